@@ -1,0 +1,23 @@
+"""Label images in bulk with a classifier.
+
+``create_model`` is the door for Python; the ``imgcls`` command is the door for people and schedulers.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from imgcls_ray.models.api import create_model as create_model
+
+__version__ = "0.1.0"
+__all__ = ["__version__", "create_model"]
+
+
+def __getattr__(name: str) -> Any:
+    # torch takes seconds to import: `import imgcls_ray` and `imgcls --help` must not pay for it.
+    if name == "create_model":
+        from imgcls_ray.models.api import create_model
+
+        return create_model
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,136 @@
+"""What can go wrong, named once.
+
+Two families. An ``ImgclsError`` ends a command: its text says what, where, what came and the way out, and it carries
+the exit code. An ``ImageError`` is a result: it costs one image its prediction and nothing else, and its code is one
+of a closed set that is written into the label store.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class ImgclsError(Exception):
+    """Ends the command with one line for people and ``exit_code``."""
+
+    exit_code = 1
+
+
+class UsageError(ImgclsError):
+    """The request cannot be carried out as it was made; nothing was started."""
+
+    exit_code = 2
+
+
+class ConfigError(UsageError):
+    """A configuration file, key or value that does not fit."""
+
+
+class InputError(UsageError):
+    """An input path, list or address that cannot be read as a whole."""
+
+
+class UnknownModelError(UsageError):
+    """A model name that is not in the zoo."""
+
+
+class ModelFolderError(UsageError):
+    """A model folder that is unreadable or does not fit together."""
+
+
+class WeightsError(UsageError):
+    """Weights that cannot be found, read or put into the network."""
+
+
+class StoreError(UsageError):
+    """A directory that is not a label store, or one that belongs to another model."""
+
+
+class StoreInUseError(StoreError):
+    """Another run holds the label store."""
+
+
+class ResourceError(UsageError):
+    """The plan needs more than the machine or cluster has."""
+
+
+class StorageError(ImgclsError):
+    """The storage under the label store failed; what is durable stays durable."""
+
+    exit_code = 3
+
+
+class JobFailedError(ImgclsError):
+    """The job ended, but its outcome is not acceptable (every input failed, or too many did)."""
+
+    exit_code = 1
+
+
+class ImageErrorCode(StrEnum):
+    """Why one input has no prediction. A closed set: new meanings get new codes, old ones never change theirs."""
+
+    NOT_FOUND = "not_found"
+    ACCESS_DENIED = "access_denied"
+    NOT_A_FILE = "not_a_file"
+    FETCH_FAILED = "fetch_failed"
+    CHANGED = "changed"
+    EMPTY = "empty"
+    TOO_MANY_BYTES = "too_many_bytes"
+    UNSUPPORTED_FORMAT = "unsupported_format"
+    TOO_MANY_PIXELS = "too_many_pixels"
+    TOO_MANY_SCANS = "too_many_scans"
+    TRUNCATED = "truncated"
+    CORRUPT = "corrupt"
+    DECODER_CRASHED = "decoder_crashed"
+    DECODE_TIMEOUT = "decode_timeout"
+    NON_FINITE_OUTPUT = "non_finite_output"
+
+    @property
+    def message(self) -> str:
+        """The stable sentence for people."""
+        return _MESSAGES[self]
+
+    @property
+    def is_transient(self) -> bool:
+        """Whether a later run may find the same input readable: such rows are planned again."""
+        return self in _TRANSIENT
+
+
+_MESSAGES = {
+    ImageErrorCode.NOT_FOUND: "there is no such file or object",
+    ImageErrorCode.ACCESS_DENIED: "reading it is not allowed",
+    ImageErrorCode.NOT_A_FILE: "it is a directory, pipe, socket or device, not a file",
+    ImageErrorCode.FETCH_FAILED: "reading it failed or took too long",
+    ImageErrorCode.CHANGED: "it changed after the run was planned",
+    ImageErrorCode.EMPTY: "it has no bytes",
+    ImageErrorCode.TOO_MANY_BYTES: "it is larger than the limit on bytes",
+    ImageErrorCode.UNSUPPORTED_FORMAT: "its content is not a JPEG, PNG, WebP, AVIF, GIF, BMP or TIFF that can be read",
+    ImageErrorCode.TOO_MANY_PIXELS: "it has more pixels than the limit",
+    ImageErrorCode.TOO_MANY_SCANS: "it is a progressive JPEG with more scans than the limit",
+    ImageErrorCode.TRUNCATED: "its end is missing",
+    ImageErrorCode.CORRUPT: "its content is damaged",
+    ImageErrorCode.DECODER_CRASHED: "decoding it ends the process that tries",
+    ImageErrorCode.DECODE_TIMEOUT: "decoding it takes longer than the limit",
+    ImageErrorCode.NON_FINITE_OUTPUT: "the model's output for it is not a finite number",
+}
+_TRANSIENT = frozenset(
+    {
+        ImageErrorCode.NOT_FOUND,
+        ImageErrorCode.ACCESS_DENIED,
+        ImageErrorCode.FETCH_FAILED,
+        ImageErrorCode.CHANGED,
+    }
+)
+
+
+class ImageError(Exception):
+    """One image's failure: a code of the closed set and, where it helps, what was seen."""
+
+    def __init__(self, code: ImageErrorCode, detail: str = "") -> None:
+        super().__init__(f"{code.message} ({detail})" if detail else code.message)
+        self.code = code
+        self.detail = detail
+
+    def __reduce__(self) -> tuple[type[ImageError], tuple[ImageErrorCode, str]]:
+        # Errors cross process boundaries as values; the default would pass the sentence where the code belongs.
+        return (ImageError, (self.code, self.detail))
