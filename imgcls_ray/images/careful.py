@@ -1,0 +1,170 @@
+"""Decode anything on the allow-list with Pillow, and decide which code a broken file gets.
+
+Slow beside the fast JPEG decoder, but the arbiter: what fails there is decided here. It changes nothing in Pillow's
+global state, so it can run in threads and beside other users of Pillow.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import (
+    AvifImagePlugin,
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    ImageFile,
+    JpegImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
+
+from imgcls_ray.errors import ImageError, ImageErrorCode
+from imgcls_ray.images.containers import check_bmff_complete, check_riff_complete, keep_pixel_chunks
+from imgcls_ray.images.jpeg import check_jpeg, has_end_of_image, read_jpeg_header
+from imgcls_ray.images.orientation import UPRIGHT, read_orientation, turn_upright
+from imgcls_ray.images.sniff import ImageFormat
+
+if TYPE_CHECKING:
+    from imgcls_ray.images.limits import DecodeLimits
+
+# The classes themselves instead of Image.open: it would say only "cannot identify", and here no other plugin, above all
+# not the one that hands EPS to Ghostscript, can ever be reached.
+_PLUGINS: dict[ImageFormat, type[ImageFile.ImageFile]] = {
+    ImageFormat.JPEG: JpegImagePlugin.JpegImageFile,
+    ImageFormat.PNG: PngImagePlugin.PngImageFile,
+    ImageFormat.WEBP: WebPImagePlugin.WebPImageFile,
+    ImageFormat.AVIF: AvifImagePlugin.AvifImageFile,
+    ImageFormat.GIF: GifImagePlugin.GifImageFile,
+    ImageFormat.BMP: BmpImagePlugin.BmpImageFile,
+    ImageFormat.TIFF: TiffImagePlugin.TiffImageFile,
+}
+_GREY16_MODES = frozenset({"I;16", "I;16B", "I;16L", "I;16N"})
+# Integers and floats of 32 bits have no agreed black and white; Pillow has no conversion from LAB.
+_UNREADABLE_MODES = frozenset({"I", "F", "LAB", "HSV"})
+_TIFF_BITS_PER_SAMPLE, _TIFF_PHOTOMETRIC = 258, 262
+_TIFF_WHITE_IS_ZERO = 0
+_TIFF_DATA_TAGS = ((273, 279), (324, 325))  # offsets and byte counts, of strips and of tiles
+_MAX_DETAIL_CHARS = 200
+
+
+def decode_with_pillow(data: bytes, image_format: ImageFormat, limits: DecodeLimits) -> np.ndarray:
+    """Decode the first picture of a file whose format is known and whose bytes are within the limit.
+
+    Returns:
+        Upright RGB, uint8 (H, W, 3), C-contiguous and writable.
+
+    Raises:
+        ImageError: Anything that went wrong.
+    """
+    _silence_metadata_warnings()
+    try:
+        return _decode(data, image_format, limits)
+    except ImageError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as exc:
+        raise ImageError(ImageErrorCode.TOO_MANY_PIXELS, _one_line(exc)) from exc
+    except MemoryError as exc:
+        raise ImageError(ImageErrorCode.DECODER_CRASHED, "not enough memory to decode it") from exc
+    # Everything: plugins that parse bytes from strangers raise whatever their authors did not think of, and one broken
+    # file must never cost more than its own row.
+    except Exception as exc:
+        raise ImageError(_code_of(exc), _one_line(exc)) from exc
+
+
+def _decode(data: bytes, image_format: ImageFormat, limits: DecodeLimits) -> np.ndarray:
+    orientation: int | None = None
+    if image_format is ImageFormat.JPEG:
+        header = read_jpeg_header(data)
+        check_jpeg(data, header, limits)
+        if header.scan is None or not has_end_of_image(data, header.scan):
+            raise ImageError(ImageErrorCode.TRUNCATED, "the JPEG's end-of-image marker is missing")
+        orientation = header.orientation
+    elif image_format is ImageFormat.PNG:
+        data = keep_pixel_chunks(data)
+    elif image_format is ImageFormat.WEBP:
+        check_riff_complete(data)
+    elif image_format is ImageFormat.AVIF:
+        check_bmff_complete(data)
+
+    with _PLUGINS[image_format](io.BytesIO(data)) as image:
+        limits.check_size(*image.size)
+        if isinstance(image, TiffImagePlugin.TiffImageFile):
+            _check_tiff(image, num_bytes=len(data))
+            orientation = UPRIGHT  # Pillow turns TIFFs while it loads them
+        image.load()
+        pixels = _to_rgb(image)
+    if orientation is None:
+        orientation = read_orientation(image.info.get("exif", b""))
+    return turn_upright(pixels, orientation)
+
+
+def _check_tiff(image: TiffImagePlugin.TiffImageFile, *, num_bytes: int) -> None:
+    for offsets_tag, counts_tag in _TIFF_DATA_TAGS:
+        offsets, counts = image.tag_v2.get(offsets_tag), image.tag_v2.get(counts_tag)
+        if not isinstance(offsets, Sequence) or not isinstance(counts, Sequence):
+            continue
+        if any(offset + count > num_bytes for offset, count in zip(offsets, counts, strict=False)):
+            raise ImageError(ImageErrorCode.TRUNCATED, "the TIFF's pixel data reaches beyond the end of the file")
+
+
+def _to_rgb(image: ImageFile.ImageFile) -> np.ndarray:
+    if image.mode in _UNREADABLE_MODES:
+        raise ImageError(ImageErrorCode.UNSUPPORTED_FORMAT, f"pixels of Pillow mode {image.mode}")
+    if image.mode in _GREY16_MODES:
+        return _grey16_to_rgb(image)
+    transparency = image.info.get("transparency")
+    if transparency is None and not image.has_transparency_data:
+        return np.array(image.convert("RGB"))
+    return _composite_on_white(image.convert("RGBA"))
+
+
+def _composite_on_white(rgba: Image.Image) -> np.ndarray:
+    white = Image.new("RGB", rgba.size, (255, 255, 255))
+    white.paste(rgba, mask=rgba.getchannel("A"))
+    return np.array(white)
+
+
+def _grey16_to_rgb(image: ImageFile.ImageFile) -> np.ndarray:
+    """Scale by the depth that the file declares, so that 4095 is white in a 12-bit file and grey in a 16-bit one."""
+    samples = np.asarray(image).astype(np.uint32)
+    white = 0xFFFF
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        white = (1 << image.tag_v2.get(_TIFF_BITS_PER_SAMPLE, (16,))[0]) - 1
+        if image.tag_v2.get(_TIFF_PHOTOMETRIC) == _TIFF_WHITE_IS_ZERO:
+            samples = white - samples
+    grey = ((samples * 255 + white // 2) // white).astype(np.uint8)
+    transparent = image.info.get("transparency")
+    if transparent is not None:
+        grey[samples == transparent] = 255
+    return np.repeat(grey[:, :, np.newaxis], 3, axis=2)
+
+
+def _code_of(exc: Exception) -> ImageErrorCode:
+    """Tell by Pillow's words what it does not tell by type; the tests pin the words."""
+    text = str(exc).lower()
+    if isinstance(exc, EOFError) or "truncated" in text or "end of file" in text:
+        return ImageErrorCode.TRUNCATED
+    if isinstance(exc, NotImplementedError) or "unsupported" in text or "unknown pixel mode" in text:
+        return ImageErrorCode.UNSUPPORTED_FORMAT
+    return ImageErrorCode.CORRUPT
+
+
+def _one_line(exc: Exception) -> str:
+    text = "".join(char if char.isprintable() else " " for char in f"{type(exc).__name__}: {exc}")
+    return " ".join(text.split())[:_MAX_DETAIL_CHARS]
+
+
+def _silence_metadata_warnings() -> None:
+    """Keep Pillow's remarks on damaged TIFF tags, and its size warning that ``limits`` replaces, from users.
+
+    ``warnings.catch_warnings`` restores a global list and so is not safe in threads; a filter that is only ever added,
+    and only for these two sources, is.
+    """
+    for category, module in ((UserWarning, r"PIL\.TiffImagePlugin"), (Image.DecompressionBombWarning, r"PIL\.Image")):
+        warnings.filterwarnings("ignore", category=category, module=module)

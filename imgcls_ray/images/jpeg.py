@@ -1,0 +1,163 @@
+"""Read a JPEG's header without decoding it, and decode the ordinary ones fast.
+
+The header costs tens of microseconds and decides three things before a decoder sees the file: whether it is within the
+limits, whether the fast decoder is made for it, and which way up it is.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, NamedTuple
+
+from imgcls_ray.errors import ImageError, ImageErrorCode
+from imgcls_ray.images.orientation import UPRIGHT, read_orientation, turn_upright
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from imgcls_ray.images.limits import DecodeLimits
+
+_SOF_BASELINE, _SOF_EXTENDED, _SOF_PROGRESSIVE = 0xC0, 0xC1, 0xC2
+_SOF_LOSSLESS, _SOF_ARITHMETIC, _SOF_PROGRESSIVE_ARITHMETIC = 0xC3, 0xC9, 0xCA
+_DHT, _JPG, _DAC, _EOI, _SOS, _APP1 = 0xC4, 0xC8, 0xCC, 0xD9, 0xDA, 0xE1
+_SOF_MARKERS = frozenset(range(0xC0, 0xD0)) - {_DHT, _JPG, _DAC}
+_FAST_SOFS = frozenset({_SOF_BASELINE, _SOF_EXTENDED, _SOF_PROGRESSIVE})
+# What libjpeg-turbo 3 decodes; the rest of the standard is hierarchical or lossless arithmetic, which nothing writes.
+_READABLE_SOFS = _FAST_SOFS | {_SOF_LOSSLESS, _SOF_ARITHMETIC, _SOF_PROGRESSIVE_ARITHMETIC}
+_PROGRESSIVE_SOFS = frozenset({_SOF_PROGRESSIVE, _SOF_PROGRESSIVE_ARITHMETIC})
+
+# The next marker that has a segment, or EOI. Skipped in C rather than in a loop here, because each can fill a file:
+# stuffed zeros and restart markers (inside scans), fill bytes, and junk between segments.
+_NEXT_MARKER = re.compile(rb"\xff[\x02-\xcf\xd9-\xfe]")
+# Real files have tens of segments; 100 MiB of the smallest one would cost half a minute.
+_MAX_SEGMENTS = 10_000
+
+
+class JpegHeader(NamedTuple):
+    """What the segments before the first scan say."""
+
+    sof: int
+    """Which frame marker, 0xC0 to 0xCF: the coding process."""
+    precision: int
+    """Bits per sample."""
+    width: int
+    """Pixels as stored, before any turning."""
+    height: int
+    num_components: int
+    orientation: int
+    """EXIF, 1 to 8."""
+    scan: int | None
+    """Offset of the first scan's segment; None where the file ends before it."""
+    num_scan_components: int
+    """Components in the first scan."""
+
+    @property
+    def is_fast(self) -> bool:
+        """Whether the fast decoder is made for it: 8-bit, Huffman-coded, grey or three colours."""
+        return self.sof in _FAST_SOFS and self.precision == 8 and self.num_components in (1, 3)
+
+    @property
+    def has_many_scans(self) -> bool:
+        """Whether a decoder reads on after the first scan."""
+        return self.sof in _PROGRESSIVE_SOFS or self.num_scan_components < self.num_components
+
+
+def read_jpeg_header(data: bytes) -> JpegHeader:
+    """Parse the segments up to the first scan.
+
+    Raises:
+        ImageError: ``truncated`` where the file ends before its frame header, ``corrupt`` where there is none.
+    """
+    frame: tuple[int, int, int, int, int] | None = None
+    orientation = UPRIGHT
+    position = 2
+    for _ in range(_MAX_SEGMENTS):
+        found = _NEXT_MARKER.search(data, position)
+        segment = found.end() if found else len(data)
+        end = segment + int.from_bytes(data[segment : segment + 2], "big")
+        if found is None or segment + 2 > len(data) or end > len(data):
+            if frame is None:
+                raise ImageError(ImageErrorCode.TRUNCATED, "the file ends inside its header")
+            return JpegHeader(*frame, orientation, scan=None, num_scan_components=0)
+        marker = data[segment - 1]
+        if marker == _EOI or end < segment + 2:
+            raise ImageError(ImageErrorCode.CORRUPT, f"unexpected JPEG marker {marker:#x} in the header")
+        if marker == _SOS:
+            if frame is None:
+                raise ImageError(ImageErrorCode.CORRUPT, "a JPEG scan comes before the frame header")
+            return JpegHeader(*frame, orientation, segment, data[segment + 2] if end > segment + 2 else 0)
+        if marker in _SOF_MARKERS and frame is None:
+            frame = _read_frame(marker, data[segment + 2 : end])
+        elif marker == _APP1 and orientation == UPRIGHT:
+            orientation = read_orientation(data[segment + 2 : end])
+        position = end
+    raise ImageError(ImageErrorCode.CORRUPT, f"more than {_MAX_SEGMENTS} segments in the JPEG header")
+
+
+def _read_frame(marker: int, frame: bytes) -> tuple[int, int, int, int, int]:
+    if len(frame) < 6:
+        raise ImageError(ImageErrorCode.CORRUPT, "its JPEG frame header is too short")
+    height, width = int.from_bytes(frame[1:3], "big"), int.from_bytes(frame[3:5], "big")
+    return marker, frame[0], width, height, frame[5]
+
+
+def check_jpeg(data: bytes, header: JpegHeader, limits: DecodeLimits) -> None:
+    """Refuse what no decoder here reads, and what would cost too much.
+
+    Raises:
+        ImageError: ``unsupported_format``, ``corrupt`` (no area), ``too_many_pixels``, ``truncated`` (no scan) or
+            ``too_many_scans``.
+    """
+    if header.sof not in _READABLE_SOFS or header.precision != 8 or header.num_components not in (1, 3, 4):
+        raise ImageError(
+            ImageErrorCode.UNSUPPORTED_FORMAT,
+            f"a JPEG of {header.precision} bits, {header.num_components} components, process SOF{header.sof - 0xC0}",
+        )
+    limits.check_size(header.width, header.height)
+    if header.scan is None:
+        raise ImageError(ImageErrorCode.TRUNCATED, "the file ends before its first scan")
+    # One scan of all components is read once, whatever follows it: libjpeg then expects the end.
+    if header.has_many_scans:
+        _check_scans(data, header.scan, limits.max_scans)
+
+
+def _check_scans(data: bytes, scan: int, max_scans: int) -> None:
+    num_scans = 1
+    position = scan + int.from_bytes(data[scan : scan + 2], "big")
+    for _ in range(_MAX_SEGMENTS):
+        found = _NEXT_MARKER.search(data, position)
+        if found is None or data[found.end() - 1] == _EOI:
+            return
+        segment = found.end()
+        if data[segment - 1] == _SOS:
+            num_scans += 1
+            if num_scans > max_scans:
+                raise ImageError(ImageErrorCode.TOO_MANY_SCANS, f"more than {max_scans}")
+        position = segment + max(2, int.from_bytes(data[segment : segment + 2], "big"))
+    raise ImageError(ImageErrorCode.CORRUPT, f"more than {_MAX_SEGMENTS} segments between the JPEG scans")
+
+
+def has_end_of_image(data: bytes, scan: int) -> bool:
+    """Whether an end-of-image marker follows the scan that starts at this offset."""
+    return data.rfind(b"\xff\xd9", scan) != -1
+
+
+def decode_jpeg_fast(data: bytes, header: JpegHeader) -> np.ndarray:
+    """Decode with libjpeg-turbo through torchvision, for headers that are ``is_fast``.
+
+    Returns:
+        Upright RGB, uint8 (H, W, 3), C-contiguous and writable; a view of the decoder's own buffer where nothing had
+        to be turned.
+
+    Raises:
+        RuntimeError: libjpeg-turbo gave up, also because of a missing end.
+    """
+    import torch
+    from torchvision.io import ImageReadMode, decode_jpeg
+
+    # Torch warns about memory that it could write to but must not; the copy costs a thousandth of the decoding.
+    encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+    chw = decode_jpeg(encoded, ImageReadMode.RGB)
+    # The decoder wrote (H, W, 3) and shows it permuted: permuting back copies nothing.
+    pixels: np.ndarray = chw.permute(1, 2, 0).numpy()
+    return turn_upright(pixels, header.orientation)
