@@ -92,7 +92,7 @@ class ImageErrorCode(StrEnum):
 
     @property
     def is_transient(self) -> bool:
-        """Whether a later run may find the same input readable: such rows are planned again."""
+        """Whether the same version of an input may be readable later: such rows are planned again."""
         return self in _TRANSIENT
 
 
@@ -115,7 +115,6 @@ _MESSAGES = {
 }
 _TRANSIENT = frozenset(
     {
-        ImageErrorCode.NOT_FOUND,
         ImageErrorCode.ACCESS_DENIED,
         ImageErrorCode.FETCH_FAILED,
         ImageErrorCode.CHANGED,

@@ -1,1 +1,1 @@
-
+"""Bulk labelling on Ray Data: plans, the label store, the pipeline."""

@@ -1,1 +1,96 @@
+"""Any URI to files and bytes: the one door to storage.
 
+Inputs are read with ``fetch``: one attempt-bounded, size-bounded read per image whose failures are ``ImageError``
+values of the closed set. The label store lives in a ``Directory``: atomic, create-only files. A further kind of
+storage is one more module here and one more line in ``fetch`` and ``open_directory``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from imgcls_ray.errors import ImageError, ImageErrorCode, InputError
+from imgcls_ray.storage.http import fetch_url, is_url
+from imgcls_ray.storage.local import LocalDirectory, fetch_file, path_from_uri, scheme_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import BinaryIO
+
+
+@dataclass(frozen=True)
+class FetchLimits:
+    """What one read may take."""
+
+    max_bytes: int = 100 * 2**20
+    timeout_s: float = 60.0
+    """Deadline of one attempt over a network, seconds."""
+    allow_private_urls: bool = False
+    """Whether http(s) addresses may resolve to loopback, private or link-local hosts."""
+
+
+class Directory(Protocol):
+    """A place of named files: a folder, or a prefix of a bucket. Names use ``/`` and are relative."""
+
+    uri: str
+
+    def entries(self, folder: str = "", *, starts_with: str = "") -> Iterator[str]:
+        """Names directly in a folder, of files and of folders, in no particular order; none if it does not exist."""
+
+    def exists(self, name: str) -> bool:
+        """Whether the file is there, whole."""
+
+    def open(self, name: str) -> BinaryIO:
+        """Open for reading, seekable.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+        """
+
+    def read(self, name: str) -> bytes:
+        """Read a small file.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+        """
+
+    def create(self, name: str, data: bytes) -> bool:
+        """Write a new file in one durable step; ``False`` if the name exists, whose content then stays."""
+
+    def replace(self, name: str, data: bytes) -> None:
+        """Write a file in one durable step, over an older one if there is one."""
+
+    def remove(self, name: str) -> None:
+        """Remove a file; nothing happens if it is gone already."""
+
+
+def fetch(uri: str, etag: str | None, limits: FetchLimits) -> bytes:
+    """Read one input whole.
+
+    Args:
+        uri: path, ``file://`` URI or http(s) address.
+        etag: the version that was planned; ``None`` takes whatever is there.
+        limits: bounds on bytes, time and reachable hosts.
+
+    Raises:
+        ImageError: why this input cannot be read.
+    """
+    if is_url(uri):
+        return fetch_url(
+            uri, max_bytes=limits.max_bytes, timeout_s=limits.timeout_s, allow_private=limits.allow_private_urls
+        )
+    if (scheme := scheme_of(uri)) not in ("", "file"):
+        raise ImageError(ImageErrorCode.FETCH_FAILED, f"{scheme}:// is not a kind of storage that can be read")
+    return fetch_file(path_from_uri(uri), etag=etag, max_bytes=limits.max_bytes)
+
+
+def open_directory(uri: str) -> Directory:
+    """Open the place of a label store; it need not exist yet.
+
+    Raises:
+        InputError: the kind of storage is unknown.
+    """
+    if scheme_of(uri) not in ("", "file"):
+        raise InputError(f"{uri}: a label store cannot be kept there; give a local directory")
+    return LocalDirectory(path_from_uri(uri))

@@ -1,0 +1,197 @@
+"""The ``imgcls`` command: parse, call, tell, leave with an exit code.
+
+Exit codes: 0 done; 1 the job ended but failed; 2 the request cannot be carried out as made; 3 storage failed;
+130 interrupted. Nothing heavy is imported before a command needs it: ``imgcls --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+from pathlib import Path  # noqa: TC003 - typer reads annotations when it runs
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from imgcls_ray import __version__
+from imgcls_ray.errors import ImgclsError, UsageError
+
+app = typer.Typer(
+    name="imgcls",
+    help="Label images with a classifier: one file on a laptop or a hundred million on a Ray cluster.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+models_app = typer.Typer(help="Make model folders.", no_args_is_help=True)
+store_app = typer.Typer(help="Look into a label store.", no_args_is_help=True)
+app.add_typer(models_app, name="models")
+app.add_typer(store_app, name="store")
+
+
+def main() -> NoReturn:
+    """Run the command; every failure that has a name is one line on stderr and an exit code."""
+    signal.signal(signal.SIGTERM, _on_sigterm)
+    try:
+        app()
+    except ImgclsError as error:
+        print(f"imgcls: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("imgcls: interrupted; what is written stays, and the same command goes on from there", file=sys.stderr)
+        sys.exit(130)
+    sys.exit(0)
+
+
+def _on_sigterm(_signal: int, _frame: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"imgcls {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S")
+    logging.getLogger("imgcls_ray").setLevel(logging.INFO)
+
+
+@app.command()
+def predict(
+    input: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="INPUT",
+            help="Image, folder (recursive), glob, list (.txt, .csv or .parquet with a 'uri' column), http(s) address.",
+        ),
+    ] = None,
+    model: Annotated[str | None, typer.Option("--model", "-m", help="Model folder, or a name of the zoo.")] = None,
+    output: Annotated[
+        str | None, typer.Option("--output", "-o", help="Label store: a folder, made if need be.")
+    ] = None,
+    config: Annotated[Path | None, typer.Option("--config", "-c", help="YAML file of the same keys.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", "-s", metavar="KEY=VALUE", help="Set any key of the configuration.")
+    ] = None,
+    top_k: Annotated[int | None, typer.Option(help="Labels kept per image. [default: 5]", show_default=False)] = None,
+    embedding: Annotated[bool, typer.Option("--embedding", help="Keep the features before the head.")] = False,
+    logits: Annotated[bool, typer.Option("--logits", help="Keep the raw score of every class.")] = False,
+    export: Annotated[
+        str | None, typer.Option(metavar="parquet|jsonl|csv", help="Also write the newest row of every input.")
+    ] = None,
+    save_images: Annotated[int | None, typer.Option(metavar="N", help="Leave N annotated samples.")] = None,
+    limit: Annotated[int | None, typer.Option(metavar="N", help="Label at most N inputs in this run.")] = None,
+    max_error_rate: Annotated[
+        float | None, typer.Option(metavar="SHARE", help="Exit 1 if a larger share of the inputs fails, e.g. 0.05.")
+    ] = None,
+    num_workers: Annotated[int | None, typer.Option(metavar="N", help="CPU workers. [default: all cores]")] = None,
+    num_gpus: Annotated[int | None, typer.Option(metavar="N", help="GPUs to label on. [default: 0]")] = None,
+    batch_size: Annotated[int | None, typer.Option(metavar="N", help="Images per forward pass. [default: 32]")] = None,
+    engine: Annotated[str | None, typer.Option(metavar="auto|openvino|torch")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be labelled; write nothing.")] = False,
+) -> None:
+    """Label images. Run again, the same command labels only what is new, changed or unfinished.
+
+    One image without --output is labelled at once and printed.
+    """
+    from imgcls_ray.commands import predict as command
+
+    flags = {
+        "input": input,
+        "model": model,
+        "output": output,
+        "top_k": top_k,
+        "embedding": embedding or None,
+        "logits": logits or None,
+        "export": export,
+        "save_images": save_images,
+        "limit": limit,
+        "max_error_rate": max_error_rate,
+        "num_workers": num_workers,
+        "num_gpus": num_gpus,
+        "batch_size": batch_size,
+        "engine": engine,
+        "dry_run": dry_run or None,
+    }
+    command.run(config, set_ or [], {key: value for key, value in flags.items() if value is not None})
+
+
+@models_app.command("new")
+def models_new(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the zoo, e.g. PP-LCNet_x1_0.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The folder to make.")],
+    num_classes: Annotated[int | None, typer.Option(min=1, help="Number of classes.")] = None,
+    labels: Annotated[
+        Path | None, typer.Option(help="Class names: one a line, or PaddleX's label.txt ('id name').")
+    ] = None,
+    weights: Annotated[Path | None, typer.Option(help="A .safetensors or torch state-dict file.")] = None,
+    random: Annotated[bool, typer.Option("--random", help="Random weights, for benchmarks.")] = False,
+    seed: Annotated[int, typer.Option(help="Of the random weights.")] = 0,
+) -> None:
+    """Make a model folder: pretrained (through timm's hub), from --weights, or --random."""
+    from imgcls_ray.models.new import imagenet_class_names, new_model_folder, read_class_names
+
+    if weights is not None and random:
+        raise UsageError("--weights and --random exclude each other")
+    if labels is not None:
+        class_names = read_class_names(labels, num_classes=num_classes)
+    elif num_classes is None or num_classes == 1000:
+        class_names = imagenet_class_names()
+    else:
+        class_names = [f"class_{i}" for i in range(num_classes)]
+    folder = new_model_folder(
+        name, output, class_names=class_names, weights=weights, random_seed=seed if random else None
+    )
+    print(f"{output}: {name}, {folder.spec.num_classes} classes, fingerprint {folder.spec.fingerprint[:12]}")
+
+
+@store_app.command("status")
+def store_status(store: Annotated[str, typer.Argument(metavar="STORE")]) -> None:
+    """Say what the store holds: its model, its runs, what is open, who uses it."""
+    from imgcls_ray.commands import store as command
+
+    command.status(store)
+
+
+@store_app.command("verify")
+def store_verify(store: Annotated[str, typer.Argument(metavar="STORE")]) -> None:
+    """Count gaps, doubles and foreign files. Exit code 0: every planned input has exactly one row."""
+    from imgcls_ray.commands import store as command
+
+    command.verify(store)
+
+
+@store_app.command("latest")
+def store_latest(
+    store: Annotated[str, typer.Argument(metavar="STORE")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="A .parquet, .jsonl or .csv file; else JSON lines to stdout.")
+    ] = None,
+) -> None:
+    """Write the newest row of every input, sorted by URI."""
+    from imgcls_ray.commands import store as command
+
+    command.latest(store, output)
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where to work; must not exist.")] = Path("demo"),
+) -> None:
+    """Draw a data set, train a small model, label all of it, leave annotated pictures. Needs no network."""
+    from imgcls_ray.commands import demo as command
+
+    command.run(output)
+
+
+if __name__ == "__main__":
+    main()

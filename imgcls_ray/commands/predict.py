@@ -1,0 +1,151 @@
+"""``imgcls predict``: label, then tell counts, rate and where the time went."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from imgcls_ray.config import PredictConfig, load_config, make_config, parse_overrides
+from imgcls_ray.data.listing import check_input, is_single_file
+from imgcls_ray.data.progress import duration
+from imgcls_ray.data.schema import STATUS_OK
+from imgcls_ray.errors import ImageErrorCode, JobFailedError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from imgcls_ray.data.predict import PredictReport, RunReport
+
+_ADVICE = {
+    "fetch": "most of the workers' time went into waiting for bytes: the storage is the slowest stage",
+    "decode": "most of the workers' time went into decoding and resizing: more CPU cores would help most",
+    "forward": "most of the workers' time went into the network: a faster engine, a GPU or a smaller model would help most",
+    "write": "most of the workers' time went into writing part files: the store's storage is the slowest stage",
+}
+
+
+def run(config_file: Path | None, overrides: Sequence[str], flags: Mapping[str, Any]) -> None:
+    """Label what the configuration says; flags win over overrides, overrides over the file."""
+    values = {**(load_config(config_file) if config_file else {}), **parse_overrides(overrides), **flags}
+    if "output" not in values and "input" in values:
+        _predict_one(values)
+        return
+    config = make_config(PredictConfig, values)
+
+    from imgcls_ray.data.predict import predict
+
+    console = Console(stderr=True)
+    report = predict(config, console)
+    if config.dry_run:
+        _tell_plan(report, config)
+        return
+    _tell(report, config)
+    _after(config)
+    report.check_errors(config.max_error_rate)
+
+
+def _predict_one(values: Mapping[str, Any]) -> None:
+    """One image without a store: label it in this process and print."""
+    config = make_config(PredictConfig, {"output": "unused", **values})
+    check_input(config.input)
+    if not is_single_file(config.input):
+        raise UsageError(f"{config.input}: more than one image needs --output STORE, the label store to write")
+
+    from imgcls_ray.models.api import create_model
+
+    model = create_model(
+        config.model,
+        engine=config.engine,
+        precision=config.precision,
+        max_image_bytes=config.max_image_bytes,
+        max_image_pixels=config.max_image_pixels,
+        allow_private_urls=config.allow_private_urls,
+    )
+    [result] = model.predict(config.input, batch_size=1, top_k=config.top_k)
+    result.print()
+    if result.error is not None:
+        raise JobFailedError(f"{config.input}: {result.error}")
+
+
+def _tell_plan(report: PredictReport, config: PredictConfig) -> None:
+    console = Console()
+    plan = report.plan
+    console.print(
+        f"{config.input}: {plan.listed:,} inputs, {plan.planned:,} to label "
+        f"({plan.new:,} new, {plan.changed:,} changed, {plan.retried:,} to retry), "
+        f"{plan.answered:,} have their row. Nothing was written.",
+        highlight=False,
+    )
+    _tell_left_out(console, report)
+
+
+def _tell(report: PredictReport, config: PredictConfig) -> None:
+    console = Console()
+    done = [run for run in report.runs if run.num_images]
+    for run in done:
+        if run.num_done_before:
+            console.print(
+                f"run {run.run:04d} was open: {run.num_done_before:,} of its {run.num_images:,} images had their row",
+                highlight=False,
+            )
+    if not done:
+        console.print(
+            f"nothing to label: {report.plan.listed:,} inputs, all have their row in {report.store}"
+            if report.plan.listed
+            else f"nothing to label: {config.input} holds no images",
+            highlight=False,
+        )
+        _tell_left_out(console, report)
+        return
+    codes: Counter[str] = sum((run.codes for run in done), Counter())
+    total = codes.total()
+    table = Table("status", "images", "share", "meaning", title=f"{total:,} images in {duration(report.seconds)}")
+    for column in table.columns[1:3]:
+        column.justify = "right"
+    for code, count in sorted(codes.items(), key=lambda item: (item[0] != STATUS_OK, -item[1])):
+        meaning = "labelled" if code == STATUS_OK else ImageErrorCode(code).message
+        table.add_row(code, f"{count:,}", f"{count / total:.1%}", meaning)
+    console.print(table)
+    for run in done:
+        _tell_run(console, run)
+    _tell_left_out(console, report)
+    console.print(f"labels: {report.store}", highlight=False)
+
+
+def _tell_run(console: Console, run: RunReport) -> None:
+    labelled = run.num_images - run.num_done_before
+    if not labelled:
+        return
+    console.print(
+        f"run {run.run:04d}: {labelled:,} images in {duration(run.seconds)}, {run.images_per_s:,.1f} images/s on "
+        f"{run.num_workers} {'worker' if run.num_workers == 1 else 'workers'}"
+        + (f", after {duration(run.startup_seconds)} of start-up" if run.startup_seconds else ""),
+        highlight=False,
+    )
+    stages = {field.name: getattr(run.stages, field.name) for field in fields(run.stages)}
+    total = sum(stages.values())
+    if total:
+        parts = ", ".join(f"{name} {value / total:.0%}" for name, value in stages.items())
+        console.print(f"where the time went: {parts}; {_ADVICE[max(stages, key=stages.__getitem__)]}", highlight=False)
+
+
+def _tell_left_out(console: Console, report: PredictReport) -> None:
+    if report.listing.not_images:
+        console.print(f"left out: {report.listing.not_images:,} texts and tables, by their names", highlight=False)
+    if report.listing.doubles:
+        console.print(f"left out: {report.listing.doubles:,} entries that name an input again", highlight=False)
+
+
+def _after(config: PredictConfig) -> None:
+    if config.export or config.save_images:
+        from imgcls_ray.data.export import export_latest, save_samples
+
+        if config.export:
+            print(f"newest rows: {export_latest(config.output, config.export)}")
+        if config.save_images:
+            print(f"samples: {save_samples(config)}")

@@ -1,0 +1,151 @@
+"""One strict model per job, and the only door to YAML.
+
+A configuration is checked once, at the edge: unknown keys are refused with the nearest known one, nothing is guessed or
+repaired. Below the function that a job calls, values travel as plain arguments.
+"""
+
+from __future__ import annotations
+
+import difflib
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+
+from imgcls_ray.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+
+class StrictModel(BaseModel):
+    """Frozen, no unknown keys, field docstrings are the documentation."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class PredictConfig(StrictModel):
+    """One bulk-labelling run: ``imgcls predict`` and ``jobs/predict.py``."""
+
+    input: str
+    """File, directory (recursive), glob, list (.txt, .csv or .parquet with a ``uri`` column) or http(s) address."""
+    model: str
+    """Model folder, or a name of the zoo with pretrained weights."""
+    output: str
+    """The label store: a directory, made if it does not exist."""
+    top_k: PositiveInt = 5
+    """Labels kept per image, best first. Part of the store's identity."""
+    embedding: bool = False
+    """Also keep the features before the classifier head. Part of the store's identity."""
+    logits: bool = False
+    """Also keep the raw scores of every class. Part of the store's identity."""
+
+    engine: Literal["auto", "openvino", "torch"] = "auto"
+    """``auto``: OpenVINO on CPUs, torch on GPUs."""
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """``auto``: bf16 where the processor computes it natively."""
+    num_workers: PositiveInt | None = None
+    """Actors that label on CPUs, one core each; with GPUs, actors that fetch and decode. Default: all the cores."""
+    num_gpus: int = Field(default=0, ge=0)
+    """GPUs to label on, one actor each; 0 labels on CPUs."""
+    batch_size: PositiveInt = 32
+    """Images per forward pass on one worker; short batches are padded."""
+    unit_size: int | None = Field(default=None, ge=16, le=2048)
+    """Largest number of images in one unit of work. Default: about ten seconds of work, by the model's size."""
+
+    max_image_bytes: PositiveInt = 100 * 2**20
+    """Larger files get the code ``too_many_bytes``."""
+    max_image_pixels: int = Field(default=89_478_485, ge=1, le=89_478_485)
+    """Larger pictures get the code ``too_many_pixels``. The default is Pillow's limit: 256 MiB as RGB."""
+    fetch_timeout_s: float = Field(default=60.0, gt=0)
+    """Deadline for reading one input, seconds."""
+    allow_private_urls: bool = False
+    """Let http(s) inputs reach loopback, private and link-local addresses."""
+
+    limit: PositiveInt | None = None
+    """Label at most this many inputs in this run."""
+    max_error_rate: float = Field(default=1.0, ge=0, le=1)
+    """End with exit code 1 when a larger share of the inputs fails. (If every input fails, the job always does.)"""
+    export: Literal["parquet", "jsonl", "csv"] | None = None
+    """Also write the newest row of every input to ``OUTPUT/exports/latest.*``."""
+    save_images: int = Field(default=0, ge=0)
+    """Leave this many annotated samples under ``OUTPUT/samples``."""
+    dry_run: bool = False
+    """Say what would be labelled; write nothing."""
+
+    @model_validator(mode="after")
+    def _gpus_need_torch(self) -> Self:
+        if self.num_gpus and self.engine == "openvino":
+            raise ValueError("engine=openvino labels on CPUs; use engine=torch (or auto) with num_gpus")
+        return self
+
+
+M = TypeVar("M", bound=StrictModel)
+
+
+def make_config(kind: type[M], values: Mapping[str, Any]) -> M:
+    """Check values against one job's model.
+
+    Raises:
+        ConfigError: naming the key, what came, and the nearest known key or the way out.
+    """
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(_first_problem(kind, error)) from error
+
+
+def load_config(path: Path) -> dict[str, Any]:
+    """Read one YAML file of plain values.
+
+    Raises:
+        ConfigError: missing, not YAML, not a mapping, or carrying a tag that would build an object.
+    """
+    import yaml
+
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not plain YAML: {' '.join(str(error).split())}") from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+        raise ConfigError(f"{path}: expected 'key: value' lines, got {type(values).__name__}")
+    return values
+
+
+def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
+    """Read ``key=value`` pairs; values are YAML scalars, never evaluated.
+
+    Raises:
+        ConfigError: a pair without ``=``, or a value that is not YAML.
+    """
+    import yaml
+
+    values: dict[str, Any] = {}
+    for pair in overrides:
+        key, equals, text = pair.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"{pair!r}: expected key=value, e.g. top_k=3")
+        try:
+            values[key.strip()] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"{pair!r}: the value is not YAML: {' '.join(str(error).split())}") from error
+    return values
+
+
+def _first_problem(kind: type[StrictModel], error: ValidationError) -> str:
+    problem = error.errors()[0]
+    key = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(key, kind.model_fields, n=1, cutoff=0.4)
+        hint = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(kind.model_fields)}"
+        return f"{key}: no such key; {hint}"
+    if problem["type"] == "missing":
+        return f"{key}: is needed; {kind.model_fields[key].description}"
+    message = problem["msg"].removeprefix("Value error, ")
+    if not key:
+        return message
+    return f"{key}: {message[0].lower()}{message[1:]}, got {problem['input']!r}"

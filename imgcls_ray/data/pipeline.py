@@ -1,0 +1,107 @@
+"""Units through Ray Data: schedule, stream, retry. Commits are the workers' own."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from imgcls_ray.data.label import UnitClassifier, UnitDecoder, UnitLabeller, describe_units
+from imgcls_ray.models.classifier import StageSeconds
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    import pyarrow as pa
+    from ray.data import Dataset
+
+    from imgcls_ray.data.cluster import WorkerPlan
+    from imgcls_ray.data.label import LabelTask
+    from imgcls_ray.data.schema import Unit
+
+# One block of Ray Data per unit is a few kilobytes of the driver's memory: a long run goes in waves.
+UNITS_PER_WAVE = 4096
+_MAX_TASK_RETRIES = 4
+
+
+@dataclass(frozen=True)
+class UnitCounts:
+    """What became of one unit."""
+
+    number: int
+    num_images: int
+    committed: bool
+    """False if another worker's part was there first."""
+    codes: dict[str, int]
+    """Images per status: ``ok`` or an error code."""
+    seconds: StageSeconds
+
+
+def label_units(
+    units: Iterable[Unit], task: LabelTask, workers: WorkerPlan, *, gpu_device: str = "cuda"
+) -> Iterator[UnitCounts]:
+    """Label units on the running Ray; each is durable when its counts come back, in any order.
+
+    ``gpu_device`` is the device of a GPU actor: tests use Ray's logical GPUs with ``cpu``.
+    """
+    _quiet_ray_data()
+    units = iter(units)
+    while wave := list(itertools.islice(units, UNITS_PER_WAVE)):
+        dataset = _dataset_of(wave)
+        num_cpu_actors = min(workers.num_cpu_workers, len(wave))
+        if workers.num_gpu_workers:
+            dataset = _map_units(dataset, UnitDecoder, (task,), num_actors=num_cpu_actors)
+            dataset = _map_units(
+                dataset, UnitClassifier, (task, gpu_device), num_actors=workers.num_gpu_workers, on_gpu=True
+            )
+        else:
+            dataset = _map_units(dataset, UnitLabeller, (task,), num_actors=num_cpu_actors)
+        for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+            yield from counts_of(batch)
+
+
+def counts_of(table: pa.Table) -> Iterator[UnitCounts]:
+    """Read the counts that a worker sent back."""
+    for row in table.to_pylist():
+        seconds = StageSeconds(**{name: row[name] for name in StageSeconds.__dataclass_fields__})
+        yield UnitCounts(row["number"], row["num_images"], row["committed"], json.loads(row["codes"]), seconds)
+
+
+def _dataset_of(units: list[Unit]) -> Dataset:
+    import ray
+
+    # One block per unit: a block is what Ray Data hands to an actor. From memory, because a read task would want
+    # a CPU, and the actors hold them all.
+    return ray.data.from_arrow([describe_units([unit]) for unit in units])
+
+
+def _map_units(
+    dataset: Dataset, stage: Any, arguments: tuple[Any, ...], *, num_actors: int, on_gpu: bool = False
+) -> Dataset:
+    from ray.data import ActorPoolStrategy
+
+    return dataset.map_batches(
+        stage,
+        fn_constructor_args=arguments,
+        # A block is one unit and goes to the actor whole. Where GPUs are used Ray Data wants a number: 1 row, 1 unit.
+        batch_size=1 if on_gpu else None,
+        batch_format="pyarrow",
+        num_cpus=0 if on_gpu else 1,
+        num_gpus=1 if on_gpu else None,
+        compute=ActorPoolStrategy(size=num_actors),
+        # Ray's own default retries a unit that kills its worker for ever.
+        max_restarts=_MAX_TASK_RETRIES,
+        max_task_retries=_MAX_TASK_RETRIES,
+    )
+
+
+def _quiet_ray_data() -> None:
+    import ray
+
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    for name in ("ray.data", "ray.data._internal.execution"):
+        logging.getLogger(name).setLevel(logging.ERROR)

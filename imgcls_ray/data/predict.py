@@ -1,0 +1,325 @@
+"""The main job: label everything of an input that its label store does not answer yet.
+
+First what an earlier command left open, then what is new. Whatever ends the job, the parts that are written stay, and
+the same command goes on from there.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow.parquet as pq
+
+from imgcls_ray.data.cluster import WorkerPlan, available_cores, check_local, is_cluster_given, plan_workers, start_ray
+from imgcls_ray.data.label import LabelTask, UnitLabeller, describe_units
+from imgcls_ray.data.lease import hold_lease
+from imgcls_ray.data.listing import ListingCounts, check_input, list_inputs
+from imgcls_ray.data.pipeline import counts_of, label_units
+from imgcls_ray.data.plan import MAX_UNIT_SIZE, PlanCounts, Spool, default_unit_size, spool, unanswered, write_plan
+from imgcls_ray.data.progress import label_progress
+from imgcls_ray.data.schema import STATUS_OK, Unit
+from imgcls_ray.data.store import (
+    IDENTITY_FILE,
+    LabelStore,
+    StoreIdentity,
+    check_identity,
+    create_or_open_store,
+    now,
+    open_store,
+)
+from imgcls_ray.errors import JobFailedError
+from imgcls_ray.images.limits import DecodeLimits
+from imgcls_ray.models.classifier import StageSeconds
+from imgcls_ray.models.engines import prepare_engine
+from imgcls_ray.models.folder import WEIGHTS_FILE, open_model_folder
+from imgcls_ray.storage import FetchLimits, open_directory
+from imgcls_ray.storage.local import path_from_uri
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rich.console import Console
+
+    from imgcls_ray.config import PredictConfig
+    from imgcls_ray.data.pipeline import UnitCounts
+    from imgcls_ray.models.folder import ModelFolder
+
+# Pixels of a unit cross Ray's object store as one block on the way to a GPU.
+_MAX_BLOCK_BYTES = 128 * 2**20
+
+
+@dataclass
+class RunReport:
+    """What one run did, for the record and for people."""
+
+    run: int
+    num_images: int
+    num_done_before: int
+    """Images that an earlier command had labelled in the same run."""
+    codes: Counter[str] = field(default_factory=Counter)
+    """Images of the whole run per status."""
+    seconds: float = 0.0
+    """From the first unit's start to the last unit's end in this command; start-up is told apart."""
+    startup_seconds: float = 0.0
+    """Starting Ray and preparing the engine."""
+    stages: StageSeconds = field(default_factory=StageSeconds)
+    num_workers: int = 1
+
+    @property
+    def num_errors(self) -> int:
+        return self.codes.total() - self.codes[STATUS_OK]
+
+    @property
+    def images_per_s(self) -> float:
+        return (self.num_images - self.num_done_before) / self.seconds if self.seconds else 0.0
+
+
+@dataclass
+class PredictReport:
+    """What one ``imgcls predict`` did."""
+
+    store: str
+    plan: PlanCounts = field(default_factory=PlanCounts)
+    listing: ListingCounts = field(default_factory=ListingCounts)
+    runs: list[RunReport] = field(default_factory=list)
+    """Runs that were finished by this command; the last one may be empty."""
+    left_by_limit: int = 0
+    seconds: float = 0.0
+
+    def check_errors(self, max_error_rate: float) -> None:
+        """End the job as failed if every input failed, or more than the accepted share.
+
+        Raises:
+            JobFailedError: naming the codes.
+        """
+        codes: Counter[str] = sum((run.codes for run in self.runs), Counter())
+        total, num_errors = codes.total(), codes.total() - codes[STATUS_OK]
+        if not num_errors:
+            return
+        named = ", ".join(f"{code} {count:,}" for code, count in codes.most_common() if code != STATUS_OK)
+        if num_errors == total:
+            raise JobFailedError(f"every one of the {total:,} inputs failed: {named}")
+        if num_errors / total > max_error_rate:
+            raise JobFailedError(
+                f"{num_errors:,} of {total:,} inputs failed ({num_errors / total:.1%}, accepted are "
+                f"{max_error_rate:.1%}): {named}"
+            )
+
+
+def predict(config: PredictConfig, console: Console) -> PredictReport:
+    """Run ``imgcls predict``: plan, label, record.
+
+    Raises:
+        UsageError: before anything is started, with the way out.
+        JobFailedError: a worker failed for good; what is written stays.
+    """
+    start = time.monotonic()
+    folder = open_model_folder(Path(config.model))
+    check_input(config.input)
+    directory = open_directory(config.output)
+    identity = _identity(config, folder)
+    if not is_cluster_given():
+        check_local(WorkerPlan(config.num_workers or 1, config.num_gpus))
+    report = PredictReport(directory.uri)
+    if config.dry_run:
+        store = open_store(directory) if directory.exists(IDENTITY_FILE) else None
+        if store is not None:
+            check_identity(store, identity)
+        with _planned(config, store, report):
+            pass
+        return report
+
+    store = create_or_open_store(directory, identity)
+    with hold_lease(directory):
+        _import_ray_early()
+        job = _Job(config, folder, store, console)
+        for run in store.open_runs():
+            report.runs.append(job.finish(run))
+        with _planned(config, store, report) as planned:
+            report.runs.append(job.label(planned))
+    report.seconds = time.monotonic() - start
+    return report
+
+
+def _identity(config: PredictConfig, folder: ModelFolder) -> StoreIdentity:
+    spec = folder.spec
+    return StoreIdentity(
+        model=spec.name,
+        fingerprint=spec.fingerprint,
+        num_classes=spec.num_classes,
+        top_k=min(config.top_k, spec.num_classes),
+        embedding=config.embedding,
+        logits=config.logits,
+    )
+
+
+def _planned(config: PredictConfig, store: LabelStore | None, report: PredictReport) -> Any:
+    """The inputs that the store does not answer, spooled; counts go to the report."""
+    inside = path_from_uri(open_directory(config.output).uri)
+    files = list_inputs(config.input, report.listing, leave_out=inside)
+    return spool(unanswered(files, store, report.plan), limit=config.limit)
+
+
+def _import_ray_early() -> None:
+    # Importing takes two seconds that listing and planning can share.
+    def load() -> None:
+        import ray.data  # noqa: F401
+
+    threading.Thread(target=load, name="import-ray", daemon=True).start()
+
+
+class _Job:
+    """The runs of one command on one store; Ray and the engine are started once, when the first unit needs them."""
+
+    def __init__(self, config: PredictConfig, folder: ModelFolder, store: LabelStore, console: Console) -> None:
+        self._config, self._folder, self._store, self._console = config, folder, store, console
+        self._workers: WorkerPlan | None = None
+        self._startup_seconds = 0.0
+        self._task = LabelTask(
+            model=os.path.abspath(folder.path),
+            fingerprint=folder.spec.fingerprint,
+            store=store.uri,
+            top_k=store.identity.top_k,
+            embedding=config.embedding,
+            logits=config.logits,
+            engine=config.engine,
+            precision=config.precision,
+            batch_size=config.batch_size,
+            decode_limits=DecodeLimits(max_bytes=config.max_image_bytes, max_pixels=config.max_image_pixels),
+            fetch_limits=FetchLimits(
+                max_bytes=config.max_image_bytes,
+                timeout_s=config.fetch_timeout_s,
+                allow_private_urls=config.allow_private_urls,
+            ),
+        )
+
+    def label(self, planned: Spool) -> RunReport:
+        """Plan the next run and label it; with nothing to label, only record it."""
+        if not planned.num_images:
+            report = RunReport(self._store.next_run(), 0, 0)
+            self._record(report)
+            return report
+        num_workers = self._config.num_workers or (self._start().num_cpu_workers if _wants_ray(planned) else 1)
+        run = write_plan(
+            self._store,
+            planned,
+            num_workers=num_workers,
+            unit_size=self._unit_size(),
+            about={"input": self._config.input},
+        )
+        return self.finish(run)
+
+    def finish(self, run: int) -> RunReport:
+        """Label the units of a planned run that have no answer, and record the run."""
+        num_images = self._store.plan_record(run)["num_images"]
+        answered = self._store.answered_units(run)
+        todo = [unit for unit in self._store.units(run) if unit.number not in answered]
+        report = RunReport(run, num_images, num_images - sum(unit.num_rows for unit in todo))
+        others = answered
+        if todo:
+            others = answered | self._label(todo, report)
+        self._count_other_parts(report, others)
+        self._record(report)
+        return report
+
+    def _label(self, todo: list[Unit], report: RunReport) -> set[int]:
+        """Label units; returns those whose part another worker had written."""
+        results = self._label_here(todo[0]) if len(todo) == 1 and not self._config.num_gpus else self._on_ray(todo)
+        report.startup_seconds = self._startup_seconds
+        report.num_workers = self._workers.num_cpu_workers if self._workers else 1
+        others: set[int] = set()
+        start = time.monotonic()
+        with label_progress(report.num_images, report.num_done_before, self._console) as progress:
+            for counts in results:
+                progress.add(counts.num_images, sum(n for code, n in counts.codes.items() if code != STATUS_OK))
+                if not counts.committed:
+                    others.add(counts.number)
+                    continue
+                report.codes.update(counts.codes)
+                for name, value in vars(counts.seconds).items():
+                    setattr(report.stages, name, getattr(report.stages, name) + value)
+        report.seconds = time.monotonic() - start
+        return others
+
+    def _label_here(self, unit: Unit) -> Iterator[UnitCounts]:
+        """A single unit is labelled in this process: Ray's start would take longer."""
+        labeller = UnitLabeller(self._task, num_threads=available_cores())
+        yield from counts_of(labeller(describe_units([unit])))
+
+    def _on_ray(self, todo: list[Unit]) -> Iterator[UnitCounts]:
+        workers = self._start()
+        return _with_causes(label_units(todo, self._task, workers), self._store)
+
+    def _start(self) -> WorkerPlan:
+        if self._workers is None:
+            start = time.monotonic()
+            start_ray(num_gpus=self._config.num_gpus)
+            self._workers = plan_workers(self._config.num_workers, self._config.num_gpus)
+            device = "cuda" if self._config.num_gpus else "cpu"
+            prepare_engine(self._folder, engine=self._config.engine, device=device, embedding=self._config.embedding)
+            self._startup_seconds = time.monotonic() - start
+        return self._workers
+
+    def _unit_size(self) -> int:
+        largest = self._config.unit_size or default_unit_size((self._folder.path / WEIGHTS_FILE).stat().st_size)
+        if self._config.num_gpus:
+            if self._config.unit_size is None:
+                largest = MAX_UNIT_SIZE
+            largest = min(largest, _MAX_BLOCK_BYTES // (3 * self._folder.spec.preprocess.crop_size**2))
+        return largest
+
+    def _count_other_parts(self, report: RunReport, numbers: set[int]) -> None:
+        for unit in self._store.units(report.run):
+            if unit.number in numbers:
+                with self._store.directory.open(unit.part_name) as file:
+                    codes = pq.ParquetFile(file).read(columns=["error"]).column("error").to_pylist()
+                report.codes.update(code or STATUS_OK for code in codes)
+
+    def _record(self, report: RunReport) -> None:
+        packages = ("imgcls-ray", "ray", "torch", "torchvision", "timm", "openvino", "pillow", "pyarrow")
+        self._store.finish_run(
+            report.run,
+            {
+                "run": report.run,
+                "finished": now(),
+                "fingerprint": self._folder.spec.fingerprint,
+                "num_images": report.num_images,
+                "counts": dict(sorted(report.codes.items())),
+                "seconds": round(report.seconds, 3),
+                "images_per_s": round(report.images_per_s, 1),
+                "config": self._config.model_dump(),
+                "versions": {package: version(package) for package in packages},
+            },
+        )
+
+
+def _wants_ray(planned: Spool) -> bool:
+    # Fewer images than two of the smallest units are one unit, which is labelled without Ray.
+    return planned.num_images >= 32
+
+
+def _with_causes(counts: Iterator[UnitCounts], store: LabelStore) -> Iterator[UnitCounts]:
+    """Turn Ray's account of a failed worker into ours."""
+    import ray.exceptions
+
+    try:
+        yield from counts
+    except (ray.exceptions.RayError, RuntimeError, OSError) as error:
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        first_line = next(iter(str(cause).strip().splitlines()), type(cause).__name__)
+        raise JobFailedError(
+            f"a worker failed for good: {type(cause).__name__}: {first_line}; everything labelled so far is kept in "
+            f"{store.uri}, and the same command goes on from there"
+        ) from error
+
+
+__all__ = ["PredictReport", "RunReport", "predict"]

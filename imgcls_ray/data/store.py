@@ -1,0 +1,184 @@
+"""The label store: identity, plans, parts and runs of one directory.
+
+Every file appears whole, under a name that is never written twice; so whatever is listed is true, and what is not
+there has not happened. No lock is needed for that, and none is trusted.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import pyarrow.parquet as pq
+from pydantic import ValidationError
+
+from imgcls_ray.config import StrictModel
+from imgcls_ray.data.schema import Unit, parse_part_name, part_schema
+from imgcls_ray.errors import StoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import pyarrow as pa
+
+    from imgcls_ray.storage import Directory
+
+IDENTITY_FILE = "store.json"
+_RUN_FILE = re.compile(r"^(\d{4,})\.json$")
+_RUN_ENTRY = re.compile(r"^(\d{4,})(?:\.json)?$")
+_SEGMENT_FILE = re.compile(r"^\d{6,}\.parquet$")
+
+
+class StoreIdentity(StrictModel):
+    """What all rows of a store have in common; a run that does not match is refused."""
+
+    format_version: int = 1
+    model: str
+    """Name of the model, for people; the fingerprint decides."""
+    fingerprint: str
+    num_classes: int
+    top_k: int
+    embedding: bool
+    logits: bool
+
+
+@dataclass(frozen=True)
+class LabelStore:
+    """An open label store."""
+
+    directory: Directory
+    identity: StoreIdentity
+
+    @property
+    def uri(self) -> str:
+        return self.directory.uri
+
+    @property
+    def schema(self) -> pa.Schema:
+        identity = self.identity
+        return part_schema(fingerprint=identity.fingerprint, embedding=identity.embedding, logits=identity.logits)
+
+    def planned_runs(self) -> list[int]:
+        """Numbers of the runs whose plan is complete, ascending."""
+        return self._numbers("plans", _RUN_FILE)
+
+    def finished_runs(self) -> list[int]:
+        """Numbers of the runs with a record, ascending."""
+        return self._numbers("runs", _RUN_FILE)
+
+    def open_runs(self) -> list[int]:
+        """Numbers of the runs that were planned and not finished, ascending."""
+        return sorted(set(self.planned_runs()) - set(self.finished_runs()))
+
+    def next_run(self) -> int:
+        """A number that no run has used: planned, finished, or given up while it was planned."""
+        return max((*self._numbers("plans", _RUN_ENTRY), *self.finished_runs()), default=0) + 1
+
+    def _numbers(self, folder: str, pattern: re.Pattern[str]) -> list[int]:
+        matches = (pattern.match(name) for name in self.directory.entries(folder))
+        return sorted({int(match.group(1)) for match in matches if match})
+
+    def plan_record(self, run: int) -> dict[str, Any]:
+        record: dict[str, Any] = json.loads(self.directory.read(f"plans/{run:04d}.json"))
+        return record
+
+    def run_record(self, run: int) -> dict[str, Any]:
+        record: dict[str, Any] = json.loads(self.directory.read(f"runs/{run:04d}.json"))
+        return record
+
+    def units(self, run: int) -> Iterator[Unit]:
+        """The units of a planned run in order, read from the footers of its plan files."""
+        number = first_row = 0
+        segments = sorted(
+            (name for name in self.directory.entries(f"plans/{run:04d}") if _SEGMENT_FILE.match(name)),
+            key=lambda name: (len(name), name),
+        )
+        for name in segments:
+            segment = f"plans/{run:04d}/{name}"
+            with self.directory.open(segment) as file:
+                footer = pq.read_metadata(file)
+            for row_group in range(footer.num_row_groups):
+                num_rows = footer.row_group(row_group).num_rows
+                yield Unit(run, number, segment, row_group, first_row, num_rows)
+                number, first_row = number + 1, first_row + num_rows
+
+    def answered_units(self, run: int) -> set[int]:
+        """Numbers of the units of a run that have an answer."""
+        parts = (parse_part_name(name) for name in self.directory.entries("predictions", starts_with=f"{run:04d}-"))
+        return {part[1] for part in parts if part is not None}
+
+    def read_unit(self, unit: Unit) -> pa.Table:
+        """The plan's rows of one unit."""
+        with self.directory.open(unit.segment) as file:
+            return pq.ParquetFile(file).read_row_group(unit.row_group)
+
+    def finish_run(self, run: int, record: dict[str, Any]) -> None:
+        self.directory.create(f"runs/{run:04d}.json", encode_json(record))
+
+
+def create_or_open_store(directory: Directory, identity: StoreIdentity) -> LabelStore:
+    """Open the store for a run of this identity, or make it.
+
+    Raises:
+        StoreError: the directory is something else, or a store of another model or other columns.
+    """
+    if not directory.exists(IDENTITY_FILE):
+        if taken := next((name for name in directory.entries() if not name.startswith(".")), None):
+            raise StoreError(
+                f"{directory.uri}: is not a label store (it holds {taken!r} and no {IDENTITY_FILE}); "
+                "give --output a new or empty directory"
+            )
+        content = {**identity.model_dump(), "created": now()}
+        # Of two runs that make the store at once, one wins; both then check what is there.
+        directory.create(IDENTITY_FILE, encode_json(content))
+    store = open_store(directory)
+    check_identity(store, identity)
+    return store
+
+
+def check_identity(store: LabelStore, identity: StoreIdentity) -> None:
+    """Refuse a run whose rows would not be of the store's kind.
+
+    Raises:
+        StoreError: naming the first difference and the way out.
+    """
+    have, want = store.identity, identity
+    if have.fingerprint != want.fingerprint:
+        raise StoreError(
+            f"{store.uri}: belongs to another model ({have.model}, fingerprint {have.fingerprint[:12]}; this one is "
+            f"{want.model}, {want.fingerprint[:12]}); use that model, or another --output"
+        )
+    for field in ("top_k", "embedding", "logits"):
+        if getattr(have, field) != getattr(want, field):
+            raise StoreError(
+                f"{store.uri}: was made with {field}={getattr(have, field)}, this run has "
+                f"{field}={getattr(want, field)}; use the same, or another --output"
+            )
+
+
+def open_store(directory: Directory) -> LabelStore:
+    """Open an existing store.
+
+    Raises:
+        StoreError: there is no store, or its identity cannot be read.
+    """
+    try:
+        content = json.loads(directory.read(IDENTITY_FILE))
+        content.pop("created", None)
+        return LabelStore(directory, StoreIdentity.model_validate(content))
+    except OSError as error:
+        raise StoreError(f"{directory.uri}: is not a label store (no readable {IDENTITY_FILE})") from error
+    except (ValueError, AttributeError, ValidationError) as error:
+        raise StoreError(f"{directory.uri}: {IDENTITY_FILE} is damaged, or of another version") from error
+
+
+def encode_json(content: dict[str, Any]) -> bytes:
+    return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def now() -> str:
+    """The time for records: UTC, ISO 8601, seconds."""
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,221 @@
+"""The one classifier: encoded bytes to labels, used by every path.
+
+One image that cannot be decoded costs its own result and no other: errors are values here, never exceptions.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from imgcls_ray.errors import ImageError, ImageErrorCode
+from imgcls_ray.images.decoder import DecodeLimits, decode_image
+from imgcls_ray.images.preprocess import preprocess_image
+from imgcls_ray.models.engines import load_engine
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from imgcls_ray.images.preprocess import Preprocess
+    from imgcls_ray.models.engines import Engine, EngineName, EngineOutput, Precision
+    from imgcls_ray.models.folder import ModelFolder
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What the model says about one image."""
+
+    width: int
+    """Of the upright picture, pixels."""
+    height: int
+    class_ids: np.ndarray
+    """int32 (k,), best first."""
+    scores: np.ndarray
+    """float32 (k,), softmax, best first."""
+    embedding: np.ndarray | None = None
+    """float32 (num_features,)."""
+    logits: np.ndarray | None = None
+    """float32 (num_classes,)."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInput:
+    """One image, decoded and at the model's input size."""
+
+    pixels: np.ndarray
+    """uint8 (crop_size, crop_size, 3), RGB."""
+    width: int
+    """Of the upright picture before resizing, pixels."""
+    height: int
+
+
+@dataclass
+class StageSeconds:
+    """Where the time of one worker went, seconds."""
+
+    fetch: float = 0.0
+    """Waiting for bytes."""
+    decode: float = 0.0
+    """Decoding, resizing and cropping."""
+    forward: float = 0.0
+    """The engine, and picking the best classes."""
+    write: float = 0.0
+    """Building, encoding and committing part files."""
+
+
+def decode_model_input(data: bytes, preprocess: Preprocess, limits: DecodeLimits) -> ModelInput | ImageError:
+    """The way of one image up to the engine: decode, resize, crop. Failures are values."""
+    try:
+        pixels = decode_image(data, limits)
+    except ImageError as error:
+        return error
+    return ModelInput(preprocess_image(pixels, preprocess), width=pixels.shape[1], height=pixels.shape[0])
+
+
+@dataclass
+class ImageClassifier:
+    """A model folder, ready to label batches.
+
+    Not thread-safe: one thread classifies. Decoding (``decode_model_input``) may run in others.
+    """
+
+    folder: ModelFolder
+    engine: Engine
+    batch_size: int
+    top_k: int
+    keep_logits: bool = False
+    limits: DecodeLimits = field(default_factory=DecodeLimits)
+
+    def __post_init__(self) -> None:
+        size = self.folder.spec.preprocess.crop_size
+        # One buffer for every batch: rows past a short batch's end keep older pixels, whose outputs are dropped.
+        self._batch = np.zeros((self.batch_size, size, size, 3), dtype=np.uint8)
+        self.top_k = min(self.top_k, self.folder.spec.num_classes)
+
+    @classmethod
+    def load(
+        cls,
+        folder: ModelFolder,
+        *,
+        engine: EngineName = "auto",
+        device: str = "cpu",
+        precision: Precision = "auto",
+        batch_size: int = 32,
+        num_threads: int | None = None,
+        top_k: int = 5,
+        embedding: bool = False,
+        logits: bool = False,
+        limits: DecodeLimits | None = None,
+    ) -> ImageClassifier:
+        """Load the engine for a model folder; ``top_k`` is capped at the number of classes.
+
+        Raises:
+            ModelFolderError: the folder's parts do not fit together.
+            ResourceError: there is no such device.
+        """
+        ready = load_engine(
+            folder,
+            engine=engine,
+            device=device,
+            precision=precision,
+            batch_size=batch_size,
+            num_threads=num_threads,
+            embedding=embedding,
+        )
+        return cls(folder, ready, batch_size, top_k, keep_logits=logits, limits=limits or DecodeLimits())
+
+    def classify_encoded(
+        self, encoded: Iterable[bytes | ImageError], seconds: StageSeconds | None = None
+    ) -> Iterator[Prediction | ImageError]:
+        """Label images from their bytes, in order, one result each; an error in is the same error out."""
+        preprocess = self.folder.spec.preprocess
+        seconds = seconds or StageSeconds()
+
+        def decoded() -> Iterator[ModelInput | ImageError]:
+            for data in encoded:
+                start = time.perf_counter()
+                result = data if isinstance(data, ImageError) else decode_model_input(data, preprocess, self.limits)
+                seconds.decode += time.perf_counter() - start
+                yield result
+
+        return self.classify_inputs(decoded(), seconds)
+
+    def classify_inputs(
+        self, inputs: Iterable[ModelInput | ImageError], seconds: StageSeconds | None = None
+    ) -> Iterator[Prediction | ImageError]:
+        """Label decoded images, in order, one result each; only good images take a place in a batch."""
+        seconds = seconds or StageSeconds()
+        waiting: list[ModelInput | ImageError] = []
+        num_good = 0
+        for item in inputs:
+            waiting.append(item)
+            if not isinstance(item, ImageError):
+                self._batch[num_good] = item.pixels
+                num_good += 1
+            if num_good == self.batch_size:
+                yield from self._classify_batch(waiting, num_good, seconds)
+                waiting, num_good = [], 0
+        if waiting:
+            yield from self._classify_batch(waiting, num_good, seconds)
+
+    def _classify_batch(
+        self, waiting: list[ModelInput | ImageError], num_good: int, seconds: StageSeconds
+    ) -> list[Prediction | ImageError]:
+        start = time.perf_counter()
+        good = self._predictions(num_good) if num_good else iter(())
+        results: list[Prediction | ImageError] = []
+        for item in waiting:
+            if isinstance(item, ImageError):
+                results.append(item)
+                continue
+            answer = next(good)
+            if isinstance(answer, ImageError):
+                results.append(answer)
+                continue
+            class_ids, scores, embedding, logits = answer
+            results.append(Prediction(item.width, item.height, class_ids, scores, embedding, logits))
+        seconds.forward += time.perf_counter() - start
+        return results
+
+    def _predictions(
+        self, num_good: int
+    ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray | None] | ImageError]:
+        output = self.engine(self._batch)
+        class_ids, scores = top_k_scores(output.logits[:num_good], self.top_k)
+        finite = np.isfinite(output.logits[:num_good]).all(axis=1)
+        for i in range(num_good):
+            if not finite[i]:
+                yield ImageError(ImageErrorCode.NON_FINITE_OUTPUT)
+                continue
+            yield class_ids[i], scores[i], _row(output, i), output.logits[i] if self.keep_logits else None
+
+
+def _row(output: EngineOutput, i: int) -> np.ndarray | None:
+    return output.embedding[i] if output.embedding is not None else None
+
+
+def top_k_scores(logits: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Softmax and pick the best classes; equal scores go to the lower class id.
+
+    Args:
+        logits: float32 (B, num_classes).
+        k: at most num_classes.
+
+    Returns:
+        Class ids int32 (B, k) and softmax scores float32 (B, k), best first.
+    """
+    # NaN and infinity are legal here: their rows are dropped as non_finite_output.
+    with np.errstate(invalid="ignore", over="ignore"):
+        exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+        probabilities = exponentials / exponentials.sum(axis=1, keepdims=True)
+    # One integer per class, ordered by score and then by lower id: bf16 scores do tie, and a partial selection
+    # of distinct integers is both exact and several times faster than a stable sort of all classes.
+    bits = np.ascontiguousarray(logits).view(np.int32)
+    ordered = np.where(bits < 0, bits ^ np.int32(0x7FFFFFFF), bits).astype(np.int64)
+    keys = (ordered << 32) - np.arange(logits.shape[1])
+    best = -np.sort(-np.partition(keys, -k, axis=1)[:, -k:], axis=1)
+    class_ids = ((-best) & 0xFFFFFFFF).astype(np.int32)
+    return class_ids, np.take_along_axis(probabilities, class_ids, axis=1).astype(np.float32)

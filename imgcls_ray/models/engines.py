@@ -1,0 +1,247 @@
+"""Run a network on uint8 pixels: OpenVINO on CPUs, torch on CPUs and GPUs.
+
+Every engine takes the same array and gives the same two arrays; normalisation happens inside the network, so that what
+crosses from decoding to the engine stays uint8. Batches have one fixed shape: the same image gives the same numbers
+whatever stands beside it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from contextlib import nullcontext
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+
+from imgcls_ray.errors import ResourceError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import nn
+
+    from imgcls_ray.models.folder import ModelFolder
+
+EngineName = Literal["auto", "openvino", "torch"]
+Precision = Literal["auto", "bf16", "fp32"]
+
+
+class EngineOutput(NamedTuple):
+    """What a network says about one batch."""
+
+    logits: np.ndarray
+    """float32 (B, num_classes)."""
+    embedding: np.ndarray | None
+    """float32 (B, num_features), the features before the classifier head, or None where not asked for."""
+
+
+class Engine(Protocol):
+    """A network ready to run at one batch size."""
+
+    description: str
+    """For people and run records, e.g. ``openvino 2026.4.1, CPU bf16, 1 thread``."""
+
+    def __call__(self, pixels: np.ndarray) -> EngineOutput:
+        """Run one batch: uint8 (batch_size, H, W, 3) at the model's input size, RGB."""
+
+
+def load_engine(
+    folder: ModelFolder,
+    *,
+    engine: EngineName = "auto",
+    device: str = "cpu",
+    precision: Precision = "auto",
+    batch_size: int = 32,
+    num_threads: int | None = None,
+    embedding: bool = False,
+) -> Engine:
+    """Make a model folder ready to run.
+
+    Args:
+        folder: a checked model folder.
+        engine: ``auto`` takes OpenVINO on a CPU and torch on a GPU.
+        device: ``cpu``, ``cuda`` or ``cuda:N``.
+        precision: ``auto`` takes bf16 where the processor computes it natively.
+        batch_size: the fixed number of images per call.
+        num_threads: CPU threads of one forward pass; all cores if not given.
+        embedding: also return the features before the head.
+
+    Raises:
+        ResourceError: there is no such device.
+    """
+    num_threads = num_threads or os.cpu_count() or 1
+    if engine == "auto":
+        engine = "openvino" if device == "cpu" else "torch"
+    if engine == "openvino":
+        if device != "cpu":
+            raise ResourceError(f"engine openvino runs on the CPU, not on {device}; use engine torch")
+        return _OpenVINOEngine(
+            folder, precision=precision, batch_size=batch_size, num_threads=num_threads, embedding=embedding
+        )
+    return _TorchEngine(folder, device=device, precision=precision, num_threads=num_threads, embedding=embedding)
+
+
+def prepare_engine(folder: ModelFolder, *, engine: EngineName, device: str, embedding: bool) -> None:
+    """Do once what every worker would otherwise do: convert the network and keep it."""
+    if engine == "openvino" or (engine == "auto" and device == "cpu"):
+        _converted_network(folder, embedding=embedding)
+
+
+def cache_dir() -> Path:
+    """Where converted networks are kept: ``IMGCLS_CACHE``, else the user's cache folder."""
+    if chosen := os.environ.get("IMGCLS_CACHE"):
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "imgcls_ray"
+
+
+def _from_uint8(folder: ModelFolder, *, embedding: bool) -> nn.Module:
+    """Wrap the folder's network: uint8 (B, H, W, 3) in; logits, and the embedding if asked for, out."""
+    import torch
+
+    class FromUint8(torch.nn.Module):
+        mean: torch.Tensor
+        std: torch.Tensor
+
+        def __init__(self, network: nn.Module) -> None:
+            super().__init__()
+            self.network: Any = network
+            preprocess = folder.spec.preprocess
+            self.register_buffer("mean", 255 * torch.tensor(preprocess.mean).view(1, 3, 1, 1))
+            self.register_buffer("std", 255 * torch.tensor(preprocess.std).view(1, 3, 1, 1))
+
+        def forward(self, pixels: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+            normalised = (pixels.permute(0, 3, 1, 2).float() - self.mean) / self.std
+            features = self.network.forward_features(normalised)
+            logits: torch.Tensor = self.network.forward_head(features)
+            if not embedding:
+                return logits
+            return logits, self.network.forward_head(features, pre_logits=True)
+
+    return FromUint8(folder.load_network()).eval()
+
+
+class _OpenVINOEngine:
+    """The fastest CPU engine measured (see the benchmarks): bf16 costs half of torch's."""
+
+    def __init__(
+        self, folder: ModelFolder, *, precision: Precision, batch_size: int, num_threads: int, embedding: bool
+    ) -> None:
+        import openvino as ov
+
+        core = ov.Core()
+        if precision == "auto":
+            precision = "bf16" if "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES") else "fp32"
+        model = core.read_model(_converted_network(folder, embedding=embedding))
+        size = folder.spec.preprocess.crop_size
+        model.reshape([batch_size, size, size, 3])
+        compiled = core.compile_model(
+            model,
+            "CPU",
+            {
+                "INFERENCE_NUM_THREADS": num_threads,
+                "NUM_STREAMS": 1,
+                "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
+                # Pinned, every one-threaded process would sit on the same first core.
+                "ENABLE_CPU_PINNING": False,
+            },
+        )
+        self._request = compiled.create_infer_request()
+        self._tensor = ov.Tensor
+        self._embedding = embedding
+        self.description = f"openvino {version('openvino')}, CPU {precision}, {_threads(num_threads)}"
+
+    def __call__(self, pixels: np.ndarray) -> EngineOutput:
+        self._request.infer({0: self._tensor(pixels, shared_memory=True)})
+        logits = self._request.get_output_tensor(0).data.copy()
+        return EngineOutput(logits, self._request.get_output_tensor(1).data.copy() if self._embedding else None)
+
+
+class _TorchEngine:
+    """Torch eager: GPUs in bf16 channels-last, and CPUs where OpenVINO is not wanted."""
+
+    def __init__(
+        self, folder: ModelFolder, *, device: str, precision: Precision, num_threads: int, embedding: bool
+    ) -> None:
+        import torch
+
+        self._torch = torch
+        self._device = _checked_device(device)
+        if self._device.type == "cpu":
+            torch.set_num_threads(num_threads)
+        if precision == "auto":
+            native = self._device.type == "cuda" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+            precision = "bf16" if native else "fp32"
+        self._bf16 = precision == "bf16"
+        network = _from_uint8(folder, embedding=embedding).to(self._device)
+        self._network = network.to(memory_format=torch.channels_last)
+        where = torch.cuda.get_device_name(self._device) if self._device.type == "cuda" else "CPU"
+        threads = f", {_threads(num_threads)}" if self._device.type == "cpu" else ""
+        self.description = f"torch {version('torch')}, {where} {precision}{threads}"
+
+    def __call__(self, pixels: np.ndarray) -> EngineOutput:
+        torch = self._torch
+        # inference_mode is a property of the thread: Ray may call from another one than built the engine.
+        autocast = torch.autocast(self._device.type, dtype=torch.bfloat16) if self._bf16 else nullcontext()
+        with torch.inference_mode(), autocast:
+            output = self._network(torch.from_numpy(pixels).to(self._device, non_blocking=True))
+        logits, embedding = output if isinstance(output, tuple) else (output, None)
+        return EngineOutput(
+            logits.float().cpu().numpy(), embedding.float().cpu().numpy() if embedding is not None else None
+        )
+
+
+def _checked_device(device: str) -> Any:
+    import torch
+
+    try:
+        checked = torch.device(device)
+    except RuntimeError as error:
+        raise ResourceError(f"{device}: not a device; use cpu, cuda or cuda:N") from error
+    if checked.type not in ("cpu", "cuda"):
+        raise ResourceError(f"{device}: not a device that is used here; use cpu, cuda or cuda:N")
+    if checked.type == "cuda" and (checked.index or 0) >= torch.cuda.device_count():
+        raise ResourceError(f"{device}: this machine has {torch.cuda.device_count()} CUDA devices; use cpu")
+    return checked
+
+
+def _converted_network(folder: ModelFolder, *, embedding: bool) -> Path:
+    """The network as OpenVINO IR, converted once per user and kept: conversion takes seconds, loading 0.3 s."""
+    import openvino as ov
+
+    spec = folder.spec
+    parts = [spec.weights_sha256, spec.timm_name, spec.timm_args, spec.num_classes, str(spec.preprocess), embedding]
+    parts += [version(package) for package in ("openvino", "timm", "imgcls-ray")]
+    key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+    kept = cache_dir() / "openvino" / key
+    if (kept / "network.xml").is_file():
+        return kept / "network.xml"
+
+    import torch
+
+    size = spec.preprocess.crop_size
+    with torch.no_grad():
+        converted = ov.convert_model(
+            _from_uint8(folder, embedding=embedding),
+            example_input=torch.zeros(2, size, size, 3, dtype=torch.uint8),
+            input=[([-1, size, size, 3], ov.Type.u8)],
+        )
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{key}-", dir=kept.parent))
+    try:
+        # Weights stay float32: halving them here would change labels, and the engine chooses its own precision.
+        ov.save_model(converted, partial / "network.xml", compress_to_fp16=False)
+        os.replace(partial, kept)
+    except OSError:
+        # Another process kept the same network first; a name that exists is whole.
+        if not (kept / "network.xml").is_file():
+            raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return kept / "network.xml"
+
+
+def _threads(count: int) -> str:
+    return f"{count} thread" if count == 1 else f"{count} threads"

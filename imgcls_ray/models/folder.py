@@ -1,0 +1,235 @@
+"""The model folder: the only thing that training hands to the rest.
+
+``model.safetensors`` (weights, never pickle) and ``model.json`` (everything else). Its ``fingerprint`` names the
+combination of weights, preprocessing and class names; two folders with one fingerprint give the same labels. Loading
+refuses, with the reason, whatever does not fit together.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import ConfigDict, Field, ValidationError, field_validator
+
+from imgcls_ray.config import StrictModel
+from imgcls_ray.errors import ModelFolderError
+from imgcls_ray.images.preprocess import Preprocess
+from imgcls_ray.models.zoo import build_network
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from torch import nn
+
+WEIGHTS_FILE = "model.safetensors"
+SPEC_FILE = "model.json"
+_MAX_SPEC_BYTES = 64 * 2**20
+
+
+class ModelSpec(StrictModel):
+    """The content of ``model.json``."""
+
+    # "model_" is pydantic's own namespace and the field's word for what this describes.
+    model_config = ConfigDict(protected_namespaces=())
+
+    format_version: Literal[1] = 1
+    name: str
+    """Zoo name, or the name the model was given."""
+    timm_name: str
+    timm_args: dict[str, str | bool | int | float | tuple[int, ...]]
+    class_names: tuple[str, ...] = Field(min_length=1)
+    """In the order of the network's outputs."""
+    preprocess: Preprocess
+    metrics: dict[str, float] = Field(default_factory=dict)
+    versions: dict[str, str] = Field(default_factory=dict)
+    """Of the libraries that wrote the folder."""
+    weights_sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    fingerprint: str = Field(pattern="^[0-9a-f]{64}$")
+
+    @field_validator("class_names")
+    @classmethod
+    def _names_are_distinct(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(names)) != len(names):
+            double = next(name for name in names if names.count(name) > 1)
+            raise ValueError(f"class name {double!r} stands twice")
+        return names
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """A folder that was read and fits together."""
+
+    path: Path
+    spec: ModelSpec
+
+    def load_network(self) -> nn.Module:
+        """Build the network with the folder's weights, in eval mode, on the CPU.
+
+        Raises:
+            ModelFolderError: the weights do not fit the network, or are not finite.
+        """
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        spec = self.spec
+        try:
+            network = build_network(spec.timm_name, spec.timm_args, num_classes=spec.num_classes)
+        except (ValueError, TypeError) as error:
+            raise ModelFolderError(f"{self.path}: the network cannot be built: {error}") from error
+        try:
+            weights = load_file(self.path / WEIGHTS_FILE)
+        except SafetensorError as error:
+            raise ModelFolderError(f"{self.path / WEIGHTS_FILE}: not a safetensors file: {error}") from error
+        _check_weights_fit(self, network, weights)
+        network.load_state_dict(weights)
+        return network
+
+
+def save_model_folder(
+    path: Path,
+    network: nn.Module,
+    *,
+    name: str,
+    timm_name: str,
+    timm_args: Mapping[str, Any],
+    class_names: Sequence[str],
+    preprocess: Preprocess,
+    metrics: Mapping[str, float] | None = None,
+) -> ModelFolder:
+    """Write a model folder in one step: it is there whole or not at all.
+
+    Raises:
+        ModelFolderError: the path is taken, or the parts do not fit together.
+    """
+    from safetensors.torch import save_file
+
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise ModelFolderError(f"{path}: already exists and is not empty; give another --output, or remove it")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    try:
+        state = {key: tensor.detach().cpu().contiguous() for key, tensor in network.state_dict().items()}
+        save_file(state, partial / WEIGHTS_FILE)
+        spec = _make_spec(
+            name=name,
+            timm_name=timm_name,
+            timm_args=dict(timm_args),
+            class_names=tuple(class_names),
+            preprocess=preprocess,
+            metrics=dict(metrics or {}),
+            weights_sha256=_sha256_file(partial / WEIGHTS_FILE),
+        )
+        (partial / SPEC_FILE).write_text(spec.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        folder = ModelFolder(partial, spec)
+        folder.load_network()
+        partial.chmod(0o777 & ~_umask())
+        os.replace(partial, path)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    return ModelFolder(path, spec)
+
+
+def open_model_folder(path: Path) -> ModelFolder:
+    """Read and check a model folder, the weights' hash included.
+
+    Raises:
+        ModelFolderError: what is missing or does not fit together.
+    """
+    if not path.is_dir():
+        what = "is a file, not a model folder" if path.exists() else "there is no such model folder"
+        raise ModelFolderError(f"{path}: {what}; `imgcls models new` makes one")
+    spec = _read_spec(path / SPEC_FILE)
+    weights = path / WEIGHTS_FILE
+    if not weights.is_file():
+        raise ModelFolderError(f"{path}: has no {WEIGHTS_FILE}; use the folder exactly as it was written")
+    try:
+        found = _sha256_file(weights)
+    except OSError as error:
+        raise ModelFolderError(f"{weights}: cannot be read: {error.strerror}") from error
+    if found != spec.weights_sha256:
+        raise ModelFolderError(
+            f"{path}: {WEIGHTS_FILE} is not the file that {SPEC_FILE} describes "
+            f"(sha256 {found[:12]}…, expected {spec.weights_sha256[:12]}…); use the folder exactly as it was written"
+        )
+    return ModelFolder(path, spec)
+
+
+def _read_spec(path: Path) -> ModelSpec:
+    try:
+        if path.stat().st_size > _MAX_SPEC_BYTES:
+            raise ModelFolderError(f"{path}: larger than {_MAX_SPEC_BYTES >> 20} MiB, not a model description")
+        spec = ModelSpec.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise ModelFolderError(f"{path}: cannot be read: {error.strerror}; is this a model folder?") from error
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(str(part) for part in problem["loc"])
+        raise ModelFolderError(f"{path}: {where + ': ' if where else ''}{problem['msg']}") from error
+    if spec.fingerprint != _fingerprint(spec.model_dump(mode="json")):
+        raise ModelFolderError(
+            f"{path}: weights, preprocessing, class names and fingerprint do not belong together: the file was edited; "
+            "use the folder exactly as it was written"
+        )
+    return spec
+
+
+def _make_spec(*, preprocess: Preprocess, weights_sha256: str, **parts: Any) -> ModelSpec:
+    values = {
+        "format_version": 1,
+        **parts,
+        "preprocess": asdict(preprocess),
+        "weights_sha256": weights_sha256,
+        "versions": {package: version(package) for package in ("imgcls-ray", "torch", "timm")},
+    }
+    try:
+        draft = ModelSpec.model_validate({**values, "fingerprint": "0" * 64})
+        return ModelSpec.model_validate({**values, "fingerprint": _fingerprint(draft.model_dump(mode="json"))})
+    except ValidationError as error:
+        problem = error.errors()[0]
+        raise ModelFolderError(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}") from error
+
+
+def _fingerprint(spec: dict[str, Any]) -> str:
+    """Hash what decides labels: network, weights, preprocessing and class names in order."""
+    parts = {key: spec[key] for key in ("timm_name", "timm_args", "weights_sha256", "preprocess", "class_names")}
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+def _check_weights_fit(folder: ModelFolder, network: nn.Module, weights: Mapping[str, Any]) -> None:
+    expected = network.state_dict()
+    if missing := sorted(set(expected) - set(weights)):
+        raise ModelFolderError(f"{folder.path}: {len(missing)} weights are missing, first {missing[0]!r}")
+    if extra := sorted(set(weights) - set(expected)):
+        raise ModelFolderError(f"{folder.path}: {len(extra)} weights are not of this network, first {extra[0]!r}")
+    for key, tensor in weights.items():
+        if tensor.shape != expected[key].shape:
+            raise ModelFolderError(
+                f"{folder.path}: {key} has shape {tuple(tensor.shape)}, but the network with the "
+                f"{folder.spec.num_classes} classes of {SPEC_FILE} needs {tuple(expected[key].shape)}"
+            )
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise ModelFolderError(f"{folder.path}: {key} holds values that are not finite numbers")
+
+
+def _sha256_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

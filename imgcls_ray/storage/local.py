@@ -1,0 +1,239 @@
+"""Files of this machine: versions, bounded reads, and durable create-only writes."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import stat
+import uuid
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
+from urllib.parse import quote, unquote_to_bytes
+
+from imgcls_ray.errors import ImageError, ImageErrorCode, InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://")
+_CODE_OF_ERRNO = {
+    errno.ENOENT: ImageErrorCode.NOT_FOUND,
+    errno.ENOTDIR: ImageErrorCode.NOT_FOUND,
+    errno.ELOOP: ImageErrorCode.NOT_FOUND,
+    errno.ENAMETOOLONG: ImageErrorCode.NOT_FOUND,
+    errno.EACCES: ImageErrorCode.ACCESS_DENIED,
+    errno.EPERM: ImageErrorCode.ACCESS_DENIED,
+    errno.EISDIR: ImageErrorCode.NOT_A_FILE,
+    errno.ENXIO: ImageErrorCode.NOT_A_FILE,
+}
+
+
+class FileInfo(NamedTuple):
+    """One file as it was listed."""
+
+    uri: str
+    size: int | None
+    """Bytes; ``None`` where it could not be told without reading."""
+    etag: str | None
+    """Names the version of the content; ``None`` where the storage gives none."""
+    mtime: datetime | None
+
+
+def scheme_of(uri: str) -> str:
+    """``s3`` of ``s3://bucket/key``; empty for a path."""
+    match = _SCHEME.match(uri)
+    return match.group(1).lower() if match else ""
+
+
+def path_from_uri(uri: str) -> str:
+    """The path of a local URI; bytes that are not UTF-8 travel as surrogate escapes, as everywhere in Python."""
+    if uri[:7].lower() != "file://":
+        return uri
+    return os.fsdecode(unquote_to_bytes(uri[7:]))
+
+
+def uri_from_path(path: str) -> str:
+    """The path itself, or a percent-encoded ``file://`` URI for a name that is not UTF-8."""
+    try:
+        path.encode("utf-8")
+    except UnicodeEncodeError:
+        return "file://" + quote(os.fsencode(path))
+    return path
+
+
+def stat_file(path: str) -> FileInfo:
+    """Describe one path; a path that cannot be looked at is described without a version."""
+    try:
+        return _file_info(path, os.stat(path))
+    except OSError:
+        return FileInfo(uri_from_path(path), None, None, None)
+
+
+def list_folder(folder: str, *, leave_out: str | None = None) -> Iterator[FileInfo]:
+    """List all files below a folder, sorted by URI, holding one folder's names at a time.
+
+    Links to files and folders are followed; a link to a folder above itself is not. Names that begin with a dot are
+    left out, and so is the folder ``leave_out``.
+
+    Raises:
+        InputError: a folder cannot be listed.
+    """
+    not_utf8: list[FileInfo] = []
+    root = os.path.abspath(folder)
+    forbidden = os.path.realpath(leave_out) if leave_out else None
+    for info in _walk(root, (), forbidden):
+        if info.uri.startswith("file://"):
+            # "file://" sorts after every "/": these few can wait for the end, and keep the order total.
+            not_utf8.append(info)
+        else:
+            yield info
+    yield from sorted(not_utf8)
+
+
+def _walk(folder: str, above: tuple[tuple[int, int], ...], forbidden: str | None) -> Iterator[FileInfo]:
+    try:
+        status = os.stat(folder)
+        with os.scandir(folder) as entries:
+            # A folder sorts as "name/": then the walk gives whole paths in the order of their text.
+            names = sorted(
+                (entry.name + "/" if entry.is_dir() else entry.name) for entry in entries if entry.name[0] != "."
+            )
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be listed: {error.strerror}") from error
+    here = (status.st_dev, status.st_ino)
+    if here in above or (forbidden and os.path.realpath(folder) == forbidden):
+        return
+    prefix = folder.rstrip("/") + "/"
+    for name in names:
+        if name.endswith("/"):
+            yield from _walk(prefix + name[:-1], (*above, here), forbidden)
+        else:
+            yield stat_file(prefix + name)
+
+
+def fetch_file(path: str, *, etag: str | None, max_bytes: int) -> bytes:
+    """Read one file whole, if it is still the version that was planned.
+
+    Raises:
+        ImageError: not_found, access_denied, not_a_file, changed, too_many_bytes or fetch_failed.
+    """
+    try:
+        # O_NONBLOCK: opening a pipe must not wait for its writer.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(descriptor, "rb", buffering=0) as file:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise ImageError(ImageErrorCode.NOT_A_FILE)
+            if etag is not None and _etag(status) != etag:
+                raise ImageError(ImageErrorCode.CHANGED)
+            if status.st_size > max_bytes:
+                raise ImageError(ImageErrorCode.TOO_MANY_BYTES, f"{status.st_size:,} of at most {max_bytes:,}")
+            data = _read_exactly(file, status.st_size)
+            if len(data) < status.st_size or (etag is not None and _etag(os.fstat(descriptor)) != etag):
+                raise ImageError(ImageErrorCode.CHANGED, "while it was read")
+            return data
+    except OSError as error:
+        code = _CODE_OF_ERRNO.get(error.errno or 0, ImageErrorCode.FETCH_FAILED)
+        raise ImageError(code, os.strerror(error.errno) if error.errno else "") from error
+    except ValueError as error:
+        raise ImageError(ImageErrorCode.NOT_FOUND, "the path holds a null character") from error
+
+
+def _read_exactly(file: BinaryIO, size: int) -> bytes:
+    # One read returns at most 2 GiB, and less near an interrupt.
+    parts: list[bytes] = []
+    left = size
+    while left and (part := file.read(left)):
+        parts.append(part)
+        left -= len(part)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _file_info(path: str, status: os.stat_result) -> FileInfo:
+    return FileInfo(
+        uri_from_path(path),
+        status.st_size,
+        _etag(status),
+        datetime.fromtimestamp(status.st_mtime_ns // 1000 / 1e6, UTC),
+    )
+
+
+def _etag(status: os.stat_result) -> str:
+    # What web servers use for files: modification time and size, in hexadecimal.
+    return f"{status.st_mtime_ns:x}-{status.st_size:x}"
+
+
+class LocalDirectory:
+    """A folder whose files appear whole, durable, and never over one another."""
+
+    def __init__(self, path: str) -> None:
+        self._root = Path(os.path.abspath(path))
+        self.uri = str(self._root)
+
+    def entries(self, folder: str = "", *, starts_with: str = "") -> Iterator[str]:
+        try:
+            with os.scandir(self._root / folder) as entries:
+                for entry in entries:
+                    if entry.name.startswith(starts_with):
+                        yield entry.name
+        except FileNotFoundError:
+            return
+
+    def exists(self, name: str) -> bool:
+        return (self._root / name).is_file()
+
+    def open(self, name: str) -> BinaryIO:
+        return (self._root / name).open("rb")
+
+    def read(self, name: str) -> bytes:
+        return (self._root / name).read_bytes()
+
+    def create(self, name: str, data: bytes) -> bool:
+        path = self._root / name
+        partial = self._write_partial(path, data)
+        try:
+            # link() refuses an existing name, where rename() would replace it.
+            os.link(partial, path)
+        except FileExistsError:
+            return False
+        finally:
+            partial.unlink(missing_ok=True)
+        _sync_folder(path.parent)
+        return True
+
+    def replace(self, name: str, data: bytes) -> None:
+        path = self._root / name
+        partial = self._write_partial(path, data)
+        try:
+            os.replace(partial, path)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+        _sync_folder(path.parent)
+
+    def remove(self, name: str) -> None:
+        (self._root / name).unlink(missing_ok=True)
+
+    def _write_partial(self, path: Path, data: bytes) -> Path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.parent / f".{path.name}.{uuid.uuid4().hex}"
+        try:
+            with partial.open("xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+        return partial
+
+
+def _sync_folder(folder: Path) -> None:
+    # Without this a crash of the machine can forget the name although the content is on disk.
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
