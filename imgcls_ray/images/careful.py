@@ -7,8 +7,8 @@ global state, so it can run in threads and beside other users of Pillow.
 from __future__ import annotations
 
 import io
+import struct
 import warnings
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,7 +25,7 @@ from PIL import (
 )
 
 from imgcls_ray.errors import ImageError, ImageErrorCode
-from imgcls_ray.images.containers import check_bmff_complete, check_riff_complete, keep_pixel_chunks
+from imgcls_ray.images.containers import check_bmff_complete, check_riff_complete, is_tiff_complete, keep_pixel_chunks
 from imgcls_ray.images.jpeg import check_jpeg, has_end_of_image, read_jpeg_header
 from imgcls_ray.images.orientation import UPRIGHT, read_orientation, turn_upright
 from imgcls_ray.images.sniff import ImageFormat
@@ -45,11 +45,13 @@ _PLUGINS: dict[ImageFormat, type[ImageFile.ImageFile]] = {
     ImageFormat.TIFF: TiffImagePlugin.TiffImageFile,
 }
 _GREY16_MODES = frozenset({"I;16", "I;16B", "I;16L", "I;16N"})
-# Integers and floats of 32 bits have no agreed black and white; Pillow has no conversion from LAB.
-_UNREADABLE_MODES = frozenset({"I", "F", "LAB", "HSV"})
+# Not among them: integers and floats of 32 bits, which have no agreed black and white, and LAB, which Pillow cannot
+# convert.
+_READABLE_MODES = frozenset({"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr"})
+_PNG_BIT_DEPTH_AT = 24
 _TIFF_BITS_PER_SAMPLE, _TIFF_PHOTOMETRIC = 258, 262
 _TIFF_WHITE_IS_ZERO = 0
-_TIFF_DATA_TAGS = ((273, 279), (324, 325))  # offsets and byte counts, of strips and of tiles
+_FORMATS_WITHOUT_END = frozenset({ImageFormat.GIF, ImageFormat.BMP})
 _MAX_DETAIL_CHARS = 200
 
 
@@ -74,7 +76,7 @@ def decode_with_pillow(data: bytes, image_format: ImageFormat, limits: DecodeLim
     # Everything: plugins that parse bytes from strangers raise whatever their authors did not think of, and one broken
     # file must never cost more than its own row.
     except Exception as exc:
-        raise ImageError(_code_of(exc), _one_line(exc)) from exc
+        raise ImageError(_code_of(exc, data, image_format), _one_line(exc)) from exc
 
 
 def _decode(data: bytes, image_format: ImageFormat, limits: DecodeLimits) -> np.ndarray:
@@ -95,33 +97,35 @@ def _decode(data: bytes, image_format: ImageFormat, limits: DecodeLimits) -> np.
     with _PLUGINS[image_format](io.BytesIO(data)) as image:
         limits.check_size(*image.size)
         if isinstance(image, TiffImagePlugin.TiffImageFile):
-            _check_tiff(image, num_bytes=len(data))
             orientation = UPRIGHT  # Pillow turns TIFFs while it loads them
         image.load()
+        if image_format is ImageFormat.PNG:
+            _scale_colour_key(image, bit_depth=data[_PNG_BIT_DEPTH_AT])
         pixels = _to_rgb(image)
     if orientation is None:
         orientation = read_orientation(image.info.get("exif", b""))
     return turn_upright(pixels, orientation)
 
 
-def _check_tiff(image: TiffImagePlugin.TiffImageFile, *, num_bytes: int) -> None:
-    for offsets_tag, counts_tag in _TIFF_DATA_TAGS:
-        offsets, counts = image.tag_v2.get(offsets_tag), image.tag_v2.get(counts_tag)
-        if not isinstance(offsets, Sequence) or not isinstance(counts, Sequence):
-            continue
-        if any(offset + count > num_bytes for offset, count in zip(offsets, counts, strict=False)):
-            raise ImageError(ImageErrorCode.TRUNCATED, "the TIFF's pixel data reaches beyond the end of the file")
+def _scale_colour_key(image: ImageFile.ImageFile, *, bit_depth: int) -> None:
+    """Bring a PNG's transparent grey or colour to 8 bits, as Pillow does with the pixels but not with the key."""
+    key = image.info.get("transparency")
+    if isinstance(key, tuple) and bit_depth == 16:
+        # Pillow keeps the high bytes; colours that differ from the key in the low ones only become transparent too.
+        image.info["transparency"] = tuple(sample >> 8 for sample in key)
+    elif isinstance(key, int) and image.mode in ("1", "L"):
+        image.info["transparency"] = key * 255 // ((1 << bit_depth) - 1)
 
 
 def _to_rgb(image: ImageFile.ImageFile) -> np.ndarray:
-    if image.mode in _UNREADABLE_MODES:
-        raise ImageError(ImageErrorCode.UNSUPPORTED_FORMAT, f"pixels of Pillow mode {image.mode}")
     if image.mode in _GREY16_MODES:
         return _grey16_to_rgb(image)
-    transparency = image.info.get("transparency")
-    if transparency is None and not image.has_transparency_data:
+    if image.mode not in _READABLE_MODES:
+        raise ImageError(ImageErrorCode.UNSUPPORTED_FORMAT, f"pixels of Pillow mode {image.mode}")
+    if not image.has_transparency_data:
         return np.array(image.convert("RGB"))
-    return _composite_on_white(image.convert("RGBA"))
+    # Pillow would drop the premultiplied alpha of "La" on the direct way.
+    return _composite_on_white((image.convert("LA") if image.mode == "La" else image).convert("RGBA"))
 
 
 def _composite_on_white(rgba: Image.Image) -> np.ndarray:
@@ -139,19 +143,21 @@ def _grey16_to_rgb(image: ImageFile.ImageFile) -> np.ndarray:
         if image.tag_v2.get(_TIFF_PHOTOMETRIC) == _TIFF_WHITE_IS_ZERO:
             samples = white - samples
     grey = ((samples * 255 + white // 2) // white).astype(np.uint8)
-    transparent = image.info.get("transparency")
-    if transparent is not None:
-        grey[samples == transparent] = 255
+    if "transparency" in image.info:
+        grey[samples == image.info["transparency"]] = 255
     return np.repeat(grey[:, :, np.newaxis], 3, axis=2)
 
 
-def _code_of(exc: Exception) -> ImageErrorCode:
+def _code_of(exc: Exception, data: bytes, image_format: ImageFormat) -> ImageErrorCode:
     """Tell by Pillow's words what it does not tell by type; the tests pin the words."""
     text = str(exc).lower()
-    if isinstance(exc, EOFError) or "truncated" in text or "end of file" in text:
-        return ImageErrorCode.TRUNCATED
     if isinstance(exc, NotImplementedError) or "unsupported" in text or "unknown pixel mode" in text:
         return ImageErrorCode.UNSUPPORTED_FORMAT
+    if "truncated" in text or (image_format is ImageFormat.TIFF and not is_tiff_complete(data)):
+        return ImageErrorCode.TRUNCATED
+    # Pillow's plugins read on past the end and trip over what is not there. Elsewhere the file is known to be whole.
+    if image_format in _FORMATS_WITHOUT_END and isinstance(exc.__cause__ or exc, EOFError | IndexError | struct.error):
+        return ImageErrorCode.TRUNCATED
     return ImageErrorCode.CORRUPT
 
 

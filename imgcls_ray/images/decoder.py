@@ -41,6 +41,8 @@ def decode_image(data: bytes | memoryview, limits: DecodeLimits = DEFAULT_LIMITS
         if header.is_fast:
             try:
                 return decode_jpeg_fast(data, header)
+            except ImportError:  # a broken installation must be heard of, not just be slow
+                raise
             # Whatever stopped it, the careful decoder gets the file next and decides what is wrong with it.
             except Exception:
                 pass

@@ -74,24 +74,28 @@ def read_jpeg_header(data: bytes) -> JpegHeader:
     for _ in range(_MAX_SEGMENTS):
         found = _NEXT_MARKER.search(data, position)
         segment = found.end() if found else len(data)
-        end = segment + int.from_bytes(data[segment : segment + 2], "big")
-        if found is None or segment + 2 > len(data) or end > len(data):
+        position = segment + _segment_bytes(data, segment)
+        if position > len(data) or segment + 2 > len(data):
             if frame is None:
                 raise ImageError(ImageErrorCode.TRUNCATED, "the file ends inside its header")
             return JpegHeader(*frame, orientation, scan=None, num_scan_components=0)
         marker = data[segment - 1]
-        if marker == _EOI or end < segment + 2:
-            raise ImageError(ImageErrorCode.CORRUPT, f"unexpected JPEG marker {marker:#x} in the header")
+        if marker == _EOI or position < segment + 2:
+            raise ImageError(ImageErrorCode.CORRUPT, f"JPEG marker {marker:#x} makes no sense in the header")
         if marker == _SOS:
             if frame is None:
                 raise ImageError(ImageErrorCode.CORRUPT, "a JPEG scan comes before the frame header")
-            return JpegHeader(*frame, orientation, segment, data[segment + 2] if end > segment + 2 else 0)
+            return JpegHeader(*frame, orientation, segment, data[segment + 2] if position > segment + 2 else 0)
         if marker in _SOF_MARKERS and frame is None:
-            frame = _read_frame(marker, data[segment + 2 : end])
+            frame = _read_frame(marker, data[segment + 2 : position])
         elif marker == _APP1 and orientation == UPRIGHT:
-            orientation = read_orientation(data[segment + 2 : end])
-        position = end
+            orientation = read_orientation(data[segment + 2 : position])
     raise ImageError(ImageErrorCode.CORRUPT, f"more than {_MAX_SEGMENTS} segments in the JPEG header")
+
+
+def _segment_bytes(data: bytes, segment: int) -> int:
+    """Length of a segment, its own two bytes included."""
+    return data[segment] << 8 | data[segment + 1] if segment + 2 <= len(data) else 0
 
 
 def _read_frame(marker: int, frame: bytes) -> tuple[int, int, int, int, int]:
@@ -123,7 +127,7 @@ def check_jpeg(data: bytes, header: JpegHeader, limits: DecodeLimits) -> None:
 
 def _check_scans(data: bytes, scan: int, max_scans: int) -> None:
     num_scans = 1
-    position = scan + int.from_bytes(data[scan : scan + 2], "big")
+    position = scan + _segment_bytes(data, scan)
     for _ in range(_MAX_SEGMENTS):
         found = _NEXT_MARKER.search(data, position)
         if found is None or data[found.end() - 1] == _EOI:
@@ -133,7 +137,7 @@ def _check_scans(data: bytes, scan: int, max_scans: int) -> None:
             num_scans += 1
             if num_scans > max_scans:
                 raise ImageError(ImageErrorCode.TOO_MANY_SCANS, f"more than {max_scans}")
-        position = segment + max(2, int.from_bytes(data[segment : segment + 2], "big"))
+        position = segment + max(2, _segment_bytes(data, segment))
     raise ImageError(ImageErrorCode.CORRUPT, f"more than {_MAX_SEGMENTS} segments between the JPEG scans")
 
 
