@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import signal
 import sys
-from pathlib import Path  # noqa: TC003 - typer reads annotations when it runs
+from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -138,16 +138,11 @@ def models_new(
     seed: Annotated[int, typer.Option(help="Of the random weights.")] = 0,
 ) -> None:
     """Make a model folder: pretrained (through timm's hub), from --weights, or --random."""
-    from imgcls_ray.models.new import imagenet_class_names, new_model_folder, read_class_names
+    from imgcls_ray.models.new import default_class_names, new_model_folder, read_class_names
 
     if weights is not None and random:
         raise UsageError("--weights and --random exclude each other")
-    if labels is not None:
-        class_names = read_class_names(labels, num_classes=num_classes)
-    elif num_classes is None or num_classes == 1000:
-        class_names = imagenet_class_names()
-    else:
-        class_names = [f"class_{i}" for i in range(num_classes)]
+    class_names = read_class_names(labels, num_classes=num_classes) if labels else default_class_names(num_classes)
     folder = new_model_folder(
         name, output, class_names=class_names, weights=weights, random_seed=seed if random else None
     )

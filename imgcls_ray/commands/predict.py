@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _ADVICE = {
     "fetch": "most of the workers' time went into waiting for bytes: the storage is the slowest stage",
     "decode": "most of the workers' time went into decoding and resizing: more CPU cores would help most",
-    "forward": "most of the workers' time went into the network: a faster engine, a GPU or a smaller model would help most",
+    "forward": "most of the workers' time went into the network: a GPU or a smaller model would help most",
     "write": "most of the workers' time went into writing part files: the store's storage is the slowest stage",
 }
 

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import pyarrow.parquet as pq
 
 from imgcls_ray.data.schema import parse_part_name
+from imgcls_ray.errors import ImageErrorCode
+from imgcls_ray.storage.http import is_url
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,6 +32,15 @@ class Answer(NamedTuple):
     """Name of the part file."""
     row: int
     """Place in the part file."""
+
+    @property
+    def is_asked_again(self) -> bool:
+        """Whether the same version of the input is planned again: its row holds a failure that may pass."""
+        if self.error is None:
+            return False
+        code = ImageErrorCode(self.error)
+        # A path that was missing shows its version once it is there; an address never does, so it is asked again.
+        return code.is_transient or (code is ImageErrorCode.NOT_FOUND and is_url(self.uri))
 
 
 def all_answers(store: LabelStore) -> Iterator[Answer]:

@@ -22,16 +22,12 @@ import pyarrow.parquet as pq
 
 from imgcls_ray.errors import InputError
 from imgcls_ray.storage.http import is_url
-from imgcls_ray.storage.local import FileInfo, list_folder, path_from_uri, scheme_of, stat_file, uri_from_path
+from imgcls_ray.storage.local import FileInfo, list_folder, may_be_image, path_from_uri, scheme_of, stat_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 _LIST_SUFFIXES = (".txt", ".csv", ".parquet")
-# What data sets keep beside their images. Anything else is an input, whatever its name: content decides.
-_NOT_IMAGES = frozenset(
-    {".txt", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".md", ".parquet", ".log", ".bak", ".py"}
-)
 _ROWS_IN_MEMORY = 200_000
 
 
@@ -113,10 +109,10 @@ def _glob_root(pattern: str) -> str:
 
 def _only_images(files: Iterable[FileInfo], counts: ListingCounts) -> Iterator[FileInfo]:
     for info in files:
-        if os.path.splitext(info.uri)[1].lower() in _NOT_IMAGES:
-            counts.not_images += 1
-        else:
+        if may_be_image(info.uri):
             yield info
+        else:
+            counts.not_images += 1
 
 
 def _distinct(files: Iterable[FileInfo], counts: ListingCounts) -> Iterator[FileInfo]:
@@ -215,6 +211,3 @@ def _read_chunk(path: str) -> Iterator[FileInfo]:
     with pq.ParquetFile(path) as file:
         for batch in file.iter_batches(batch_size=4096):
             yield from map(FileInfo._make, zip(*(column.to_pylist() for column in batch.columns), strict=True))
-
-
-__all__ = ["ListingCounts", "check_input", "is_single_file", "list_inputs", "uri_from_path"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import logging
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -82,19 +83,22 @@ def _map_units(
 ) -> Dataset:
     from ray.data import ActorPoolStrategy
 
-    return dataset.map_batches(
-        stage,
-        fn_constructor_args=arguments,
-        # A block is one unit and goes to the actor whole. Where GPUs are used Ray Data wants a number: 1 row, 1 unit.
-        batch_size=1 if on_gpu else None,
-        batch_format="pyarrow",
-        num_cpus=0 if on_gpu else 1,
-        num_gpus=1 if on_gpu else None,
-        compute=ActorPoolStrategy(size=num_actors),
-        # Ray's own default retries a unit that kills its worker for ever.
-        max_restarts=_MAX_TASK_RETRIES,
-        max_task_retries=_MAX_TASK_RETRIES,
-    )
+    with warnings.catch_warnings():
+        # The bounds on restarts and retries have no named parameters yet; Ray 2.64, which drops these, is out of range.
+        warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
+        return dataset.map_batches(
+            stage,
+            fn_constructor_args=arguments,
+            # A block is one unit and goes to its actor whole; with GPUs Ray Data wants a number: one row, one unit.
+            batch_size=1 if on_gpu else None,
+            batch_format="pyarrow",
+            num_cpus=0 if on_gpu else 1,
+            num_gpus=1 if on_gpu else None,
+            compute=ActorPoolStrategy(size=num_actors),
+            # Ray's own default retries a unit that kills its worker for ever.
+            max_restarts=_MAX_TASK_RETRIES,
+            max_task_retries=_MAX_TASK_RETRIES,
+        )
 
 
 def _quiet_ray_data() -> None:

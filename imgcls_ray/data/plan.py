@@ -19,8 +19,7 @@ import pyarrow.parquet as pq
 from imgcls_ray.data.answers import newest_answers
 from imgcls_ray.data.schema import PLAN_SCHEMA, image_id
 from imgcls_ray.data.store import encode_json, now
-from imgcls_ray.errors import ImageErrorCode, StoreInUseError
-from imgcls_ray.storage.http import is_url
+from imgcls_ray.errors import StoreInUseError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -67,7 +66,7 @@ def unanswered(files: Iterable[FileInfo], store: LabelStore | None, counts: Plan
             counts.new += 1
         elif info.etag is not None and info.etag != newest.etag:
             counts.changed += 1
-        elif _is_retried(info, newest):
+        elif newest.is_asked_again:
             counts.retried += 1
         else:
             counts.answered += 1
@@ -81,14 +80,6 @@ def _beside(files: Iterable[FileInfo], answers: Iterator[Answer]) -> Iterator[_L
         while newest is not None and newest.uri < info.uri:
             newest = next(answers, None)
         yield _Listed(info, newest if newest is not None and newest.uri == info.uri else None)
-
-
-def _is_retried(info: FileInfo, newest: Answer) -> bool:
-    if newest.error is None:
-        return False
-    code = ImageErrorCode(newest.error)
-    # A path that was missing shows its version once it is there; an address never does, so it is asked again.
-    return code.is_transient or (code is ImageErrorCode.NOT_FOUND and is_url(info.uri))
 
 
 def default_unit_size(weights_bytes: int) -> int:

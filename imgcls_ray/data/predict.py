@@ -12,7 +12,6 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
@@ -38,7 +37,8 @@ from imgcls_ray.errors import JobFailedError
 from imgcls_ray.images.limits import DecodeLimits
 from imgcls_ray.models.classifier import StageSeconds
 from imgcls_ray.models.engines import prepare_engine
-from imgcls_ray.models.folder import WEIGHTS_FILE, open_model_folder
+from imgcls_ray.models.folder import WEIGHTS_FILE
+from imgcls_ray.models.new import open_model
 from imgcls_ray.storage import FetchLimits, open_directory
 from imgcls_ray.storage.local import path_from_uri
 
@@ -121,7 +121,7 @@ def predict(config: PredictConfig, console: Console) -> PredictReport:
         JobFailedError: a worker failed for good; what is written stays.
     """
     start = time.monotonic()
-    folder = open_model_folder(Path(config.model))
+    folder = open_model(config.model)
     check_input(config.input)
     directory = open_directory(config.output)
     identity = _identity(config, folder)

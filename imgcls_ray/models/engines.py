@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import tempfile
+import warnings
 from contextlib import nullcontext
 from importlib.metadata import version
 from pathlib import Path
@@ -222,7 +223,9 @@ def _converted_network(folder: ModelFolder, *, embedding: bool) -> Path:
     import torch
 
     size = spec.preprocess.crop_size
-    with torch.no_grad():
+    with torch.no_grad(), warnings.catch_warnings():
+        # OpenVINO's converter traces with a part of torch that announces its end; nothing here can act on it.
+        warnings.simplefilter("ignore", FutureWarning)
         converted = ov.convert_model(
             _from_uint8(folder, embedding=embedding),
             example_input=torch.zeros(2, size, size, 3, dtype=torch.uint8),

@@ -122,6 +122,7 @@ def save_model_folder(
     try:
         state = {key: tensor.detach().cpu().contiguous() for key, tensor in network.state_dict().items()}
         save_file(state, partial / WEIGHTS_FILE)
+        (partial / WEIGHTS_FILE).chmod(0o666 & ~_umask())
         spec = _make_spec(
             name=name,
             timm_name=timm_name,

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imgcls_ray.errors import ModelFolderError, WeightsError
 from imgcls_ray.images.preprocess import Preprocess
-from imgcls_ray.models.folder import save_model_folder
+from imgcls_ray.models.engines import cache_dir
+from imgcls_ray.models.folder import open_model_folder, save_model_folder
 from imgcls_ray.models.zoo import build_network, find_model
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from torch import nn
 
@@ -67,6 +69,35 @@ def new_model_folder(
         class_names=class_names,
         preprocess=preprocess,
     )
+
+
+def is_model_path(model: str) -> bool:
+    """Whether a ``--model`` means a folder rather than a name of the zoo."""
+    return os.sep in model or os.path.exists(model)
+
+
+def open_model(model: str) -> ModelFolder:
+    """Open a model folder, or the pretrained model of a zoo name, which is fetched once and kept.
+
+    Raises:
+        ModelFolderError: the folder is unreadable or does not fit together.
+        UnknownModelError: neither a folder nor a name of the zoo; with the nearest names.
+        WeightsError: the pretrained weights cannot be had.
+    """
+    if is_model_path(model):
+        return open_model_folder(Path(model))
+    find_model(model)
+    kept = cache_dir() / "models" / model
+    if not kept.exists():
+        new_model_folder(model, kept, class_names=imagenet_class_names())
+    return open_model_folder(kept)
+
+
+def default_class_names(num_classes: int | None) -> list[str]:
+    """ImageNet's names for its 1,000 classes, else ``class_0`` and on."""
+    if num_classes is None or num_classes == 1000:
+        return imagenet_class_names()
+    return [f"class_{i}" for i in range(num_classes)]
 
 
 def imagenet_class_names() -> list[str]:

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://")
+# What data sets keep beside their images. Anything else may be an image, whatever its name: content decides.
+_NOT_IMAGES = frozenset(
+    {".txt", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".md", ".parquet", ".log", ".bak", ".py"}
+)
 _CODE_OF_ERRNO = {
     errno.ENOENT: ImageErrorCode.NOT_FOUND,
     errno.ENOTDIR: ImageErrorCode.NOT_FOUND,
@@ -69,6 +73,11 @@ def stat_file(path: str) -> FileInfo:
         return _file_info(path, os.stat(path))
     except OSError:
         return FileInfo(uri_from_path(path), None, None, None)
+
+
+def may_be_image(uri: str) -> bool:
+    """Whether a file found in a folder is taken for an input: texts and tables are not, by their names."""
+    return os.path.splitext(uri)[1].lower() not in _NOT_IMAGES
 
 
 def list_folder(folder: str, *, leave_out: str | None = None) -> Iterator[FileInfo]:

@@ -1,0 +1,81 @@
+"""``imgcls store``: what a label store holds, whether it is sound, and its newest rows."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+from imgcls_ray.data.export import write_jsonl, write_latest
+from imgcls_ray.data.lease import lease_holder
+from imgcls_ray.data.store import open_store
+from imgcls_ray.data.verify import verify_store
+from imgcls_ray.errors import JobFailedError
+from imgcls_ray.storage import open_directory
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_MAX_PROBLEMS_SHOWN = 20
+
+
+def status(uri: str) -> None:
+    store = open_store(open_directory(uri))
+    console = Console(highlight=False)
+    identity = store.identity
+    columns = "".join(f", {name}" for name in ("embedding", "logits") if getattr(identity, name))
+    console.print(f"{store.uri}: {identity.model}, {identity.num_classes:,} classes, top {identity.top_k}{columns}")
+    console.print(f"fingerprint {identity.fingerprint}")
+    finished, planned = store.finished_runs(), store.planned_runs()
+    table = Table("run", "state", "images", "ok", "errors", "images/s", "finished")
+    for column in table.columns[2:6]:
+        column.justify = "right"
+    for run in sorted({*finished, *planned}):
+        if run in finished:
+            record = store.run_record(run)
+            num_ok = record["counts"].get("ok", 0)
+            table.add_row(
+                f"{run:04d}",
+                "finished",
+                f"{record['num_images']:,}",
+                f"{num_ok:,}",
+                f"{record['num_images'] - num_ok:,}",
+                f"{record['images_per_s']:,}",
+                record["finished"],
+            )
+            continue
+        answered = store.answered_units(run)
+        num_done = sum(unit.num_rows for unit in store.units(run) if unit.number in answered)
+        num_images = store.plan_record(run)["num_images"]
+        table.add_row(f"{run:04d}", f"open, {num_done:,} have their row", f"{num_images:,}")
+    console.print(table)
+    if holder := lease_holder(store.directory):
+        console.print(f"in use by {holder}")
+
+
+def verify(uri: str) -> None:
+    store = open_store(open_directory(uri))
+    report = verify_store(store)
+    console = Console(highlight=False)
+    counts = ", ".join(f"{code} {count:,}" for code, count in report.counts.most_common())
+    console.print(f"{store.uri}: {report.num_planned:,} inputs planned, {report.num_rows:,} rows ({counts or 'none'})")
+    for problem in report.problems[:_MAX_PROBLEMS_SHOWN]:
+        console.print(f"  {problem}", markup=False)
+    if report.num_problems > _MAX_PROBLEMS_SHOWN:
+        console.print(f"  and {report.num_problems - _MAX_PROBLEMS_SHOWN:,} more")
+    if not report.is_sound:
+        raise JobFailedError(
+            f"{store.uri}: {report.num_problems:,} problems, {report.num_missing:,} inputs without a row, "
+            f"{report.num_doubled:,} rows doubled"
+        )
+    console.print("every planned input has exactly one row")
+
+
+def latest(uri: str, output: Path | None) -> None:
+    store = open_store(open_directory(uri))
+    if output is None:
+        write_jsonl(store, sys.stdout)
+        return
+    print(f"{output}: {write_latest(store, output):,} rows")

@@ -1,0 +1,167 @@
+"""The newest row of every input, as one stream: files for other tools, and annotated samples for people."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from imgcls_ray.data.answers import newest_answers
+from imgcls_ray.data.store import open_store
+from imgcls_ray.errors import ImageError, ImageErrorCode, UsageError
+from imgcls_ray.images.limits import DecodeLimits
+from imgcls_ray.models.results import Result
+from imgcls_ray.storage import FetchLimits, fetch, open_directory
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from imgcls_ray.config import PredictConfig
+    from imgcls_ray.data.store import LabelStore
+
+_BATCH_ROWS = 8192
+FORMATS = ("parquet", "jsonl", "csv")
+
+
+def latest_rows(store: LabelStore) -> Iterator[pa.Table]:
+    """The newest row of every input, sorted by URI, in tables of some thousand rows."""
+    parts = _PartReader(store)
+    answers = newest_answers(store)
+    while batch := list(itertools.islice(answers, _BATCH_ROWS)):
+        # Neighbours mostly lie in one part: each run of them is one slice.
+        slices = [
+            parts.rows(part, [answer.row for answer in group])
+            for part, group in itertools.groupby(batch, key=lambda answer: answer.part)
+        ]
+        yield pa.concat_tables(slices)
+
+
+class _PartReader:
+    """Reads rows of parts; keeps the few parts that the merge of the runs goes through at a time."""
+
+    _MAX_OPEN = 8
+
+    def __init__(self, store: LabelStore) -> None:
+        self._store = store
+        self._parts: dict[str, pa.Table] = {}
+
+    def rows(self, part: str, rows: list[int]) -> pa.Table:
+        if part not in self._parts:
+            while len(self._parts) >= self._MAX_OPEN:
+                del self._parts[next(iter(self._parts))]
+            with self._store.directory.open(part) as file:
+                self._parts[part] = pq.ParquetFile(file).read()
+        # To the end of the dict: the least recently used part goes first.
+        table = self._parts[part] = self._parts.pop(part)
+        return table.take(rows)
+
+
+def write_latest(store: LabelStore, path: Path) -> int:
+    """Write the newest rows to a ``.parquet``, ``.jsonl`` or ``.csv`` file, whole or not at all. Returns their number.
+
+    Raises:
+        UsageError: another suffix, or a path that cannot be written.
+    """
+    kind = path.suffix.lower().lstrip(".")
+    if kind not in FORMATS:
+        raise UsageError(f"{path}: the newest rows are written as .parquet, .jsonl or .csv")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, partial = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be written: {error.strerror}") from error
+    os.close(descriptor)
+    try:
+        if kind == "parquet":
+            num_rows = _write_parquet(store, partial)
+        else:
+            with open(partial, "w", encoding="utf-8", newline="") as file:
+                num_rows = (write_jsonl if kind == "jsonl" else _write_csv)(store, file)
+        os.chmod(partial, 0o644)
+        os.replace(partial, path)
+    except BaseException:
+        Path(partial).unlink(missing_ok=True)
+        raise
+    return num_rows
+
+
+def export_latest(store_uri: str, kind: str) -> Path:
+    """Write ``exports/latest.KIND`` inside a store."""
+    store = open_store(open_directory(store_uri))
+    path = Path(store.uri) / "exports" / f"latest.{kind}"
+    write_latest(store, path)
+    return path
+
+
+def write_jsonl(store: LabelStore, file: TextIO) -> int:
+    """Write the newest rows as one JSON object a line."""
+    num_rows = 0
+    for table in latest_rows(store):
+        for row in table.to_pylist():
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        num_rows += table.num_rows
+    return num_rows
+
+
+def _write_parquet(store: LabelStore, path: str) -> int:
+    num_rows = 0
+    with pq.ParquetWriter(path, store.schema, compression="zstd") as writer:
+        for table in latest_rows(store):
+            writer.write_table(table.cast(store.schema))
+            num_rows += table.num_rows
+    return num_rows
+
+
+def _write_csv(store: LabelStore, file: TextIO) -> int:
+    """Lists travel as JSON inside their cell."""
+    writer = csv.writer(file)
+    writer.writerow(store.schema.names)
+    num_rows = 0
+    for table in latest_rows(store):
+        for row in table.to_pylist():
+            writer.writerow([_cell(value) for value in row.values()])
+        num_rows += table.num_rows
+    return num_rows
+
+
+def _cell(value: Any) -> Any:
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, list) else value
+
+
+def save_samples(config: PredictConfig) -> Path:
+    """Leave annotated pictures of ``config.save_images`` inputs, spread over the newest rows, under ``samples/``."""
+    store = open_store(open_directory(config.output))
+    folder = Path(store.uri) / "samples"
+    total = sum(1 for _ in newest_answers(store))
+    wanted = {total * i // config.save_images for i in range(min(config.save_images, total))}
+    position = 0
+    for table in latest_rows(store):
+        chosen = [i for i in range(table.num_rows) if position + i in wanted]
+        for row in table.take(chosen).to_pylist():
+            _sample(row, config).save_to_img(folder)
+        position += table.num_rows
+    return folder
+
+
+def _sample(row: dict[str, Any], config: PredictConfig) -> Result:
+    if row["error"] is not None:
+        return Result(row["uri"], error=ImageError(ImageErrorCode(row["error"])))
+
+    def load_pixels() -> Any:
+        from imgcls_ray.images.decoder import decode_image
+
+        limits = FetchLimits(config.max_image_bytes, config.fetch_timeout_s, config.allow_private_urls)
+        data = fetch(row["uri"], row["etag"], limits)
+        return decode_image(data, DecodeLimits(config.max_image_bytes, config.max_image_pixels))
+
+    return Result(row["uri"], label_names=tuple(row["labels"]), scores=tuple(row["scores"]), load_pixels=load_pixels)
+
+
+__all__ = ["FORMATS", "export_latest", "latest_rows", "save_samples", "write_jsonl", "write_latest"]

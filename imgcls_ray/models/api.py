@@ -1,0 +1,230 @@
+"""Label images from Python, without a cluster: ``create_model(...).predict(...)``.
+
+Inputs are read, decoded and classified lazily, in true batches: a generator over a million paths holds two batches.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import os
+import tempfile
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from imgcls_ray.errors import ImageError, ImageErrorCode
+from imgcls_ray.images.decoder import decode_image, decode_picture
+from imgcls_ray.images.limits import DecodeLimits
+from imgcls_ray.images.preprocess import preprocess_image
+from imgcls_ray.models.classifier import ImageClassifier, ModelInput
+from imgcls_ray.models.new import default_class_names, is_model_path, new_model_folder, open_model
+from imgcls_ray.models.results import Result
+from imgcls_ray.storage import FetchLimits, fetch
+from imgcls_ray.storage.http import is_url
+from imgcls_ray.storage.local import list_folder, may_be_image, path_from_uri
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from imgcls_ray.models.engines import EngineName, Precision
+    from imgcls_ray.models.folder import ModelFolder
+
+
+class _Source(NamedTuple):
+    """One image of the input, not yet read."""
+
+    name: str
+    content: Any
+
+
+class Model:
+    """A model ready to label; made by ``create_model``. One thread at a time may predict."""
+
+    def __init__(
+        self,
+        folder: ModelFolder,
+        *,
+        engine: EngineName,
+        device: str,
+        precision: Precision,
+        decode_limits: DecodeLimits,
+        fetch_limits: FetchLimits,
+        temporary: tempfile.TemporaryDirectory[str] | None = None,
+    ) -> None:
+        self.folder = folder
+        # The network is read from the folder when it is first needed: a folder made for this model lives as long.
+        self._temporary = temporary
+        self._load = functools.partial(
+            ImageClassifier.load, folder, engine=engine, device=device, precision=precision, limits=decode_limits
+        )
+        self._decode_limits, self._fetch_limits = decode_limits, fetch_limits
+        self._classifier: ImageClassifier | None = None
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """In the order of the network's outputs."""
+        return self.folder.spec.class_names
+
+    def predict(self, inputs: Any, *, batch_size: int = 8, top_k: int = 5) -> Iterator[Result]:
+        """Label images, lazily, one result each, in order; an input that cannot be read is a result with an error.
+
+        Args:
+            inputs: a path, folder (recursive), http(s) address, encoded bytes, PIL image or uint8 (H, W, 3) RGB array;
+                or any iterable of these, mixed as you like.
+            batch_size: images per forward pass.
+            top_k: labels per image, at most the number of classes.
+
+        Raises:
+            InputError: a folder among the inputs cannot be listed.
+            ValueError: batch_size or top_k is not positive.
+        """
+        if batch_size < 1 or top_k < 1:
+            raise ValueError(f"batch_size and top_k must be positive, got {batch_size} and {top_k}")
+        return self._predict(_sources(inputs), batch_size, top_k)
+
+    def _predict(self, sources: Iterator[_Source], batch_size: int, top_k: int) -> Iterator[Result]:
+        classifier = self._classifier_for(batch_size, top_k)
+        with ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="decode") as executor:
+            ahead = self._submit(sources, batch_size, executor)
+            while ahead:
+                batch, ahead = ahead, self._submit(sources, batch_size, executor)
+                decoded = [future.result() for _, future in batch]
+                for (source, _), answer in zip(batch, classifier.classify_inputs(decoded), strict=True):
+                    if isinstance(answer, ImageError):
+                        yield Result(source.name, error=answer)
+                        continue
+                    yield Result(
+                        source.name,
+                        class_ids=tuple(int(i) for i in answer.class_ids),
+                        label_names=tuple(self.class_names[i] for i in answer.class_ids),
+                        scores=tuple(float(score) for score in answer.scores),
+                        width=answer.width,
+                        height=answer.height,
+                        load_pixels=functools.partial(self._pixels, source),
+                    )
+
+    def _submit(self, sources: Iterator[_Source], count: int, executor: ThreadPoolExecutor) -> list[Any]:
+        """Start to read and decode the next batch, while the engine works on this one."""
+        return [(source, executor.submit(self._model_input, source)) for source in itertools.islice(sources, count)]
+
+    def _classifier_for(self, batch_size: int, top_k: int) -> ImageClassifier:
+        top_k = min(top_k, len(self.class_names))
+        if self._classifier is None or self._classifier.batch_size != batch_size:
+            self._classifier = self._load(batch_size=batch_size, top_k=top_k)
+        self._classifier.top_k = top_k
+        return self._classifier
+
+    def _model_input(self, source: _Source) -> ModelInput | ImageError:
+        try:
+            pixels = self._pixels(source)
+        except ImageError as error:
+            return error
+        model_input = preprocess_image(pixels, self.folder.spec.preprocess)
+        return ModelInput(model_input, width=pixels.shape[1], height=pixels.shape[0])
+
+    def _pixels(self, source: _Source) -> np.ndarray:
+        content = source.content
+        if isinstance(content, str):
+            content = fetch(content, None, self._fetch_limits)
+        if isinstance(content, bytes | bytearray | memoryview):
+            return decode_image(bytes(content), self._decode_limits)
+        if isinstance(content, np.ndarray):
+            return _checked_array(content)
+        if hasattr(content, "convert") and hasattr(content, "getexif"):
+            return decode_picture(content, self._decode_limits)
+        raise ImageError(
+            ImageErrorCode.UNSUPPORTED_FORMAT,
+            f"a {type(content).__name__}; expected a path, address, bytes, PIL image or uint8 (H, W, 3) array",
+        )
+
+
+def create_model(
+    model: str | os.PathLike[str],
+    *,
+    num_classes: int | None = None,
+    pretrained: bool = True,
+    engine: EngineName = "auto",
+    device: str = "cpu",
+    precision: Precision = "auto",
+    max_image_bytes: int = DecodeLimits.max_bytes,
+    max_image_pixels: int = DecodeLimits.max_pixels,
+    allow_private_urls: bool = False,
+) -> Model:
+    """Open a model folder, or make a model of the zoo, ready to label images.
+
+    Args:
+        model: model folder, or a name of the zoo such as ``PP-LCNet_x1_0``.
+        num_classes: of a zoo model, if not ImageNet's 1,000.
+        pretrained: take timm's weights for a zoo model; otherwise random ones.
+        engine: ``auto`` takes OpenVINO on a CPU and torch on a GPU.
+        device: ``cpu``, ``cuda`` or ``cuda:N``.
+        precision: ``auto`` takes bf16 where the processor computes it natively.
+        max_image_bytes: larger inputs are ``too_many_bytes``.
+        max_image_pixels: larger pictures are ``too_many_pixels``.
+        allow_private_urls: let addresses reach loopback, private and link-local hosts.
+
+    Raises:
+        ModelFolderError: the folder is unreadable or does not fit together.
+        UnknownModelError: neither a folder nor a name of the zoo; with the nearest names.
+        WeightsError: the pretrained weights cannot be had.
+    """
+    path = os.fspath(model)
+    made = None
+    if is_model_path(path) or (pretrained and num_classes is None):
+        folder = open_model(path)
+    else:
+        made = tempfile.TemporaryDirectory(prefix="imgcls-model-")
+        folder = new_model_folder(
+            path,
+            Path(made.name) / path,
+            class_names=default_class_names(num_classes),
+            random_seed=None if pretrained else 0,
+        )
+    return Model(
+        folder,
+        engine=engine,
+        device=device,
+        precision=precision,
+        decode_limits=DecodeLimits(max_bytes=max_image_bytes, max_pixels=max_image_pixels),
+        fetch_limits=FetchLimits(max_bytes=max_image_bytes, allow_private_urls=allow_private_urls),
+        temporary=made,
+    )
+
+
+def _sources(inputs: Any) -> Iterator[_Source]:
+    numbers = itertools.count()
+    yield from _sources_of(inputs, numbers)
+
+
+def _sources_of(item: Any, numbers: Iterator[int]) -> Iterator[_Source]:
+    if isinstance(item, str | os.PathLike):
+        yield from _sources_of_path(os.fspath(item))
+    elif isinstance(item, bytes | bytearray | memoryview | np.ndarray) or not isinstance(item, Iterable):
+        yield _Source(getattr(item, "filename", "") or f"image_{next(numbers)}", item)
+    else:
+        for part in item:
+            yield from _sources_of(part, numbers)
+
+
+def _sources_of_path(path: str) -> Iterator[_Source]:
+    if is_url(path):
+        yield _Source(path, path)
+    elif os.path.isdir(folder := path_from_uri(path)):
+        for info in list_folder(folder):
+            if may_be_image(info.uri):
+                yield _Source(info.uri, info.uri)
+    else:
+        yield _Source(path, path)
+
+
+def _checked_array(pixels: np.ndarray) -> np.ndarray:
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or 0 in pixels.shape:
+        raise ImageError(
+            ImageErrorCode.UNSUPPORTED_FORMAT, f"an array {pixels.dtype} {pixels.shape}; expected uint8 (H, W, 3), RGB"
+        )
+    # Contiguous and writable, as the resize wants it; the caller's array stays as it is.
+    return np.array(pixels, order="C")
