@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import struct
 import warnings
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,6 +32,8 @@ from imgcls_ray.images.orientation import UPRIGHT, read_orientation, turn_uprigh
 from imgcls_ray.images.sniff import ImageFormat
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from imgcls_ray.images.limits import DecodeLimits
 
 # The classes themselves instead of Image.open: it would say only "cannot identify", and here no other plugin, above all
@@ -64,9 +67,27 @@ def decode_with_pillow(data: bytes, image_format: ImageFormat, limits: DecodeLim
     Raises:
         ImageError: Anything that went wrong.
     """
+    with _as_image_errors(data, image_format):
+        return _decode(data, image_format, limits)
+
+
+def read_pillow_image(image: Image.Image, limits: DecodeLimits) -> np.ndarray:
+    """Bring an image that is already Pillow's, loaded or not, to the same form under the same rules; it stays as it is.
+
+    Raises:
+        ImageError: As ``decode_with_pillow``, except that there is no file to call cut.
+    """
+    with _as_image_errors():
+        limits.check_size(*image.size)
+        image.load()
+        return turn_upright(_to_rgb(image), read_orientation(image.info.get("exif", b"")))
+
+
+@contextmanager
+def _as_image_errors(data: bytes = b"", image_format: ImageFormat | None = None) -> Iterator[None]:
     _silence_metadata_warnings()
     try:
-        return _decode(data, image_format, limits)
+        yield
     except ImageError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as exc:
@@ -117,7 +138,7 @@ def _scale_colour_key(image: ImageFile.ImageFile, *, bit_depth: int) -> None:
         image.info["transparency"] = key * 255 // ((1 << bit_depth) - 1)
 
 
-def _to_rgb(image: ImageFile.ImageFile) -> np.ndarray:
+def _to_rgb(image: Image.Image) -> np.ndarray:
     if image.mode in _GREY16_MODES:
         return _grey16_to_rgb(image)
     if image.mode not in _READABLE_MODES:
@@ -134,7 +155,7 @@ def _composite_on_white(rgba: Image.Image) -> np.ndarray:
     return np.array(white)
 
 
-def _grey16_to_rgb(image: ImageFile.ImageFile) -> np.ndarray:
+def _grey16_to_rgb(image: Image.Image) -> np.ndarray:
     """Scale by the depth that the file declares, so that 4095 is white in a 12-bit file and grey in a 16-bit one."""
     samples = np.asarray(image).astype(np.uint32)
     white = 0xFFFF
@@ -148,7 +169,7 @@ def _grey16_to_rgb(image: ImageFile.ImageFile) -> np.ndarray:
     return np.repeat(grey[:, :, np.newaxis], 3, axis=2)
 
 
-def _code_of(exc: Exception, data: bytes, image_format: ImageFormat) -> ImageErrorCode:
+def _code_of(exc: Exception, data: bytes, image_format: ImageFormat | None) -> ImageErrorCode:
     """Tell by Pillow's words what it does not tell by type; the tests pin the words."""
     text = str(exc).lower()
     if isinstance(exc, NotImplementedError) or "unsupported" in text or "unknown pixel mode" in text:

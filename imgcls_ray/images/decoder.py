@@ -10,15 +10,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from imgcls_ray.errors import ImageError, ImageErrorCode
-from imgcls_ray.images.careful import decode_with_pillow
+from imgcls_ray.images.careful import decode_with_pillow, read_pillow_image
 from imgcls_ray.images.jpeg import check_jpeg, decode_jpeg_fast, read_jpeg_header
 from imgcls_ray.images.limits import DEFAULT_LIMITS, DecodeLimits
 from imgcls_ray.images.sniff import ImageFormat, sniff_format
 
 if TYPE_CHECKING:
     import numpy as np
+    from PIL import Image
 
-__all__ = ["DEFAULT_LIMITS", "DecodeLimits", "decode_careful", "decode_image"]
+__all__ = ["DEFAULT_LIMITS", "DecodeLimits", "decode_careful", "decode_image", "decode_picture"]
 
 
 def decode_image(data: bytes | memoryview, limits: DecodeLimits = DEFAULT_LIMITS) -> np.ndarray:
@@ -53,6 +54,11 @@ def decode_careful(data: bytes | memoryview, limits: DecodeLimits = DEFAULT_LIMI
     """Decode one image with Pillow whatever its format; promises and errors as ``decode_image``."""
     data = bytes(data)
     return decode_with_pillow(data, _check_bytes(data, limits), limits)
+
+
+def decode_picture(picture: Image.Image, limits: DecodeLimits = DEFAULT_LIMITS) -> np.ndarray:
+    """Bring a Pillow image that a caller holds to the form, and under the rules, of ``decode_image``."""
+    return read_pillow_image(picture, limits)
 
 
 def _check_bytes(data: bytes, limits: DecodeLimits) -> ImageFormat:
