@@ -40,8 +40,6 @@ def start_ray(*, num_gpus: int) -> None:
 
     if ray.is_initialized():
         return
-    # Ray's core warns on stderr of things that are meant here, such as actors that restart; our failures have words.
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     if os.environ.get("RAY_ADDRESS"):
         ray.init(logging_level=logging.ERROR, log_to_driver=False)

@@ -95,7 +95,7 @@ class UnitLabeller:
     """Fetches, decodes, classifies and commits units on one core."""
 
     def __init__(self, task: LabelTask, num_threads: int = 1) -> None:
-        _one_thread_per_operation()
+        _warm_up_decoder()
         self._task = task
         self._store = open_store(open_directory(task.store))
         self._classifier = task.load_classifier(task.open_model(), device="cpu", num_threads=num_threads)
@@ -121,7 +121,7 @@ class UnitDecoder:
     """
 
     def __init__(self, task: LabelTask) -> None:
-        _one_thread_per_operation()
+        _warm_up_decoder()
         self._task = task
         self._store = open_store(open_directory(task.store))
         self._preprocess = task.open_model().spec.preprocess
@@ -262,8 +262,9 @@ def _counts(unit: Unit, codes: Counter[str], seconds: StageSeconds, *, committed
     )
 
 
-def _one_thread_per_operation() -> None:
-    # One actor is one core: torch's resize would otherwise start a thread per core in every actor.
+def _warm_up_decoder() -> None:
     import torch
+    import torchvision.io  # noqa: F401 - a second of import that belongs to the start, not to the first image
 
+    # One actor is one core: torch's resize would otherwise start a thread per core in every actor.
     torch.set_num_threads(1)

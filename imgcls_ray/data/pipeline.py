@@ -96,7 +96,6 @@ def _map_units(
             num_gpus=1 if on_gpu else None,
             compute=ActorPoolStrategy(size=num_actors),
             # Ray's own default retries a unit that kills its worker for ever.
-            max_restarts=_MAX_TASK_RETRIES,
             max_task_retries=_MAX_TASK_RETRIES,
         )
 

@@ -1,0 +1,110 @@
+"""``imgcls demo``: the main job from end to end on pictures that it draws itself. Needs no network."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from imgcls_ray.commands import predict as predict_command
+from imgcls_ray.data.export import latest_rows
+from imgcls_ray.data.store import open_store
+from imgcls_ray.demo.draw import draw_dataset
+from imgcls_ray.demo.fit import IMAGE_SIZE, NUM_EPOCHS, NUM_IMAGES_PER_CLASS, fit_demo_model
+from imgcls_ray.errors import UsageError
+from imgcls_ray.images.decoder import decode_image
+from imgcls_ray.images.preprocess import Preprocess, preprocess_image
+from imgcls_ray.models.folder import save_model_folder
+from imgcls_ray.models.zoo import build_network, find_model
+from imgcls_ray.storage import open_directory
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from imgcls_ray.demo.draw import DemoDataset
+
+_MODEL_NAME = "PP-LCNet_x0_25"
+_TO_LABEL_PER_CLASS = 32
+_NUM_SAMPLES = 12
+_NUM_SHOWN = 8
+
+
+def run(output: Path) -> None:
+    """Draw, train, label, show.
+
+    Raises:
+        UsageError: the folder exists.
+    """
+    if output.exists():
+        raise UsageError(f"{output}: already exists; remove it, or give another --output")
+    console = Console(highlight=False)
+    console.print(f"[bold]1. draw[/bold] a data set of shapes in {output / 'data'}")
+    dataset = draw_dataset(
+        output / "data", images_per_class=NUM_IMAGES_PER_CLASS, to_label_per_class=_TO_LABEL_PER_CLASS, size=96
+    )
+    console.print(
+        f"   {len(dataset.class_names)} classes, {NUM_IMAGES_PER_CLASS} images each to train on, "
+        f"{len(dataset.labels)} new ones to label, {len(dataset.broken)} broken files among them"
+    )
+    console.print(f"[bold]2. train[/bold] {_MODEL_NAME} from random weights")
+    model = _train(dataset, output / "model", console)
+
+    console.print("[bold]3. label[/bold] all of it through the bulk job")
+    store = output / "labels"
+    flags = {"input": str(dataset.to_label), "model": str(model), "output": str(store), "save_images": _NUM_SAMPLES}
+    console.print(f"   imgcls predict {dataset.to_label} --model {model} --output {store} --save-images {_NUM_SAMPLES}")
+    predict_command.run(None, [], flags)
+    console.print("[bold]4. look[/bold]")
+    _show(dataset, store, console)
+    console.print(f"   run it again and nothing is left to do; then try: imgcls store verify {store}")
+
+
+def _train(dataset: DemoDataset, path: Path, console: Console) -> Path:
+    import torch
+
+    start = time.monotonic()
+    preprocess = Preprocess(resize_size=IMAGE_SIZE, crop_size=IMAGE_SIZE)
+    files = sorted(dataset.train.glob("*/*.jpg"))
+    pixels = np.stack([preprocess_image(decode_image(file.read_bytes()), preprocess) for file in files])
+    labels = np.array([dataset.class_names.index(file.parent.name) for file in files], dtype=np.int64)
+    zoo_model = find_model(_MODEL_NAME)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = build_network(zoo_model.timm_name, dict(zoo_model.timm_args), num_classes=len(dataset.class_names))
+
+    def tell(epoch: int, accuracy: float) -> None:
+        if epoch % 3 == 0:
+            console.print(f"   epoch {epoch} of {NUM_EPOCHS}: {accuracy:.1%} of the training images right")
+
+    fit_demo_model(network, pixels, labels, mean=preprocess.mean, std=preprocess.std, on_epoch=tell)
+    save_model_folder(
+        path,
+        network,
+        name=_MODEL_NAME,
+        timm_name=zoo_model.timm_name,
+        timm_args=dict(zoo_model.timm_args),
+        class_names=dataset.class_names,
+        preprocess=preprocess,
+    )
+    console.print(f"   {path}, after {time.monotonic() - start:.0f} s")
+    return path
+
+
+def _show(dataset: DemoDataset, store: Path, console: Console) -> None:
+    rows = [row for table in latest_rows(open_store(open_directory(str(store)))) for row in table.to_pylist()]
+    by_name = {row["uri"].rpartition("/")[2]: row for row in rows}
+    num_right = sum(by_name[name]["label"] == label for name, label in dataset.labels.items())
+    num_caught = sum(by_name[name]["error"] == code for name, code in dataset.broken.items())
+    table = Table("file", "label", "score", "error")
+    shown = [*list(dataset.labels)[:: max(1, len(dataset.labels) // _NUM_SHOWN)], *dataset.broken]
+    for name in shown:
+        row = by_name[name]
+        table.add_row(name, row["label"], f"{row['score']:.3f}" if row["score"] is not None else "", row["error"])
+    console.print(table)
+    console.print(
+        f"   {num_right} of {len(dataset.labels)} new images labelled right, "
+        f"{num_caught} of {len(dataset.broken)} broken files told by the expected code"
+    )
