@@ -92,21 +92,20 @@ def default_unit_size(weights_bytes: int) -> int:
     return min(MAX_UNIT_SIZE, max(MIN_UNIT_SIZE, int(10_000 / (3 + 1.2 * million_parameters))))
 
 
-def unit_sizes(num_images: int, *, num_workers: int, largest: int) -> Iterator[int]:
+def unit_sizes(num_images: int, *, num_workers: int, largest: int, batch_size: int) -> Iterator[int]:
     """Cut a plan into units: the first ones small, so that the first rows are durable soon; the last ones small, so
     that all workers end together (guided self-scheduling, Polychronopoulos and Kuck 1987).
 
-    A remainder smaller than the smallest unit goes to the last one.
+    Units are whole batches, because a short batch costs as much as a full one; only the last may be cut.
     """
+    step = min(max(MIN_UNIT_SIZE, batch_size), largest)
     left = num_images
     for number in itertools.count():
         if left <= 0:
             return
-        ramp = MIN_UNIT_SIZE << min(number // num_workers, 16)
-        size = max(MIN_UNIT_SIZE, min(ramp, left // (4 * num_workers), largest))
-        if left - size < MIN_UNIT_SIZE:
-            size = min(left, largest)
-        yield size
+        ramp = step << min(number // num_workers, 16)
+        size = min(ramp, left // (4 * num_workers), largest) // step * step
+        yield (size := min(max(size, step), left))
         left -= size
 
 
@@ -140,14 +139,16 @@ def spool(files: Iterable[FileInfo], *, limit: int | None = None) -> Iterator[Sp
         yield Spool(path, num_images)
 
 
-def write_plan(store: LabelStore, planned: Spool, *, num_workers: int, unit_size: int, about: dict[str, Any]) -> int:
+def write_plan(
+    store: LabelStore, planned: Spool, *, num_workers: int, unit_size: int, batch_size: int, about: dict[str, Any]
+) -> int:
     """Write the next run's plan and return its number.
 
     Raises:
         StoreInUseError: another run is writing a plan into this store.
     """
     run = store.next_run()
-    sizes = list(unit_sizes(planned.num_images, num_workers=num_workers, largest=unit_size))
+    sizes = list(unit_sizes(planned.num_images, num_workers=num_workers, largest=unit_size, batch_size=batch_size))
     units = _cut(planned.batches(), sizes)
     row = segment = 0
     while row < planned.num_images:

@@ -212,6 +212,7 @@ class _Job:
             planned,
             num_workers=num_workers,
             unit_size=self._unit_size(),
+            batch_size=self._config.batch_size,
             about={"input": self._config.input},
         )
         return self.finish(run)
