@@ -1,0 +1,52 @@
+# Everything needs only Python 3.11-3.13 and make: set-up happens once, and again when pyproject.toml or
+# constraints.txt change.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: help install demo test test-all check format bench clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo      draw a data set, train a small model, label all of it (2 minutes)"
+	@echo "make install   set up $(VENV) with the command imgcls"
+	@echo "make check     format, lint, types, floors"
+	@echo "make test      the default tests (minutes on 2 cores)"
+	@echo "make test-all  the slow ones too"
+	@echo "make bench     rates beside the machine's limit and other pipelines (see benchmarks/README.md)"
+
+install: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13) and "imgcls-ray needs Python 3.11-3.13, this is " + sys.version)'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $(READY)
+
+demo: $(READY)
+	rm -rf build/demo
+	$(BIN)/imgcls demo --output build/demo
+
+test: $(READY)
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: $(READY)
+	$(BIN)/python -m pytest
+
+check: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/test_floors.py
+
+format: $(READY)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
+	$(BIN)/python -m benchmarks.run_all
+
+clean:
+	rm -rf $(VENV) build .mypy_cache .ruff_cache .pytest_cache
