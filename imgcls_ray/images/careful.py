@@ -55,6 +55,7 @@ _PNG_BIT_DEPTH_AT = 24
 _TIFF_BITS_PER_SAMPLE, _TIFF_PHOTOMETRIC = 258, 262
 _TIFF_WHITE_IS_ZERO = 0
 _FORMATS_WITHOUT_END = frozenset({ImageFormat.GIF, ImageFormat.BMP})
+_UNSUPPORTED_WORDS = ("unsupported", "not implemented", "unknown pixel mode")
 _MAX_DETAIL_CHARS = 200
 
 
@@ -172,7 +173,7 @@ def _grey16_to_rgb(image: Image.Image) -> np.ndarray:
 def _code_of(exc: Exception, data: bytes, image_format: ImageFormat | None) -> ImageErrorCode:
     """Tell by Pillow's words what it does not tell by type; the tests pin the words."""
     text = str(exc).lower()
-    if isinstance(exc, NotImplementedError) or "unsupported" in text or "unknown pixel mode" in text:
+    if isinstance(exc, NotImplementedError) or any(words in text for words in _UNSUPPORTED_WORDS):
         return ImageErrorCode.UNSUPPORTED_FORMAT
     if "truncated" in text or (image_format is ImageFormat.TIFF and not is_tiff_complete(data)):
         return ImageErrorCode.TRUNCATED
@@ -184,7 +185,7 @@ def _code_of(exc: Exception, data: bytes, image_format: ImageFormat | None) -> I
 
 def _one_line(exc: Exception) -> str:
     text = "".join(char if char.isprintable() else " " for char in f"{type(exc).__name__}: {exc}")
-    return " ".join(text.split())[:_MAX_DETAIL_CHARS]
+    return " ".join(text.split()).removesuffix(":")[:_MAX_DETAIL_CHARS]
 
 
 def _silence_metadata_warnings() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import zlib
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,15 +24,18 @@ _TIFF_DTYPES = {1: "u1", 3: "u2", 4: "u4", 7: "u1", 16: "u8"}
 
 
 def keep_pixel_chunks(png: bytes) -> bytes:
-    """Return the PNG with only the chunks that its pixels and orientation need, checksums unchanged.
+    """Return the PNG with only the chunks that its pixels and orientation need.
 
     Raises:
-        ImageError: ``truncated`` where the file ends before its ``IEND`` chunk.
+        ImageError: ``truncated`` where the file ends before its ``IEND`` chunk, ``corrupt`` where the checksum of a
+            needed chunk is wrong: Pillow notices that in some places only.
     """
     view = memoryview(png)
     kept = [view[:_PNG_SIGNATURE_BYTES]]
     for kind, start, end in _png_chunks(png):
         if kind in _PNG_PIXEL_CHUNKS:
+            if zlib.crc32(view[start + 4 : end - 4]) != int.from_bytes(view[end - 4 : end], "big"):
+                raise ImageError(ImageErrorCode.CORRUPT, f"the checksum of a PNG chunk {kind.decode()} is wrong")
             kept.append(view[start:end])
     return b"".join(kept)
 

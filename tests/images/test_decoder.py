@@ -112,6 +112,11 @@ def huge_tiff() -> bytes:
     return make.tiff((32_768, 32_768), (8,), 1, b"", *tiles)
 
 
+def bad_data_crc() -> bytes:
+    encoded = make.encode(SLOPES, "PNG")
+    return make.overwrite(encoded, len(encoded) - 16, bytes(byte ^ 0xFF for byte in encoded[-16:-12]))
+
+
 def vp8l_with_bad_codes() -> bytes:
     # A 16,384 x 1 header of lossless WebP, then bits that build no Huffman tree: the shape of CVE-2023-4863's sample.
     return make.riff_webp((b"VP8L", b"\x2f" + struct.pack("<I", 16_383) + b"\xff" * 64))
@@ -123,6 +128,8 @@ BROKEN_IMAGES: dict[str, tuple[Callable[[], bytes], ImageErrorCode]] = {
     "23-jpeg-cut-at-50-percent": (lambda: (big := make.jpeg(make.slopes(300, 200)))[: len(big) // 2], TRUNCATED),
     "24-jpeg-without-eoi": (lambda: JPEG[:-2], TRUNCATED),
     "24-progressive-without-eoi": (lambda: make.jpeg(progressive=True)[:-2], TRUNCATED),
+    "24-garbage-instead-of-eoi": (lambda: make.jpeg(make.slopes(300, 200))[:-2] + bytes(50), TRUNCATED),
+    "24-arithmetic-cut": (lambda: make.ARITHMETIC_JPEG[:-40], TRUNCATED),
     "26-thousand-scans": (lambda: make.jpeg_with_scans(1000), TOO_MANY_SCANS),
     "28-12-bit": (lambda: make.overwrite(JPEG, frame_at, b"\x0c"), UNSUPPORTED),
     "29-lossless-arithmetic": (lambda: make.overwrite(JPEG, frame_at - 3, b"\xcb"), UNSUPPORTED),
@@ -136,6 +143,7 @@ BROKEN_IMAGES: dict[str, tuple[Callable[[], bytes], ImageErrorCode]] = {
     "37-and-cut": (lambda: make.set_jpeg_size(JPEG, 65_500, 65_500)[: frame_at + 20], TOO_MANY_PIXELS),
     "43-million-empty-segments": (lambda: b"\xff\xd8" + make.segment(0xE5, b"") * 1_000_000, CORRUPT),
     "55-png-bad-crc": (lambda: make.overwrite(make.encode(SLOPES, "PNG"), 29, b"\0\0\0\0"), CORRUPT),
+    "55-png-bad-data-crc": (bad_data_crc, CORRUPT),
     "56-png-without-iend": (lambda: make.encode(SLOPES, "PNG")[:-12], TRUNCATED),
     "56-png-cut": (lambda: make.encode(SLOPES, "PNG")[:70], TRUNCATED),
     "57-png-bomb": (lambda: make.png((19_000, 19_000), 1, 0, bytes(19_000 * 2376)), TOO_MANY_PIXELS),
