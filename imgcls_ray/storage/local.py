@@ -131,18 +131,11 @@ def fetch_file(path: str, *, etag: str | None, max_bytes: int) -> bytes:
     try:
         # O_NONBLOCK: opening a pipe must not wait for its writer.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with open(descriptor, "rb", buffering=0) as file:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode):
-                raise ImageError(ImageErrorCode.NOT_A_FILE)
-            if etag is not None and _etag(status) != etag:
-                raise ImageError(ImageErrorCode.CHANGED)
-            if status.st_size > max_bytes:
-                raise ImageError(ImageErrorCode.TOO_MANY_BYTES, f"{status.st_size:,} of at most {max_bytes:,}")
-            data = _read_exactly(file, status.st_size)
-            if len(data) < status.st_size or (etag is not None and _etag(os.fstat(descriptor)) != etag):
-                raise ImageError(ImageErrorCode.CHANGED, "while it was read")
-            return data
+        try:
+            return _read_version(descriptor, etag=etag, max_bytes=max_bytes)
+        finally:
+            # Not left to a file object: open() refuses a folder's descriptor and then leaves it open.
+            os.close(descriptor)
     except OSError as error:
         code = _CODE_OF_ERRNO.get(error.errno or 0, ImageErrorCode.FETCH_FAILED)
         raise ImageError(code, os.strerror(error.errno) if error.errno else "") from error
@@ -150,11 +143,25 @@ def fetch_file(path: str, *, etag: str | None, max_bytes: int) -> bytes:
         raise ImageError(ImageErrorCode.NOT_FOUND, "the path holds a null character") from error
 
 
-def _read_exactly(file: BinaryIO, size: int) -> bytes:
+def _read_version(descriptor: int, *, etag: str | None, max_bytes: int) -> bytes:
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        raise ImageError(ImageErrorCode.NOT_A_FILE)
+    if etag is not None and _etag(status) != etag:
+        raise ImageError(ImageErrorCode.CHANGED)
+    if status.st_size > max_bytes:
+        raise ImageError(ImageErrorCode.TOO_MANY_BYTES, f"{status.st_size:,} of at most {max_bytes:,}")
+    data = _read_exactly(descriptor, status.st_size)
+    if len(data) < status.st_size or (etag is not None and _etag(os.fstat(descriptor)) != etag):
+        raise ImageError(ImageErrorCode.CHANGED, "while it was read")
+    return data
+
+
+def _read_exactly(descriptor: int, size: int) -> bytes:
     # One read returns at most 2 GiB, and less near an interrupt.
     parts: list[bytes] = []
     left = size
-    while left and (part := file.read(left)):
+    while left and (part := os.read(descriptor, left)):
         parts.append(part)
         left -= len(part)
     return parts[0] if len(parts) == 1 else b"".join(parts)
