@@ -71,7 +71,7 @@ def stat_file(path: str) -> FileInfo:
     """Describe one path; a path that cannot be looked at is described without a version."""
     try:
         return _file_info(path, os.stat(path))
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a list may hold null characters
         return FileInfo(uri_from_path(path), None, None, None)
 
 
@@ -107,7 +107,7 @@ def _walk(folder: str, above: tuple[tuple[int, int], ...], forbidden: str | None
         with os.scandir(folder) as entries:
             # A folder sorts as "name/": then the walk gives whole paths in the order of their text.
             names = sorted(
-                (entry.name + "/" if entry.is_dir() else entry.name) for entry in entries if entry.name[0] != "."
+                (entry.name + "/" if _is_folder(entry) else entry.name) for entry in entries if entry.name[0] != "."
             )
     except OSError as error:
         raise InputError(f"{folder}: cannot be listed: {error.strerror}") from error
@@ -120,6 +120,14 @@ def _walk(folder: str, above: tuple[tuple[int, int], ...], forbidden: str | None
             yield from _walk(prefix + name[:-1], (*above, here), forbidden)
         else:
             yield stat_file(prefix + name)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        # A link in a circle, or to where one may not look: an input whose reading will say so.
+        return False
 
 
 def fetch_file(path: str, *, etag: str | None, max_bytes: int) -> bytes:
