@@ -108,7 +108,7 @@ def error_card(text: str, *, size: tuple[int, int] = (480, 360)) -> Image.Image:
     """Stand in for a picture that could not be read: a crossed-out frame above the wrapped ``text``.
 
     Args:
-        text: the failure, for people.
+        text: the failure, for people; each of its lines starts a row.
         size: (width, height) in pixels of the returned picture, at least (240, 160). Text beyond it is cut with an
             ellipsis.
 
@@ -120,7 +120,7 @@ def error_card(text: str, *, size: tuple[int, int] = (480, 360)) -> Image.Image:
     style = _style_for(size)
     # The frame keeps a quarter of the card, or the card could be mistaken for a picture of text.
     max_rows = max(1, (size[1] * 3 // 4 - style.caption_height(0)) // style.row_height)
-    caption = _draw_caption(_wrap_rows([text], style, max_rows=max_rows), style, error=True)
+    caption = _draw_caption(_wrap_rows(text.split("\n"), style, max_rows=max_rows), style, error=True)
     card = Image.new("RGB", size, _CARD)
     _draw_crossed_frame(card, height=size[1] - caption.height, line_width=style.rule_height)
     card.paste(caption, (0, size[1] - caption.height))

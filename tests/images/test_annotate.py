@@ -150,6 +150,12 @@ def test_error_card_keeps_a_frame_above_a_long_text() -> None:
     assert (card[:20] == annotate._CARD).all(axis=-1).any()
 
 
+def test_error_card_starts_a_row_for_each_line() -> None:
+    two_rows, one_row = (np.asarray(error_card(text)) for text in ("a.jpg\nempty", "a.jpg empty"))
+    num_red = [int((card == annotate._STRIP_ERROR).all(axis=-1)[:, 2].sum()) for card in (two_rows, one_row)]
+    assert num_red[0] - num_red[1] == annotate._style_for((480, 360)).row_height
+
+
 def test_error_card_refuses_a_size_without_room() -> None:
     with pytest.raises(ValueError, match=r"needs at least \(240, 160\) \(width, height\) pixels, not \(100, 100\)"):
         error_card("broken", size=(100, 100))
