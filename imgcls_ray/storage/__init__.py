@@ -56,10 +56,18 @@ class Directory(Protocol):
         """
 
     def create(self, name: str, data: bytes) -> bool:
-        """Write a new file in one durable step; ``False`` if the name exists, whose content then stays."""
+        """Write a new file in one durable step; ``False`` if the name exists, whose content then stays.
+
+        Raises:
+            StorageError: it cannot be written, e.g. because the disk is full; nothing is there under the name.
+        """
 
     def replace(self, name: str, data: bytes) -> None:
-        """Write a file in one durable step, over an older one if there is one."""
+        """Write a file in one durable step, over an older one if there is one.
+
+        Raises:
+            StorageError: it cannot be written; an older one stays.
+        """
 
     def remove(self, name: str) -> None:
         """Remove a file; nothing happens if it is gone already."""

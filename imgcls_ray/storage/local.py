@@ -7,12 +7,13 @@ import os
 import re
 import stat
 import uuid
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 from urllib.parse import quote, unquote_to_bytes
 
-from imgcls_ray.errors import ImageError, ImageErrorCode, InputError
+from imgcls_ray.errors import ImageError, ImageErrorCode, InputError, StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -216,42 +217,57 @@ class LocalDirectory:
 
     def create(self, name: str, data: bytes) -> bool:
         path = self._root / name
-        partial = self._write_partial(path, data)
-        try:
-            # link() refuses an existing name, where rename() would replace it.
-            os.link(partial, path)
-        except FileExistsError:
-            return False
-        finally:
-            partial.unlink(missing_ok=True)
-        _sync_folder(path.parent)
+        with _storage_errors(path):
+            partial = _write_partial(path, data)
+            try:
+                # link() refuses an existing name, where rename() would replace it.
+                os.link(partial, path)
+            except FileExistsError:
+                return False
+            finally:
+                partial.unlink(missing_ok=True)
+            _sync_folder(path.parent)
         return True
 
     def replace(self, name: str, data: bytes) -> None:
         path = self._root / name
-        partial = self._write_partial(path, data)
-        try:
-            os.replace(partial, path)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
-        _sync_folder(path.parent)
+        with _storage_errors(path):
+            partial = _write_partial(path, data)
+            try:
+                os.replace(partial, path)
+            except BaseException:
+                partial.unlink(missing_ok=True)
+                raise
+            _sync_folder(path.parent)
 
     def remove(self, name: str) -> None:
-        (self._root / name).unlink(missing_ok=True)
+        path = self._root / name
+        with _storage_errors(path):
+            path.unlink(missing_ok=True)
 
-    def _write_partial(self, path: Path, data: bytes) -> Path:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.parent / f".{path.name}.{uuid.uuid4().hex}"
-        try:
-            with partial.open("xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
-        return partial
+
+@contextmanager
+def _storage_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(
+            f"{path}: cannot be written: {error.strerror or error}; what is written so far stays"
+        ) from error
+
+
+def _write_partial(path: Path, data: bytes) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.parent / f".{path.name}.{uuid.uuid4().hex}"
+    try:
+        with partial.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    return partial
 
 
 def _sync_folder(folder: Path) -> None:
