@@ -10,7 +10,7 @@ import json
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow.parquet as pq
 from pydantic import ValidationError
@@ -35,7 +35,7 @@ _SEGMENT_FILE = re.compile(r"^\d{6,}\.parquet$")
 class StoreIdentity(StrictModel):
     """What all rows of a store have in common; a run that does not match is refused."""
 
-    format_version: int = 1
+    format_version: Literal[1] = 1
     model: str
     """Name of the model, for people; the fingerprint decides."""
     fingerprint: str
@@ -82,11 +82,16 @@ class LabelStore:
         return sorted({int(match.group(1)) for match in matches if match})
 
     def plan_record(self, run: int) -> dict[str, Any]:
-        record: dict[str, Any] = json.loads(self.directory.read(f"plans/{run:04d}.json"))
-        return record
+        return self._record(f"plans/{run:04d}.json")
 
     def run_record(self, run: int) -> dict[str, Any]:
-        record: dict[str, Any] = json.loads(self.directory.read(f"runs/{run:04d}.json"))
+        return self._record(f"runs/{run:04d}.json")
+
+    def _record(self, name: str) -> dict[str, Any]:
+        try:
+            record: dict[str, Any] = json.loads(self.directory.read(name))
+        except ValueError as error:
+            raise StoreError(f"{self.uri}: {name} is damaged; bring it back from a copy") from error
         return record
 
     def units(self, run: int) -> Iterator[Unit]:
@@ -126,7 +131,13 @@ def create_or_open_store(directory: Directory, identity: StoreIdentity) -> Label
         StoreError: the directory is something else, or a store of another model or other columns.
     """
     if not directory.exists(IDENTITY_FILE):
-        if taken := next((name for name in directory.entries() if not name.startswith(".")), None):
+        try:
+            taken = next((name for name in directory.entries() if not name.startswith(".")), None)
+        except OSError as error:
+            raise StoreError(
+                f"{directory.uri}: cannot be looked into ({error.strerror}); give --output a directory"
+            ) from error
+        if taken:
             raise StoreError(
                 f"{directory.uri}: is not a label store (it holds {taken!r} and no {IDENTITY_FILE}); "
                 "give --output a new or empty directory"
@@ -171,7 +182,7 @@ def open_store(directory: Directory) -> LabelStore:
         return LabelStore(directory, StoreIdentity.model_validate(content))
     except OSError as error:
         raise StoreError(f"{directory.uri}: is not a label store (no readable {IDENTITY_FILE})") from error
-    except (ValueError, AttributeError, ValidationError) as error:
+    except (ValueError, AttributeError, TypeError, ValidationError) as error:
         raise StoreError(f"{directory.uri}: {IDENTITY_FILE} is damaged, or of another version") from error
 
 
