@@ -137,7 +137,8 @@ def create_or_open_store(directory: Directory, identity: StoreIdentity) -> Label
             raise StoreError(
                 f"{directory.uri}: cannot be looked into ({error.strerror}); give --output a directory"
             ) from error
-        if taken:
+        # Looked for again: another run may have made the store between the two looks.
+        if taken and not directory.exists(IDENTITY_FILE):
             raise StoreError(
                 f"{directory.uri}: is not a label store (it holds {taken!r} and no {IDENTITY_FILE}); "
                 "give --output a new or empty directory"
