@@ -34,8 +34,7 @@ def decode_image(data: bytes | memoryview, limits: DecodeLimits = DEFAULT_LIMITS
         ImageError: ``empty``, ``too_many_bytes``, ``unsupported_format``, ``too_many_pixels``, ``too_many_scans``,
             ``truncated``, ``corrupt`` or ``decoder_crashed`` (out of memory).
     """
-    data = bytes(data)
-    image_format = _check_bytes(data, limits)
+    data, image_format = _check_bytes(data, limits)
     if image_format is ImageFormat.JPEG:
         header = read_jpeg_header(data)
         check_jpeg(data, header, limits)
@@ -52,8 +51,8 @@ def decode_image(data: bytes | memoryview, limits: DecodeLimits = DEFAULT_LIMITS
 
 def decode_careful(data: bytes | memoryview, limits: DecodeLimits = DEFAULT_LIMITS) -> np.ndarray:
     """Decode one image with Pillow whatever its format; promises and errors as ``decode_image``."""
-    data = bytes(data)
-    return decode_with_pillow(data, _check_bytes(data, limits), limits)
+    data, image_format = _check_bytes(data, limits)
+    return decode_with_pillow(data, image_format, limits)
 
 
 def decode_picture(picture: Image.Image, limits: DecodeLimits = DEFAULT_LIMITS) -> np.ndarray:
@@ -61,12 +60,14 @@ def decode_picture(picture: Image.Image, limits: DecodeLimits = DEFAULT_LIMITS) 
     return read_pillow_image(picture, limits)
 
 
-def _check_bytes(data: bytes, limits: DecodeLimits) -> ImageFormat:
-    if not data:
+def _check_bytes(data: bytes | memoryview, limits: DecodeLimits) -> tuple[bytes, ImageFormat]:
+    num_bytes = data.nbytes if isinstance(data, memoryview) else len(data)
+    if not num_bytes:
         raise ImageError(ImageErrorCode.EMPTY)
-    if len(data) > limits.max_bytes:
-        raise ImageError(ImageErrorCode.TOO_MANY_BYTES, f"{len(data)} bytes, the limit is {limits.max_bytes}")
+    if num_bytes > limits.max_bytes:
+        raise ImageError(ImageErrorCode.TOO_MANY_BYTES, f"{num_bytes} bytes, the limit is {limits.max_bytes}")
+    data = bytes(data)  # only a view is copied
     image_format = sniff_format(data)
     if image_format is None:
         raise ImageError(ImageErrorCode.UNSUPPORTED_FORMAT, f"it begins with {data[:8].hex(' ')}")
-    return image_format
+    return data, image_format
