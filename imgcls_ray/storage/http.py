@@ -1,18 +1,13 @@
 """Read images from http(s) addresses that may come from anyone.
 
-A host's addresses are resolved once, checked, and the checked address is the one connected to, on every redirect
-again: an address in a list cannot make a worker talk to loopback, private or link-local networks (SSRF), not even by
-DNS rebinding. Bytes and time are bounded while they stream.
+Every connection is made by ``network``, on every redirect again: an address in a list cannot make a worker talk to
+loopback, private or link-local networks (SSRF). Bytes and time are bounded while they stream.
 """
 
 from __future__ import annotations
 
-import functools
-import ipaddress
-import socket
-import ssl
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import urljoin, urlsplit
 
 from imgcls_ray.errors import ImageError, ImageErrorCode
@@ -30,8 +25,6 @@ _CODE_OF_STATUS = {
     404: ImageErrorCode.NOT_FOUND,
     410: ImageErrorCode.NOT_FOUND,
 }
-# Addresses that carry an IPv4 address inside: what is behind them cannot be told from outside.
-_TRANSLATED = tuple(ipaddress.ip_network(net) for net in ("64:ff9b::/96", "64:ff9b:1::/48", "2002::/16", "2001::/32"))
 
 
 class _RetriableError(Exception):
@@ -61,17 +54,21 @@ def fetch_url(url: str, *, max_bytes: int, timeout_s: float, allow_private: bool
 
 
 def _fetch_following(url: str, *, max_bytes: int, deadline: float, allow_private: bool) -> bytes:
+    url = _checked_url(url)
     for _ in range(_MAX_REDIRECTS + 1):
-        location = _check_url(url)
-        body = _get(location, max_bytes=max_bytes, deadline=deadline, allow_private=allow_private)
+        body = _get(url, max_bytes=max_bytes, deadline=deadline, allow_private=allow_private)
         if isinstance(body, bytes):
             return body
-        url = urljoin(location, body)
+        url = _checked_url(body, base=url)
     raise ImageError(ImageErrorCode.FETCH_FAILED, f"more than {_MAX_REDIRECTS} redirects")
 
 
-def _check_url(url: str) -> str:
+def _checked_url(url: str, base: str = "") -> str:
+    # urlsplit takes out line breaks and tabs without a word; another address than the one given would be asked.
+    if any(character < " " or character == "\x7f" for character in url):
+        raise ImageError(ImageErrorCode.NOT_FOUND, "not an address")
     try:
+        url = urljoin(base, url)
         parts = urlsplit(url)
         _ = parts.port
     except ValueError as error:
@@ -87,30 +84,33 @@ def _get(url: str, *, max_bytes: int, deadline: float, allow_private: bool) -> b
     """One exchange: the body, or the address of a redirect."""
     import httpcore
 
+    from imgcls_ray.storage.network import connection_pool, deadline_of_requests
+
     left = deadline - time.monotonic()
     if left <= 0:
         raise ImageError(ImageErrorCode.FETCH_FAILED, "took too long")
     # Identity: a compressed body could unfold to any size, and images gain nothing.
     headers = [("User-Agent", "imgcls-ray"), ("Accept", "image/*, */*;q=0.5"), ("Accept-Encoding", "identity")]
-    timeouts = dict.fromkeys(("connect", "read", "write", "pool"), left)
+    pool = connection_pool(allow_private=allow_private)
     try:
-        with _pool(allow_private).stream(
-            "GET", _ascii(url), headers=headers, extensions={"timeout": timeouts}
-        ) as reply:
+        with (
+            deadline_of_requests(deadline),
+            pool.stream("GET", _ascii(url), headers=headers, extensions={"timeout": {"pool": left}}) as reply,
+        ):
             if reply.status in _REDIRECTS:
                 return _header(reply, b"location")
             if reply.status in _RETRIED:
                 raise _RetriableError(f"HTTP {reply.status}")
             if reply.status != 200:
                 raise ImageError(_CODE_OF_STATUS.get(reply.status, ImageErrorCode.FETCH_FAILED), f"HTTP {reply.status}")
-            return _read_body(reply, max_bytes=max_bytes, deadline=deadline)
+            return _read_body(reply, max_bytes=max_bytes)
     except (httpcore.UnsupportedProtocol, httpcore.LocalProtocolError, UnicodeError, ValueError) as error:
         raise ImageError(ImageErrorCode.NOT_FOUND, "not an address") from error
     except (httpcore.TimeoutException, httpcore.NetworkError, httpcore.ProtocolError) as error:
         raise _RetriableError(str(error) or type(error).__name__) from error
 
 
-def _read_body(reply: httpcore.Response, *, max_bytes: int, deadline: float) -> bytes:
+def _read_body(reply: httpcore.Response, *, max_bytes: int) -> bytes:
     length = _header(reply, b"content-length")
     if length.isdecimal() and int(length) > max_bytes:
         raise ImageError(ImageErrorCode.TOO_MANY_BYTES, f"{int(length):,} of at most {max_bytes:,}")
@@ -119,8 +119,6 @@ def _read_body(reply: httpcore.Response, *, max_bytes: int, deadline: float) -> 
         body += part
         if len(body) > max_bytes:
             raise ImageError(ImageErrorCode.TOO_MANY_BYTES, f"more than {max_bytes:,}")
-        if time.monotonic() > deadline:
-            raise ImageError(ImageErrorCode.FETCH_FAILED, "took too long")
     return bytes(body)
 
 
@@ -139,53 +137,3 @@ def _ascii(url: str) -> bytes:
     target = quote(parts.path or "/", safe="/%:@!$&'()*+,;=~-._")
     query = f"?{quote(parts.query, safe='/%:@!$&()*+,;=~-._?')}" if parts.query else ""
     return f"{parts.scheme.lower()}://{host}{port}{target}{query}".encode("ascii")
-
-
-@functools.cache
-def _pool(allow_private: bool) -> httpcore.ConnectionPool:
-    """One pool of connections per process: lists often name one host a million times."""
-    import httpcore
-
-    class CheckedBackend(httpcore.SyncBackend):
-        def connect_tcp(self, host: str, port: int, *args: Any, **kwargs: Any) -> httpcore.NetworkStream:
-            failure: Exception = httpcore.ConnectError(f"{host}: no address")
-            for address in checked_addresses(host, port, allow_private=allow_private):
-                try:
-                    return super().connect_tcp(address, port, *args, **kwargs)
-                except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
-                    failure = error
-            raise failure
-
-    return httpcore.ConnectionPool(
-        ssl_context=ssl.create_default_context(),
-        network_backend=CheckedBackend(),
-        max_connections=64,
-        max_keepalive_connections=64,
-        keepalive_expiry=30,
-    )
-
-
-def checked_addresses(host: str, port: int, *, allow_private: bool) -> list[str]:
-    """Resolve a host once; every one of its addresses must be public, unless private ones are allowed.
-
-    Raises:
-        ImageError: access_denied, or fetch_failed if the name does not resolve.
-    """
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError) as error:
-        raise ImageError(ImageErrorCode.FETCH_FAILED, f"{host}: the name does not resolve") from error
-    addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
-    if not allow_private and not all(_is_public(address) for address in addresses):
-        raise ImageError(ImageErrorCode.ACCESS_DENIED, f"{host} is on a private network")
-    return addresses
-
-
-def _is_public(address: str) -> bool:
-    ip = ipaddress.ip_address(address.partition("%")[0])
-    if isinstance(ip, ipaddress.IPv6Address):
-        if ip.ipv4_mapped is not None:
-            return _is_public(str(ip.ipv4_mapped))
-        if any(ip in network for network in _TRANSLATED):
-            return False
-    return ip.is_global and not ip.is_multicast

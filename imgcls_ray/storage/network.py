@@ -1,0 +1,128 @@
+"""Connections to hosts that may be anyone's: every address is checked, and nothing outlasts the deadline.
+
+A host is resolved once, every one of its addresses is checked, and a checked address is the one connected to; so no
+name can lead to loopback, private or link-local networks, not even by DNS rebinding.
+"""
+
+from __future__ import annotations
+
+import functools
+import ipaddress
+import socket
+import ssl
+import time
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+import httpcore
+
+from imgcls_ray.errors import ImageError, ImageErrorCode
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
+# Addresses that carry an IPv4 address inside: what is behind them cannot be told from outside.
+_TRANSLATED = tuple(ipaddress.ip_network(net) for net in ("2002::/16", "2001::/32"))
+
+_deadline: ContextVar[float] = ContextVar("_deadline")
+
+
+@contextmanager
+def deadline_of_requests(deadline: float) -> Iterator[None]:
+    """Bound what the block asks of any pool, by ``time.monotonic``."""
+    token = _deadline.set(deadline)
+    try:
+        yield
+    finally:
+        _deadline.reset(token)
+
+
+@functools.cache
+def connection_pool(*, allow_private: bool) -> httpcore.ConnectionPool:
+    """One pool of connections per process: lists often name one host a million times."""
+    return httpcore.ConnectionPool(
+        ssl_context=ssl.create_default_context(),
+        network_backend=_CheckedBackend(allow_private=allow_private),
+        max_connections=64,
+        max_keepalive_connections=64,
+        keepalive_expiry=30,
+    )
+
+
+class _CheckedBackend(httpcore.SyncBackend):
+    def __init__(self, *, allow_private: bool) -> None:
+        self._allow_private = allow_private
+
+    def connect_tcp(
+        self, host: str, port: int, timeout: float | None = None, *args: Any, **kwargs: Any
+    ) -> httpcore.NetworkStream:
+        failure: Exception = httpcore.ConnectError(f"{host}: no address")
+        for address in checked_addresses(host, port, allow_private=self._allow_private):
+            try:
+                return _BoundedStream(super().connect_tcp(address, port, _seconds_left(), *args, **kwargs))
+            except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
+                failure = error
+        raise failure
+
+
+class _BoundedStream(httpcore.NetworkStream):
+    """A connection on which every step ends by the deadline of the request that makes it.
+
+    httpcore bounds each read alone: a server that drips one byte a minute would hold the reader for hours.
+    """
+
+    def __init__(self, stream: httpcore.NetworkStream) -> None:
+        self._stream = stream
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        return self._stream.read(max_bytes, _seconds_left())
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        self._stream.write(buffer, _seconds_left())
+
+    def close(self) -> None:
+        self._stream.close()
+
+    def start_tls(
+        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
+    ) -> httpcore.NetworkStream:
+        return _BoundedStream(self._stream.start_tls(ssl_context, server_hostname, _seconds_left()))
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._stream.get_extra_info(info)
+
+
+def _seconds_left() -> float:
+    left = _deadline.get() - time.monotonic()
+    if left <= 0:
+        raise httpcore.ReadTimeout("took too long")
+    return left
+
+
+def checked_addresses(host: str, port: int, *, allow_private: bool) -> list[str]:
+    """Resolve a host once; every one of its addresses must be public, unless private ones are allowed.
+
+    Raises:
+        ImageError: access_denied, or fetch_failed if the name does not resolve.
+    """
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        raise ImageError(ImageErrorCode.FETCH_FAILED, f"{host}: the name does not resolve") from error
+    addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
+    if not allow_private and not all(_is_public(address) for address in addresses):
+        raise ImageError(ImageErrorCode.ACCESS_DENIED, f"{host} is on a private network")
+    return addresses
+
+
+def _is_public(address: str) -> bool:
+    ip = ipaddress.ip_address(address.partition("%")[0])
+    if isinstance(ip, ipaddress.IPv6Address):
+        if ip.ipv4_mapped is not None:
+            return _is_public(str(ip.ipv4_mapped))
+        # Python calls site-local (fec0::/10) and IPv4-compatible (::127.0.0.1) addresses global.
+        if ip not in _GLOBAL_UNICAST or any(ip in network for network in _TRANSLATED):
+            return False
+    return ip.is_global and not ip.is_multicast
