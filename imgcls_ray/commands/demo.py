@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from imgcls_ray.demo.draw import DemoDataset
 
-_MODEL_NAME = "PP-LCNet_x0_25"
+_MODEL_NAME = "PP-LCNet_x0_5"
 _TO_LABEL_PER_CLASS = 32
 _NUM_SAMPLES = 12
 _NUM_SHOWN = 8
@@ -43,7 +43,7 @@ def run(output: Path) -> None:
     console = Console(highlight=False)
     console.print(f"[bold]1. draw[/bold] a data set of shapes in {output / 'data'}")
     dataset = draw_dataset(
-        output / "data", images_per_class=NUM_IMAGES_PER_CLASS, to_label_per_class=_TO_LABEL_PER_CLASS, size=96
+        output / "data", images_per_class=NUM_IMAGES_PER_CLASS, to_label_per_class=_TO_LABEL_PER_CLASS, size=IMAGE_SIZE
     )
     console.print(
         f"   {len(dataset.class_names)} classes, {NUM_IMAGES_PER_CLASS} images each to train on, "

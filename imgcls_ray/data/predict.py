@@ -33,7 +33,7 @@ from imgcls_ray.data.store import (
     now,
     open_store,
 )
-from imgcls_ray.errors import JobFailedError
+from imgcls_ray.errors import ImgclsError, JobFailedError
 from imgcls_ray.images.limits import DecodeLimits
 from imgcls_ray.models.classifier import StageSeconds
 from imgcls_ray.models.engines import prepare_engine
@@ -308,19 +308,19 @@ def _wants_ray(planned: Spool) -> bool:
 
 def _with_causes(counts: Iterator[UnitCounts], store: LabelStore) -> Iterator[UnitCounts]:
     """Turn Ray's account of a failed worker into ours."""
-    import ray.exceptions
-
     try:
         yield from counts
-    except (ray.exceptions.RayError, RuntimeError, OSError) as error:
-        cause: BaseException = error
-        while cause.__cause__ is not None:
-            cause = cause.__cause__
-        first_line = next(iter(str(cause).strip().splitlines()), type(cause).__name__)
-        raise JobFailedError(
-            f"a worker failed for good: {type(cause).__name__}: {first_line}; everything labelled so far is kept in "
-            f"{store.uri}, and the same command goes on from there"
+    # Ray Data hands on a worker's end as any of its own kinds, Ray's, or a plain one.
+    except Exception as error:
+        cause = _root_cause(error)
+        words = " ".join(str(cause).split()) or type(cause).__name__
+        kind = type(cause) if isinstance(cause, ImgclsError) else JobFailedError
+        raise kind(
+            f"a worker failed for good: {words[:500]}; everything labelled so far is kept in {store.uri}, and the same "
+            "command goes on from there"
         ) from error
 
 
-__all__ = ["PredictReport", "RunReport", "predict"]
+def _root_cause(error: BaseException) -> BaseException:
+    cause = getattr(error, "cause", None) or error.__cause__
+    return _root_cause(cause) if isinstance(cause, BaseException) else error

@@ -1,0 +1,188 @@
+"""The model folder: whole or not at all, and refused unless everything fits together."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from imgcls_ray.errors import ModelFolderError
+from imgcls_ray.models.folder import ModelFolder, open_model_folder
+from imgcls_ray.models.new import new_model_folder, read_class_names
+from tests.conftest import make_small_model
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+
+@pytest.fixture
+def folder(small_model: ModelFolder, tmp_path: Path) -> Path:
+    return shutil.copytree(small_model.path, tmp_path / "copy")
+
+
+def edit_spec(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    spec = json.loads((folder / "model.json").read_text())
+    change(spec)
+    (folder / "model.json").write_text(json.dumps(spec))
+
+
+def rewrite_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> ModelFolder:
+    """Change weights as someone would who knows the format: hashes and fingerprint are made to fit."""
+    from imgcls_ray.models import folder as module
+
+    weights = load_file(folder / "model.safetensors")
+    change(weights)
+    save_file(weights, folder / "model.safetensors")
+    spec = json.loads((folder / "model.json").read_text())
+    spec["weights_sha256"] = module._sha256_file(folder / "model.safetensors")
+    spec["fingerprint"] = module._fingerprint(spec)
+    (folder / "model.json").write_text(json.dumps(spec))
+    return open_model_folder(folder)
+
+
+def test_what_was_saved_is_loaded(small_model: ModelFolder) -> None:
+    opened = open_model_folder(small_model.path)
+    assert opened.spec == small_model.spec
+    weights = load_file(small_model.path / "model.safetensors")
+    assert all(torch.equal(value, weights[key]) for key, value in opened.load_network().state_dict().items())
+
+
+def test_the_same_parts_give_the_same_fingerprint(small_model: ModelFolder, tmp_path: Path) -> None:
+    assert make_small_model(tmp_path / "again", seed=0).spec.fingerprint == small_model.spec.fingerprint
+
+
+def test_other_weights_or_class_names_give_another_fingerprint(small_model: ModelFolder, tmp_path: Path) -> None:
+    names = tuple(reversed(small_model.spec.class_names))
+    fingerprints = {
+        small_model.spec.fingerprint,
+        make_small_model(tmp_path / "seed", seed=1).spec.fingerprint,
+        make_small_model(tmp_path / "names", seed=0, class_names=names).spec.fingerprint,
+    }
+    assert len(fingerprints) == 3
+
+
+def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelFolderError, match="there is no such model folder; `imgcls models new` makes one"):
+        open_model_folder(tmp_path / "none")
+
+
+@pytest.mark.parametrize("name", ["model.json", "model.safetensors"])
+def test_a_missing_file_is_named(folder: Path, name: str) -> None:
+    (folder / name).unlink()
+    with pytest.raises(ModelFolderError, match=name):
+        open_model_folder(folder)
+
+
+def test_changed_weights_are_refused(folder: Path) -> None:
+    data = bytearray((folder / "model.safetensors").read_bytes())
+    data[-1] ^= 1
+    (folder / "model.safetensors").write_bytes(data)
+    with pytest.raises(ModelFolderError, match=r"model\.safetensors is not the file that model\.json describes"):
+        open_model_folder(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda spec: spec["class_names"].reverse(), "do not belong together"),
+        (lambda spec: spec["preprocess"].update(resize_size=80), "do not belong together"),
+        (lambda spec: spec["class_names"].append("ant"), "class name 'ant' stands twice"),
+        (lambda spec: spec.update(format_version=2), "format_version"),
+        (lambda spec: spec.update(surprise=1), "surprise"),
+        (lambda spec: spec["preprocess"].update(crop_size=100_000), "crop_size"),
+        (lambda spec: spec.update(class_names=[]), "class_names"),
+    ],
+)
+def test_an_edited_description_is_refused(folder: Path, change: Callable[[dict[str, Any]], None], message: str) -> None:
+    edit_spec(folder, change)
+    with pytest.raises(ModelFolderError, match=message):
+        open_model_folder(folder)
+
+
+def test_a_description_that_is_not_json_is_refused(folder: Path) -> None:
+    (folder / "model.json").write_text("{")
+    with pytest.raises(ModelFolderError, match=r"model\.json"):
+        open_model_folder(folder)
+
+
+def test_another_class_count_than_the_heads_is_refused(folder: Path) -> None:
+    edit_spec(folder, lambda spec: spec["class_names"].append("hen"))
+    opened = rewrite_weights(folder, lambda weights: None)
+    with pytest.raises(ModelFolderError, match=r"classifier.* has shape \(7.*8 classes"):
+        opened.load_network()
+
+
+def test_weights_that_are_not_numbers_are_refused(folder: Path) -> None:
+    opened = rewrite_weights(folder, lambda weights: weights["classifier.bias"].fill_(float("nan")))
+    with pytest.raises(ModelFolderError, match=r"classifier\.bias holds values that are not finite"):
+        opened.load_network()
+
+
+def test_missing_and_foreign_weights_are_named(folder: Path) -> None:
+    opened = rewrite_weights(folder, lambda weights: weights.pop("classifier.bias"))  # type: ignore[arg-type,return-value]
+    with pytest.raises(ModelFolderError, match=r"1 weights are missing, first 'classifier\.bias'"):
+        opened.load_network()
+    opened = rewrite_weights(
+        folder, lambda weights: weights.update({"classifier.bias": torch.zeros(7), "backdoor": torch.zeros(1)})
+    )
+    with pytest.raises(ModelFolderError, match="not of this network, first 'backdoor'"):
+        opened.load_network()
+
+
+@pytest.mark.parametrize("header", [b"", b"\xff" * 8, (8 * 2**30).to_bytes(8, "little"), b"\x02\0\0\0\0\0\0\0{}x"])
+def test_a_file_that_is_not_safetensors_is_refused(folder: Path, header: bytes) -> None:
+    from imgcls_ray.models import folder as module
+
+    (folder / "model.safetensors").write_bytes(header)
+    digest = module._sha256_file(folder / "model.safetensors")
+    edit_spec(folder, lambda spec: spec.update(weights_sha256=digest))
+    spec = json.loads((folder / "model.json").read_text())
+    edit_spec(folder, lambda spec_: spec_.update(fingerprint=module._fingerprint(spec)))
+    with pytest.raises(ModelFolderError):
+        open_model_folder(folder).load_network()
+
+
+def test_saving_over_something_is_refused(small_model: ModelFolder, tmp_path: Path) -> None:
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "thesis.txt").write_text("years of work")
+    with pytest.raises(ModelFolderError, match="already exists and is not empty"):
+        new_model_folder("PP-LCNet_x0_25", tmp_path / "taken", class_names=["a", "b"], random_seed=0)
+    assert (tmp_path / "taken" / "thesis.txt").read_text() == "years of work"
+
+
+def test_a_failed_save_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(ModelFolderError, match="stands twice"):
+        new_model_folder("PP-LCNet_x0_25", tmp_path / "model", class_names=["a", "a"], random_seed=0)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("ant\nbee\n", ["ant", "bee"]),
+        ("0 ant\n1 bee fly\n", ["ant", "bee fly"]),
+        ("1 bee\r\n0 ant", ["ant", "bee"]),
+        ("\ufeff0 蚂蚁\n1 蜜蜂\n", ["蚂蚁", "蜜蜂"]),
+        ("3 doors\n5 doors down\n", None),
+    ],
+)
+def test_class_names_are_read_one_a_line_or_as_paddlex_writes_them(
+    tmp_path: Path, text: str, names: list[str] | None
+) -> None:
+    (tmp_path / "label.txt").write_text(text, encoding="utf-8", newline="")
+    if names is None:
+        with pytest.raises(ModelFolderError, match="ids must run from 0 to 1"):
+            read_class_names(tmp_path / "label.txt")
+        return
+    assert read_class_names(tmp_path / "label.txt") == names
+
+
+def test_a_class_count_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "label.txt").write_text("ant\nbee\n")
+    with pytest.raises(ModelFolderError, match="names 2 classes, --num-classes says 3"):
+        read_class_names(tmp_path / "label.txt", num_classes=3)
