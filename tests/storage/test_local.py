@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from imgcls_ray.errors import ImageError, ImageErrorCode, InputError, StorageError
-from imgcls_ray.storage import FetchLimits, fetch, local, open_directory
+from imgcls_ray.storage import FetchLimits, fetch, open_directory
 from imgcls_ray.storage.local import FileInfo, LocalDirectory, list_folder, path_from_uri, stat_file, uri_from_path
 
 if TYPE_CHECKING:
@@ -158,7 +158,7 @@ def test_failed_reads_leave_no_descriptor_open(tmp_path: Path) -> None:
 def test_a_file_over_the_limit_is_refused_without_reading_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path / "sparse.jpg")
     os.truncate(path, 5 * 2**30)
-    monkeypatch.setattr(local.os, "read", lambda *_: pytest.fail("was read"))
+    monkeypatch.setattr(os, "read", lambda *_: pytest.fail("was read"))
     with pytest.raises(ImageError, match="5,368,709,120 of at most 104,857,600"):
         fetch(str(path), None, FetchLimits())
 
@@ -174,14 +174,14 @@ def test_a_failing_disk_is_fetch_failed(number: int, tmp_path: Path, monkeypatch
         raise OSError(number, os.strerror(number))
 
     path = write(tmp_path / "a.jpg")
-    monkeypatch.setattr(local.os, "read", fail)
+    monkeypatch.setattr(os, "read", fail)
     assert code_of(path) is ImageErrorCode.FETCH_FAILED
 
 
 def test_a_read_in_pieces_is_put_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path / "a.jpg", b"0123456789")
     read = os.read
-    monkeypatch.setattr(local.os, "read", lambda fd, size: read(fd, min(size, 3)))
+    monkeypatch.setattr(os, "read", lambda fd, size: read(fd, min(size, 3)))
     assert fetch(str(path), None, LIMITS) == b"0123456789"
 
 
@@ -231,7 +231,7 @@ def test_a_file_that_is_written_while_it_is_read_is_changed(
                 file.write(b"more")
         return data
 
-    monkeypatch.setattr(local.os, "read", read_and_change)
+    monkeypatch.setattr(os, "read", read_and_change)
     assert code_of(path, etag) is ImageErrorCode.CHANGED
 
 
@@ -399,8 +399,8 @@ def test_content_and_name_are_on_disk_before_create_returns(tmp_path: Path, monk
         steps.append("name")
         real(partial, path)
 
-    monkeypatch.setattr(local.os, "fsync", fsync)
-    monkeypatch.setattr(local.os, "link", link)
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "link", link)
     LocalDirectory(str(tmp_path)).create("part", b"content")
     assert steps == ["content", "name", "folder"]
 
@@ -421,7 +421,7 @@ def test_a_full_disk_is_a_storage_error_and_leaves_nothing(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     directory = LocalDirectory(str(tmp_path))
-    monkeypatch.setattr(local.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(StorageError, match=r"part: cannot be written: No space left on device; what is written") as e:
         getattr(directory, write_with)("part", b"content")
     assert e.value.exit_code == 3
@@ -435,7 +435,7 @@ def test_a_failed_replace_keeps_the_older_file(tmp_path: Path, monkeypatch: pyte
     def fail(*_: object) -> None:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
-    monkeypatch.setattr(local.os, "replace", fail)
+    monkeypatch.setattr(os, "replace", fail)
     with pytest.raises(StorageError, match="Read-only file system"):
         directory.replace("a", b"new")
     assert directory.read("a") == b"old"
