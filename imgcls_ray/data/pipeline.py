@@ -106,5 +106,7 @@ def _quiet_ray_data() -> None:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+    # Ray's wrapper loses the cause on its way between processes, and with it what to tell the user.
+    context.raise_original_map_exception = True
     for name in ("ray.data", "ray.data._internal.execution"):
         logging.getLogger(name).setLevel(logging.ERROR)

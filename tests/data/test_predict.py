@@ -12,8 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from imgcls_ray.config import PredictConfig
+from imgcls_ray.config import PredictConfig, make_config
 from imgcls_ray.data.export import latest_rows
+from imgcls_ray.data.pipeline import label_units
+from imgcls_ray.data.plan import spool, write_plan
 from imgcls_ray.data.predict import predict
 from imgcls_ray.data.store import open_store
 from imgcls_ray.data.verify import verify_store
@@ -35,9 +37,9 @@ pytestmark = pytest.mark.usefixtures("ray_session")
 @pytest.fixture
 def label(small_model: ModelFolder, tmp_path: Path) -> Callable[..., PredictReport]:
     def run(**values: Any) -> PredictReport:
-        defaults = {"input": tmp_path / "images", "model": small_model.path, "output": tmp_path / "store"}
-        values = {**defaults, "batch_size": 8, **values}
-        config = PredictConfig(**{k: str(v) if hasattr(v, "parts") else v for k, v in values.items()})
+        paths = {"input": tmp_path / "images", "model": small_model.path, "output": tmp_path / "store"}
+        values = {**paths, "batch_size": 8, **values}
+        config = make_config(PredictConfig, {k: str(v) if hasattr(v, "parts") else v for k, v in values.items()})
         return predict(config, Console(stderr=True, force_terminal=False))
 
     return run
@@ -143,8 +145,6 @@ def test_gpu_actors_give_the_same_rows(
 ) -> None:
     from imgcls_ray.data.cluster import WorkerPlan
     from imgcls_ray.data.label import LabelTask
-    from imgcls_ray.data.pipeline import label_units
-    from imgcls_ray.data.plan import spool, write_plan
     from imgcls_ray.data.store import create_or_open_store
     from imgcls_ray.storage.local import list_folder
 
@@ -246,10 +246,7 @@ def test_an_image_that_changed_after_planning_is_told_and_planned_again(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from imgcls_ray.data import predict as module
-
     images = draw_images(4)
-    write_plan = module.write_plan
 
     def change_after_planning(*args: Any, **kwargs: Any) -> int:
         run = write_plan(*args, **kwargs)
@@ -257,7 +254,7 @@ def test_an_image_that_changed_after_planning_is_told_and_planned_again(
         images[3].unlink()
         return run
 
-    monkeypatch.setattr(module, "write_plan", change_after_planning)
+    monkeypatch.setattr("imgcls_ray.data.predict.write_plan", change_after_planning)
     label()
     assert [row["error"] for row in rows_of(tmp_path / "store")] == [None, None, "changed", "not_found"]
     monkeypatch.undo()
@@ -305,17 +302,14 @@ def test_a_worker_that_cannot_write_ends_the_job_with_the_reason(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from imgcls_ray.data import predict as module
-
     draw_images(64)
-    label_units = module.label_units
 
     def block_the_parts(*args: Any, **kwargs: Any) -> Any:
         # A file where the folder of parts belongs: the tests may run as root, whom permissions do not stop.
         (tmp_path / "store" / "predictions").write_text("")
         return label_units(*args, **kwargs)
 
-    monkeypatch.setattr(module, "label_units", block_the_parts)
+    monkeypatch.setattr("imgcls_ray.data.predict.label_units", block_the_parts)
     with pytest.raises(StorageError, match=r"predictions.*the same command goes on from there") as caught:
         label()
     assert "\n" not in str(caught.value)

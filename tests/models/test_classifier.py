@@ -17,6 +17,7 @@ from imgcls_ray.models.classifier import ImageClassifier, Prediction, StageSecon
 from imgcls_ray.models.engines import EngineOutput, load_engine
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from imgcls_ray.models.folder import ModelFolder
@@ -82,7 +83,8 @@ def test_errors_come_out_in_place_and_neighbours_keep_their_exact_numbers(small_
     alone = predictions(classifier, good)
     mixed: list[bytes | ImageError] = []
     for i, data in enumerate(good):
-        mixed += [[b"", data[:100], ImageError(ImageErrorCode.NOT_FOUND)][i % 3], data]
+        bad: list[bytes | ImageError] = [b"", data[:100], ImageError(ImageErrorCode.NOT_FOUND)]
+        mixed += [bad[i % 3], data]
     results = list(classifier.classify_encoded(mixed))
     assert len(results) == 20
     codes = [result.code for result in results[0::2] if isinstance(result, ImageError)]
@@ -113,12 +115,12 @@ def test_batch_sizes_agree(small_model: ModelFolder) -> None:
 def test_results_come_as_soon_as_their_batch_is_full(small_model: ModelFolder) -> None:
     taken = []
 
-    def source() -> object:
+    def source() -> Iterator[bytes]:
         for data in jpegs(12):
             taken.append(1)
             yield data
 
-    next(load(small_model).classify_encoded(source()))  # type: ignore[call-overload]
+    next(load(small_model).classify_encoded(source()))
     assert len(taken) == 4
 
 
