@@ -66,9 +66,12 @@ def _parts_by_run(store: LabelStore) -> list[list[tuple[int, int, str]]]:
 
 def _answers_of_run(store: LabelStore, parts: list[tuple[int, int, str]]) -> Iterator[Answer]:
     for run, _, name in parts:
+        # Read whole and closed: the merge goes through all runs at once, and a store may have more runs than a process
+        # may have open files.
         with store.directory.open(name) as file:
-            row = 0
-            for batch in pq.ParquetFile(file).iter_batches(batch_size=8192, columns=["uri", "etag", "error"]):
-                for uri, etag, error in zip(*(column.to_pylist() for column in batch.columns), strict=True):
-                    yield Answer(uri, run, etag, error, name, row)
-                    row += 1
+            part = pq.ParquetFile(file).read(columns=["uri", "etag", "error"])
+        row = 0
+        for batch in part.to_batches(max_chunksize=256):
+            for uri, etag, error in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+                yield Answer(uri, run, etag, error, name, row)
+                row += 1
