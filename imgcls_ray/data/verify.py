@@ -1,6 +1,6 @@
 """Count gaps, doubles and foreign files of a label store: G1 as a command.
 
-Reads every plan and every part once, in order, holding one unit at a time.
+Reads every plan and every part once, in order, holding the rows of one unit at a time.
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ import pyarrow.parquet as pq
 
 from imgcls_ray.data.answers import all_answers
 from imgcls_ray.data.schema import FINGERPRINT_KEY, STATUS_ERROR, STATUS_OK, parse_part_name
-from imgcls_ray.errors import ImageErrorCode
+from imgcls_ray.errors import ImageErrorCode, StoreError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from imgcls_ray.data.schema import Unit
     from imgcls_ray.data.store import LabelStore
 
@@ -55,35 +57,43 @@ class VerifyReport:
 def verify_store(store: LabelStore) -> VerifyReport:
     """Check every file of a store against the plans."""
     report = VerifyReport()
-    _check_foreign_files(store, report)
+    planned = {run: _units(store, run, report) for run in store.planned_runs()}
+    _check_foreign_files(store, planned, report)
     finished = set(store.finished_runs())
-    for run in store.planned_runs():
-        _check_run(store, run, report, is_finished=run in finished)
+    for run, units in planned.items():
+        _check_run(store, run, units, report, is_finished=run in finished)
     if report.num_missing == 0 and report.is_sound:
         # Parts that are missing or damaged have been told; only whole ones can be read through.
         _check_doubles(store, report)
     return report
 
 
-def _check_foreign_files(store: LabelStore, report: VerifyReport) -> None:
+def _check_foreign_files(store: LabelStore, planned: Mapping[int, Sequence[Unit]], report: VerifyReport) -> None:
     for name in sorted(store.directory.entries()):
         if name not in _FILES | _FOLDERS and not name.startswith("."):
             report.add(f"{name}: does not belong to a label store")
-    planned = {run: sum(1 for _ in store.units(run)) for run in store.planned_runs()}
     for name in sorted(store.directory.entries("predictions")):
         if name.startswith("."):
             continue  # left by a writer that was killed; never read
         number = parse_part_name(name)
         if number is None:
             report.add(f"predictions/{name}: is not a part file")
-        elif number[1] >= planned.get(number[0], 0):
+        elif number[1] >= len(planned.get(number[0], ())):
             report.add(f"predictions/{name}: answers no unit of any plan")
 
 
-def _check_run(store: LabelStore, run: int, report: VerifyReport, *, is_finished: bool) -> None:
+def _units(store: LabelStore, run: int, report: VerifyReport) -> list[Unit]:
+    try:
+        return list(store.units(run))
+    except (OSError, pa.ArrowException) as error:
+        report.add(f"plans/{run:04d}: cannot be read ({error})")
+        return []
+
+
+def _check_run(store: LabelStore, run: int, units: Sequence[Unit], report: VerifyReport, *, is_finished: bool) -> None:
     num_planned = missing = 0
     answered = store.answered_units(run)
-    for unit in store.units(run):
+    for unit in units:
         num_planned += unit.num_rows
         if unit.number in answered:
             _check_part(store, unit, report)
@@ -93,18 +103,28 @@ def _check_run(store: LabelStore, run: int, report: VerifyReport, *, is_finished
             if is_finished:
                 report.add(f"{unit.part_name}: is missing ({unit.num_rows:,} inputs have no row)")
     report.num_planned += num_planned
-    if (recorded := store.plan_record(run)["num_images"]) != num_planned:
-        report.add(f"plans/{run:04d}: holds {num_planned:,} inputs, its record says {recorded:,}")
+    _check_record(store, run, num_planned, report)
     if missing and not is_finished:
         report.add(
             f"run {run:04d} is open: {missing:,} of {num_planned:,} inputs have no row yet; run its command again"
         )
 
 
+def _check_record(store: LabelStore, run: int, num_planned: int, report: VerifyReport) -> None:
+    try:
+        recorded = store.plan_record(run).get("num_images")
+    except (OSError, StoreError) as error:
+        report.add(f"plans/{run:04d}.json: cannot be read ({error})")
+        return
+    if recorded != num_planned:
+        report.add(f"plans/{run:04d}: holds {num_planned:,} inputs, its record says {recorded:,}")
+
+
 def _check_part(store: LabelStore, unit: Unit, report: VerifyReport) -> None:
     try:
         with store.directory.open(unit.part_name) as file:
             part = pq.ParquetFile(file).read()
+        part.validate(full=True)  # text that is not UTF-8 would otherwise show only where it is used
     except (OSError, pa.ArrowException) as error:
         report.num_missing += unit.num_rows
         report.add(f"{unit.part_name}: cannot be read ({error})")
@@ -115,8 +135,13 @@ def _check_part(store: LabelStore, unit: Unit, report: VerifyReport) -> None:
         return
     if (part.schema.metadata or {}).get(FINGERPRINT_KEY) != store.identity.fingerprint.encode():
         report.add(f"{unit.part_name}: was written by another model")
-    _check_rows(store.read_unit(unit), part, unit, report)
     _check_statuses(part, unit, report)
+    try:
+        planned = store.read_unit(unit)
+    except (OSError, pa.ArrowException) as error:
+        report.add(f"{unit.segment}: cannot be read ({error})")
+        return
+    _check_rows(planned, part, unit, report)
 
 
 def _check_rows(planned: pa.Table, part: pa.Table, unit: Unit, report: VerifyReport) -> None:
