@@ -11,11 +11,11 @@ import socket
 import threading
 import time
 import uuid
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from imgcls_ray.data.store import encode_json, now
-from imgcls_ray.errors import StoreInUseError
+from imgcls_ray.errors import StorageError, StoreInUseError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -71,8 +71,10 @@ def _acquire(directory: Directory, token: str) -> None:
 def _keep(directory: Directory, token: str, stop: threading.Event) -> None:
     while not stop.wait(_HEARTBEAT_S):
         lease = _read(directory)
-        if lease is not None and lease.get("token") == token:
-            directory.replace(LEASE_FILE, encode_json({**lease, "beat": time.time()}))
+        if lease is not None and lease["token"] == token:
+            # A beat that cannot be written is made up for by the next one.
+            with suppress(StorageError):
+                directory.replace(LEASE_FILE, encode_json({**lease, "beat": time.time()}))
 
 
 def _read(directory: Directory) -> dict[str, Any] | None:
@@ -80,12 +82,21 @@ def _read(directory: Directory) -> dict[str, Any] | None:
         lease = json.loads(directory.read(LEASE_FILE))
     except (OSError, ValueError):
         return None
-    needed = {"token", "host", "pid", "since", "beat"}
-    return lease if isinstance(lease, dict) and needed <= lease.keys() else None
+    kinds: dict[str, type | tuple[type, ...]] = {
+        "token": str,
+        "host": str,
+        "pid": int,
+        "since": str,
+        "beat": (int, float),
+    }
+    if not isinstance(lease, dict) or not all(isinstance(lease.get(key), kind) for key, kind in kinds.items()):
+        return None
+    return lease
 
 
 def _is_stale(lease: dict[str, Any]) -> bool:
-    if time.time() - lease["beat"] > _STALE_AFTER_S:
+    # A beat from the future is no sign of life either: its host's clock was set back, perhaps by years.
+    if not abs(time.time() - lease["beat"]) <= _STALE_AFTER_S:
         return True
     return lease["host"] == socket.gethostname() and not _is_alive(lease["pid"])
 
@@ -93,7 +104,7 @@ def _is_stale(lease: dict[str, Any]) -> bool:
 def _is_alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:
         return True
