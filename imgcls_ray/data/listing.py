@@ -11,6 +11,7 @@ import glob
 import heapq
 import itertools
 import os
+import re
 import tempfile
 from dataclasses import dataclass
 from datetime import datetime
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 _LIST_SUFFIXES = (".txt", ".csv", ".parquet")
 _ROWS_IN_MEMORY = 200_000
+# Bytes that surrogateescape let through; in an address they are percent-encoded, as Parquet holds UTF-8 only.
+_NOT_UTF8 = re.compile("[\udc80-\udcff]")
 
 
 @dataclass
@@ -94,8 +97,7 @@ def list_inputs(source: str, counts: ListingCounts, *, leave_out: str | None = N
         return _distinct(_sorted(_read_list(path)), counts)
     if os.path.lexists(path):
         return iter([stat_file(os.path.abspath(path))])
-    matches = (stat_file(os.path.abspath(match)) for match in glob.iglob(path, recursive=True) if os.path.isfile(match))
-    return _distinct(_sorted(matches), counts)
+    return _distinct(_sorted(_matches(path, leave_out)), counts)
 
 
 def _is_list(path: str) -> bool:
@@ -105,6 +107,13 @@ def _is_list(path: str) -> bool:
 def _glob_root(pattern: str) -> str:
     parts = Path(pattern).parts
     return str(Path(*itertools.takewhile(lambda part: not glob.has_magic(part), parts)))
+
+
+def _matches(pattern: str, leave_out: str | None) -> Iterator[FileInfo]:
+    left_out = os.path.join(os.path.realpath(leave_out), "") if leave_out else None
+    for match in glob.iglob(pattern, recursive=True):
+        if os.path.isfile(match) and not (left_out and os.path.realpath(match).startswith(left_out)):
+            yield stat_file(os.path.abspath(match))
 
 
 def _only_images(files: Iterable[FileInfo], counts: ListingCounts) -> Iterator[FileInfo]:
@@ -132,7 +141,7 @@ def _read_list(path: str) -> Iterator[FileInfo]:
             yield _listed_file(row, folder)
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except (UnicodeDecodeError, csv.Error, pa.ArrowInvalid) as error:
+    except (ValueError, csv.Error, pa.ArrowException) as error:
         raise InputError(f"{path}: is not a readable {Path(path).suffix} list: {error}") from error
 
 
@@ -167,10 +176,12 @@ def _listed_file(row: dict[str, Any], folder: str) -> FileInfo:
     uri = str(row["uri"])
     if scheme_of(uri) in ("", "file"):
         return stat_file(os.path.abspath(os.path.join(folder, path_from_uri(uri))))
-    size = row.get("size")
-    mtime = row.get("mtime")
+    size, etag, mtime = (row.get(name) for name in ("size", "etag", "mtime"))
     return FileInfo(
-        uri, int(size) if size else None, row.get("etag") or None, mtime if isinstance(mtime, datetime) else None
+        _NOT_UTF8.sub(lambda byte: f"%{ord(byte[0]) - 0xDC00:02X}", uri),
+        int(size) if size else None,
+        str(etag) if etag else None,
+        mtime if isinstance(mtime, datetime) else None,
     )
 
 
