@@ -10,12 +10,13 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from imgcls_ray.data.answers import newest_answers
 from imgcls_ray.data.store import open_store
-from imgcls_ray.errors import ImageError, ImageErrorCode, UsageError
+from imgcls_ray.errors import ImageError, ImageErrorCode, StorageError, UsageError
 from imgcls_ray.images.limits import DecodeLimits
 from imgcls_ray.models.results import Result
 from imgcls_ray.storage import FetchLimits, fetch, open_directory
@@ -35,12 +36,13 @@ def latest_rows(store: LabelStore) -> Iterator[pa.Table]:
     parts = _PartReader(store)
     answers = newest_answers(store)
     while batch := list(itertools.islice(answers, _BATCH_ROWS)):
-        # Neighbours mostly lie in one part: each run of them is one slice.
-        slices = [
-            parts.rows(part, [answer.row for answer in group])
-            for part, group in itertools.groupby(batch, key=lambda answer: answer.part)
-        ]
-        yield pa.concat_tables(slices)
+        # By part first: where the rows of many runs take turns, each part is still read once a batch.
+        places: dict[str, list[int]] = {}
+        for place, answer in enumerate(batch):
+            places.setdefault(answer.part, []).append(place)
+        tables = [parts.rows(part, [batch[place].row for place in inside]) for part, inside in places.items()]
+        order = np.argsort(list(itertools.chain.from_iterable(places.values())))
+        yield pa.concat_tables(tables).take(order)
 
 
 class _PartReader:
@@ -67,11 +69,14 @@ def write_latest(store: LabelStore, path: Path) -> int:
     """Write the newest rows to a ``.parquet``, ``.jsonl`` or ``.csv`` file, whole or not at all. Returns their number.
 
     Raises:
-        UsageError: another suffix, or a path that cannot be written.
+        UsageError: another suffix, or a path that is no place for a file.
+        StorageError: reading the store or writing the file failed; an older file stays.
     """
     kind = path.suffix.lower().lstrip(".")
     if kind not in FORMATS:
         raise UsageError(f"{path}: the newest rows are written as .parquet, .jsonl or .csv")
+    if path.is_dir():
+        raise UsageError(f"{path}: cannot be written: it is a folder")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, partial = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
@@ -86,9 +91,10 @@ def write_latest(store: LabelStore, path: Path) -> int:
                 num_rows = (write_jsonl if kind == "jsonl" else _write_csv)(store, file)
         os.chmod(partial, 0o644)
         os.replace(partial, path)
-    except BaseException:
+    except OSError as error:
+        raise StorageError(f"{path}: was not written: {error}") from error
+    finally:
         Path(partial).unlink(missing_ok=True)
-        raise
     return num_rows
 
 
@@ -140,7 +146,8 @@ def save_samples(config: PredictConfig) -> Path:
     store = open_store(open_directory(config.output))
     folder = Path(store.uri) / "samples"
     total = sum(1 for _ in newest_answers(store))
-    wanted = {total * i // config.save_images for i in range(min(config.save_images, total))}
+    num_samples = min(config.save_images, total)
+    wanted = {total * i // num_samples for i in range(num_samples)}
     position = 0
     for table in latest_rows(store):
         chosen = [i for i in range(table.num_rows) if position + i in wanted]
