@@ -1,0 +1,309 @@
+"""Every kind of INPUT becomes one sorted stream of files, and what cannot is refused in words."""
+
+from __future__ import annotations
+
+import os
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from imgcls_ray.data import listing
+from imgcls_ray.data.listing import ListingCounts, check_input, is_single_file, list_inputs
+from imgcls_ray.errors import ImageError, ImageErrorCode, InputError
+from imgcls_ray.storage import FetchLimits, fetch
+from imgcls_ray.storage.local import FileInfo, stat_file
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def write(path: Path, data: bytes = b"x") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    return path
+
+
+def uris(source: str | Path, **options: Any) -> list[str]:
+    return [info.uri for info in list_inputs(str(source), ListingCounts(), **options)]
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> list[str]:
+    """Three images in a folder; their paths, sorted."""
+    return [str(write(tmp_path / "in" / name, name.encode())) for name in ("a.jpg", "b/c.png", "d")]
+
+
+# --- folders, files, globs, addresses --------------------------------------------------------------------------------
+
+
+def test_a_folder_gives_its_files_with_their_versions(tmp_path: Path, images: list[str]) -> None:
+    assert list(list_inputs(f"{tmp_path}/in", ListingCounts())) == [stat_file(path) for path in images]
+    assert uris(f"file://{tmp_path}/in/") == images
+
+
+def test_a_relative_folder_gives_whole_paths(
+    tmp_path: Path, images: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert uris("in") == uris("./in/../in") == uris("in/**/*") == images
+    monkeypatch.chdir(tmp_path / "in")
+    assert uris("a.jpg") == uris("*.jpg") == images[:1]
+
+
+def test_texts_and_tables_of_a_folder_are_counted_and_left_out(tmp_path: Path, images: list[str]) -> None:
+    for name in ("labels.txt", "b/meta.JSON", "list.parquet", "README.md"):
+        write(tmp_path / "in" / name)
+    counts = ListingCounts()
+    assert [info.uri for info in list_inputs(f"{tmp_path}/in", counts)] == images
+    assert counts.not_images == 4
+
+
+def test_a_folder_without_images_is_empty(tmp_path: Path) -> None:
+    assert uris(tmp_path) == []
+
+
+def test_a_folder_that_is_named_like_a_list_is_a_folder(tmp_path: Path) -> None:
+    path = write(tmp_path / "in.txt" / "a.jpg")
+    assert uris(tmp_path / "in.txt") == [str(path)]
+
+
+@pytest.mark.parametrize("pattern", ["{0}/in", "{0}/**/*.jpg", "{0}/in/*/*/*.jpg"])
+def test_the_store_inside_the_input_is_left_out(pattern: str, tmp_path: Path) -> None:
+    image = write(tmp_path / "in" / "x" / "y" / "a.jpg")
+    sample = write(tmp_path / "in" / "labels" / "samples" / "b.jpg")
+    neighbour = write(tmp_path / "in" / "labels2" / "z" / "c.jpg")
+    source = pattern.format(tmp_path)
+    assert uris(source) == sorted(map(str, (image, sample, neighbour)))
+    assert uris(source, leave_out=str(tmp_path / "in" / "labels")) == sorted(map(str, (image, neighbour)))
+
+
+def test_a_glob_gives_matching_files_sorted(tmp_path: Path) -> None:
+    for name in ("b.jpg", "a.jpg", "a.png", ".hidden.jpg", "sub/c.jpg", "folder.jpg/x"):
+        write(tmp_path / name)
+    assert uris(f"{tmp_path}/*.jpg") == [f"{tmp_path}/a.jpg", f"{tmp_path}/b.jpg"]
+    assert uris(f"{tmp_path}/**/*.jpg") == [f"{tmp_path}/{name}" for name in ("a.jpg", "b.jpg", "sub/c.jpg")]
+    assert uris(f"{tmp_path}/*.gif") == []
+
+
+def test_a_name_that_looks_like_a_glob_is_taken_as_it_is(tmp_path: Path) -> None:
+    path = write(tmp_path / "a[1].jpg")
+    write(tmp_path / "a1.jpg")
+    assert uris(path) == [str(path)]
+
+
+def test_a_single_file_and_an_address_are_one_input(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jpg")
+    assert list(list_inputs(str(path), ListingCounts())) == [stat_file(str(path))]
+    address = "https://example.com/a.jpg"
+    assert list(list_inputs(address, ListingCounts())) == [FileInfo(address, None, None, None)]
+
+
+def test_what_is_one_image_is_told_from_places_of_many(tmp_path: Path) -> None:
+    write(tmp_path / "a.jpg")
+    write(tmp_path / "list.txt")
+    single = {
+        source: is_single_file(source) for source in (f"{tmp_path}/a.jpg", "https://example.com/a", f"{tmp_path}")
+    }
+    assert list(single.values()) == [True, True, False]
+    assert not is_single_file(f"{tmp_path}/list.txt")
+    assert not is_single_file("https://example.com/list.csv")
+
+
+def test_a_dangling_link_is_one_input_without_a_version(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").symlink_to("gone")
+    assert list(list_inputs(f"{tmp_path}/a.jpg", ListingCounts())) == [FileInfo(f"{tmp_path}/a.jpg", None, None, None)]
+
+
+@pytest.mark.parametrize(
+    ("source", "text"),
+    [
+        ("{0}/missing", "{0}/missing: there is no such file or folder"),
+        ("", ": there is no such file or folder"),
+        ("{0}/missing.txt", "{0}/missing.txt: there is no such file or folder"),
+        ("{0}/missing/*.jpg", "{0}/missing/*.jpg: there is no folder {0}/missing"),
+        (
+            "s3://bucket/in",
+            "s3://bucket/in: s3:// is not a kind of storage that can be read; give a path or an http(s) ",
+        ),
+        ("https://host/list.csv", "https://host/list.csv: lists are read from files; download it first"),
+    ],
+)
+def test_an_input_that_cannot_be_listed_is_refused_before_anything_starts(
+    source: str, text: str, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError) as caught:
+        check_input(source.format(tmp_path))
+    assert str(caught.value).startswith(text.format(tmp_path))
+    with pytest.raises(InputError):
+        list_inputs(source.format(tmp_path), ListingCounts())
+
+
+# --- lists -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "b/c.png\na.jpg\nd\n",
+        "b/c.png\na.jpg\nd",
+        "b/c.png\r\na.jpg\r\nd\r\n",
+        "\ufeffb/c.png\na.jpg\nd\n",
+        "\n\nb/c.png\n\na.jpg\r\n\r\nd\n\n",
+        "./b/../b/c.png\n{0}/in/a.jpg\nfile://{0}/in/d\n",
+    ],
+    ids=["plain", "no-final-newline", "crlf", "bom", "blank-lines", "absolute"],
+)
+def test_a_text_list_counts_from_its_own_folder(content: str, tmp_path: Path, images: list[str]) -> None:
+    path = write(tmp_path / "in" / "list.txt", content.format(tmp_path).encode())
+    assert list(list_inputs(str(path), ListingCounts())) == [stat_file(image) for image in images]
+
+
+def test_a_text_list_may_name_files_that_are_not_utf8(tmp_path: Path) -> None:
+    write(tmp_path / os.fsdecode(b"\xff.jpg"), b"content")
+    [info] = list_inputs(str(write(tmp_path / "list.txt", b"\xff.jpg\n")), ListingCounts())
+    assert info.uri == f"file://{tmp_path}/%FF.jpg"
+    assert fetch(info.uri, info.etag, FetchLimits()) == b"content"
+
+
+def test_an_address_that_is_not_utf8_becomes_one(tmp_path: Path) -> None:
+    path = write(tmp_path / "list.txt", "http://host/é".encode() + b"\xff%41\n")
+    assert uris(path) == ["http://host/é%FF%41"]
+
+
+def test_a_null_character_costs_one_row(tmp_path: Path, images: list[str]) -> None:
+    path = write(tmp_path / "in" / "list.txt", b"a.jpg\nnull\0.jpg\n")
+    good, bad = list_inputs(str(path), ListingCounts())
+    assert (good.uri, bad.etag) == (images[0], None)
+    with pytest.raises(ImageError) as caught:
+        fetch(bad.uri, bad.etag, FetchLimits())
+    assert caught.value.code is ImageErrorCode.NOT_FOUND
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "uri\nb/c.png\na.jpg\nd\n",
+        "\ufefflabel,uri\r\n1,b/c.png\r\n2,a.jpg\r\n3,d",
+        'uri,note\n"b/c.png","x\ny"\na.jpg\n\nd,\n,\n',
+    ],
+)
+def test_a_csv_list_counts_from_its_own_folder(content: str, tmp_path: Path, images: list[str]) -> None:
+    path = write(tmp_path / "in" / "list.CSV", content.encode())
+    assert uris(path) == images
+
+
+def test_a_parquet_list_holds_any_name(tmp_path: Path) -> None:
+    names = ["line\nbreak.jpg", 'comma,quote".jpg', " "]
+    for name in names:
+        write(tmp_path / name)
+    pq.write_table(pa.table({"uri": [*names, None, ""], "other": range(5)}), tmp_path / "list.parquet")
+    assert uris(tmp_path / "list.parquet") == sorted(f"{tmp_path}/{name}" for name in names)
+
+
+def test_a_list_tells_versions_of_addresses_only(tmp_path: Path, images: list[str]) -> None:
+    """A file's own version counts, whatever the list says."""
+    mtime = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
+    columns = {"uri": [images[0], "http://h/b"], "size": [7, 8], "etag": ["x", "y"], "mtime": [mtime, mtime]}
+    pq.write_table(pa.table(columns), tmp_path / "list.parquet")
+    found = list(list_inputs(f"{tmp_path}/list.parquet", ListingCounts()))
+    assert found == [stat_file(images[0]), FileInfo("http://h/b", 8, "y", mtime)]
+
+
+def test_doubles_are_listed_once_and_counted(tmp_path: Path, images: list[str]) -> None:
+    path = write(tmp_path / "in" / "list.txt", f"d\na.jpg\n./d\n{images[2]}\n".encode())
+    counts = ListingCounts()
+    assert [info.uri for info in list_inputs(str(path), counts)] == [images[0], images[2]]
+    assert counts.doubles == 2
+
+
+def test_missing_entries_are_listed_without_a_version(tmp_path: Path) -> None:
+    path = write(tmp_path / "list.txt", b"gone.jpg\nfolder/gone.jpg\ns3://bucket/a.jpg\n")
+    assert list(list_inputs(str(path), ListingCounts())) == [
+        FileInfo(uri, None, None, None)
+        for uri in (f"{tmp_path}/folder/gone.jpg", f"{tmp_path}/gone.jpg", "s3://bucket/a.jpg")
+    ]
+
+
+def test_an_empty_list_is_empty(tmp_path: Path) -> None:
+    assert uris(write(tmp_path / "a.txt", b"")) == []
+    assert uris(write(tmp_path / "b.csv", b"uri\n")) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "text"),
+    [
+        ("a.csv", b"path,label\na.jpg,1\n", "needs a column 'uri', has path, label"),
+        ("a.csv", b"", "needs a column 'uri', has none"),
+        ("a.csv", b"uri\n\xff\xfe\n", "is not a readable .csv list: 'utf-8' codec"),
+        ("a.csv", b"uri,size\nhttp://h/a,12 KB\n", "is not a readable .csv list: invalid literal for int"),
+        ("a.csv", b'uri\n"' + b"x" * 200_000, "is not a readable .csv list: field larger than field limit"),
+        ("a.parquet", b"PAR1 and then nonsense", "is not a readable .parquet list: Parquet magic bytes not found"),
+        ("a.parquet", b"", "is not a readable .parquet list: Parquet file size is 0 bytes"),
+    ],
+)
+def test_a_list_that_cannot_be_read_is_refused_with_the_reason(
+    name: str, content: bytes, text: str, tmp_path: Path
+) -> None:
+    path = write(tmp_path / name, content)
+    with pytest.raises(InputError) as caught:
+        uris(path)
+    assert str(caught.value).startswith(f"{path}: {text}")
+
+
+def test_a_parquet_list_needs_a_uri_column(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"url": ["a"], "label": [1]}), tmp_path / "a.parquet")
+    with pytest.raises(InputError, match=r"a\.parquet: needs a column 'uri', has url, label$"):
+        uris(tmp_path / "a.parquet")
+
+
+def test_a_cut_parquet_list_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"uri": [f"{i}.jpg" for i in range(1000)]}), path)
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(InputError, match=r"a\.parquet: is not a readable \.parquet list"):
+        uris(path)
+
+
+def test_a_list_that_leads_nowhere_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").symlink_to("gone.txt")
+    with pytest.raises(InputError, match=r"a\.txt: cannot be read: No such file or directory"):
+        uris(tmp_path / "a.txt")
+
+
+# --- long lists ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("num_rows", [0, 1, 9, 10, 11, 100, 1234])
+def test_a_list_that_is_sorted_on_disk_is_sorted_the_same(
+    num_rows: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mtime = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
+    lines = [f"http://h/{i * 7919 % 1009:04d}é\U0001f408" for i in range(num_rows)]
+    columns: dict[str, Any] = {
+        "uri": pa.array(lines, pa.string()),
+        "size": pa.array([i or None for i in range(num_rows)], pa.int64()),
+        "etag": pa.array([None if i % 3 else "v" for i in range(num_rows)], pa.string()),
+        "mtime": pa.array([mtime] * num_rows, pa.timestamp("us", "UTC")),
+    }
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+    plain, on_disk = ListingCounts(), ListingCounts()
+    want = list(list_inputs(f"{tmp_path}/a.parquet", plain))
+    monkeypatch.setattr(listing, "_ROWS_IN_MEMORY", 10)
+    assert list(list_inputs(f"{tmp_path}/a.parquet", on_disk)) == want
+    assert [info.uri for info in want] == sorted(set(lines))
+    assert on_disk == plain == ListingCounts(doubles=max(0, num_rows - 1009))
+
+
+def test_sorting_on_disk_cleans_up_behind_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
+    monkeypatch.setattr(listing, "_ROWS_IN_MEMORY", 10)
+    path = write(tmp_path / "a.txt", b"".join(b"http://h/%d\n" % i for i in range(100)))
+    files = iter(list_inputs(str(path), ListingCounts()))
+    next(files)
+    assert len(os.listdir(tmp_path / "tmp")) == 1
+    files.close()  # type: ignore[attr-defined]
+    assert os.listdir(tmp_path / "tmp") == []
