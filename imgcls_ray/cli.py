@@ -39,9 +39,6 @@ def main() -> NoReturn:
     except ImgclsError as error:
         print(f"imgcls: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print("imgcls: interrupted; what is written stays, and the same command goes on from there", file=sys.stderr)
-        sys.exit(130)
     sys.exit(0)
 
 

@@ -66,6 +66,12 @@ class JobFailedError(ImgclsError):
     exit_code = 1
 
 
+class StoppedError(ImgclsError):
+    """Someone stopped the command."""
+
+    exit_code = 130
+
+
 class ImageErrorCode(StrEnum):
     """Why one input has no prediction. A closed set: new meanings get new codes, old ones never change theirs."""
 

@@ -40,7 +40,7 @@ def run(output: Path) -> None:
     """
     if output.exists():
         raise UsageError(f"{output}: already exists; remove it, or give another --output")
-    console = Console(highlight=False)
+    console = Console(highlight=False, soft_wrap=True)
     console.print(f"[bold]1. draw[/bold] a data set of shapes in {output / 'data'}")
     dataset = draw_dataset(
         output / "data", images_per_class=NUM_IMAGES_PER_CLASS, to_label_per_class=_TO_LABEL_PER_CLASS, size=IMAGE_SIZE

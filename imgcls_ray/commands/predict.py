@@ -13,7 +13,7 @@ from imgcls_ray.config import PredictConfig, load_config, make_config, parse_ove
 from imgcls_ray.data.listing import check_input, is_single_file
 from imgcls_ray.data.progress import duration
 from imgcls_ray.data.schema import STATUS_OK
-from imgcls_ray.errors import ImageErrorCode, JobFailedError, UsageError
+from imgcls_ray.errors import ImageErrorCode, JobFailedError, StoppedError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -40,7 +40,12 @@ def run(config_file: Path | None, overrides: Sequence[str], flags: Mapping[str, 
     from imgcls_ray.data.predict import predict
 
     console = Console(stderr=True)
-    report = predict(config, console)
+    try:
+        report = predict(config, console)
+    except KeyboardInterrupt as error:
+        raise StoppedError(
+            f"stopped; everything labelled so far is kept in {config.output}, and the same command goes on from there"
+        ) from error
     if config.dry_run:
         _tell_plan(report, config)
         return
@@ -73,32 +78,29 @@ def _predict_one(values: Mapping[str, Any]) -> None:
 
 
 def _tell_plan(report: PredictReport, config: PredictConfig) -> None:
-    console = Console()
+    console = Console(highlight=False, soft_wrap=True)
     plan = report.plan
     console.print(
         f"{config.input}: {plan.listed:,} inputs, {plan.planned:,} to label "
         f"({plan.new:,} new, {plan.changed:,} changed, {plan.retried:,} to retry), "
         f"{plan.answered:,} have their row. Nothing was written.",
-        highlight=False,
     )
     _tell_left_out(console, report)
 
 
 def _tell(report: PredictReport, config: PredictConfig) -> None:
-    console = Console()
+    console = Console(highlight=False, soft_wrap=True)
     done = [run for run in report.runs if run.num_images]
     for run in done:
         if run.num_done_before:
             console.print(
                 f"run {run.run:04d} was open: {run.num_done_before:,} of its {run.num_images:,} images had their row",
-                highlight=False,
             )
     if not done:
         console.print(
             f"nothing to label: {report.plan.listed:,} inputs, all have their row in {report.store}"
             if report.plan.listed
             else f"nothing to label: {config.input} holds no images",
-            highlight=False,
         )
         _tell_left_out(console, report)
         return
@@ -114,7 +116,7 @@ def _tell(report: PredictReport, config: PredictConfig) -> None:
     for run in done:
         _tell_run(console, run)
     _tell_left_out(console, report)
-    console.print(f"labels: {report.store}", highlight=False)
+    console.print(f"labels: {report.store}")
 
 
 def _tell_run(console: Console, run: RunReport) -> None:
@@ -125,20 +127,19 @@ def _tell_run(console: Console, run: RunReport) -> None:
         f"run {run.run:04d}: {labelled:,} images in {duration(run.seconds)}, {run.images_per_s:,.1f} images/s on "
         f"{run.num_workers} {'worker' if run.num_workers == 1 else 'workers'}"
         + (f", after {duration(run.startup_seconds)} of start-up" if run.startup_seconds else ""),
-        highlight=False,
     )
     stages = {field.name: getattr(run.stages, field.name) for field in fields(run.stages)}
     total = sum(stages.values())
     if total:
         parts = ", ".join(f"{name} {value / total:.0%}" for name, value in stages.items())
-        console.print(f"where the time went: {parts}; {_ADVICE[max(stages, key=stages.__getitem__)]}", highlight=False)
+        console.print(f"where the time went: {parts}; {_ADVICE[max(stages, key=stages.__getitem__)]}")
 
 
 def _tell_left_out(console: Console, report: PredictReport) -> None:
     if report.listing.not_images:
-        console.print(f"left out: {report.listing.not_images:,} texts and tables, by their names", highlight=False)
+        console.print(f"left out: {report.listing.not_images:,} texts and tables, by their names")
     if report.listing.doubles:
-        console.print(f"left out: {report.listing.doubles:,} entries that name an input again", highlight=False)
+        console.print(f"left out: {report.listing.doubles:,} entries that name an input again")
 
 
 def _after(config: PredictConfig) -> None:

@@ -23,7 +23,7 @@ _MAX_PROBLEMS_SHOWN = 20
 
 def status(uri: str) -> None:
     store = open_store(open_directory(uri))
-    console = Console(highlight=False)
+    console = Console(highlight=False, soft_wrap=True)
     identity = store.identity
     columns = "".join(f", {name}" for name in ("embedding", "logits") if getattr(identity, name))
     console.print(f"{store.uri}: {identity.model}, {identity.num_classes:,} classes, top {identity.top_k}{columns}")
@@ -58,7 +58,7 @@ def status(uri: str) -> None:
 def verify(uri: str) -> None:
     store = open_store(open_directory(uri))
     report = verify_store(store)
-    console = Console(highlight=False)
+    console = Console(highlight=False, soft_wrap=True)
     counts = ", ".join(f"{code} {count:,}" for code, count in report.counts.most_common())
     console.print(f"{store.uri}: {report.num_planned:,} inputs planned, {report.num_rows:,} rows ({counts or 'none'})")
     for problem in report.problems[:_MAX_PROBLEMS_SHOWN]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import threading
 from dataclasses import dataclass
 
 from imgcls_ray.errors import ResourceError
@@ -41,17 +43,21 @@ def start_ray(*, num_gpus: int) -> None:
     if ray.is_initialized():
         return
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     if os.environ.get("RAY_ADDRESS"):
         ray.init(logging_level=logging.ERROR, log_to_driver=False)
-        return
-    ray.init(
-        address="local",
-        num_cpus=available_cores(),
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        object_store_memory=None if num_gpus else _CPU_OBJECT_STORE_BYTES,
-    )
+    else:
+        ray.init(
+            address="local",
+            num_cpus=available_cores(),
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            object_store_memory=None if num_gpus else _CPU_OBJECT_STORE_BYTES,
+        )
+    if threading.current_thread() is threading.main_thread():
+        # Ray puts a handler of its own there, which leaves without a word.
+        signal.signal(signal.SIGTERM, on_sigterm)
 
 
 def check_local(plan: WorkerPlan) -> None:

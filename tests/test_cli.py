@@ -1,0 +1,258 @@
+"""The command as a person meets it: words, exit codes, and what lies on disk afterwards."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from imgcls_ray import cli
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from imgcls_ray.models.folder import ModelFolder
+
+IMGCLS = Path(sys.executable).with_name("imgcls")
+
+
+@pytest.fixture
+def imgcls(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Run the command in this process: exit code, stdout, stderr."""
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*args: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["imgcls", *map(str, args)])
+        with pytest.raises(SystemExit) as left:
+            cli.main()
+        captured = capsys.readouterr()
+        code = left.value.code
+        assert isinstance(code, int)
+        return code, captured.out, captured.err
+
+    return run
+
+
+def test_help_names_the_commands(imgcls: Callable[..., tuple[int, str, str]]) -> None:
+    code, out, _ = imgcls("--help")
+    assert code == 0
+    assert all(name in out for name in ("predict", "demo", "models", "store"))
+
+
+@pytest.mark.parametrize("command", [["predict"], ["models", "new"], ["store", "verify"], ["demo"]])
+def test_every_command_explains_itself(imgcls: Callable[..., tuple[int, str, str]], command: list[str]) -> None:
+    code, out, _ = imgcls(*command, "-h")
+    assert code == 0
+    assert "Usage" in out
+
+
+def test_an_unknown_option_is_refused_with_the_nearest(imgcls: Callable[..., tuple[int, str, str]]) -> None:
+    code, _, err = imgcls("predict", "x", "--modle", "m")
+    assert code == 2
+    assert "--modle" in err
+    assert "--model" in err.replace("--modle", "")
+
+
+def one_line(err: str) -> str:
+    """A failure is one line for people."""
+    lines = err.strip().splitlines()
+    assert len(lines) == 1, err
+    assert lines[0].startswith("imgcls: ")
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["{tmp}/none", "-m", "{model}", "-o", "{tmp}/s"], "none: there is no such file or folder"),
+        (["{tmp}/none/*.jpg", "-m", "{model}", "-o", "{tmp}/s"], "there is no folder"),
+        (["gopher://x/y", "-m", "{model}", "-o", "{tmp}/s"], "gopher:// is not a kind of storage"),
+        (["{images}", "-m", "{tmp}/none", "-o", "{tmp}/s"], "none: there is no such model folder"),
+        (["{images}", "-m", "{images}", "-o", "{tmp}/s"], "model.json: cannot be read"),
+        (["{images}", "-m", "PP-LCNet_x1.0", "-o", "{tmp}/s"], "did you mean PP-LCNet_x1_0"),
+        (["{images}", "-m", "{model}", "-o", "{images}"], "is not a label store (it holds"),
+        (["{images}", "-m", "{model}"], "more than one image needs --output STORE"),
+        (["{images}", "-o", "{tmp}/s"], "model: is needed"),
+        ([], "input: is needed"),
+        (["{images}", "-m", "{model}", "-o", "{tmp}/s", "-s", "topk=3"], "topk: no such key; did you mean top_k?"),
+        (["{images}", "-m", "{model}", "-o", "{tmp}/s", "--top-k", "0"], "top_k: input should be greater than 0"),
+        (["{images}", "-m", "{model}", "-o", "{tmp}/s", "--export", "xlsx"], "export: input should be"),
+        (["{images}", "-m", "{model}", "-o", "{tmp}/s", "--num-gpus", "9"], "needs 9 GPUs, this machine has"),
+        (["{images}", "-m", "{model}", "-o", "{tmp}/s", "--num-workers", "99"], "needs 99 CPUs, this machine has"),
+        (["{images}", "-m", "{model}", "-o", "{tmp}/s", "-c", "{tmp}/none.yaml"], "none.yaml: cannot be read"),
+    ],
+)
+def test_a_request_that_cannot_be_carried_out_is_one_line_and_exit_code_2(
+    imgcls: Callable[..., tuple[int, str, str]],
+    draw_images: Callable[..., list[Path]],
+    small_model: ModelFolder,
+    tmp_path: Path,
+    args: list[str],
+    message: str,
+) -> None:
+    images = draw_images(2)[0].parent
+    filled = [arg.format(tmp=tmp_path, model=small_model.path, images=images) for arg in args]
+    code, out, err = imgcls("predict", *filled)
+    assert (code, out) == (2, "")
+    assert message in one_line(err)
+    assert not (tmp_path / "s").exists()
+
+
+def test_one_image_is_labelled_without_ray_or_store(
+    imgcls: Callable[..., tuple[int, str, str]], draw_images: Callable[..., list[Path]], small_model: ModelFolder
+) -> None:
+    [path] = draw_images(1)
+    code, out, _ = imgcls("predict", path, "-m", small_model.path, "--top-k", 2)
+    assert code == 0
+    assert out.splitlines()[0] == str(path)
+    assert len(out.splitlines()) == 3
+
+
+def test_one_image_that_cannot_be_read_is_told_and_exit_code_1(
+    imgcls: Callable[..., tuple[int, str, str]], small_model: ModelFolder, tmp_path: Path
+) -> None:
+    (tmp_path / "x.jpg").write_bytes(b"\xff\xd8\xff")
+    code, out, err = imgcls("predict", tmp_path / "x.jpg", "-m", small_model.path)
+    assert code == 1
+    assert "truncated: its end is missing" in out
+    assert "its end is missing" in one_line(err)
+
+
+def test_one_image_goes_into_a_store_without_ray(
+    imgcls: Callable[..., tuple[int, str, str]],
+    draw_images: Callable[..., list[Path]],
+    small_model: ModelFolder,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def no_ray(*_args: object, **_kwargs: object) -> None:
+        raise AssertionError("Ray was started for one image")
+
+    monkeypatch.setattr("imgcls_ray.data.predict.start_ray", no_ray)
+    [path] = draw_images(1)
+    store = tmp_path / "store"
+    args = ("predict", path, "-m", small_model.path, "-o", store, "--export", "jsonl", "--save-images", 5)
+    code, out, _ = imgcls(*args)
+    assert code == 0
+    assert "ok" in out
+    [row] = [json.loads(line) for line in (store / "exports" / "latest.jsonl").read_text().splitlines()]
+    assert row["uri"] == str(path)
+    assert len(list((store / "samples").iterdir())) == 1
+    assert imgcls("store", "verify", store)[0] == 0
+    code, out, _ = imgcls("store", "latest", store)
+    assert json.loads(out) == row
+    code, out, _ = imgcls("store", "status", store)
+    assert code == 0
+    assert "0001" in out
+    code, out, _ = imgcls(*args)
+    assert code == 0
+    assert "nothing to label: 1 inputs, all have their row" in out
+
+
+def test_the_second_run_on_a_store_in_use_is_told_who_holds_it(
+    imgcls: Callable[..., tuple[int, str, str]],
+    draw_images: Callable[..., list[Path]],
+    small_model: ModelFolder,
+    tmp_path: Path,
+) -> None:
+    from imgcls_ray.data.lease import hold_lease
+    from imgcls_ray.storage import open_directory
+
+    [path] = draw_images(1)
+    args = ("predict", path, "-m", small_model.path, "-o", tmp_path / "store")
+    assert imgcls(*args)[0] == 0
+    with hold_lease(open_directory(str(tmp_path / "store"))):
+        code, _, err = imgcls(*args)
+    assert code == 2
+    assert f"another run is using this store (process {os.getpid()} on " in one_line(err)
+
+
+def test_verify_finds_a_removed_part_and_exits_1(
+    imgcls: Callable[..., tuple[int, str, str]],
+    draw_images: Callable[..., list[Path]],
+    small_model: ModelFolder,
+    tmp_path: Path,
+) -> None:
+    [path] = draw_images(1)
+    assert imgcls("predict", path, "-m", small_model.path, "-o", tmp_path / "store")[0] == 0
+    (tmp_path / "store" / "predictions" / "0001-000000.parquet").unlink()
+    code, out, err = imgcls("store", "verify", tmp_path / "store")
+    assert code == 1
+    assert "predictions/0001-000000.parquet: is missing (1 inputs have no row)" in out
+    assert "1 problems, 1 inputs without a row" in one_line(err)
+
+
+def test_a_config_file_gives_the_keys_and_flags_win(
+    imgcls: Callable[..., tuple[int, str, str]],
+    draw_images: Callable[..., list[Path]],
+    small_model: ModelFolder,
+    tmp_path: Path,
+) -> None:
+    [path] = draw_images(1)
+    config = tmp_path / "predict.yaml"
+    config.write_text(f"input: {path}\nmodel: {small_model.path}\noutput: {tmp_path / 'store'}\ntop_k: 4\n")
+    assert imgcls("predict", "-c", config, "-s", "top_k=3", "--top-k", 2)[0] == 0
+    assert json.loads((tmp_path / "store" / "store.json").read_text())["top_k"] == 2
+
+
+def test_models_new_makes_a_folder_and_refuses_what_does_not_fit(
+    imgcls: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
+    (tmp_path / "label.txt").write_text("0 ant\n1 bee\n")
+    new = ("models", "new", "PP-LCNet_x0_25", "--labels", tmp_path / "label.txt", "-o", tmp_path / "m", "--random")
+    code, _, err = imgcls(*new, "--num-classes", 3)
+    assert (code, one_line(err)) == (2, f"imgcls: {tmp_path / 'label.txt'}: names 2 classes, --num-classes says 3")
+    code, out, _ = imgcls(*new, "--num-classes", 2)
+    assert code == 0
+    assert "PP-LCNet_x0_25, 2 classes, fingerprint" in out
+    code, _, err = imgcls(*new)
+    assert code == 2
+    assert "already exists and is not empty" in one_line(err)
+
+
+def run_until_parts(command: list[str], store: Path, count: int) -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    deadline = time.monotonic() + 120
+    while len(list(store.glob("predictions/*.parquet"))) < count:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return process
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+def test_a_stopped_job_is_finished_by_the_same_command(
+    draw_images: Callable[..., list[Path]], small_model: ModelFolder, tmp_path: Path, how: signal.Signals
+) -> None:
+    images = draw_images(400)
+    for i, path in enumerate(images):
+        for copy in range(4):
+            shutil.copy(path, path.with_name(f"{i:05d}-{copy}.jpg"))
+    store = tmp_path / "store"
+    command = [str(IMGCLS), "predict", str(images[0].parent), "-m", str(small_model.path), "-o", str(store)]
+    process = run_until_parts(command, store, 2)
+    os.kill(process.pid, how)
+    _, err = process.communicate(timeout=60)
+    if how != signal.SIGKILL:
+        assert process.returncode == 130
+        assert "imgcls: stopped; everything labelled so far is kept" in err
+    kept = {path.name: path.stat().st_mtime_ns for path in store.glob("predictions/*.parquet")}
+    assert not (store / "runs" / "0001.json").exists()
+    assert kept
+    again = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert again.returncode == 0, again.stderr
+    assert "run 0001 was open" in again.stdout
+    assert {name: (store / "predictions" / name).stat().st_mtime_ns for name in kept} == kept
+    verified = subprocess.run([str(IMGCLS), "store", "verify", str(store)], capture_output=True, text=True, check=False)
+    assert verified.returncode == 0, verified.stdout
+    assert "2,000 inputs planned, 2,000 rows" in verified.stdout

@@ -1,0 +1,79 @@
+"""Configurations are checked at the door, and say what is wrong with the way out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from imgcls_ray.config import PredictConfig, load_config, make_config, parse_overrides
+from imgcls_ray.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+NEEDED = {"input": "in", "model": "m", "output": "out"}
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"topk": 3}, "topk: no such key; did you mean top_k?"),
+        ({"batchsize": 3}, "batchsize: no such key; did you mean batch_size?"),
+        ({"zzz": 1}, "zzz: no such key; known keys: input, model, output"),
+        ({"top_k": 0}, "top_k: input should be greater than 0, got 0"),
+        ({"top_k": "many"}, "top_k: input should be a valid integer.*, got 'many'"),
+        ({"max_error_rate": 2}, "max_error_rate: input should be less than or equal to 1, got 2"),
+        ({"export": "xlsx"}, "export: input should be 'parquet', 'jsonl' or 'csv', got 'xlsx'"),
+        ({"unit_size": 5000}, "unit_size: input should be less than or equal to 2048, got 5000"),
+        ({"num_gpus": 1, "engine": "openvino"}, "engine=openvino labels on CPUs; use engine=torch"),
+        ({"max_image_pixels": 10**9}, "max_image_pixels: input should be less than or equal to 89478485"),
+    ],
+)
+def test_a_value_that_does_not_fit_is_refused_by_name(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{message}"):
+        make_config(PredictConfig, {**NEEDED, **values})
+
+
+def test_a_missing_key_is_refused_with_its_meaning() -> None:
+    with pytest.raises(ConfigError, match=r"^model: is needed; Model folder"):
+        make_config(PredictConfig, {"input": "in", "output": "out"})
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("a: !!python/object/apply:os.system ['touch owned']", "not plain YAML"),
+        ("- a\n- b\n", "expected 'key: value' lines, got list"),
+        ("a: [", "not plain YAML"),
+        ("1: 2", "expected 'key: value' lines"),
+    ],
+)
+def test_a_file_that_is_no_plain_mapping_is_refused(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "c.yaml").write_text(content)
+    with pytest.raises(ConfigError, match=message):
+        load_config(tmp_path / "c.yaml")
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"none\.yaml: cannot be read: No such file"):
+        load_config(tmp_path / "none.yaml")
+
+
+def test_overrides_are_yaml_scalars() -> None:
+    assert parse_overrides(["top_k=3", "input=s p a c e", "embedding=true", "export=null"]) == {
+        "top_k": 3,
+        "input": "s p a c e",
+        "embedding": True,
+        "export": None,
+    }
+
+
+@pytest.mark.parametrize("pair", ["top_k", "=3", "top_k=[", "x=!!python/object/apply:os.getcwd []"])
+def test_an_override_that_is_no_pair_is_refused(pair: str) -> None:
+    with pytest.raises(ConfigError):
+        parse_overrides([pair])
+
+
+def test_every_field_has_its_documentation() -> None:
+    assert [name for name, field in PredictConfig.model_fields.items() if not field.description] == []
