@@ -1,0 +1,224 @@
+"""A store's identity decides who may write into it; its names decide what is done."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from imgcls_ray.data.schema import Unit, parse_part_name
+from imgcls_ray.data.store import check_identity, create_or_open_store, open_store
+from imgcls_ray.errors import StoreError
+from imgcls_ray.storage import open_directory
+from tests.data.stores import FINGERPRINT, answer_unit, identity, infos, label, new_store, plan
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+# --- identity --------------------------------------------------------------------------------------------------------
+
+
+def test_a_store_is_made_once_and_then_opened(tmp_path: Path) -> None:
+    made = new_store(tmp_path / "new" / "labels")
+    content = (tmp_path / "new" / "labels" / "store.json").read_bytes()
+    assert new_store(tmp_path / "new" / "labels").identity == made.identity == identity()
+    assert (tmp_path / "new" / "labels" / "store.json").read_bytes() == content
+    assert made.uri == f"{tmp_path}/new/labels"
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        (
+            {"fingerprint": "0" * 64, "model": "other"},
+            f"belongs to another model (small, fingerprint {'f' * 12}; this one is other, {'0' * 12}); "
+            "use that model, or another --output",
+        ),
+        ({"top_k": 5}, "was made with top_k=2, this run has top_k=5; use the same, or another --output"),
+        ({"embedding": True}, "was made with embedding=False, this run has embedding=True; use the same, or another"),
+        ({"logits": True}, "was made with logits=False, this run has logits=True; use the same, or another --output"),
+    ],
+)
+def test_a_run_of_another_kind_is_refused(changes: dict[str, Any], text: str, tmp_path: Path) -> None:
+    store = new_store(tmp_path)
+    with pytest.raises(StoreError) as opened:
+        new_store(tmp_path, **changes)
+    with pytest.raises(StoreError) as checked:
+        check_identity(store, identity(**changes))
+    assert str(opened.value) == str(checked.value)
+    assert str(opened.value).startswith(f"{tmp_path}: {text}")
+
+
+def test_the_name_of_the_model_is_for_people_only(tmp_path: Path) -> None:
+    new_store(tmp_path)
+    assert new_store(tmp_path, model="renamed").identity.model == "small"
+
+
+def test_the_columns_follow_the_identity(tmp_path: Path) -> None:
+    plain = new_store(tmp_path / "a").schema
+    full = new_store(tmp_path / "b", embedding=True, logits=True).schema
+    assert full.names == [*plain.names, "embedding", "logits"]
+    assert full.metadata == {b"imgcls.fingerprint": FINGERPRINT.encode()}
+
+
+def test_a_folder_of_something_else_is_not_made_a_store(tmp_path: Path) -> None:
+    (tmp_path / "holiday.jpg").write_bytes(b"")
+    with pytest.raises(StoreError) as caught:
+        new_store(tmp_path)
+    assert str(caught.value) == (
+        f"{tmp_path}: is not a label store (it holds 'holiday.jpg' and no store.json); "
+        "give --output a new or empty directory"
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["holiday.jpg"]
+
+
+def test_hidden_files_are_no_obstacle(tmp_path: Path) -> None:
+    (tmp_path / ".DS_Store").write_bytes(b"")
+    assert new_store(tmp_path).open_runs() == []
+
+
+def test_a_file_is_no_store(tmp_path: Path) -> None:
+    (tmp_path / "labels").write_bytes(b"")
+    with pytest.raises(
+        StoreError, match=r"labels: cannot be looked into \(Not a directory\); give --output a directory"
+    ):
+        new_store(tmp_path / "labels")
+    with pytest.raises(StoreError, match=r"labels: is not a label store \(no readable store\.json\)"):
+        open_store(open_directory(f"{tmp_path}/labels"))
+
+
+def test_a_folder_without_identity_is_not_opened(tmp_path: Path) -> None:
+    for folder in (tmp_path, tmp_path / "missing"):
+        with pytest.raises(StoreError, match=r": is not a label store \(no readable store\.json\)"):
+            open_store(open_directory(str(folder)))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{", b"\xff", b"[]", b"{}", b"5", b"null", b'"text"', b'{"model": "small"}'],
+    ids=ascii,
+)
+def test_a_damaged_identity_is_refused(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "store.json").write_bytes(content)
+    with pytest.raises(StoreError) as caught:
+        new_store(tmp_path)
+    assert str(caught.value) == f"{tmp_path}: store.json is damaged, or of another version"
+    assert (tmp_path / "store.json").read_bytes() == content
+
+
+@pytest.mark.parametrize("changes", [{"format_version": 2}, {"unknown": 1}])
+def test_a_store_of_a_later_version_is_refused(changes: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "store.json").write_text(json.dumps({**identity().model_dump(), **changes}))
+    with pytest.raises(StoreError, match="is damaged, or of another version"):
+        new_store(tmp_path)
+
+
+def test_two_runs_that_make_a_store_at_once_both_open_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second looks for the identity just before the first has written it."""
+    directory = open_directory(str(tmp_path))
+    looks: list[str] = []
+
+    def exists(name: str) -> bool:
+        if not looks:
+            new_store(tmp_path)
+        looks.append(name)
+        return len(looks) > 1
+
+    monkeypatch.setattr(directory, "exists", exists)
+    assert create_or_open_store(directory, identity()).identity == identity()
+
+
+def test_of_two_models_that_make_a_store_at_once_one_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = open_directory(str(tmp_path))
+    create = directory.create
+
+    def create_second(name: str, data: bytes) -> bool:
+        new_store(tmp_path, fingerprint="0" * 64, model="first")
+        return create(name, data)
+
+    monkeypatch.setattr(directory, "create", create_second)
+    with pytest.raises(StoreError, match="belongs to another model"):
+        create_or_open_store(directory, identity())
+
+
+# --- runs ------------------------------------------------------------------------------------------------------------
+
+
+def test_runs_are_planned_open_and_finished(tmp_path: Path) -> None:
+    store = new_store(tmp_path)
+    assert (store.planned_runs(), store.open_runs(), store.finished_runs(), store.next_run()) == ([], [], [], 1)
+    label(store, infos(20))
+    plan(store, infos(20, etag="v2"))
+    assert (store.planned_runs(), store.open_runs(), store.finished_runs(), store.next_run()) == ([1, 2], [2], [1], 3)
+
+
+def test_an_empty_run_uses_up_its_number(tmp_path: Path) -> None:
+    store = new_store(tmp_path)
+    store.finish_run(1, {"run": 1, "num_images": 0})
+    assert (store.next_run(), store.open_runs()) == (2, [])
+    assert store.run_record(1) == {"run": 1, "num_images": 0}
+
+
+def test_a_plan_that_was_given_up_is_skipped_for_ever(tmp_path: Path) -> None:
+    """Its files would otherwise be taken for a part of the next plan."""
+    store = new_store(tmp_path)
+    store.directory.create("plans/0001/000000.parquet", b"half a plan")
+    assert (store.planned_runs(), store.open_runs(), store.next_run()) == ([], [], 2)
+    assert label(store, infos(20)) == 2
+
+
+def test_numbers_go_on_after_9999(tmp_path: Path) -> None:
+    store = new_store(tmp_path)
+    for run in (2, 9999):
+        store.finish_run(run, {"run": run})
+    assert plan(store, infos(20)) == 10_000
+    assert store.planned_runs() == [10_000]
+    assert store.plan_record(10_000)["num_images"] == 20
+    assert next(unit.part_name for unit in store.units(10_000)) == "predictions/10000-000000.parquet"
+
+
+def test_a_finished_run_keeps_its_first_record(tmp_path: Path) -> None:
+    store = new_store(tmp_path)
+    store.finish_run(1, {"images_per_s": 1})
+    store.finish_run(1, {"images_per_s": 2})
+    assert store.run_record(1) == {"images_per_s": 1}
+
+
+@pytest.mark.parametrize("name", ["plans/0001.json", "runs/0001.json"])
+def test_a_damaged_record_is_named(name: str, tmp_path: Path) -> None:
+    store = new_store(tmp_path)
+    label(store, infos(20))
+    (tmp_path / name).write_bytes(b'{"num_images": 2')
+    with pytest.raises(StoreError, match=f"{tmp_path}: {name} is damaged; bring it back from a copy"):
+        store.plan_record(1) if name.startswith("plans") else store.run_record(1)
+
+
+def test_a_unit_with_a_part_is_answered(tmp_path: Path) -> None:
+    store = new_store(tmp_path)
+    units = list(store.units(plan(store, infos(100))))
+    for unit in (units[0], units[3]):
+        answer_unit(store, unit)
+    (tmp_path / "predictions" / ".0001-000001.parquet.0123").write_bytes(b"")
+    (tmp_path / "predictions" / "0001-000002.parquet.tmp").write_bytes(b"")
+    (tmp_path / "predictions" / "0011-000005.parquet").write_bytes(b"")
+    assert store.answered_units(1) == {0, 3}
+    assert store.answered_units(2) == set()
+
+
+@pytest.mark.parametrize(("run", "number"), [(1, 0), (9999, 999_999), (10_000, 1_000_000)])
+def test_a_part_name_is_read_back(run: int, number: int) -> None:
+    unit = Unit(run, number, "", 0, 0, 1)
+    assert parse_part_name(unit.part_name.removeprefix("predictions/")) == (run, number)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["1-0.parquet", "0001-000000.parquet.tmp", ".0001-000000.parquet", "0001-00000a.parquet", "x0001-000000.parquet"],
+)
+def test_other_names_are_no_parts(name: str) -> None:
+    assert parse_part_name(name) is None
