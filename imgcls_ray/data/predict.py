@@ -66,19 +66,15 @@ class RunReport:
     codes: Counter[str] = field(default_factory=Counter)
     """Images of the whole run per status."""
     seconds: float = 0.0
-    """From the first unit's start to the last unit's end in this command; start-up is told apart."""
-    startup_seconds: float = 0.0
-    """Starting Ray and preparing the engine."""
+    """Labelling in this command, the start of Ray and of the workers included."""
+    images_per_s: float = 0.0
+    """Of the running workers: from the first unit that was done to the last; of all the time for a single unit."""
     stages: StageSeconds = field(default_factory=StageSeconds)
     num_workers: int = 1
 
     @property
     def num_errors(self) -> int:
         return self.codes.total() - self.codes[STATUS_OK]
-
-    @property
-    def images_per_s(self) -> float:
-        return (self.num_images - self.num_done_before) / self.seconds if self.seconds else 0.0
 
 
 @dataclass
@@ -181,7 +177,6 @@ class _Job:
     def __init__(self, config: PredictConfig, folder: ModelFolder, store: LabelStore, console: Console) -> None:
         self._config, self._folder, self._store, self._console = config, folder, store, console
         self._workers: WorkerPlan | None = None
-        self._startup_seconds = 0.0
         self._task = LabelTask(
             model=os.path.abspath(folder.path),
             fingerprint=folder.spec.fingerprint,
@@ -202,6 +197,7 @@ class _Job:
 
     def label(self, planned: Spool) -> RunReport:
         """Plan the next run and label it; with nothing to label, only record it."""
+        start = time.monotonic()
         if not planned.num_images:
             report = RunReport(self._store.next_run(), 0, 0)
             self._record(report)
@@ -215,9 +211,9 @@ class _Job:
             batch_size=self._config.batch_size,
             about={"input": self._config.input},
         )
-        return self.finish(run)
+        return self.finish(run, start)
 
-    def finish(self, run: int) -> RunReport:
+    def finish(self, run: int, start: float | None = None) -> RunReport:
         """Label the units of a planned run that have no answer, and record the run."""
         num_images = self._store.plan_record(run)["num_images"]
         answered = self._store.answered_units(run)
@@ -225,18 +221,16 @@ class _Job:
         report = RunReport(run, num_images, num_images - sum(unit.num_rows for unit in todo))
         others = answered
         if todo:
-            others = answered | self._label(todo, report)
+            others = answered | self._label(todo, report, start or time.monotonic())
         self._count_other_parts(report, others)
         self._record(report)
         return report
 
-    def _label(self, todo: list[Unit], report: RunReport) -> set[int]:
+    def _label(self, todo: list[Unit], report: RunReport, start: float) -> set[int]:
         """Label units; returns those whose part another worker had written."""
         results = self._label_here(todo[0]) if len(todo) == 1 and not self._config.num_gpus else self._on_ray(todo)
-        report.startup_seconds = self._startup_seconds
         report.num_workers = self._workers.num_cpu_workers if self._workers else 1
         others: set[int] = set()
-        start = time.monotonic()
         with label_progress(report.num_images, report.num_done_before, self._console) as progress:
             for counts in results:
                 progress.add(counts.num_images, sum(n for code, n in counts.codes.items() if code != STATUS_OK))
@@ -247,6 +241,7 @@ class _Job:
                 for name, value in vars(counts.seconds).items():
                     setattr(report.stages, name, getattr(report.stages, name) + value)
         report.seconds = time.monotonic() - start
+        report.images_per_s = progress.images_per_s or sum(unit.num_rows for unit in todo) / report.seconds
         return others
 
     def _label_here(self, unit: Unit) -> Iterator[UnitCounts]:
@@ -260,12 +255,10 @@ class _Job:
 
     def _start(self) -> WorkerPlan:
         if self._workers is None:
-            start = time.monotonic()
             start_ray(num_gpus=self._config.num_gpus)
             self._workers = plan_workers(self._config.num_workers, self._config.num_gpus)
             device = "cuda" if self._config.num_gpus else "cpu"
             prepare_engine(self._folder, engine=self._config.engine, device=device, embedding=self._config.embedding)
-            self._startup_seconds = time.monotonic() - start
         return self._workers
 
     def _unit_size(self) -> int:

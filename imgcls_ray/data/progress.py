@@ -18,33 +18,43 @@ logger = logging.getLogger("imgcls_ray")
 
 
 class LabelProgress:
-    """Counts images of one run; images that earlier commands labelled count as done, not into the rate."""
+    """Counts images of one run. The rate is that of the running workers: it begins when the first unit is done."""
 
     def __init__(self, total: int, done: int, bar: Progress | None) -> None:
-        self._total, self._done_before, self._num_errors = total, done, 0
-        self._done = done
-        self._start = self._last_log = time.monotonic()
+        self._total, self._done, self._num_errors = total, done, 0
+        self._first: tuple[float, int] | None = None
+        self._last_log = time.monotonic()
         self._bar = bar
         self._task = bar.add_task("labelling", total=total, completed=done, errors=0, rate="") if bar else None
 
     def add(self, num_images: int, num_errors: int) -> None:
+        """Count a unit that is durable."""
         self._done += num_images
         self._num_errors += num_errors
+        if self._first is None:
+            self._first = (time.monotonic(), self._done)
+        rate = self.images_per_s
         if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=self._done, errors=self._num_errors, rate=f"{self._rate():.1f}/s")
-        elif time.monotonic() - self._last_log >= _LOG_INTERVAL_S:
+            shown = f"{rate:.1f}/s" if rate else ""
+            self._bar.update(self._task, completed=self._done, errors=self._num_errors, rate=shown)
+        elif rate and time.monotonic() - self._last_log >= _LOG_INTERVAL_S:
             self._last_log = time.monotonic()
             logger.info(
                 "labelled %d of %d images, %.1f images/s, %d errors, %s left",
                 self._done,
                 self._total,
-                self._rate(),
+                rate,
                 self._num_errors,
-                duration((self._total - self._done) / max(self._rate(), 1e-9)),
+                duration((self._total - self._done) / rate),
             )
 
-    def _rate(self) -> float:
-        return (self._done - self._done_before) / max(time.monotonic() - self._start, 1e-9)
+    @property
+    def images_per_s(self) -> float:
+        """Since the first unit was done; 0 before the second."""
+        if self._first is None:
+            return 0.0
+        start, done = self._first
+        return (self._done - done) / max(time.monotonic() - start, 1e-9)
 
 
 @contextmanager

@@ -157,7 +157,7 @@ def test_exif_turns_a_pil_image_too(model: Model) -> None:
 @pytest.mark.parametrize("options", [{"batch_size": 0}, {"top_k": 0}, {"top_k": -1}])
 def test_sizes_that_make_no_sense_are_refused_at_once(model: Model, options: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="must be positive"):
-        model.predict([], **options)  # type: ignore[arg-type]
+        model.predict([], **options)
 
 
 def test_more_labels_than_classes_are_all_classes(model: Model) -> None:
