@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from imgcls_ray.data.answers import all_answers
-from imgcls_ray.data.schema import FINGERPRINT_KEY, STATUS_ERROR, STATUS_OK, parse_part_name
+from imgcls_ray.data.schema import FINGERPRINT_KEY, PLAN_SCHEMA, STATUS_ERROR, STATUS_OK, parse_part_name
 from imgcls_ray.errors import ImageErrorCode, StoreError
 
 if TYPE_CHECKING:
@@ -137,8 +137,9 @@ def _check_part(store: LabelStore, unit: Unit, report: VerifyReport) -> None:
         report.add(f"{unit.part_name}: was written by another model")
     _check_statuses(part, unit, report)
     try:
-        planned = store.read_unit(unit)
-    except (OSError, pa.ArrowException) as error:
+        planned = store.read_unit(unit).cast(PLAN_SCHEMA)
+        planned.validate(full=True)
+    except (OSError, ValueError, pa.ArrowException) as error:
         report.add(f"{unit.segment}: cannot be read ({error})")
         return
     _check_rows(planned, part, unit, report)
