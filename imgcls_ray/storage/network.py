@@ -22,7 +22,7 @@ from imgcls_ray.errors import ImageError, ImageErrorCode
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
+_GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")  # neither IPv4-mapped nor NAT64 addresses are in it
 # Addresses that carry an IPv4 address inside: what is behind them cannot be told from outside.
 _TRANSLATED = tuple(ipaddress.ip_network(net) for net in ("2002::/16", "2001::/32"))
 
@@ -119,10 +119,7 @@ def checked_addresses(host: str, port: int, *, allow_private: bool) -> list[str]
 
 def _is_public(address: str) -> bool:
     ip = ipaddress.ip_address(address.partition("%")[0])
-    if isinstance(ip, ipaddress.IPv6Address):
-        if ip.ipv4_mapped is not None:
-            return _is_public(str(ip.ipv4_mapped))
-        # Python calls site-local (fec0::/10) and IPv4-compatible (::127.0.0.1) addresses global.
-        if ip not in _GLOBAL_UNICAST or any(ip in network for network in _TRANSLATED):
-            return False
+    # Python calls site-local (fec0::/10) and IPv4-compatible (::127.0.0.1) addresses global.
+    if ip.version == 6 and (ip not in _GLOBAL_UNICAST or any(ip in network for network in _TRANSLATED)):
+        return False
     return ip.is_global and not ip.is_multicast
