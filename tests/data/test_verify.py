@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import random
 from pathlib import Path
@@ -120,6 +121,14 @@ def test_a_cut_part_is_found(size: int, store: LabelStore) -> None:
     store.directory.replace(PART, store.directory.read(PART)[:size])
     assert problem_of(store).startswith(f"{PART}: cannot be read (")
     assert verify_store(store).num_missing == 16
+
+
+def test_text_that_is_not_utf8_is_found(store: LabelStore) -> None:
+    plain = io.BytesIO()
+    table = pa.Table.from_pylist(part_rows(store), schema=store.schema)
+    pq.write_table(table, plain, compression="none", use_dictionary=["uri"])
+    store.directory.replace(PART, plain.getvalue().replace(b"other", b"oth\xffr"))
+    assert problem_of(store).startswith(f"{PART}: cannot be read (")
 
 
 def test_a_missing_row_is_found(store: LabelStore) -> None:
