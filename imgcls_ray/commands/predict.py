@@ -124,8 +124,8 @@ def _tell_run(console: Console, run: RunReport) -> None:
     if not labelled:
         return
     console.print(
-        f"run {run.run:04d}: {labelled:,} images in {duration(run.seconds)} with start-up, then {run.images_per_s:,.1f} "
-        f"images/s on {run.num_workers} {'worker' if run.num_workers == 1 else 'workers'}",
+        f"run {run.run:04d}: {labelled:,} images in {duration(run.seconds)} with start-up, then "
+        f"{run.images_per_s:,.1f} images/s on {run.num_workers} {'worker' if run.num_workers == 1 else 'workers'}",
     )
     stages = {field.name: getattr(run.stages, field.name) for field in fields(run.stages)}
     total = sum(stages.values())

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 NUM_FETCH_THREADS = 16
 _FILES_AHEAD = 64
 _BYTES_AHEAD = 64 * 2**20
+# Addresses do not tell their size before they are read: sixteen ahead.
+_UNKNOWN_BYTES = 4 * 2**20
 # A file costs less than handing it to another thread: files travel in groups, addresses alone.
 _FILES_PER_GROUP = 8
 
@@ -59,7 +61,7 @@ def _groups(rows: pa.Table) -> Iterator[tuple[list[tuple[str, str | None]], int]
     num_bytes = 0
     for uri, etag, size in zip(*columns, strict=True):
         inputs.append((uri, etag))
-        num_bytes += size or 2**20
+        num_bytes += size or _UNKNOWN_BYTES
         if is_url(uri) or len(inputs) == _FILES_PER_GROUP or num_bytes >= _BYTES_AHEAD // 4:
             yield inputs, num_bytes
             inputs, num_bytes = [], 0

@@ -206,7 +206,7 @@ def commit_unit(
     start = time.perf_counter()
     table = part_table(store.schema, classifier.folder.spec.class_names, rows, results)
     buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd")
+    pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)
     committed = store.directory.create(unit.part_name, buffer.getvalue())
     codes = Counter(result.code.value if isinstance(result, ImageError) else STATUS_OK for result in results)
     seconds.write += time.perf_counter() - start

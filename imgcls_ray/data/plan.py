@@ -140,14 +140,22 @@ def spool(files: Iterable[FileInfo], *, limit: int | None = None) -> Iterator[Sp
 
 
 def write_plan(
-    store: LabelStore, planned: Spool, *, num_workers: int, unit_size: int, batch_size: int, about: dict[str, Any]
-) -> int:
-    """Write the next run's plan and return its number.
+    store: LabelStore,
+    planned: Spool,
+    *,
+    run: int,
+    num_workers: int,
+    unit_size: int,
+    batch_size: int,
+    about: dict[str, Any],
+) -> None:
+    """Write the plan of a run whose number was taken before its inputs were compared with the store's answers.
+
+    A plan that another run wrote meanwhile has taken the number: then these inputs may be answered already.
 
     Raises:
         StoreInUseError: another run is writing a plan into this store.
     """
-    run = store.next_run()
     sizes = list(unit_sizes(planned.num_images, num_workers=num_workers, largest=unit_size, batch_size=batch_size))
     units = _cut(planned.batches(), sizes)
     row = segment = 0
@@ -157,14 +165,13 @@ def write_plan(
         segment += 1
     record = {"run": run, "created": now(), "num_images": planned.num_images, "num_units": len(sizes), **about}
     _create(store, f"plans/{run:04d}.json", encode_json(record))
-    return run
 
 
 def _segment(units: Iterator[pa.Table], *, run: int, first_row: int) -> tuple[bytes, int]:
     """One plan file: whole units, each a row group. Returns its bytes and the row after its last."""
     buffer = io.BytesIO()
     row = first_row
-    with pq.ParquetWriter(buffer, PLAN_SCHEMA, compression="zstd") as writer:
+    with pq.ParquetWriter(buffer, PLAN_SCHEMA, compression="zstd", write_page_checksum=True) as writer:
         for unit in units:
             ids = pa.array(range(image_id(run, row), image_id(run, row + unit.num_rows)), pa.int64())
             table = unit.add_column(0, PLAN_SCHEMA.field("image_id"), ids)

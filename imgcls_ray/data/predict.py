@@ -10,6 +10,7 @@ import os
 import threading
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -136,10 +137,10 @@ def predict(config: PredictConfig, console: Console) -> PredictReport:
     with hold_lease(directory):
         _import_ray_early()
         job = _Job(config, folder, store, console)
-        for run in store.open_runs():
-            report.runs.append(job.finish(run))
+        while (new_run := store.take_next_run()) is None:
+            report.runs += [job.finish(run) for run in store.open_runs()]
         with _planned(config, store, report) as planned:
-            report.runs.append(job.label(planned))
+            report.runs.append(job.label(planned, new_run))
     report.seconds = time.monotonic() - start
     return report
 
@@ -195,18 +196,20 @@ class _Job:
             ),
         )
 
-    def label(self, planned: Spool) -> RunReport:
-        """Plan the next run and label it; with nothing to label, only record it."""
+    def label(self, planned: Spool, run: int) -> RunReport:
+        """Plan a run and label it; with nothing to label, only record it."""
         start = time.monotonic()
         if not planned.num_images:
-            report = RunReport(self._store.next_run(), 0, 0)
+            report = RunReport(run, 0, 0)
             self._record(report)
             return report
-        num_workers = self._config.num_workers or (self._start().num_cpu_workers if _wants_ray(planned) else 1)
-        run = write_plan(
+        write_plan(
             self._store,
             planned,
-            num_workers=num_workers,
+            run=run,
+            num_workers=self._workers.num_cpu_workers
+            if self._workers
+            else self._config.num_workers or available_cores(),
             unit_size=self._unit_size(),
             batch_size=self._config.batch_size,
             about={"input": self._config.input},
@@ -255,11 +258,25 @@ class _Job:
 
     def _start(self) -> WorkerPlan:
         if self._workers is None:
-            start_ray(num_gpus=self._config.num_gpus)
+            # A network that was never converted takes as long as Ray's start, and mostly another core.
+            with ThreadPoolExecutor(1) as beside:
+                prepared = beside.submit(
+                    prepare_engine,
+                    self._folder,
+                    engine=self._config.engine,
+                    device="cuda" if self._config.num_gpus else "cpu",
+                    embedding=self._config.embedding,
+                )
+                start_ray(num_gpus=self._config.num_gpus)
+                prepared.result()
             self._workers = plan_workers(self._config.num_workers, self._config.num_gpus)
-            device = "cuda" if self._config.num_gpus else "cpu"
-            prepare_engine(self._folder, engine=self._config.engine, device=device, embedding=self._config.embedding)
         return self._workers
+
+    def _num_workers(self) -> int:
+        """Only a cluster has to be asked: planning on one machine need not wait for Ray."""
+        if self._config.num_workers is None and is_cluster_given():
+            return self._start().num_cpu_workers
+        return self._config.num_workers or available_cores()
 
     def _unit_size(self) -> int:
         largest = self._config.unit_size or default_unit_size((self._folder.path / WEIGHTS_FILE).stat().st_size)
@@ -292,11 +309,6 @@ class _Job:
                 "versions": {package: version(package) for package in packages},
             },
         )
-
-
-def _wants_ray(planned: Spool) -> bool:
-    # Fewer images than two of the smallest units are one unit, which is labelled without Ray.
-    return planned.num_images >= 32
 
 
 def _with_causes(counts: Iterator[UnitCounts], store: LabelStore) -> Iterator[UnitCounts]:

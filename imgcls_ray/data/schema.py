@@ -47,7 +47,11 @@ class Unit(NamedTuple):
 
     @property
     def part_name(self) -> str:
-        return f"predictions/{self.run:04d}-{self.number:06d}.parquet"
+        return f"predictions/{_part_name(self.run, self.number)}"
+
+
+def _part_name(run: int, number: int) -> str:
+    return f"{run:04d}-{number:06d}.parquet"
 
 
 def image_id(run: int, row: int) -> int:
@@ -58,7 +62,11 @@ def image_id(run: int, row: int) -> int:
 def parse_part_name(name: str) -> tuple[int, int] | None:
     """Run and unit of a file directly under ``predictions/``; ``None`` for a foreign name."""
     match = _PART_NAME.match(name)
-    return (int(match.group(1)), int(match.group(2))) if match else None
+    if match is None:
+        return None
+    number = (int(match.group(1)), int(match.group(2)))
+    # "0001-0000000.parquet" would answer unit 0 beside its real part: only the name that a writer gives counts.
+    return number if name == _part_name(*number) else None
 
 
 def part_schema(*, fingerprint: str, embedding: bool, logits: bool) -> pa.Schema:

@@ -77,6 +77,21 @@ class LabelStore:
         """A number that no run has used: planned, finished, or given up while it was planned."""
         return max((*self._numbers("plans", _RUN_ENTRY), *self.finished_runs()), default=0) + 1
 
+    def take_next_run(self) -> int | None:
+        """Take a number for a new plan, or ``None`` if an open run has to be finished first.
+
+        The number is read before the open runs, and a plan that somebody began and did not end is closed for good: so
+        of two runs that plan at once, with or without a lease, one finds its number or its plan taken, and no input
+        is planned twice.
+        """
+        number = self.next_run()
+        planned = set(self.planned_runs())
+        for run in self._numbers("plans", _RUN_ENTRY):
+            closed = {"run": run, "num_images": 0, "num_units": 0, "abandoned": now()}
+            if run not in planned and self.directory.create(f"plans/{run:04d}.json", encode_json(closed)):
+                self.finish_run(run, {**closed, "finished": now(), "counts": {}, "images_per_s": 0.0})
+        return None if self.open_runs() else number
+
     def _numbers(self, folder: str, pattern: re.Pattern[str]) -> list[int]:
         matches = (pattern.match(name) for name in self.directory.entries(folder))
         return sorted({int(match.group(1)) for match in matches if match})
@@ -96,6 +111,8 @@ class LabelStore:
 
     def units(self, run: int) -> Iterator[Unit]:
         """The units of a planned run in order, read from the footers of its plan files."""
+        if self.plan_record(run)["num_units"] == 0:
+            return  # also a plan that was given up half-way, whose files mean nothing
         number = first_row = 0
         segments = sorted(
             (name for name in self.directory.entries(f"plans/{run:04d}") if _SEGMENT_FILE.match(name)),

@@ -61,14 +61,15 @@ def verify_store(store: LabelStore) -> VerifyReport:
     _check_foreign_files(store, planned, report)
     finished = set(store.finished_runs())
     for run, units in planned.items():
-        _check_run(store, run, units, report, is_finished=run in finished)
+        if units is not None:
+            _check_run(store, run, units, report, is_finished=run in finished)
     if report.num_missing == 0 and report.is_sound:
         # Parts that are missing or damaged have been told; only whole ones can be read through.
         _check_doubles(store, report)
     return report
 
 
-def _check_foreign_files(store: LabelStore, planned: Mapping[int, Sequence[Unit]], report: VerifyReport) -> None:
+def _check_foreign_files(store: LabelStore, planned: Mapping[int, Sequence[Unit] | None], report: VerifyReport) -> None:
     for name in sorted(store.directory.entries()):
         if name not in _FILES | _FOLDERS and not name.startswith("."):
             report.add(f"{name}: does not belong to a label store")
@@ -78,16 +79,19 @@ def _check_foreign_files(store: LabelStore, planned: Mapping[int, Sequence[Unit]
         number = parse_part_name(name)
         if number is None:
             report.add(f"predictions/{name}: is not a part file")
-        elif number[1] >= len(planned.get(number[0], ())):
+        elif (units := planned.get(number[0], ())) is not None and number[1] >= len(units):
             report.add(f"predictions/{name}: answers no unit of any plan")
 
 
-def _units(store: LabelStore, run: int, report: VerifyReport) -> list[Unit]:
+def _units(store: LabelStore, run: int, report: VerifyReport) -> list[Unit] | None:
+    """The units of a plan, or ``None`` if it cannot be read, which is one problem and not one per part."""
     try:
         return list(store.units(run))
+    except StoreError as error:
+        report.add(f"plans/{run:04d}.json: cannot be read ({error})")
     except (OSError, pa.ArrowException) as error:
         report.add(f"plans/{run:04d}: cannot be read ({error})")
-        return []
+    return None
 
 
 def _check_run(store: LabelStore, run: int, units: Sequence[Unit], report: VerifyReport, *, is_finished: bool) -> None:
@@ -103,27 +107,18 @@ def _check_run(store: LabelStore, run: int, units: Sequence[Unit], report: Verif
             if is_finished:
                 report.add(f"{unit.part_name}: is missing ({unit.num_rows:,} inputs have no row)")
     report.num_planned += num_planned
-    _check_record(store, run, num_planned, report)
+    if (recorded := store.plan_record(run).get("num_images")) != num_planned:
+        report.add(f"plans/{run:04d}: holds {num_planned:,} inputs, its record says {recorded:,}")
     if missing and not is_finished:
         report.add(
             f"run {run:04d} is open: {missing:,} of {num_planned:,} inputs have no row yet; run its command again"
         )
 
 
-def _check_record(store: LabelStore, run: int, num_planned: int, report: VerifyReport) -> None:
-    try:
-        recorded = store.plan_record(run).get("num_images")
-    except (OSError, StoreError) as error:
-        report.add(f"plans/{run:04d}.json: cannot be read ({error})")
-        return
-    if recorded != num_planned:
-        report.add(f"plans/{run:04d}: holds {num_planned:,} inputs, its record says {recorded:,}")
-
-
 def _check_part(store: LabelStore, unit: Unit, report: VerifyReport) -> None:
     try:
         with store.directory.open(unit.part_name) as file:
-            part = pq.ParquetFile(file).read()
+            part = pq.ParquetFile(file, page_checksum_verification=True).read()
         part.validate(full=True)  # text that is not UTF-8 would otherwise show only where it is used
     except (OSError, pa.ArrowException) as error:
         report.num_missing += unit.num_rows

@@ -210,8 +210,6 @@ def _checked_device(device: str) -> Any:
 
 def _converted_network(folder: ModelFolder, *, embedding: bool) -> Path:
     """The network as OpenVINO IR, converted once per user and kept: conversion takes seconds, loading 0.3 s."""
-    import openvino as ov
-
     spec = folder.spec
     parts = [spec.weights_sha256, spec.timm_name, spec.timm_args, spec.num_classes, str(spec.preprocess), embedding]
     parts += [version(package) for package in ("openvino", "timm", "imgcls-ray")]
@@ -220,6 +218,7 @@ def _converted_network(folder: ModelFolder, *, embedding: bool) -> Path:
     if (kept / "network.xml").is_file():
         return kept / "network.xml"
 
+    import openvino as ov
     import torch
 
     size = spec.preprocess.crop_size

@@ -52,10 +52,18 @@ def infos(count: int, *, etag: str | None = "v1", step: int = 1, first: int = 0)
 
 def plan(store: LabelStore, files: Iterable[FileInfo], *, num_workers: int = 1, unit_size: int = 16) -> int:
     """Plan the next run; units hold ``unit_size`` inputs. Returns its number."""
+    run = store.next_run()
     with spool(files) as planned:
-        return write_plan(
-            store, planned, num_workers=num_workers, unit_size=unit_size, batch_size=unit_size, about={"input": "/in"}
+        write_plan(
+            store,
+            planned,
+            run=run,
+            num_workers=num_workers,
+            unit_size=unit_size,
+            batch_size=unit_size,
+            about={"input": "/in"},
         )
+    return run
 
 
 def rows_of(store: LabelStore, unit: Unit, errors: Mapping[str, str] | None = None) -> list[dict[str, Any]]:

@@ -153,7 +153,7 @@ def test_gpu_actors_give_the_same_rows(
     on_cpu = open_store(open_directory(str(tmp_path / "store")))
     store = create_or_open_store(open_directory(str(tmp_path / "gpu")), on_cpu.identity)
     with spool(list_folder(str(tmp_path / "images"))) as planned:
-        write_plan(store, planned, num_workers=1, unit_size=32, batch_size=8, about={})
+        write_plan(store, planned, run=1, num_workers=1, unit_size=32, batch_size=8, about={})
     task = LabelTask(
         model=str(small_model.path),
         fingerprint=small_model.spec.fingerprint,
@@ -248,11 +248,10 @@ def test_an_image_that_changed_after_planning_is_told_and_planned_again(
 ) -> None:
     images = draw_images(4)
 
-    def change_after_planning(*args: Any, **kwargs: Any) -> int:
-        run = write_plan(*args, **kwargs)
+    def change_after_planning(*args: Any, **kwargs: Any) -> None:
+        write_plan(*args, **kwargs)
         os.utime(images[2], ns=(5, 5))
         images[3].unlink()
-        return run
 
     monkeypatch.setattr("imgcls_ray.data.predict.write_plan", change_after_planning)
     label()

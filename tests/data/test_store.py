@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from imgcls_ray.data.plan import PlanCounts, spool, unanswered, write_plan
 from imgcls_ray.data.schema import Unit, parse_part_name
-from imgcls_ray.data.store import check_identity, create_or_open_store, open_store
-from imgcls_ray.errors import StoreError
+from imgcls_ray.data.store import LabelStore, check_identity, create_or_open_store, open_store
+from imgcls_ray.data.verify import verify_store
+from imgcls_ray.errors import StoreError, StoreInUseError
 from imgcls_ray.storage import open_directory
 from tests.data.stores import FINGERPRINT, answer_unit, identity, infos, label, new_store, plan
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 
@@ -222,3 +227,43 @@ def test_a_part_name_is_read_back(run: int, number: int) -> None:
 )
 def test_other_names_are_no_parts(name: str) -> None:
     assert parse_part_name(name) is None
+
+
+def test_a_plan_that_was_given_up_is_closed_and_its_planner_refused(tmp_path: Path) -> None:
+    store = new_store(tmp_path)
+    slow_run = store.take_next_run()
+    assert slow_run == 1
+    store.directory.create("plans/0001/000000.parquet", b"half of a plan")
+    assert store.take_next_run() == 2
+    assert not store.directory.create("plans/0001.json", b"{}")
+    assert list(store.units(1)) == []
+    assert (store.open_runs(), store.finished_runs()) == ([], [1])
+    assert verify_store(store).is_sound
+
+
+def test_two_runs_that_plan_at_once_never_plan_an_input_twice(tmp_path: Path) -> None:
+    """Every interleaving of two planners' steps: take a number, compare with the answers, write the plan."""
+    for order in set(itertools.permutations("aaabbb")):
+        store = new_store(tmp_path / "".join(order))
+        planners = {name: _planner(store) for name in "ab"}
+        for name in order:
+            next(planners[name])
+        planned = [row for run in store.planned_runs() for unit in store.units(run) for row in _uris(store, unit)]
+        assert sorted(planned) == sorted(set(planned)), order
+        assert len(planned) == 40, order
+
+
+def _planner(store: LabelStore) -> Iterator[None]:
+    run = store.take_next_run()
+    yield
+    files = list(unanswered(infos(40), store, PlanCounts()))
+    yield
+    if run is not None:
+        with contextlib.suppress(StoreInUseError), spool(files) as planned:
+            write_plan(store, planned, run=run, num_workers=1, unit_size=16, batch_size=16, about={})
+    yield
+
+
+def _uris(store: LabelStore, unit: Unit) -> list[str]:
+    uris: list[str] = store.read_unit(unit).column("uri").to_pylist()
+    return uris
