@@ -21,15 +21,17 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from imgcls_ray.data.schema import FILE_SCHEMA
 from imgcls_ray.errors import InputError
 from imgcls_ray.storage.http import is_url
 from imgcls_ray.storage.local import FileInfo, list_folder, may_be_image, path_from_uri, scheme_of, stat_file
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
 _LIST_SUFFIXES = (".txt", ".csv", ".parquet")
 _ROWS_IN_MEMORY = 200_000
+_ROWS_PER_GROUP = 4096
 # Bytes that surrogateescape let through; in an address they are percent-encoded, as Parquet holds UTF-8 only.
 _NOT_UTF8 = re.compile("[\udc80-\udcff]")
 
@@ -188,19 +190,21 @@ def _listed_file(row: dict[str, Any], folder: str) -> FileInfo:
 def _sorted(files: Iterable[FileInfo]) -> Iterator[FileInfo]:
     """External merge sort by URI: chunks are sorted in memory, kept on disk, and merged."""
     files = iter(files)
-    first = _sorted_chunk(files)
-    if len(first) < _ROWS_IN_MEMORY:
-        yield from first
+    chunk = _sorted_chunk(files)
+    if len(chunk) < _ROWS_IN_MEMORY:
+        yield from chunk
         return
-    with tempfile.TemporaryDirectory(prefix="imgcls-sort-") as folder:
-        paths: list[str] = []
-        chunk = first
-        while chunk:
-            paths.append(os.path.join(folder, f"{len(paths):06d}.parquet"))
-            pq.write_table(_table_of(chunk), paths[-1], row_group_size=4096)
-            chunk = _sorted_chunk(files)
-        del first, chunk
-        yield from heapq.merge(*(_read_chunk(path) for path in paths), key=_by_uri)
+    # One file without a name, however many chunks: it meets no limit on open files, and a kill leaves nothing behind.
+    with tempfile.TemporaryFile(prefix="imgcls-sort-") as file:
+        ends = [0]
+        with pq.ParquetWriter(file, FILE_SCHEMA, compression="zstd") as writer:
+            while chunk:
+                writer.write_table(table_of(chunk), row_group_size=_ROWS_PER_GROUP)
+                ends.append(ends[-1] + -(-len(chunk) // _ROWS_PER_GROUP))
+                chunk = _sorted_chunk(files)
+        with pq.ParquetFile(file) as chunks:
+            readers = (_read_groups(chunks, range(*bounds)) for bounds in itertools.pairwise(ends))
+            yield from heapq.merge(*readers, key=_by_uri)
 
 
 def _sorted_chunk(files: Iterator[FileInfo]) -> list[FileInfo]:
@@ -211,14 +215,14 @@ def _by_uri(info: FileInfo) -> str:
     return info.uri
 
 
-def _table_of(files: list[FileInfo]) -> pa.Table:
-    columns = [list(column) for column in zip(*files, strict=True)]
-    types = [pa.string(), pa.int64(), pa.string(), pa.timestamp("us", tz="UTC")]
-    arrays = [pa.array(column, kind) for column, kind in zip(columns, types, strict=True)]
-    return pa.table(arrays, names=list(FileInfo._fields))
+def table_of(files: Sequence[FileInfo]) -> pa.Table:
+    """Files as rows of ``FILE_SCHEMA``."""
+    columns = zip(*files, strict=True)
+    arrays = [pa.array(list(column), field.type) for column, field in zip(columns, FILE_SCHEMA, strict=True)]
+    return pa.table(arrays, schema=FILE_SCHEMA)
 
 
-def _read_chunk(path: str) -> Iterator[FileInfo]:
-    with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(batch_size=4096):
-            yield from map(FileInfo._make, zip(*(column.to_pylist() for column in batch.columns), strict=True))
+def _read_groups(chunks: pq.ParquetFile, groups: range) -> Iterator[FileInfo]:
+    for group in groups:
+        columns = chunks.read_row_group(group).columns
+        yield from map(FileInfo._make, zip(*(column.to_pylist() for column in columns), strict=True))

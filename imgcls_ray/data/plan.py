@@ -11,13 +11,14 @@ import itertools
 import tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from imgcls_ray.data.answers import newest_answers
-from imgcls_ray.data.schema import PLAN_SCHEMA, image_id
+from imgcls_ray.data.listing import table_of
+from imgcls_ray.data.schema import FILE_SCHEMA, PLAN_SCHEMA, image_id
 from imgcls_ray.data.store import encode_json, now
 from imgcls_ray.errors import StoreInUseError
 
@@ -112,31 +113,26 @@ def unit_sizes(num_images: int, *, num_workers: int, largest: int, batch_size: i
 class Spool:
     """Planned inputs on local disk, counted: units can be cut only when the end is known."""
 
-    def __init__(self, path: str, num_images: int) -> None:
-        self._path = path
+    def __init__(self, file: IO[bytes], num_images: int) -> None:
+        self._file = file
         self.num_images = num_images
 
     def batches(self) -> Iterator[pa.RecordBatch]:
-        if self.num_images:
-            with pq.ParquetFile(self._path) as file:
-                yield from file.iter_batches(batch_size=_SPOOL_ROWS)
+        with pq.ParquetFile(self._file) as file:
+            yield from file.iter_batches(batch_size=_SPOOL_ROWS)
 
 
 @contextmanager
 def spool(files: Iterable[FileInfo], *, limit: int | None = None) -> Iterator[Spool]:
-    """Write at most ``limit`` planned inputs to a temporary file."""
-    schema = pa.schema([field for field in PLAN_SCHEMA if field.name != "image_id"])
+    """Write at most ``limit`` planned inputs to a temporary file, which has no name: a kill leaves nothing behind."""
     files = itertools.islice(files, limit)
     num_images = 0
-    with tempfile.TemporaryDirectory(prefix="imgcls-plan-") as folder:
-        path = f"{folder}/inputs.parquet"
-        with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+    with tempfile.TemporaryFile(prefix="imgcls-plan-") as file:
+        with pq.ParquetWriter(file, FILE_SCHEMA, compression="zstd") as writer:
             while rows := list(itertools.islice(files, _SPOOL_ROWS)):
-                columns = [list(column) for column in zip(*rows, strict=True)]
-                arrays = [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)]
-                writer.write_batch(pa.record_batch(arrays, schema=schema))
+                writer.write_table(table_of(rows))
                 num_images += len(rows)
-        yield Spool(path, num_images)
+        yield Spool(file, num_images)
 
 
 def write_plan(

@@ -6,11 +6,12 @@ the same command goes on from there.
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import threading
 import time
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -37,7 +38,7 @@ from imgcls_ray.data.store import (
 from imgcls_ray.errors import ImgclsError, JobFailedError
 from imgcls_ray.images.limits import DecodeLimits
 from imgcls_ray.models.classifier import StageSeconds
-from imgcls_ray.models.engines import prepare_engine
+from imgcls_ray.models.engines import is_engine_prepared, prepare_engine
 from imgcls_ray.models.folder import WEIGHTS_FILE
 from imgcls_ray.models.new import open_model
 from imgcls_ray.storage import FetchLimits, open_directory
@@ -207,9 +208,7 @@ class _Job:
             self._store,
             planned,
             run=run,
-            num_workers=self._workers.num_cpu_workers
-            if self._workers
-            else self._config.num_workers or available_cores(),
+            num_workers=self._num_workers(),
             unit_size=self._unit_size(),
             batch_size=self._config.batch_size,
             about={"input": self._config.input},
@@ -258,18 +257,18 @@ class _Job:
 
     def _start(self) -> WorkerPlan:
         if self._workers is None:
-            # A network that was never converted takes as long as Ray's start, and mostly another core.
-            with ThreadPoolExecutor(1) as beside:
-                prepared = beside.submit(
-                    prepare_engine,
-                    self._folder,
-                    engine=self._config.engine,
-                    device="cuda" if self._config.num_gpus else "cpu",
-                    embedding=self._config.embedding,
-                )
-                start_ray(num_gpus=self._config.num_gpus)
-                prepared.result()
-            self._workers = plan_workers(self._config.num_workers, self._config.num_gpus)
+            config = self._config
+            # Converting a network takes as long as Ray's start and most of a gigabyte: another process beside it does
+            # that, and gives the memory back.
+            with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as beside:
+                device = "cuda" if config.num_gpus else "cpu"
+                prepared = None
+                if not is_engine_prepared(self._folder, config.engine, device, config.embedding):
+                    prepared = beside.submit(prepare_engine, self._folder, config.engine, device, config.embedding)
+                start_ray(num_gpus=config.num_gpus)
+                if prepared is not None:
+                    prepared.result()
+            self._workers = plan_workers(config.num_workers, config.num_gpus)
         return self._workers
 
     def _num_workers(self) -> int:

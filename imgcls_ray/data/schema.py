@@ -17,15 +17,16 @@ import pyarrow as pa
 _ROW_BITS = 40
 _PART_NAME = re.compile(r"^(\d{4,})-(\d{6,})\.parquet$")
 
-PLAN_SCHEMA = pa.schema(
+# The fields of ``storage.local.FileInfo``, in its order.
+FILE_SCHEMA = pa.schema(
     [
-        pa.field("image_id", pa.int64(), nullable=False),
         pa.field("uri", pa.string(), nullable=False),
         pa.field("size", pa.int64()),
         pa.field("etag", pa.string()),
         pa.field("mtime", pa.timestamp("us", tz="UTC")),
     ]
 )
+PLAN_SCHEMA = pa.schema([pa.field("image_id", pa.int64(), nullable=False), *FILE_SCHEMA])
 
 FINGERPRINT_KEY = b"imgcls.fingerprint"
 STATUS_OK = "ok"

@@ -85,9 +85,15 @@ def load_engine(
     return _TorchEngine(folder, device=device, precision=precision, num_threads=num_threads, embedding=embedding)
 
 
-def prepare_engine(folder: ModelFolder, *, engine: EngineName, device: str, embedding: bool) -> None:
+def is_engine_prepared(folder: ModelFolder, engine: EngineName, device: str, embedding: bool) -> bool:
+    """Whether ``prepare_engine`` has nothing to do."""
+    is_openvino = engine == "openvino" or (engine == "auto" and device == "cpu")
+    return not is_openvino or _kept_network(folder, embedding=embedding).is_file()
+
+
+def prepare_engine(folder: ModelFolder, engine: EngineName, device: str, embedding: bool) -> None:
     """Do once what every worker would otherwise do: convert the network and keep it."""
-    if engine == "openvino" or (engine == "auto" and device == "cpu"):
+    if not is_engine_prepared(folder, engine, device, embedding):
         _converted_network(folder, embedding=embedding)
 
 
@@ -208,20 +214,25 @@ def _checked_device(device: str) -> Any:
     return checked
 
 
-def _converted_network(folder: ModelFolder, *, embedding: bool) -> Path:
-    """The network as OpenVINO IR, converted once per user and kept: conversion takes seconds, loading 0.3 s."""
+def _kept_network(folder: ModelFolder, *, embedding: bool) -> Path:
+    """Where the converted network is, or will be."""
     spec = folder.spec
     parts = [spec.weights_sha256, spec.timm_name, spec.timm_args, spec.num_classes, str(spec.preprocess), embedding]
     parts += [version(package) for package in ("openvino", "timm", "imgcls-ray")]
     key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
-    kept = cache_dir() / "openvino" / key
-    if (kept / "network.xml").is_file():
-        return kept / "network.xml"
+    return cache_dir() / "openvino" / key / "network.xml"
+
+
+def _converted_network(folder: ModelFolder, *, embedding: bool) -> Path:
+    """The network as OpenVINO IR, converted once per user and kept: conversion takes seconds, loading 0.3 s."""
+    network = _kept_network(folder, embedding=embedding)
+    if network.is_file():
+        return network
 
     import openvino as ov
     import torch
 
-    size = spec.preprocess.crop_size
+    size = folder.spec.preprocess.crop_size
     with torch.no_grad(), warnings.catch_warnings():
         # OpenVINO's converter traces with a part of torch that announces its end; nothing here can act on it.
         warnings.simplefilter("ignore", FutureWarning)
@@ -230,19 +241,20 @@ def _converted_network(folder: ModelFolder, *, embedding: bool) -> Path:
             example_input=torch.zeros(2, size, size, 3, dtype=torch.uint8),
             input=[([-1, size, size, 3], ov.Type.u8)],
         )
+    kept = network.parent
     kept.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{key}-", dir=kept.parent))
+    partial = Path(tempfile.mkdtemp(prefix=f".{kept.name}-", dir=kept.parent))
     try:
         # Weights stay float32: halving them here would change labels, and the engine chooses its own precision.
         ov.save_model(converted, partial / "network.xml", compress_to_fp16=False)
         os.replace(partial, kept)
     except OSError:
         # Another process kept the same network first; a name that exists is whole.
-        if not (kept / "network.xml").is_file():
+        if not network.is_file():
             raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return kept / "network.xml"
+    return network
 
 
 def _threads(count: int) -> str:
