@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from imgcls_ray.commands.terminal import native_stderr_aside
 from imgcls_ray.config import PredictConfig, load_config, make_config, parse_overrides
 from imgcls_ray.data.listing import check_input, is_single_file
 from imgcls_ray.data.progress import duration
@@ -39,9 +40,9 @@ def run(config_file: Path | None, overrides: Sequence[str], flags: Mapping[str, 
 
     from imgcls_ray.data.predict import predict
 
-    console = Console(stderr=True)
     try:
-        report = predict(config, console)
+        with native_stderr_aside():
+            report = predict(config, Console(stderr=True))
     except KeyboardInterrupt as error:
         raise StoppedError(
             f"stopped; everything labelled so far is kept in {config.output}, and the same command goes on from there"
@@ -124,8 +125,9 @@ def _tell_run(console: Console, run: RunReport) -> None:
     if not labelled:
         return
     console.print(
-        f"run {run.run:04d}: {labelled:,} images in {duration(run.seconds)} with start-up, then "
-        f"{run.images_per_s:,.1f} images/s on {run.num_workers} {'worker' if run.num_workers == 1 else 'workers'}",
+        f"run {run.run:04d}: {labelled:,} images in {duration(run.seconds)} with start-up"
+        + (f", {run.images_per_s:,.1f} images/s once the workers ran" if run.images_per_s else "")
+        + f", on {run.num_workers} {'worker' if run.num_workers == 1 else 'workers'}"
     )
     stages = {field.name: getattr(run.stages, field.name) for field in fields(run.stages)}
     total = sum(stages.values())

@@ -70,7 +70,7 @@ class RunReport:
     seconds: float = 0.0
     """Labelling in this command, the start of Ray and of the workers included."""
     images_per_s: float = 0.0
-    """Of the running workers: from the first unit that was done to the last; of all the time for a single unit."""
+    """Of the running workers: from the first unit that was done to the last; 0 where that is seconds."""
     stages: StageSeconds = field(default_factory=StageSeconds)
     num_workers: int = 1
 
@@ -243,7 +243,7 @@ class _Job:
                 for name, value in vars(counts.seconds).items():
                     setattr(report.stages, name, getattr(report.stages, name) + value)
         report.seconds = time.monotonic() - start
-        report.images_per_s = progress.images_per_s or sum(unit.num_rows for unit in todo) / report.seconds
+        report.images_per_s = progress.images_per_s
         return others
 
     def _label_here(self, unit: Unit) -> Iterator[UnitCounts]:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 _LOG_INTERVAL_S = 10.0
+_MIN_RATE_S = 3.0
 logger = logging.getLogger("imgcls_ray")
 
 
@@ -50,11 +51,12 @@ class LabelProgress:
 
     @property
     def images_per_s(self) -> float:
-        """Since the first unit was done; 0 before the second."""
+        """Since the first unit was done; 0 until that is long enough to mean something."""
         if self._first is None:
             return 0.0
         start, done = self._first
-        return (self._done - done) / max(time.monotonic() - start, 1e-9)
+        seconds = time.monotonic() - start
+        return (self._done - done) / seconds if seconds >= _MIN_RATE_S else 0.0
 
 
 @contextmanager

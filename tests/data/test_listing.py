@@ -297,7 +297,9 @@ def test_a_list_that_is_sorted_on_disk_is_sorted_the_same(
     assert on_disk == plain == ListingCounts(doubles=max(0, num_rows - 1009))
 
 
-def test_sorting_on_disk_leaves_nothing_behind_not_even_when_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sorting_on_disk_leaves_nothing_behind_not_even_when_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "tmp").mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
     monkeypatch.setattr(listing, "_ROWS_IN_MEMORY", 10)
