@@ -28,6 +28,8 @@ IMGCLS = Path(sys.executable).with_name("imgcls")
 def imgcls(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
     """Run the command in this process: exit code, stdout, stderr."""
     monkeypatch.setenv("COLUMNS", "200")
+    # Other tests of the session may have joined this process to a Ray; a command begins without one.
+    monkeypatch.setattr("imgcls_ray.data.predict.is_cluster_given", lambda: False)
 
     def run(*args: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["imgcls", *map(str, args)])

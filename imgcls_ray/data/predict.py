@@ -208,7 +208,7 @@ class _Job:
             self._store,
             planned,
             run=run,
-            num_workers=self._num_workers(),
+            num_workers=self._num_workers(planned),
             unit_size=self._unit_size(),
             batch_size=self._config.batch_size,
             about={"input": self._config.input},
@@ -271,9 +271,9 @@ class _Job:
             self._workers = plan_workers(config.num_workers, config.num_gpus)
         return self._workers
 
-    def _num_workers(self) -> int:
-        """Only a cluster has to be asked: planning on one machine need not wait for Ray."""
-        if self._config.num_workers is None and is_cluster_given():
+    def _num_workers(self, planned: Spool) -> int:
+        """Only a cluster has to be asked, and not for a single unit: planning need not wait for Ray."""
+        if planned.num_images > self._config.batch_size and self._config.num_workers is None and is_cluster_given():
             return self._start().num_cpu_workers
         return self._config.num_workers or available_cores()
 
