@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from imgcls_ray.data.predict import PredictReport, RunReport
+    from imgcls_ray.data.report import PredictReport, RunReport
 
 _ADVICE = {
     "fetch": "most of the workers' time went into waiting for bytes: the storage is the slowest stage",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import sys
 import threading
 from dataclasses import dataclass
 
@@ -31,9 +32,9 @@ def available_cores() -> int:
 
 def is_cluster_given() -> bool:
     """Whether Ray runs already: joined by this process, or named by the environment (as in a submitted job)."""
-    import ray
-
-    return ray.is_initialized() or bool(os.environ.get("RAY_ADDRESS"))
+    # A process that has not imported Ray has joined none, and need not import it to say so.
+    ray = sys.modules.get("ray")
+    return bool(os.environ.get("RAY_ADDRESS")) or (ray is not None and ray.is_initialized())
 
 
 def start_ray(*, num_gpus: int) -> None:

@@ -8,24 +8,22 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import threading
 import time
-from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pyarrow.parquet as pq
 
 from imgcls_ray.data.cluster import WorkerPlan, available_cores, check_local, is_cluster_given, plan_workers, start_ray
 from imgcls_ray.data.label import LabelTask, UnitLabeller, describe_units
 from imgcls_ray.data.lease import hold_lease
-from imgcls_ray.data.listing import ListingCounts, check_input, list_inputs
+from imgcls_ray.data.listing import check_input, list_inputs
 from imgcls_ray.data.pipeline import counts_of, label_units
-from imgcls_ray.data.plan import MAX_UNIT_SIZE, PlanCounts, Spool, default_unit_size, spool, unanswered, write_plan
+from imgcls_ray.data.plan import MAX_UNIT_SIZE, Spool, default_unit_size, spool, unanswered, write_plan
 from imgcls_ray.data.progress import label_progress
-from imgcls_ray.data.schema import STATUS_OK, Unit
+from imgcls_ray.data.report import PredictReport, RunReport
+from imgcls_ray.data.schema import STATUS_OK
 from imgcls_ray.data.store import (
     IDENTITY_FILE,
     LabelStore,
@@ -37,7 +35,6 @@ from imgcls_ray.data.store import (
 )
 from imgcls_ray.errors import ImgclsError, JobFailedError
 from imgcls_ray.images.limits import DecodeLimits
-from imgcls_ray.models.classifier import StageSeconds
 from imgcls_ray.models.engines import is_engine_prepared, prepare_engine
 from imgcls_ray.models.folder import WEIGHTS_FILE
 from imgcls_ray.models.new import open_model
@@ -46,69 +43,17 @@ from imgcls_ray.storage.local import path_from_uri
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from contextlib import AbstractContextManager
 
     from rich.console import Console
 
     from imgcls_ray.config import PredictConfig
     from imgcls_ray.data.pipeline import UnitCounts
+    from imgcls_ray.data.schema import Unit
     from imgcls_ray.models.folder import ModelFolder
 
 # Pixels of a unit cross Ray's object store as one block on the way to a GPU.
 _MAX_BLOCK_BYTES = 128 * 2**20
-
-
-@dataclass
-class RunReport:
-    """What one run did, for the record and for people."""
-
-    run: int
-    num_images: int
-    num_done_before: int
-    """Images that an earlier command had labelled in the same run."""
-    codes: Counter[str] = field(default_factory=Counter)
-    """Images of the whole run per status."""
-    seconds: float = 0.0
-    """Labelling in this command, the start of Ray and of the workers included."""
-    images_per_s: float = 0.0
-    """Of the running workers: from the first unit that was done to the last; 0 where that is seconds."""
-    stages: StageSeconds = field(default_factory=StageSeconds)
-    num_workers: int = 1
-
-    @property
-    def num_errors(self) -> int:
-        return self.codes.total() - self.codes[STATUS_OK]
-
-
-@dataclass
-class PredictReport:
-    """What one ``imgcls predict`` did."""
-
-    store: str
-    plan: PlanCounts = field(default_factory=PlanCounts)
-    listing: ListingCounts = field(default_factory=ListingCounts)
-    runs: list[RunReport] = field(default_factory=list)
-    """Runs that were finished by this command; the last one may be empty."""
-    left_by_limit: int = 0
-    seconds: float = 0.0
-
-    def check_errors(self, max_error_rate: float) -> None:
-        """End the job as failed if every input failed, or more than the accepted share.
-
-        Raises:
-            JobFailedError: naming the codes.
-        """
-        codes: Counter[str] = sum((run.codes for run in self.runs), Counter())
-        total, num_errors = codes.total(), codes.total() - codes[STATUS_OK]
-        if not num_errors:
-            return
-        named = ", ".join(f"{code} {count:,}" for code, count in codes.most_common() if code != STATUS_OK)
-        if num_errors == total:
-            raise JobFailedError(f"every one of the {total:,} inputs failed: {named}")
-        if num_errors / total > max_error_rate:
-            raise JobFailedError(
-                f"{num_errors:,} of {total:,} inputs failed ({num_errors / total:.1%}, accepted are "
-                f"{max_error_rate:.1%}): {named}"
-            )
 
 
 def predict(config: PredictConfig, console: Console) -> PredictReport:
@@ -136,7 +81,6 @@ def predict(config: PredictConfig, console: Console) -> PredictReport:
 
     store = create_or_open_store(directory, identity)
     with hold_lease(directory):
-        _import_ray_early()
         job = _Job(config, folder, store, console)
         while (new_run := store.take_next_run()) is None:
             report.runs += [job.finish(run) for run in store.open_runs()]
@@ -158,19 +102,11 @@ def _identity(config: PredictConfig, folder: ModelFolder) -> StoreIdentity:
     )
 
 
-def _planned(config: PredictConfig, store: LabelStore | None, report: PredictReport) -> Any:
+def _planned(config: PredictConfig, store: LabelStore | None, report: PredictReport) -> AbstractContextManager[Spool]:
     """The inputs that the store does not answer, spooled; counts go to the report."""
     inside = path_from_uri(open_directory(config.output).uri)
     files = list_inputs(config.input, report.listing, leave_out=inside)
     return spool(unanswered(files, store, report.plan), limit=config.limit)
-
-
-def _import_ray_early() -> None:
-    # Importing takes two seconds that listing and planning can share.
-    def load() -> None:
-        import ray.data  # noqa: F401
-
-    threading.Thread(target=load, name="import-ray", daemon=True).start()
 
 
 class _Job:

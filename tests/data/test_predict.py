@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from imgcls_ray.data.predict import PredictReport
+    from imgcls_ray.data.report import PredictReport
     from imgcls_ray.models.folder import ModelFolder
 
 pytestmark = pytest.mark.usefixtures("ray_session")

@@ -1,0 +1,61 @@
+"""What a job did, for its record, its summary and its exit code."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from imgcls_ray.data.listing import ListingCounts
+from imgcls_ray.data.plan import PlanCounts
+from imgcls_ray.data.schema import STATUS_OK
+from imgcls_ray.errors import JobFailedError
+from imgcls_ray.models.classifier import StageSeconds
+
+
+@dataclass
+class RunReport:
+    """What one run did, for the record and for people."""
+
+    run: int
+    num_images: int
+    num_done_before: int
+    """Images that an earlier command had labelled in the same run."""
+    codes: Counter[str] = field(default_factory=Counter)
+    """Images of the whole run per status."""
+    seconds: float = 0.0
+    """Labelling in this command, the start of Ray and of the workers included."""
+    images_per_s: float = 0.0
+    """Of the running workers: from the first unit that was done to the last; 0 where that is seconds."""
+    stages: StageSeconds = field(default_factory=StageSeconds)
+    num_workers: int = 1
+
+
+@dataclass
+class PredictReport:
+    """What one ``imgcls predict`` did."""
+
+    store: str
+    plan: PlanCounts = field(default_factory=PlanCounts)
+    listing: ListingCounts = field(default_factory=ListingCounts)
+    runs: list[RunReport] = field(default_factory=list)
+    """Runs that were finished by this command; the last one may be empty."""
+    seconds: float = 0.0
+
+    def check_errors(self, max_error_rate: float) -> None:
+        """End the job as failed if every input failed, or more than the accepted share.
+
+        Raises:
+            JobFailedError: naming the codes.
+        """
+        codes: Counter[str] = sum((run.codes for run in self.runs), Counter())
+        total, num_errors = codes.total(), codes.total() - codes[STATUS_OK]
+        if not num_errors:
+            return
+        named = ", ".join(f"{code} {count:,}" for code, count in codes.most_common() if code != STATUS_OK)
+        if num_errors == total:
+            raise JobFailedError(f"every one of the {total:,} inputs failed: {named}")
+        if num_errors / total > max_error_rate:
+            raise JobFailedError(
+                f"{num_errors:,} of {total:,} inputs failed ({num_errors / total:.1%}, accepted are "
+                f"{max_error_rate:.1%}): {named}"
+            )
