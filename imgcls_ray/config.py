@@ -144,7 +144,8 @@ def _first_problem(kind: type[StrictModel], error: ValidationError) -> str:
         hint = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(kind.model_fields)}"
         return f"{key}: no such key; {hint}"
     if problem["type"] == "missing":
-        return f"{key}: is needed; {kind.model_fields[key].description}"
+        meaning = (kind.model_fields[key].description or "").replace("``", "'")
+        return f"{key}: is needed; {meaning}"
     message = problem["msg"].removeprefix("Value error, ")
     if not key:
         return message

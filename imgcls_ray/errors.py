@@ -78,6 +78,7 @@ class ImageErrorCode(StrEnum):
     NOT_FOUND = "not_found"
     ACCESS_DENIED = "access_denied"
     NOT_A_FILE = "not_a_file"
+    UNSUPPORTED_STORAGE = "unsupported_storage"
     FETCH_FAILED = "fetch_failed"
     CHANGED = "changed"
     EMPTY = "empty"
@@ -106,6 +107,7 @@ _MESSAGES = {
     ImageErrorCode.NOT_FOUND: "there is no such file or object",
     ImageErrorCode.ACCESS_DENIED: "reading it is not allowed",
     ImageErrorCode.NOT_A_FILE: "it is a directory, pipe, socket or device, not a file",
+    ImageErrorCode.UNSUPPORTED_STORAGE: "it is in a kind of storage that cannot be read",
     ImageErrorCode.FETCH_FAILED: "reading it failed or took too long",
     ImageErrorCode.CHANGED: "it changed after the run was planned",
     ImageErrorCode.EMPTY: "it has no bytes",

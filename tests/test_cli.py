@@ -118,14 +118,55 @@ def test_one_image_is_labelled_without_ray_or_store(
     assert len(out.splitlines()) == 3
 
 
+@pytest.mark.parametrize("option", [["--dry-run"], ["--export", "csv"], ["--save-images", 2], ["--embedding"]])
+def test_an_option_that_needs_a_store_is_refused_for_one_image_without(
+    imgcls: Callable[..., tuple[int, str, str]],
+    draw_images: Callable[..., list[Path]],
+    small_model: ModelFolder,
+    option: list[object],
+) -> None:
+    code, out, err = imgcls("predict", draw_images(1)[0], "-m", small_model.path, *option)
+    assert (code, out) == (2, "")
+    assert "one image is only printed; give --output STORE" in one_line(err)
+
+
+def test_a_dry_run_refuses_what_the_run_would(
+    imgcls: Callable[..., tuple[int, str, str]],
+    draw_images: Callable[..., list[Path]],
+    small_model: ModelFolder,
+) -> None:
+    images = draw_images(2)[0].parent
+    code, _, err = imgcls("predict", images, "-m", small_model.path, "-o", images, "--dry-run")
+    assert code == 2
+    assert "is not a label store" in one_line(err)
+
+
+def test_a_damaged_part_is_told_in_one_line(
+    imgcls: Callable[..., tuple[int, str, str]],
+    draw_images: Callable[..., list[Path]],
+    small_model: ModelFolder,
+    tmp_path: Path,
+) -> None:
+    args = ("predict", draw_images(1)[0], "-m", small_model.path, "-o", tmp_path / "store")
+    assert imgcls(*args)[0] == 0
+    (tmp_path / "store" / "predictions" / "0001-000000.parquet").write_text("junk")
+    for command in (args, ("store", "latest", tmp_path / "store")):
+        code, _, err = imgcls(*command)
+        assert code == 2
+        assert "predictions/0001-000000.parquet cannot be read" in one_line(err)
+    (tmp_path / "store" / "predictions" / "0001-000000.parquet").unlink()
+    (tmp_path / "store" / "runs" / "0001.json").unlink()
+    assert imgcls(*args)[0] == 0
+    assert imgcls("store", "verify", tmp_path / "store")[0] == 0
+
+
 def test_one_image_that_cannot_be_read_is_told_and_exit_code_1(
     imgcls: Callable[..., tuple[int, str, str]], small_model: ModelFolder, tmp_path: Path
 ) -> None:
     (tmp_path / "x.jpg").write_bytes(b"\xff\xd8\xff")
     code, out, err = imgcls("predict", tmp_path / "x.jpg", "-m", small_model.path)
-    assert code == 1
-    assert "truncated: its end is missing" in out
-    assert "its end is missing" in one_line(err)
+    assert (code, out) == (1, "")
+    assert "x.jpg: truncated: its end is missing" in one_line(err)
 
 
 def test_one_image_goes_into_a_store_without_ray(
@@ -156,7 +197,7 @@ def test_one_image_goes_into_a_store_without_ray(
     assert "0001" in out
     code, out, _ = imgcls(*args)
     assert code == 0
-    assert "nothing to label: 1 inputs, all have their row" in out
+    assert "nothing to label: 1 input, all have their row" in out
 
 
 def test_the_second_run_on_a_store_in_use_is_told_who_holds_it(
@@ -188,8 +229,8 @@ def test_verify_finds_a_removed_part_and_exits_1(
     (tmp_path / "store" / "predictions" / "0001-000000.parquet").unlink()
     code, out, err = imgcls("store", "verify", tmp_path / "store")
     assert code == 1
-    assert "predictions/0001-000000.parquet: is missing (1 inputs have no row)" in out
-    assert "1 problems, 1 inputs without a row" in one_line(err)
+    assert "predictions/0001-000000.parquet: is missing (1 input without a row)" in out
+    assert "1 problem, 1 input without a row, 0 rows doubled" in one_line(err)
 
 
 def test_a_config_file_gives_the_keys_and_flags_win(

@@ -13,6 +13,7 @@ from imgcls_ray.commands.terminal import native_stderr_aside
 from imgcls_ray.config import PredictConfig, load_config, make_config, parse_overrides
 from imgcls_ray.data.listing import check_input, is_single_file
 from imgcls_ray.data.progress import duration
+from imgcls_ray.data.report import counted
 from imgcls_ray.data.schema import STATUS_OK
 from imgcls_ray.errors import ImageErrorCode, JobFailedError, StoppedError, UsageError
 
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
 
     from imgcls_ray.data.report import PredictReport, RunReport
 
+# Without --output one image is printed: what speaks of a store, or of many images, would do nothing.
+_NEED_A_STORE = frozenset(
+    {"dry_run", "embedding", "export", "limit", "logits", "max_error_rate", "num_gpus", "num_workers", "save_images"}
+)
 _ADVICE = {
     "fetch": "most of the workers' time went into waiting for bytes: the storage is the slowest stage",
     "decode": "most of the workers' time went into decoding and resizing: more CPU cores would help most",
@@ -59,6 +64,8 @@ def _predict_one(values: Mapping[str, Any]) -> None:
     """One image without a store: label it in this process and print."""
     config = make_config(PredictConfig, {"output": "unused", **values})
     check_input(config.input)
+    if ignored := sorted(_NEED_A_STORE & values.keys()):
+        raise UsageError(f"{ignored[0]}: one image is only printed; give --output STORE to keep its label")
     if not is_single_file(config.input):
         raise UsageError(f"{config.input}: more than one image needs --output STORE, the label store to write")
 
@@ -73,9 +80,9 @@ def _predict_one(values: Mapping[str, Any]) -> None:
         allow_private_urls=config.allow_private_urls,
     )
     [result] = model.predict(config.input, batch_size=1, top_k=config.top_k)
-    result.print()
     if result.error is not None:
-        raise JobFailedError(f"{config.input}: {result.error}")
+        raise JobFailedError(f"{config.input}: {result.error.code}: {result.error}")
+    result.print()
 
 
 def _tell_plan(report: PredictReport, config: PredictConfig) -> None:
@@ -99,7 +106,7 @@ def _tell(report: PredictReport, config: PredictConfig) -> None:
             )
     if not done:
         console.print(
-            f"nothing to label: {report.plan.listed:,} inputs, all have their row in {report.store}"
+            f"nothing to label: {counted(report.plan.listed, 'input')}, all have their row in {report.store}"
             if report.plan.listed
             else f"nothing to label: {config.input} holds no images",
         )
@@ -107,7 +114,9 @@ def _tell(report: PredictReport, config: PredictConfig) -> None:
         return
     codes: Counter[str] = sum((run.codes for run in done), Counter())
     total = codes.total()
-    table = Table("status", "images", "share", "meaning", title=f"{total:,} images in {duration(report.seconds)}")
+    table = Table(
+        "status", "images", "share", "meaning", title=f"{counted(total, 'image')} in {duration(report.seconds)}"
+    )
     for column in table.columns[1:3]:
         column.justify = "right"
     for code, count in sorted(codes.items(), key=lambda item: (item[0] != STATUS_OK, -item[1])):
@@ -117,6 +126,8 @@ def _tell(report: PredictReport, config: PredictConfig) -> None:
     for run in done:
         _tell_run(console, run)
     _tell_left_out(console, report)
+    if config.limit and report.runs[-1].num_images == config.limit:
+        console.print(f"stopped at limit={config.limit}; the same command goes on with what is left")
     console.print(f"labels: {report.store}")
 
 
@@ -125,9 +136,9 @@ def _tell_run(console: Console, run: RunReport) -> None:
     if not labelled:
         return
     console.print(
-        f"run {run.run:04d}: {labelled:,} images in {duration(run.seconds)} with start-up"
+        f"run {run.run:04d}: {counted(labelled, 'image')} in {duration(run.seconds)} with start-up"
         + (f", {run.images_per_s:,.1f} images/s once the workers ran" if run.images_per_s else "")
-        + f", on {run.num_workers} {'worker' if run.num_workers == 1 else 'workers'}"
+        + f", on {counted(run.num_workers, 'worker')}"
     )
     stages = {field.name: getattr(run.stages, field.name) for field in fields(run.stages)}
     total = sum(stages.values())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ from rich.table import Table
 
 from imgcls_ray.data.export import write_jsonl, write_latest
 from imgcls_ray.data.lease import lease_holder
+from imgcls_ray.data.report import counted
 from imgcls_ray.data.store import open_store
 from imgcls_ray.data.verify import verify_store
 from imgcls_ray.errors import JobFailedError
@@ -43,7 +45,7 @@ def status(uri: str) -> None:
                 f"{num_ok:,}",
                 f"{record['num_images'] - num_ok:,}",
                 f"{record['images_per_s']:,}",
-                record["finished"],
+                record["finished"][:16].replace("T", " "),
             )
             continue
         answered = store.answered_units(run)
@@ -65,10 +67,12 @@ def verify(uri: str) -> None:
         console.print(f"  {problem}", markup=False)
     if report.num_problems > _MAX_PROBLEMS_SHOWN:
         console.print(f"  and {report.num_problems - _MAX_PROBLEMS_SHOWN:,} more")
+    if holder := lease_holder(store.directory):
+        console.print(f"  in use by {holder}: what it has not labelled yet is missing above")
     if not report.is_sound:
         raise JobFailedError(
-            f"{store.uri}: {report.num_problems:,} problems, {report.num_missing:,} inputs without a row, "
-            f"{report.num_doubled:,} rows doubled"
+            f"{store.uri}: {counted(report.num_problems, 'problem')}, {counted(report.num_missing, 'input')} without a "
+            f"row, {counted(report.num_doubled, 'row')} doubled"
         )
     console.print("every planned input has exactly one row")
 
@@ -76,6 +80,11 @@ def verify(uri: str) -> None:
 def latest(uri: str, output: Path | None) -> None:
     store = open_store(open_directory(uri))
     if output is None:
-        write_jsonl(store, sys.stdout)
+        try:
+            write_jsonl(store, sys.stdout)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            # The reader has enough (`| head`); Python would complain once more when it closes stdout.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return
     print(f"{output}: {write_latest(store, output):,} rows")

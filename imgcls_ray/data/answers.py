@@ -9,8 +9,6 @@ import heapq
 import itertools
 from typing import TYPE_CHECKING, NamedTuple
 
-import pyarrow.parquet as pq
-
 from imgcls_ray.data.schema import parse_part_name
 from imgcls_ray.errors import ImageErrorCode
 from imgcls_ray.storage.http import is_url
@@ -68,8 +66,7 @@ def _answers_of_run(store: LabelStore, parts: list[tuple[int, int, str]]) -> Ite
     for run, _, name in parts:
         # Read whole and closed: the merge goes through all runs at once, and a store may have more runs than a process
         # may have open files.
-        with store.directory.open(name) as file:
-            part = pq.ParquetFile(file).read(columns=["uri", "etag", "error"])
+        part = store.read_part(name, ["uri", "etag", "error"])
         row = 0
         for batch in part.to_batches(max_chunksize=256):
             for uri, etag, error in zip(*(column.to_pylist() for column in batch.columns), strict=True):

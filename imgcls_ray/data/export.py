@@ -58,8 +58,7 @@ class _PartReader:
         if part not in self._parts:
             while len(self._parts) >= self._MAX_OPEN:
                 del self._parts[next(iter(self._parts))]
-            with self._store.directory.open(part) as file:
-                self._parts[part] = pq.ParquetFile(file).read()
+            self._parts[part] = self._store.read_part(part)
         # To the end of the dict: the least recently used part goes first.
         table = self._parts[part] = self._parts.pop(part)
         return table.take(rows)

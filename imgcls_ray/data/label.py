@@ -24,6 +24,7 @@ from imgcls_ray.data.fetching import NUM_FETCH_THREADS, fetch_inputs
 from imgcls_ray.data.schema import STATUS_ERROR, STATUS_OK, Unit
 from imgcls_ray.data.store import open_store
 from imgcls_ray.errors import ImageError, ImageErrorCode, ModelFolderError
+from imgcls_ray.images.jpeg import load_fast_decoder
 from imgcls_ray.images.limits import DecodeLimits
 from imgcls_ray.models.classifier import ImageClassifier, ModelInput, StageSeconds, decode_model_input
 from imgcls_ray.models.folder import open_model_folder
@@ -264,7 +265,8 @@ def _counts(unit: Unit, codes: Counter[str], seconds: StageSeconds, *, committed
 
 def _warm_up_decoder() -> None:
     import torch
-    import torchvision.io  # noqa: F401 - a second of import that belongs to the start, not to the first image
+
+    load_fast_decoder()  # belongs to the start, not to the first image
 
     # One actor is one core: torch's resize would otherwise start a thread per core in every actor.
     torch.set_num_threads(1)

@@ -153,7 +153,7 @@ def _list_rows(path: str) -> Iterator[dict[str, Any]]:
         # surrogateescape: a list made by a tool that knows no encodings may hold any file name.
         with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="\n") as file:
             for line in file:
-                if uri := line.rstrip("\r\n"):
+                if (uri := line.rstrip("\r\n")).strip():
                     yield {"uri": uri}
     elif suffix == ".csv":
         with open(path, encoding="utf-8-sig", newline="") as file:
@@ -162,7 +162,13 @@ def _list_rows(path: str) -> Iterator[dict[str, Any]]:
             yield from (row for row in reader if row["uri"])
     else:
         with pq.ParquetFile(path) as parquet:
-            _need_uri_column(path, parquet.schema_arrow.names)
+            schema = parquet.schema_arrow
+            _need_uri_column(path, schema.names)
+            kind = schema.field("uri").type
+            if pa.types.is_dictionary(kind):
+                kind = kind.value_type
+            if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+                raise InputError(f"{path}: the column 'uri' needs texts, has {kind}")
             columns = [name for name in ("uri", "size", "etag", "mtime") if name in parquet.schema_arrow.names]
             for batch in parquet.iter_batches(batch_size=16_384, columns=columns):
                 yield from (row for row in batch.to_pylist() if row["uri"])

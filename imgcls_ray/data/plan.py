@@ -9,8 +9,9 @@ from __future__ import annotations
 import io
 import itertools
 import tempfile
+from collections import Counter
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa
@@ -18,7 +19,7 @@ import pyarrow.parquet as pq
 
 from imgcls_ray.data.answers import newest_answers
 from imgcls_ray.data.listing import table_of
-from imgcls_ray.data.schema import FILE_SCHEMA, PLAN_SCHEMA, image_id
+from imgcls_ray.data.schema import FILE_SCHEMA, PLAN_SCHEMA, STATUS_OK, image_id
 from imgcls_ray.data.store import encode_json, now
 from imgcls_ray.errors import StoreInUseError
 
@@ -47,6 +48,8 @@ class PlanCounts:
     """Inputs whose row holds a transient error."""
     answered: int = 0
     """Inputs whose row stands."""
+    answered_codes: Counter[str] = field(default_factory=Counter)
+    """The same per status."""
 
     @property
     def planned(self) -> int:
@@ -71,6 +74,7 @@ def unanswered(files: Iterable[FileInfo], store: LabelStore | None, counts: Plan
             counts.retried += 1
         else:
             counts.answered += 1
+            counts.answered_codes[newest.error or STATUS_OK] += 1
             continue
         yield info
 

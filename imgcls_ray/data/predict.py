@@ -13,23 +13,21 @@ from concurrent.futures import ProcessPoolExecutor
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-import pyarrow.parquet as pq
-
 from imgcls_ray.data.cluster import WorkerPlan, available_cores, check_local, is_cluster_given, plan_workers, start_ray
 from imgcls_ray.data.label import LabelTask, UnitLabeller, describe_units
 from imgcls_ray.data.lease import hold_lease
 from imgcls_ray.data.listing import check_input, list_inputs
 from imgcls_ray.data.pipeline import counts_of, label_units
 from imgcls_ray.data.plan import MAX_UNIT_SIZE, Spool, default_unit_size, spool, unanswered, write_plan
-from imgcls_ray.data.progress import label_progress
-from imgcls_ray.data.report import PredictReport, RunReport
+from imgcls_ray.data.progress import label_progress, logger
+from imgcls_ray.data.report import PredictReport, RunReport, counted
 from imgcls_ray.data.schema import STATUS_OK
 from imgcls_ray.data.store import (
-    IDENTITY_FILE,
     LabelStore,
     StoreIdentity,
     check_identity,
     create_or_open_store,
+    is_store,
     now,
     open_store,
 )
@@ -72,7 +70,7 @@ def predict(config: PredictConfig, console: Console) -> PredictReport:
         check_local(WorkerPlan(config.num_workers or 1, config.num_gpus))
     report = PredictReport(directory.uri)
     if config.dry_run:
-        store = open_store(directory) if directory.exists(IDENTITY_FILE) else None
+        store = open_store(directory) if is_store(directory) else None
         if store is not None:
             check_identity(store, identity)
         with _planned(config, store, report):
@@ -166,6 +164,12 @@ class _Job:
 
     def _label(self, todo: list[Unit], report: RunReport, start: float) -> set[int]:
         """Label units; returns those whose part another worker had written."""
+        logger.info(
+            "run %04d: %s to label in %s",
+            report.run,
+            counted(report.num_images - report.num_done_before, "image"),
+            counted(len(todo), "unit"),
+        )
         results = self._label_here(todo[0]) if len(todo) == 1 and not self._config.num_gpus else self._on_ray(todo)
         report.num_workers = self._workers.num_cpu_workers if self._workers else 1
         others: set[int] = set()
@@ -224,8 +228,7 @@ class _Job:
     def _count_other_parts(self, report: RunReport, numbers: set[int]) -> None:
         for unit in self._store.units(report.run):
             if unit.number in numbers:
-                with self._store.directory.open(unit.part_name) as file:
-                    codes = pq.ParquetFile(file).read(columns=["error"]).column("error").to_pylist()
+                codes = self._store.read_part(unit.part_name, ["error"]).column("error").to_pylist()
                 report.codes.update(code or STATUS_OK for code in codes)
 
     def _record(self, report: RunReport) -> None:

@@ -44,18 +44,28 @@ class PredictReport:
     def check_errors(self, max_error_rate: float) -> None:
         """End the job as failed if every input failed, or more than the accepted share.
 
+        Counted are all inputs of the listing, labelled now or before: one image that fails again and again does not
+        fail every run after the first. A command that found nothing to label has not failed.
+
         Raises:
             JobFailedError: naming the codes.
         """
-        codes: Counter[str] = sum((run.codes for run in self.runs), Counter())
+        if not any(run.codes for run in self.runs):
+            return
+        codes = self.plan.answered_codes + self.runs[-1].codes
         total, num_errors = codes.total(), codes.total() - codes[STATUS_OK]
         if not num_errors:
             return
         named = ", ".join(f"{code} {count:,}" for code, count in codes.most_common() if code != STATUS_OK)
         if num_errors == total:
-            raise JobFailedError(f"every one of the {total:,} inputs failed: {named}")
+            raise JobFailedError(f"all inputs failed ({total:,}): {named}")
         if num_errors / total > max_error_rate:
             raise JobFailedError(
                 f"{num_errors:,} of {total:,} inputs failed ({num_errors / total:.1%}, accepted are "
                 f"{max_error_rate:.1%}): {named}"
             )
+
+
+def counted(number: int, noun: str) -> str:
+    """``1 image``, ``2,000 images``."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

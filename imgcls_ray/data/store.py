@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
@@ -21,8 +22,6 @@ from imgcls_ray.errors import StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    import pyarrow as pa
 
     from imgcls_ray.storage import Directory
 
@@ -97,16 +96,18 @@ class LabelStore:
         return sorted({int(match.group(1)) for match in matches if match})
 
     def plan_record(self, run: int) -> dict[str, Any]:
-        return self._record(f"plans/{run:04d}.json")
+        return self._record(f"plans/{run:04d}.json", {"num_images", "num_units"})
 
     def run_record(self, run: int) -> dict[str, Any]:
-        return self._record(f"runs/{run:04d}.json")
+        return self._record(f"runs/{run:04d}.json", {"num_images", "counts", "images_per_s", "finished"})
 
-    def _record(self, name: str) -> dict[str, Any]:
+    def _record(self, name: str, needed: set[str]) -> dict[str, Any]:
         try:
-            record: dict[str, Any] = json.loads(self.directory.read(name))
+            record = json.loads(self.directory.read(name))
         except ValueError as error:
             raise StoreError(f"{self.uri}: {name} is damaged; bring it back from a copy") from error
+        if not isinstance(record, dict) or not needed <= record.keys():
+            raise StoreError(f"{self.uri}: {name} is damaged; bring it back from a copy")
         return record
 
     def units(self, run: int) -> Iterator[Unit]:
@@ -132,6 +133,21 @@ class LabelStore:
         parts = (parse_part_name(name) for name in self.directory.entries("predictions", starts_with=f"{run:04d}-"))
         return {part[1] for part in parts if part is not None}
 
+    def read_part(self, name: str, columns: list[str] | None = None) -> pa.Table:
+        """The rows of a part file.
+
+        Raises:
+            StoreError: the file is damaged.
+        """
+        try:
+            with self.directory.open(name) as file:
+                return pq.ParquetFile(file).read(columns=columns)
+        except (OSError, pa.ArrowException) as error:
+            raise StoreError(
+                f"{self.uri}: {name} cannot be read ({' '.join(str(error).split())}); bring it back from a copy, or "
+                f"remove it and the record of its run under runs/, and the command labels its images again"
+            ) from error
+
     def read_unit(self, unit: Unit) -> pa.Table:
         """The plan's rows of one unit."""
         with self.directory.open(unit.segment) as file:
@@ -147,25 +163,36 @@ def create_or_open_store(directory: Directory, identity: StoreIdentity) -> Label
     Raises:
         StoreError: the directory is something else, or a store of another model or other columns.
     """
-    if not directory.exists(IDENTITY_FILE):
-        try:
-            taken = next((name for name in directory.entries() if not name.startswith(".")), None)
-        except OSError as error:
-            raise StoreError(
-                f"{directory.uri}: cannot be looked into ({error.strerror}); give --output a directory"
-            ) from error
-        # Looked for again: another run may have made the store between the two looks.
-        if taken and not directory.exists(IDENTITY_FILE):
-            raise StoreError(
-                f"{directory.uri}: is not a label store (it holds {taken!r} and no {IDENTITY_FILE}); "
-                "give --output a new or empty directory"
-            )
+    if not is_store(directory):
         content = {**identity.model_dump(), "created": now()}
         # Of two runs that make the store at once, one wins; both then check what is there.
         directory.create(IDENTITY_FILE, encode_json(content))
     store = open_store(directory)
     check_identity(store, identity)
     return store
+
+
+def is_store(directory: Directory) -> bool:
+    """Whether there is a store; if not, there is a place for one.
+
+    Raises:
+        StoreError: the directory is something else.
+    """
+    if directory.exists(IDENTITY_FILE):
+        return True
+    try:
+        taken = next((name for name in directory.entries() if not name.startswith(".")), None)
+    except OSError as error:
+        raise StoreError(
+            f"{directory.uri}: cannot be looked into ({error.strerror}); give --output a directory"
+        ) from error
+    # Looked for again: another run may have made the store between the two looks.
+    if taken and not directory.exists(IDENTITY_FILE):
+        raise StoreError(
+            f"{directory.uri}: is not a label store (it holds {taken!r} and no {IDENTITY_FILE}); "
+            "give --output a new or empty directory"
+        )
+    return directory.exists(IDENTITY_FILE)
 
 
 def check_identity(store: LabelStore, identity: StoreIdentity) -> None:

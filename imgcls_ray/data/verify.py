@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from imgcls_ray.data.answers import all_answers
+from imgcls_ray.data.report import counted
 from imgcls_ray.data.schema import FINGERPRINT_KEY, PLAN_SCHEMA, STATUS_ERROR, STATUS_OK, parse_part_name
 from imgcls_ray.errors import ImageErrorCode, StoreError
 
@@ -60,6 +61,11 @@ def verify_store(store: LabelStore) -> VerifyReport:
     planned = {run: _units(store, run, report) for run in store.planned_runs()}
     _check_foreign_files(store, planned, report)
     finished = set(store.finished_runs())
+    for run in sorted(finished):
+        try:
+            store.run_record(run)
+        except StoreError as error:
+            report.add(str(error).removeprefix(f"{store.uri}: "))
     for run, units in planned.items():
         if units is not None:
             _check_run(store, run, units, report, is_finished=run in finished)
@@ -105,13 +111,14 @@ def _check_run(store: LabelStore, run: int, units: Sequence[Unit], report: Verif
             missing += unit.num_rows
             report.num_missing += unit.num_rows
             if is_finished:
-                report.add(f"{unit.part_name}: is missing ({unit.num_rows:,} inputs have no row)")
+                report.add(f"{unit.part_name}: is missing ({counted(unit.num_rows, 'input')} without a row)")
     report.num_planned += num_planned
     if (recorded := store.plan_record(run).get("num_images")) != num_planned:
         report.add(f"plans/{run:04d}: holds {num_planned:,} inputs, its record says {recorded:,}")
     if missing and not is_finished:
         report.add(
-            f"run {run:04d} is open: {missing:,} of {num_planned:,} inputs have no row yet; run its command again"
+            f"run {run:04d} is not finished: {missing:,} of {counted(num_planned, 'input')} without a row; "
+            "unless it is running, run its command again"
         )
 
 

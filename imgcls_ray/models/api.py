@@ -5,6 +5,7 @@ Inputs are read, decoded and classified lazily, in true batches: a generator ove
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 import os
@@ -63,6 +64,8 @@ class Model:
         )
         self._decode_limits, self._fetch_limits = decode_limits, fetch_limits
         self._classifier: ImageClassifier | None = None
+        # Inputs without a name are numbered through the model's life: their saved results stay apart.
+        self._numbers = itertools.count()
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -73,8 +76,8 @@ class Model:
         """Label images, lazily, one result each, in order; an input that cannot be read is a result with an error.
 
         Args:
-            inputs: a path, folder (recursive), http(s) address, encoded bytes, PIL image or uint8 (H, W, 3) RGB array;
-                or any iterable of these, mixed as you like.
+            inputs: a path, folder (recursive), http(s) address, encoded bytes, open binary file, PIL image or uint8
+                (H, W, 3) RGB array; or any iterable of these, mixed. What has no name is called ``image_0`` and on.
             batch_size: images per forward pass.
             top_k: labels per image, at most the number of classes.
 
@@ -84,7 +87,7 @@ class Model:
         """
         if batch_size < 1 or top_k < 1:
             raise ValueError(f"batch_size and top_k must be positive, got {batch_size} and {top_k}")
-        return self._predict(_sources(inputs), batch_size, top_k)
+        return self._predict(_sources_of(inputs, self._numbers), batch_size, top_k)
 
     def _predict(self, sources: Iterator[_Source], batch_size: int, top_k: int) -> Iterator[Result]:
         classifier = self._classifier_for(batch_size, top_k)
@@ -112,11 +115,10 @@ class Model:
         return [(source, executor.submit(self._model_input, source)) for source in itertools.islice(sources, count)]
 
     def _classifier_for(self, batch_size: int, top_k: int) -> ImageClassifier:
-        top_k = min(top_k, len(self.class_names))
         if self._classifier is None or self._classifier.batch_size != batch_size:
             self._classifier = self._load(batch_size=batch_size, top_k=top_k)
-        self._classifier.top_k = top_k
-        return self._classifier
+        # One engine, but a batch and a top_k of its own for every call: generators of one model may take turns.
+        return dataclasses.replace(self._classifier, top_k=top_k)
 
     def _model_input(self, source: _Source) -> ModelInput | ImageError:
         try:
@@ -195,14 +197,12 @@ def create_model(
     )
 
 
-def _sources(inputs: Any) -> Iterator[_Source]:
-    numbers = itertools.count()
-    yield from _sources_of(inputs, numbers)
-
-
 def _sources_of(item: Any, numbers: Iterator[int]) -> Iterator[_Source]:
     if isinstance(item, str | os.PathLike):
         yield from _sources_of_path(os.fspath(item))
+    elif callable(read := getattr(item, "read", None)):
+        # An open file is iterable too, by lines.
+        yield _Source(str(getattr(item, "name", "")) or f"image_{next(numbers)}", read())
     elif isinstance(item, bytes | bytearray | memoryview | np.ndarray) or not isinstance(item, Iterable):
         yield _Source(getattr(item, "filename", "") or f"image_{next(numbers)}", item)
     else:

@@ -117,8 +117,11 @@ def save_model_folder(
 
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise ModelFolderError(f"{path}: already exists and is not empty; give another --output, or remove it")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    except OSError as error:
+        raise ModelFolderError(f"{path}: cannot be written: {error.strerror}") from error
     try:
         state = {key: tensor.detach().cpu().contiguous() for key, tensor in network.state_dict().items()}
         save_file(state, partial / WEIGHTS_FILE)
@@ -200,7 +203,8 @@ def _make_spec(*, preprocess: Preprocess, weights_sha256: str, **parts: Any) -> 
         return ModelSpec.model_validate({**values, "fingerprint": _fingerprint(draft.model_dump(mode="json"))})
     except ValidationError as error:
         problem = error.errors()[0]
-        raise ModelFolderError(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}") from error
+        where = ".".join(map(str, problem["loc"]))
+        raise ModelFolderError(f"{where}: {problem['msg'].removeprefix('Value error, ')}") from error
 
 
 def _fingerprint(spec: dict[str, Any]) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -119,8 +121,10 @@ def read_class_names(path: Path, *, num_classes: int | None = None) -> list[str]
     """
     try:
         lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise ModelFolderError(f"{path}: cannot be read as a text of class names: {error}") from error
+    except OSError as error:
+        raise ModelFolderError(f"{path}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ModelFolderError(f"{path}: is not a text of class names in UTF-8") from error
     pairs = [line.split(maxsplit=1) for line in lines]
     if pairs and all(len(pair) == 2 and pair[0].isdecimal() for pair in pairs):
         names = {int(number): name for number, name in pairs}
@@ -129,6 +133,8 @@ def read_class_names(path: Path, *, num_classes: int | None = None) -> list[str]
         lines = [names[number] for number in range(len(pairs))]
     if not lines:
         raise ModelFolderError(f"{path}: holds no class names")
+    if double := [name for name, count in Counter(lines).items() if count > 1]:
+        raise ModelFolderError(f"{path}: names the class {double[0]!r} twice")
     if num_classes is not None and len(lines) != num_classes:
         raise ModelFolderError(f"{path}: names {len(lines)} classes, --num-classes says {num_classes}")
     return lines
@@ -141,6 +147,9 @@ def _pretrained_network(model: ZooModel, *, num_classes: int) -> tuple[nn.Module
         raise WeightsError(
             f"{model.name}: timm has no weights of this network; give --weights FILE, or --random for benchmarks"
         )
+    # The hub's client tells of each of its attempts; the outcome is told below.
+    for name in ("huggingface_hub", "timm"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     try:
         network = timm.create_model(
             f"{model.timm_name}.{model.pretrained_tag}", pretrained=True, num_classes=num_classes

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +36,7 @@ class Result:
     """Of the upright picture, pixels."""
     height: int | None = None
     error: ImageError | None = None
-    load_pixels: Callable[[], np.ndarray] | None = None
+    load_pixels: Callable[[], np.ndarray] | None = field(default=None, repr=False, compare=False)
     """Decodes the input again: uint8 (H, W, 3). Results do not hold on to pixels."""
 
     @property

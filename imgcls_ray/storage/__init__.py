@@ -89,7 +89,7 @@ def fetch(uri: str, etag: str | None, limits: FetchLimits) -> bytes:
             uri, max_bytes=limits.max_bytes, timeout_s=limits.timeout_s, allow_private=limits.allow_private_urls
         )
     if (scheme := scheme_of(uri)) not in ("", "file"):
-        raise ImageError(ImageErrorCode.FETCH_FAILED, f"{scheme}:// is not a kind of storage that can be read")
+        raise ImageError(ImageErrorCode.UNSUPPORTED_STORAGE, f"{scheme}://")
     return fetch_file(path_from_uri(uri), etag=etag, max_bytes=limits.max_bytes)
 
 

@@ -22,6 +22,8 @@ from imgcls_ray.errors import ImageError, ImageErrorCode
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+# Behind any other port of a public host is a mail server, a database, a shell: nobody's pictures.
+_WEB_PORTS = frozenset({80, 443, 8080, 8443})
 _GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")  # neither IPv4-mapped nor NAT64 addresses are in it
 # Addresses that carry an IPv4 address inside: what is behind them cannot be told from outside.
 _TRANSLATED = tuple(ipaddress.ip_network(net) for net in ("2002::/16", "2001::/32"))
@@ -102,7 +104,8 @@ def _seconds_left() -> float:
 
 
 def checked_addresses(host: str, port: int, *, allow_private: bool) -> list[str]:
-    """Resolve a host once; every one of its addresses must be public, unless private ones are allowed.
+    """Resolve a host once; every one of its addresses must be public and the port a web server's, unless private
+    ones are allowed.
 
     Raises:
         ImageError: access_denied, or fetch_failed if the name does not resolve.
@@ -114,6 +117,8 @@ def checked_addresses(host: str, port: int, *, allow_private: bool) -> list[str]
     addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
     if not allow_private and not all(_is_public(address) for address in addresses):
         raise ImageError(ImageErrorCode.ACCESS_DENIED, f"{host} is on a private network")
+    if not allow_private and port not in _WEB_PORTS:
+        raise ImageError(ImageErrorCode.ACCESS_DENIED, f"port {port} is none of the web's")
     return addresses
 
 

@@ -66,6 +66,12 @@ def plan(store: LabelStore, files: Iterable[FileInfo], *, num_workers: int = 1, 
     return run
 
 
+def run_record(run: int, **changes: Any) -> dict[str, Any]:
+    """What a finished run leaves, as far as readers need it."""
+    needed = {"num_images": 0, "counts": {}, "images_per_s": 0.0, "finished": "2026-01-01T00:00:00+00:00"}
+    return {"run": run, **needed, **changes}
+
+
 def rows_of(store: LabelStore, unit: Unit, errors: Mapping[str, str] | None = None) -> list[dict[str, Any]]:
     """The rows of a unit's part: each label names its run and input, so that a mixed-up row shows."""
     return [
@@ -100,7 +106,7 @@ def answer(store: LabelStore, run: int, errors: Mapping[str, str] | None = None,
     for unit in store.units(run):
         answer_unit(store, unit, errors)
     if finish:
-        store.finish_run(run, {"run": run})
+        store.finish_run(run, run_record(run))
 
 
 def label(store: LabelStore, files: Iterable[FileInfo], errors: Mapping[str, str] | None = None) -> int:

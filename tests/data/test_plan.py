@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import tracemalloc
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -240,7 +241,7 @@ def test_only_new_inputs_are_planned(tmp_path: Path) -> None:
     label(store, infos(50, step=2))
     uris, counts = planned_again(store, *infos(100))
     assert uris == [file.uri for file in infos(50, first=1, step=2)]
-    assert counts == PlanCounts(listed=100, new=50, answered=50)
+    assert counts == PlanCounts(listed=100, new=50, answered=50, answered_codes=Counter(ok=50))
     assert counts.planned == 50
 
 
@@ -249,7 +250,7 @@ def test_a_new_version_is_planned(tmp_path: Path) -> None:
     label(store, [info("/a", "v1"), info("/b", "v1")])
     uris, counts = planned_again(store, info("/a", "v2"), info("/b", "v1"))
     assert uris == ["/a"]
-    assert counts == PlanCounts(listed=2, changed=1, answered=1)
+    assert counts == PlanCounts(listed=2, changed=1, answered=1, answered_codes=Counter(ok=1))
 
 
 def test_the_newest_row_decides_also_for_a_version_that_came_back(tmp_path: Path) -> None:
@@ -267,7 +268,8 @@ def test_only_failures_that_may_pass_are_planned_again(code: ImageErrorCode, tmp
     uris, counts = planned_again(store, info("/a"), info("/b"))
     transient = code in ("access_denied", "fetch_failed", "changed")
     assert uris == (["/a"] if transient else [])
-    assert counts == PlanCounts(listed=2, retried=int(transient), answered=2 - transient)
+    answered = Counter(ok=1) if transient else Counter({"ok": 1, code.value: 1})
+    assert counts == PlanCounts(listed=2, retried=int(transient), answered=answered.total(), answered_codes=answered)
 
 
 def test_a_failure_that_passed_is_not_asked_again(tmp_path: Path) -> None:
@@ -323,4 +325,6 @@ def test_the_order_of_names_is_the_same_for_lists_plans_and_answers(tmp_path: Pa
     store = new_store(tmp_path)
     label(store, [info(name) for name in names[::2]])
     label(store, [info(name) for name in names[1::2]])
-    assert planned_again(store, *(info(name) for name in names))[1] == PlanCounts(listed=13, answered=13)
+    assert planned_again(store, *(info(name) for name in names))[1] == PlanCounts(
+        listed=13, answered=13, answered_codes=Counter(ok=13)
+    )

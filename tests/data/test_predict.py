@@ -23,6 +23,7 @@ from imgcls_ray.errors import InputError, JobFailedError, ModelFolderError, Reso
 from imgcls_ray.models.api import create_model
 from imgcls_ray.storage import open_directory
 from tests.conftest import make_small_model
+from tests.data.stores import run_record
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -165,7 +166,7 @@ def test_gpu_actors_give_the_same_rows(
     )
     counts = list(label_units(store.units(1), task, WorkerPlan(1, 1), gpu_device="cpu"))
     assert sum(count.num_images for count in counts) == 100
-    store.finish_run(1, {"num_images": 100})
+    store.finish_run(1, run_record(1))
     assert verify(tmp_path / "gpu") == []
     expected = {row["uri"]: row for row in rows_of(tmp_path / "store")}
     for row in rows_of(tmp_path / "gpu"):
@@ -226,7 +227,7 @@ def test_a_job_whose_every_input_failed_says_so(
 ) -> None:
     for path in draw_images(3):
         path.write_bytes(b"")
-    with pytest.raises(JobFailedError, match="every one of the 3 inputs failed: empty 3"):
+    with pytest.raises(JobFailedError, match=r"all inputs failed \(3\): empty 3"):
         label().check_errors(1.0)
 
 
@@ -238,6 +239,28 @@ def test_too_large_an_error_rate_fails_the_job(
     report.check_errors(0.1)
     with pytest.raises(JobFailedError, match=r"1 of 10 inputs failed \(10\.0%, .* 5\.0%\): unsupported_format 1"):
         report.check_errors(0.05)
+
+
+def test_an_input_that_fails_again_and_again_does_not_fail_every_run(
+    label: Callable[..., PredictReport], draw_images: Callable[..., list[Path]], tmp_path: Path
+) -> None:
+    images = draw_images(9)
+    (tmp_path / "list.csv").write_text("\n".join(["uri", *map(str, images), "http://127.0.0.1:9/x.jpg"]))
+    label(input=tmp_path / "list.csv").check_errors(0.1)
+    again = label(input=tmp_path / "list.csv")
+    assert again.plan.retried == 1
+    again.check_errors(0.1)
+    with pytest.raises(JobFailedError, match=r"1 of 10 inputs failed \(10\.0%"):
+        again.check_errors(0.05)
+
+
+def test_a_run_with_nothing_to_label_has_not_failed(
+    label: Callable[..., PredictReport], draw_images: Callable[..., list[Path]]
+) -> None:
+    for path in draw_images(3):
+        path.write_bytes(b"")
+    label()
+    label().check_errors(0)
 
 
 def test_an_image_that_changed_after_planning_is_told_and_planned_again(

@@ -15,7 +15,7 @@ from imgcls_ray.data.store import LabelStore, check_identity, create_or_open_sto
 from imgcls_ray.data.verify import verify_store
 from imgcls_ray.errors import StoreError, StoreInUseError
 from imgcls_ray.storage import open_directory
-from tests.data.stores import FINGERPRINT, answer_unit, identity, infos, label, new_store, plan
+from tests.data.stores import FINGERPRINT, answer_unit, identity, infos, label, new_store, plan, run_record
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -164,9 +164,9 @@ def test_runs_are_planned_open_and_finished(tmp_path: Path) -> None:
 
 def test_an_empty_run_uses_up_its_number(tmp_path: Path) -> None:
     store = new_store(tmp_path)
-    store.finish_run(1, {"run": 1, "num_images": 0})
+    store.finish_run(1, run_record(1))
     assert (store.next_run(), store.open_runs()) == (2, [])
-    assert store.run_record(1) == {"run": 1, "num_images": 0}
+    assert store.run_record(1) == run_record(1)
 
 
 def test_a_plan_that_was_given_up_is_skipped_for_ever(tmp_path: Path) -> None:
@@ -180,7 +180,7 @@ def test_a_plan_that_was_given_up_is_skipped_for_ever(tmp_path: Path) -> None:
 def test_numbers_go_on_after_9999(tmp_path: Path) -> None:
     store = new_store(tmp_path)
     for run in (2, 9999):
-        store.finish_run(run, {"run": run})
+        store.finish_run(run, run_record(run))
     assert plan(store, infos(20)) == 10_000
     assert store.planned_runs() == [10_000]
     assert store.plan_record(10_000)["num_images"] == 20
@@ -189,9 +189,9 @@ def test_numbers_go_on_after_9999(tmp_path: Path) -> None:
 
 def test_a_finished_run_keeps_its_first_record(tmp_path: Path) -> None:
     store = new_store(tmp_path)
-    store.finish_run(1, {"images_per_s": 1})
-    store.finish_run(1, {"images_per_s": 2})
-    assert store.run_record(1) == {"images_per_s": 1}
+    store.finish_run(1, run_record(1, images_per_s=1))
+    store.finish_run(1, run_record(1, images_per_s=2))
+    assert store.run_record(1) == run_record(1, images_per_s=1)
 
 
 @pytest.mark.parametrize("name", ["plans/0001.json", "runs/0001.json"])

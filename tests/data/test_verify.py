@@ -25,6 +25,7 @@ from tests.data.stores import (
     part_bytes,
     plan,
     rows_of,
+    run_record,
 )
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def test_a_store_with_all_columns_and_a_long_history_is_sound(tmp_path: Path) ->
     )
     label(store, [info("/a"), info("/b", "v2"), info("/gone", "v1"), info("http://h/x", None)], {"/a": "changed"})
     label(store, [info("/a"), info("/b", "v1")])  # a version that came back
-    store.finish_run(4, {"run": 4, "num_images": 0})
+    store.finish_run(4, run_record(4))
     for name in ("lease.json", "exports/latest.csv", "samples/a.jpg", ".hidden", "predictions/.0001-000000.parquet.ab"):
         store.directory.replace(name, b"")
     report = verify_store(store)
@@ -97,7 +98,10 @@ def test_an_empty_store_is_sound(tmp_path: Path) -> None:
 def test_an_open_run_is_told_with_what_is_left(store: LabelStore) -> None:
     first, *_ = store.units(plan(store, infos(40, etag="v2")))
     answer_unit(store, first)
-    assert problem_of(store) == "run 0002 is open: 24 of 40 inputs have no row yet; run its command again"
+    assert (
+        problem_of(store)
+        == "run 0002 is not finished: 24 of 40 inputs without a row; unless it is running, run its command again"
+    )
     report = verify_store(store)
     assert (report.num_planned, report.num_rows, report.num_missing) == (80, 56, 24)
 
@@ -112,7 +116,7 @@ def test_an_open_run_with_all_parts_only_lacks_its_record(store: LabelStore) -> 
 
 def test_a_removed_part_is_found(store: LabelStore) -> None:
     store.directory.remove(PART)
-    assert problem_of(store) == f"{PART}: is missing (16 inputs have no row)"
+    assert problem_of(store) == f"{PART}: is missing (16 inputs without a row)"
     assert verify_store(store).num_missing == 16
 
 
@@ -311,3 +315,8 @@ def test_rows_are_made_as_workers_make_them(store: LabelStore) -> None:
     """What the tests above change is sound before they change it."""
     planned = {"image_id": 1, "uri": "/a", "etag": None}
     assert good_row(planned, 1).keys() == failed_row(planned, "corrupt").keys() == set(store.schema.names)
+
+
+def test_a_damaged_run_record_is_found(store: LabelStore) -> None:
+    store.directory.replace("runs/0001.json", b"junk")
+    assert problem_of(store) == "runs/0001.json is damaged; bring it back from a copy"

@@ -69,6 +69,37 @@ def test_iterables_nest_and_mix(model: Model, draw_images: Callable[..., list[Pa
     assert names == [*map(str, paths[:3]), "image_0", *map(str, paths)]
 
 
+def test_an_open_file_is_one_picture(model: Model, draw_images: Callable[..., list[Path]]) -> None:
+    [path] = draw_images(1)
+    with path.open("rb") as file:
+        results = list(model.predict([file, io.BytesIO(path.read_bytes())]))
+    assert [result.error for result in results] == [None, None]
+    assert results[0].input == str(path)
+
+
+def test_generators_of_one_model_may_take_turns(model: Model, draw_images: Callable[..., list[Path]]) -> None:
+    paths = draw_images(6)
+    one = model.predict(paths, batch_size=2, top_k=1)
+    five = model.predict(paths[::-1], batch_size=2, top_k=5)
+    turns = list(zip(one, five, strict=True))
+    assert [(len(a.scores), len(b.scores)) for a, b in turns] == [(1, 5)] * 6
+    alone = [result.label for result in model.predict(paths, batch_size=2)]
+    assert [a.label for a, _ in turns] == alone == [b.label for _, b in turns][::-1]
+
+
+def test_saved_results_of_unnamed_inputs_stay_apart(model: Model, tmp_path: Path) -> None:
+    for _ in range(2):
+        for result in model.predict(np.zeros((20, 20, 3), np.uint8)):
+            result.save_to_json(tmp_path / "out")
+    assert len(list((tmp_path / "out").iterdir())) == 2
+
+
+def test_a_result_is_short_to_look_at(model: Model) -> None:
+    [result] = model.predict(np.zeros((500, 500, 3), np.uint8))
+    assert len(repr(result)) < 1000
+    assert "load_pixels" not in repr(result)
+
+
 def test_a_single_picture_is_one_result(model: Model) -> None:
     assert len(list(model.predict(Image.new("RGB", (50, 50), "red")))) == 1
     assert len(list(model.predict(np.zeros((50, 60, 3), np.uint8)))) == 1
@@ -100,7 +131,7 @@ def test_a_bad_input_is_a_result_and_the_rest_goes_on(
         "unsupported_format",
         "unsupported_format",
         "unsupported_format",
-        "fetch_failed",
+        "unsupported_storage",
         "access_denied",
         "unsupported_format",
     ]

@@ -580,3 +580,12 @@ def test_private_networks_are_refused_unless_allowed(server: Server) -> None:
     with pytest.raises(ImageError):
         fetch(server.url, None, FetchLimits())
     assert get(server.url, allow_private=True) == b"x"
+
+
+@pytest.mark.parametrize("port", [22, 25, 3306, 6379, 9200])
+def test_a_public_host_is_asked_on_the_webs_ports_only(monkeypatch: pytest.MonkeyPatch, port: int) -> None:
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [(2, 1, 6, "", ("93.184.216.34", port))])
+    with pytest.raises(ImageError, match=f"port {port} is none of the web's") as caught:
+        network.checked_addresses("example.org", port, allow_private=False)
+    assert caught.value.code is ImageErrorCode.ACCESS_DENIED
+    assert network.checked_addresses("example.org", 443, allow_private=False) == ["93.184.216.34"]
