@@ -7,6 +7,7 @@ Exit codes: 0 done; 1 the job ended but failed; 2 the request cannot be carried 
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 from pathlib import Path
@@ -34,6 +35,9 @@ app.add_typer(store_app, name="store")
 def main() -> NoReturn:
     """Run the command; every failure that has a name is one line on stderr and an exit code."""
     signal.signal(signal.SIGTERM, _on_sigterm)
+    # Arrow's own allocator keeps what planning has touched for the rest of the job: 40 MB for 20,000 inputs. It reads
+    # this when it is loaded, which no command has done yet.
+    os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
     try:
         app()
     except ImgclsError as error:
