@@ -26,7 +26,7 @@ from imgcls_ray.data.store import open_store
 from imgcls_ray.errors import ImageError, ImageErrorCode, ModelFolderError
 from imgcls_ray.images.jpeg import load_fast_decoder
 from imgcls_ray.images.limits import DecodeLimits
-from imgcls_ray.models.classifier import ImageClassifier, ModelInput, StageSeconds, decode_model_input
+from imgcls_ray.models.classifier import ImageClassifier, ModelInput, StageSeconds, decode_model_inputs
 from imgcls_ray.models.folder import open_model_folder
 from imgcls_ray.storage import FetchLimits, open_directory
 
@@ -140,20 +140,13 @@ class UnitDecoder:
         about: list[dict[str, Any]] = []
         num_good = 0
         encoded = _timed_fetch(rows, self._task.fetch_limits, self._executor, seconds) if not done else iter(())
-        for data in encoded:
-            start = time.perf_counter()
-            item = (
-                data
-                if isinstance(data, ImageError)
-                else decode_model_input(data, self._preprocess, self._task.decode_limits)
-            )
+        for item in decode_model_inputs(encoded, self._preprocess, self._task.decode_limits, seconds):
             if isinstance(item, ImageError):
                 about.append({"code": item.code, "detail": item.detail})
             else:
                 pixels[num_good] = item.pixels
                 num_good += 1
                 about.append({"width": item.width, "height": item.height})
-            seconds.decode += time.perf_counter() - start
         blob = pa.array([pixels[:num_good].reshape(-1).data if num_good else b""], pa.large_binary())
         columns = {"done": [done], "about": [json.dumps(about)], "seconds": [json.dumps(asdict(seconds))]}
         table = pa.table({**describe_units([unit]).to_pydict(), **columns})

@@ -75,6 +75,17 @@ def decode_model_input(data: bytes, preprocess: Preprocess, limits: DecodeLimits
     return ModelInput(preprocess_image(pixels, preprocess), width=pixels.shape[1], height=pixels.shape[0])
 
 
+def decode_model_inputs(
+    encoded: Iterable[bytes | ImageError], preprocess: Preprocess, limits: DecodeLimits, seconds: StageSeconds
+) -> Iterator[ModelInput | ImageError]:
+    """Decode images in order, one result each; an error in is the same error out."""
+    for data in encoded:
+        start = time.perf_counter()
+        result = data if isinstance(data, ImageError) else decode_model_input(data, preprocess, limits)
+        seconds.decode += time.perf_counter() - start
+        yield result
+
+
 @dataclass
 class ImageClassifier:
     """A model folder, ready to label batches.
@@ -131,17 +142,10 @@ class ImageClassifier:
         self, encoded: Iterable[bytes | ImageError], seconds: StageSeconds | None = None
     ) -> Iterator[Prediction | ImageError]:
         """Label images from their bytes, in order, one result each; an error in is the same error out."""
-        preprocess = self.folder.spec.preprocess
         seconds = seconds or StageSeconds()
-
-        def decoded() -> Iterator[ModelInput | ImageError]:
-            for data in encoded:
-                start = time.perf_counter()
-                result = data if isinstance(data, ImageError) else decode_model_input(data, preprocess, self.limits)
-                seconds.decode += time.perf_counter() - start
-                yield result
-
-        return self.classify_inputs(decoded(), seconds)
+        return self.classify_inputs(
+            decode_model_inputs(encoded, self.folder.spec.preprocess, self.limits, seconds), seconds
+        )
 
     def classify_inputs(
         self, inputs: Iterable[ModelInput | ImageError], seconds: StageSeconds | None = None

@@ -74,9 +74,7 @@ def load_engine(
         ResourceError: there is no such device.
     """
     num_threads = num_threads or os.cpu_count() or 1
-    if engine == "auto":
-        engine = "openvino" if device == "cpu" else "torch"
-    if engine == "openvino":
+    if _is_openvino(engine, device):
         if device != "cpu":
             raise ResourceError(f"engine openvino runs on the CPU, not on {device}; use engine torch")
         return _OpenVINOEngine(
@@ -87,8 +85,11 @@ def load_engine(
 
 def is_engine_prepared(folder: ModelFolder, engine: EngineName, device: str, embedding: bool) -> bool:
     """Whether ``prepare_engine`` has nothing to do."""
-    is_openvino = engine == "openvino" or (engine == "auto" and device == "cpu")
-    return not is_openvino or _kept_network(folder, embedding=embedding).is_file()
+    return not _is_openvino(engine, device) or _kept_network(folder, embedding=embedding).is_file()
+
+
+def _is_openvino(engine: EngineName, device: str) -> bool:
+    return engine == "openvino" or (engine == "auto" and device == "cpu")
 
 
 def prepare_engine(folder: ModelFolder, engine: EngineName, device: str, embedding: bool) -> None:
