@@ -1,7 +1,8 @@
 """The ``imgcls`` command: parse, call, tell, leave with an exit code.
 
-Exit codes: 0 done; 1 the job ended but failed; 2 the request cannot be carried out as made; 3 storage failed;
-130 interrupted. Nothing heavy is imported before a command needs it: ``imgcls --help`` answers at once.
+Exit codes: 0 done; 1 the job ended but failed; 2 the request cannot be carried out as made; 3 storage failed; 75 the
+store is in use by another run; 130 interrupted. Nothing heavy is imported before a command
+needs it: ``imgcls --help`` answers at once.
 """
 
 from __future__ import annotations
@@ -30,6 +31,12 @@ models_app = typer.Typer(help="Make model folders.", no_args_is_help=True)
 store_app = typer.Typer(help="Look into a label store.", no_args_is_help=True)
 app.add_typer(models_app, name="models")
 app.add_typer(store_app, name="store")
+
+Store = Annotated[str, typer.Argument(metavar="STORE", help="Folder or s3://bucket/prefix.")]
+S3Endpoint = Annotated[
+    str | None,
+    typer.Option(metavar="URL", help="Server of s3:// URIs. [default: AWS_ENDPOINT_URL]", show_default=False),
+]
 
 
 def main() -> NoReturn:
@@ -81,12 +88,15 @@ def predict(
         str | None,
         typer.Argument(
             metavar="INPUT",
-            help="Image, folder (recursive), glob, list (.txt, .csv or .parquet with a 'uri' column), http(s) address.",
+            help="Image, folder (recursive), s3://bucket/prefix/, glob, list (.txt, .csv or .parquet with a 'uri' "
+            "column, or an S3 Inventory's manifest.json), http(s) address.",
         ),
     ] = None,
-    model: Annotated[str | None, typer.Option("--model", "-m", help="Model folder, or a name of the zoo.")] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="Model folder (local or s3://), or a name of the zoo.")
+    ] = None,
     output: Annotated[
-        str | None, typer.Option("--output", "-o", help="Label store: a folder, made if need be.")
+        str | None, typer.Option("--output", "-o", help="Label store: a folder or s3://bucket/prefix, made if need be.")
     ] = None,
     config: Annotated[Path | None, typer.Option("--config", "-c", help="YAML file of the same keys.")] = None,
     set_: Annotated[
@@ -107,6 +117,7 @@ def predict(
     num_gpus: Annotated[int | None, typer.Option(metavar="N", help="GPUs to label on. [default: 0]")] = None,
     batch_size: Annotated[int | None, typer.Option(metavar="N", help="Images per forward pass. [default: 32]")] = None,
     engine: Annotated[str | None, typer.Option(metavar="auto|openvino|torch")] = None,
+    s3_endpoint_url: S3Endpoint = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be labelled; write nothing.")] = False,
 ) -> None:
     """Label images. Run again, the same command labels only what is new, changed or unfinished.
@@ -130,6 +141,7 @@ def predict(
         "num_gpus": num_gpus,
         "batch_size": batch_size,
         "engine": engine,
+        "s3_endpoint_url": s3_endpoint_url,
         "dry_run": dry_run or None,
     }
     command.run(config, set_ or [], {key: value for key, value in flags.items() if value is not None})
@@ -160,32 +172,36 @@ def models_new(
 
 
 @store_app.command("status")
-def store_status(store: Annotated[str, typer.Argument(metavar="STORE")]) -> None:
+def store_status(store: Store, s3_endpoint_url: S3Endpoint = None) -> None:
     """Say what the store holds: its model, its runs, what is open, who uses it."""
     from imgcls_ray.commands import store as command
+    from imgcls_ray.storage.s3 import S3Options
 
-    command.status(store)
+    command.status(store, S3Options(s3_endpoint_url))
 
 
 @store_app.command("verify")
-def store_verify(store: Annotated[str, typer.Argument(metavar="STORE")]) -> None:
+def store_verify(store: Store, s3_endpoint_url: S3Endpoint = None) -> None:
     """Count gaps, doubles and foreign files. Exit code 0: every planned input has exactly one row."""
     from imgcls_ray.commands import store as command
+    from imgcls_ray.storage.s3 import S3Options
 
-    command.verify(store)
+    command.verify(store, S3Options(s3_endpoint_url))
 
 
 @store_app.command("latest")
 def store_latest(
-    store: Annotated[str, typer.Argument(metavar="STORE")],
+    store: Store,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="A .parquet, .jsonl or .csv file; else JSON lines to stdout.")
     ] = None,
+    s3_endpoint_url: S3Endpoint = None,
 ) -> None:
     """Write the newest row of every input, sorted by URI."""
     from imgcls_ray.commands import store as command
+    from imgcls_ray.storage.s3 import S3Options
 
-    command.latest(store, output)
+    command.latest(store, output, S3Options(s3_endpoint_url))
 
 
 @app.command()

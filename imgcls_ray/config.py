@@ -28,11 +28,12 @@ class PredictConfig(StrictModel):
     """One bulk-labelling run: ``imgcls predict`` and ``jobs/predict.py``."""
 
     input: str
-    """File, directory (recursive), glob, list (.txt, .csv or .parquet with a ``uri`` column) or http(s) address."""
+    """File, directory (recursive), ``s3://bucket/prefix/``, glob, list (.txt, .csv or .parquet with a ``uri`` column,
+    or the manifest.json of an S3 Inventory) or http(s) address."""
     model: str
-    """Model folder, or a name of the zoo with pretrained weights."""
+    """Model folder (local or ``s3://``), or a name of the zoo with pretrained weights."""
     output: str
-    """The label store: a directory, made if it does not exist."""
+    """The label store: a directory or ``s3://bucket/prefix``, made if it does not exist."""
     top_k: PositiveInt = 5
     """Labels kept per image, best first. Part of the store's identity."""
     embedding: bool = False
@@ -58,9 +59,15 @@ class PredictConfig(StrictModel):
     max_image_pixels: int = Field(default=89_478_485, ge=1, le=89_478_485)
     """Larger pictures get the code ``too_many_pixels``. The default is Pillow's limit: 256 MiB as RGB."""
     fetch_timeout_s: float = Field(default=60.0, gt=0)
-    """Deadline for reading one input, seconds."""
+    """Deadline for reading one input over a network, retries included, seconds."""
     allow_private_urls: bool = False
     """Let http(s) inputs reach loopback, private and link-local addresses."""
+
+    s3_endpoint_url: str | None = None
+    """Server of ``s3://`` URIs, if not AWS. Default: AWS_ENDPOINT_URL, or the profile's. Credentials come from the
+    usual places of AWS tools (environment, ~/.aws, role), never from here."""
+    s3_anonymous: bool = False
+    """Read public buckets without credentials."""
 
     limit: PositiveInt | None = None
     """Label at most this many inputs in this run."""

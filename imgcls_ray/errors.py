@@ -47,7 +47,9 @@ class StoreError(UsageError):
 
 
 class StoreInUseError(StoreError):
-    """Another run holds the label store."""
+    """Another run holds the label store. A scheduler may try again later, as ``EX_TEMPFAIL`` of sysexits.h says."""
+
+    exit_code = 75
 
 
 class ResourceError(UsageError):

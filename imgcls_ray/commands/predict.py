@@ -12,10 +12,13 @@ from rich.table import Table
 from imgcls_ray.commands.terminal import native_stderr_aside
 from imgcls_ray.config import PredictConfig, load_config, make_config, parse_overrides
 from imgcls_ray.data.listing import check_input, is_single_file
+from imgcls_ray.data.options import s3_options
 from imgcls_ray.data.progress import duration
 from imgcls_ray.data.report import counted
 from imgcls_ray.data.schema import STATUS_OK
+from imgcls_ray.data.store import open_store
 from imgcls_ray.errors import ImageErrorCode, JobFailedError, StoppedError, UsageError
+from imgcls_ray.storage import open_directory
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -63,10 +66,10 @@ def run(config_file: Path | None, overrides: Sequence[str], flags: Mapping[str, 
 def _predict_one(values: Mapping[str, Any]) -> None:
     """One image without a store: label it in this process and print."""
     config = make_config(PredictConfig, {"output": "unused", **values})
-    check_input(config.input)
+    check_input(config.input, s3_options(config))
     if ignored := sorted(_NEED_A_STORE & values.keys()):
         raise UsageError(f"{ignored[0]}: one image is only printed; give --output STORE to keep its label")
-    if not is_single_file(config.input):
+    if not is_single_file(config.input, s3_options(config)):
         raise UsageError(f"{config.input}: more than one image needs --output STORE, the label store to write")
 
     from imgcls_ray.models.api import create_model
@@ -78,6 +81,7 @@ def _predict_one(values: Mapping[str, Any]) -> None:
         max_image_bytes=config.max_image_bytes,
         max_image_pixels=config.max_image_pixels,
         allow_private_urls=config.allow_private_urls,
+        s3=s3_options(config),
     )
     [result] = model.predict(config.input, batch_size=1, top_k=config.top_k)
     if result.error is not None:
@@ -158,7 +162,8 @@ def _after(config: PredictConfig) -> None:
     if config.export or config.save_images:
         from imgcls_ray.data.export import export_latest, save_samples
 
+        store = open_store(open_directory(config.output, s3_options(config)))
         if config.export:
-            print(f"newest rows: {export_latest(config.output, config.export)}")
+            print(f"newest rows: {export_latest(store, config.export)}")
         if config.save_images:
-            print(f"samples: {save_samples(config)}")
+            print(f"samples: {save_samples(store, config)}")

@@ -20,11 +20,13 @@ from imgcls_ray.storage import open_directory
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from imgcls_ray.storage.s3 import S3Options
+
 _MAX_PROBLEMS_SHOWN = 20
 
 
-def status(uri: str) -> None:
-    store = open_store(open_directory(uri))
+def status(uri: str, s3: S3Options) -> None:
+    store = open_store(open_directory(uri, s3))
     console = Console(highlight=False, soft_wrap=True)
     identity = store.identity
     columns = "".join(f", {name}" for name in ("embedding", "logits") if getattr(identity, name))
@@ -57,8 +59,8 @@ def status(uri: str) -> None:
         console.print(f"in use by {holder}")
 
 
-def verify(uri: str) -> None:
-    store = open_store(open_directory(uri))
+def verify(uri: str, s3: S3Options) -> None:
+    store = open_store(open_directory(uri, s3))
     report = verify_store(store)
     console = Console(highlight=False, soft_wrap=True)
     counts = ", ".join(f"{code} {count:,}" for code, count in report.counts.most_common())
@@ -77,8 +79,8 @@ def verify(uri: str) -> None:
     console.print("every planned input has exactly one row")
 
 
-def latest(uri: str, output: Path | None) -> None:
-    store = open_store(open_directory(uri))
+def latest(uri: str, output: Path | None, s3: S3Options) -> None:
+    store = open_store(open_directory(uri, s3))
     if output is None:
         try:
             write_jsonl(store, sys.stdout)

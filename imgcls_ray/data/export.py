@@ -15,11 +15,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from imgcls_ray.data.answers import newest_answers
-from imgcls_ray.data.store import open_store
+from imgcls_ray.data.options import decode_limits, fetch_limits
 from imgcls_ray.errors import ImageError, ImageErrorCode, StorageError, UsageError
-from imgcls_ray.images.limits import DecodeLimits
 from imgcls_ray.models.results import Result
-from imgcls_ray.storage import FetchLimits, fetch, open_directory
+from imgcls_ray.storage import fetch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -97,12 +96,14 @@ def write_latest(store: LabelStore, path: Path) -> int:
     return num_rows
 
 
-def export_latest(store_uri: str, kind: str) -> Path:
-    """Write ``exports/latest.KIND`` inside a store."""
-    store = open_store(open_directory(store_uri))
-    path = Path(store.uri) / "exports" / f"latest.{kind}"
-    write_latest(store, path)
-    return path
+def export_latest(store: LabelStore, kind: str) -> str:
+    """Write ``exports/latest.KIND`` inside the store; returns where."""
+    name = f"exports/latest.{kind}"
+    with tempfile.TemporaryDirectory(prefix="imgcls-export-") as folder:
+        path = Path(folder) / f"latest.{kind}"
+        write_latest(store, path)
+        store.directory.replace_from(name, str(path))
+    return f"{store.uri}/{name}"
 
 
 def write_jsonl(store: LabelStore, file: TextIO) -> int:
@@ -140,10 +141,16 @@ def _cell(value: Any) -> Any:
     return json.dumps(value, ensure_ascii=False) if isinstance(value, list) else value
 
 
-def save_samples(config: PredictConfig) -> Path:
+def save_samples(store: LabelStore, config: PredictConfig) -> str:
     """Leave annotated pictures of ``config.save_images`` inputs, spread over the newest rows, under ``samples/``."""
-    store = open_store(open_directory(config.output))
-    folder = Path(store.uri) / "samples"
+    with tempfile.TemporaryDirectory(prefix="imgcls-samples-") as folder:
+        _draw_samples(store, config, Path(folder))
+        for path in sorted(Path(folder).iterdir()):
+            store.directory.replace_from(f"samples/{path.name}", str(path))
+    return f"{store.uri}/samples"
+
+
+def _draw_samples(store: LabelStore, config: PredictConfig, folder: Path) -> None:
     total = sum(1 for _ in newest_answers(store))
     num_samples = min(config.save_images, total)
     wanted = {total * i // num_samples for i in range(num_samples)}
@@ -153,7 +160,6 @@ def save_samples(config: PredictConfig) -> Path:
         for row in table.take(chosen).to_pylist():
             _sample(row, config).save_to_img(folder)
         position += table.num_rows
-    return folder
 
 
 def _sample(row: dict[str, Any], config: PredictConfig) -> Result:
@@ -163,11 +169,6 @@ def _sample(row: dict[str, Any], config: PredictConfig) -> Result:
     def load_pixels() -> Any:
         from imgcls_ray.images.decoder import decode_image
 
-        limits = FetchLimits(config.max_image_bytes, config.fetch_timeout_s, config.allow_private_urls)
-        data = fetch(row["uri"], row["etag"], limits)
-        return decode_image(data, DecodeLimits(config.max_image_bytes, config.max_image_pixels))
+        return decode_image(fetch(row["uri"], row["etag"], fetch_limits(config)), decode_limits(config))
 
     return Result(row["uri"], label_names=tuple(row["labels"]), scores=tuple(row["scores"]), load_pixels=load_pixels)
-
-
-__all__ = ["FORMATS", "export_latest", "latest_rows", "save_samples", "write_jsonl", "write_latest"]

@@ -13,7 +13,6 @@ import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,7 +26,7 @@ from imgcls_ray.errors import ImageError, ImageErrorCode, ModelFolderError
 from imgcls_ray.images.jpeg import load_fast_decoder
 from imgcls_ray.images.limits import DecodeLimits
 from imgcls_ray.models.classifier import ImageClassifier, ModelInput, StageSeconds, decode_model_inputs
-from imgcls_ray.models.folder import open_model_folder
+from imgcls_ray.models.new import open_model
 from imgcls_ray.storage import FetchLimits, open_directory
 
 if TYPE_CHECKING:
@@ -44,7 +43,7 @@ class LabelTask:
     """What every worker of a run is told. Crosses process boundaries, so it holds plain values only."""
 
     model: str
-    """Path of the model folder."""
+    """Path or ``s3://`` URI of the model folder."""
     fingerprint: str
     """What the folder must hold: a worker never labels with another model than was planned."""
     store: str
@@ -63,7 +62,7 @@ class LabelTask:
         Raises:
             ModelFolderError: it is unreadable, or not the planned one any more.
         """
-        folder = open_model_folder(Path(self.model))
+        folder = open_model(self.model, self.fetch_limits.s3)
         if folder.spec.fingerprint != self.fingerprint:
             raise ModelFolderError(f"{self.model}: was replaced while the run was starting; run the command again")
         return folder
@@ -98,7 +97,7 @@ class UnitLabeller:
     def __init__(self, task: LabelTask, num_threads: int = 1) -> None:
         _warm_up_decoder()
         self._task = task
-        self._store = open_store(open_directory(task.store))
+        self._store = open_store(open_directory(task.store, task.fetch_limits.s3))
         self._classifier = task.load_classifier(task.open_model(), device="cpu", num_threads=num_threads)
         self._executor = ThreadPoolExecutor(NUM_FETCH_THREADS, thread_name_prefix="fetch")
 
@@ -124,7 +123,7 @@ class UnitDecoder:
     def __init__(self, task: LabelTask) -> None:
         _warm_up_decoder()
         self._task = task
-        self._store = open_store(open_directory(task.store))
+        self._store = open_store(open_directory(task.store, task.fetch_limits.s3))
         self._preprocess = task.open_model().spec.preprocess
         self._executor = ThreadPoolExecutor(NUM_FETCH_THREADS, thread_name_prefix="fetch")
 
@@ -157,7 +156,7 @@ class UnitClassifier:
     """Classifies and commits decoded units on one GPU."""
 
     def __init__(self, task: LabelTask, device: str = "cuda") -> None:
-        self._store = open_store(open_directory(task.store))
+        self._store = open_store(open_directory(task.store, task.fetch_limits.s3))
         self._classifier = task.load_classifier(task.open_model(), device=device, num_threads=1)
 
     def __call__(self, decoded: pa.Table) -> pa.Table:

@@ -1,39 +1,31 @@
 """An INPUT of the command line to a sorted stream of files.
 
-A folder, glob, list or address becomes one stream of ``FileInfo``, sorted by URI, each URI once. Nothing is held in
-memory whole: folders are walked in order, and what comes unsorted is sorted in chunks on disk and merged.
+A folder, prefix, glob, list or address becomes one stream of ``FileInfo``, sorted by URI, each URI once. Nothing is
+held in memory whole: folders and prefixes are walked in order, and what comes unsorted is sorted on disk.
 """
 
 from __future__ import annotations
 
-import csv
 import glob
-import heapq
 import itertools
 import os
-import re
-import tempfile
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from imgcls_ray.data.schema import FILE_SCHEMA
+from imgcls_ray.data.lists import is_list, read_list
+from imgcls_ray.data.sorting import sort_files
 from imgcls_ray.errors import InputError
+from imgcls_ray.storage import DEFAULT_S3
 from imgcls_ray.storage.http import is_url
 from imgcls_ray.storage.local import FileInfo, list_folder, may_be_image, path_from_uri, scheme_of, stat_file
+from imgcls_ray.storage.s3 import is_s3
+from imgcls_ray.storage.s3_inputs import check_place, find_object, list_place
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator
 
-_LIST_SUFFIXES = (".txt", ".csv", ".parquet")
-_ROWS_IN_MEMORY = 200_000
-_ROWS_PER_GROUP = 4096
-# Bytes that surrogateescape let through; in an address they are percent-encoded, as Parquet holds UTF-8 only.
-_NOT_UTF8 = re.compile("[\udc80-\udcff]")
+    from imgcls_ray.storage.s3 import S3Options
 
 
 @dataclass
@@ -46,27 +38,33 @@ class ListingCounts:
     """Entries of a list that name a URI again."""
 
 
-def is_single_file(source: str) -> bool:
+def is_single_file(source: str, s3: S3Options = DEFAULT_S3) -> bool:
     """Whether INPUT is one image rather than a place of many."""
-    if is_url(source):
-        return not _is_list(source)
-    path = path_from_uri(source)
-    return os.path.isfile(path) and not _is_list(path)
+    if is_list(source):
+        return False
+    if is_s3(source):
+        return find_object(source, s3) is not None
+    return is_url(source) or os.path.isfile(path_from_uri(source))
 
 
-def check_input(source: str) -> None:
+def check_input(source: str, s3: S3Options = DEFAULT_S3) -> None:
     """Refuse an INPUT that cannot be listed, before anything is started.
 
     Raises:
         InputError: what it is and what is expected.
+        StorageError: its storage cannot be asked.
     """
+    if is_s3(source):
+        check_place(source, s3)
+        return
     if is_url(source):
-        if _is_list(source):
-            raise InputError(f"{source}: lists are read from files; download it first")
+        if is_list(source):
+            raise InputError(f"{source}: lists are read from files and objects; download it first")
         return
     if (scheme := scheme_of(source)) not in ("", "file"):
         raise InputError(
-            f"{source}: {scheme}:// is not a kind of storage that can be read; give a path or an http(s) address"
+            f"{source}: {scheme}:// is not a kind of storage that can be read; give a path, an s3:// URI or an "
+            "http(s) address"
         )
     path = path_from_uri(source)
     if os.path.lexists(path):
@@ -78,32 +76,43 @@ def check_input(source: str) -> None:
     raise InputError(f"{source}: there is no such file or folder")
 
 
-def list_inputs(source: str, counts: ListingCounts, *, leave_out: str | None = None) -> Iterator[FileInfo]:
+def list_inputs(
+    source: str, counts: ListingCounts, s3: S3Options = DEFAULT_S3, *, leave_out: str | None = None
+) -> Iterator[FileInfo]:
     """List an INPUT, sorted by URI, each URI once.
 
     Args:
-        source: folder (recursive), file, glob, list (``.txt``, ``.csv``, ``.parquet``) or http(s) address.
+        source: folder (recursive), prefix, file, object, glob, list (``.txt``, ``.csv``, ``.parquet``, an S3
+            Inventory's ``manifest.json``) or http(s) address.
         counts: told what was left out.
-        leave_out: a folder whose files are no inputs: the label store, where it lies inside the input.
+        s3: how to reach object storage.
+        leave_out: a folder or prefix whose files are no inputs: the label store, where it lies inside the input.
 
     Raises:
         InputError: the input as a whole cannot be read.
+        StorageError: its storage fails.
     """
-    check_input(source)
+    check_input(source, s3)
+    if is_s3(source):
+        if is_list(source):
+            return _distinct(sort_files(read_list(source, s3)), counts)
+        return _only_images(_outside(list_place(source, s3), leave_out), counts, named=source)
     if is_url(source):
         return iter([FileInfo(source, None, None, None)])
     path = path_from_uri(source)
+    leave_out = leave_out if leave_out and not is_s3(leave_out) else None
     if os.path.isdir(path):
         return _only_images(list_folder(path, leave_out=leave_out), counts)
-    if _is_list(path):
-        return _distinct(_sorted(_read_list(path)), counts)
+    if is_list(path):
+        return _distinct(sort_files(read_list(path, s3)), counts)
     if os.path.lexists(path):
         return iter([stat_file(os.path.abspath(path))])
-    return _distinct(_sorted(_matches(path, leave_out)), counts)
+    return _distinct(sort_files(_matches(path, leave_out)), counts)
 
 
-def _is_list(path: str) -> bool:
-    return path.lower().endswith(_LIST_SUFFIXES)
+def _outside(files: Iterable[FileInfo], leave_out: str | None) -> Iterator[FileInfo]:
+    left_out = f"{leave_out}/" if leave_out and is_s3(leave_out) else None
+    return (info for info in files if not (left_out and info.uri.startswith(left_out)))
 
 
 def _glob_root(pattern: str) -> str:
@@ -118,9 +127,9 @@ def _matches(pattern: str, leave_out: str | None) -> Iterator[FileInfo]:
             yield stat_file(os.path.abspath(match))
 
 
-def _only_images(files: Iterable[FileInfo], counts: ListingCounts) -> Iterator[FileInfo]:
+def _only_images(files: Iterable[FileInfo], counts: ListingCounts, *, named: str = "") -> Iterator[FileInfo]:
     for info in files:
-        if may_be_image(info.uri):
+        if may_be_image(info.uri) or info.uri == named:
             yield info
         else:
             counts.not_images += 1
@@ -134,101 +143,3 @@ def _distinct(files: Iterable[FileInfo], counts: ListingCounts) -> Iterator[File
             continue
         last = info.uri
         yield info
-
-
-def _read_list(path: str) -> Iterator[FileInfo]:
-    folder = os.path.dirname(os.path.abspath(path))
-    try:
-        for row in _list_rows(path):
-            yield _listed_file(row, folder)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except (ValueError, csv.Error, pa.ArrowException) as error:
-        raise InputError(f"{path}: is not a readable {Path(path).suffix} list: {error}") from error
-
-
-def _list_rows(path: str) -> Iterator[dict[str, Any]]:
-    suffix = Path(path).suffix.lower()
-    if suffix == ".txt":
-        # surrogateescape: a list made by a tool that knows no encodings may hold any file name.
-        with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="\n") as file:
-            for line in file:
-                if (uri := line.rstrip("\r\n")).strip():
-                    yield {"uri": uri}
-    elif suffix == ".csv":
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            _need_uri_column(path, reader.fieldnames or [])
-            yield from (row for row in reader if row["uri"])
-    else:
-        with pq.ParquetFile(path) as parquet:
-            schema = parquet.schema_arrow
-            _need_uri_column(path, schema.names)
-            kind = schema.field("uri").type
-            if pa.types.is_dictionary(kind):
-                kind = kind.value_type
-            if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-                raise InputError(f"{path}: the column 'uri' needs texts, has {kind}")
-            columns = [name for name in ("uri", "size", "etag", "mtime") if name in parquet.schema_arrow.names]
-            for batch in parquet.iter_batches(batch_size=16_384, columns=columns):
-                yield from (row for row in batch.to_pylist() if row["uri"])
-
-
-def _need_uri_column(path: str, names: Iterable[str]) -> None:
-    if "uri" not in names:
-        raise InputError(f"{path}: needs a column 'uri', has {', '.join(names) or 'none'}")
-
-
-def _listed_file(row: dict[str, Any], folder: str) -> FileInfo:
-    """A list's entry; relative paths count from the list's own folder."""
-    uri = str(row["uri"])
-    if scheme_of(uri) in ("", "file"):
-        return stat_file(os.path.abspath(os.path.join(folder, path_from_uri(uri))))
-    size, etag, mtime = (row.get(name) for name in ("size", "etag", "mtime"))
-    return FileInfo(
-        _NOT_UTF8.sub(lambda byte: f"%{ord(byte[0]) - 0xDC00:02X}", uri),
-        int(size) if size else None,
-        str(etag) if etag else None,
-        mtime if isinstance(mtime, datetime) else None,
-    )
-
-
-def _sorted(files: Iterable[FileInfo]) -> Iterator[FileInfo]:
-    """External merge sort by URI: chunks are sorted in memory, kept on disk, and merged."""
-    files = iter(files)
-    chunk = _sorted_chunk(files)
-    if len(chunk) < _ROWS_IN_MEMORY:
-        yield from chunk
-        return
-    # One file without a name, however many chunks: it meets no limit on open files, and a kill leaves nothing behind.
-    with tempfile.TemporaryFile(prefix="imgcls-sort-") as file:
-        ends = [0]
-        with pq.ParquetWriter(file, FILE_SCHEMA, compression="zstd") as writer:
-            while chunk:
-                writer.write_table(table_of(chunk), row_group_size=_ROWS_PER_GROUP)
-                ends.append(ends[-1] + -(-len(chunk) // _ROWS_PER_GROUP))
-                chunk = _sorted_chunk(files)
-        with pq.ParquetFile(file) as chunks:
-            readers = (_read_groups(chunks, range(*bounds)) for bounds in itertools.pairwise(ends))
-            yield from heapq.merge(*readers, key=_by_uri)
-
-
-def _sorted_chunk(files: Iterator[FileInfo]) -> list[FileInfo]:
-    return sorted(itertools.islice(files, _ROWS_IN_MEMORY), key=_by_uri)
-
-
-def _by_uri(info: FileInfo) -> str:
-    return info.uri
-
-
-def table_of(files: Sequence[FileInfo]) -> pa.Table:
-    """Files as rows of ``FILE_SCHEMA``."""
-    columns = zip(*files, strict=True)
-    arrays = [pa.array(list(column), field.type) for column, field in zip(columns, FILE_SCHEMA, strict=True)]
-    return pa.table(arrays, schema=FILE_SCHEMA)
-
-
-def _read_groups(chunks: pq.ParquetFile, groups: range) -> Iterator[FileInfo]:
-    for group in groups:
-        columns = chunks.read_row_group(group).columns
-        yield from map(FileInfo._make, zip(*(column.to_pylist() for column in columns), strict=True))

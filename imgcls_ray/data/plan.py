@@ -10,21 +10,20 @@ import io
 import itertools
 import tempfile
 from collections import Counter
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import IO, TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from imgcls_ray.data.answers import newest_answers
-from imgcls_ray.data.listing import table_of
 from imgcls_ray.data.schema import FILE_SCHEMA, PLAN_SCHEMA, STATUS_OK, image_id
+from imgcls_ray.data.sorting import table_of
 from imgcls_ray.data.store import encode_json, now
 from imgcls_ray.errors import StoreInUseError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from imgcls_ray.data.answers import Answer
     from imgcls_ray.data.store import LabelStore
@@ -115,28 +114,35 @@ def unit_sizes(num_images: int, *, num_workers: int, largest: int, batch_size: i
 
 
 class Spool:
-    """Planned inputs on local disk, counted: units can be cut only when the end is known."""
+    """Planned inputs on local disk, counted: units can be cut only when the end is known.
 
-    def __init__(self, file: IO[bytes], num_images: int) -> None:
-        self._file = file
-        self.num_images = num_images
+    The file has no name: a kill leaves nothing behind.
+    """
+
+    def __init__(self) -> None:
+        self._file = tempfile.TemporaryFile(prefix="imgcls-plan-")  # noqa: SIM115 - closed on exit
+        self._writer = pq.ParquetWriter(self._file, FILE_SCHEMA, compression="zstd")
+        self.num_images = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.complete()
+        self._file.close()
+
+    def add(self, files: Sequence[FileInfo]) -> None:
+        self._writer.write_table(table_of(files))
+        self.num_images += len(files)
+
+    def complete(self) -> Self:
+        """Nothing more is added; from here on it is read."""
+        self._writer.close()
+        return self
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         with pq.ParquetFile(self._file) as file:
             yield from file.iter_batches(batch_size=_SPOOL_ROWS)
-
-
-@contextmanager
-def spool(files: Iterable[FileInfo], *, limit: int | None = None) -> Iterator[Spool]:
-    """Write at most ``limit`` planned inputs to a temporary file, which has no name: a kill leaves nothing behind."""
-    files = itertools.islice(files, limit)
-    num_images = 0
-    with tempfile.TemporaryFile(prefix="imgcls-plan-") as file:
-        with pq.ParquetWriter(file, FILE_SCHEMA, compression="zstd") as writer:
-            while rows := list(itertools.islice(files, _SPOOL_ROWS)):
-                writer.write_table(table_of(rows))
-                num_images += len(rows)
-        yield Spool(file, num_images)
 
 
 def write_plan(
@@ -171,7 +177,9 @@ def _segment(units: Iterator[pa.Table], *, run: int, first_row: int) -> tuple[by
     """One plan file: whole units, each a row group. Returns its bytes and the row after its last."""
     buffer = io.BytesIO()
     row = first_row
-    with pq.ParquetWriter(buffer, PLAN_SCHEMA, compression="zstd", write_page_checksum=True) as writer:
+    with pq.ParquetWriter(
+        buffer, PLAN_SCHEMA, compression="zstd", write_page_checksum=True, write_statistics=False
+    ) as writer:
         for unit in units:
             ids = pa.array(range(image_id(run, row), image_id(run, row + unit.num_rows)), pa.int64())
             table = unit.add_column(0, PLAN_SCHEMA.field("image_id"), ids)

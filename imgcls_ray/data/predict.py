@@ -17,8 +17,10 @@ from imgcls_ray.data.cluster import WorkerPlan, available_cores, check_local, is
 from imgcls_ray.data.label import LabelTask, UnitLabeller, describe_units
 from imgcls_ray.data.lease import hold_lease
 from imgcls_ray.data.listing import check_input, list_inputs
+from imgcls_ray.data.options import decode_limits, fetch_limits, s3_options
 from imgcls_ray.data.pipeline import counts_of, label_units
-from imgcls_ray.data.plan import MAX_UNIT_SIZE, Spool, default_unit_size, spool, unanswered, write_plan
+from imgcls_ray.data.plan import MAX_UNIT_SIZE, Spool, default_unit_size, unanswered, write_plan
+from imgcls_ray.data.planner import plan_ahead
 from imgcls_ray.data.progress import label_progress, logger
 from imgcls_ray.data.report import PredictReport, RunReport, counted
 from imgcls_ray.data.schema import STATUS_OK
@@ -32,12 +34,11 @@ from imgcls_ray.data.store import (
     open_store,
 )
 from imgcls_ray.errors import ImgclsError, JobFailedError
-from imgcls_ray.images.limits import DecodeLimits
 from imgcls_ray.models.engines import is_engine_prepared, prepare_engine
 from imgcls_ray.models.folder import WEIGHTS_FILE
 from imgcls_ray.models.new import open_model
-from imgcls_ray.storage import FetchLimits, open_directory
-from imgcls_ray.storage.local import path_from_uri
+from imgcls_ray.storage import open_directory
+from imgcls_ray.storage.s3 import is_s3
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -62,9 +63,10 @@ def predict(config: PredictConfig, console: Console) -> PredictReport:
         JobFailedError: a worker failed for good; what is written stays.
     """
     start = time.monotonic()
-    folder = open_model(config.model)
-    check_input(config.input)
-    directory = open_directory(config.output)
+    s3 = s3_options(config)
+    folder = open_model(config.model, s3)
+    check_input(config.input, s3)
+    directory = open_directory(config.output, s3)
     identity = _identity(config, folder)
     if not is_cluster_given():
         check_local(WorkerPlan(config.num_workers or 1, config.num_gpus))
@@ -73,8 +75,9 @@ def predict(config: PredictConfig, console: Console) -> PredictReport:
         store = open_store(directory) if is_store(directory) else None
         if store is not None:
             check_identity(store, identity)
-        with _planned(config, store, report):
-            pass
+        with _planned(config, store, report) as plans:
+            for _ in plans:
+                pass
         return report
 
     store = create_or_open_store(directory, identity)
@@ -82,8 +85,10 @@ def predict(config: PredictConfig, console: Console) -> PredictReport:
         job = _Job(config, folder, store, console)
         while (new_run := store.take_next_run()) is None:
             report.runs += [job.finish(run) for run in store.open_runs()]
-        with _planned(config, store, report) as planned:
-            report.runs.append(job.label(planned, new_run))
+        report.num_finished_before = len(report.runs)
+        with _planned(config, store, report) as plans:
+            for run, planned in enumerate(plans, new_run):
+                report.runs.append(job.label(planned, run))
     report.seconds = time.monotonic() - start
     return report
 
@@ -100,11 +105,14 @@ def _identity(config: PredictConfig, folder: ModelFolder) -> StoreIdentity:
     )
 
 
-def _planned(config: PredictConfig, store: LabelStore | None, report: PredictReport) -> AbstractContextManager[Spool]:
-    """The inputs that the store does not answer, spooled; counts go to the report."""
-    inside = path_from_uri(open_directory(config.output).uri)
-    files = list_inputs(config.input, report.listing, leave_out=inside)
-    return spool(unanswered(files, store, report.plan), limit=config.limit)
+def _planned(
+    config: PredictConfig, store: LabelStore | None, report: PredictReport
+) -> AbstractContextManager[Iterator[Spool]]:
+    """The inputs that the store does not answer, plan by plan; counts go to the report."""
+    s3 = s3_options(config)
+    inside = open_directory(config.output, s3).uri
+    files = list_inputs(config.input, report.listing, s3, leave_out=inside)
+    return plan_ahead(unanswered(files, store, report.plan), limit=config.limit)
 
 
 class _Job:
@@ -114,7 +122,7 @@ class _Job:
         self._config, self._folder, self._store, self._console = config, folder, store, console
         self._workers: WorkerPlan | None = None
         self._task = LabelTask(
-            model=os.path.abspath(folder.path),
+            model=config.model if is_s3(config.model) else os.path.abspath(folder.path),
             fingerprint=folder.spec.fingerprint,
             store=store.uri,
             top_k=store.identity.top_k,
@@ -123,12 +131,8 @@ class _Job:
             engine=config.engine,
             precision=config.precision,
             batch_size=config.batch_size,
-            decode_limits=DecodeLimits(max_bytes=config.max_image_bytes, max_pixels=config.max_image_pixels),
-            fetch_limits=FetchLimits(
-                max_bytes=config.max_image_bytes,
-                timeout_s=config.fetch_timeout_s,
-                allow_private_urls=config.allow_private_urls,
-            ),
+            decode_limits=decode_limits(config),
+            fetch_limits=fetch_limits(config),
         )
 
     def label(self, planned: Spool, run: int) -> RunReport:

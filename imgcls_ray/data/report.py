@@ -39,6 +39,8 @@ class PredictReport:
     listing: ListingCounts = field(default_factory=ListingCounts)
     runs: list[RunReport] = field(default_factory=list)
     """Runs that were finished by this command; the last one may be empty."""
+    num_finished_before: int = 0
+    """The first ones of them, which an earlier command had planned: their rows are answers to this one's listing."""
     seconds: float = 0.0
 
     def check_errors(self, max_error_rate: float) -> None:
@@ -52,7 +54,7 @@ class PredictReport:
         """
         if not any(run.codes for run in self.runs):
             return
-        codes = self.plan.answered_codes + self.runs[-1].codes
+        codes = sum((run.codes for run in self.runs[self.num_finished_before :]), self.plan.answered_codes)
         total, num_errors = codes.total(), codes.total() - codes[STATUS_OK]
         if not num_errors:
             return

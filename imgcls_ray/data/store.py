@@ -151,7 +151,7 @@ class LabelStore:
     def read_unit(self, unit: Unit) -> pa.Table:
         """The plan's rows of one unit."""
         with self.directory.open(unit.segment) as file:
-            return pq.ParquetFile(file).read_row_group(unit.row_group)
+            return pq.ParquetFile(file, pre_buffer=True).read_row_group(unit.row_group)
 
     def finish_run(self, run: int, record: dict[str, Any]) -> None:
         self.directory.create(f"runs/{run:04d}.json", encode_json(record))
@@ -165,8 +165,14 @@ def create_or_open_store(directory: Directory, identity: StoreIdentity) -> Label
     """
     if not is_store(directory):
         content = {**identity.model_dump(), "created": now()}
-        # Of two runs that make the store at once, one wins; both then check what is there.
-        directory.create(IDENTITY_FILE, encode_json(content))
+        # Of two runs that make the store at once, one wins; both then check what is there. The second try must fail:
+        # on a storage that lets names be written twice, nothing of what a store promises would hold.
+        data = encode_json(content)
+        if directory.create(IDENTITY_FILE, data) and directory.create(IDENTITY_FILE, data):
+            raise StoreError(
+                f"{directory.uri}: this storage writes over what is there although it is asked not to "
+                "(If-None-Match); a label store cannot be kept on it"
+            )
     store = open_store(directory)
     check_identity(store, identity)
     return store

@@ -24,9 +24,11 @@ from imgcls_ray.images.preprocess import preprocess_image
 from imgcls_ray.models.classifier import ImageClassifier, ModelInput
 from imgcls_ray.models.new import default_class_names, is_model_path, new_model_folder, open_model
 from imgcls_ray.models.results import Result
-from imgcls_ray.storage import FetchLimits, fetch
+from imgcls_ray.storage import DEFAULT_S3, FetchLimits, fetch
 from imgcls_ray.storage.http import is_url
 from imgcls_ray.storage.local import list_folder, may_be_image, path_from_uri
+from imgcls_ray.storage.s3 import S3Options, is_s3
+from imgcls_ray.storage.s3_inputs import list_place
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -76,8 +78,9 @@ class Model:
         """Label images, lazily, one result each, in order; an input that cannot be read is a result with an error.
 
         Args:
-            inputs: a path, folder (recursive), http(s) address, encoded bytes, open binary file, PIL image or uint8
-                (H, W, 3) RGB array; or any iterable of these, mixed. What has no name is called ``image_0`` and on.
+            inputs: a path, folder (recursive), ``s3://`` object or prefix, http(s) address, encoded bytes, open binary
+                file, PIL image or uint8 (H, W, 3) RGB array; or any iterable of these, mixed. What has no name is
+                called ``image_0`` and on.
             batch_size: images per forward pass.
             top_k: labels per image, at most the number of classes.
 
@@ -87,7 +90,7 @@ class Model:
         """
         if batch_size < 1 or top_k < 1:
             raise ValueError(f"batch_size and top_k must be positive, got {batch_size} and {top_k}")
-        return self._predict(_sources_of(inputs, self._numbers), batch_size, top_k)
+        return self._predict(_sources_of(inputs, self._numbers, self._fetch_limits.s3), batch_size, top_k)
 
     def _predict(self, sources: Iterator[_Source], batch_size: int, top_k: int) -> Iterator[Result]:
         classifier = self._classifier_for(batch_size, top_k)
@@ -155,11 +158,12 @@ def create_model(
     max_image_bytes: int = DecodeLimits.max_bytes,
     max_image_pixels: int = DecodeLimits.max_pixels,
     allow_private_urls: bool = False,
+    s3: S3Options = DEFAULT_S3,
 ) -> Model:
     """Open a model folder, or make a model of the zoo, ready to label images.
 
     Args:
-        model: model folder, or a name of the zoo such as ``PP-LCNet_x1_0``.
+        model: model folder (local or ``s3://``), or a name of the zoo such as ``PP-LCNet_x1_0``.
         num_classes: of a zoo model, if not ImageNet's 1,000.
         pretrained: take timm's weights for a zoo model; otherwise random ones.
         engine: ``auto`` takes OpenVINO on a CPU and torch on a GPU.
@@ -168,6 +172,7 @@ def create_model(
         max_image_bytes: larger inputs are ``too_many_bytes``.
         max_image_pixels: larger pictures are ``too_many_pixels``.
         allow_private_urls: let addresses reach loopback, private and link-local hosts.
+        s3: how to reach ``s3://`` models and inputs.
 
     Raises:
         ModelFolderError: the folder is unreadable or does not fit together.
@@ -177,7 +182,7 @@ def create_model(
     path = os.fspath(model)
     made = None
     if is_model_path(path) or (pretrained and num_classes is None):
-        folder = open_model(path)
+        folder = open_model(path, s3)
     else:
         made = tempfile.TemporaryDirectory(prefix="imgcls-model-")
         folder = new_model_folder(
@@ -192,14 +197,14 @@ def create_model(
         device=device,
         precision=precision,
         decode_limits=DecodeLimits(max_bytes=max_image_bytes, max_pixels=max_image_pixels),
-        fetch_limits=FetchLimits(max_bytes=max_image_bytes, allow_private_urls=allow_private_urls),
+        fetch_limits=FetchLimits(max_bytes=max_image_bytes, allow_private_urls=allow_private_urls, s3=s3),
         temporary=made,
     )
 
 
-def _sources_of(item: Any, numbers: Iterator[int]) -> Iterator[_Source]:
+def _sources_of(item: Any, numbers: Iterator[int], s3: S3Options) -> Iterator[_Source]:
     if isinstance(item, str | os.PathLike):
-        yield from _sources_of_path(os.fspath(item))
+        yield from _sources_of_path(os.fspath(item), s3)
     elif callable(read := getattr(item, "read", None)):
         # An open file is iterable too, by lines.
         yield _Source(str(getattr(item, "name", "")) or f"image_{next(numbers)}", read())
@@ -207,12 +212,17 @@ def _sources_of(item: Any, numbers: Iterator[int]) -> Iterator[_Source]:
         yield _Source(getattr(item, "filename", "") or f"image_{next(numbers)}", item)
     else:
         for part in item:
-            yield from _sources_of(part, numbers)
+            yield from _sources_of(part, numbers, s3)
 
 
-def _sources_of_path(path: str) -> Iterator[_Source]:
+def _sources_of_path(path: str, s3: S3Options) -> Iterator[_Source]:
     if is_url(path):
         yield _Source(path, path)
+    elif is_s3(path):
+        found = (_Source(info.uri, info.uri) for info in list_place(path, s3) if may_be_image(info.uri))
+        # A name under which nothing is becomes a result too: its error.
+        first = next(found, None if path.endswith("/") else _Source(path, path))
+        yield from (() if first is None else itertools.chain([first], found))
     elif os.path.isdir(folder := path_from_uri(path)):
         for info in list_folder(folder):
             if may_be_image(info.uri):

@@ -13,7 +13,10 @@ from imgcls_ray.errors import ModelFolderError, WeightsError
 from imgcls_ray.images.preprocess import Preprocess
 from imgcls_ray.models.engines import cache_dir
 from imgcls_ray.models.folder import open_model_folder, save_model_folder
+from imgcls_ray.models.remote import open_remote_folder
 from imgcls_ray.models.zoo import build_network, find_model
+from imgcls_ray.storage import DEFAULT_S3
+from imgcls_ray.storage.s3 import is_s3
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
 
     from imgcls_ray.models.folder import ModelFolder
     from imgcls_ray.models.zoo import ZooModel
+    from imgcls_ray.storage.s3 import S3Options
 
 
 def new_model_folder(
@@ -78,14 +82,17 @@ def is_model_path(model: str) -> bool:
     return os.sep in model or os.path.exists(model)
 
 
-def open_model(model: str) -> ModelFolder:
+def open_model(model: str, s3: S3Options = DEFAULT_S3) -> ModelFolder:
     """Open a model folder, or the pretrained model of a zoo name, which is fetched once and kept.
 
     Raises:
         ModelFolderError: the folder is unreadable or does not fit together.
         UnknownModelError: neither a folder nor a name of the zoo; with the nearest names.
         WeightsError: the pretrained weights cannot be had.
+        StorageError: the folder's storage cannot be read.
     """
+    if is_s3(model):
+        return open_remote_folder(model, s3)
     if is_model_path(model):
         return open_model_folder(Path(model))
     find_model(model)

@@ -2,7 +2,7 @@
 
 Inputs are read with ``fetch``: one attempt-bounded, size-bounded read per image whose failures are ``ImageError``
 values of the closed set. The label store lives in a ``Directory``: atomic, create-only files. A further kind of
-storage is one more module here and one more line in ``fetch`` and ``open_directory``.
+storage is one more module here and one more line in each function below.
 """
 
 from __future__ import annotations
@@ -13,21 +13,28 @@ from typing import TYPE_CHECKING, Protocol
 from imgcls_ray.errors import ImageError, ImageErrorCode, InputError
 from imgcls_ray.storage.http import fetch_url, is_url
 from imgcls_ray.storage.local import LocalDirectory, fetch_file, path_from_uri, scheme_of
+from imgcls_ray.storage.s3 import S3Options, is_s3, s3_client
+from imgcls_ray.storage.s3_directory import S3Directory
+from imgcls_ray.storage.s3_inputs import copy_object
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import BinaryIO
+    from typing import IO, BinaryIO
+
+
+DEFAULT_S3 = S3Options()
 
 
 @dataclass(frozen=True)
 class FetchLimits:
-    """What one read may take."""
+    """What one read may take and reach."""
 
     max_bytes: int = 100 * 2**20
     timeout_s: float = 60.0
-    """Deadline of one attempt over a network, seconds."""
+    """Deadline of one read over a network, seconds; all attempts together."""
     allow_private_urls: bool = False
     """Whether http(s) addresses may resolve to loopback, private or link-local hosts."""
+    s3: S3Options = DEFAULT_S3
 
 
 class Directory(Protocol):
@@ -69,6 +76,13 @@ class Directory(Protocol):
             StorageError: it cannot be written; an older one stays.
         """
 
+    def replace_from(self, name: str, path: str) -> None:
+        """Write a file of any size from a local one, in one durable step, over an older one if there is one.
+
+        Raises:
+            StorageError: it cannot be written; an older one stays.
+        """
+
     def remove(self, name: str) -> None:
         """Remove a file; nothing happens if it is gone already."""
 
@@ -77,13 +91,16 @@ def fetch(uri: str, etag: str | None, limits: FetchLimits) -> bytes:
     """Read one input whole.
 
     Args:
-        uri: path, ``file://`` URI or http(s) address.
+        uri: path, ``file://`` URI, ``s3://`` URI or http(s) address.
         etag: the version that was planned; ``None`` takes whatever is there.
         limits: bounds on bytes, time and reachable hosts.
 
     Raises:
         ImageError: why this input cannot be read.
+        StorageError: no input of this storage can be read: unreachable, wrong credentials, no such bucket.
     """
+    if is_s3(uri):
+        return s3_client(limits.s3).fetch(uri, etag=etag, max_bytes=limits.max_bytes, timeout_s=limits.timeout_s)
     if is_url(uri):
         return fetch_url(
             uri, max_bytes=limits.max_bytes, timeout_s=limits.timeout_s, allow_private=limits.allow_private_urls
@@ -93,12 +110,30 @@ def fetch(uri: str, etag: str | None, limits: FetchLimits) -> bytes:
     return fetch_file(path_from_uri(uri), etag=etag, max_bytes=limits.max_bytes)
 
 
-def open_directory(uri: str) -> Directory:
+def open_directory(uri: str, s3: S3Options = DEFAULT_S3) -> Directory:
     """Open the place of a label store; it need not exist yet.
 
     Raises:
         InputError: the kind of storage is unknown.
     """
+    if is_s3(uri):
+        return S3Directory(uri, s3)
     if scheme_of(uri) not in ("", "file"):
-        raise InputError(f"{uri}: a label store cannot be kept there; give a local directory")
+        raise InputError(f"{uri}: a label store cannot be kept there; give a local directory or s3://BUCKET/PREFIX")
     return LocalDirectory(path_from_uri(uri))
+
+
+def open_file(uri: str, s3: S3Options) -> IO[bytes]:
+    """Open one file for reading, e.g. a list; seekable.
+
+    Raises:
+        InputError: it is not there, or cannot be read.
+        StorageError: its storage cannot be read.
+    """
+    if is_s3(uri):
+        return copy_object(uri, s3)
+    path = path_from_uri(uri)
+    try:
+        return open(path, "rb")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from error

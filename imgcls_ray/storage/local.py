@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shutil
 import stat
 import uuid
 from contextlib import contextmanager
@@ -239,6 +240,21 @@ class LocalDirectory:
                 partial.unlink(missing_ok=True)
                 raise
             _sync_folder(path.parent)
+
+    def replace_from(self, name: str, path: str) -> None:
+        target = self._root / name
+        with _storage_errors(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            partial = target.parent / f".{target.name}.{uuid.uuid4().hex}"
+            try:
+                shutil.copyfile(path, partial)
+                with partial.open("rb") as file:
+                    os.fsync(file.fileno())
+                os.replace(partial, target)
+            except BaseException:
+                partial.unlink(missing_ok=True)
+                raise
+            _sync_folder(target.parent)
 
     def remove(self, name: str) -> None:
         path = self._root / name

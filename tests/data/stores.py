@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import io
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from imgcls_ray.data.plan import spool, write_plan
+from imgcls_ray.data.plan import write_plan
+from imgcls_ray.data.planner import plan_ahead
 from imgcls_ray.data.store import StoreIdentity, create_or_open_store
 from imgcls_ray.storage import open_directory
 from imgcls_ray.storage.local import FileInfo
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
+    from imgcls_ray.data.plan import Spool
     from imgcls_ray.data.schema import Unit
     from imgcls_ray.data.store import LabelStore
 
@@ -48,6 +51,13 @@ def info(uri: str, etag: str | None = "v1") -> FileInfo:
 def infos(count: int, *, etag: str | None = "v1", step: int = 1, first: int = 0) -> Iterator[FileInfo]:
     """Inputs in the order of their URIs."""
     return (info(f"/in/{i:08d}.jpg", etag) for i in range(first, first + count * step, step))
+
+
+@contextmanager
+def spool(files: Iterable[FileInfo], *, limit: int | None = None) -> Iterator[Spool]:
+    """The one plan of a short listing."""
+    with plan_ahead(files, limit=limit) as plans:
+        yield next(plans)
 
 
 def plan(store: LabelStore, files: Iterable[FileInfo], *, num_workers: int = 1, unit_size: int = 16) -> int:

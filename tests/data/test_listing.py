@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from imgcls_ray.data import listing
+from imgcls_ray.data import sorting
 from imgcls_ray.data.listing import ListingCounts, check_input, is_single_file, list_inputs
 from imgcls_ray.errors import ImageError, ImageErrorCode, InputError
 from imgcls_ray.storage import FetchLimits, fetch
@@ -125,10 +125,10 @@ def test_a_dangling_link_is_one_input_without_a_version(tmp_path: Path) -> None:
         ("{0}/missing.txt", "{0}/missing.txt: there is no such file or folder"),
         ("{0}/missing/*.jpg", "{0}/missing/*.jpg: there is no folder {0}/missing"),
         (
-            "s3://bucket/in",
-            "s3://bucket/in: s3:// is not a kind of storage that can be read; give a path or an http(s) ",
+            "gs://bucket/in",
+            "gs://bucket/in: gs:// is not a kind of storage that can be read; give a path, an s3:// URI or an ",
         ),
-        ("https://host/list.csv", "https://host/list.csv: lists are read from files; download it first"),
+        ("https://host/list.csv", "https://host/list.csv: lists are read from files and objects; download it first"),
     ],
 )
 def test_an_input_that_cannot_be_listed_is_refused_before_anything_starts(
@@ -291,7 +291,7 @@ def test_a_list_that_is_sorted_on_disk_is_sorted_the_same(
     pq.write_table(pa.table(columns), tmp_path / "a.parquet")
     plain, on_disk = ListingCounts(), ListingCounts()
     want = list(list_inputs(f"{tmp_path}/a.parquet", plain))
-    monkeypatch.setattr(listing, "_ROWS_IN_MEMORY", 10)
+    monkeypatch.setattr(sorting, "_ROWS_IN_MEMORY", 10)
     assert list(list_inputs(f"{tmp_path}/a.parquet", on_disk)) == want
     assert [info.uri for info in want] == sorted(set(lines))
     assert on_disk == plain == ListingCounts(doubles=max(0, num_rows - 1009))
@@ -302,7 +302,7 @@ def test_sorting_on_disk_leaves_nothing_behind_not_even_when_killed(
 ) -> None:
     (tmp_path / "tmp").mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
-    monkeypatch.setattr(listing, "_ROWS_IN_MEMORY", 10)
+    monkeypatch.setattr(sorting, "_ROWS_IN_MEMORY", 10)
     path = write(tmp_path / "a.txt", b"".join(b"http://h/%d\n" % i for i in range(100)))
     files = iter(list_inputs(str(path), ListingCounts()))
     next(files)

@@ -17,7 +17,6 @@ from imgcls_ray.data.plan import (
     MIN_UNIT_SIZE,
     PlanCounts,
     default_unit_size,
-    spool,
     unanswered,
     unit_sizes,
     write_plan,
@@ -25,7 +24,7 @@ from imgcls_ray.data.plan import (
 from imgcls_ray.data.schema import PLAN_SCHEMA, image_id
 from imgcls_ray.errors import ImageErrorCode, InputError, StoreInUseError
 from imgcls_ray.storage.local import FileInfo
-from tests.data.stores import answer, info, infos, label, new_store, plan
+from tests.data.stores import answer, info, infos, label, new_store, plan, spool
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

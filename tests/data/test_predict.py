@@ -15,7 +15,7 @@ from rich.console import Console
 from imgcls_ray.config import PredictConfig, make_config
 from imgcls_ray.data.export import latest_rows
 from imgcls_ray.data.pipeline import label_units
-from imgcls_ray.data.plan import spool, write_plan
+from imgcls_ray.data.plan import write_plan
 from imgcls_ray.data.predict import predict
 from imgcls_ray.data.store import open_store
 from imgcls_ray.data.verify import verify_store
@@ -23,7 +23,7 @@ from imgcls_ray.errors import InputError, JobFailedError, ModelFolderError, Reso
 from imgcls_ray.models.api import create_model
 from imgcls_ray.storage import open_directory
 from tests.conftest import make_small_model
-from tests.data.stores import run_record
+from tests.data.stores import run_record, spool
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from imgcls_ray.data.plan import PlanCounts, spool, unanswered, write_plan
+from imgcls_ray.data.plan import PlanCounts, unanswered, write_plan
 from imgcls_ray.data.schema import Unit, parse_part_name
 from imgcls_ray.data.store import LabelStore, check_identity, create_or_open_store, open_store
 from imgcls_ray.data.verify import verify_store
 from imgcls_ray.errors import StoreError, StoreInUseError
 from imgcls_ray.storage import open_directory
-from tests.data.stores import FINGERPRINT, answer_unit, identity, infos, label, new_store, plan, run_record
+from tests.data.stores import FINGERPRINT, answer_unit, identity, infos, label, new_store, plan, run_record, spool
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -1,0 +1,29 @@
+"""What a configuration allows, as the plain values that reads and decoders take."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from imgcls_ray.images.limits import DecodeLimits
+from imgcls_ray.storage import FetchLimits
+from imgcls_ray.storage.s3 import S3Options
+
+if TYPE_CHECKING:
+    from imgcls_ray.config import PredictConfig
+
+
+def s3_options(config: PredictConfig) -> S3Options:
+    return S3Options(endpoint_url=config.s3_endpoint_url, anonymous=config.s3_anonymous)
+
+
+def fetch_limits(config: PredictConfig) -> FetchLimits:
+    return FetchLimits(
+        max_bytes=config.max_image_bytes,
+        timeout_s=config.fetch_timeout_s,
+        allow_private_urls=config.allow_private_urls,
+        s3=s3_options(config),
+    )
+
+
+def decode_limits(config: PredictConfig) -> DecodeLimits:
+    return DecodeLimits(max_bytes=config.max_image_bytes, max_pixels=config.max_image_pixels)

@@ -1,0 +1,61 @@
+"""Files in the order of their URIs, however many: sorted in chunks, kept on disk, and merged."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import tempfile
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from imgcls_ray.data.schema import FILE_SCHEMA
+from imgcls_ray.storage.local import FileInfo
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+_ROWS_IN_MEMORY = 200_000
+_ROWS_PER_GROUP = 4096
+
+
+def sort_files(files: Iterable[FileInfo]) -> Iterator[FileInfo]:
+    """External merge sort by URI: chunks are sorted in memory, kept on disk, and merged."""
+    files = iter(files)
+    chunk = _sorted_chunk(files)
+    if len(chunk) < _ROWS_IN_MEMORY:
+        yield from chunk
+        return
+    # One file without a name, however many chunks: it meets no limit on open files, and a kill leaves nothing behind.
+    with tempfile.TemporaryFile(prefix="imgcls-sort-") as file:
+        ends = [0]
+        with pq.ParquetWriter(file, FILE_SCHEMA, compression="zstd") as writer:
+            while chunk:
+                writer.write_table(table_of(chunk), row_group_size=_ROWS_PER_GROUP)
+                ends.append(ends[-1] + -(-len(chunk) // _ROWS_PER_GROUP))
+                chunk = _sorted_chunk(files)
+        with pq.ParquetFile(file) as chunks:
+            readers = (_read_groups(chunks, range(*bounds)) for bounds in itertools.pairwise(ends))
+            yield from heapq.merge(*readers, key=_by_uri)
+
+
+def _sorted_chunk(files: Iterator[FileInfo]) -> list[FileInfo]:
+    return sorted(itertools.islice(files, _ROWS_IN_MEMORY), key=_by_uri)
+
+
+def _by_uri(info: FileInfo) -> str:
+    return info.uri
+
+
+def table_of(files: Sequence[FileInfo]) -> pa.Table:
+    """Files as rows of ``FILE_SCHEMA``."""
+    columns = zip(*files, strict=True)
+    arrays = [pa.array(list(column), field.type) for column, field in zip(columns, FILE_SCHEMA, strict=True)]
+    return pa.table(arrays, schema=FILE_SCHEMA)
+
+
+def _read_groups(chunks: pq.ParquetFile, groups: range) -> Iterator[FileInfo]:
+    for group in groups:
+        columns = chunks.read_row_group(group).columns
+        yield from map(FileInfo._make, zip(*(column.to_pylist() for column in columns), strict=True))

@@ -1,0 +1,370 @@
+"""Requests to S3, and to whatever speaks its protocol: one client a process, deadlines, retries, named failures.
+
+Everything goes through s3fs's client, whose own retries are off: here one place decides what is tried again (busy
+servers, broken connections, time-outs: with growing random pauses) and what is not (refusals, missing objects, wrong
+credentials). Credentials come from the usual chain of AWS tools and stay inside the client.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import itertools
+import os
+import random
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from imgcls_ray.errors import ImageError, ImageErrorCode, InputError, StorageError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from s3fs import S3FileSystem
+
+T = TypeVar("T")
+
+# A page of 1,000 keys, a part file, a plan: what the label store asks for.
+STORE_DEADLINE_S = 120.0
+_MAX_ATTEMPTS = 16
+_FIRST_PAUSE_S, _MAX_PAUSE_S = 0.1, 5.0
+_CONNECT_TIMEOUT_S = 5
+# Silence on a connection that long is a stall; the whole of an object may take longer.
+_READ_TIMEOUT_S = 10
+_CONNECTIONS = 64
+# One object that cannot be had is its row's business. So many in a row, with not one success between, are the
+# storage's: going on would label nothing, a deadline at a time.
+_MAX_FAILURES_IN_A_ROW = 64
+_CHUNK_BYTES = 2**20
+_UPLOAD_PART_BYTES = 32 * 2**20
+_SLOWEST_UPLOAD_BYTES_PER_S = 2**20
+
+
+@dataclass(frozen=True)
+class S3Options:
+    """How to reach the storage; holds no secret, so it may travel and be recorded."""
+
+    endpoint_url: str | None = None
+    """Of a server other than AWS. Default: ``AWS_ENDPOINT_URL`` or the profile's."""
+    anonymous: bool = False
+    """Send no credentials: public buckets."""
+
+
+class Failure(Enum):
+    """What a failed request means for its caller."""
+
+    MISSING = auto()
+    DENIED = auto()
+    CONFLICT = auto()
+    """A condition on the object's version does not hold."""
+    EMPTY_RANGE = auto()
+    """The object has none of the bytes that were asked for."""
+    PASSING = auto()
+    """It may go well the next time."""
+    UNREACHABLE = auto()
+    """No connection to the server: also tried again, and if that does not help, no other object will do better."""
+    NO_BUCKET = auto()
+    STORAGE = auto()
+    """Nothing will go well: credentials, clock, unsupported requests."""
+
+
+class S3Error(Exception):
+    """A request that failed for good, with its last reason."""
+
+    def __init__(self, failure: Failure, reason: str) -> None:
+        super().__init__(reason)
+        self.failure = failure
+
+
+class AskAgainError(Exception):
+    """An answer that cannot be right: the request is made again."""
+
+
+_BY_CODE = {
+    "NoSuchKey": Failure.MISSING,
+    "NoSuchBucket": Failure.NO_BUCKET,
+    "InvalidBucketName": Failure.NO_BUCKET,
+    "AccessDenied": Failure.DENIED,
+    "PreconditionFailed": Failure.CONFLICT,
+    "InvalidRange": Failure.EMPTY_RANGE,
+    "ConditionalRequestConflict": Failure.PASSING,
+    "OperationAborted": Failure.PASSING,
+    "RequestTimeout": Failure.PASSING,
+    "SlowDown": Failure.PASSING,
+    "InvalidAccessKeyId": Failure.STORAGE,
+    "SignatureDoesNotMatch": Failure.STORAGE,
+    "ExpiredToken": Failure.STORAGE,
+    "ExpiredTokenException": Failure.STORAGE,
+    "TokenRefreshRequired": Failure.STORAGE,
+    "InvalidToken": Failure.STORAGE,
+    "InvalidSecurity": Failure.STORAGE,
+    "RequestTimeTooSkewed": Failure.STORAGE,
+    "AccountProblem": Failure.STORAGE,
+    "AuthorizationHeaderMalformed": Failure.STORAGE,
+}
+_BY_STATUS = {
+    403: Failure.DENIED,
+    404: Failure.MISSING,
+    409: Failure.PASSING,
+    412: Failure.CONFLICT,
+    416: Failure.EMPTY_RANGE,
+    429: Failure.PASSING,
+}
+
+
+def is_s3(uri: str) -> bool:
+    return uri[:5].lower() == "s3://"
+
+
+def split_uri(uri: str) -> tuple[str, str]:
+    """Bucket and key of ``s3://bucket/key``; keys are taken as they are, nothing in them is decoded.
+
+    Raises:
+        InputError: it names no bucket.
+    """
+    bucket, _, key = uri[5:].partition("/")
+    if not bucket:
+        raise InputError(f"{uri}: names no bucket; write s3://BUCKET/PREFIX")
+    return bucket, key
+
+
+class S3Client:
+    """Requests with retries, for any number of threads."""
+
+    def __init__(self, options: S3Options) -> None:
+        self._options = options
+        self._filesystem = _open_filesystem(options)
+        self._failures_in_a_row = 0
+
+    @property
+    def place(self) -> str:
+        """The server, in words."""
+        return self._options.endpoint_url or "S3"
+
+    def request(self, operation: str, *, deadline_s: float = STORE_DEADLINE_S, **parameters: Any) -> dict[str, Any]:
+        """One request whose answer has no body, e.g. ``head_object``.
+
+        Raises:
+            S3Error: it failed for good.
+        """
+
+        async def attempt(client: Any, _number: int) -> dict[str, Any]:
+            answer: dict[str, Any] = await getattr(client, operation)(**parameters)
+            return answer
+
+        return self.retried(attempt, deadline_s)
+
+    def get(
+        self, bucket: str, key: str, *, deadline_s: float, max_bytes: int | None = None, **parameters: Any
+    ) -> tuple[bytes, dict[str, Any]]:
+        """Read an object, or the ``Range`` of it, whole; returns its bytes and the answer's head.
+
+        Raises:
+            S3Error: it failed for good.
+            ImageError: too_many_bytes.
+        """
+
+        async def attempt(client: Any, _number: int) -> tuple[bytes, dict[str, Any]]:
+            answer = await client.get_object(Bucket=bucket, Key=key, **parameters)
+            return await _read_body(answer, max_bytes), answer
+
+        return self.retried(attempt, deadline_s)
+
+    def upload(self, path: str, bucket: str, key: str) -> None:
+        """Write a local file of any size, in parts where it is large; it appears whole.
+
+        Raises:
+            S3Error: it failed for good.
+        """
+
+        async def attempt(_client: Any, _number: int) -> None:
+            # The name goes through s3fs's own idea of paths, which keeps what a label store's names are made of.
+            await self._filesystem._put_file(path, f"{bucket}/{key}", chunksize=_UPLOAD_PART_BYTES)
+
+        self.retried(attempt, max(STORE_DEADLINE_S, os.path.getsize(path) / _SLOWEST_UPLOAD_BYTES_PER_S))
+
+    def retried(self, attempt: Callable[[Any, int], Awaitable[T]], deadline_s: float) -> T:
+        """Make a request until it succeeds, fails for good, or its time is over.
+
+        Args:
+            attempt: given s3fs's client and the number of the attempt, from 1; runs in s3fs's event loop.
+            deadline_s: for all attempts and pauses together.
+
+        Raises:
+            S3Error: the last reason.
+        """
+        from fsspec.asyn import sync
+
+        result: T = sync(self._filesystem.loop, self._retried, attempt, deadline_s)
+        return result
+
+    async def _retried(self, attempt: Callable[[Any, int], Awaitable[T]], deadline_s: float) -> T:
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + deadline_s
+        for number in itertools.count(1):
+            try:
+                async with asyncio.timeout_at(deadline):
+                    client = await self._filesystem.set_session()
+                    return await attempt(client, number)
+            # The client's libraries raise kinds of their own; those that are not theirs are handed on.
+            except Exception as error:
+                failure, reason = _explain(error)
+                if failure is None:
+                    raise
+                # Full jitter: many workers that were turned away together do not come back together (Brooker,
+                # "Exponential Backoff And Jitter", AWS Architecture Blog, 2015).
+                pause = random.uniform(0, min(_MAX_PAUSE_S, _FIRST_PAUSE_S * 2 ** (number - 1)))
+                if failure not in (Failure.PASSING, Failure.UNREACHABLE):
+                    raise S3Error(failure, reason) from error
+                if number == _MAX_ATTEMPTS or clock() + pause >= deadline:
+                    raise S3Error(failure, f"{reason}; tried {number} times") from error
+            await asyncio.sleep(pause)
+        raise AssertionError("unreachable")
+
+    def fetch(self, uri: str, *, etag: str | None, max_bytes: int, timeout_s: float) -> bytes:
+        """Read one input whole, if it is still the version that was planned.
+
+        Raises:
+            ImageError: not_found, access_denied, changed, too_many_bytes or fetch_failed.
+            StorageError: no object can be read.
+        """
+        bucket, key = split_uri(uri)
+        condition = {"IfMatch": f'"{etag}"'} if etag else {}
+        try:
+            data, _ = self.get(bucket, key, deadline_s=timeout_s, max_bytes=max_bytes, **condition)
+        except S3Error as error:
+            if error.failure in _CODES:
+                self._failures_in_a_row = 0
+                raise ImageError(_CODES[error.failure], str(error)) from error
+            self._failures_in_a_row += 1
+            # A list may name a bucket that is not there among others that are.
+            of_the_object = error.failure in (Failure.PASSING, Failure.NO_BUCKET)
+            if of_the_object and self._failures_in_a_row < _MAX_FAILURES_IN_A_ROW:
+                raise ImageError(ImageErrorCode.FETCH_FAILED, str(error)) from error
+            raise self.storage_error(f"{uri}: cannot be read", error) from error
+        self._failures_in_a_row = 0
+        return data
+
+    def storage_error(self, what: str, error: S3Error) -> StorageError:
+        """The error that ends a command: what, where, why, and the way out."""
+        advice = {
+            Failure.MISSING: "",
+            Failure.DENIED: "; check the rights of your credentials on it",
+            Failure.NO_BUCKET: "; check the bucket's name, and the endpoint",
+            Failure.UNREACHABLE: "; check the endpoint and the network",
+            Failure.STORAGE: "; check credentials (environment, ~/.aws, role), region and endpoint",
+        }.get(error.failure, "; the storage is not well, run the command again later")
+        return StorageError(f"{what}: {self.place}: {error}{advice}")
+
+
+_CODES = {
+    Failure.MISSING: ImageErrorCode.NOT_FOUND,
+    Failure.DENIED: ImageErrorCode.ACCESS_DENIED,
+    Failure.CONFLICT: ImageErrorCode.CHANGED,
+}
+
+
+@functools.lru_cache(maxsize=4)
+def s3_client(options: S3Options) -> S3Client:
+    """This process's client for a server."""
+    return S3Client(options)
+
+
+def _open_filesystem(options: S3Options) -> S3FileSystem:
+    from s3fs import S3FileSystem
+
+    return S3FileSystem(
+        anon=options.anonymous,
+        endpoint_url=options.endpoint_url,
+        # Its listing cache would hold every key and show a store as it was.
+        use_listings_cache=False,
+        skip_instance_cache=True,
+        config_kwargs={
+            "retries": {"total_max_attempts": 1},
+            "connect_timeout": _CONNECT_TIMEOUT_S,
+            "read_timeout": _READ_TIMEOUT_S,
+            "max_pool_connections": _CONNECTIONS,
+            # Servers other than AWS may not know the newer checksums.
+            "request_checksum_calculation": "when_required",
+            "response_checksum_validation": "when_required",
+        },
+    )
+
+
+async def _read_body(answer: dict[str, Any], max_bytes: int | None) -> bytes:
+    body, length = answer["Body"], answer.get("ContentLength")
+    try:
+        if max_bytes is not None and length is not None and length > max_bytes:
+            raise ImageError(ImageErrorCode.TOO_MANY_BYTES, f"{length:,} bytes, the limit is {max_bytes:,}")
+        if length is not None:
+            data: bytes = await body.read()
+        else:
+            data = await _read_bounded(body, max_bytes)
+    finally:
+        body.close()
+    if length is not None and len(data) != length:
+        raise AskAgainError(f"the answer ended after {len(data):,} of {length:,} bytes")
+    return data
+
+
+async def _read_bounded(body: Any, max_bytes: int | None) -> bytes:
+    chunks, size = [], 0
+    while chunk := await body.read(_CHUNK_BYTES):
+        chunks.append(chunk)
+        size += len(chunk)
+        if max_bytes is not None and size > max_bytes:
+            raise ImageError(ImageErrorCode.TOO_MANY_BYTES, f"the limit is {max_bytes:,} bytes")
+    return b"".join(chunks)
+
+
+def _explain(error: Exception) -> tuple[Failure | None, str]:
+    """What an exception of the client means, and its reason in one line; ``None`` for an exception not its own."""
+    import aiohttp
+    from botocore import exceptions as botocore
+
+    words = " ".join(str(error).split()) or type(error).__name__
+    # s3fs's own methods give the client's errors other names.
+    if isinstance(error, OSError) and isinstance(error.__cause__, botocore.ClientError):
+        error = error.__cause__
+    if isinstance(error, botocore.ClientError):
+        return _explain_answer(error)
+    if isinstance(error, AskAgainError):
+        return Failure.PASSING, words
+    if isinstance(error, TimeoutError):
+        return Failure.PASSING, "no answer within the time"
+    if isinstance(error, botocore.SSLError):
+        return Failure.STORAGE, words
+    if isinstance(
+        error, (botocore.EndpointConnectionError, botocore.ConnectTimeoutError, botocore.ProxyConnectionError)
+    ):
+        return Failure.UNREACHABLE, words
+    passing = (
+        botocore.HTTPClientError,
+        botocore.IncompleteReadError,
+        botocore.ResponseStreamingError,
+        botocore.ConnectionError,
+        aiohttp.ClientError,
+        ConnectionError,
+    )
+    # A gateway that turns requests away may answer with something that is no XML.
+    if isinstance(error, passing) or type(error).__name__ == "ResponseParserError":
+        return Failure.PASSING, words
+    if isinstance(error, botocore.ParamValidationError):
+        return Failure.NO_BUCKET, words
+    if isinstance(error, botocore.BotoCoreError) or type(error) in (ValueError, FileNotFoundError):
+        return Failure.STORAGE, words
+    return None, words
+
+
+def _explain_answer(error: Any) -> tuple[Failure, str]:
+    code = str(error.response.get("Error", {}).get("Code", ""))
+    message = str(error.response.get("Error", {}).get("Message") or "")
+    status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+    # The first words suffice: some servers send the request back, and nothing of it belongs into a log.
+    reason = " ".join(f"{status} {code} {message}".split())[:200]
+    if code in _BY_CODE:
+        return _BY_CODE[code], reason
+    if status >= 500 and status != 501:
+        return Failure.PASSING, reason
+    return _BY_STATUS.get(status, Failure.STORAGE), reason

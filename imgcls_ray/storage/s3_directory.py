@@ -1,0 +1,209 @@
+"""A prefix of a bucket as the place of a label store: objects that appear whole, and never over one another."""
+
+from __future__ import annotations
+
+import io
+import threading
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Any
+
+from imgcls_ray.errors import StorageError, StoreError
+from imgcls_ray.storage.s3 import STORE_DEADLINE_S, Failure, S3Error, s3_client, split_uri
+from imgcls_ray.storage.s3_listing import list_level
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import BinaryIO
+
+    from imgcls_ray.storage.s3 import S3Options
+
+# Most parts are smaller and come whole with the one request for their end, where Parquet keeps its table of contents.
+_TAIL_BYTES = 2**20
+_TAILS_KEPT = 4
+
+
+class S3Directory:
+    """Implements ``Directory``; ``create`` is a conditional PUT (``If-None-Match: *``)."""
+
+    def __init__(self, uri: str, options: S3Options) -> None:
+        self._client = s3_client(options)
+        self._bucket, prefix = split_uri(uri)
+        self._prefix = f"{prefix.rstrip('/')}/" if prefix.strip("/") else ""
+        self.uri = f"s3://{self._bucket}/{self._prefix}".rstrip("/")
+        self._tails = _Tails()
+
+    def entries(self, folder: str = "", *, starts_with: str = "") -> Iterator[str]:
+        prefix = self._prefix + (f"{folder}/" if folder else "")
+        try:
+            for name in list_level(self._client, self._bucket, prefix + starts_with):
+                if name != prefix:  # some tools mark a folder with an object of its name
+                    yield name.removeprefix(prefix).rstrip("/")
+        except S3Error as error:
+            if error.failure is Failure.NO_BUCKET:
+                raise self._no_bucket(error) from error
+            raise self._client.storage_error(f"s3://{self._bucket}/{prefix}: cannot be listed", error) from error
+
+    def exists(self, name: str) -> bool:
+        try:
+            self._client.request("head_object", Bucket=self._bucket, Key=self._prefix + name)
+        except S3Error as error:
+            if error.failure is Failure.MISSING:
+                return False
+            raise self._client.storage_error(f"{self.uri}/{name}: cannot be looked up", error) from error
+        return True
+
+    def open(self, name: str) -> BinaryIO:
+        tail = self._tails.get(name)
+        if tail is None:
+            tail = self._read_tail(name)
+            self._tails.put(name, tail)
+        # Buffered would read ahead what Arrow does not ask for.
+        return _ObjectFile(self, name, tail)  # type: ignore[return-value]
+
+    def read(self, name: str) -> bytes:
+        return self._get(name)[0]
+
+    def read_range(self, name: str, start: int, stop: int, etag: str) -> bytes:
+        """Bytes ``start`` to before ``stop`` of the version that was opened."""
+        return self._get(name, Range=f"bytes={start}-{stop - 1}", IfMatch=etag)[0]
+
+    def create(self, name: str, data: bytes) -> bool:
+        async def attempt(client: Any, number: int) -> bool:
+            try:
+                await client.put_object(Bucket=self._bucket, Key=self._prefix + name, Body=data, IfNoneMatch="*")
+            except client.exceptions.ClientError as error:
+                if error.response["ResponseMetadata"]["HTTPStatusCode"] != 412 or number == 1:
+                    raise
+                # An earlier attempt may have got through with its answer lost: then the object is ours.
+                there = await client.get_object(Bucket=self._bucket, Key=self._prefix + name)
+                return bool(await there["Body"].read() == data)
+            return True
+
+        try:
+            return self._client.retried(attempt, STORE_DEADLINE_S)
+        except S3Error as error:
+            if error.failure is Failure.CONFLICT:
+                return False
+            raise self._write_error(name, error) from error
+
+    def replace(self, name: str, data: bytes) -> None:
+        try:
+            self._client.request("put_object", Bucket=self._bucket, Key=self._prefix + name, Body=data)
+        except S3Error as error:
+            raise self._write_error(name, error) from error
+
+    def replace_from(self, name: str, path: str) -> None:
+        try:
+            self._client.upload(path, self._bucket, self._prefix + name)
+        except S3Error as error:
+            raise self._write_error(name, error) from error
+
+    def remove(self, name: str) -> None:
+        try:
+            self._client.request("delete_object", Bucket=self._bucket, Key=self._prefix + name)
+        except S3Error as error:
+            raise self._write_error(name, error) from error
+
+    def _read_tail(self, name: str) -> _Tail:
+        try:
+            data, answer = self._get(name, Range=f"bytes=-{_TAIL_BYTES}")
+        except _EmptyError:
+            return _Tail(b"", 0, "")
+        size = int(answer.get("ContentRange", f"/{len(data)}").rpartition("/")[2])
+        return _Tail(data, size, answer["ETag"])
+
+    def _get(self, name: str, **parameters: Any) -> tuple[bytes, dict[str, Any]]:
+        try:
+            return self._client.get(self._bucket, self._prefix + name, deadline_s=STORE_DEADLINE_S, **parameters)
+        except S3Error as error:
+            if error.failure is Failure.MISSING:
+                raise FileNotFoundError(f"{self.uri}/{name}: there is no such object") from error
+            if error.failure is Failure.EMPTY_RANGE:
+                raise _EmptyError from error
+            if error.failure is Failure.NO_BUCKET:
+                raise self._no_bucket(error) from error
+            raise self._client.storage_error(f"{self.uri}/{name}: cannot be read", error) from error
+
+    def _no_bucket(self, error: S3Error) -> StoreError:
+        return StoreError(f"{self.uri}: there is no bucket {self._bucket!r} ({error}); make it, or check its name")
+
+    def _write_error(self, name: str, error: S3Error) -> StorageError:
+        if error.failure is Failure.STORAGE and str(error).startswith("501"):
+            return StorageError(
+                f"{self.uri}: {self._client.place} knows no conditional writes (If-None-Match), which keep two writers "
+                "from doubling rows; use a server that does, or a local --output"
+            )
+        return self._client.storage_error(f"{self.uri}/{name}: cannot be written", error)
+
+
+class _EmptyError(Exception):
+    """The object has no bytes."""
+
+
+class _Tail:
+    """The last bytes of an object, its size and its version."""
+
+    def __init__(self, data: bytes, size: int, etag: str) -> None:
+        self.data, self.size, self.etag = data, size, etag
+
+
+class _Tails:
+    """The tails of the files opened last: every unit opens the plan file that the one before it opened.
+
+    Files of a store never change under their names.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._tails: OrderedDict[str, _Tail] = OrderedDict()
+
+    def get(self, name: str) -> _Tail | None:
+        with self._lock:
+            if name in self._tails:
+                self._tails.move_to_end(name)
+            return self._tails.get(name)
+
+    def put(self, name: str, tail: _Tail) -> None:
+        with self._lock:
+            self._tails[name] = tail
+            while len(self._tails) > _TAILS_KEPT:
+                self._tails.popitem(last=False)
+
+
+class _ObjectFile(io.RawIOBase):
+    """Reads an object's tail from memory and anything before it by ranges."""
+
+    def __init__(self, directory: S3Directory, name: str, tail: _Tail) -> None:
+        self._directory, self._name, self._tail, self._position = directory, name, tail, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._tail.size}[whence]
+        self._position = base + offset
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        data = self.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def read(self, size: int = -1) -> bytes:
+        start = self._position
+        stop = self._tail.size if size < 0 else min(self._tail.size, start + size)
+        if start >= stop:
+            return b""
+        tail_start = self._tail.size - len(self._tail.data)
+        if start >= tail_start:
+            data = self._tail.data[start - tail_start : stop - tail_start]
+        else:
+            data = self._directory.read_range(self._name, start, stop, self._tail.etag)
+        self._position = stop
+        return data

@@ -1,0 +1,192 @@
+"""List what lies under a prefix: paged, in the order of the keys, several key ranges at a time.
+
+A listing gives 1,000 keys a request, one request after the other: hours for a hundred million objects. So the keys are
+cut into ranges at folder names, some ranges are listed at once, and their pages wait on disk for their turn.
+"""
+
+from __future__ import annotations
+
+import pickle
+import queue
+import tempfile
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC
+from typing import IO, TYPE_CHECKING, Any
+
+from imgcls_ray.errors import StorageError
+from imgcls_ray.storage.local import FileInfo
+from imgcls_ray.storage.s3 import STORE_DEADLINE_S, AskAgainError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from imgcls_ray.storage.s3 import S3Client
+
+_THREADS = 8
+_MAX_RANGES = 256
+_LEVELS = 8
+
+
+def list_level(client: S3Client, bucket: str, prefix: str) -> Iterator[str]:
+    """Keys that begin with ``prefix``, ascending; those with a ``/`` behind it only up to that, each once.
+
+    Raises:
+        S3Error: a page cannot be had.
+    """
+    for page in _level_pages(client, bucket, prefix):
+        yield from page
+
+
+def is_any_under(client: S3Client, bucket: str, prefix: str) -> bool:
+    """Whether any key begins with ``prefix``.
+
+    Raises:
+        S3Error: that cannot be told: no such bucket, not allowed, unreachable.
+    """
+    return bool(client.request("list_objects_v2", Bucket=bucket, Prefix=prefix, MaxKeys=1).get("Contents"))
+
+
+def list_objects(client: S3Client, bucket: str, prefix: str) -> Iterator[FileInfo]:
+    """All objects whose keys begin with ``prefix``, in the order of their URIs.
+
+    Empty objects whose names end with ``/`` mark folders for some tools and are left out.
+
+    Raises:
+        S3Error: a page cannot be had.
+    """
+    bounds = _cut_points(client, bucket, prefix)
+    stopped = threading.Event()
+    with ThreadPoolExecutor(_THREADS, thread_name_prefix="list") as executor:
+        try:
+            ranges = []
+            for after, until in zip(["", *bounds], [*bounds, None], strict=True):
+                pages = _Pages()
+                executor.submit(pages.fill, _range_pages(client, bucket, prefix, after, until), stopped)
+                ranges.append(pages)
+            # Taken off one by one: a range's file is gone from the disk when it has been read.
+            while ranges:
+                for key, size, etag, mtime in ranges.pop(0):
+                    if size or not key.endswith("/"):
+                        yield FileInfo(f"s3://{bucket}/{key}", size, etag, mtime)
+        finally:
+            stopped.set()
+            executor.shutdown(cancel_futures=True)
+
+
+_Row = tuple[str, int, str, Any]
+
+
+class _Pages:
+    """The pages of one key range, on their way from the thread that lists it; they wait on disk, without a name."""
+
+    def __init__(self) -> None:
+        self._places: queue.SimpleQueue[tuple[int, int] | BaseException | None] = queue.SimpleQueue()
+        self._file: IO[bytes] | None = None
+        self._lock = threading.Lock()
+
+    def fill(self, pages: Iterator[list[_Row]], stopped: threading.Event) -> None:
+        """Put pages by until there are no more, or nobody wants them; never raises."""
+        try:
+            self._file = tempfile.TemporaryFile(prefix="imgcls-list-")  # noqa: SIM115 - closed by the reader
+            for page in pages:
+                if stopped.is_set():
+                    return
+                data = pickle.dumps(page)
+                with self._lock:
+                    start = self._file.seek(0, 2)
+                    self._file.write(data)
+                self._places.put((start, len(data)))
+            self._places.put(None)
+        except BaseException as error:  # raised again where the listing is read
+            self._places.put(error)
+
+    def __iter__(self) -> Iterator[_Row]:
+        try:
+            while (place := self._places.get()) is not None:
+                if isinstance(place, BaseException):
+                    raise place
+                assert self._file is not None
+                with self._lock:
+                    self._file.seek(place[0])
+                    data = self._file.read(place[1])
+                yield from pickle.loads(data)
+        finally:
+            if self._file is not None:
+                self._file.close()
+
+
+def _cut_points(client: S3Client, bucket: str, prefix: str) -> list[str]:
+    """Folder names, ascending, that cut the keys under a prefix into ranges; from few requests, so perhaps uneven."""
+    folders: list[str] = []
+    level = [prefix]
+    for _ in range(_LEVELS):
+        below = [name for folder in level for name in _first_level_page(client, bucket, folder) if name.endswith("/")]
+        # A folder within another starts behind it: together they are still ascending cut points.
+        folders = sorted({*folders, *below})
+        if not below or len(folders) >= _THREADS:
+            break
+        level = below
+    step = -(-len(folders) // _MAX_RANGES)
+    return folders[::step] if step else []
+
+
+def _first_level_page(client: S3Client, bucket: str, prefix: str) -> list[str]:
+    return next(_level_pages(client, bucket, prefix), [])
+
+
+def _level_pages(client: S3Client, bucket: str, prefix: str) -> Iterator[list[str]]:
+    last, token = "", None
+    while True:
+        more: dict[str, str] = {"ContinuationToken": token} if token else {}
+        page = _page(client, last, Bucket=bucket, Prefix=prefix, Delimiter="/", **more)
+        names = _names(page)
+        yield names
+        last, token = (names or [last])[-1], page.get("NextContinuationToken")
+        if not page.get("IsTruncated"):
+            return
+
+
+def _range_pages(client: S3Client, bucket: str, prefix: str, after: str, until: str | None) -> Iterator[list[_Row]]:
+    """Pages of the keys behind ``after``, up to ``until`` and with it."""
+    while True:
+        more = {"StartAfter": after} if after else {}
+        page = _page(client, after, Bucket=bucket, Prefix=prefix, **more)
+        rows = [_row(item) for item in page.get("Contents", ())]
+        if until is not None and rows and rows[-1][0] > until:
+            yield [row for row in rows if row[0] <= until]
+            return
+        yield rows
+        if not page.get("IsTruncated"):
+            return
+        # From the last key, not from a token: a page is asked for again and again with the same outcome.
+        after = rows[-1][0]
+
+
+def _row(item: dict[str, Any]) -> _Row:
+    return item["Key"], item["Size"], item["ETag"].strip('"'), item["LastModified"].astimezone(UTC)
+
+
+def _names(page: dict[str, Any]) -> list[str]:
+    folders = [item["Prefix"] for item in page.get("CommonPrefixes", ())]
+    return sorted([*folders, *(item["Key"] for item in page.get("Contents", ()))])
+
+
+def _page(client: S3Client, after: str, **parameters: Any) -> dict[str, Any]:
+    """One page of a listing, whose names all lie behind ``after``: a page that came before is asked for again."""
+
+    async def attempt(s3: Any, _number: int) -> dict[str, Any]:
+        page: dict[str, Any] = await s3.list_objects_v2(**parameters)
+        names = _names(page)
+        keys = [item["Key"] for item in page.get("Contents", ())]
+        if keys != sorted(keys):
+            raise StorageError(
+                f"s3://{parameters['Bucket']}/{parameters['Prefix']}: is not listed in order of its keys"
+            )
+        if names and names[0] <= after:
+            raise AskAgainError(f"a page of the listing came again, at {names[0]!r}")
+        if page.get("IsTruncated") and not names:
+            raise AskAgainError("a page of the listing came without keys and without an end")
+        return page
+
+    return client.retried(attempt, STORE_DEADLINE_S)
