@@ -1,4 +1,11 @@
-"""Start or join Ray, and refuse what it cannot run before it tries."""
+"""Start or join Ray, refuse what it cannot run before it tries, and outlive the nodes it loses.
+
+What a lost node costs are the units that it had in work. On CPUs Ray sees to that: it restarts the dead node's actors
+on another node as soon as those there have nothing left to do, and gives them their units again. With GPUs it cannot:
+decoded units lie in the memory of the node that decoded them, and when that dies the GPU actors wait for pixels that
+only a restarted decoder can make again, while the decoders that live hold every CPU and wait for the GPU actors. There
+a death ends the attempt, and another one does what is left.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +15,24 @@ import signal
 import sys
 import threading
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from imgcls_ray.errors import ResourceError
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from ray.exceptions import RayError
+
+    from imgcls_ray.data.pipeline import UnitCounts
+    from imgcls_ray.data.schema import Unit
+
+logger = logging.getLogger("imgcls_ray")
+
 # Unit descriptors and counts are all that crosses Ray's object store on CPUs; its default takes 30 % of the memory.
 _CPU_OBJECT_STORE_BYTES = 256 * 2**20
+MAX_WORKER_DEATHS = 4
+"""Deaths that no lost node explains, before it must be the work that kills: Ray's own default is to go on for ever."""
 
 
 @dataclass(frozen=True)
@@ -84,9 +104,11 @@ def check_local(plan: WorkerPlan) -> None:
 
 
 def plan_workers(num_workers: int | None, num_gpus: int) -> WorkerPlan:
-    """Choose the actors for the Ray that runs, and check that they all fit at once.
+    """Choose the actors for the Ray that runs, and check that they can run.
 
-    Actors that do not fit would wait for ever for those that run, so what cannot run is refused.
+    On a machine's own Ray, actors that do not fit at once would wait for ever for those that run. A cluster that the
+    environment names may grow: actors that wait are what tells its autoscaler to add nodes, and each starts as soon as
+    there is room. Ray has no stable way to ask what an autoscaler could add, so there nothing is refused.
 
     Raises:
         ResourceError: with the numbers.
@@ -95,11 +117,94 @@ def plan_workers(num_workers: int | None, num_gpus: int) -> WorkerPlan:
 
     resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
     cpus, gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
-    plan = WorkerPlan(num_workers or max(cpus, 1), num_gpus)
-    if plan.num_cpu_workers > cpus or plan.num_gpu_workers > gpus:
+    may_grow = bool(os.environ.get("RAY_ADDRESS"))
+    if may_grow and num_workers is None and not cpus:
         raise ResourceError(
-            f"the run needs {plan.num_cpu_workers} CPUs ({plan.num_cpu_workers} workers of 1) and "
-            f"{plan.num_gpu_workers} GPUs, the Ray cluster has {cpus} CPUs and {gpus} GPUs; "
-            "lower num_workers or num_gpus, or add nodes"
+            "the Ray cluster has no CPUs now, so there is no number of workers to choose; give num_workers, and the "
+            "cluster grows for them"
         )
-    return plan
+    plan = WorkerPlan(num_workers or max(cpus, 1), num_gpus)
+    if plan.num_cpu_workers <= cpus and plan.num_gpu_workers <= gpus:
+        return plan
+    if may_grow:
+        logger.info(
+            "the Ray cluster has %d CPUs and %d GPUs: %d of %d CPU workers and %d of %d GPU workers can run now, the "
+            "others start when it grows",
+            cpus,
+            gpus,
+            min(cpus, plan.num_cpu_workers),
+            plan.num_cpu_workers,
+            min(gpus, plan.num_gpu_workers),
+            plan.num_gpu_workers,
+        )
+        return plan
+    raise ResourceError(
+        f"the run needs {plan.num_cpu_workers} CPUs ({plan.num_cpu_workers} workers of 1) and "
+        f"{plan.num_gpu_workers} GPUs, the Ray cluster has {cpus} CPUs and {gpus} GPUs; "
+        "lower num_workers or num_gpus, or add nodes"
+    )
+
+
+def outlive_lost_nodes(
+    units: Sequence[Unit], label: Callable[[Sequence[Unit]], Iterator[UnitCounts]], *, max_deaths: int
+) -> Iterator[UnitCounts]:
+    """Label units, and as often as a node is lost, those that have no counts yet.
+
+    A unit whose counts were lost with an attempt is found done by the next: its part file is there.
+
+    Args:
+        units: one wave.
+        label: one attempt, on the nodes that are there.
+        max_deaths: worker deaths to forgive while no node is lost.
+
+    Raises:
+        RayError: the attempts failed for another reason than lost nodes.
+    """
+    from ray.exceptions import RayError
+
+    todo = {unit.number: unit for unit in units}
+    num_deaths = 0
+    while todo:
+        nodes = _alive_nodes()
+        try:
+            for counts in label(list(todo.values())):
+                todo.pop(counts.number, None)
+                yield counts
+            return
+        except RayError as error:
+            if not _is_death(error):
+                raise
+            num_lost = len(nodes - _alive_nodes())
+            num_deaths += not num_lost
+            if num_deaths > max_deaths:
+                raise
+            what = f"{num_lost} of {len(nodes)} nodes died" if num_lost else "a worker died"
+            logger.warning("%s; the %d units left in this wave go on with new workers", what, len(todo))
+
+
+def longest_silence_s(units: Sequence[Unit], fetch_timeout_s: float, num_fetch_threads: int) -> float:
+    """How long a healthy execution may go without a unit being done, seconds.
+
+    Half an hour is enough for an autoscaler to bring nodes. A unit whose every input takes its whole deadline, on a
+    server that is down, may need longer; an actor has up to four units at a time.
+    """
+    slowest = 4 * max(unit.num_rows for unit in units) * fetch_timeout_s / num_fetch_threads
+    return max(1800.0, slowest)
+
+
+def _is_death(error: RayError) -> bool:
+    """Whether workers or what they held were lost, rather than failed by what they did."""
+    from ray.exceptions import RayActorError, RayError, RayTaskError
+
+    if isinstance(error, RayTaskError):
+        # A task that could not read its input because the input's maker is dead.
+        return isinstance(error.cause, RayError) and _is_death(error.cause)
+    # An actor that cannot be made here cannot be made again.
+    return not (isinstance(error, RayActorError) and error.actor_init_failed)
+
+
+def _alive_nodes() -> frozenset[str]:
+    import ray
+
+    nodes = ray.nodes()  # type: ignore[no-untyped-call]
+    return frozenset(node["NodeID"] for node in nodes if node["Alive"])
