@@ -7,13 +7,14 @@ whatever stands beside it.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
 import shutil
 import tempfile
 import warnings
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
@@ -21,6 +22,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 from imgcls_ray.errors import ResourceError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import numpy as np
     from torch import nn
 
@@ -225,11 +228,30 @@ def _kept_network(folder: ModelFolder, *, embedding: bool) -> Path:
 
 
 def _converted_network(folder: ModelFolder, *, embedding: bool) -> Path:
-    """The network as OpenVINO IR, converted once per user and kept: conversion takes seconds, loading 0.3 s."""
+    """The network as OpenVINO IR, converted once per node and kept: conversion takes seconds, loading 0.3 s."""
     network = _kept_network(folder, embedding=embedding)
     if network.is_file():
         return network
+    # All actors of a new node start at once, and each conversion takes most of a gigabyte.
+    with _locked(network.parent.with_suffix(".lock")):
+        if not network.is_file():
+            _convert(folder, network, embedding=embedding)
+    return network
 
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold a lock among the processes of this node; a process that dies lets go of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        # A file system without locks costs a conversion per process; whoever is first keeps the network.
+        with suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _convert(folder: ModelFolder, network: Path, *, embedding: bool) -> None:
+    """Convert and keep, in one step: the name is there whole or not at all."""
     import openvino as ov
     import torch
 
@@ -243,7 +265,6 @@ def _converted_network(folder: ModelFolder, *, embedding: bool) -> Path:
             input=[([-1, size, size, 3], ov.Type.u8)],
         )
     kept = network.parent
-    kept.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{kept.name}-", dir=kept.parent))
     try:
         # Weights stay float32: halving them here would change labels, and the engine chooses its own precision.
@@ -255,7 +276,6 @@ def _converted_network(folder: ModelFolder, *, embedding: bool) -> Path:
             raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return network
 
 
 def _threads(count: int) -> str:
