@@ -1,0 +1,55 @@
+"""A Ray of several nodes on this machine, which the process of the tests does not join."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from ray.cluster_utils import Cluster
+
+ROOT = Path(__file__).parent.parent.parent
+RAY = Path(sys.executable).with_name("ray")
+_NODE: dict[str, Any] = {"num_cpus": 1, "num_gpus": 0, "object_store_memory": 100 * 2**20}
+
+
+class OwnCluster:
+    """A head of one CPU with a dashboard, and the nodes added to it."""
+
+    def __init__(self) -> None:
+        self.port = _free_port()
+        head: dict[str, Any] = {**_NODE, "include_dashboard": True, "dashboard_port": self.port}
+        self._cluster = Cluster(initialize_head=True, head_node_args=head)
+        self.address: str = self._cluster.address
+
+    def add_node(self) -> Any:
+        return self._cluster.add_node(**_NODE)
+
+    def kill_node(self, node: Any) -> None:
+        self._cluster.remove_node(node, allow_graceful=False)
+
+    def shutdown(self) -> None:
+        self._cluster.shutdown()  # type: ignore[no-untyped-call]
+
+
+def environment(**values: str) -> dict[str, str]:
+    kept = {key: value for key, value in os.environ.items() if key not in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")}
+    return {**kept, "RAY_AUTH_MODE": "disabled", **values}
+
+
+def submit(port: int, name: str, *args: object) -> subprocess.CompletedProcess[str]:
+    """``ray job submit`` of the predict job."""
+    job = (sys.executable, "jobs/predict.py", *map(str, args))
+    command = [RAY, "job", "submit", "--address", f"http://127.0.0.1:{port}", "--submission-id", name]
+    entrypoint = [str(word) for word in (*command, "--working-dir", ROOT, "--", *job)]
+    return subprocess.run(entrypoint, env=environment(), capture_output=True, text=True, timeout=120, check=False)
+
+
+def _free_port() -> int:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        port: int = server.getsockname()[1]
+        return port
