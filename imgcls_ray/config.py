@@ -60,6 +60,8 @@ class PredictConfig(StrictModel):
     """Larger pictures get the code ``too_many_pixels``. The default is Pillow's limit: 256 MiB as RGB."""
     fetch_timeout_s: float = Field(default=60.0, gt=0)
     """Deadline for reading one input over a network, retries included, seconds."""
+    decode_timeout_s: float = Field(default=60.0, gt=0)
+    """Deadline for decoding one image, seconds; one that takes longer gets the code ``decode_timeout``."""
     allow_private_urls: bool = False
     """Let http(s) inputs reach loopback, private and link-local addresses."""
 
@@ -77,6 +79,9 @@ class PredictConfig(StrictModel):
     """Also write the newest row of every input to ``OUTPUT/exports/latest.*``."""
     save_images: int = Field(default=0, ge=0)
     """Leave this many annotated samples under ``OUTPUT/samples``."""
+    grace_s: float = Field(default=20.0, ge=0)
+    """After Ctrl-C or SIGTERM no new work is begun, and what is in work has this long to end, seconds. A second signal
+    ends at once. What is not done by then is done by the next run."""
     dry_run: bool = False
     """Say what would be labelled; write nothing."""
 

@@ -1,4 +1,7 @@
-"""Read the inputs of a unit ahead of the work: in order, several at a time, a bounded number of bytes."""
+"""Read the inputs of a unit ahead of the work: in order, several at a time, a bounded number of bytes.
+
+A worker has two units in hand: what is ahead is at most twice the bounds here, and one image of any size for each.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from typing import TYPE_CHECKING
 from imgcls_ray.errors import ImageError
 from imgcls_ray.storage import FetchLimits, fetch
 from imgcls_ray.storage.http import is_url
+from imgcls_ray.storage.s3 import is_s3
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,42 +21,56 @@ if TYPE_CHECKING:
 
 NUM_FETCH_THREADS = 16
 _FILES_AHEAD = 64
-_BYTES_AHEAD = 64 * 2**20
+_BYTES_AHEAD = 32 * 2**20
 # Addresses do not tell their size before they are read: sixteen ahead.
-_UNKNOWN_BYTES = 4 * 2**20
-# A file costs less than handing it to another thread: files travel in groups, addresses alone.
+_UNKNOWN_BYTES = 2 * 2**20
+# A file costs less than handing it to another thread: files travel in groups, what is far away alone.
 _FILES_PER_GROUP = 8
 
 
 def fetch_inputs(rows: pa.Table, limits: FetchLimits, executor: ThreadPoolExecutor) -> Iterator[bytes | ImageError]:
-    """Read the inputs of a plan's rows.
+    """Read the inputs of a plan's rows. Reading begins with this call, and goes on as results are taken.
 
     Args:
         rows: columns ``uri``, ``etag`` and ``size``.
         limits: bounds of one read.
         executor: its threads do the reading.
 
-    Yields:
+    Returns:
         Content or failure of each row, in order.
     """
-    groups = _groups(rows)
-    ahead: deque[tuple[Future[list[bytes | ImageError]], int, int]] = deque()
-    num_ahead = bytes_ahead = 0
-    exhausted = False
-    while True:
-        while not exhausted and (not ahead or (num_ahead < _FILES_AHEAD and bytes_ahead < _BYTES_AHEAD)):
-            group = next(groups, None)
+    window = _Window(rows, limits, executor)
+    window.fill()
+    return window.read()
+
+
+class _Window:
+    """The reads that were started and whose results were not taken yet."""
+
+    def __init__(self, rows: pa.Table, limits: FetchLimits, executor: ThreadPoolExecutor) -> None:
+        self._groups = _groups(rows)
+        self._limits, self._executor = limits, executor
+        self._ahead: deque[tuple[Future[list[bytes | ImageError]], int, int]] = deque()
+        self._num_ahead = self._bytes_ahead = 0
+
+    def fill(self) -> None:
+        ahead = self._ahead
+        while not ahead or (self._num_ahead < _FILES_AHEAD and self._bytes_ahead < _BYTES_AHEAD):
+            group = next(self._groups, None)
             if group is None:
-                exhausted = True
-                break
+                return
             inputs, num_bytes = group
-            ahead.append((executor.submit(_fetch_group, inputs, limits), len(inputs), num_bytes))
-            num_ahead, bytes_ahead = num_ahead + len(inputs), bytes_ahead + num_bytes
-        if not ahead:
-            return
-        future, num_inputs, num_bytes = ahead.popleft()
-        yield from future.result()
-        num_ahead, bytes_ahead = num_ahead - num_inputs, bytes_ahead - num_bytes
+            ahead.append((self._executor.submit(_fetch_group, inputs, self._limits), len(inputs), num_bytes))
+            self._num_ahead += len(inputs)
+            self._bytes_ahead += num_bytes
+
+    def read(self) -> Iterator[bytes | ImageError]:
+        while self._ahead:
+            future, num_inputs, num_bytes = self._ahead.popleft()
+            yield from future.result()
+            self._num_ahead -= num_inputs
+            self._bytes_ahead -= num_bytes
+            self.fill()
 
 
 def _groups(rows: pa.Table) -> Iterator[tuple[list[tuple[str, str | None]], int]]:
@@ -62,7 +80,7 @@ def _groups(rows: pa.Table) -> Iterator[tuple[list[tuple[str, str | None]], int]
     for uri, etag, size in zip(*columns, strict=True):
         inputs.append((uri, etag))
         num_bytes += size or _UNKNOWN_BYTES
-        if is_url(uri) or len(inputs) == _FILES_PER_GROUP or num_bytes >= _BYTES_AHEAD // 4:
+        if is_url(uri) or is_s3(uri) or len(inputs) == _FILES_PER_GROUP or num_bytes >= _BYTES_AHEAD // 4:
             yield inputs, num_bytes
             inputs, num_bytes = [], 0
     if inputs:

@@ -3,39 +3,47 @@
 Three callables for Ray Data, which also run without Ray: ``UnitLabeller`` does all of a unit on one core;
 ``UnitDecoder`` and ``UnitClassifier`` share it between CPUs and a GPU. Each takes a table of unit descriptors; what
 comes back is one row of counts per unit. Pixels stay in the process, or cross once as uint8.
+
+A unit begins and ends with waiting for storage; so two are in hand at once, and one of them computes.
 """
 
 from __future__ import annotations
 
-import io
 import json
+import threading
 import time
-from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from imgcls_ray.data.decoding import Decode, decode_in_child, decode_in_time, load_decoders
 from imgcls_ray.data.fetching import NUM_FETCH_THREADS, fetch_inputs
-from imgcls_ray.data.schema import STATUS_ERROR, STATUS_OK, Unit
+from imgcls_ray.data.parts import commit_unit, done_before, skipped
+from imgcls_ray.data.schema import Unit
 from imgcls_ray.data.store import open_store
-from imgcls_ray.errors import ImageError, ImageErrorCode, ModelFolderError
-from imgcls_ray.images.jpeg import load_fast_decoder
+from imgcls_ray.errors import ImageError, ImageErrorCode, JobFailedError, ModelFolderError
 from imgcls_ray.images.limits import DecodeLimits
 from imgcls_ray.models.classifier import ImageClassifier, ModelInput, StageSeconds, decode_model_inputs
 from imgcls_ray.models.new import open_model
 from imgcls_ray.storage import FetchLimits, open_directory
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
+    from imgcls_ray.data.board import Board, Stage
     from imgcls_ray.data.store import LabelStore
-    from imgcls_ray.models.classifier import Prediction
+    from imgcls_ray.images.preprocess import Preprocess
     from imgcls_ray.models.engines import EngineName, Precision
     from imgcls_ray.models.folder import ModelFolder
+
+CAREFUL_AFTER_DEATHS = 2
+"""Once may be the machine's fault (memory, a lost node); a unit that has ended two workers is decoded with care."""
+MAX_DEATHS_OF_UNIT = 5
+"""Then it is not the decoding, and going on would be for ever."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +75,9 @@ class LabelTask:
             raise ModelFolderError(f"{self.model}: was replaced while the run was starting; run the command again")
         return folder
 
+    def open_store(self) -> LabelStore:
+        return open_store(open_directory(self.store, self.fetch_limits.s3))
+
     def load_classifier(self, folder: ModelFolder, *, device: str, num_threads: int) -> ImageClassifier:
         return ImageClassifier.load(
             folder,
@@ -91,88 +102,191 @@ def units_of(table: pa.Table) -> list[Unit]:
     return [Unit(**row) for row in table.select(Unit._fields).to_pylist()]
 
 
-class UnitLabeller:
-    """Fetches, decodes, classifies and commits units on one core."""
+class _Turns:
+    """Lets a worker have two units in hand: one computes while the other reads ahead, waits or is written.
 
-    def __init__(self, task: LabelTask, num_threads: int = 1) -> None:
-        _warm_up_decoder()
+    A worker is one core, so computing is one unit at a time; and one at a time it must be, because the classifier is
+    not made for threads and the decoding timer is the process's only one.
+    """
+
+    def __init__(self, stage: Stage, board: Board | None, num_deaths: int = 0) -> None:
+        self._stage, self._board, self._num_deaths = stage, board, num_deaths
+        # Reentrant: who finds that the command stops may hold it already.
+        self.computing = threading.RLock()
+        self.committing = threading.Lock()
+
+    def is_stopping(self) -> bool:
+        return self._board is not None and self._board.is_stopped()
+
+    def wait_until_idle(self) -> str:
+        """Wait until what this worker has begun is durable. Returns the worker's name."""
+        import ray
+
+        with self.computing, self.committing:
+            return ray.get_runtime_context().get_actor_id() or "no actor"
+
+    def begin(self, unit: Unit) -> int:
+        """Note that computing begins; says how many workers have died over the unit.
+
+        Raises:
+            JobFailedError: too many.
+        """
+        num_deaths = self._num_deaths if self._board is None else self._board.begin(self._stage, unit)
+        if num_deaths >= MAX_DEATHS_OF_UNIT:
+            raise JobFailedError(
+                f"unit {unit.number} of run {unit.run:04d} has ended its worker {num_deaths} times, also when its "
+                "images were decoded in a process of their own"
+            )
+        return num_deaths
+
+    def end(self, unit: Unit) -> None:
+        if self._board is not None:
+            self._board.end(self._stage, unit)
+
+
+class UnitLabeller:
+    """Fetches, decodes, classifies and commits units on one core. Two threads may call it at once.
+
+    ``num_deaths`` stands for the board where there is none: how many processes have died over the one unit.
+    """
+
+    def __init__(
+        self, task: LabelTask, board: Board | None = None, *, num_threads: int = 1, num_deaths: int = 0
+    ) -> None:
+        load_decoders()
         self._task = task
-        self._store = open_store(open_directory(task.store, task.fetch_limits.s3))
+        self._store = task.open_store()
         self._classifier = task.load_classifier(task.open_model(), device="cpu", num_threads=num_threads)
         self._executor = ThreadPoolExecutor(NUM_FETCH_THREADS, thread_name_prefix="fetch")
+        self._turns = _Turns("label", board, num_deaths)
 
     def __call__(self, units: pa.Table) -> pa.Table:
         return pa.concat_tables([self._label(unit) for unit in units_of(units)])
 
     def _label(self, unit: Unit) -> pa.Table:
+        turns, seconds = self._turns, StageSeconds()
+        if turns.is_stopping():
+            return skipped(unit, [turns.wait_until_idle()])
         if self._store.directory.exists(unit.part_name):
-            return _counts(unit, Counter(), StageSeconds(), committed=False)
-        seconds = StageSeconds()
+            return done_before(unit)
         rows = self._store.read_unit(unit)
-        encoded = _timed_fetch(rows, self._task.fetch_limits, self._executor, seconds)
-        results = list(self._classifier.classify_encoded(encoded, seconds))
-        return commit_unit(self._store, self._classifier, unit, rows, results, seconds)
+        encoded = fetch_inputs(rows, self._task.fetch_limits, self._executor)
+        with ExitStack() as commit:
+            with turns.computing:
+                if turns.is_stopping():
+                    return skipped(unit, [turns.wait_until_idle()])
+                with _decoder(turns.begin(unit), self._classifier.folder.spec.preprocess, self._task) as decode:
+                    inputs = decode_model_inputs(_timed(encoded, seconds), decode, seconds)
+                    results = list(self._classifier.classify_inputs(inputs, seconds))
+                # Before the next unit may compute, so that at every moment a unit in hand is in one of the two.
+                commit.enter_context(turns.committing)
+            counts = commit_unit(self._store, self._classifier.folder.spec.class_names, unit, rows, results, seconds)
+            turns.end(unit)
+        return counts
 
 
 class UnitDecoder:
     """Fetches and decodes units on one core, for a classifier elsewhere: one row per unit, pixels as one value.
 
-    A unit is one row so that no batching between the stages can cut it.
+    A unit is one row so that no batching between the stages can cut it. Two threads may call it at once.
     """
 
-    def __init__(self, task: LabelTask) -> None:
-        _warm_up_decoder()
+    def __init__(self, task: LabelTask, board: Board) -> None:
+        load_decoders()
         self._task = task
-        self._store = open_store(open_directory(task.store, task.fetch_limits.s3))
+        self._store = task.open_store()
         self._preprocess = task.open_model().spec.preprocess
         self._executor = ThreadPoolExecutor(NUM_FETCH_THREADS, thread_name_prefix="fetch")
+        self._turns = _Turns("decode", board)
 
     def __call__(self, units: pa.Table) -> pa.Table:
         return pa.concat_tables([self._decode(unit) for unit in units_of(units)])
 
     def _decode(self, unit: Unit) -> pa.Table:
-        seconds = StageSeconds()
-        size = self._preprocess.crop_size
-        done = self._store.directory.exists(unit.part_name)
+        turns, seconds = self._turns, StageSeconds()
+        if turns.is_stopping():
+            return self._decoded(unit, skipped_by=turns.wait_until_idle())
+        if self._store.directory.exists(unit.part_name):
+            return self._decoded(unit, done=True)
         rows = self._store.read_unit(unit)
-        pixels = np.empty((0 if done else unit.num_rows, size, size, 3), dtype=np.uint8)
+        encoded = fetch_inputs(rows, self._task.fetch_limits, self._executor)
         about: list[dict[str, Any]] = []
         num_good = 0
-        encoded = _timed_fetch(rows, self._task.fetch_limits, self._executor, seconds) if not done else iter(())
-        for item in decode_model_inputs(encoded, self._preprocess, self._task.decode_limits, seconds):
-            if isinstance(item, ImageError):
-                about.append({"code": item.code, "detail": item.detail})
-            else:
-                pixels[num_good] = item.pixels
-                num_good += 1
-                about.append({"width": item.width, "height": item.height})
-        blob = pa.array([pixels[:num_good].reshape(-1).data if num_good else b""], pa.large_binary())
-        columns = {"done": [done], "about": [json.dumps(about)], "seconds": [json.dumps(asdict(seconds))]}
+        with turns.computing:
+            if turns.is_stopping():
+                return self._decoded(unit, skipped_by=turns.wait_until_idle())
+            size = self._preprocess.crop_size
+            pixels = np.empty((unit.num_rows, size, size, 3), dtype=np.uint8)
+            with _decoder(turns.begin(unit), self._preprocess, self._task) as decode:
+                for item in decode_model_inputs(_timed(encoded, seconds), decode, seconds):
+                    if isinstance(item, ImageError):
+                        about.append({"code": item.code, "detail": item.detail})
+                    else:
+                        pixels[num_good] = item.pixels
+                        num_good += 1
+                        about.append({"width": item.width, "height": item.height})
+        turns.end(unit)
+        return self._decoded(unit, pixels[:num_good], about, seconds)
+
+    def _decoded(
+        self,
+        unit: Unit,
+        pixels: np.ndarray | None = None,
+        about: list[dict[str, Any]] | None = None,
+        seconds: StageSeconds | None = None,
+        *,
+        done: bool = False,
+        skipped_by: str = "",
+    ) -> pa.Table:
+        columns = {
+            "done": [done],
+            "skipped_by": [skipped_by],
+            "about": [json.dumps(about or [])],
+            "seconds": [json.dumps(asdict(seconds or StageSeconds()))],
+        }
         table = pa.table({**describe_units([unit]).to_pydict(), **columns})
-        return table.append_column("pixels", blob)
+        blob = pixels.reshape(-1).data if pixels is not None and pixels.size else b""
+        return table.append_column("pixels", pa.array([blob], pa.large_binary()))
 
 
 class UnitClassifier:
-    """Classifies and commits decoded units on one GPU."""
+    """Classifies and commits decoded units on one GPU. Two threads may call it at once."""
 
-    def __init__(self, task: LabelTask, device: str = "cuda") -> None:
-        self._store = open_store(open_directory(task.store, task.fetch_limits.s3))
+    def __init__(self, task: LabelTask, board: Board, device: str = "cuda") -> None:
+        self._store = task.open_store()
         self._classifier = task.load_classifier(task.open_model(), device=device, num_threads=1)
+        self._turns = _Turns("classify", board)
 
     def __call__(self, decoded: pa.Table) -> pa.Table:
         return pa.concat_tables([self._classify(decoded.slice(i, 1)) for i in range(decoded.num_rows)])
 
     def _classify(self, row: pa.Table) -> pa.Table:
         [unit] = units_of(row)
+        turns = self._turns
+        if decoder := row["skipped_by"][0].as_py():
+            return skipped(unit, [decoder, turns.wait_until_idle()])
         if row["done"][0].as_py():
-            return _counts(unit, Counter(), StageSeconds(), committed=False)
+            return done_before(unit)
         seconds = StageSeconds(**json.loads(row["seconds"][0].as_py()))
-        size = self._classifier.folder.spec.preprocess.crop_size
+        spec = self._classifier.folder.spec
+        size = spec.preprocess.crop_size
         pixels = np.frombuffer(row["pixels"][0].as_buffer(), dtype=np.uint8).reshape(-1, size, size, 3)
         inputs = _model_inputs(json.loads(row["about"][0].as_py()), pixels)
-        results = list(self._classifier.classify_inputs(inputs, seconds))
         rows = self._store.read_unit(unit)
-        return commit_unit(self._store, self._classifier, unit, rows, results, seconds)
+        with ExitStack() as commit:
+            with turns.computing:
+                turns.begin(unit)
+                results = list(self._classifier.classify_inputs(inputs, seconds))
+                commit.enter_context(turns.committing)
+            counts = commit_unit(self._store, spec.class_names, unit, rows, results, seconds)
+            turns.end(unit)
+        return counts
+
+
+def _decoder(num_deaths: int, preprocess: Preprocess, task: LabelTask) -> AbstractContextManager[Decode]:
+    if num_deaths < CAREFUL_AFTER_DEATHS:
+        return nullcontext(decode_in_time(preprocess, task.decode_limits))
+    return decode_in_child(preprocess, task.decode_limits)
 
 
 def _model_inputs(about: list[dict[str, Any]], pixels: np.ndarray) -> Iterable[ModelInput | ImageError]:
@@ -184,56 +298,7 @@ def _model_inputs(about: list[dict[str, Any]], pixels: np.ndarray) -> Iterable[M
             yield ModelInput(next(good), width=item["width"], height=item["height"])
 
 
-def commit_unit(
-    store: LabelStore,
-    classifier: ImageClassifier,
-    unit: Unit,
-    rows: pa.Table,
-    results: Sequence[Prediction | ImageError],
-    seconds: StageSeconds,
-) -> pa.Table:
-    """Write a unit's part file in one create-only step. Returns its counts.
-
-    A part that is there already is as good: it holds the same rows, by another worker.
-    """
-    start = time.perf_counter()
-    table = part_table(store.schema, classifier.folder.spec.class_names, rows, results)
-    buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)
-    committed = store.directory.create(unit.part_name, buffer.getvalue())
-    codes = Counter(result.code.value if isinstance(result, ImageError) else STATUS_OK for result in results)
-    seconds.write += time.perf_counter() - start
-    return _counts(unit, codes, seconds, committed=committed)
-
-
-def part_table(
-    schema: pa.Schema, class_names: Sequence[str], rows: pa.Table, results: Sequence[Prediction | ImageError]
-) -> pa.Table:
-    """The rows of a part file: one per planned row, in the plan's order."""
-    if len(results) != rows.num_rows:
-        raise AssertionError(f"{len(results)} results for {rows.num_rows} planned rows")
-    columns: dict[str, Any] = {name: rows.column(name) for name in ("image_id", "uri", "etag")}
-    good = [None if isinstance(result, ImageError) else result for result in results]
-    columns["status"] = [STATUS_ERROR if result is None else STATUS_OK for result in good]
-    columns["error"] = [result.code.value if isinstance(result, ImageError) else None for result in results]
-    columns["label"] = [result and class_names[result.class_ids[0]] for result in good]
-    columns["label_id"] = [result and int(result.class_ids[0]) for result in good]
-    columns["score"] = [result and float(result.scores[0]) for result in good]
-    columns["labels"] = [result and [class_names[i] for i in result.class_ids] for result in good]
-    columns["scores"] = [result and result.scores for result in good]
-    columns["width"] = [result and result.width for result in good]
-    columns["height"] = [result and result.height for result in good]
-    if "embedding" in schema.names:
-        columns["embedding"] = [result and result.embedding for result in good]
-    if "logits" in schema.names:
-        columns["logits"] = [result and result.logits for result in good]
-    return pa.table({name: columns[name] for name in schema.names}, schema=schema)
-
-
-def _timed_fetch(
-    rows: pa.Table, limits: FetchLimits, executor: ThreadPoolExecutor, seconds: StageSeconds
-) -> Iterable[bytes | ImageError]:
-    contents = fetch_inputs(rows, limits, executor)
+def _timed(contents: Iterator[bytes | ImageError], seconds: StageSeconds) -> Iterator[bytes | ImageError]:
     while True:
         start = time.perf_counter()
         data = next(contents, None)
@@ -241,24 +306,3 @@ def _timed_fetch(
         if data is None:
             return
         yield data
-
-
-def _counts(unit: Unit, codes: Counter[str], seconds: StageSeconds, *, committed: bool) -> pa.Table:
-    return pa.table(
-        {
-            "number": [unit.number],
-            "num_images": [unit.num_rows],
-            "committed": [committed],
-            "codes": [json.dumps(codes)],
-            **{name: [value] for name, value in asdict(seconds).items()},
-        }
-    )
-
-
-def _warm_up_decoder() -> None:
-    import torch
-
-    load_fast_decoder()  # belongs to the start, not to the first image
-
-    # One actor is one core: torch's resize would otherwise start a thread per core in every actor.
-    torch.set_num_threads(1)

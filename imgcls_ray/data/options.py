@@ -26,4 +26,6 @@ def fetch_limits(config: PredictConfig) -> FetchLimits:
 
 
 def decode_limits(config: PredictConfig) -> DecodeLimits:
-    return DecodeLimits(max_bytes=config.max_image_bytes, max_pixels=config.max_image_pixels)
+    return DecodeLimits(
+        max_bytes=config.max_image_bytes, max_pixels=config.max_image_pixels, timeout_s=config.decode_timeout_s
+    )

@@ -9,6 +9,7 @@ import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from imgcls_ray.data.board import Board
 from imgcls_ray.data.label import UnitClassifier, UnitDecoder, UnitLabeller, describe_units
 from imgcls_ray.models.classifier import StageSeconds
 
@@ -24,7 +25,11 @@ if TYPE_CHECKING:
 
 # One block of Ray Data per unit is a few kilobytes of the driver's memory: a long run goes in waves.
 UNITS_PER_WAVE = 4096
-_MAX_TASK_RETRIES = 4
+# The board bounds how often a unit may end its worker, and more exactly: this is for deaths before a unit is begun, and
+# leaves room for the tries that fail in a row while a lost node is not known to be lost.
+_MAX_TASK_RETRIES = 100
+_UNITS_IN_HAND = 2
+"""Of one actor: one computes, one waits for storage. More would only be more to do again after a death."""
 
 
 @dataclass(frozen=True)
@@ -38,36 +43,79 @@ class UnitCounts:
     codes: dict[str, int]
     """Images per status: ``ok`` or an error code."""
     seconds: StageSeconds
+    skipped_by: tuple[str, ...] = ()
+    """The actors that did not begin it, because the command is stopping."""
 
 
 def label_units(
-    units: Iterable[Unit], task: LabelTask, workers: WorkerPlan, *, gpu_device: str = "cuda"
+    units: Iterable[Unit],
+    task: LabelTask,
+    workers: WorkerPlan,
+    board: Board | None = None,
+    *,
+    gpu_device: str = "cuda",
 ) -> Iterator[UnitCounts]:
     """Label units on the running Ray; each is durable when its counts come back, in any order.
 
-    ``gpu_device`` is the device of a GPU actor: tests use Ray's logical GPUs with ``cpu``.
+    Args:
+        units: what to label.
+        task: how.
+        workers: on how many actors.
+        board: where the caller may call for a stop. The counts end when every actor has brought to an end what it had
+            in hand; units that were not begun have none.
+        gpu_device: of a GPU actor: tests use Ray's logical GPUs with ``cpu``.
     """
     _quiet_ray_data()
+    board = board or Board()
     units = iter(units)
-    while wave := list(itertools.islice(units, UNITS_PER_WAVE)):
+    while not board.is_stopped() and (wave := list(itertools.islice(units, UNITS_PER_WAVE))):
         dataset = _dataset_of(wave)
         num_cpu_actors = min(workers.num_cpu_workers, len(wave))
         if workers.num_gpu_workers:
-            dataset = _map_units(dataset, UnitDecoder, (task,), num_actors=num_cpu_actors)
+            dataset = _map_units(dataset, UnitDecoder, (task, board), num_actors=num_cpu_actors)
             dataset = _map_units(
-                dataset, UnitClassifier, (task, gpu_device), num_actors=workers.num_gpu_workers, on_gpu=True
+                dataset, UnitClassifier, (task, board, gpu_device), num_actors=workers.num_gpu_workers, on_gpu=True
             )
         else:
-            dataset = _map_units(dataset, UnitLabeller, (task,), num_actors=num_cpu_actors)
-        for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-            yield from counts_of(batch)
+            dataset = _map_units(dataset, UnitLabeller, (task, board), num_actors=num_cpu_actors)
+        yield from _until_stopped(_counts_from(dataset), num_actors=num_cpu_actors + workers.num_gpu_workers)
+    if not board.is_stopped():
+        # What a stopped command leaves there, a few bytes, its last actors may still have to read.
+        board.clear()
+
+
+def _counts_from(dataset: Dataset) -> Iterator[UnitCounts]:
+    for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+        yield from counts_of(batch)
+
+
+def _until_stopped(counts: Iterator[UnitCounts], *, num_actors: int) -> Iterator[UnitCounts]:
+    """Leave out skipped units, and end when every actor has skipped one: each does so when it has nothing in hand.
+
+    The thousands of skipped units behind them need not be waited for.
+    """
+    stopped: set[str] = set()
+    for count in counts:
+        if not count.skipped_by:
+            yield count
+            continue
+        stopped.update(count.skipped_by)
+        if len(stopped) == num_actors:
+            return
 
 
 def counts_of(table: pa.Table) -> Iterator[UnitCounts]:
     """Read the counts that a worker sent back."""
     for row in table.to_pylist():
         seconds = StageSeconds(**{name: row[name] for name in StageSeconds.__dataclass_fields__})
-        yield UnitCounts(row["number"], row["num_images"], row["committed"], json.loads(row["codes"]), seconds)
+        yield UnitCounts(
+            row["number"],
+            row["num_images"],
+            row["committed"],
+            json.loads(row["codes"]),
+            seconds,
+            tuple(row["skipped_by"]),
+        )
 
 
 def _dataset_of(units: list[Unit]) -> Dataset:
@@ -94,8 +142,13 @@ def _map_units(
             batch_format="pyarrow",
             num_cpus=0 if on_gpu else 1,
             num_gpus=1 if on_gpu else None,
-            compute=ActorPoolStrategy(size=num_actors),
-            # Ray's own default retries a unit that kills its worker for ever.
+            # Ray Data sends an actor no more than it may have in hand, so a dead actor costs no more than that.
+            compute=ActorPoolStrategy(
+                size=num_actors,
+                max_concurrent_calls_per_actor=_UNITS_IN_HAND,
+                max_tasks_in_flight_per_actor=_UNITS_IN_HAND,
+                enable_true_multi_threading=True,
+            ),
             max_task_retries=_MAX_TASK_RETRIES,
         )
 

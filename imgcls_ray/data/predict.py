@@ -13,8 +13,10 @@ from concurrent.futures import ProcessPoolExecutor
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
+from imgcls_ray.data.alone import label_alone
+from imgcls_ray.data.board import Board
 from imgcls_ray.data.cluster import WorkerPlan, available_cores, check_local, is_cluster_given, plan_workers, start_ray
-from imgcls_ray.data.label import LabelTask, UnitLabeller, describe_units
+from imgcls_ray.data.label import LabelTask
 from imgcls_ray.data.lease import hold_lease
 from imgcls_ray.data.listing import check_input, list_inputs
 from imgcls_ray.data.options import decode_limits, fetch_limits, s3_options
@@ -24,6 +26,7 @@ from imgcls_ray.data.planner import plan_ahead
 from imgcls_ray.data.progress import label_progress, logger
 from imgcls_ray.data.report import PredictReport, RunReport, counted
 from imgcls_ray.data.schema import STATUS_OK
+from imgcls_ray.data.stopping import GracefulStop
 from imgcls_ray.data.store import (
     LabelStore,
     StoreIdentity,
@@ -33,7 +36,7 @@ from imgcls_ray.data.store import (
     now,
     open_store,
 )
-from imgcls_ray.errors import ImgclsError, JobFailedError
+from imgcls_ray.errors import ImgclsError, JobFailedError, StoppedError
 from imgcls_ray.models.engines import is_engine_prepared, prepare_engine
 from imgcls_ray.models.folder import WEIGHTS_FILE
 from imgcls_ray.models.new import open_model
@@ -167,37 +170,58 @@ class _Job:
         return report
 
     def _label(self, todo: list[Unit], report: RunReport, start: float) -> set[int]:
-        """Label units; returns those whose part another worker had written."""
+        """Label units; returns those whose part another worker had written.
+
+        Raises:
+            StoppedError: a signal asked for it; the work that was in hand has ended, if it could.
+        """
         logger.info(
             "run %04d: %s to label in %s",
             report.run,
             counted(report.num_images - report.num_done_before, "image"),
             counted(len(todo), "unit"),
         )
-        results = self._label_here(todo[0]) if len(todo) == 1 and not self._config.num_gpus else self._on_ray(todo)
+        board = None if len(todo) == 1 and not self._config.num_gpus else Board()
+        results = self._on_ray(todo, board) if board else self._label_here(todo[0])
         report.num_workers = self._workers.num_cpu_workers if self._workers else 1
         others: set[int] = set()
-        with label_progress(report.num_images, report.num_done_before, self._console) as progress:
-            for counts in results:
-                progress.add(counts.num_images, sum(n for code, n in counts.codes.items() if code != STATUS_OK))
-                if not counts.committed:
-                    others.add(counts.number)
-                    continue
-                report.codes.update(counts.codes)
-                for name, value in vars(counts.seconds).items():
-                    setattr(report.stages, name, getattr(report.stages, name) + value)
+        num_done = report.num_done_before
+        stop = GracefulStop(self._config.grace_s, board.stop if board else _no_one_to_tell)
+        try:
+            with stop, label_progress(report.num_images, report.num_done_before, self._console) as progress:
+                for counts in results:
+                    num_done += counts.num_images
+                    progress.add(counts.num_images, sum(n for code, n in counts.codes.items() if code != STATUS_OK))
+                    if not counts.committed:
+                        others.add(counts.number)
+                        continue
+                    report.codes.update(counts.codes)
+                    for name, value in vars(counts.seconds).items():
+                        setattr(report.stages, name, getattr(report.stages, name) + value)
+        except (KeyboardInterrupt, JobFailedError) as error:
+            # A Ctrl-C at a terminal, and a service manager, stop Ray's processes too: what breaks then is the stop.
+            if not stop.requested:
+                raise
+            raise self._stopped(report, num_done) from error
+        if stop.requested:
+            raise self._stopped(report, num_done)
         report.seconds = time.monotonic() - start
         report.images_per_s = progress.images_per_s
         return others
 
-    def _label_here(self, unit: Unit) -> Iterator[UnitCounts]:
-        """A single unit is labelled in this process: Ray's start would take longer."""
-        labeller = UnitLabeller(self._task, num_threads=available_cores())
-        yield from counts_of(labeller(describe_units([unit])))
+    def _stopped(self, report: RunReport, num_done: int) -> StoppedError:
+        return StoppedError(
+            f"stopped; everything labelled so far is kept in {self._store.uri} ({num_done:,} of the "
+            f"{counted(report.num_images, 'image')} of run {report.run:04d}), and the same command goes on from there"
+        )
 
-    def _on_ray(self, todo: list[Unit]) -> Iterator[UnitCounts]:
+    def _label_here(self, unit: Unit) -> Iterator[UnitCounts]:
+        """A single unit is labelled without Ray: its start would take longer."""
+        yield from counts_of(label_alone(self._task, unit, num_threads=available_cores()))
+
+    def _on_ray(self, todo: list[Unit], board: Board) -> Iterator[UnitCounts]:
         workers = self._start()
-        return _with_causes(label_units(todo, self._task, workers), self._store)
+        return _with_causes(label_units(todo, self._task, workers, board), self._store)
 
     def _start(self) -> WorkerPlan:
         if self._workers is None:
@@ -251,6 +275,10 @@ class _Job:
                 "versions": {package: version(package) for package in packages},
             },
         )
+
+
+def _no_one_to_tell() -> None:
+    """The one process of a single unit ends with it."""
 
 
 def _with_causes(counts: Iterator[UnitCounts], store: LabelStore) -> Iterator[UnitCounts]:

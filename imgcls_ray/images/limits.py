@@ -23,11 +23,15 @@ class DecodeLimits:
     """Width times height, as the header gives it. The default is Pillow's own limit: 256 MiB as RGB."""
     max_scans: int = 100
     """Scans of one JPEG. Encoders write about ten; each costs a pass over the whole image, however few its bytes."""
+    timeout_s: float = 60.0
+    """Decoding and resizing, seconds. Kept by bulk workers, whose processes may be ended; a decoder cannot be."""
 
     def __post_init__(self) -> None:
         for name in ("max_bytes", "max_pixels", "max_scans"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}={getattr(self, name)}: a decoder limit must be at least 1.")
+        if self.timeout_s <= 0:
+            raise ConfigError(f"timeout_s={self.timeout_s}: a decoder limit must be above 0.")
         pillow_limit = Image.MAX_IMAGE_PIXELS
         if pillow_limit is not None and self.max_pixels > pillow_limit:
             raise ConfigError(

@@ -17,7 +17,7 @@ from imgcls_ray.images.preprocess import preprocess_image
 from imgcls_ray.models.engines import load_engine
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from imgcls_ray.images.preprocess import Preprocess
     from imgcls_ray.models.engines import Engine, EngineName, EngineOutput, Precision
@@ -76,12 +76,12 @@ def decode_model_input(data: bytes, preprocess: Preprocess, limits: DecodeLimits
 
 
 def decode_model_inputs(
-    encoded: Iterable[bytes | ImageError], preprocess: Preprocess, limits: DecodeLimits, seconds: StageSeconds
+    encoded: Iterable[bytes | ImageError], decode: Callable[[bytes], ModelInput | ImageError], seconds: StageSeconds
 ) -> Iterator[ModelInput | ImageError]:
     """Decode images in order, one result each; an error in is the same error out."""
     for data in encoded:
         start = time.perf_counter()
-        result = data if isinstance(data, ImageError) else decode_model_input(data, preprocess, limits)
+        result = data if isinstance(data, ImageError) else decode(data)
         seconds.decode += time.perf_counter() - start
         yield result
 
@@ -143,9 +143,11 @@ class ImageClassifier:
     ) -> Iterator[Prediction | ImageError]:
         """Label images from their bytes, in order, one result each; an error in is the same error out."""
         seconds = seconds or StageSeconds()
-        return self.classify_inputs(
-            decode_model_inputs(encoded, self.folder.spec.preprocess, self.limits, seconds), seconds
-        )
+
+        def decode(data: bytes) -> ModelInput | ImageError:
+            return decode_model_input(data, self.folder.spec.preprocess, self.limits)
+
+        return self.classify_inputs(decode_model_inputs(encoded, decode, seconds), seconds)
 
     def classify_inputs(
         self, inputs: Iterable[ModelInput | ImageError], seconds: StageSeconds | None = None

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
 import sys
+import time
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +27,31 @@ class OwnCluster:
         head: dict[str, Any] = {**_NODE, "include_dashboard": True, "dashboard_port": self.port}
         self._cluster = Cluster(initialize_head=True, head_node_args=head)
         self.address: str = self._cluster.address
+        self._wait_for_job_agent()
 
     def add_node(self) -> Any:
         return self._cluster.add_node(**_NODE)
 
     def kill_node(self, node: Any) -> None:
         self._cluster.remove_node(node, allow_graceful=False)
+
+    def _wait_for_job_agent(self) -> None:
+        """The agent that starts jobs comes up some seconds after the node that it belongs to; until then, jobs are
+        refused."""
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.port}/api/jobs/",
+            data=json.dumps({"entrypoint": "true"}).encode(),
+            headers={"Content-Type": "application/json"},
+        )
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                urllib.request.urlopen(request, timeout=10).close()
+                return
+            except OSError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.5)
 
     def shutdown(self) -> None:
         self._cluster.shutdown()  # type: ignore[no-untyped-call]

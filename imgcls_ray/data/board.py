@@ -1,0 +1,70 @@
+"""What the processes of one command tell each other beside Ray Data: who began what, and that it is time to stop.
+
+Kept in the table of Ray's head node, which every process of a cluster can reach and which outlives them; it needs no
+actor. Ray's own count of a task's attempts would not do: it also counts for the units that merely stood beside a
+guilty one, and runs up in no time while a lost node is not known to be lost.
+"""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from imgcls_ray.data.schema import Unit
+
+Stage = Literal["label", "decode", "classify"]
+_NAMESPACE = b"imgcls"
+
+
+@dataclass(frozen=True)
+class Board:
+    """The notices of one command. Made by the driver; workers get a copy, which speaks of the same ones."""
+
+    name: str = field(default_factory=lambda: secrets.token_hex(8))
+
+    def begin(self, stage: Stage, unit: Unit) -> int:
+        """Note that work on a unit begins. Returns how often it was begun before and not ended: how many workers died
+        over it."""
+        key = self._key(f"{stage}/{unit.part_name}")
+        num_before = int(_get(key) or 0)
+        _put(key, b"%d" % (num_before + 1))
+        return num_before
+
+    def end(self, stage: Stage, unit: Unit) -> None:
+        """Note that the work on a unit is done."""
+        _delete(self._key(f"{stage}/{unit.part_name}"))
+
+    def stop(self) -> None:
+        """Tell the workers to begin nothing more."""
+        _put(self._key("stop"), b"1")
+
+    def is_stopped(self) -> bool:
+        return _get(self._key("stop")) is not None
+
+    def clear(self) -> None:
+        """Remove what is left on a cluster that lives on."""
+        _delete(self._key(""), by_prefix=True)
+
+    def _key(self, name: str) -> bytes:
+        return f"{self.name}/{name}".encode()
+
+
+def _get(key: bytes) -> bytes | None:
+    from ray.experimental.internal_kv import _internal_kv_get
+
+    value: bytes | None = _internal_kv_get(key, namespace=_NAMESPACE)
+    return value
+
+
+def _put(key: bytes, value: bytes) -> None:
+    from ray.experimental.internal_kv import _internal_kv_put
+
+    _internal_kv_put(key, value, overwrite=True, namespace=_NAMESPACE)
+
+
+def _delete(key: bytes, *, by_prefix: bool = False) -> None:
+    from ray.experimental.internal_kv import _internal_kv_del
+
+    _internal_kv_del(key, del_by_prefix=by_prefix, namespace=_NAMESPACE)

@@ -1,0 +1,108 @@
+"""A Python process of our own that answers messages, and whose death is an answer too.
+
+Neither ``multiprocessing`` nor fork: a fork of a process with threads may hang, and ``multiprocessing`` would first run
+the parent's main module again, which inside Ray is Ray's own, and takes a second. Replies are plain bytes that the
+caller parses: a decoder that was taken over must not get at its parent through a pickle.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import struct
+import subprocess
+import sys
+from contextlib import suppress
+from typing import IO, TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+
+_LENGTH = struct.Struct("<Q")
+
+
+class ChildDiedError(Exception):
+    """The process ended instead of answering."""
+
+    def __init__(self, return_code: int) -> None:
+        super().__init__(f"signal {-return_code}" if return_code < 0 else f"exit code {return_code}")
+        self.return_code = return_code
+        """Minus the signal's number, or the exit code."""
+
+
+class ChildProcess:
+    """Runs ``function`` of ``module`` in another process: it calls ``answer_messages``.
+
+    Use as a context manager: at the end the process is gone, whatever it was doing.
+    """
+
+    def __init__(self, module: str, function: str) -> None:
+        # The parent decides when the child ends: a Ctrl-C at a terminal goes to all processes of a job, and must not
+        # end the work in hand. A child inherits which signals are blocked.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", f"from {module} import {function}; {function}()"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                # What this process can import, the child can, however this one came to it.
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            )
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.kill()
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        for stream in (self._process.stdin, self._process.stdout):
+            if stream is not None:
+                with suppress(BrokenPipeError):  # what it did not read any more
+                    stream.close()
+
+    def ask(self, message: bytes) -> bytes:
+        """Send a message and wait for its answer.
+
+        Raises:
+            ChildDiedError: there is none; the process cannot be asked again.
+        """
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        with suppress(BrokenPipeError):  # its death is seen below
+            _write(self._process.stdin, message)
+        answer = _read(self._process.stdout)
+        if answer is None:
+            raise ChildDiedError(self._process.wait())
+        return answer
+
+
+def answer_messages(answer: Callable[[bytes], bytes]) -> None:
+    """Answer messages until the parent is gone; to be called in the child."""
+    messages, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
+    # A library that prints must not write between the answers.
+    os.dup2(2, 1)
+    while (message := _read(messages)) is not None:
+        _write(answers, answer(message))
+
+
+def _write(stream: IO[bytes], message: bytes) -> None:
+    stream.write(_LENGTH.pack(len(message)))
+    stream.write(message)
+    stream.flush()
+
+
+def _read(stream: IO[bytes]) -> bytes | None:
+    header = stream.read(_LENGTH.size)
+    if len(header) < _LENGTH.size:
+        return None
+    (length,) = _LENGTH.unpack(header)
+    message = stream.read(length)
+    return message if len(message) == length else None

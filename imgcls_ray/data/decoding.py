@@ -1,0 +1,148 @@
+"""Decode images of which one may end the process that tries, or never come to an end.
+
+The ordinary way costs a microsecond more than nothing: a timer of the kernel ends a worker that sits on one image. The
+careful way, for units that have ended a worker twice, decodes in a child process: the guilty image gets its code, and
+nothing else is hurt. Both run the same function, so the pixels are the same.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import struct
+from collections.abc import Callable
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from imgcls_ray.data.child import ChildDiedError, ChildProcess, answer_messages
+from imgcls_ray.errors import ImageError, ImageErrorCode, JobFailedError
+from imgcls_ray.images.jpeg import load_fast_decoder
+from imgcls_ray.images.limits import DecodeLimits
+from imgcls_ray.images.preprocess import Preprocess
+from imgcls_ray.models.classifier import ModelInput, decode_model_input
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+Decode = Callable[[bytes], ModelInput | ImageError]
+
+# Of one decoded pixel, in the worst way through the careful decoder: grey of 16 bits scaled in 32.
+_BYTES_PER_PIXEL = 24
+_BYTES_FOR_THE_REST = 512 * 2**20
+_SIZE = struct.Struct("<II")
+
+
+def decode_in_time(preprocess: Preprocess, limits: DecodeLimits) -> Decode:
+    """The ordinary way. An image that takes longer than ``limits.timeout_s`` ends the process by SIGALRM.
+
+    A timer of the kernel and the signal's default action, because a decoder in C may never give the GIL back: no
+    handler and no thread of Python's would run. ``faulthandler.dump_traceback_later`` needs no GIL either, but starts a
+    thread for each image, 54 microseconds against one. The process must have no other use for SIGALRM, which holds for
+    a worker. One thread decodes at a time.
+    """
+
+    def decode(data: bytes) -> ModelInput | ImageError:
+        signal.setitimer(signal.ITIMER_REAL, limits.timeout_s)
+        try:
+            return decode_model_input(data, preprocess, limits)
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+
+    return decode
+
+
+def decode_in_child(preprocess: Preprocess, limits: DecodeLimits) -> AbstractContextManager[Decode]:
+    """The careful way: an image that ends its process gets ``decoder_crashed`` or ``decode_timeout``."""
+    return _decode_in_child(preprocess, limits)
+
+
+@contextmanager
+def _decode_in_child(preprocess: Preprocess, limits: DecodeLimits) -> Iterator[Decode]:
+    task = json.dumps({"preprocess": asdict(preprocess), "limits": asdict(limits)}).encode()
+    child: ChildProcess | None = None
+
+    def decode(data: bytes) -> ModelInput | ImageError:
+        nonlocal child
+        if child is None:
+            child = ChildProcess(__name__, "serve_decoding")
+            try:
+                # It answers when it can decode: an image must not pay for the imports, nor be blamed for them.
+                child.ask(task)
+            except ChildDiedError as death:
+                raise JobFailedError(f"the process that decodes did not come up: {death}") from death
+        try:
+            return _read_answer(child.ask(data), preprocess.crop_size)
+        except ChildDiedError as death:
+            child.kill()
+            child = None
+            if death.return_code == -signal.SIGALRM:
+                return ImageError(ImageErrorCode.DECODE_TIMEOUT, f"more than {limits.timeout_s:g} s")
+            return ImageError(ImageErrorCode.DECODER_CRASHED, str(death))
+
+    try:
+        yield decode
+    finally:
+        if child is not None:
+            child.kill()
+
+
+def serve_decoding() -> None:
+    """The child: the first message is the task, each further one an image."""
+    decode: Decode | None = None
+
+    def answer(message: bytes) -> bytes:
+        nonlocal decode
+        if decode is None:
+            task = json.loads(message)
+            limits = DecodeLimits(**task["limits"])
+            decode = decode_in_time(Preprocess(**task["preprocess"]), limits)
+            load_decoders()
+            _limit_memory(_BYTES_PER_PIXEL * limits.max_pixels + 4 * limits.max_bytes + _BYTES_FOR_THE_REST)
+            return b"ready"
+        return _write_answer(decode(message))
+
+    answer_messages(answer)
+
+
+def load_decoders() -> None:
+    """Make a process ready to decode on one core, so that its first image is as fast as its others."""
+    import torch
+
+    load_fast_decoder()
+    # One worker is one core: torch's resize would otherwise start a thread per core in every one.
+    torch.set_num_threads(1)
+
+
+def _limit_memory(num_bytes: int) -> None:
+    """Let this process have so much more than it has: a bomb is to end here, before it ends somebody else."""
+    try:
+        # Where the system runs out all the same, this process is the one to go.
+        Path("/proc/self/oom_score_adj").write_text("1000")
+        num_pages = int(Path("/proc/self/statm").read_text().split()[0])
+    except OSError:
+        return  # not Linux: only the limits of the decoder hold
+    limit = num_pages * os.sysconf("SC_PAGESIZE") + num_bytes
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    if hard == resource.RLIM_INFINITY or limit < hard:
+        resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+
+
+def _write_answer(result: ModelInput | ImageError) -> bytes:
+    if isinstance(result, ImageError):
+        return json.dumps({"code": result.code, "detail": result.detail}).encode()
+    return b"\0" + _SIZE.pack(result.width, result.height) + result.pixels.tobytes()
+
+
+def _read_answer(answer: bytes, crop_size: int) -> ModelInput | ImageError:
+    if answer[:1] != b"\0":
+        error: dict[str, Any] = json.loads(answer)
+        return ImageError(ImageErrorCode(error["code"]), error["detail"])
+    width, height = _SIZE.unpack_from(answer, 1)
+    pixels = np.frombuffer(answer, np.uint8, offset=1 + _SIZE.size).reshape(crop_size, crop_size, 3)
+    return ModelInput(pixels, width=width, height=height)
