@@ -1,192 +1,340 @@
-"""Kill the driver in the middle of a job, run the same command once more, and check every input.
+"""Kill something in the middle of a job, run the same command once more if the job ended, and check every input.
 
-Each time a new store: ``kill -9`` at a random moment while parts are being written, one rerun, ``imgcls store verify``,
-and a count of this script's own: every input has one row, and no durable part was written again. What Ray leaves
-running must end by itself.
+What is killed, at random moments: the driver; one actor; the whole of Ray; one node of a cluster of two; or a worker is
+stopped (SIGSTOP) before the driver is killed, and continued when the rerun is over, so that it writes late if it can.
+The store is a folder or lies on a real S3 server. After each, ``imgcls store verify`` counts rows lost and doubled;
+every row is compared with that of an undisturbed job; and the kernel's count of opened inputs tells which units were
+done again.
+
+Images and network are small, because the moments are what matters: the job of 20,000 inputs takes half a minute.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import random
+import signal
 import subprocess
 import sys
 import tempfile
 import time
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
-import pyarrow.parquet as pq
+import numpy as np
+from PIL import Image
 from rich.console import Console
 
-from benchmarks.common import (
-    emit,
-    imgcls,
-    isolated_environment,
-    keep_conversion,
-    linked_images,
-    list_images,
-    print_table,
-    read_parts,
-    wait_for,
-)
+from benchmarks.common import emit, imgcls, isolated_environment, keep_conversion, print_table, wait_for
+from benchmarks.opens import OpenCounter
 from benchmarks.processes import watched_job
+from imgcls_ray.data.answers import newest_answers
+from imgcls_ray.data.export import latest_rows
+from imgcls_ray.data.store import is_store, open_store
+from imgcls_ray.data.verify import verify_store
+from imgcls_ray.storage import open_directory
+from tests.jobs.cluster import OwnCluster
+from tests.s3.server import s3_server
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
-_MAX_JOB_S = 3600
-# Ray's workers end within seconds of their driver, its agents after a minute; what runs on is told, and killed.
-_MAX_LEFT_OVER_S = 90
+    import psutil
+
+    from benchmarks.processes import ProcessWatch
+    from imgcls_ray.data.schema import Unit
+    from imgcls_ray.data.store import LabelStore
+
+Victim = Literal["driver", "actor", "ray", "node", "frozen"]
+Place = Literal["local", "s3"]
+_NUM_ACTORS = 2
+_UNITS_IN_HAND = 2
+_UNIT_SIZE = 256
+_MAX_JOB_S = 600
+# Ray's workers end within seconds of their driver, its agents after a minute; what runs on is killed.
+_MAX_LEFT_OVER_S = 30
 
 
 class Kill(NamedTuple):
-    """One killed job and what became of it."""
+    """One disturbed job and what became of it."""
 
-    killed_at_s: float
-    """Seconds after the command's start."""
-    rows_at_kill: int
-    """Durable when the driver was dead."""
-    workers_gone_s: float
-    """How long workers ran on after the driver's death."""
-    rows_later: int
-    """Durable when they were gone: a worker finishes what it has in hand."""
-    ray_gone_s: float
-    """How long anything of Ray ran on; looked for again only after the rerun, so this is an upper bound."""
-    forced: list[str]
-    """Titles of the processes that had to be killed."""
-    rows_by_rerun: int
-    parts_rewritten: int
-    """Durable before the rerun, and another file after it."""
-    inputs_answered_once: int
-    rerun_exit_code: int
-    verify_exit_code: int
+    victim: Victim
+    place: Place
+    units_at_kill: int
+    num_units: int
+    exit_code: int
+    """Of the disturbed command: 0 where it outlived the death."""
+    rerun_exit_code: int | None
+    rows_lost: int
+    rows_doubled: int
+    rows_mixed_up: int
+    """Rows that differ from those of an undisturbed job."""
+    problems: int
+    """Of ``imgcls store verify``."""
+    units_again: int
+    """Units of which an input was opened more than once."""
 
-    def problems(self, num_images: int) -> list[str]:
-        """What is not as promised, in words."""
-        checks = {
-            f"ran on for {self.ray_gone_s:.0f} s after the driver: {'; '.join(self.forced)}": not self.forced,
-            f"{self.parts_rewritten} durable parts were written again": self.parts_rewritten == 0,
-            f"the rerun labelled {self.rows_by_rerun:,} images, {num_images - self.rows_later:,} were missing": (
-                self.rows_by_rerun == num_images - self.rows_later
-            ),
-            f"{self.inputs_answered_once:,} of {num_images:,} inputs have one row": (
-                self.inputs_answered_once == num_images
-            ),
-            f"the rerun ended with exit code {self.rerun_exit_code}": self.rerun_exit_code == 0,
-            f"verify ended with exit code {self.verify_exit_code}": self.verify_exit_code == 0,
-        }
-        return [problem for problem, holds in checks.items() if not holds]
+    @property
+    def most_units_again(self) -> int:
+        """As promised: two units in hand of each actor that died."""
+        return _UNITS_IN_HAND * (1 if self.victim in ("actor", "node") else _NUM_ACTORS)
+
+    @property
+    def is_as_promised(self) -> bool:
+        outlived = self.victim in ("actor", "node")
+        return (
+            (self.exit_code == 0 if outlived else self.rerun_exit_code == 0)
+            and not (self.rows_lost or self.rows_doubled or self.rows_mixed_up or self.problems)
+            and self.units_again <= self.most_units_again
+        )
 
 
-def durable_rows(store: Path) -> int:
-    return sum(part.num_rows for part in read_parts(store))
+@dataclass
+class Bench:
+    """What all jobs have in common."""
+
+    images: Path
+    model: Path
+    environment: dict[str, str]
+    expected: dict[str, tuple[Any, ...]]
+    """Row of every input in an undisturbed job."""
+    rng: random.Random
+    cluster: OwnCluster | None = None
+    """For the nodes to be killed; started with the first."""
+
+    def command(self, store: str) -> list[str]:
+        return imgcls(
+            *("predict", self.images, "--model", self.model, "--output", store, "-s", f"unit_size={_UNIT_SIZE}")
+        )
 
 
-def part_files(store: Path) -> dict[str, tuple[int, int]]:
-    """Name of every part, and what tells its file from another one of that name."""
-    statuses = {path.name: path.stat() for path in (store / "predictions").glob("[0-9]*.parquet")}
-    return {name: (status.st_ino, status.st_mtime_ns) for name, status in statuses.items()}
+def draw_small_images(folder: Path, count: int) -> None:
+    """Distinct pictures of about a kilobyte."""
+    folder.mkdir()
+    for i in range(count):
+        coarse = Image.fromarray(np.random.default_rng(i).integers(0, 256, (4, 5, 3), dtype=np.uint8))
+        buffer = io.BytesIO()
+        coarse.resize((80, 64), Image.Resampling.BILINEAR).save(buffer, "JPEG", quality=80)
+        (folder / f"{i:06d}.jpg").write_bytes(buffer.getvalue())
 
 
-def answered_once(store: Path, folder: Path) -> int:
-    """How many files of the folder have exactly one row."""
-    rows: dict[str, int] = {}
-    for part in read_parts(store):
-        for uri in pq.read_table(store / "predictions" / part.name, columns=["uri"]).column("uri").to_pylist():
-            rows[uri] = rows.get(uri, 0) + 1
-    return sum(rows.get(entry.path) == 1 for entry in os.scandir(folder.resolve()))
+def rows_of(store: LabelStore) -> dict[str, tuple[Any, ...]]:
+    """Newest row of every input: label and scores."""
+    return {
+        uri: (label, tuple(scores or ()))
+        for table in latest_rows(store)
+        for uri, label, scores in zip(
+            *(table.column(name).to_pylist() for name in ("uri", "label", "scores")), strict=True
+        )
+    }
 
 
-def kill_once(folder: Path, num_images: int, model: Path, store: Path, rng: random.Random) -> Kill:
-    """One job, one kill, one rerun."""
-    command = imgcls("predict", folder, "--model", model, "--output", store)
-    with isolated_environment() as environment:
-        keep_conversion(model, next(folder.iterdir()), environment)
-        # By progress and then by time, so that the moment falls anywhere between two commits, on any machine.
-        target, delay_s = rng.uniform(0.02, 0.85) * num_images, rng.uniform(0, 0.7)
-        start = time.monotonic()
-        with watched_job(command, environment, interval_s=0.25) as (job, watch):
-            wait_for(_MAX_JOB_S, lambda: job.poll() is not None or durable_rows(store) >= target)
-            time.sleep(delay_s)
-            if job.poll() is not None:
-                sys.exit(f"imgcls predict ended with exit code {job.returncode} before it was killed; give more images")
-            watch.look()
+class Progress:
+    """Looks at a store that a job is filling."""
+
+    def __init__(self, uri: str) -> None:
+        self._directory = open_directory(uri)
+        self.units: list[Unit] = []
+
+    def num_done(self) -> int:
+        if not self.units:
+            if not is_store(self._directory):
+                return 0
+            store = open_store(self._directory)
+            if store.planned_runs() != [1]:
+                return 0
+            self.units = list(store.units(1))
+        return sum(1 for _ in self._directory.entries("predictions", starts_with="0001-"))
+
+    def is_at(self, share: float) -> bool:
+        return bool(self.num_done() >= share * len(self.units) > 0)
+
+
+def kill_once(bench: Bench, victim: Victim, place: Place, uri: str) -> Kill:
+    """One job, one kill, one rerun where the job ended."""
+    progress = Progress(uri)
+    environment, kill_node = bench.environment, None
+    if victim == "node":
+        bench.cluster = bench.cluster or OwnCluster()
+        node = bench.cluster.add_node()
+        kill_node = bench.cluster.kill_node
+        environment = {**environment, "RAY_ADDRESS": bench.cluster.address}
+    # By progress and then by time, so that the moment falls anywhere between two commits, on any machine.
+    share, delay_s = bench.rng.uniform(0.02, 0.8), bench.rng.uniform(0, 0.5)
+    rerun_exit_code = None
+    command = bench.command(uri)
+    with (
+        OpenCounter(bench.images) as opens,
+        watched_job(command, environment, interval_s=0.5) as (job, watch),
+    ):
+        wait_for(_MAX_JOB_S, lambda: job.poll() is not None or progress.is_at(share), every_s=0.1)
+        time.sleep(delay_s)
+        if job.poll() is not None:
+            sys.exit(f"imgcls predict ended with exit code {job.returncode} before the kill; give more images")
+        watch.look()
+        units_at_kill = progress.num_done()
+        frozen: psutil.Process | None = None
+        if kill_node is not None:
+            kill_node(node)
+        elif victim == "actor":
+            bench.rng.choice(_workers(watch)).kill()
+        elif victim == "ray":
+            _kill_ray(watch)
+        else:
+            if victim == "frozen":
+                frozen = bench.rng.choice(_workers(watch))
+                frozen.suspend()
+                time.sleep(bench.rng.uniform(0, 2))
             job.kill()
-            job.wait()
-            killed_at = time.monotonic()
-            rows_at_kill = durable_rows(store)
+        exit_code = job.wait(_MAX_JOB_S)
+        if exit_code:
+            if frozen is None:
+                wait_for(_MAX_LEFT_OVER_S, lambda: not watch.is_working())
+            rerun = subprocess.run(
+                command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False
+            )
+            rerun_exit_code = rerun.returncode
+        if frozen is not None:
+            frozen.resume()
             wait_for(_MAX_LEFT_OVER_S, lambda: not watch.is_working())
-            workers_gone = time.monotonic()
-            before, rows_later = part_files(store), durable_rows(store)
-            # At once, as people do; Ray's agents may still be there.
-            rerun = subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, check=False)
-            verify = subprocess.run(imgcls("store", "verify", store), stdout=sys.stderr, check=False)
-            wait_for(killed_at + _MAX_LEFT_OVER_S - time.monotonic(), lambda: not watch.left_over())
-            ray_gone = time.monotonic()
-            forced = watch.kill_left_over()
-    after = part_files(store)
+    return _checked(bench, opens, progress.units, victim, place, uri, units_at_kill, exit_code, rerun_exit_code)
+
+
+def _workers(watch: ProcessWatch) -> list[psutil.Process]:
+    return [watched.process for watched in watch.of_kind("worker") if watched.process in watch.left_over()]
+
+
+def _kill_ray(watch: ProcessWatch) -> None:
+    """All processes that the driver has started, its workers among them."""
+    for watched in watch.of_kind("worker") + watch.of_kind("other"):
+        if watched.process in watch.left_over():
+            watched.process.kill()
+
+
+def _checked(
+    bench: Bench,
+    opens: OpenCounter,
+    units: Sequence[Unit],
+    victim: Victim,
+    place: Place,
+    uri: str,
+    units_at_kill: int,
+    exit_code: int,
+    rerun_exit_code: int | None,
+) -> Kill:
+    store = open_store(open_directory(uri))
+    verified = verify_store(store)
+    rows = rows_of(store)
+    again = 0
+    for unit in units:
+        names = (os.path.basename(name) for name in store.read_unit(unit).column("uri").to_pylist())
+        again += any(opens.counts[name] > 1 for name in names)
     return Kill(
-        killed_at_s=round(killed_at - start, 2),
-        rows_at_kill=rows_at_kill,
-        workers_gone_s=round(workers_gone - killed_at, 2),
-        rows_later=rows_later,
-        ray_gone_s=round(ray_gone - killed_at, 2),
-        forced=forced,
-        rows_by_rerun=sum(part.num_rows for part in read_parts(store) if part.name not in before),
-        parts_rewritten=sum(after.get(name) != file for name, file in before.items()),
-        inputs_answered_once=answered_once(store, folder),
-        rerun_exit_code=rerun.returncode,
-        verify_exit_code=verify.returncode,
+        victim=victim,
+        place=place,
+        units_at_kill=units_at_kill,
+        num_units=len(units),
+        exit_code=exit_code,
+        rerun_exit_code=rerun_exit_code,
+        rows_lost=verified.num_missing + len(bench.expected.keys() - rows.keys()),
+        rows_doubled=verified.num_doubled + sum(1 for _ in newest_answers(store)) - len(rows),
+        rows_mixed_up=sum(bench.expected.get(name) != row for name, row in rows.items()),
+        problems=verified.num_problems,
+        units_again=again,
     )
 
 
-def tell(kills: Sequence[Kill], num_images: int) -> None:
-    columns = ("kill at", "rows", "workers gone", "rows", "missing", "by rerun", "rewritten", "once", "exit codes")
-    rows = [
-        (
-            f"{kill.killed_at_s:.1f} s",
-            f"{kill.rows_at_kill:,}",
-            f"+{kill.workers_gone_s:.1f} s",
-            f"{kill.rows_later:,}",
-            f"{num_images - kill.rows_later:,}",
-            f"{kill.rows_by_rerun:,}",
-            f"{kill.parts_rewritten}",
-            f"{kill.inputs_answered_once:,}",
-            f"{kill.rerun_exit_code}, {kill.verify_exit_code}",
-        )
-        for kill in kills
-    ]
-    title = f"kill -9 of the driver, {num_images:,} images; exit codes of the rerun and of verify"
-    print_table(columns, rows, title=title, console=Console(stderr=True, width=100))
+def tell(kills: Sequence[Kill]) -> None:
+    columns = (
+        *("killed", "store", "kills", "at unit", "exit codes", "reruns", "lost", "doubled", "mixed up"),
+        *("units again", "promised"),
+    )
+    rows = []
+    for victim in get_args(Victim):
+        for place in get_args(Place):
+            some = [kill for kill in kills if (kill.victim, kill.place) == (victim, place)]
+            if not some:
+                continue
+            rows.append(
+                (
+                    victim,
+                    place,
+                    f"{len(some)}",
+                    f"{min(k.units_at_kill for k in some)}-{max(k.units_at_kill for k in some)} of {some[0].num_units}",
+                    ", ".join(sorted({str(k.exit_code) for k in some})),
+                    ", ".join(sorted({str(k.rerun_exit_code) for k in some if k.rerun_exit_code is not None})) or "-",
+                    f"{sum(k.rows_lost for k in some)}",
+                    f"{sum(k.rows_doubled for k in some)}",
+                    f"{sum(k.rows_mixed_up for k in some)}",
+                    f"{max(k.units_again for k in some)}",
+                    f"{sum(k.is_as_promised for k in some)} of {len(some)}",
+                )
+            )
+    print_table(columns, rows, title="kills", console=Console(stderr=True, width=130))
+
+
+@contextmanager
+def _place(place: Place, temporary: str) -> Iterator[str]:
+    """A folder or bucket for stores; how to reach the bucket is in the environment of this process."""
+    if place == "local":
+        yield temporary
+        return
+    with s3_server(Path(temporary, "s3")) as server:
+        os.environ |= {
+            "AWS_ENDPOINT_URL": server.endpoint_url,
+            "AWS_ACCESS_KEY_ID": server.access_key,
+            "AWS_SECRET_ACCESS_KEY": server.secret_key,
+        }
+        server.client().create_bucket(Bucket="kills")
+        yield "s3://kills"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.kills", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("images", type=Path, metavar="DIR", help="folder of JPEG files")
-    parser.add_argument("--model", type=Path, required=True, help="model folder")
-    parser.add_argument("-n", "--count", type=int, default=5000, help="images per job [default: 5000]")
-    parser.add_argument("--kills", type=int, default=5, help="[default: 5]")
+    parser.add_argument("-n", "--count", type=int, default=20_000, help="images per job [default: 20000]")
+    parser.add_argument("--kills", type=int, default=10, help="of each victim and store [default: 10]")
+    parser.add_argument("--victims", nargs="+", choices=get_args(Victim), default=get_args(Victim))
+    parser.add_argument("--stores", nargs="+", choices=get_args(Place), default=get_args(Place))
     parser.add_argument("--seed", type=int, help="of the moments [default: other ones each time]")
-    parser.add_argument("--work", type=Path, help="where links and stores are made for a while [default: the system's]")
     args = parser.parse_args()
     seed = args.seed if args.seed is not None else random.randrange(10**6)
-    rng = random.Random(seed)
-    kills = []
-    with (
-        linked_images(list_images(args.images), args.count, under=args.work) as folder,
-        tempfile.TemporaryDirectory(prefix="imgcls-kills-", dir=args.work) as temporary,
-    ):
-        for number in range(args.kills):
-            kill = kill_once(folder, args.count, args.model, Path(temporary, f"store-{number}"), rng)
-            kills.append(kill)
-            about = {"images": args.count, "seed": seed, **kill._asdict()}
-            emit("kills", "problems", len(kill.problems(args.count)), "count", **about)
-    tell(kills, args.count)
-    problems = [f"kill {n}: {text}" for n, kill in enumerate(kills, start=1) for text in kill.problems(args.count)]
-    sys.exit("\n".join(problems) or 0)
+    kills: list[Kill] = []
+    with ExitStack() as stack:
+        temporary = stack.enter_context(tempfile.TemporaryDirectory(prefix="ik-", ignore_cleanup_errors=True))
+        # Before the environment of the jobs is made: it is a copy of this process's.
+        places = {place: stack.enter_context(_place(place, temporary)) for place in args.stores}
+        environment = stack.enter_context(isolated_environment())
+        environment["RAY_AUTH_MODE"] = os.environ["RAY_AUTH_MODE"] = "disabled"
+        images, model = Path(temporary, "images"), Path(temporary, "model")
+        draw_small_images(images, args.count)
+        subprocess.run(
+            imgcls("models", "new", "PP-LCNet_x0_25", "--num-classes", "10", "--random", "--output", model),
+            stdout=subprocess.DEVNULL,
+            check=True,
+        )
+        keep_conversion(model, next(images.iterdir()), environment)
+        bench = Bench(images, model, environment, {}, random.Random(seed))
+        undisturbed = f"{temporary}/undisturbed"
+        subprocess.run(bench.command(undisturbed), env=environment, stdout=subprocess.DEVNULL, check=True)
+        bench.expected = rows_of(open_store(open_directory(undisturbed)))
+        for victim in args.victims:
+            for place, root in places.items():
+                for number in range(args.kills):
+                    kill = kill_once(bench, victim, place, f"{root}/{victim}-{number}")
+                    kills.append(kill)
+                    about = {**kill._asdict(), "images": args.count, "seed": seed}
+                    emit("kills", "as_promised", kill.is_as_promised, "bool", **about)
+        if bench.cluster is not None:
+            bench.cluster.shutdown()
+    tell(kills)
+    sys.exit(0 if all(kill.is_as_promised for kill in kills) else 1)
 
 
 if __name__ == "__main__":
+    # Here, because Ray's processes of the cluster must not be taken for those of a job.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     main()

@@ -156,7 +156,7 @@ def _first_problem(kind: type[StrictModel], error: ValidationError) -> str:
         hint = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(kind.model_fields)}"
         return f"{key}: no such key; {hint}"
     if problem["type"] == "missing":
-        meaning = (kind.model_fields[key].description or "").replace("``", "'")
+        meaning = " ".join((kind.model_fields[key].description or "").split()).replace("``", "'")
         return f"{key}: is needed; {meaning}"
     message = problem["msg"].removeprefix("Value error, ")
     if not key:

@@ -214,7 +214,7 @@ def test_the_second_run_on_a_store_in_use_is_told_who_holds_it(
     assert imgcls(*args)[0] == 0
     with hold_lease(open_directory(str(tmp_path / "store"))):
         code, _, err = imgcls(*args)
-    assert code == 2
+    assert code == 75
     assert f"another run is using this store (process {os.getpid()} on " in one_line(err)
 
 

@@ -9,6 +9,7 @@ a death ends the attempt, and another one does what is left.
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -31,8 +32,8 @@ logger = logging.getLogger("imgcls_ray")
 
 # Unit descriptors and counts are all that crosses Ray's object store on CPUs; its default takes 30 % of the memory.
 _CPU_OBJECT_STORE_BYTES = 256 * 2**20
-MAX_WORKER_DEATHS = 4
-"""Deaths that no lost node explains, before it must be the work that kills: Ray's own default is to go on for ever."""
+# A unit is given up when it has ended five workers; so many attempts without a single unit done are more than that.
+_MAX_ATTEMPTS_IN_VAIN = 10
 
 
 @dataclass(frozen=True)
@@ -145,51 +146,40 @@ def plan_workers(num_workers: int | None, num_gpus: int) -> WorkerPlan:
     )
 
 
-def outlive_lost_nodes(
-    units: Sequence[Unit], label: Callable[[Sequence[Unit]], Iterator[UnitCounts]], *, max_deaths: int
+def outlive_deaths(
+    units: Sequence[Unit], label: Callable[[Sequence[Unit]], Iterator[UnitCounts]]
 ) -> Iterator[UnitCounts]:
-    """Label units, and as often as a node is lost, those that have no counts yet.
+    """Label units; where a death ends an attempt, another one takes those that have no counts yet.
 
-    A unit whose counts were lost with an attempt is found done by the next: its part file is there.
+    A unit whose counts were lost with an attempt is found done by the next: its part file is there. How often a unit
+    may end its worker is counted elsewhere (``Board``); here it is the attempts in which nothing was done.
 
     Args:
         units: one wave.
-        label: one attempt, on the nodes that are there.
-        max_deaths: worker deaths to forgive while no node is lost.
+        label: one attempt, with new actors, on the nodes that are there.
 
     Raises:
-        RayError: the attempts failed for another reason than lost nodes.
+        RayError: the attempts failed for another reason than deaths, or in vain.
     """
     from ray.exceptions import RayError
 
     todo = {unit.number: unit for unit in units}
-    num_deaths = 0
+    num_in_vain = 0
     while todo:
-        nodes = _alive_nodes()
         try:
             for counts in label(list(todo.values())):
+                num_in_vain = 0
                 todo.pop(counts.number, None)
                 yield counts
             return
         except RayError as error:
-            if not _is_death(error):
+            num_in_vain += 1
+            if not _is_death(error) or num_in_vain > _MAX_ATTEMPTS_IN_VAIN:
                 raise
-            num_lost = len(nodes - _alive_nodes())
-            num_deaths += not num_lost
-            if num_deaths > max_deaths:
-                raise
-            what = f"{num_lost} of {len(nodes)} nodes died" if num_lost else "a worker died"
-            logger.warning("%s; the %d units left in this wave go on with new workers", what, len(todo))
-
-
-def longest_silence_s(units: Sequence[Unit], fetch_timeout_s: float, num_fetch_threads: int) -> float:
-    """How long a healthy execution may go without a unit being done, seconds.
-
-    Half an hour is enough for an autoscaler to bring nodes. A unit whose every input takes its whole deadline, on a
-    server that is down, may need longer; an actor has up to four units at a time.
-    """
-    slowest = 4 * max(unit.num_rows for unit in units) * fetch_timeout_s / num_fetch_threads
-    return max(1800.0, slowest)
+            logger.warning("a worker or its node died; %d units go on with new workers", len(todo))
+        # Ray ends an actor when nothing knows it any more, and the failed attempt is full of circles: its actors would
+        # keep the GPU that the next one's wait for.
+        gc.collect()
 
 
 def _is_death(error: RayError) -> bool:
@@ -201,10 +191,3 @@ def _is_death(error: RayError) -> bool:
         return isinstance(error.cause, RayError) and _is_death(error.cause)
     # An actor that cannot be made here cannot be made again.
     return not (isinstance(error, RayActorError) and error.actor_init_failed)
-
-
-def _alive_nodes() -> frozenset[str]:
-    import ray
-
-    nodes = ray.nodes()  # type: ignore[no-untyped-call]
-    return frozenset(node["NodeID"] for node in nodes if node["Alive"])

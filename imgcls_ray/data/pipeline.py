@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from imgcls_ray.data.board import Board
+from imgcls_ray.data.cluster import outlive_deaths
 from imgcls_ray.data.label import UnitClassifier, UnitDecoder, UnitLabeller, describe_units
 from imgcls_ray.models.classifier import StageSeconds
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     import pyarrow as pa
     from ray.data import Dataset
@@ -69,19 +70,32 @@ def label_units(
     board = board or Board()
     units = iter(units)
     while not board.is_stopped() and (wave := list(itertools.islice(units, UNITS_PER_WAVE))):
-        dataset = _dataset_of(wave)
-        num_cpu_actors = min(workers.num_cpu_workers, len(wave))
-        if workers.num_gpu_workers:
-            dataset = _map_units(dataset, UnitDecoder, (task, board), num_actors=num_cpu_actors)
-            dataset = _map_units(
-                dataset, UnitClassifier, (task, board, gpu_device), num_actors=workers.num_gpu_workers, on_gpu=True
-            )
-        else:
-            dataset = _map_units(dataset, UnitLabeller, (task, board), num_actors=num_cpu_actors)
-        yield from _until_stopped(_counts_from(dataset), num_actors=num_cpu_actors + workers.num_gpu_workers)
+        yield from outlive_deaths(wave, lambda left: _attempt(left, task, workers, board, gpu_device))
     if not board.is_stopped():
         # What a stopped command leaves there, a few bytes, its last actors may still have to read.
         board.clear()
+
+
+def _attempt(
+    units: Sequence[Unit], task: LabelTask, workers: WorkerPlan, board: Board, gpu_device: str
+) -> Iterator[UnitCounts]:
+    """Label units with new actors."""
+    dataset = _dataset_of(units)
+    num_cpu_actors = min(workers.num_cpu_workers, len(units))
+    if workers.num_gpu_workers:
+        dataset = _map_units(dataset, UnitDecoder, (task, board), num_actors=num_cpu_actors, outlives_deaths=False)
+        gpu_arguments = (task, board, gpu_device)
+        dataset = _map_units(
+            dataset,
+            UnitClassifier,
+            gpu_arguments,
+            num_actors=workers.num_gpu_workers,
+            on_gpu=True,
+            outlives_deaths=False,
+        )
+    else:
+        dataset = _map_units(dataset, UnitLabeller, (task, board), num_actors=num_cpu_actors)
+    return _until_stopped(_counts_from(dataset), num_actors=num_cpu_actors + workers.num_gpu_workers)
 
 
 def _counts_from(dataset: Dataset) -> Iterator[UnitCounts]:
@@ -118,7 +132,7 @@ def counts_of(table: pa.Table) -> Iterator[UnitCounts]:
         )
 
 
-def _dataset_of(units: list[Unit]) -> Dataset:
+def _dataset_of(units: Sequence[Unit]) -> Dataset:
     import ray
 
     # One block per unit: a block is what Ray Data hands to an actor. From memory, because a read task would want
@@ -127,7 +141,13 @@ def _dataset_of(units: list[Unit]) -> Dataset:
 
 
 def _map_units(
-    dataset: Dataset, stage: Any, arguments: tuple[Any, ...], *, num_actors: int, on_gpu: bool = False
+    dataset: Dataset,
+    stage: Any,
+    arguments: tuple[Any, ...],
+    *,
+    num_actors: int,
+    on_gpu: bool = False,
+    outlives_deaths: bool = True,
 ) -> Dataset:
     from ray.data import ActorPoolStrategy
 
@@ -149,7 +169,8 @@ def _map_units(
                 max_tasks_in_flight_per_actor=_UNITS_IN_HAND,
                 enable_true_multi_threading=True,
             ),
-            max_task_retries=_MAX_TASK_RETRIES,
+            max_restarts=-1 if outlives_deaths else 0,
+            max_task_retries=_MAX_TASK_RETRIES if outlives_deaths else 0,
         )
 
 

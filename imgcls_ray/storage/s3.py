@@ -335,6 +335,10 @@ def _explain(error: Exception) -> tuple[Failure | None, str]:
         return Failure.PASSING, "no answer within the time"
     if isinstance(error, botocore.SSLError):
         return Failure.STORAGE, words
+    cause = error.kwargs.get("error") if isinstance(error, botocore.EndpointConnectionError) else None
+    if isinstance(cause, aiohttp.ClientOSError) and not isinstance(cause, aiohttp.ClientConnectorError):
+        # aiobotocore says of a connection that broke that it was never made; the next object may do better.
+        return Failure.PASSING, f"the connection broke: {cause}"
     if isinstance(
         error, (botocore.EndpointConnectionError, botocore.ConnectTimeoutError, botocore.ProxyConnectionError)
     ):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import threading
+import uuid
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 # Most parts are smaller and come whole with the one request for their end, where Parquet keeps its table of contents.
 _TAIL_BYTES = 2**20
 _TAILS_KEPT = 4
+# The metadata that tells one attempt to create an object from another, of the same bytes even.
+_WRITER = "imgcls-writer"
 
 
 class S3Directory:
@@ -68,22 +71,24 @@ class S3Directory:
         return self._get(name, Range=f"bytes={start}-{stop - 1}", IfMatch=etag)[0]
 
     def create(self, name: str, data: bytes) -> bool:
-        async def attempt(client: Any, number: int) -> bool:
+        key, writer = self._prefix + name, uuid.uuid4().hex
+
+        async def attempt(client: Any, _number: int) -> bool:
             try:
-                await client.put_object(Bucket=self._bucket, Key=self._prefix + name, Body=data, IfNoneMatch="*")
+                await client.put_object(
+                    Bucket=self._bucket, Key=key, Body=data, IfNoneMatch="*", Metadata={_WRITER: writer}
+                )
             except client.exceptions.ClientError as error:
-                if error.response["ResponseMetadata"]["HTTPStatusCode"] != 412 or number == 1:
+                if error.response["ResponseMetadata"]["HTTPStatusCode"] != 412:
                     raise
-                # An earlier attempt may have got through with its answer lost: then the object is ours.
-                there = await client.get_object(Bucket=self._bucket, Key=self._prefix + name)
-                return bool(await there["Body"].read() == data)
+                # An earlier attempt may have got through with its answer lost, also one that this place knows nothing
+                # of: aiohttp repeats a PUT whose connection is closed. Then the object carries our mark.
+                return await self._writer(client, key) == writer
             return True
 
         try:
             return self._client.retried(attempt, STORE_DEADLINE_S)
         except S3Error as error:
-            if error.failure is Failure.CONFLICT:
-                return False
             raise self._write_error(name, error) from error
 
     def replace(self, name: str, data: bytes) -> None:
@@ -103,6 +108,17 @@ class S3Directory:
             self._client.request("delete_object", Bucket=self._bucket, Key=self._prefix + name)
         except S3Error as error:
             raise self._write_error(name, error) from error
+
+    async def _writer(self, client: Any, key: str) -> str | None:
+        try:
+            head = await client.head_object(Bucket=self._bucket, Key=key)
+        except client.exceptions.ClientError as error:
+            if error.response["ResponseMetadata"]["HTTPStatusCode"] != 404:
+                raise
+            # Removed since: it was there when it was in the way.
+            return None
+        writer: str | None = head["Metadata"].get(_WRITER)
+        return writer
 
     def _read_tail(self, name: str) -> _Tail:
         try:

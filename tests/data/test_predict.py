@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,23 +16,26 @@ import pytest
 from rich.console import Console
 
 from imgcls_ray.config import PredictConfig, make_config
+from imgcls_ray.data.cluster import WorkerPlan
 from imgcls_ray.data.export import latest_rows
+from imgcls_ray.data.label import LabelTask
 from imgcls_ray.data.pipeline import label_units
 from imgcls_ray.data.plan import write_plan
 from imgcls_ray.data.predict import predict
-from imgcls_ray.data.store import open_store
+from imgcls_ray.data.store import StoreIdentity, create_or_open_store, open_store
 from imgcls_ray.data.verify import verify_store
 from imgcls_ray.errors import InputError, JobFailedError, ModelFolderError, ResourceError, StorageError, StoreError
 from imgcls_ray.models.api import create_model
 from imgcls_ray.storage import open_directory
+from imgcls_ray.storage.local import list_folder
 from tests.conftest import make_small_model
 from tests.data.stores import run_record, spool
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from imgcls_ray.data.report import PredictReport
+    from imgcls_ray.data.store import LabelStore
     from imgcls_ray.models.folder import ModelFolder
 
 pytestmark = pytest.mark.usefixtures("ray_session")
@@ -138,32 +144,32 @@ def test_an_open_run_is_finished_and_only_its_missing_units_are_done_again(
     assert verify(store) == []
 
 
-def test_gpu_actors_give_the_same_rows(
-    label: Callable[..., PredictReport],
-    draw_images: Callable[..., list[Path]],
-    small_model: ModelFolder,
-    tmp_path: Path,
-) -> None:
-    from imgcls_ray.data.cluster import WorkerPlan
-    from imgcls_ray.data.label import LabelTask
-    from imgcls_ray.data.store import create_or_open_store
-    from imgcls_ray.storage.local import list_folder
-
-    break_some(draw_images(100))
-    label(engine="torch", precision="fp32")
-    on_cpu = open_store(open_directory(str(tmp_path / "store")))
-    store = create_or_open_store(open_directory(str(tmp_path / "gpu")), on_cpu.identity)
-    with spool(list_folder(str(tmp_path / "images"))) as planned:
-        write_plan(store, planned, run=1, num_workers=1, unit_size=32, batch_size=8, about={})
-    task = LabelTask(
-        model=str(small_model.path),
-        fingerprint=small_model.spec.fingerprint,
+def plan_for_a_gpu(store: LabelStore, folder: Path, model: ModelFolder, *, unit_size: int) -> LabelTask:
+    """Plan a folder's images for actors of a GPU that is only a number to Ray, and tell how they are labelled."""
+    with spool(list_folder(str(folder))) as planned:
+        write_plan(store, planned, run=1, num_workers=1, unit_size=unit_size, batch_size=8, about={})
+    return LabelTask(
+        model=str(model.path),
+        fingerprint=model.spec.fingerprint,
         store=store.uri,
         top_k=5,
         engine="torch",
         precision="fp32",
         batch_size=8,
     )
+
+
+def test_gpu_actors_give_the_same_rows(
+    label: Callable[..., PredictReport],
+    draw_images: Callable[..., list[Path]],
+    small_model: ModelFolder,
+    tmp_path: Path,
+) -> None:
+    break_some(draw_images(100))
+    label(engine="torch", precision="fp32")
+    on_cpu = open_store(open_directory(str(tmp_path / "store")))
+    store = create_or_open_store(open_directory(str(tmp_path / "gpu")), on_cpu.identity)
+    task = plan_for_a_gpu(store, tmp_path / "images", small_model, unit_size=32)
     counts = list(label_units(store.units(1), task, WorkerPlan(1, 1), gpu_device="cpu"))
     assert sum(count.num_images for count in counts) == 100
     store.finish_run(1, run_record(1))
@@ -171,6 +177,44 @@ def test_gpu_actors_give_the_same_rows(
     expected = {row["uri"]: row for row in rows_of(tmp_path / "store")}
     for row in rows_of(tmp_path / "gpu"):
         assert {**row, "image_id": 0} == {**expected[row["uri"]], "image_id": 0}
+
+
+@pytest.mark.parametrize("stage", ["UnitDecoder", "UnitClassifier"])
+def test_a_stage_before_or_on_a_gpu_that_dies_costs_no_input_its_row(
+    draw_images: Callable[..., list[Path]], small_model: ModelFolder, tmp_path: Path, stage: str
+) -> None:
+    draw_images(400, size=(640, 480))
+    identity = StoreIdentity(
+        model="small",
+        fingerprint=small_model.spec.fingerprint,
+        num_classes=small_model.spec.num_classes,
+        top_k=5,
+        embedding=False,
+        logits=False,
+    )
+    store = create_or_open_store(open_directory(str(tmp_path / "gpu")), identity)
+    task = plan_for_a_gpu(store, tmp_path / "images", small_model, unit_size=16)
+    labelled = 0
+    for number, count in enumerate(label_units(store.units(1), task, WorkerPlan(1, 1), gpu_device="cpu")):
+        labelled += count.num_images
+        if number == 1:
+            [pid] = pids_of_workers(stage)
+            os.kill(pid, signal.SIGKILL)
+            died_at = labelled
+    assert died_at < labelled == 400
+    store.finish_run(1, run_record(1))
+    assert verify(tmp_path / "gpu") == []
+
+
+def pids_of_workers(stage: str) -> list[int]:
+    """Processes of this machine's Ray that hold an actor of the stage, by the titles that Ray gives them."""
+    pids = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            title = (folder / "cmdline").read_bytes()
+            if title.startswith(b"ray::") and stage.encode() in title:
+                pids.append(int(folder.name))
+    return pids
 
 
 def test_embedding_and_logits_are_columns(

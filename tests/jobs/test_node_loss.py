@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pytest
 from PIL import Image
 
 from imgcls_ray.data.store import open_store
@@ -43,10 +42,6 @@ def nodes_at_work(port: int) -> set[str]:
     return {actor.node_id for actor in actors if actor.node_id and "UnitLabeller" in actor.class_name}
 
 
-@pytest.mark.slow
-@pytest.mark.xfail(
-    strict=True, reason="a unit's four retries are used up between a node's death and Ray's knowing of it"
-)
 def test_a_lost_node_costs_no_input_its_row_and_none_two(
     cluster: OwnCluster, small_model: ModelFolder, tmp_path: Path
 ) -> None:

@@ -11,7 +11,7 @@ import pytest
 import ray
 import yaml
 
-ROOT = Path(__file__).parent.parent
+from tests.jobs.cluster import ROOT
 
 
 @pytest.fixture

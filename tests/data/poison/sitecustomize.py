@@ -1,0 +1,61 @@
+"""Makes images of two kinds poisonous, in every process that finds this folder in PYTHONPATH.
+
+An image whose bytes hold ``POISON:CRASH`` ends the process that decodes it, as a fault in a decoder in C does; one that
+holds ``POISON:LOOP`` keeps it for ever, and with it the interpreter's lock. Both stand behind the end of an otherwise
+good picture. The product has no such hook: the decoding function is wrapped when its module is loaded.
+"""
+
+from __future__ import annotations
+
+import importlib.abc
+import importlib.util
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from importlib.machinery import ModuleSpec
+    from types import ModuleType
+
+_MODULE = "imgcls_ray.models.classifier"
+
+
+def _poison(module: ModuleType) -> None:
+    decode = module.decode_model_input
+
+    def decode_model_input(data: bytes, *args: Any) -> Any:
+        if b"POISON:CRASH" in data:
+            import ctypes
+
+            ctypes.string_at(0)
+        if b"POISON:LOOP" in data:
+            import ctypes
+
+            # Unlike CDLL, PyDLL does not give the interpreter's lock back: no thread of Python's can help.
+            ctypes.PyDLL(None).sleep(3600)
+        return decode(data, *args)
+
+    module.decode_model_input = decode_model_input  # type: ignore[attr-defined]
+
+
+class _Finder(importlib.abc.MetaPathFinder):
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if fullname != _MODULE:
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(fullname)
+        assert spec is not None
+        assert spec.loader is not None
+        run = spec.loader.exec_module
+
+        def exec_module(module: ModuleType) -> None:
+            run(module)
+            _poison(module)
+
+        spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+        return spec
+
+
+sys.meta_path.insert(0, _Finder())
