@@ -1,7 +1,8 @@
 """Kill something in the middle of a job, run the same command once more if the job ended, and check every input.
 
-What is killed, at random moments: the driver; one actor; the whole of Ray; one node of a cluster of two; or a worker is
-stopped (SIGSTOP) before the driver is killed, and continued when the rerun is over, so that it writes late if it can.
+What is killed, at random moments: the driver; one actor; the whole of Ray; one node of a cluster of two; or everything
+that the driver has started is stopped (SIGSTOP) before the driver is killed, as on a machine that stands still, and
+continued when the rerun is over, so that workers write late if they can.
 The store is a folder or lies on a real S3 server. After each, ``imgcls store verify`` counts rows lost and doubled;
 every row is compared with that of an undisturbed job; and the kernel's count of opened inputs tells which units were
 done again.
@@ -20,12 +21,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import numpy as np
+import psutil
 from PIL import Image
 from rich.console import Console
 
@@ -42,8 +44,6 @@ from tests.s3.server import s3_server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-
-    import psutil
 
     from benchmarks.processes import ProcessWatch
     from imgcls_ray.data.schema import Unit
@@ -177,29 +177,28 @@ def kill_once(bench: Bench, victim: Victim, place: Place, uri: str) -> Kill:
             sys.exit(f"imgcls predict ended with exit code {job.returncode} before the kill; give more images")
         watch.look()
         units_at_kill = progress.num_done()
-        frozen: psutil.Process | None = None
+        frozen: list[psutil.Process] = []
         if kill_node is not None:
             kill_node(node)
         elif victim == "actor":
             bench.rng.choice(_workers(watch)).kill()
         elif victim == "ray":
-            _kill_ray(watch)
+            _signal(_ray_processes(watch), signal.SIGKILL)
         else:
             if victim == "frozen":
-                frozen = bench.rng.choice(_workers(watch))
-                frozen.suspend()
-                time.sleep(bench.rng.uniform(0, 2))
+                frozen = _ray_processes(watch)
+                _signal(frozen, signal.SIGSTOP)
             job.kill()
         exit_code = job.wait(_MAX_JOB_S)
         if exit_code:
-            if frozen is None:
+            if not frozen:
                 wait_for(_MAX_LEFT_OVER_S, lambda: not watch.is_working())
             rerun = subprocess.run(
                 command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False
             )
             rerun_exit_code = rerun.returncode
-        if frozen is not None:
-            frozen.resume()
+        if frozen:
+            _signal(frozen, signal.SIGCONT)
             wait_for(_MAX_LEFT_OVER_S, lambda: not watch.is_working())
     return _checked(bench, opens, progress.units, victim, place, uri, units_at_kill, exit_code, rerun_exit_code)
 
@@ -208,11 +207,15 @@ def _workers(watch: ProcessWatch) -> list[psutil.Process]:
     return [watched.process for watched in watch.of_kind("worker") if watched.process in watch.left_over()]
 
 
-def _kill_ray(watch: ProcessWatch) -> None:
-    """All processes that the driver has started, its workers among them."""
-    for watched in watch.of_kind("worker") + watch.of_kind("other"):
-        if watched.process in watch.left_over():
-            watched.process.kill()
+def _ray_processes(watch: ProcessWatch) -> list[psutil.Process]:
+    """What the driver has started: its workers, and the rest of its Ray."""
+    return [watched.process for watched in watch.of_kind("worker") + watch.of_kind("other")]
+
+
+def _signal(processes: Sequence[psutil.Process], number: signal.Signals) -> None:
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.send_signal(number)
 
 
 def _checked(
