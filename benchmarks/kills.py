@@ -39,6 +39,7 @@ from imgcls_ray.data.export import latest_rows
 from imgcls_ray.data.store import is_store, open_store
 from imgcls_ray.data.verify import verify_store
 from imgcls_ray.storage import open_directory
+from tests.conftest import make_small_model
 from tests.jobs.cluster import OwnCluster
 from tests.s3.server import s3_server
 
@@ -314,11 +315,7 @@ def main() -> None:
         environment["RAY_AUTH_MODE"] = os.environ["RAY_AUTH_MODE"] = "disabled"
         images, model = Path(temporary, "images"), Path(temporary, "model")
         draw_small_images(images, args.count)
-        subprocess.run(
-            imgcls("models", "new", "PP-LCNet_x0_25", "--num-classes", "10", "--random", "--output", model),
-            stdout=subprocess.DEVNULL,
-            check=True,
-        )
+        make_small_model(model, seed=0)
         keep_conversion(model, next(images.iterdir()), environment)
         bench = Bench(images, model, environment, {}, random.Random(seed))
         undisturbed = f"{temporary}/undisturbed"

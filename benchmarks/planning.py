@@ -1,0 +1,118 @@
+"""Does the driver's memory grow with the number of inputs? Listing, planning and labelling without any work.
+
+The job is ``imgcls predict`` on a generated list, with workers that neither fetch nor decode nor classify: they read
+their unit of the plan and write a part with a row for each input. Then the same command again, which compares the list
+with all rows and finds nothing to do. What is measured is the driver's own memory (USS), four times a second.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from benchmarks.common import emit, imgcls, isolated_environment
+from benchmarks.processes import unique_bytes, watched_job
+from imgcls_ray.models.classifier import Prediction, StageSeconds
+
+if TYPE_CHECKING:
+    from imgcls_ray.data.board import Board
+    from imgcls_ray.data.label import LabelTask
+
+_ROWS_PER_GROUP = 100_000
+
+
+class NullLabeller:
+    """Stands in for ``UnitLabeller``: rows without labelling."""
+
+    def __init__(self, task: LabelTask, board: Board) -> None:
+        self._store = task.open_store()
+        self._class_names = task.open_model().spec.class_names
+        ids, scores = np.zeros(1, dtype=np.int32), np.ones(1, dtype=np.float32)
+        self._prediction = Prediction(1, 1, ids, scores)
+
+    def __call__(self, units: pa.Table) -> pa.Table:
+        from imgcls_ray.data.label import units_of
+        from imgcls_ray.data.parts import commit_unit
+
+        counts = []
+        for unit in units_of(units):
+            rows = self._store.read_unit(unit)
+            results = [self._prediction] * rows.num_rows
+            counts.append(commit_unit(self._store, self._class_names, unit, rows, results, StageSeconds()))
+        return pa.concat_tables(counts)
+
+
+def write_list(path: Path, count: int) -> None:
+    """A list of objects that nobody ever reads, in no particular order, of 200 to 300 bytes each."""
+    rng = np.random.default_rng(0)
+    schema = pa.schema({"uri": pa.string(), "size": pa.int64(), "etag": pa.string()})
+    with pq.ParquetWriter(path, schema) as writer:
+        for start in range(0, count, _ROWS_PER_GROUP):
+            numbers = rng.permutation(np.arange(start, min(start + _ROWS_PER_GROUP, count)))
+            uris = [
+                f"s3://a-bucket-of-some-name/photos/{i % 1000:03d}/{i * 7919 % 10**9:09d}-{i:09d}.jpg" for i in numbers
+            ]
+            etags = [f"{i:032x}" for i in numbers]
+            writer.write_table(pa.table([uris, np.full(len(uris), 100_000), etags], schema=schema))
+
+
+def run_job(input: str, model: str, output: str) -> None:
+    """The command, with other workers; to be called in a process of its own."""
+    from unittest import mock
+
+    from imgcls_ray.cli import leave_with, log_to_stderr
+    from imgcls_ray.commands import predict
+
+    def run() -> None:
+        log_to_stderr()
+        with mock.patch("imgcls_ray.data.pipeline.UnitLabeller", NullLabeller):
+            predict.run(None, [], {"input": input, "model": model, "output": output})
+
+    leave_with(run)
+
+
+def measure(source: Path, model: Path, store: Path, environment: dict[str, str]) -> int:
+    """Peak of the driver's memory in one job, bytes."""
+    command = [sys.executable, "-m", "benchmarks.planning", "--job", str(source), str(model), str(store)]
+    with watched_job(command, environment, measure=unique_bytes, interval_s=0.25) as (job, watch):
+        if exit_code := job.wait():
+            sys.exit(f"the job ended with exit code {exit_code}")
+    [driver] = watch.of_kind("driver")
+    return driver.peak_bytes
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.planning", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument(
+        "--counts", type=int, nargs=2, default=(200_000, 2_000_000), help="inputs [default: 200000 2000000]"
+    )
+    parser.add_argument("--job", nargs=3, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.job:
+        run_job(*args.job)
+    peaks: dict[str, list[int]] = {"labelling": [], "nothing_to_do": []}
+    with isolated_environment() as environment, tempfile.TemporaryDirectory(prefix="imgcls-planning-") as temporary:
+        model = Path(temporary, "model")
+        new = imgcls("models", "new", "PP-LCNet_x0_25", "--num-classes", "10", "--random", "--output", model)
+        with watched_job(new, environment) as (job, _):
+            job.wait()
+        for count in args.counts:
+            source, store = Path(temporary, f"{count}.parquet"), Path(temporary, f"store-{count}")
+            write_list(source, count)
+            for kind, values in peaks.items():
+                values.append(measure(source, model, store, environment))
+                emit("planning", f"driver_peak_{kind}", values[-1] / 1e6, "MB", inputs=count)
+    few, many = args.counts
+    for kind, (less, more) in peaks.items():
+        emit("planning", f"driver_growth_{kind}", (more - less) / (many - few), "bytes/input", inputs=list(args.counts))
+
+
+if __name__ == "__main__":
+    main()
