@@ -24,6 +24,8 @@ ONLY_IN = {
     "safetensors": {"models"},
     "httpcore": {"storage"},
     "fsspec": {"storage"},
+    "s3fs": {"storage"},
+    "obstore": {"storage"},
     "typer": {"cli"},
     "ray": {"data"},
 }

@@ -12,11 +12,14 @@ import functools
 import itertools
 import os
 import random
+import time
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
 
 from imgcls_ray.errors import ImageError, ImageErrorCode, InputError, StorageError
+from imgcls_ray.storage.s3_fast import Credentials, Endpoint, FastReader, Refusal
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -135,6 +138,7 @@ class S3Client:
     def __init__(self, options: S3Options) -> None:
         self._options = options
         self._filesystem = _open_filesystem(options)
+        self._fast = FastReader(self._locate, None if options.anonymous else self._credentials)
         self._failures_in_a_row = 0
 
     @property
@@ -230,9 +234,18 @@ class S3Client:
             StorageError: no object can be read.
         """
         bucket, key = split_uri(uri)
-        condition = {"IfMatch": f'"{etag}"'} if etag else {}
+        deadline = time.monotonic() + timeout_s
+        answer = self._fast.read(bucket, key, etag=etag, max_bytes=max_bytes, timeout_s=timeout_s)
         try:
-            data, _ = self.get(bucket, key, deadline_s=timeout_s, max_bytes=max_bytes, **condition)
+            if isinstance(answer, bytes):
+                data = answer
+            elif isinstance(answer, Refusal) and _BY_CODE.get(answer.code) in _CODES:
+                raise S3Error(_BY_CODE[answer.code], f"{answer.status} {answer.code}")
+            else:
+                condition = {"IfMatch": f'"{etag}"'} if etag else {}
+                data, _ = self.get(
+                    bucket, key, deadline_s=deadline - time.monotonic(), max_bytes=max_bytes, **condition
+                )
         except S3Error as error:
             if error.failure in _CODES:
                 self._failures_in_a_row = 0
@@ -245,6 +258,36 @@ class S3Client:
             raise self.storage_error(f"{uri}: cannot be read", error) from error
         self._failures_in_a_row = 0
         return data
+
+    def _locate(self, bucket: str) -> Endpoint | None:
+        """Where the bucket is; ``None`` if it cannot be told, whose reason the careful way will find as well."""
+
+        async def attempt(client: Any, _number: int) -> Endpoint:
+            url, region = str(client.meta.endpoint_url), client.meta.region_name or "us-east-1"
+            if not (urlsplit(url).hostname or "").endswith((".amazonaws.com", ".amazonaws.com.cn")):
+                return Endpoint(url, region)
+            head = await client.head_bucket(Bucket=bucket)
+            return Endpoint(None, head["BucketRegion"])
+
+        try:
+            return self.retried(attempt, STORE_DEADLINE_S)
+        except (S3Error, KeyError):
+            return None
+
+    def _credentials(self) -> Credentials | None:
+        """What the usual chain gives now; it renews what runs out."""
+        from fsspec.asyn import sync
+
+        async def ask() -> Credentials | None:
+            await self._filesystem.set_session()
+            found = await self._filesystem.session.get_credentials()
+            if found is None:
+                return None
+            keys = await found.get_frozen_credentials()
+            return Credentials(keys.access_key, keys.secret_key, keys.token)
+
+        keys: Credentials | None = sync(self._filesystem.loop, ask)
+        return keys
 
     def storage_error(self, what: str, error: S3Error) -> StorageError:
         """The error that ends a command: what, where, why, and the way out."""

@@ -379,3 +379,22 @@ def test_a_worker_that_cannot_write_ends_the_job_with_the_reason(
     with pytest.raises(StorageError, match=r"predictions.*the same command goes on from there") as caught:
         label()
     assert "\n" not in str(caught.value)
+
+
+def test_a_worker_that_cannot_start_ends_the_job_with_the_reason(
+    label: Callable[..., PredictReport],
+    draw_images: Callable[..., list[Path]],
+    small_model: ModelFolder,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    draw_images(64)
+    model = shutil.copytree(small_model.path, tmp_path / "model")
+
+    def remove_the_model(*args: Any, **kwargs: Any) -> Any:
+        shutil.rmtree(model)
+        return label_units(*args, **kwargs)
+
+    monkeypatch.setattr("imgcls_ray.data.predict.label_units", remove_the_model)
+    with pytest.raises(ModelFolderError, match=r"there is no such model folder.*the same command goes on from there"):
+        label(model=model)
