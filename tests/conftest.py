@@ -1,14 +1,19 @@
-"""What tests share: a cache and a home of their own, one small model, one Ray instance."""
+"""What tests share: a cache and a home of their own, one small model, one Ray instance, one S3 server."""
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
+import uuid
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 from PIL import Image
+
+from tests.s3.proxy import Faults, S3Proxy, s3_proxy
+from tests.s3.server import S3Server, s3_server
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -99,6 +104,7 @@ def ray_session() -> Iterator[None]:
     import ray
 
     ray.init(
+        address="local",
         num_cpus=2,
         num_gpus=1,
         include_dashboard=False,
@@ -108,3 +114,51 @@ def ray_session() -> Iterator[None]:
     )
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """The one S3 server of the test session; a test that needs it fails where it is not installed."""
+    from botocore import loaders
+
+    with pytest.MonkeyPatch.context() as patch:
+        # Every client reads a megabyte of JSON anew, which takes longer than most of the tests that need one.
+        patch.setattr(loaders, "create_loader", functools.cache(loaders.create_loader))
+        with s3_server(tmp_path_factory.mktemp("s3")) as server:
+            yield server
+
+
+@pytest.fixture
+def bucket(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A fresh bucket; its server and the keys to it are in the environment, also of child processes."""
+    from imgcls_ray.storage.s3 import s3_client
+
+    for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_REGION", "AWS_DEFAULT_REGION"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3.endpoint_url)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", s3.access_key)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", s3.secret_key)
+    name = f"test-{uuid.uuid4().hex[:12]}"
+    s3.client().create_bucket(Bucket=name)
+    # Clients are kept by their options, which do not tell one environment from another.
+    s3_client.cache_clear()
+    yield name
+    s3_client.cache_clear()
+
+
+@pytest.fixture(scope="session")
+def proxy_of_session(s3: S3Server) -> Iterator[S3Proxy]:
+    with s3_proxy(s3.endpoint_url) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def proxy(proxy_of_session: S3Proxy, bucket: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Proxy]:
+    """What the environment leads to instead of the server itself; nothing goes wrong until the test says so."""
+    proxy_of_session.set_faults(Faults())
+    monkeypatch.setenv("AWS_ENDPOINT_URL", proxy_of_session.endpoint_url)
+    yield proxy_of_session
+    proxy_of_session.set_faults(Faults())

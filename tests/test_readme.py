@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from imgcls_ray.models.folder import ModelFolder
+    from tests.s3.server import S3Server
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 COMMANDS = [line.partition("  #")[0].strip() for line in README.splitlines() if line.startswith("imgcls ")]
@@ -48,10 +49,13 @@ def run(command: str, monkeypatch: pytest.MonkeyPatch) -> object:
 
 
 def test_labelling_and_reading_labels_work_in_the_readmes_order(
-    workplace: Path, monkeypatch: pytest.MonkeyPatch
+    workplace: Path, monkeypatch: pytest.MonkeyPatch, s3: S3Server, bucket: str
 ) -> None:
+    for file in [*workplace.glob("photos/*"), *workplace.glob("model/*")]:
+        s3.client().put_object(Bucket=bucket, Key=str(file.relative_to(workplace)), Body=file.read_bytes())
     commands = [c for c in COMMANDS if c.startswith(("imgcls predict", "imgcls store")) and "--num-gpus" not in c]
-    assert len(commands) >= 6
+    commands = [c.replace("s3://bucket/", f"s3://{bucket}/") for c in commands]
+    assert len(commands) >= 7
     for command in commands:
         assert run(command, monkeypatch) == 0, command
     assert (workplace / "labels.csv").exists()

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from imgcls_ray.data.store import encode_json, now
-from imgcls_ray.errors import StorageError, StoreInUseError
+from imgcls_ray.errors import ImgclsError, StoreInUseError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,8 +44,10 @@ def hold_lease(directory: Directory) -> Iterator[None]:
     finally:
         stop.set()
         beat.join()
-        if (_read(directory) or {}).get("token") == token:
-            directory.remove(LEASE_FILE)
+        # A storage that fails here has failed the block, or will tell the next run; the lease expires by itself.
+        with suppress(ImgclsError):
+            if (_read(directory) or {}).get("token") == token:
+                directory.remove(LEASE_FILE)
 
 
 def lease_holder(directory: Directory) -> str | None:
@@ -70,10 +72,10 @@ def _acquire(directory: Directory, token: str) -> None:
 
 def _keep(directory: Directory, token: str, stop: threading.Event) -> None:
     while not stop.wait(_HEARTBEAT_S):
-        lease = _read(directory)
-        if lease is not None and lease["token"] == token:
-            # A beat that cannot be written is made up for by the next one.
-            with suppress(StorageError):
+        # A beat that cannot be read or written is made up for by the next one.
+        with suppress(ImgclsError):
+            lease = _read(directory)
+            if lease is not None and lease["token"] == token:
                 directory.replace(LEASE_FILE, encode_json({**lease, "beat": time.time()}))
 
 

@@ -9,6 +9,7 @@ import io
 import json
 import os
 import re
+import zlib
 from datetime import datetime
 from pathlib import PurePosixPath
 from typing import IO, TYPE_CHECKING, Any
@@ -73,7 +74,7 @@ def read_list(source: str, s3: S3Options) -> Iterator[FileInfo]:
                 yield _listed_file(row, folder)
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except (ValueError, csv.Error, pa.ArrowException) as error:
+    except (ValueError, EOFError, csv.Error, zlib.error, pa.ArrowException) as error:
         raise InputError(f"{path}: is not a readable {kind} list: {error}") from error
 
 
@@ -154,7 +155,7 @@ def _inventory_csv(file: IO[bytes], names: list[str]) -> Iterator[dict[str, Any]
         for values in csv.reader(io.TextIOWrapper(unpacked, encoding="utf-8", newline="")):
             row: dict[str, Any] = dict(zip(columns, values, strict=True))
             # Keys are percent-encoded in this format only.
-            row["key"] = unquote_plus(row["key"])
+            row["key"] = unquote_plus(row["key"]) if "key" in row else None
             row["is_latest"] = row.get("is_latest", "true").lower() == "true"
             row["is_delete_marker"] = row.get("is_delete_marker", "false").lower() == "true"
             if moment := row.pop("last_modified_date", ""):
@@ -179,6 +180,8 @@ def _inventory_orc(file: IO[bytes], _names: list[str]) -> Iterator[dict[str, Any
 
 
 def _inventory_file(row: dict[str, Any]) -> FileInfo | None:
+    if lacking := [name for name in ("bucket", "key") if not row.get(name)]:
+        raise ValueError(f"its reports have no {' and no '.join(lacking)}")
     uri = f"s3://{row['bucket']}/{row['key']}"
     if row.get("is_latest") is False or row.get("is_delete_marker") or uri.endswith("/") or not may_be_image(uri):
         return None

@@ -183,4 +183,5 @@ def _quiet_ray_data() -> None:
     # Ray's wrapper loses the cause on its way between processes, and with it what to tell the user.
     context.raise_original_map_exception = True
     for name in ("ray.data", "ray.data._internal.execution"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+        # Errors too: what ends the job is raised, and told in one line.
+        logging.getLogger(name).setLevel(logging.CRITICAL)

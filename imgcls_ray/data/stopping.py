@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("imgcls_ray")
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_NUDGE_S = 2.0
 
 
 class GracefulStop:
@@ -63,11 +64,16 @@ class GracefulStop:
             "stopping: what is in work has %g s to end; a second signal (Ctrl-C) ends it at once", self._grace_s
         )
         threading.Thread(target=self._tell, name="tell-workers", daemon=True).start()
-        try:
-            self._events.get(timeout=self._grace_s)
-        except queue.Empty:
-            # Sent to that very thread, so that whatever it waits in is interrupted.
-            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        wait_s = self._grace_s
+        while True:
+            try:
+                self._events.get(timeout=wait_s)
+                return
+            except queue.Empty:
+                # Sent to that very thread, so that whatever it waits in is interrupted; and again, because one that
+                # comes just before a wait interrupts nothing.
+                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+                wait_s = _NUDGE_S
 
     def _tell(self) -> None:
         with suppress(Exception):

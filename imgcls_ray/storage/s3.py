@@ -31,6 +31,8 @@ T = TypeVar("T")
 # A page of 1,000 keys, a part file, a plan: what the label store asks for.
 STORE_DEADLINE_S = 120.0
 _MAX_ATTEMPTS = 16
+# Of a server that has never answered: more likely a wrong address than a short failure.
+_MAX_ATTEMPTS_AT_FIRST = 8
 _FIRST_PAUSE_S, _MAX_PAUSE_S = 0.1, 5.0
 _CONNECT_TIMEOUT_S = 5
 # Silence on a connection that long is a stall; the whole of an object may take longer.
@@ -140,6 +142,7 @@ class S3Client:
         self._filesystem = _open_filesystem(options)
         self._fast = FastReader(self._locate, None if options.anonymous else self._credentials)
         self._failures_in_a_row = 0
+        self._has_answered = False
 
     @property
     def place(self) -> str:
@@ -206,22 +209,31 @@ class S3Client:
     async def _retried(self, attempt: Callable[[Any, int], Awaitable[T]], deadline_s: float) -> T:
         clock = asyncio.get_running_loop().time
         deadline = clock() + deadline_s
+        known: tuple[Failure, str] | None = None
         for number in itertools.count(1):
             try:
                 async with asyncio.timeout_at(deadline):
                     client = await self._filesystem.set_session()
-                    return await attempt(client, number)
+                    result = await attempt(client, number)
+                self._has_answered = True
+                return result
             # The client's libraries raise kinds of their own; those that are not theirs are handed on.
             except Exception as error:
                 failure, reason = _explain(error)
                 if failure is None:
                     raise
+                if known and clock() >= deadline:
+                    # The attempt was cut short: what came of the one before says more, and whose fault it is.
+                    failure, reason = known
+                known = failure, reason
                 # Full jitter: many workers that were turned away together do not come back together (Brooker,
                 # "Exponential Backoff And Jitter", AWS Architecture Blog, 2015).
                 pause = random.uniform(0, min(_MAX_PAUSE_S, _FIRST_PAUSE_S * 2 ** (number - 1)))
                 if failure not in (Failure.PASSING, Failure.UNREACHABLE):
                     raise S3Error(failure, reason) from error
-                if number == _MAX_ATTEMPTS or clock() + pause >= deadline:
+                self._has_answered |= failure is not Failure.UNREACHABLE
+                most = _MAX_ATTEMPTS if self._has_answered else _MAX_ATTEMPTS_AT_FIRST
+                if number >= most or clock() + pause >= deadline:
                     raise S3Error(failure, f"{reason}; tried {number} times") from error
             await asyncio.sleep(pause)
         raise AssertionError("unreachable")

@@ -95,7 +95,7 @@ def copy_object(uri: str, options: S3Options) -> IO[bytes]:
     client = s3_client(options)
     info = find_object(uri, options)
     if info is None or info.size is None:
-        raise InputError(f"{uri}: there is no such object that may be read")
+        raise _why_not_found(client, uri, bucket, key)
     file = tempfile.TemporaryFile(prefix="imgcls-copy-")  # noqa: SIM115 - the caller's
     try:
         for start in range(0, info.size, _COPY_BYTES):
@@ -130,6 +130,17 @@ def _matching(objects: Iterator[FileInfo], bucket: str, key: str) -> Iterator[Fi
 
     pattern = re.compile(glob_translate(f"s3://{bucket}/{key}"))
     yield from (info for info in objects if pattern.match(info.uri))
+
+
+def _why_not_found(client: S3Client, uri: str, bucket: str, key: str) -> ImgclsError:
+    # The answer to HEAD has no words; a GET is told whether it is the name, the rights or the credentials.
+    if key and not key.endswith("/"):
+        try:
+            client.get(bucket, key, deadline_s=STORE_DEADLINE_S, Range="bytes=0-0")
+        except S3Error as error:
+            if error.failure is not Failure.MISSING:
+                return _input_error(client, uri, bucket, error)
+    return InputError(f"{uri}: there is no such object that may be read")
 
 
 def _input_error(client: S3Client, uri: str, bucket: str, error: S3Error) -> ImgclsError:

@@ -1,7 +1,8 @@
 """List what lies under a prefix: paged, in the order of the keys, several key ranges at a time.
 
-A listing gives 1,000 keys a request, one request after the other: hours for a hundred million objects. So the keys are
-cut into ranges at folder names, some ranges are listed at once, and their pages wait on disk for their turn.
+A listing gives 1,000 keys a request, one request after the other: hours for a hundred million objects. So what is
+behind the first pages is cut into ranges at folder names, some ranges are listed at once, and their pages wait on disk
+for their turn.
 """
 
 from __future__ import annotations
@@ -19,12 +20,17 @@ from imgcls_ray.storage.local import FileInfo
 from imgcls_ray.storage.s3 import STORE_DEADLINE_S, AskAgainError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from imgcls_ray.storage.s3 import S3Client
 
+_PAGE_KEYS = 1000  # the most that S3 gives
+# Few objects are listed before the time that cutting takes is over.
+_PAGES_BEFORE_RANGES = 8
 _THREADS = 8
 _MAX_RANGES = 256
+# A range takes one page at least, however few of its keys are in the range: ranges of small folders take several.
+_PAGES_OF_A_RANGE = 4
 _LEVELS = 8
 
 
@@ -55,26 +61,38 @@ def list_objects(client: S3Client, bucket: str, prefix: str) -> Iterator[FileInf
     Raises:
         S3Error: a page cannot be had.
     """
-    bounds = _cut_points(client, bucket, prefix)
+    keys: list[str] = []
+    for number, rows in enumerate(_range_pages(client, bucket, prefix, "", None), 1):
+        yield from _infos(bucket, rows)
+        keys.extend(row[0] for row in rows)
+        if number == _PAGES_BEFORE_RANGES and rows:
+            break
+    else:
+        return
+    last, bounds = keys[-1], _cut_points(client, bucket, prefix, keys)
     stopped = threading.Event()
     with ThreadPoolExecutor(_THREADS, thread_name_prefix="list") as executor:
         try:
             ranges = []
-            for after, until in zip(["", *bounds], [*bounds, None], strict=True):
+            for after, until in zip([last, *bounds], [*bounds, None], strict=True):
                 pages = _Pages()
                 executor.submit(pages.fill, _range_pages(client, bucket, prefix, after, until), stopped)
                 ranges.append(pages)
             # Taken off one by one: a range's file is gone from the disk when it has been read.
             while ranges:
-                for key, size, etag, mtime in ranges.pop(0):
-                    if size or not key.endswith("/"):
-                        yield FileInfo(f"s3://{bucket}/{key}", size, etag, mtime)
+                yield from _infos(bucket, ranges.pop(0))
         finally:
             stopped.set()
             executor.shutdown(cancel_futures=True)
 
 
 _Row = tuple[str, int, str, Any]
+
+
+def _infos(bucket: str, rows: Iterable[_Row]) -> Iterator[FileInfo]:
+    for key, size, etag, mtime in rows:
+        if size or not key.endswith("/"):
+            yield FileInfo(f"s3://{bucket}/{key}", size, etag, mtime)
 
 
 class _Pages:
@@ -116,23 +134,31 @@ class _Pages:
                 self._file.close()
 
 
-def _cut_points(client: S3Client, bucket: str, prefix: str) -> list[str]:
-    """Folder names, ascending, that cut the keys under a prefix into ranges; from few requests, so perhaps uneven."""
-    folders: list[str] = []
-    level = [prefix]
-    for _ in range(_LEVELS):
-        below = [name for folder in level for name in _first_level_page(client, bucket, folder) if name.endswith("/")]
-        # A folder within another starts behind it: together they are still ascending cut points.
-        folders = sorted({*folders, *below})
-        if not below or len(folders) >= _THREADS:
+def _cut_points(client: S3Client, bucket: str, prefix: str, before: list[str]) -> list[str]:
+    """Folder names, ascending, that cut the keys behind those ``before`` into ranges; from few requests, so uneven."""
+    last = before[-1]
+    # The folders that the last key is in have keys behind it too, though not their names.
+    around_last = [last[: i + 1] for i in range(len(prefix), len(last)) if last[i] == "/"]
+    folders: set[str] = set()
+    level = {prefix}
+    for number in range(_LEVELS):
+        below = {name for folder in sorted(level) for name in _folders_behind(client, bucket, folder, last)}
+        # A folder within another starts behind it: together they are still cut points.
+        folders |= below
+        if len(folders) >= _THREADS:
             break
-        level = below
-    step = -(-len(folders) // _MAX_RANGES)
-    return folders[::step] if step else []
+        level = {*below, *around_last[number : number + 1]}
+    if not folders:
+        return []
+    depth = max(name.count("/") for name in folders)
+    num_before = len({"/".join(key.split("/")[:depth]) for key in before if key.count("/") >= depth})
+    step = max(1, -(-len(folders) // _MAX_RANGES), num_before * _PAGES_OF_A_RANGE // _PAGES_BEFORE_RANGES)
+    return sorted(folders)[::step]
 
 
-def _first_level_page(client: S3Client, bucket: str, prefix: str) -> list[str]:
-    return next(_level_pages(client, bucket, prefix), [])
+def _folders_behind(client: S3Client, bucket: str, prefix: str, last: str) -> list[str]:
+    page = _page(client, "", Bucket=bucket, Prefix=prefix, Delimiter="/", StartAfter=last)
+    return [item["Prefix"] for item in page.get("CommonPrefixes", ()) if item["Prefix"] > last]
 
 
 def _level_pages(client: S3Client, bucket: str, prefix: str) -> Iterator[list[str]]:
@@ -176,7 +202,7 @@ def _page(client: S3Client, after: str, **parameters: Any) -> dict[str, Any]:
     """One page of a listing, whose names all lie behind ``after``: a page that came before is asked for again."""
 
     async def attempt(s3: Any, _number: int) -> dict[str, Any]:
-        page: dict[str, Any] = await s3.list_objects_v2(**parameters)
+        page: dict[str, Any] = await s3.list_objects_v2(MaxKeys=_PAGE_KEYS, **parameters)
         names = _names(page)
         keys = [item["Key"] for item in page.get("Contents", ())]
         if keys != sorted(keys):

@@ -1,0 +1,496 @@
+"""What a reader of objects is told, how often it asks, and what it never tells: a real server, and one that fails.
+
+An object is asked for in the fast way first, once, and then in the careful one. What holds for both is tried in both;
+attempts are counted in the careful way alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import pickle
+import random
+import socket
+import time
+import traceback
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import pytest
+from botocore.exceptions import EndpointConnectionError
+
+from imgcls_ray.errors import ImageError, ImageErrorCode, ImgclsError, InputError, StorageError
+from imgcls_ray.storage import FetchLimits, fetch, s3_fast
+from imgcls_ray.storage import s3 as s3_module
+from imgcls_ray.storage.s3 import Failure, S3Client, S3Error, S3Options, s3_client, split_uri
+from imgcls_ray.storage.s3_fast import FastReader
+from tests.s3.proxy import Fault, Faults, s3_proxy
+
+if TYPE_CHECKING:
+    from tests.s3.proxy import Kind, S3Proxy
+    from tests.s3.server import S3Server
+
+CONTENT = bytes(range(256)) * 100
+
+EACH_WAY = pytest.mark.usefixtures("each_way")
+CAREFUL = pytest.mark.usefixtures("careful")
+
+
+@pytest.fixture
+def image(s3: S3Server, bucket: str) -> str:
+    """The URI of an object with ``CONTENT``."""
+    s3.client().put_object(Bucket=bucket, Key="in/1.jpg", Body=CONTENT)
+    return f"s3://{bucket}/in/1.jpg"
+
+
+@pytest.fixture
+def careful(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fast way can tell nothing."""
+    monkeypatch.setattr(FastReader, "read", lambda *_, **__: None)
+
+
+@pytest.fixture(params=["fast", "careful"])
+def each_way(request: pytest.FixtureRequest) -> None:
+    if request.param == "careful":
+        request.getfixturevalue("careful")
+
+
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Attempts follow at once; how long each pause might have been is kept."""
+    longest: list[float] = []
+
+    def uniform(_least: float, most: float) -> float:
+        longest.append(most)
+        return 0.0
+
+    monkeypatch.setattr(random, "uniform", uniform)
+    return longest
+
+
+def read(uri: str, etag: str | None = None, *, max_bytes: int = 10**6, timeout_s: float = 30.0) -> bytes:
+    return fetch(uri, etag, FetchLimits(max_bytes=max_bytes, timeout_s=timeout_s))
+
+
+def error_of(uri: str, etag: str | None = None, *, max_bytes: int = 10**6, timeout_s: float = 30.0) -> ImageError:
+    with pytest.raises(ImageError) as caught:
+        read(uri, etag, max_bytes=max_bytes, timeout_s=timeout_s)
+    return caught.value
+
+
+def go_wrong(proxy: S3Proxy, kind: Kind, *, count: int | None = None, after: int = 0) -> None:
+    proxy.set_faults(Faults((Fault(kind, count=count, after=after),)))
+
+
+def closed_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+# What is read
+
+
+@EACH_WAY
+def test_an_object_is_read_whole(image: str) -> None:
+    assert read(image) == CONTENT
+
+
+@EACH_WAY
+def test_an_empty_object_is_no_bytes(s3: S3Server, bucket: str) -> None:
+    s3.client().put_object(Bucket=bucket, Key="empty", Body=b"")
+    assert read(f"s3://{bucket}/empty") == b""
+
+
+@EACH_WAY
+def test_an_object_of_the_planned_version_is_read(s3: S3Server, bucket: str, image: str) -> None:
+    etag = s3.client().head_object(Bucket=bucket, Key="in/1.jpg")["ETag"].strip('"')
+    assert read(image, etag) == CONTENT
+
+
+@EACH_WAY
+def test_an_object_replaced_after_it_was_listed_has_changed(s3: S3Server, bucket: str, image: str) -> None:
+    etag = s3.client().head_object(Bucket=bucket, Key="in/1.jpg")["ETag"].strip('"')
+    s3.client().put_object(Bucket=bucket, Key="in/1.jpg", Body=b"another picture")
+    assert error_of(image, etag).code == ImageErrorCode.CHANGED
+
+
+@EACH_WAY
+def test_without_a_planned_version_whatever_is_there_is_read(s3: S3Server, bucket: str, image: str) -> None:
+    s3.client().put_object(Bucket=bucket, Key="in/1.jpg", Body=b"another picture")
+    assert read(image) == b"another picture"
+
+
+@EACH_WAY
+def test_an_object_that_is_gone_is_not_found(bucket: str) -> None:
+    assert error_of(f"s3://{bucket}/in/gone.jpg").code == ImageErrorCode.NOT_FOUND
+
+
+@EACH_WAY
+def test_an_object_that_others_may_not_read_is_denied(
+    s3: S3Server, image: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = s3.add_user("reader-without-rights")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", keys.access_key)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", keys.secret_key)
+    assert error_of(image).code == ImageErrorCode.ACCESS_DENIED
+
+
+@EACH_WAY
+def test_a_user_whom_the_policy_allows_to_read_but_not_to_list_can_read(
+    s3: S3Server, bucket: str, image: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = s3.add_user("reader-of-objects")
+    allowed = {
+        "Effect": "Allow",
+        "Principal": {"AWS": "arn:aws:iam:::user/reader-of-objects"},
+        "Action": "s3:GetObject",
+        "Resource": f"arn:aws:s3:::{bucket}/*",
+    }
+    s3.client().put_bucket_policy(Bucket=bucket, Policy=json.dumps({"Version": "2012-10-17", "Statement": [allowed]}))
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", keys.access_key)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", keys.secret_key)
+    assert read(image) == CONTENT
+
+
+@EACH_WAY
+def test_public_objects_are_read_without_credentials(
+    s3: S3Server, bucket: str, image: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    allowed = {"Effect": "Allow", "Principal": "*", "Action": "s3:GetObject", "Resource": f"arn:aws:s3:::{bucket}/*"}
+    s3.client().put_bucket_policy(Bucket=bucket, Policy=json.dumps({"Version": "2012-10-17", "Statement": [allowed]}))
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "a wrong one, which is not used")
+    assert fetch(image, None, FetchLimits(s3=S3Options(anonymous=True))) == CONTENT
+
+
+@EACH_WAY
+def test_the_given_endpoint_goes_before_the_environments(
+    s3: S3Server, image: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{closed_port()}")
+    assert fetch(image, None, FetchLimits(s3=S3Options(s3.endpoint_url))) == CONTENT
+
+
+@EACH_WAY
+def test_too_many_bytes_are_not_downloaded(s3: S3Server, proxy: S3Proxy, bucket: str) -> None:
+    # Larger than what the buffers between the two ends of a connection take.
+    num_bytes = 40 * 2**20
+    s3.client().put_object(Bucket=bucket, Key="large", Body=bytes(num_bytes))
+    error = error_of(f"s3://{bucket}/large", max_bytes=1000)
+    assert error.code == ImageErrorCode.TOO_MANY_BYTES
+    assert error.detail == "41,943,040 bytes, the limit is 1,000"
+    assert proxy.counts().requests == {"get": 1}
+    assert proxy.counts().body_bytes < num_bytes / 2
+
+
+@EACH_WAY
+def test_as_many_bytes_as_the_limit_are_read(image: str) -> None:
+    assert read(image, max_bytes=len(CONTENT)) == CONTENT
+
+
+@EACH_WAY
+def test_many_threads_read_at_once_and_get_their_own(s3: S3Server, proxy: S3Proxy, bucket: str) -> None:
+    for i in range(16):
+        s3.client().put_object(Bucket=bucket, Key=f"{i}", Body=f"content {i}".encode())
+    proxy.set_faults(Faults(get_delay_s=0.2))
+    with ThreadPoolExecutor(32) as executor:
+        contents = list(executor.map(read, [f"s3://{bucket}/{i % 16}" for i in range(64)]))
+    assert contents == [f"content {i % 16}".encode() for i in range(64)]
+    assert proxy.counts().most_at_once["get"] > 16
+
+
+def test_an_address_without_a_bucket_is_refused() -> None:
+    with pytest.raises(InputError, match=r"^s3:///key: names no bucket; write s3://BUCKET/PREFIX$"):
+        split_uri("s3:///key")
+
+
+def test_the_fast_way_reads_objects_by_itself(image: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(S3Client, "get")
+    assert read(image) == CONTENT
+
+
+# What is tried again
+
+
+@EACH_WAY
+@pytest.mark.parametrize("kind", ["slow_down", "internal_error", "bad_gateway", "reset", "reset_midway", "truncate"])
+def test_what_may_pass_is_tried_again(proxy: S3Proxy, image: str, pauses: list[float], kind: Kind) -> None:
+    go_wrong(proxy, kind, count=3)
+    assert read(image) == CONTENT
+    assert proxy.counts().requests == {"get": 4}
+    assert pauses
+
+
+@EACH_WAY
+@pytest.mark.parametrize("kind", ["stall", "stall_midway"])
+def test_silence_is_tried_again(
+    proxy: S3Proxy, image: str, pauses: list[float], kind: Kind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(s3_module, "_READ_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(s3_fast, "_TIMEOUT_S", 0.5)
+    go_wrong(proxy, kind, count=2)
+    assert read(image) == CONTENT
+    assert proxy.counts().requests == {"get": 3}
+    assert pauses
+
+
+@CAREFUL
+def test_pauses_are_random_up_to_a_bound_that_doubles(proxy: S3Proxy, image: str, pauses: list[float]) -> None:
+    go_wrong(proxy, "slow_down", count=9)
+    assert read(image) == CONTENT
+    assert pauses == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0, 5.0]
+
+
+@CAREFUL
+def test_pauses_are_kept(proxy: S3Proxy, image: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(random, "uniform", lambda _least, most: most)
+    go_wrong(proxy, "slow_down", count=3)
+    began = time.monotonic()
+    assert read(image) == CONTENT
+    assert time.monotonic() - began >= 0.1 + 0.2 + 0.4
+
+
+@CAREFUL
+@pytest.mark.usefixtures("pauses")
+def test_attempts_are_counted_out(proxy: S3Proxy, image: str) -> None:
+    go_wrong(proxy, "slow_down")
+    error = error_of(image)
+    assert error.code == ImageErrorCode.FETCH_FAILED
+    assert error.detail == "503 SlowDown by the proxy; tried 16 times"
+    assert proxy.counts().requests == {"get": 16}
+
+
+@CAREFUL
+@pytest.mark.usefixtures("pauses")
+def test_connections_that_break_for_ever_are_counted_out(proxy: S3Proxy, image: str) -> None:
+    go_wrong(proxy, "reset")
+    error = error_of(image)
+    assert error.code == ImageErrorCode.FETCH_FAILED
+    assert error.detail == "the connection broke: [Errno 104] Connection reset by peer; tried 16 times"
+    # The connection's library asks once more by itself when a connection breaks.
+    assert proxy.counts().requests["get"] <= 2 * 16
+
+
+@EACH_WAY
+@pytest.mark.parametrize("kind", ["slow_down", "reset", "truncate"])
+def test_attempts_end_with_the_deadline(proxy: S3Proxy, image: str, kind: Kind) -> None:
+    go_wrong(proxy, kind)
+    began = time.monotonic()
+    error = error_of(image, timeout_s=0.8)
+    assert error.code == ImageErrorCode.FETCH_FAILED
+    assert time.monotonic() - began < 2
+    assert "; tried " in error.detail
+    assert 2 <= proxy.counts().requests["get"] <= 2 * 16
+
+
+@EACH_WAY
+@pytest.mark.parametrize("kind", ["stall", "stall_midway"])
+def test_silence_ends_with_the_deadline(proxy: S3Proxy, image: str, kind: Kind) -> None:
+    go_wrong(proxy, kind)
+    began = time.monotonic()
+    error = error_of(image, timeout_s=0.5)
+    assert error.code == ImageErrorCode.FETCH_FAILED
+    assert error.detail.startswith("no answer within the time; tried ")
+    assert time.monotonic() - began < 2
+
+
+@EACH_WAY
+@pytest.mark.parametrize("kind", ["slow_down", "reset", "denied", "missing", "no_bucket"])
+@pytest.mark.usefixtures("pauses")
+def test_whatever_goes_wrong_the_number_of_requests_is_bounded(proxy: S3Proxy, image: str, kind: Kind) -> None:
+    go_wrong(proxy, kind)
+    error_of(image)
+    assert proxy.counts().requests["get"] <= (2 if kind in ("denied", "missing", "no_bucket") else 1 + 2 * 16)
+
+
+@CAREFUL
+@pytest.mark.parametrize(
+    ("kind", "code"),
+    [
+        ("denied", ImageErrorCode.ACCESS_DENIED),
+        ("missing", ImageErrorCode.NOT_FOUND),
+        ("no_bucket", ImageErrorCode.FETCH_FAILED),
+    ],
+)
+def test_a_refusal_is_not_tried_again(proxy: S3Proxy, image: str, kind: Kind, code: ImageErrorCode) -> None:
+    go_wrong(proxy, kind)
+    assert error_of(image).code == code
+    assert proxy.counts().requests == {"get": 1}
+
+
+@EACH_WAY
+def test_another_version_is_not_tried_again(proxy: S3Proxy, image: str) -> None:
+    assert error_of(image, "0" * 32).code == ImageErrorCode.CHANGED
+    assert proxy.counts().requests == {"get": 1}
+
+
+# What ends a command
+
+
+@EACH_WAY
+def test_a_server_that_cannot_be_reached_ends_the_command(image: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{closed_port()}")
+    with pytest.raises(StorageError, match=r"cannot be read: .*; tried \d+ times; check the endpoint and the network$"):
+        read(image, timeout_s=0.5)
+
+
+@CAREFUL
+@pytest.mark.usefixtures("pauses")
+def test_a_server_that_answered_before_is_given_more_time_to_come_back(
+    s3: S3Server, image: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with s3_proxy(s3.endpoint_url) as own:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", own.endpoint_url)
+        assert read(image) == CONTENT
+    with pytest.raises(StorageError, match=r"; tried 16 times; check the endpoint and the network$"):
+        read(image)
+
+
+def test_a_deadline_in_the_middle_of_an_attempt_hides_no_reason(bucket: str) -> None:
+    del bucket
+
+    async def attempt(_client: object, number: int) -> None:
+        if number == 1:
+            raise EndpointConnectionError(endpoint_url="http://nowhere", error=OSError())
+        await asyncio.sleep(30)
+
+    with pytest.raises(S3Error, match=r"^Could not connect to the endpoint URL.*; tried 2 times$") as caught:
+        s3_client(S3Options()).retried(attempt, 1.0)
+    assert caught.value.failure is Failure.UNREACHABLE
+
+
+@CAREFUL
+def test_a_wrong_secret_ends_the_command_after_one_request(
+    proxy: S3Proxy, image: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+    with pytest.raises(StorageError, match=r"SignatureDoesNotMatch.*; check credentials \(environment, ~/.aws, role\)"):
+        read(image)
+    assert proxy.counts().requests == {"get": 1}
+
+
+@CAREFUL
+def test_an_unknown_key_ends_the_command_after_one_request(
+    proxy: S3Proxy, image: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "nobody")
+    with pytest.raises(StorageError, match=r"InvalidAccessKeyId.*; check credentials \(environment, ~/.aws, role\)"):
+        read(image)
+    assert proxy.counts().requests == {"get": 1}
+
+
+@EACH_WAY
+def test_no_credentials_end_the_command_before_any_request(
+    proxy: S3Proxy, image: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    with pytest.raises(StorageError, match=r"Unable to locate credentials; check credentials"):
+        read(image)
+    assert proxy.counts().requests == {}
+
+
+@CAREFUL
+def test_failures_in_a_row_without_one_success_end_the_command(
+    proxy: S3Proxy, image: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(s3_module, "_MAX_FAILURES_IN_A_ROW", 3)
+    monkeypatch.setattr(s3_module, "_MAX_ATTEMPTS", 1)
+    go_wrong(proxy, "internal_error")
+    assert [error_of(image).code for _ in range(2)] == [ImageErrorCode.FETCH_FAILED] * 2
+    with pytest.raises(StorageError, match=r"500 InternalError.*; the storage is not well, run the command again"):
+        read(image)
+
+
+@CAREFUL
+@pytest.mark.parametrize(
+    ("between", "expected"), [((), None), ((Fault("missing", count=1),), ImageErrorCode.NOT_FOUND)]
+)
+def test_an_answer_between_failures_starts_their_count_anew(
+    proxy: S3Proxy,
+    image: str,
+    between: tuple[Fault, ...],
+    expected: ImageErrorCode | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(s3_module, "_MAX_FAILURES_IN_A_ROW", 3)
+    monkeypatch.setattr(s3_module, "_MAX_ATTEMPTS", 1)
+    go_well_first = 0 if between else 1
+    before, behind = Fault("internal_error", count=2), Fault("internal_error", after=go_well_first, count=2)
+    proxy.set_faults(Faults((before, *between, behind)))
+    codes: list[ImageErrorCode | None] = []
+    for _ in range(5):
+        try:
+            read(image)
+        except ImageError as error:
+            codes.append(error.code)
+        else:
+            codes.append(None)
+    failed = ImageErrorCode.FETCH_FAILED
+    assert codes == [failed, failed, expected, failed, failed]
+
+
+@CAREFUL
+def test_a_bucket_that_is_gone_ends_the_command_in_the_end(
+    proxy: S3Proxy, image: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(s3_module, "_MAX_FAILURES_IN_A_ROW", 3)
+    go_wrong(proxy, "no_bucket")
+    assert [error_of(image).code for _ in range(2)] == [ImageErrorCode.FETCH_FAILED] * 2
+    with pytest.raises(StorageError, match=r"NoSuchBucket.*; check the bucket's name, and the endpoint$"):
+        read(image)
+
+
+def test_a_name_that_no_bucket_can_have_is_that_of_no_bucket(bucket: str) -> None:
+    del bucket
+    with pytest.raises(S3Error) as caught:
+        s3_client(S3Options()).request("head_object", Bucket="no bucket!", Key="x")
+    assert caught.value.failure is Failure.NO_BUCKET
+
+
+# What is never told
+
+SECRETS = {"AWS_ACCESS_KEY_ID": "AKIDEXAMPLE", "AWS_SECRET_ACCESS_KEY": "s3cr3t-K3y", "AWS_SESSION_TOKEN": "t0k3n"}
+
+
+def test_options_hold_no_credentials(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in SECRETS.items():
+        monkeypatch.setenv(name, value)
+    limits = FetchLimits(s3=S3Options("http://127.0.0.1:1"))
+    with pytest.raises(StorageError):
+        fetch(f"s3://{bucket}/x", None, FetchLimits(timeout_s=1, s3=limits.s3))
+    told = (repr(limits) + repr(s3_client(limits.s3)) + s3_client(limits.s3).place).encode() + pickle.dumps(limits)
+    assert not [value for value in SECRETS.values() if value.encode() in told]
+    assert pickle.loads(pickle.dumps(limits)) == limits
+
+
+@EACH_WAY
+@pytest.mark.parametrize("kind", ["denied", "slow_down", "reset", "no_bucket", None])
+def test_errors_and_logs_hold_no_credentials(
+    proxy: S3Proxy, image: str, kind: Kind | None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    # Without a fault the server itself says that it does not know the key.
+    monkeypatch.setattr(s3_module, "_MAX_ATTEMPTS", 2)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", SECRETS["AWS_ACCESS_KEY_ID"])
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRETS["AWS_SECRET_ACCESS_KEY"])
+    if kind:
+        go_wrong(proxy, kind)
+    with caplog.at_level(logging.INFO), pytest.raises((ImageError, ImgclsError)) as caught:
+        read(image)
+    told = "".join(traceback.format_exception(caught.value)) + repr(caught.value) + caplog.text
+    assert not [value for value in SECRETS.values() if value in told]
+
+
+@EACH_WAY
+def test_a_wrong_signature_is_reported_without_the_request_that_was_signed(
+    image: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRETS["AWS_SECRET_ACCESS_KEY"])
+    with caplog.at_level(logging.DEBUG), pytest.raises(StorageError) as caught:
+        read(image)
+    told = "".join(traceback.format_exception(caught.value))
+    assert "SignatureDoesNotMatch" in told
+    assert "AWS4-HMAC-SHA256" not in told
+    assert SECRETS["AWS_SECRET_ACCESS_KEY"] not in told + caplog.text
