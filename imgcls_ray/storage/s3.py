@@ -14,11 +14,11 @@ import os
 import random
 import time
 from dataclasses import dataclass
-from enum import Enum, auto
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from imgcls_ray.errors import ImageError, ImageErrorCode, InputError, StorageError
+from imgcls_ray.storage.s3_failures import BY_CODE, AskAgainError, Failure, S3Error, explain
 from imgcls_ray.storage.s3_fast import Credentials, Endpoint, FastReader, Refusal
 
 if TYPE_CHECKING:
@@ -54,68 +54,6 @@ class S3Options:
     """Of a server other than AWS. Default: ``AWS_ENDPOINT_URL`` or the profile's."""
     anonymous: bool = False
     """Send no credentials: public buckets."""
-
-
-class Failure(Enum):
-    """What a failed request means for its caller."""
-
-    MISSING = auto()
-    DENIED = auto()
-    CONFLICT = auto()
-    """A condition on the object's version does not hold."""
-    EMPTY_RANGE = auto()
-    """The object has none of the bytes that were asked for."""
-    PASSING = auto()
-    """It may go well the next time."""
-    UNREACHABLE = auto()
-    """No connection to the server: also tried again, and if that does not help, no other object will do better."""
-    NO_BUCKET = auto()
-    STORAGE = auto()
-    """Nothing will go well: credentials, clock, unsupported requests."""
-
-
-class S3Error(Exception):
-    """A request that failed for good, with its last reason."""
-
-    def __init__(self, failure: Failure, reason: str) -> None:
-        super().__init__(reason)
-        self.failure = failure
-
-
-class AskAgainError(Exception):
-    """An answer that cannot be right: the request is made again."""
-
-
-_BY_CODE = {
-    "NoSuchKey": Failure.MISSING,
-    "NoSuchBucket": Failure.NO_BUCKET,
-    "InvalidBucketName": Failure.NO_BUCKET,
-    "AccessDenied": Failure.DENIED,
-    "PreconditionFailed": Failure.CONFLICT,
-    "InvalidRange": Failure.EMPTY_RANGE,
-    "ConditionalRequestConflict": Failure.PASSING,
-    "OperationAborted": Failure.PASSING,
-    "RequestTimeout": Failure.PASSING,
-    "SlowDown": Failure.PASSING,
-    "InvalidAccessKeyId": Failure.STORAGE,
-    "SignatureDoesNotMatch": Failure.STORAGE,
-    "ExpiredToken": Failure.STORAGE,
-    "ExpiredTokenException": Failure.STORAGE,
-    "TokenRefreshRequired": Failure.STORAGE,
-    "InvalidToken": Failure.STORAGE,
-    "InvalidSecurity": Failure.STORAGE,
-    "RequestTimeTooSkewed": Failure.STORAGE,
-    "AccountProblem": Failure.STORAGE,
-    "AuthorizationHeaderMalformed": Failure.STORAGE,
-}
-_BY_STATUS = {
-    403: Failure.DENIED,
-    404: Failure.MISSING,
-    409: Failure.PASSING,
-    412: Failure.CONFLICT,
-    416: Failure.EMPTY_RANGE,
-    429: Failure.PASSING,
-}
 
 
 def is_s3(uri: str) -> bool:
@@ -219,10 +157,10 @@ class S3Client:
                 return result
             # The client's libraries raise kinds of their own; those that are not theirs are handed on.
             except Exception as error:
-                failure, reason = _explain(error)
+                failure, reason = explain(error)
                 if failure is None:
                     raise
-                if known and clock() >= deadline:
+                if known and isinstance(error, TimeoutError) and clock() >= deadline:
                     # The attempt was cut short: what came of the one before says more, and whose fault it is.
                     failure, reason = known
                 known = failure, reason
@@ -251,8 +189,8 @@ class S3Client:
         try:
             if isinstance(answer, bytes):
                 data = answer
-            elif isinstance(answer, Refusal) and _BY_CODE.get(answer.code) in _CODES:
-                raise S3Error(_BY_CODE[answer.code], f"{answer.status} {answer.code}")
+            elif isinstance(answer, Refusal) and BY_CODE.get(answer.code) in _CODES:
+                raise S3Error(BY_CODE[answer.code], f"{answer.status} {answer.code}")
             else:
                 condition = {"IfMatch": f'"{etag}"'} if etag else {}
                 data, _ = self.get(
@@ -371,59 +309,3 @@ async def _read_bounded(body: Any, max_bytes: int | None) -> bytes:
         if max_bytes is not None and size > max_bytes:
             raise ImageError(ImageErrorCode.TOO_MANY_BYTES, f"the limit is {max_bytes:,} bytes")
     return b"".join(chunks)
-
-
-def _explain(error: Exception) -> tuple[Failure | None, str]:
-    """What an exception of the client means, and its reason in one line; ``None`` for an exception not its own."""
-    import aiohttp
-    from botocore import exceptions as botocore
-
-    words = " ".join(str(error).split()) or type(error).__name__
-    # s3fs's own methods give the client's errors other names.
-    if isinstance(error, OSError) and isinstance(error.__cause__, botocore.ClientError):
-        error = error.__cause__
-    if isinstance(error, botocore.ClientError):
-        return _explain_answer(error)
-    if isinstance(error, AskAgainError):
-        return Failure.PASSING, words
-    if isinstance(error, TimeoutError):
-        return Failure.PASSING, "no answer within the time"
-    if isinstance(error, botocore.SSLError):
-        return Failure.STORAGE, words
-    cause = error.kwargs.get("error") if isinstance(error, botocore.EndpointConnectionError) else None
-    if isinstance(cause, aiohttp.ClientOSError) and not isinstance(cause, aiohttp.ClientConnectorError):
-        # aiobotocore says of a connection that broke that it was never made; the next object may do better.
-        return Failure.PASSING, f"the connection broke: {cause}"
-    if isinstance(
-        error, (botocore.EndpointConnectionError, botocore.ConnectTimeoutError, botocore.ProxyConnectionError)
-    ):
-        return Failure.UNREACHABLE, words
-    passing = (
-        botocore.HTTPClientError,
-        botocore.IncompleteReadError,
-        botocore.ResponseStreamingError,
-        botocore.ConnectionError,
-        aiohttp.ClientError,
-        ConnectionError,
-    )
-    # A gateway that turns requests away may answer with something that is no XML.
-    if isinstance(error, passing) or type(error).__name__ == "ResponseParserError":
-        return Failure.PASSING, words
-    if isinstance(error, botocore.ParamValidationError):
-        return Failure.NO_BUCKET, words
-    if isinstance(error, botocore.BotoCoreError) or type(error) in (ValueError, FileNotFoundError):
-        return Failure.STORAGE, words
-    return None, words
-
-
-def _explain_answer(error: Any) -> tuple[Failure, str]:
-    code = str(error.response.get("Error", {}).get("Code", ""))
-    message = str(error.response.get("Error", {}).get("Message") or "")
-    status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-    # The first words suffice: some servers send the request back, and nothing of it belongs into a log.
-    reason = " ".join(f"{status} {code} {message}".split())[:200]
-    if code in _BY_CODE:
-        return _BY_CODE[code], reason
-    if status >= 500 and status != 501:
-        return Failure.PASSING, reason
-    return _BY_STATUS.get(status, Failure.STORAGE), reason

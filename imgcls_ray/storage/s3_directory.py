@@ -9,7 +9,8 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
 from imgcls_ray.errors import StorageError, StoreError
-from imgcls_ray.storage.s3 import STORE_DEADLINE_S, Failure, S3Error, s3_client, split_uri
+from imgcls_ray.storage.s3 import STORE_DEADLINE_S, s3_client, split_uri
+from imgcls_ray.storage.s3_failures import Failure, S3Error
 from imgcls_ray.storage.s3_listing import list_level
 
 if TYPE_CHECKING:

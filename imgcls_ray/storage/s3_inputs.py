@@ -9,7 +9,8 @@ from typing import IO, TYPE_CHECKING
 
 from imgcls_ray.errors import ImgclsError, InputError
 from imgcls_ray.storage.local import FileInfo
-from imgcls_ray.storage.s3 import STORE_DEADLINE_S, Failure, S3Error, s3_client, split_uri
+from imgcls_ray.storage.s3 import STORE_DEADLINE_S, s3_client, split_uri
+from imgcls_ray.storage.s3_failures import Failure, S3Error
 from imgcls_ray.storage.s3_listing import is_any_under, list_objects
 
 if TYPE_CHECKING:

@@ -17,7 +17,8 @@ from typing import IO, TYPE_CHECKING, Any
 
 from imgcls_ray.errors import StorageError
 from imgcls_ray.storage.local import FileInfo
-from imgcls_ray.storage.s3 import STORE_DEADLINE_S, AskAgainError
+from imgcls_ray.storage.s3 import STORE_DEADLINE_S
+from imgcls_ray.storage.s3_failures import AskAgainError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -23,7 +23,8 @@ from botocore.exceptions import EndpointConnectionError
 from imgcls_ray.errors import ImageError, ImageErrorCode, ImgclsError, InputError, StorageError
 from imgcls_ray.storage import FetchLimits, fetch, s3_fast
 from imgcls_ray.storage import s3 as s3_module
-from imgcls_ray.storage.s3 import Failure, S3Client, S3Error, S3Options, s3_client, split_uri
+from imgcls_ray.storage.s3 import S3Client, S3Options, s3_client, split_uri
+from imgcls_ray.storage.s3_failures import Failure, S3Error
 from imgcls_ray.storage.s3_fast import FastReader
 from tests.s3.proxy import Fault, Faults, s3_proxy
 
