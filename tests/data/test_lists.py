@@ -207,7 +207,6 @@ def test_an_inventory_whose_file_is_gone_is_refused_with_the_files_name(s3: S3Se
     assert refusal(manifest) == f"s3://{bucket}/data/gone.csv.gz: there is no such object that may be read"
 
 
-# FAILS TODAY: EOFError of gzip for a CSV file whose end is missing.
 @FORMATS
 @pytest.mark.parametrize("damage", ["cut", "junk"])
 def test_an_inventory_whose_file_is_damaged_is_refused(s3: S3Server, bucket: str, kind: str, damage: str) -> None:
@@ -217,7 +216,6 @@ def test_an_inventory_whose_file_is_damaged_is_refused(s3: S3Server, bucket: str
     assert refusal(manifest).startswith(f"{manifest}: ")
 
 
-# FAILS TODAY: zlib.error for a damaged block (10).
 @pytest.mark.parametrize("first_byte", [10, 500, -8])
 def test_a_csv_inventory_whose_bytes_were_changed_is_refused(s3: S3Server, bucket: str, first_byte: int) -> None:
     data = bytearray(report_of("CSV", [row_of(f"{i}.jpg") for i in range(1000)]))
@@ -232,7 +230,6 @@ def test_a_csv_inventory_whose_schema_does_not_fit_is_refused(s3: S3Server, buck
     assert refusal(manifest).startswith(f"{manifest}: is not a readable .json list: ")
 
 
-# FAILS TODAY: KeyError.
 @pytest.mark.parametrize("lacking", ["Bucket", "Key"])
 def test_a_csv_inventory_without_bucket_or_key_is_refused(s3: S3Server, bucket: str, lacking: str) -> None:
     schema = CSV_SCHEMA.replace(lacking, "Other", 1)
@@ -240,7 +237,6 @@ def test_a_csv_inventory_without_bucket_or_key_is_refused(s3: S3Server, bucket: 
     assert lacking.lower() in refusal(manifest)
 
 
-# FAILS TODAY: KeyError.
 @pytest.mark.parametrize("lacking", ["bucket", "key"])
 def test_a_parquet_inventory_without_bucket_or_key_is_refused(s3: S3Server, bucket: str, lacking: str) -> None:
     (other,) = {"bucket", "key"} - {lacking}

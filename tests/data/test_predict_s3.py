@@ -498,7 +498,6 @@ def test_a_server_that_cannot_be_reached_ends_the_command_within_seconds(
     assert "http://127.0.0.1:9" in ended.complaint
     assert ended.complaint.endswith("; check the endpoint and the network")
     # Pauses are random up to these; half of them are kept on average.
-    # FAILS TODAY: 25.6 s on average, 51 s at the worst.
     assert sum(longest) / 2 <= 20
 
 
@@ -567,8 +566,6 @@ def test_a_bucket_that_disappears_costs_nothing_that_is_labelled_and_no_input_it
     assert [row["error"] for row in rows.values()] == [None] * 320
 
 
-# FAILS TODAY: the error of a worker comes with Ray Data's own, a hundred lines of traceback. With the store in the
-# bucket, exit code and words are those of the lease's end, which hides why the job ended.
 def test_a_bucket_that_disappears_is_told_in_one_line_and_exit_code_3(vanished: Vanished) -> None:
     *_, last = vanished.ended.err.splitlines()
     assert "404 NoSuchBucket" in last
@@ -607,7 +604,6 @@ def test_only_a_lease_that_is_stale_is_taken_over_from_another_host(
     assert directory.exists(LEASE_FILE) == (code == 75)
 
 
-# FAILS TODAY: the thread that beats ends with a traceback at the first beat for which the lease cannot be read.
 def test_a_lease_on_s3_that_cannot_be_read_for_a_while_beats_again_afterwards(
     proxy: S3Proxy, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -629,7 +625,6 @@ def test_a_lease_on_s3_that_cannot_be_read_for_a_while_beats_again_afterwards(
             time.sleep(0.01)
 
 
-# FAILS TODAY: what is raised is that the lease cannot be read.
 def test_the_end_of_a_lease_that_cannot_be_read_does_not_hide_why_the_job_ended(proxy: S3Proxy, bucket: str) -> None:
     def fail() -> None:
         with hold_lease(open_directory(f"s3://{bucket}/store")):

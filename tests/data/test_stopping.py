@@ -148,8 +148,8 @@ def test_no_grace_raises_at_once() -> None:
         send_and(signal.SIGTERM, sleep)
 
 
-# FAILS TODAY: the signal is sent once. One that comes in the instant before a blocking call begins does not interrupt
-# that call: seen once in some thirty tries on a busy machine with a grace of 0; here the first one is lost on purpose.
+# One that comes in the instant before a blocking call begins does not interrupt that call: seen once in some thirty
+# tries on a busy machine with a grace of 0; here the first one is lost on purpose.
 def test_a_signal_that_comes_just_before_a_wait_is_not_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
     kill, sent = signal.pthread_kill, []
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import pytest
 from botocore.exceptions import EndpointConnectionError
 
-from imgcls_ray.errors import ImageError, ImageErrorCode, ImgclsError, InputError, StorageError
+from imgcls_ray.errors import ConfigError, ImageError, ImageErrorCode, ImgclsError, InputError, StorageError
 from imgcls_ray.storage import FetchLimits, fetch, s3_fast
 from imgcls_ray.storage import s3 as s3_module
 from imgcls_ray.storage.s3 import S3Client, S3Options, s3_client, split_uri
@@ -495,3 +495,18 @@ def test_a_wrong_signature_is_reported_without_the_request_that_was_signed(
     assert "SignatureDoesNotMatch" in told
     assert "AWS4-HMAC-SHA256" not in told
     assert SECRETS["AWS_SECRET_ACCESS_KEY"] not in told + caplog.text
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("https://key:secret@s3.example.com", "credentials do not belong there"),
+        ("s3.example.com", "expected http(s)://HOST[:PORT], got 's3.example.com'"),
+        ("ftp://key:secret@s3.example.com", "credentials do not belong there"),
+    ],
+)
+def test_an_endpoint_that_is_no_address_or_holds_secrets_is_refused(url: str, words: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        S3Options(url)
+    assert words in str(caught.value)
+    assert "secret" not in str(caught.value)
