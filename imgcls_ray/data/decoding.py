@@ -13,7 +13,7 @@ import resource
 import signal
 import struct
 from collections.abc import Callable
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,13 +57,9 @@ def decode_in_time(preprocess: Preprocess, limits: DecodeLimits) -> Decode:
     return decode
 
 
-def decode_in_child(preprocess: Preprocess, limits: DecodeLimits) -> AbstractContextManager[Decode]:
-    """The careful way: an image that ends its process gets ``decoder_crashed`` or ``decode_timeout``."""
-    return _decode_in_child(preprocess, limits)
-
-
 @contextmanager
-def _decode_in_child(preprocess: Preprocess, limits: DecodeLimits) -> Iterator[Decode]:
+def decode_in_child(preprocess: Preprocess, limits: DecodeLimits) -> Iterator[Decode]:
+    """The careful way: an image that ends its process gets ``decoder_crashed`` or ``decode_timeout``."""
     task = json.dumps({"preprocess": asdict(preprocess), "limits": asdict(limits)}).encode()
     child: ChildProcess | None = None
 

@@ -183,5 +183,8 @@ def _quiet_ray_data() -> None:
     # Ray's wrapper loses the cause on its way between processes, and with it what to tell the user.
     context.raise_original_map_exception = True
     for name in ("ray.data", "ray.data._internal.execution"):
-        # Errors too: what ends the job is raised, and told in one line.
-        logging.getLogger(name).setLevel(logging.CRITICAL)
+        logging.getLogger(name).setLevel(logging.ERROR)
+    for handler in logging.getLogger("ray.data").handlers:
+        # What ends the job is raised, and told in one line; the whole of it stays in Ray's own log file.
+        if isinstance(handler, logging.StreamHandler):
+            handler.setLevel(logging.CRITICAL)

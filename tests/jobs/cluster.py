@@ -43,7 +43,7 @@ class OwnCluster:
             data=json.dumps({"entrypoint": "true"}).encode(),
             headers={"Content-Type": "application/json"},
         )
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 180
         while True:
             try:
                 urllib.request.urlopen(request, timeout=10).close()
