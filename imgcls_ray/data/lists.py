@@ -18,6 +18,7 @@ from urllib.parse import unquote_plus
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from imgcls_ray.data.sorting import batches_of
 from imgcls_ray.errors import InputError
 from imgcls_ray.storage import open_file
 from imgcls_ray.storage.local import FileInfo, may_be_image, path_from_uri, scheme_of, stat_file
@@ -101,7 +102,7 @@ def _parquet_rows(path: str, file: IO[bytes]) -> Iterator[dict[str, Any]]:
         if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
             raise InputError(f"{path}: the column 'uri' needs texts, has {kind}")
         columns = [name for name in ("uri", "size", "etag", "mtime") if name in schema.names]
-        for batch in parquet.iter_batches(batch_size=_ROWS_PER_BATCH, columns=columns):
+        for batch in batches_of(parquet, batch_size=_ROWS_PER_BATCH, columns=columns):
             yield from (row for row in batch.to_pylist() if row["uri"])
 
 
@@ -166,7 +167,7 @@ def _inventory_csv(file: IO[bytes], names: list[str]) -> Iterator[dict[str, Any]
 def _inventory_parquet(file: IO[bytes], _names: list[str]) -> Iterator[dict[str, Any]]:
     with pq.ParquetFile(file) as parquet:
         columns = [name for name in _INVENTORY_COLUMNS.values() if name in parquet.schema_arrow.names]
-        for batch in parquet.iter_batches(batch_size=_ROWS_PER_BATCH, columns=columns):
+        for batch in batches_of(parquet, batch_size=_ROWS_PER_BATCH, columns=columns):
             yield from batch.to_pylist()
 
 

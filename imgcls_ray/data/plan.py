@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from imgcls_ray.data.answers import newest_answers
 from imgcls_ray.data.schema import FILE_SCHEMA, PLAN_SCHEMA, STATUS_OK, image_id
-from imgcls_ray.data.sorting import table_of
+from imgcls_ray.data.sorting import batches_of, table_of
 from imgcls_ray.data.store import encode_json, now
 from imgcls_ray.errors import StoreInUseError
 
@@ -121,7 +121,7 @@ class Spool:
 
     def __init__(self) -> None:
         self._file = tempfile.TemporaryFile(prefix="imgcls-plan-")  # noqa: SIM115 - closed on exit
-        self._writer = pq.ParquetWriter(self._file, FILE_SCHEMA, compression="zstd")
+        self._writer = pq.ParquetWriter(self._file, FILE_SCHEMA, compression="zstd", write_statistics=False)
         self.num_images = 0
 
     def __enter__(self) -> Self:
@@ -142,7 +142,7 @@ class Spool:
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         with pq.ParquetFile(self._file) as file:
-            yield from file.iter_batches(batch_size=_SPOOL_ROWS)
+            yield from batches_of(file, batch_size=_SPOOL_ROWS)
 
 
 def write_plan(

@@ -16,8 +16,9 @@ from imgcls_ray.storage.local import FileInfo
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-_ROWS_IN_MEMORY = 200_000
-_ROWS_PER_GROUP = 4096
+_ROWS_IN_MEMORY = 100_000
+# A merge holds one group of each chunk.
+_ROWS_PER_GROUP = 1024
 
 
 def sort_files(files: Iterable[FileInfo]) -> Iterator[FileInfo]:
@@ -30,10 +31,11 @@ def sort_files(files: Iterable[FileInfo]) -> Iterator[FileInfo]:
     # One file without a name, however many chunks: it meets no limit on open files, and a kill leaves nothing behind.
     with tempfile.TemporaryFile(prefix="imgcls-sort-") as file:
         ends = [0]
-        with pq.ParquetWriter(file, FILE_SCHEMA, compression="zstd") as writer:
+        with pq.ParquetWriter(file, FILE_SCHEMA, compression="zstd", write_statistics=False) as writer:
             while chunk:
                 writer.write_table(table_of(chunk), row_group_size=_ROWS_PER_GROUP)
                 ends.append(ends[-1] + -(-len(chunk) // _ROWS_PER_GROUP))
+                chunk.clear()  # before the next one is there, not after
                 chunk = _sorted_chunk(files)
         with pq.ParquetFile(file) as chunks:
             readers = (_read_groups(chunks, range(*bounds)) for bounds in itertools.pairwise(ends))
@@ -53,6 +55,12 @@ def table_of(files: Sequence[FileInfo]) -> pa.Table:
     columns = zip(*files, strict=True)
     arrays = [pa.array(list(column), field.type) for column, field in zip(columns, FILE_SCHEMA, strict=True)]
     return pa.table(arrays, schema=FILE_SCHEMA)
+
+
+def batches_of(file: pq.ParquetFile, *, batch_size: int, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
+    """The file's batches, one row group after the other: asked for all of them, Arrow reads far ahead."""
+    for group in range(file.num_row_groups):
+        yield from file.iter_batches(batch_size=batch_size, row_groups=[group], columns=columns)
 
 
 def _read_groups(chunks: pq.ParquetFile, groups: range) -> Iterator[FileInfo]:
