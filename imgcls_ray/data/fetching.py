@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-NUM_FETCH_THREADS = 16
+# At 50 ms an object, what feeds 300 images a second with some to spare: threads that wait cost nothing.
+NUM_FETCH_THREADS = 32
 _FILES_AHEAD = 64
 _BYTES_AHEAD = 32 * 2**20
 # Addresses do not tell their size before they are read: sixteen ahead.
