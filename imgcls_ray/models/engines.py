@@ -8,6 +8,7 @@ whatever stands beside it.
 from __future__ import annotations
 
 import fcntl
+import functools
 import hashlib
 import json
 import os
@@ -142,7 +143,7 @@ class _OpenVINOEngine:
     ) -> None:
         import openvino as ov
 
-        core = ov.Core()
+        core = _openvino_core()
         if precision == "auto":
             precision = "bf16" if "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES") else "fp32"
         model = core.read_model(_converted_network(folder, embedding=embedding))
@@ -202,6 +203,19 @@ class _TorchEngine:
         return EngineOutput(
             logits.float().cpu().numpy(), embedding.float().cpu().numpy() if embedding is not None else None
         )
+
+
+@functools.cache
+def _openvino_core() -> Any:
+    """The process's one OpenVINO, which lives as long as the process.
+
+    Its CPU plugin gives the thread that loads it a stack for signal handlers, large enough for AMX' registers, and
+    frees that stack when the last engine goes. If that happens in another thread, as it may whenever Python collects
+    garbage, the next signal (Ctrl-C) ends the process with a segmentation fault.
+    """
+    import openvino as ov
+
+    return ov.Core()
 
 
 def _checked_device(device: str) -> Any:
