@@ -30,7 +30,13 @@ _WARM_UP_ROWS = 1000
 
 def emit(benchmark: str, figure: str, value: float, unit: str, **about: Any) -> None:
     """Print one figure as one JSON line on stdout."""
-    line = {"benchmark": benchmark, "figure": figure, "value": round(value, 3), "unit": unit, **about}
+    line = {
+        "benchmark": benchmark,
+        "figure": figure,
+        "value": float(f"{value:.4g}") if abs(value) < 1 else round(value, 3),
+        "unit": unit,
+        **about,
+    }
     print(json.dumps(line), flush=True)
 
 

@@ -30,7 +30,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-models_app = typer.Typer(help="Make model folders.", no_args_is_help=True)
+models_app = typer.Typer(help="List the networks that can be asked for by name; make model folders.")
 store_app = typer.Typer(help="Look into a label store.", no_args_is_help=True)
 app.add_typer(models_app, name="models")
 app.add_typer(store_app, name="store")
@@ -127,7 +127,11 @@ def predict(
         float | None, typer.Option(metavar="SHARE", help="Exit 1 if a larger share of the inputs fails, e.g. 0.05.")
     ] = None,
     num_workers: Annotated[int | None, typer.Option(metavar="N", help="CPU workers. [default: all cores]")] = None,
-    num_gpus: Annotated[int | None, typer.Option(metavar="N", help="GPUs to label on. [default: 0]")] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(metavar="cpu|gpu|gpu:0,1", help="Where the network runs. [default: cpu]", show_default=False),
+    ] = None,
+    num_gpus: Annotated[int | None, typer.Option(metavar="N", help="Label on N GPUs, whichever they are.")] = None,
     batch_size: Annotated[int | None, typer.Option(metavar="N", help="Images per forward pass. [default: 32]")] = None,
     engine: Annotated[str | None, typer.Option(metavar="auto|openvino|torch")] = None,
     s3_endpoint_url: S3Endpoint = None,
@@ -151,6 +155,7 @@ def predict(
         "limit": limit,
         "max_error_rate": max_error_rate,
         "num_workers": num_workers,
+        "device": device,
         "num_gpus": num_gpus,
         "batch_size": batch_size,
         "engine": engine,
@@ -160,28 +165,65 @@ def predict(
     command.run(config, set_ or [], {key: value for key, value in flags.items() if value is not None})
 
 
+@models_app.callback(invoke_without_command=True)
+def models(
+    context: typer.Context,
+    family: Annotated[str | None, typer.Option(help="Only this family, e.g. ResNet.")] = None,
+    max_params: Annotated[
+        float | None, typer.Option(metavar="MILLIONS", help="Only networks of at most so many parameters.")
+    ] = None,
+    min_top1: Annotated[
+        float | None, typer.Option(metavar="PERCENT", help="Only networks of at least this published accuracy.")
+    ] = None,
+    pretrained: Annotated[bool, typer.Option("--pretrained", help="Only networks that timm has weights of.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Machine-readable, with every detail.")] = False,
+) -> None:
+    """List the networks that can be asked for by name; make model folders."""
+    if context.invoked_subcommand is None:
+        from imgcls_ray.commands import models as command
+
+        command.show(family=family, max_params=max_params, min_top1=min_top1, pretrained=pretrained, as_json=json)
+
+
 @models_app.command("new")
 def models_new(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the zoo, e.g. PP-LCNet_x1_0.")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="E.g. PP-LCNet_x1_0 (see `imgcls models`), or timm:NAME for timm's.")
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The folder to make.")],
-    num_classes: Annotated[int | None, typer.Option(min=1, help="Number of classes.")] = None,
+    num_classes: Annotated[
+        int | None, typer.Option(min=1, help="Number of classes. [default: that of the weights]", show_default=False)
+    ] = None,
     labels: Annotated[
         Path | None, typer.Option(help="Class names: one a line, or PaddleX's label.txt ('id name').")
     ] = None,
-    weights: Annotated[Path | None, typer.Option(help="A .safetensors or torch state-dict file.")] = None,
+    pretrained: Annotated[bool, typer.Option("--pretrained", help="timm's weights; so without any other.")] = False,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATH",
+            help="Model folder, .safetensors, torch or timm state dict, or PaddleClas' .pdparams.",
+        ),
+    ] = None,
     random: Annotated[bool, typer.Option("--random", help="Random weights, for benchmarks.")] = False,
     seed: Annotated[int, typer.Option(help="Of the random weights.")] = 0,
+    s3_endpoint_url: S3Endpoint = None,
 ) -> None:
-    """Make a model folder: pretrained (through timm's hub), from --weights, or --random."""
-    from imgcls_ray.models.new import default_class_names, new_model_folder, read_class_names
+    """Make a model folder: with timm's pretrained weights, from --weights, or --random."""
+    from imgcls_ray.commands import models as command
+    from imgcls_ray.storage.s3 import S3Options
 
-    if weights is not None and random:
-        raise UsageError("--weights and --random exclude each other")
-    class_names = read_class_names(labels, num_classes=num_classes) if labels else default_class_names(num_classes)
-    folder = new_model_folder(
-        name, output, class_names=class_names, weights=weights, random_seed=seed if random else None
+    if (weights is not None) + random + pretrained > 1:
+        raise UsageError("--pretrained, --weights and --random exclude each other")
+    command.new(
+        name,
+        output,
+        num_classes=num_classes,
+        labels=labels,
+        weights=weights,
+        random_seed=seed if random else None,
+        s3=S3Options(s3_endpoint_url),
     )
-    print(f"{output}: {name}, {folder.spec.num_classes} classes, fingerprint {folder.spec.fingerprint[:12]}")
 
 
 @store_app.command("status")

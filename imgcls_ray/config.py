@@ -7,9 +7,10 @@ repaired. Below the function that a job calls, values travel as plain arguments.
 from __future__ import annotations
 
 import difflib
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
+import re
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator, model_validator
 
 from imgcls_ray.errors import ConfigError
 
@@ -47,8 +48,10 @@ class PredictConfig(StrictModel):
     """``auto``: bf16 where the processor computes it natively."""
     num_workers: PositiveInt | None = None
     """Actors that label on CPUs, one core each; with GPUs, actors that fetch and decode. Default: all the cores."""
+    device: str = "cpu"
+    """``cpu``; ``gpu`` for all GPUs of the machine or cluster; ``gpu:0,1`` for these of this machine."""
     num_gpus: int = Field(default=0, ge=0)
-    """GPUs to label on, one actor each; 0 labels on CPUs."""
+    """Label on this many GPUs, one actor each, whichever they are. 0: as ``device`` says."""
     batch_size: PositiveInt = 32
     """Images per forward pass on one worker; short batches are padded."""
     unit_size: int | None = Field(default=None, ge=16, le=2048)
@@ -85,11 +88,53 @@ class PredictConfig(StrictModel):
     dry_run: bool = False
     """Say what would be labelled; write nothing."""
 
+    @field_validator("device")
+    @classmethod
+    def _is_a_device(cls, device: str) -> str:
+        parse_device(device)
+        return device
+
     @model_validator(mode="after")
     def _gpus_need_torch(self) -> Self:
-        if self.num_gpus and self.engine == "openvino":
-            raise ValueError("engine=openvino labels on CPUs; use engine=torch (or auto) with num_gpus")
+        if self.uses_gpus and self.engine == "openvino":
+            raise ValueError("engine=openvino labels on CPUs; use engine=torch (or auto) with device=gpu or num_gpus")
+        if self.num_gpus and self.gpu_ids:
+            raise ValueError(
+                f"device={self.device} names the GPUs, num_gpus={self.num_gpus} lets them be chosen: give one"
+            )
         return self
+
+    @property
+    def uses_gpus(self) -> bool:
+        return self.num_gpus > 0 or parse_device(self.device).is_gpu
+
+    @property
+    def gpu_ids(self) -> tuple[int, ...]:
+        """The GPUs of this machine to label on, where they are named."""
+        return parse_device(self.device).ids
+
+
+class Device(NamedTuple):
+    """Where networks run."""
+
+    is_gpu: bool
+    ids: tuple[int, ...] = ()
+    """Of the GPUs on this machine; none says nothing of which."""
+
+
+def parse_device(text: str) -> Device:
+    """Read ``cpu``, ``gpu`` or ``gpu:0,1`` (``cuda`` is ``gpu``).
+
+    Raises:
+        ValueError: anything else.
+    """
+    match = re.fullmatch(r"cpu|(?:gpu|cuda)(?::(\d+(?:,\d+)*))?", text)
+    if match is None:
+        raise ValueError("must be cpu, gpu, gpu:0 or gpu:0,1")
+    ids = tuple(int(number) for number in match[1].split(",")) if match[1] else ()
+    if len(set(ids)) < len(ids):
+        raise ValueError("must name a GPU once")
+    return Device(is_gpu=text != "cpu", ids=ids)
 
 
 M = TypeVar("M", bound=StrictModel)

@@ -50,13 +50,14 @@ def make_small_model(path: Path, *, seed: int, class_names: tuple[str, ...] = SM
     import torch
 
     from imgcls_ray.images.preprocess import Preprocess
+    from imgcls_ray.models.architecture import build_network
     from imgcls_ray.models.folder import save_model_folder
-    from imgcls_ray.models.zoo import build_network, find_model
+    from imgcls_ray.models.zoo import find_model
 
     model = find_model("PP-LCNet_x0_25")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = build_network(model.timm_name, dict(model.timm_args), num_classes=len(class_names))
+        network = build_network(model.architecture, num_classes=len(class_names))
         # A fresh network says nearly the same of everything. Statistics of pictures like the tests' own and a loud,
         # centred head make it tell images apart, so that a mixed-up row shows.
         pictures = torch.nn.functional.interpolate(torch.randn(64, 3, 6, 8), size=(64, 64), mode="bicubic")
@@ -73,8 +74,7 @@ def make_small_model(path: Path, *, seed: int, class_names: tuple[str, ...] = SM
         path,
         network,
         name="small",
-        timm_name=model.timm_name,
-        timm_args=dict(model.timm_args),
+        architecture=model.architecture,
         class_names=class_names,
         preprocess=Preprocess(resize_size=72, crop_size=64),
     )

@@ -49,7 +49,7 @@ def test_help_names_the_commands(imgcls: Callable[..., tuple[int, str, str]]) ->
     assert all(name in out for name in ("predict", "demo", "models", "store"))
 
 
-@pytest.mark.parametrize("command", [["predict"], ["models", "new"], ["store", "verify"], ["demo"]])
+@pytest.mark.parametrize("command", [["predict"], ["models"], ["models", "new"], ["store", "verify"], ["demo"]])
 def test_every_command_explains_itself(imgcls: Callable[..., tuple[int, str, str]], command: list[str]) -> None:
     code, out, _ = imgcls(*command, "-h")
     assert code == 0
@@ -259,6 +259,47 @@ def test_models_new_makes_a_folder_and_refuses_what_does_not_fit(
     code, _, err = imgcls(*new)
     assert code == 2
     assert "already exists and is not empty" in one_line(err)
+
+
+def test_models_lists_the_zoo_and_filters_it(imgcls: Callable[..., tuple[int, str, str]]) -> None:
+    code, out, _ = imgcls("models")
+    assert code == 0
+    assert out.count("SwinTransformer_") == 6
+    assert "80 of 80 networks" in out
+    assert all("…" not in line for line in out.splitlines())
+    code, out, _ = imgcls("models", "--json", "--family", "resnet", "--max-params", 25.6, "--min-top1", 76.0)
+    assert code == 0
+    rows = json.loads(out)
+    assert [row["name"] for row in rows] == ["ResNet34_vd", "ResNet50", "ResNet50_vd"]
+    assert rows[1]["preprocess"]["crop_size"] == 224
+    code, out, _ = imgcls("models", "--json", "--family", "PP-LCNet", "--pretrained")
+    assert [row["timm_weights"] for row in json.loads(out)] == [
+        "lcnet_050.ra2_in1k",
+        "lcnet_075.ra2_in1k",
+        "lcnet_100.ra2_in1k",
+    ]
+
+
+def test_an_unknown_family_is_refused_with_the_nearest(imgcls: Callable[..., tuple[int, str, str]]) -> None:
+    code, _, err = imgcls("models", "--family", "mobilnet")
+    assert (code, one_line(err)) == (2, "imgcls: mobilnet: no family of that name; did you mean MobileNetV4?")
+
+
+def test_a_device_that_is_not_there_ends_with_2_before_anything_starts(
+    imgcls: Callable[..., tuple[int, str, str]],
+    small_model: ModelFolder,
+    draw_images: Callable[..., list[Path]],
+    tmp_path: Path,
+) -> None:
+    images = draw_images(2)
+    words = ("predict", images[0].parent, "-m", small_model.path, "--device", "gpu:99")
+    code, _, err = imgcls(*words, "-o", tmp_path / "store")
+    assert code == 2
+    assert "so there is no GPU 99; give one that is there, or device=cpu" in one_line(err)
+    assert not (tmp_path / "store").exists()
+    code, _, err = imgcls("predict", images[0], "-m", small_model.path, "--device", "gpu:99")
+    assert code == 2
+    assert "there is no GPU 99, this machine has" in one_line(err)
 
 
 def run_until_parts(command: list[str], store: Path, count: int) -> subprocess.Popen[str]:

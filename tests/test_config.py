@@ -27,12 +27,38 @@ NEEDED = {"input": "in", "model": "m", "output": "out"}
         ({"export": "xlsx"}, "export: input should be 'parquet', 'jsonl' or 'csv', got 'xlsx'"),
         ({"unit_size": 5000}, "unit_size: input should be less than or equal to 2048, got 5000"),
         ({"num_gpus": 1, "engine": "openvino"}, "engine=openvino labels on CPUs; use engine=torch"),
+        ({"device": "gpu", "engine": "openvino"}, "engine=openvino labels on CPUs; use engine=torch"),
+        ({"device": "toaster"}, "device: must be cpu, gpu, gpu:0 or gpu:0,1, got 'toaster'"),
+        ({"device": "cpu:0"}, "device: must be cpu, gpu"),
+        ({"device": "gpu:1,1"}, "device: must name a GPU once, got 'gpu:1,1'"),
+        (
+            {"device": "gpu:0,1", "num_gpus": 1},
+            "device=gpu:0,1 names the GPUs, num_gpus=1 lets them be chosen: give one",
+        ),
         ({"max_image_pixels": 10**9}, "max_image_pixels: input should be less than or equal to 89478485"),
     ],
 )
 def test_a_value_that_does_not_fit_is_refused_by_name(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=f"^{message}"):
         make_config(PredictConfig, {**NEEDED, **values})
+
+
+@pytest.mark.parametrize(
+    ("values", "uses_gpus", "gpu_ids"),
+    [
+        ({}, False, ()),
+        ({"device": "gpu"}, True, ()),
+        ({"device": "cuda:3"}, True, (3,)),
+        ({"device": "gpu:0,2"}, True, (0, 2)),
+        ({"num_gpus": 2}, True, ()),
+        ({"device": "gpu", "num_gpus": 2}, True, ()),
+    ],
+)
+def test_a_device_says_whether_and_which_gpus(
+    values: dict[str, Any], uses_gpus: bool, gpu_ids: tuple[int, ...]
+) -> None:
+    config = make_config(PredictConfig, {**NEEDED, **values})
+    assert (config.uses_gpus, config.gpu_ids) == (uses_gpus, gpu_ids)
 
 
 def test_a_missing_key_is_refused_with_its_meaning() -> None:

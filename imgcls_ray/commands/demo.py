@@ -17,8 +17,9 @@ from imgcls_ray.demo.fit import IMAGE_SIZE, NUM_EPOCHS, NUM_IMAGES_PER_CLASS, fi
 from imgcls_ray.errors import UsageError
 from imgcls_ray.images.decoder import decode_image
 from imgcls_ray.images.preprocess import Preprocess, preprocess_image
+from imgcls_ray.models.architecture import build_network
 from imgcls_ray.models.folder import save_model_folder
-from imgcls_ray.models.zoo import build_network, find_model
+from imgcls_ray.models.zoo import find_model
 from imgcls_ray.storage import open_directory
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def _train(dataset: DemoDataset, path: Path, console: Console) -> Path:
     zoo_model = find_model(_MODEL_NAME)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        network = build_network(zoo_model.timm_name, dict(zoo_model.timm_args), num_classes=len(dataset.class_names))
+        network = build_network(zoo_model.architecture, num_classes=len(dataset.class_names))
 
     def tell(epoch: int, accuracy: float) -> None:
         if epoch % 3 == 0:
@@ -84,8 +85,7 @@ def _train(dataset: DemoDataset, path: Path, console: Console) -> Path:
         path,
         network,
         name=_MODEL_NAME,
-        timm_name=zoo_model.timm_name,
-        timm_args=dict(zoo_model.timm_args),
+        architecture=zoo_model.architecture,
         class_names=dataset.class_names,
         preprocess=preprocess,
     )

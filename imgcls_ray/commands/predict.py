@@ -77,6 +77,7 @@ def _predict_one(values: Mapping[str, Any]) -> None:
     model = create_model(
         config.model,
         engine=config.engine,
+        device=config.device,
         precision=config.precision,
         max_image_bytes=config.max_image_bytes,
         max_image_pixels=config.max_image_pixels,

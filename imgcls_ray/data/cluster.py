@@ -18,6 +18,7 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from imgcls_ray.data.report import counted
 from imgcls_ray.errors import ResourceError
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def is_cluster_given() -> bool:
     return bool(os.environ.get("RAY_ADDRESS")) or (ray is not None and ray.is_initialized())
 
 
-def start_ray(*, num_gpus: int) -> None:
+def start_ray(*, uses_gpus: bool) -> None:
     """Join the Ray that the environment names, or start one on this machine."""
     import ray
 
@@ -75,37 +76,59 @@ def start_ray(*, num_gpus: int) -> None:
             include_dashboard=False,
             log_to_driver=False,
             logging_level=logging.ERROR,
-            object_store_memory=None if num_gpus else _CPU_OBJECT_STORE_BYTES,
+            object_store_memory=None if uses_gpus else _CPU_OBJECT_STORE_BYTES,
         )
     if threading.current_thread() is threading.main_thread():
         # Ray puts a handler of its own there, which leaves without a word.
         signal.signal(signal.SIGTERM, on_sigterm)
 
 
-def check_local(plan: WorkerPlan) -> None:
-    """Refuse a plan that this machine cannot run, before Ray is started for it.
+def check_local(num_workers: int, *, uses_gpus: bool, num_gpus: int, gpu_ids: Sequence[int]) -> None:
+    """Refuse what this machine cannot run, before Ray is started for it.
+
+    Args:
+        num_workers: on CPUs.
+        uses_gpus: whether any is needed.
+        num_gpus: how many; 0 for those named, or for as many as there are.
+        gpu_ids: those that are named.
 
     Raises:
         ResourceError: with the numbers.
     """
     cores = available_cores()
-    if plan.num_cpu_workers > cores:
+    if num_workers > cores:
         raise ResourceError(
-            f"num_workers={plan.num_cpu_workers} needs {plan.num_cpu_workers} CPUs, this machine has {cores}; "
+            f"num_workers={num_workers} needs {num_workers} CPUs, this machine has {cores}; "
             "give fewer, or none for all of them"
         )
-    if plan.num_gpu_workers:
+    if uses_gpus:
         import torch
 
-        if plan.num_gpu_workers > (found := torch.cuda.device_count()):
+        found = torch.cuda.device_count()
+        if missing := [i for i in gpu_ids if i >= found]:
+            named = ",".join(map(str, gpu_ids))
             raise ResourceError(
-                f"num_gpus={plan.num_gpu_workers} needs {plan.num_gpu_workers} GPUs, this machine has {found}; "
-                "give fewer, or 0 to label on CPUs"
+                f"device=gpu:{named}: this machine has {counted(found, 'GPU')}, so there is no GPU {missing[0]}; "
+                "give one that is there, or device=cpu"
             )
+        if max(num_gpus, 1) > found:
+            wanted = f"num_gpus={num_gpus} needs {num_gpus} GPUs" if num_gpus else "device=gpu needs a GPU"
+            raise ResourceError(f"{wanted}, this machine has {counted(found, 'GPU')}; give fewer, or device=cpu")
 
 
-def plan_workers(num_workers: int | None, num_gpus: int) -> WorkerPlan:
+def show_gpus(gpu_ids: Sequence[int]) -> None:
+    """Let this process, and the Ray that it starts, see these GPUs only."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = visible.split(",") if visible else None
+    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(names[i] if names else str(i) for i in gpu_ids)
+
+
+def plan_workers(num_workers: int | None, num_gpus: int | None) -> WorkerPlan:
     """Choose the actors for the Ray that runs, and check that they can run.
+
+    Args:
+        num_workers: on CPUs; by default one for each that Ray has now.
+        num_gpus: 0 for none, None for all that Ray has now.
 
     On a machine's own Ray, actors that do not fit at once would wait for ever for those that run. A cluster that the
     environment names may grow: actors that wait are what tells its autoscaler to add nodes, and each starts as soon as
@@ -124,7 +147,9 @@ def plan_workers(num_workers: int | None, num_gpus: int) -> WorkerPlan:
             "the Ray cluster has no CPUs now, so there is no number of workers to choose; give num_workers, and the "
             "cluster grows for them"
         )
-    plan = WorkerPlan(num_workers or max(cpus, 1), num_gpus)
+    if num_gpus is None and not gpus:
+        raise ResourceError("device=gpu: the Ray cluster has no GPU now; give num_gpus if it can grow, or device=cpu")
+    plan = WorkerPlan(num_workers or max(cpus, 1), gpus if num_gpus is None else num_gpus)
     if plan.num_cpu_workers <= cpus and plan.num_gpu_workers <= gpus:
         return plan
     if may_grow:

@@ -17,7 +17,15 @@ from typing import TYPE_CHECKING
 from imgcls_ray import errors
 from imgcls_ray.data.alone import label_alone
 from imgcls_ray.data.board import Board
-from imgcls_ray.data.cluster import WorkerPlan, available_cores, check_local, is_cluster_given, plan_workers, start_ray
+from imgcls_ray.data.cluster import (
+    WorkerPlan,
+    available_cores,
+    check_local,
+    is_cluster_given,
+    plan_workers,
+    show_gpus,
+    start_ray,
+)
 from imgcls_ray.data.label import LabelTask
 from imgcls_ray.data.lease import hold_lease
 from imgcls_ray.data.listing import check_input, list_inputs
@@ -38,7 +46,7 @@ from imgcls_ray.data.store import (
     now,
     open_store,
 )
-from imgcls_ray.errors import ImgclsError, JobFailedError, StoppedError
+from imgcls_ray.errors import ImgclsError, JobFailedError, ResourceError, StoppedError
 from imgcls_ray.models.engines import is_engine_prepared, prepare_engine
 from imgcls_ray.models.folder import WEIGHTS_FILE
 from imgcls_ray.models.new import open_model
@@ -73,8 +81,7 @@ def predict(config: PredictConfig, console: Console) -> PredictReport:
     check_input(config.input, s3)
     directory = open_directory(config.output, s3)
     identity = _identity(config, folder)
-    if not is_cluster_given():
-        check_local(WorkerPlan(config.num_workers or 1, config.num_gpus))
+    _check_resources(config)
     report = PredictReport(directory.uri)
     if config.dry_run:
         store = open_store(directory) if is_store(directory) else None
@@ -96,6 +103,18 @@ def predict(config: PredictConfig, console: Console) -> PredictReport:
                 report.runs.append(job.label(planned, run))
     report.seconds = time.monotonic() - start
     return report
+
+
+def _check_resources(config: PredictConfig) -> None:
+    if not is_cluster_given():
+        check_local(
+            config.num_workers or 1, uses_gpus=config.uses_gpus, num_gpus=config.num_gpus, gpu_ids=config.gpu_ids
+        )
+    elif config.gpu_ids:
+        raise ResourceError(
+            f"device={config.device} names GPUs of one machine, and a Ray cluster chooses among its own; "
+            f"give device=gpu for all of them, or num_gpus={len(config.gpu_ids)}"
+        )
 
 
 def _identity(config: PredictConfig, folder: ModelFolder) -> StoreIdentity:
@@ -183,7 +202,7 @@ class _Job:
             counted(report.num_images - report.num_done_before, "image"),
             counted(len(todo), "unit"),
         )
-        board = None if len(todo) == 1 and not self._config.num_gpus else Board()
+        board = None if len(todo) == 1 and not self._config.uses_gpus else Board()
         results = self._on_ray(todo, board) if board else self._label_here(todo[0])
         report.num_workers = self._workers.num_cpu_workers if self._workers else 1
         others: set[int] = set()
@@ -231,14 +250,17 @@ class _Job:
             # Converting a network takes as long as Ray's start and most of a gigabyte: another process beside it does
             # that, and gives the memory back.
             with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as beside:
-                device = "cuda" if config.num_gpus else "cpu"
+                device = "cuda" if config.uses_gpus else "cpu"
                 prepared = None
                 if not is_engine_prepared(self._folder, config.engine, device, config.embedding):
                     prepared = beside.submit(prepare_engine, self._folder, config.engine, device, config.embedding)
-                start_ray(num_gpus=config.num_gpus)
+                if config.gpu_ids:
+                    show_gpus(config.gpu_ids)
+                start_ray(uses_gpus=config.uses_gpus)
                 if prepared is not None:
                     prepared.result()
-            self._workers = plan_workers(config.num_workers, config.num_gpus)
+            num_gpus = config.num_gpus or len(config.gpu_ids)
+            self._workers = plan_workers(config.num_workers, num_gpus or (None if config.uses_gpus else 0))
         return self._workers
 
     def _num_workers(self, planned: Spool) -> int:
@@ -249,7 +271,7 @@ class _Job:
 
     def _unit_size(self) -> int:
         largest = self._config.unit_size or default_unit_size((self._folder.path / WEIGHTS_FILE).stat().st_size)
-        if self._config.num_gpus:
+        if self._config.uses_gpus:
             if self._config.unit_size is None:
                 largest = MAX_UNIT_SIZE
             largest = min(largest, _MAX_BLOCK_BYTES // (3 * self._folder.spec.preprocess.crop_size**2))

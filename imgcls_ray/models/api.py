@@ -22,7 +22,8 @@ from imgcls_ray.images.decoder import decode_image, decode_picture
 from imgcls_ray.images.limits import DecodeLimits
 from imgcls_ray.images.preprocess import preprocess_image
 from imgcls_ray.models.classifier import ImageClassifier, ModelInput
-from imgcls_ray.models.new import default_class_names, is_model_path, new_model_folder, open_model
+from imgcls_ray.models.engines import torch_devices
+from imgcls_ray.models.new import is_model_path, new_model_folder, open_model
 from imgcls_ray.models.results import Result
 from imgcls_ray.storage import DEFAULT_S3, FetchLimits, fetch
 from imgcls_ray.storage.http import is_url
@@ -152,6 +153,7 @@ def create_model(
     *,
     num_classes: int | None = None,
     pretrained: bool = True,
+    weights: str | os.PathLike[str] | None = None,
     engine: EngineName = "auto",
     device: str = "cpu",
     precision: Precision = "auto",
@@ -160,14 +162,18 @@ def create_model(
     allow_private_urls: bool = False,
     s3: S3Options = DEFAULT_S3,
 ) -> Model:
-    """Open a model folder, or make a model of the zoo, ready to label images.
+    """Open a model folder, or make a model of a name, ready to label images.
 
     Args:
-        model: model folder (local or ``s3://``), or a name of the zoo such as ``PP-LCNet_x1_0``.
-        num_classes: of a zoo model, if not ImageNet's 1,000.
-        pretrained: take timm's weights for a zoo model; otherwise random ones.
+        model: model folder (local or ``s3://``), a name of the zoo such as ``PP-LCNet_x1_0``, or one of timm's such as
+            ``timm:convnext_tiny.fb_in1k``.
+        num_classes: of a named model, if not as many as its weights have. A head of another class count is replaced by
+            a random one, and a warning says so.
+        pretrained: take timm's weights for a named model; otherwise random ones.
+        weights: of a named model, instead of timm's: a model folder, or a ``.safetensors``, torch state-dict or
+            PaddleClas ``.pdparams`` file.
         engine: ``auto`` takes OpenVINO on a CPU and torch on a GPU.
-        device: ``cpu``, ``cuda`` or ``cuda:N``.
+        device: ``cpu``; ``gpu`` for the first; ``gpu:0,1`` for these, among which every batch is shared out.
         precision: ``auto`` takes bf16 where the processor computes it natively.
         max_image_bytes: larger inputs are ``too_many_bytes``.
         max_image_pixels: larger pictures are ``too_many_pixels``.
@@ -176,20 +182,28 @@ def create_model(
 
     Raises:
         ModelFolderError: the folder is unreadable or does not fit together.
-        UnknownModelError: neither a folder nor a name of the zoo; with the nearest names.
-        WeightsError: the pretrained weights cannot be had.
+        UnknownModelError: neither a folder nor a name; with the nearest names.
+        WeightsError: the weights cannot be had, or are of another network.
+        ResourceError: there is no such device.
+        ValueError: ``weights`` or ``num_classes`` for a model folder, which has its own.
     """
+    torch_devices(device)
     path = os.fspath(model)
     made = None
-    if is_model_path(path) or (pretrained and num_classes is None):
+    is_folder = is_s3(path) or is_model_path(path)
+    if is_folder and (weights is not None or num_classes is not None):
+        raise ValueError(f"{path} is a model folder and has its own weights and classes; give a name to choose them")
+    if is_folder or (pretrained and num_classes is None and weights is None):
         folder = open_model(path, s3)
     else:
         made = tempfile.TemporaryDirectory(prefix="imgcls-model-")
         folder = new_model_folder(
             path,
             Path(made.name) / path,
-            class_names=default_class_names(num_classes),
-            random_seed=None if pretrained else 0,
+            num_classes=num_classes,
+            weights=os.fspath(weights) if weights is not None else None,
+            random_seed=None if pretrained or weights is not None else 0,
+            s3=s3,
         )
     return Model(
         folder,

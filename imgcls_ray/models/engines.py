@@ -11,21 +11,25 @@ import fcntl
 import functools
 import hashlib
 import json
+import math
 import os
 import shutil
 import tempfile
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
+import numpy as np
+
+from imgcls_ray.config import parse_device
 from imgcls_ray.errors import ResourceError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
-    import numpy as np
     from torch import nn
 
     from imgcls_ray.models.folder import ModelFolder
@@ -68,7 +72,7 @@ def load_engine(
     Args:
         folder: a checked model folder.
         engine: ``auto`` takes OpenVINO on a CPU and torch on a GPU.
-        device: ``cpu``, ``cuda`` or ``cuda:N``.
+        device: ``cpu``; ``gpu`` for the first; ``gpu:0,1`` for these, among which every batch is shared out.
         precision: ``auto`` takes bf16 where the processor computes it natively.
         batch_size: the fixed number of images per call.
         num_threads: CPU threads of one forward pass; all cores if not given.
@@ -77,14 +81,19 @@ def load_engine(
     Raises:
         ResourceError: there is no such device.
     """
+    if engine == "openvino" and device != "cpu":
+        raise ResourceError(f"engine openvino runs on the CPU, not on {device}; use engine torch")
+    devices = torch_devices(device)
     num_threads = num_threads or os.cpu_count() or 1
     if _is_openvino(engine, device):
-        if device != "cpu":
-            raise ResourceError(f"engine openvino runs on the CPU, not on {device}; use engine torch")
         return _OpenVINOEngine(
             folder, precision=precision, batch_size=batch_size, num_threads=num_threads, embedding=embedding
         )
-    return _TorchEngine(folder, device=device, precision=precision, num_threads=num_threads, embedding=embedding)
+    engines = [
+        _TorchEngine(folder, device=name, precision=precision, num_threads=num_threads, embedding=embedding)
+        for name in devices
+    ]
+    return engines[0] if len(engines) == 1 else _SharedEngine(engines, batch_size=batch_size)
 
 
 def is_engine_prepared(folder: ModelFolder, engine: EngineName, device: str, embedding: bool) -> bool:
@@ -180,7 +189,7 @@ class _TorchEngine:
         import torch
 
         self._torch = torch
-        self._device = _checked_device(device)
+        self._device = torch.device(device)
         if self._device.type == "cpu":
             torch.set_num_threads(num_threads)
         if precision == "auto":
@@ -218,24 +227,56 @@ def _openvino_core() -> Any:
     return ov.Core()
 
 
-def _checked_device(device: str) -> Any:
+class _SharedEngine:
+    """Several devices, each with a share of every batch."""
+
+    def __init__(self, engines: Sequence[Engine], *, batch_size: int) -> None:
+        self._engines = engines
+        # Every device sees one shape, as it would alone; where the batch cannot be shared out evenly the last ones get
+        # blank images.
+        self._share = math.ceil(batch_size / len(engines))
+        self._executor = ThreadPoolExecutor(len(engines), thread_name_prefix="device")
+        self.description = f"{len(engines)} x ({engines[0].description})"
+
+    def __call__(self, pixels: np.ndarray) -> EngineOutput:
+        blank = self._share * len(self._engines) - len(pixels)
+        padded = np.concatenate([pixels, np.zeros((blank, *pixels.shape[1:]), pixels.dtype)]) if blank else pixels
+        outputs = list(self._executor.map(_run, self._engines, np.split(padded, len(self._engines))))
+        logits = np.concatenate([output.logits for output in outputs])[: len(pixels)]
+        embeddings = [output.embedding for output in outputs if output.embedding is not None]
+        return EngineOutput(logits, np.concatenate(embeddings)[: len(pixels)] if embeddings else None)
+
+
+def _run(engine: Engine, pixels: np.ndarray) -> EngineOutput:
+    return engine(pixels)
+
+
+def torch_devices(device: str) -> list[str]:
+    """torch's names of the devices that ``cpu``, ``gpu`` or ``gpu:0,1`` means.
+
+    Raises:
+        ResourceError: this machine lacks one of them, or it means none.
+    """
+    try:
+        wanted = parse_device(device)
+    except ValueError as error:
+        raise ResourceError(f"device {device!r}: {error}") from error
+    if not wanted.is_gpu:
+        return ["cpu"]
     import torch
 
-    try:
-        checked = torch.device(device)
-    except RuntimeError as error:
-        raise ResourceError(f"{device}: not a device; use cpu, cuda or cuda:N") from error
-    if checked.type not in ("cpu", "cuda"):
-        raise ResourceError(f"{device}: not a device that is used here; use cpu, cuda or cuda:N")
-    if checked.type == "cuda" and (checked.index or 0) >= torch.cuda.device_count():
-        raise ResourceError(f"{device}: this machine has {torch.cuda.device_count()} CUDA devices; use cpu")
-    return checked
+    found = torch.cuda.device_count()
+    ids = wanted.ids or (0,)
+    if missing := [i for i in ids if i >= found]:
+        have = f"{found} CUDA {'device' if found == 1 else 'devices'}"
+        raise ResourceError(f"device {device}: there is no GPU {missing[0]}, this machine has {have}; use cpu")
+    return [f"cuda:{i}" for i in ids]
 
 
 def _kept_network(folder: ModelFolder, *, embedding: bool) -> Path:
     """Where the converted network is, or will be."""
     spec = folder.spec
-    parts = [spec.weights_sha256, spec.timm_name, spec.timm_args, spec.num_classes, str(spec.preprocess), embedding]
+    parts = [spec.weights_sha256, str(spec.architecture), spec.num_classes, str(spec.preprocess), embedding]
     parts += [version(package) for package in ("openvino", "timm", "imgcls-ray")]
     key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
     return cache_dir() / "openvino" / key / "network.xml"

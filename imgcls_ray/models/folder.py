@@ -22,7 +22,7 @@ from pydantic import ConfigDict, Field, ValidationError, field_validator
 from imgcls_ray.config import StrictModel
 from imgcls_ray.errors import ModelFolderError
 from imgcls_ray.images.preprocess import Preprocess
-from imgcls_ray.models.zoo import build_network
+from imgcls_ray.models.architecture import Architecture, build_network
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -43,8 +43,7 @@ class ModelSpec(StrictModel):
     format_version: Literal[1] = 1
     name: str
     """Zoo name, or the name the model was given."""
-    timm_name: str
-    timm_args: dict[str, str | bool | int | float | tuple[int, ...]]
+    architecture: Architecture
     class_names: tuple[str, ...] = Field(min_length=1)
     """In the order of the network's outputs."""
     preprocess: Preprocess
@@ -85,7 +84,7 @@ class ModelFolder:
 
         spec = self.spec
         try:
-            network = build_network(spec.timm_name, spec.timm_args, num_classes=spec.num_classes)
+            network = build_network(spec.architecture, num_classes=spec.num_classes)
         except (ValueError, TypeError) as error:
             raise ModelFolderError(f"{self.path}: the network cannot be built: {error}") from error
         try:
@@ -102,8 +101,7 @@ def save_model_folder(
     network: nn.Module,
     *,
     name: str,
-    timm_name: str,
-    timm_args: Mapping[str, Any],
+    architecture: Architecture,
     class_names: Sequence[str],
     preprocess: Preprocess,
     metrics: Mapping[str, float] | None = None,
@@ -128,8 +126,7 @@ def save_model_folder(
         (partial / WEIGHTS_FILE).chmod(0o666 & ~_umask())
         spec = _make_spec(
             name=name,
-            timm_name=timm_name,
-            timm_args=dict(timm_args),
+            architecture=architecture,
             class_names=tuple(class_names),
             preprocess=preprocess,
             metrics=dict(metrics or {}),
@@ -190,10 +187,11 @@ def _read_spec(path: Path) -> ModelSpec:
     return spec
 
 
-def _make_spec(*, preprocess: Preprocess, weights_sha256: str, **parts: Any) -> ModelSpec:
+def _make_spec(*, architecture: Architecture, preprocess: Preprocess, weights_sha256: str, **parts: Any) -> ModelSpec:
     values = {
         "format_version": 1,
         **parts,
+        "architecture": asdict(architecture),
         "preprocess": asdict(preprocess),
         "weights_sha256": weights_sha256,
         "versions": {package: version(package) for package in ("imgcls-ray", "torch", "timm")},
@@ -209,7 +207,7 @@ def _make_spec(*, preprocess: Preprocess, weights_sha256: str, **parts: Any) -> 
 
 def _fingerprint(spec: dict[str, Any]) -> str:
     """Hash what decides labels: network, weights, preprocessing and class names in order."""
-    parts = {key: spec[key] for key in ("timm_name", "timm_args", "weights_sha256", "preprocess", "class_names")}
+    parts = {key: spec[key] for key in ("architecture", "weights_sha256", "preprocess", "class_names")}
     return hashlib.sha256(json.dumps(parts, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import logging
-import math
 import os
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from imgcls_ray.errors import ModelFolderError, WeightsError
-from imgcls_ray.images.preprocess import Preprocess
+from imgcls_ray.errors import ModelFolderError
+from imgcls_ray.models.architecture import build_network
 from imgcls_ray.models.engines import cache_dir
 from imgcls_ray.models.folder import open_model_folder, save_model_folder
+from imgcls_ray.models.pretrained import imagenet_class_names, pretrained_network
 from imgcls_ray.models.remote import open_remote_folder
-from imgcls_ray.models.zoo import build_network, find_model
+from imgcls_ray.models.timm_models import PREFIX, find_timm_model
+from imgcls_ray.models.weights import LoadedNetwork, load_weights
+from imgcls_ray.models.zoo import find_model
 from imgcls_ray.storage import DEFAULT_S3
 from imgcls_ray.storage.s3 import is_s3
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from torch import nn
 
     from imgcls_ray.models.folder import ModelFolder
     from imgcls_ray.models.zoo import ZooModel
@@ -32,19 +31,24 @@ def new_model_folder(
     name: str,
     path: Path,
     *,
-    class_names: Sequence[str],
-    weights: Path | None = None,
+    class_names: Sequence[str] | None = None,
+    num_classes: int | None = None,
+    weights: str | Path | None = None,
     random_seed: int | None = None,
+    s3: S3Options = DEFAULT_S3,
 ) -> ModelFolder:
-    """Make a model folder for a name of the zoo.
+    """Make a model folder for a name of the zoo, or of timm (``timm:...``).
 
     Args:
-        name: of the zoo.
+        name: what network.
         path: where; must not exist, or be empty.
-        class_names: in the order of the network's outputs.
-        weights: a ``.safetensors`` or torch state-dict file; a head of another class count is refused.
-        random_seed: take random weights instead. Without either, timm's pretrained weights are taken, with a new
-            random head unless ``class_names`` are ImageNet's own.
+        class_names: in the order of the network's outputs. Without them, those that come with the weights, else
+            ImageNet's for 1,000 classes, else ``class_0`` and on.
+        num_classes: without ``class_names``; if not given either, as many as the weights have.
+        weights: a model folder, or a ``.safetensors``, torch state-dict or ``.pdparams`` file.
+        random_seed: take random weights instead. Without either, timm's pretrained weights are taken. A head of another
+            class count is replaced by a random one, and a warning says so.
+        s3: how to reach ``s3://`` weights.
 
     Raises:
         UnknownModelError: with the nearest names.
@@ -53,41 +57,49 @@ def new_model_folder(
     """
     import torch
 
-    model = find_model(name)
-    args: dict[str, Any] = dict(model.timm_args)
-    preprocess = model.preprocess
+    model = find_named_model(name)
+    if class_names is not None:
+        num_classes = len(class_names)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(random_seed or 0)
-        if weights is None and random_seed is None:
-            # timm's weights were trained with timm's own arguments and preprocessing.
-            args = {}
-            network, preprocess = _pretrained_network(model, num_classes=len(class_names))
+        if weights is not None:
+            loaded = load_weights(model, weights, num_classes=num_classes, s3=s3)
+        elif random_seed is not None:
+            network = build_network(model.architecture, num_classes=num_classes or 1000)
+            loaded = LoadedNetwork(network, model.architecture, model.preprocess, class_names=None)
         else:
-            network = build_network(model.timm_name, args, num_classes=len(class_names))
-    if weights is not None:
-        _load_weights(network, weights, num_classes=len(class_names))
+            loaded = pretrained_network(model, num_classes=num_classes)
+    num_classes = loaded.network.num_classes  # type: ignore[assignment]
     return save_model_folder(
         path,
-        network,
+        loaded.network,
         name=name,
-        timm_name=model.timm_name,
-        timm_args=args,
-        class_names=class_names,
-        preprocess=preprocess,
+        architecture=loaded.architecture,
+        class_names=class_names or loaded.class_names or default_class_names(num_classes),
+        preprocess=loaded.preprocess,
     )
 
 
+def find_named_model(name: str) -> ZooModel:
+    """Look up a name of the zoo, or one of timm's after ``timm:``.
+
+    Raises:
+        UnknownModelError: with the nearest names.
+    """
+    return find_timm_model(name) if name.startswith(PREFIX) else find_model(name)
+
+
 def is_model_path(model: str) -> bool:
-    """Whether a ``--model`` means a folder rather than a name of the zoo."""
+    """Whether a ``--model`` means a folder rather than a name."""
     return os.sep in model or os.path.exists(model)
 
 
 def open_model(model: str, s3: S3Options = DEFAULT_S3) -> ModelFolder:
-    """Open a model folder, or the pretrained model of a zoo name, which is fetched once and kept.
+    """Open a model folder, or the pretrained model of a name, which is fetched once and kept.
 
     Raises:
         ModelFolderError: the folder is unreadable or does not fit together.
-        UnknownModelError: neither a folder nor a name of the zoo; with the nearest names.
+        UnknownModelError: neither a folder nor a name; with the nearest names.
         WeightsError: the pretrained weights cannot be had.
         StorageError: the folder's storage cannot be read.
     """
@@ -95,29 +107,18 @@ def open_model(model: str, s3: S3Options = DEFAULT_S3) -> ModelFolder:
         return open_remote_folder(model, s3)
     if is_model_path(model):
         return open_model_folder(Path(model))
-    find_model(model)
+    find_named_model(model)
     kept = cache_dir() / "models" / model
     if not kept.exists():
-        new_model_folder(model, kept, class_names=imagenet_class_names())
+        new_model_folder(model, kept)
     return open_model_folder(kept)
 
 
-def default_class_names(num_classes: int | None) -> list[str]:
+def default_class_names(num_classes: int | None) -> Sequence[str]:
     """ImageNet's names for its 1,000 classes, else ``class_0`` and on."""
     if num_classes is None or num_classes == 1000:
         return imagenet_class_names()
     return [f"class_{i}" for i in range(num_classes)]
-
-
-def imagenet_class_names() -> list[str]:
-    """The 1,000 names of ImageNet-1k, in the order of pretrained networks' outputs, each once."""
-    from timm.data import ImageNetInfo
-
-    info = ImageNetInfo("imagenet-1k")
-    names = info.label_descriptions()
-    # "crane" is a bird and a machine, "maillot" two garments: the WordNet id keeps them apart.
-    double = {name for name in names if names.count(name) > 1}
-    return [f"{name} ({info.index_to_label_name(i)})" if name in double else name for i, name in enumerate(names)]
 
 
 def read_class_names(path: Path, *, num_classes: int | None = None) -> list[str]:
@@ -145,69 +146,3 @@ def read_class_names(path: Path, *, num_classes: int | None = None) -> list[str]
     if num_classes is not None and len(lines) != num_classes:
         raise ModelFolderError(f"{path}: names {len(lines)} classes, --num-classes says {num_classes}")
     return lines
-
-
-def _pretrained_network(model: ZooModel, *, num_classes: int) -> tuple[nn.Module, Preprocess]:
-    import timm
-
-    if model.pretrained_tag is None:
-        raise WeightsError(
-            f"{model.name}: timm has no weights of this network; give --weights FILE, or --random for benchmarks"
-        )
-    # The hub's client tells of each of its attempts; the outcome is told below.
-    for name in ("huggingface_hub", "timm"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    try:
-        network = timm.create_model(
-            f"{model.timm_name}.{model.pretrained_tag}", pretrained=True, num_classes=num_classes
-        )
-    # The hub's client raises its own kinds for no network, no cache, no space and no permission.
-    except Exception as error:
-        raise WeightsError(
-            f"{model.name}: pretrained weights could not be loaded ({type(error).__name__}); they are downloaded once "
-            "from Hugging Face and then kept, so this needs a network the first time; or give --weights FILE, or "
-            "--random for benchmarks"
-        ) from error
-    config = network.pretrained_cfg
-    crop_size = config["input_size"][-1]
-    preprocess = Preprocess(
-        resize_size=math.floor(crop_size / config["crop_pct"]),
-        crop_size=crop_size,
-        interpolation=config["interpolation"],
-        mean=config["mean"],
-        std=config["std"],
-    )
-    return network.eval(), preprocess
-
-
-def _load_weights(network: nn.Module, path: Path, *, num_classes: int) -> None:
-    import torch
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    if not path.is_file():
-        raise WeightsError(f"{path}: there is no such file of weights")
-    try:
-        if path.suffix == ".safetensors":
-            state = load_file(path)
-        else:
-            # weights_only: a checkpoint is a pickle and may come from anyone.
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    # Unpickling hostile bytes raises anything.
-    except (SafetensorError, Exception) as error:
-        raise WeightsError(f"{path}: is not a readable file of weights ({type(error).__name__})") from error
-    state = state.get("state_dict", state) if isinstance(state, dict) else state
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise WeightsError(f"{path}: holds no state dict of tensors")
-    expected = network.state_dict()
-    for key, tensor in expected.items():
-        if key not in state:
-            raise WeightsError(f"{path}: has no weight {key!r}; it is of another network")
-        if state[key].shape != tensor.shape:
-            raise WeightsError(
-                f"{path}: {key} has shape {tuple(state[key].shape)}, this network with {num_classes} classes needs "
-                f"{tuple(tensor.shape)}"
-            )
-    if extra := sorted(set(state) - set(expected)):
-        raise WeightsError(f"{path}: has weights that are not of this network, first {extra[0]!r}")
-    network.load_state_dict(state)

@@ -24,7 +24,9 @@ class OwnCluster:
 
     def __init__(self) -> None:
         self.port = _free_port()
-        head: dict[str, Any] = {**_NODE, "include_dashboard": True, "dashboard_port": self.port}
+        # Ray's default for the agent is one fixed port, which another Ray of this machine may hold.
+        ports = {"dashboard_port": self.port, "dashboard_agent_listen_port": _free_port()}
+        head: dict[str, Any] = {**_NODE, "include_dashboard": True, **ports}
         self._cluster = Cluster(initialize_head=True, head_node_args=head)
         self.address: str = self._cluster.address
         self._wait_for_job_agent()

@@ -198,12 +198,30 @@ def test_more_labels_than_classes_are_all_classes(small_model: ModelFolder) -> N
 
 
 def test_a_device_that_is_not_there_is_refused(small_model: ModelFolder) -> None:
-    with pytest.raises(ResourceError, match="cuda:9: this machine has"):
-        load_engine(small_model, engine="torch", device="cuda:9")
+    with pytest.raises(
+        ResourceError, match=r"device gpu:9: there is no GPU 9, this machine has . CUDA devices?; use cpu"
+    ):
+        load_engine(small_model, engine="torch", device="gpu:9")
     with pytest.raises(ResourceError, match="openvino runs on the CPU"):
         load_engine(small_model, engine="openvino", device="cuda")
-    with pytest.raises(ResourceError, match="toaster: not a device"):
+    with pytest.raises(ResourceError, match="device 'toaster': must be cpu, gpu, gpu:0 or gpu:0,1"):
         load_engine(small_model, engine="torch", device="toaster")
+
+
+def test_several_devices_share_a_batch_and_give_what_one_gives(
+    small_model: ModelFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = load_engine(small_model, engine="torch", precision="fp32", batch_size=5, embedding=True)
+    # This machine may have no GPU: its CPU is the first and the second device.
+    monkeypatch.setattr("imgcls_ray.models.engines.torch_devices", lambda _: ["cpu", "cpu"])
+    two = load_engine(small_model, engine="torch", device="gpu:0,1", precision="fp32", batch_size=5, embedding=True)
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 64, 64, 3), dtype=np.uint8)
+    expected, found = one(pixels), two(pixels)
+    assert found.logits.shape == expected.logits.shape
+    np.testing.assert_allclose(found.logits, expected.logits, rtol=1e-4, atol=1e-4)
+    assert found.embedding is not None
+    assert expected.embedding is not None
+    np.testing.assert_allclose(found.embedding, expected.embedding, rtol=1e-4, atol=1e-4)
 
 
 def test_the_converted_network_is_kept(

@@ -5,61 +5,133 @@ from __future__ import annotations
 import pytest
 
 from imgcls_ray.errors import UnknownModelError
-from imgcls_ray.models.zoo import ZOO, build_network, find_model
+from imgcls_ray.models.architecture import Architecture, build_network, num_parameters
+from imgcls_ray.models.paddle_weights import paddle_architecture
+from imgcls_ray.models.zoo import ZOO, find_model
 
-# PaddleClas' count of trainable parameters, 1,000 classes.
-NUM_PARAMETERS = {
-    "PP-LCNet_x0_25": 1521184,
-    "PP-LCNet_x0_35": 1643090,
-    "PP-LCNet_x0_5": 1879576,
-    "PP-LCNet_x0_75": 2357008,
-    "PP-LCNet_x1_0": 2952520,
-    "PP-LCNet_x1_5": 4499832,
-    "PP-LCNet_x2_0": 6521512,
-    "PP-LCNet_x2_5": 9017560,
-    "ResNet50": 25557032,
-    "ResNet50_vd": 25576264,
-    "ResNet101": 44549160,
-    "ResNet101_vd": 44568392,
-    "ResNet152": 60192808,
-    "ResNet152_vd": 60212040,
-    "ResNet200_vd": 74738504,
-}
+SMALLEST = {model.family: model.name for model in reversed(list(ZOO.values()))}
+"""Of every family."""
 
 
-def test_every_name_has_its_count() -> None:
-    assert NUM_PARAMETERS.keys() == ZOO.keys()
+def test_the_zoo_has_all_names_of_paddlex() -> None:
+    # Of each family, as its documentation of October 2024 lists them.
+    counts = {
+        "CLIP": 2,
+        "ConvNeXt": 6,
+        "FasterNet": 6,
+        "MobileNetV1": 4,
+        "MobileNetV2": 5,
+        "MobileNetV3": 10,
+        "MobileNetV4": 5,
+        "PP-HGNet": 3,
+        "PP-HGNetV2": 7,
+        "PP-LCNet": 8,
+        "PP-LCNetV2": 3,
+        "ResNet": 11,
+        "StarNet": 4,
+        "SwinTransformer": 6,
+    }
+    families = [model.family for model in ZOO.values()]
+    assert {family: families.count(family) for family in families} == counts
+    assert len(ZOO) == 80
 
 
-@pytest.mark.parametrize("name", NUM_PARAMETERS)
-def test_the_network_has_the_published_number_of_parameters(name: str) -> None:
+@pytest.mark.parametrize("name", ZOO)
+def test_a_network_has_exactly_its_parameters_and_an_output_per_class_at_its_size(name: str) -> None:
     import torch
 
     model = find_model(name)
+    size = model.preprocess.crop_size
     with torch.device("meta"):
-        network = build_network(model.timm_name, dict(model.timm_args), num_classes=1000)
-    assert sum(p.numel() for p in network.parameters()) == NUM_PARAMETERS[name]
+        network = build_network(model.architecture, num_classes=1000)
+        logits = network(torch.zeros(2, 3, size, size))
+    assert num_parameters(network) == model.num_parameters
+    assert logits.shape == (2, 1000)
+
+
+# Those of which nothing is left to check on the CPU once the smallest of their family has run.
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in SMALLEST.values() else pytest.mark.slow) for name in ZOO]
+)
+def test_a_network_tells_two_images_apart(name: str) -> None:
+    import torch
+
+    model = find_model(name)
+    size = model.preprocess.crop_size
+    with torch.random.fork_rng(devices=[]), torch.inference_mode():
+        torch.manual_seed(0)
+        network = build_network(model.architecture, num_classes=7)
+        logits = network(torch.randn(2, 3, size, size))
+    assert logits.shape == (2, 7)
+    assert logits.isfinite().all()
+    assert not torch.equal(logits[0], logits[1])
+
+
+@pytest.mark.parametrize(
+    "name", ["MobileNetV4_conv_small", "MobileNetV4_conv_large", "StarNet-S1", "ConvNeXt_base_384"]
+)
+def test_images_are_prepared_as_for_evaluation(name: str) -> None:
+    expected = {
+        "MobileNetV4_conv_small": (256, 256, 224),
+        "MobileNetV4_conv_large": (448, 448, 384),
+        "StarNet-S1": (256, 224, 224),
+        "ConvNeXt_base_384": (384, 384, 384),
+    }
+    model = find_model(name)
+    assert (model.preprocess.resize_size, model.preprocess.crop_size, model.train_size) == expected[name]
+    assert model.preprocess.interpolation == "bicubic"
+
+
+def test_timm_has_the_weights_that_the_table_names() -> None:
+    import timm
+
+    named = {model.timm_weights for model in ZOO.values() if model.timm_weights}
+    assert named <= set(timm.list_pretrained())
+
+
+def test_the_clip_network_is_timms_unless_paddles_weights_want_theirs() -> None:
+    model = find_model("CLIP_vit_base_patch16_224")
+    assert model.architecture.name == "vit_base_patch16_clip_224"
+    assert paddle_architecture(model).name == "paddle_clip_vit_base"
 
 
 @pytest.mark.parametrize(
     ("wrong", "nearest"),
-    [("PP-LCNet_x1.0", "PP-LCNet_x1_0"), ("resnet50", "ResNet50"), ("pplcnet_x2_5", "PP-LCNet_x2_5")],
+    [
+        ("PP-LCNet_x1.0", "PP-LCNet_x1_0"),
+        ("resnet50", "ResNet50"),
+        ("pplcnet_x2_5", "PP-LCNet_x2_5"),
+        ("StarNet_S3", "StarNet-S3"),
+        ("swin_tiny_patch4_window7_224", "SwinTransformer_tiny_patch4_window7_224"),
+        ("PPHGNetV2_B4", "PP-HGNetV2-B4"),
+    ],
 )
 def test_an_unknown_name_is_refused_with_the_nearest(wrong: str, nearest: str) -> None:
-    with pytest.raises(UnknownModelError, match=f"{wrong}: no model of that name; did you mean .*{nearest}"):
+    with pytest.raises(UnknownModelError, match=f"{wrong}: no model of that name; did you mean {nearest}"):
         find_model(wrong)
 
 
+def test_a_name_that_is_near_to_nothing_is_refused_with_the_way_to_the_list() -> None:
+    with pytest.raises(UnknownModelError, match="dog: no model of that name; `imgcls models` lists them"):
+        find_model("dog")
+
+
 @pytest.mark.parametrize(
-    ("timm_name", "timm_args"),
+    "architecture",
     [
-        ("hf-hub:someone/model", {}),
-        ("local-dir:/etc", {}),
-        ("lcnet_100.ra2_in1k", {}),
-        ("lcnet_100", {"pretrained_cfg_overlay": {"url": "http://example.org/x.pth"}}),
-        ("lcnet_100", {"checkpoint_path": "/etc/passwd"}),
+        Architecture("hf-hub:someone/model"),
+        Architecture("local-dir:/etc"),
+        Architecture("lcnet_100.ra2_in1k"),
+        Architecture("lcnet_100", {"checkpoint_path": "/etc/passwd"}),
+        Architecture("resnet50", {"pretrained": True}),
     ],
 )
-def test_a_model_folder_cannot_reach_timms_hubs_or_files(timm_name: str, timm_args: dict[str, object]) -> None:
+def test_a_model_folder_cannot_reach_timms_hubs_or_files(architecture: Architecture) -> None:
     with pytest.raises(ValueError, match="timm"):
-        build_network(timm_name, timm_args, num_classes=2)
+        build_network(architecture, num_classes=2)
+
+
+@pytest.mark.parametrize("args", [{}, {"channel_multiplier": 1.0, "pretrained": True}, {"variant": "b9"}])
+def test_a_network_of_our_own_takes_its_own_arguments_only(args: dict[str, float | bool | str]) -> None:
+    with pytest.raises(ValueError, match="paddle_lcnet: "):
+        build_network(Architecture("paddle_lcnet", dict(args)), num_classes=2)
