@@ -27,7 +27,7 @@ _GAINS = {
     "MobileNetV3": 1.4,
     "PP-HGNet": 1.4,
     "PP-LCNetV2": 1.4,
-    "PP-LCNet": 2.0,
+    "PP-LCNet": 1.7,
 }
 
 

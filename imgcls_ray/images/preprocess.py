@@ -21,17 +21,19 @@ _MAX_ASPECT_RATIO = 16
 
 @dataclass(frozen=True)
 class Preprocess:
-    """Resize the short side, crop the centre, normalise.
+    """Resize, crop the centre, normalise.
 
     The order and meaning are those of ``torchvision.transforms.v2`` ``Resize(resize_size, antialias=True)`` and
     ``CenterCrop(crop_size)`` on uint8 pixels; ``mean`` and ``std`` are on the 0-1 scale, RGB order.
     """
 
     resize_size: int = 256
-    """Length of the short side after resizing, pixels."""
+    """Length of the short side after resizing, pixels; of both sides where ``crop_mode`` is ``squash``."""
     crop_size: int = 224
     """Height and width of the model's input, pixels."""
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    crop_mode: Literal["center", "squash"] = "center"
+    """timm's words: ``squash`` makes the whole picture square, ``center`` keeps its shape and loses its ends."""
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
 
@@ -58,7 +60,7 @@ def preprocess_image(pixels: np.ndarray, preprocess: Preprocess) -> np.ndarray:
 
     pixels = _limit_aspect_ratio(pixels)
     height, width = pixels.shape[:2]
-    new_height, new_width = _resized_shape(height, width, preprocess.resize_size)
+    new_height, new_width = _resized_shape(height, width, preprocess)
     if (new_height, new_width) != (height, width):
         # HWC memory seen as NCHW is channels-last, which torch's vectorised uint8 kernel wants.
         image = torch.from_numpy(pixels).permute(2, 0, 1).unsqueeze(0)
@@ -72,7 +74,10 @@ def preprocess_image(pixels: np.ndarray, preprocess: Preprocess) -> np.ndarray:
     return pixels[top : top + preprocess.crop_size, left : left + preprocess.crop_size]
 
 
-def _resized_shape(height: int, width: int, short_side: int) -> tuple[int, int]:
+def _resized_shape(height: int, width: int, preprocess: Preprocess) -> tuple[int, int]:
+    short_side = preprocess.resize_size
+    if preprocess.crop_mode == "squash":
+        return short_side, short_side
     if height <= width:
         return short_side, int(short_side * width / height)
     return int(short_side * height / width), short_side

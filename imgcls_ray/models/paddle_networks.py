@@ -177,22 +177,17 @@ def _hgnet_v2(num_classes: int, *, variant: str) -> nn.Module:
 
     timm's own weights of these networks are PaddleClas', so this is right for them too.
     """
-    network: Any = timm.create_model(f"hgnetv2_{variant}", num_classes=num_classes)
-    network.stem.pool = _border_pool()
+    network: nn.Module = timm.create_model(f"hgnetv2_{variant}", num_classes=num_classes)
+    network.get_submodule("stem").pool = _BorderPool()
     return network
 
 
-def _border_pool() -> nn.Module:
+class _BorderPool(nn.Module):
+    """2 x 2 maximum, stride 1, of an input that timm has padded with zeros on the right and below."""
 
-    class BorderPool(nn.Module):
-        """2 x 2 maximum, stride 1, of an input that timm has padded with zeros on the right and below."""
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            x = nn.functional.pad(x[..., :-1, :-1], (0, 1, 0, 1), mode="replicate")
-            pooled: torch.Tensor = nn.functional.max_pool2d(x, kernel_size=2, stride=1)
-        return pooled
-
-    return BorderPool()
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = nn.functional.pad(x[..., :-1, :-1], (0, 1, 0, 1), mode="replicate")
+        return nn.functional.max_pool2d(x, kernel_size=2, stride=1)
 
 
 def _clip_vit_base(num_classes: int) -> nn.Module:

@@ -132,6 +132,13 @@ class _TupleClass(_StandIn):
         return tuple(items)
 
 
+class _BytesClass(_StandIn):
+    """No bytes, in old pickles."""
+
+    def __call__(self) -> bytes:
+        return b""
+
+
 class _Encode(_StandIn):
     """``_codecs.encode``: bytes in old pickles."""
 
@@ -149,6 +156,7 @@ _STAND_INS: Mapping[tuple[str, str], type[_StandIn]] = {
     ("collections", "OrderedDict"): _OrderedDictClass,
     ("builtins", "tuple"): _TupleClass,
     ("__builtin__", "tuple"): _TupleClass,
+    ("__builtin__", "bytes"): _BytesClass,
     ("_codecs", "encode"): _Encode,
 }
 

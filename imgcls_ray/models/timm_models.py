@@ -63,11 +63,12 @@ def preprocess_of(config: Mapping[str, Any], name: str) -> Preprocess:
         name: for the error.
 
     Raises:
-        UnknownModelError: it is not resizing the short side and cropping the centre square.
+        UnknownModelError: it is not resizing (with or without squashing) and cropping the centre square.
     """
     _, height, width = config["input_size"]
-    interpolation, crop_mode = config["interpolation"], config.get("crop_mode") or "center"
-    if height != width or interpolation not in ("bilinear", "bicubic") or crop_mode != "center":
+    interpolation: Any = config["interpolation"]
+    crop_mode: Any = config.get("crop_mode") or "center"
+    if height != width or interpolation not in ("bilinear", "bicubic") or crop_mode not in ("center", "squash"):
         raise UnknownModelError(
             f"{name}: timm prepares its images in a way that is not known here ({height} x {width}, {interpolation}, "
             f"crop_mode {crop_mode})"
@@ -76,6 +77,7 @@ def preprocess_of(config: Mapping[str, Any], name: str) -> Preprocess:
         resize_size=math.floor(height / config["crop_pct"]),
         crop_size=height,
         interpolation=interpolation,
+        crop_mode=crop_mode,
         mean=config["mean"],
         std=config["std"],
     )

@@ -15,6 +15,7 @@ from imgcls_ray.models.folder import SPEC_FILE, open_model_folder
 from imgcls_ray.models.paddle_weights import from_paddle, paddle_architecture
 from imgcls_ray.models.pdparams import read_pdparams
 from imgcls_ray.models.remote import open_remote_folder
+from imgcls_ray.models.timm_models import PREFIX
 from imgcls_ray.storage.s3 import is_s3
 
 if TYPE_CHECKING:
@@ -76,6 +77,8 @@ def load_weights(
     if not path.is_file():
         raise WeightsError(f"{path}: there is no such file of weights, nor a model folder with a {SPEC_FILE}")
     if path.suffix == ".pdparams":
+        if model.name.startswith(PREFIX):
+            raise WeightsError(f"{path}: PaddleClas' weights go into networks of the zoo, not into {model.name}")
         architecture = paddle_architecture(model)
         skeleton, head = _skeleton(architecture)
         state = from_paddle(model, read_pdparams(path), skeleton, head)
@@ -169,7 +172,11 @@ def _misfits(expected: Mapping[str, torch.Tensor], state: Mapping[str, torch.Ten
         if name in state and state[name].shape != expected[name].shape
     ]
     kinds = [(missing, "missing"), (foreign, "not of this network"), (reshaped, "of another shape")]
-    return [f"{len(names)} weights {kind}: {_listed(names)}" for names, kind in kinds if names]
+    return [
+        f"{len(names)} {'weight' if len(names) == 1 else 'weights'} {kind}: {_listed(names)}"
+        for names, kind in kinds
+        if names
+    ]
 
 
 def _listed(names: list[str]) -> str:

@@ -27,6 +27,16 @@ def test_pixels_equal_torchvisions(shape: tuple[int, int], interpolation: str) -
     assert np.array_equal(preprocess_image(pixels, preprocess), expected.permute(1, 2, 0).numpy())
 
 
+@pytest.mark.parametrize("shape", [(375, 500), (500, 375), (384, 384), (33, 17)])
+def test_squashed_pixels_equal_torchvisions(shape: tuple[int, int]) -> None:
+    pixels = noise(*shape)
+    preprocess = Preprocess(resize_size=256, crop_size=224, interpolation="bicubic", crop_mode="squash")
+    image = torch.from_numpy(pixels).permute(2, 0, 1)
+    resized = F.resize(image, [256, 256], interpolation=F.InterpolationMode.BICUBIC, antialias=True)
+    expected = F.center_crop(resized, [224, 224])
+    assert np.array_equal(preprocess_image(pixels, preprocess), expected.permute(1, 2, 0).numpy())
+
+
 @pytest.mark.parametrize("shape", [(1, 1), (1, 20_000), (20_000, 1), (2, 5), (3, 3000)])
 def test_any_shape_gives_the_models_input(shape: tuple[int, int]) -> None:
     assert preprocess_image(noise(*shape), Preprocess()).shape == (224, 224, 3)
