@@ -45,11 +45,9 @@ NUM_EPOCHS = 12
 
 def logits_of(folder: ModelFolder, engine: EngineName, precision: Precision, encoded: Sequence[bytes]) -> np.ndarray:
     """float32 (N, num_classes), through the classifier that every path uses."""
-    classifier = ImageClassifier.load(
-        folder, engine=engine, precision=precision, batch_size=8, top_k=1, keep_logits=True
-    )
+    classifier = ImageClassifier.load(folder, engine=engine, precision=precision, batch_size=8, top_k=1, logits=True)
     rows = []
-    for prediction in classifier.classify(encoded):
+    for prediction in classifier.classify_encoded(encoded):
         if isinstance(prediction, ImageError) or prediction.logits is None:
             raise RuntimeError(f"an image was not labelled: {prediction}")
         rows.append(prediction.logits)
