@@ -53,7 +53,7 @@ def test_labelling_and_reading_labels_work_in_the_readmes_order(
 ) -> None:
     for file in [*workplace.glob("photos/*"), *workplace.glob("model/*")]:
         s3.client().put_object(Bucket=bucket, Key=str(file.relative_to(workplace)), Body=file.read_bytes())
-    commands = [c for c in COMMANDS if c.startswith(("imgcls predict", "imgcls store")) and "--num-gpus" not in c]
+    commands = [c for c in COMMANDS if c.startswith(("imgcls predict", "imgcls store")) and "--device" not in c]
     commands = [c.replace("s3://bucket/", f"s3://{bucket}/") for c in commands]
     assert len(commands) >= 7
     for command in commands:
@@ -63,6 +63,8 @@ def test_labelling_and_reading_labels_work_in_the_readmes_order(
 
 
 def test_making_a_model_works(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    [look] = [c for c in COMMANDS if c.startswith("imgcls models --")]
+    assert run(look, monkeypatch) == 0
     # The other two lines need a network and somebody's weights.
     [command] = [c for c in COMMANDS if c.startswith("imgcls models new") and "--random" in c]
     shutil.rmtree(workplace / "model")

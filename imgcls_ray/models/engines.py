@@ -50,9 +50,6 @@ class EngineOutput(NamedTuple):
 class Engine(Protocol):
     """A network ready to run at one batch size."""
 
-    description: str
-    """For people and run records, e.g. ``openvino 2026.4.1, CPU bf16, 1 thread``."""
-
     def __call__(self, pixels: np.ndarray) -> EngineOutput:
         """Run one batch: uint8 (batch_size, H, W, 3) at the model's input size, RGB."""
 
@@ -172,7 +169,6 @@ class _OpenVINOEngine:
         self._request = compiled.create_infer_request()
         self._tensor = ov.Tensor
         self._embedding = embedding
-        self.description = f"openvino {version('openvino')}, CPU {precision}, {_threads(num_threads)}"
 
     def __call__(self, pixels: np.ndarray) -> EngineOutput:
         self._request.infer({0: self._tensor(pixels, shared_memory=True)})
@@ -198,9 +194,6 @@ class _TorchEngine:
         self._bf16 = precision == "bf16"
         network = _from_uint8(folder, embedding=embedding).to(self._device)
         self._network = network.to(memory_format=torch.channels_last)
-        where = torch.cuda.get_device_name(self._device) if self._device.type == "cuda" else "CPU"
-        threads = f", {_threads(num_threads)}" if self._device.type == "cpu" else ""
-        self.description = f"torch {version('torch')}, {where} {precision}{threads}"
 
     def __call__(self, pixels: np.ndarray) -> EngineOutput:
         torch = self._torch
@@ -236,7 +229,6 @@ class _SharedEngine:
         # blank images.
         self._share = math.ceil(batch_size / len(engines))
         self._executor = ThreadPoolExecutor(len(engines), thread_name_prefix="device")
-        self.description = f"{len(engines)} x ({engines[0].description})"
 
     def __call__(self, pixels: np.ndarray) -> EngineOutput:
         blank = self._share * len(self._engines) - len(pixels)
@@ -331,7 +323,3 @@ def _convert(folder: ModelFolder, network: Path, *, embedding: bool) -> None:
             raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-
-
-def _threads(count: int) -> str:
-    return f"{count} thread" if count == 1 else f"{count} threads"
