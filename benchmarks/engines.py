@@ -24,7 +24,7 @@ from benchmarks.common import emit, print_table
 from imgcls_ray.demo.fit import fit_demo_model
 from imgcls_ray.errors import ImageError
 from imgcls_ray.images.decoder import decode_image
-from imgcls_ray.images.preprocess import preprocess_image
+from imgcls_ray.images.preprocess import Preprocess, preprocess_image
 from imgcls_ray.models.architecture import build_network
 from imgcls_ray.models.classifier import ImageClassifier
 from imgcls_ray.models.folder import save_model_folder
@@ -34,13 +34,14 @@ from imgcls_ray.models.zoo import ZOO
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from imgcls_ray.images.preprocess import Preprocess
     from imgcls_ray.models.engines import EngineName, Precision
     from imgcls_ray.models.folder import ModelFolder
 
 MAX_DIFFERENCE = 1e-3
 MIN_AGREEMENT = 0.995
-NUM_EPOCHS = 12
+NUM_EPOCHS = 15
+# The photographs of hands that this was measured with are 100 pixels wide: more would be made up, and slow to train.
+SIZE = 112
 
 
 def logits_of(folder: ModelFolder, engine: EngineName, precision: Precision, encoded: Sequence[bytes]) -> np.ndarray:
@@ -88,15 +89,15 @@ def bf16(dataset: Path) -> bool:
     name = "PP-LCNet_x1_0"
     names = [line.split(maxsplit=1)[1].strip() for line in (dataset / "label.txt").read_text().splitlines()]
     train, val = _read_list(dataset, "train.txt"), _read_list(dataset, "val.txt")
-    model = ZOO[name]
+    model, preprocess = ZOO[name], Preprocess(resize_size=SIZE, crop_size=SIZE)
     network = build_network(model.architecture, num_classes=len(names))
     start = time.monotonic()
     fit_demo_model(
         network,
-        np.stack([_pixels(path, model.preprocess) for path, _ in train]),
+        np.stack([_pixels(path, preprocess) for path, _ in train]),
         np.array([label for _, label in train], dtype=np.int64),
-        mean=model.preprocess.mean,
-        std=model.preprocess.std,
+        mean=preprocess.mean,
+        std=preprocess.std,
         epochs=NUM_EPOCHS,
         on_epoch=lambda epoch, accuracy: print(f"epoch {epoch}: {accuracy:.3f} of train right", file=sys.stderr),
     )
@@ -110,7 +111,7 @@ def bf16(dataset: Path) -> bool:
             name=name,
             architecture=model.architecture,
             class_names=names,
-            preprocess=model.preprocess,
+            preprocess=preprocess,
         )
         found = {
             precision: logits_of(saved, "openvino", precision, encoded).argmax(1) for precision in ("fp32", "bf16")

@@ -1,0 +1,1 @@
+"""Labelled datasets: read them, check every image, split them anew."""
