@@ -9,12 +9,9 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-if TYPE_CHECKING:
-    from imgcls_ray.data.schema import Unit
-
-Stage = Literal["label", "decode", "classify"]
+Stage = Literal["label", "decode", "classify", "inspect"]
 _NAMESPACE = b"imgcls"
 
 
@@ -24,17 +21,20 @@ class Board:
 
     name: str = field(default_factory=lambda: secrets.token_hex(8))
 
-    def begin(self, stage: Stage, unit: Unit) -> int:
-        """Note that work on a unit begins. Returns how often it was begun before and not ended: how many workers died
-        over it."""
-        key = self._key(f"{stage}/{unit.part_name}")
+    def begin(self, stage: Stage, unit: str) -> int:
+        """Note that work on a unit, by its name, begins.
+
+        Returns:
+            How often it was begun before and not ended: how many workers died over it.
+        """
+        key = self._key(f"{stage}/{unit}")
         num_before = int(_get(key) or 0)
         _put(key, b"%d" % (num_before + 1))
         return num_before
 
-    def end(self, stage: Stage, unit: Unit) -> None:
+    def end(self, stage: Stage, unit: str) -> None:
         """Note that the work on a unit is done."""
-        _delete(self._key(f"{stage}/{unit.part_name}"))
+        _delete(self._key(f"{stage}/{unit}"))
 
     def stop(self) -> None:
         """Tell the workers to begin nothing more."""

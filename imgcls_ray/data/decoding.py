@@ -99,7 +99,7 @@ def serve_decoding() -> None:
             limits = DecodeLimits(**task["limits"])
             decode = decode_in_time(Preprocess(**task["preprocess"]), limits)
             load_decoders()
-            _limit_memory(_BYTES_PER_PIXEL * limits.max_pixels + 4 * limits.max_bytes + _BYTES_FOR_THE_REST)
+            limit_memory_of_decoder(limits)
             return b"ready"
         return _write_answer(decode(message))
 
@@ -115,8 +115,9 @@ def load_decoders() -> None:
     torch.set_num_threads(1)
 
 
-def _limit_memory(num_bytes: int) -> None:
-    """Let this process have so much more than it has: a bomb is to end here, before it ends somebody else."""
+def limit_memory_of_decoder(limits: DecodeLimits) -> None:
+    """Let this process have as much more than it has as one image may take: a bomb is to end here, and nobody else."""
+    num_bytes = _BYTES_PER_PIXEL * limits.max_pixels + 4 * limits.max_bytes + _BYTES_FOR_THE_REST
     try:
         # Where the system runs out all the same, this process is the one to go.
         Path("/proc/self/oom_score_adj").write_text("1000")

@@ -131,7 +131,7 @@ class _Turns:
         Raises:
             JobFailedError: too many.
         """
-        num_deaths = self._num_deaths if self._board is None else self._board.begin(self._stage, unit)
+        num_deaths = self._num_deaths if self._board is None else self._board.begin(self._stage, unit.part_name)
         if num_deaths >= MAX_DEATHS_OF_UNIT:
             raise JobFailedError(
                 f"unit {unit.number} of run {unit.run:04d} has ended its worker {num_deaths} times, also when its "
@@ -141,7 +141,7 @@ class _Turns:
 
     def end(self, unit: Unit) -> None:
         if self._board is not None:
-            self._board.end(self._stage, unit)
+            self._board.end(self._stage, unit.part_name)
 
 
 class UnitLabeller:

@@ -66,7 +66,7 @@ def label_units(
             in hand; units that were not begun have none.
         gpu_device: of a GPU actor: tests use Ray's logical GPUs with ``cpu``.
     """
-    _quiet_ray_data()
+    quiet_ray_data()
     board = board or Board()
     units = iter(units)
     while not board.is_stopped() and (wave := list(itertools.islice(units, UNITS_PER_WAVE))):
@@ -83,9 +83,9 @@ def _attempt(
     dataset = _dataset_of(units)
     num_cpu_actors = min(workers.num_cpu_workers, len(units))
     if workers.num_gpu_workers:
-        dataset = _map_units(dataset, UnitDecoder, (task, board), num_actors=num_cpu_actors, outlives_deaths=False)
+        dataset = map_units(dataset, UnitDecoder, (task, board), num_actors=num_cpu_actors, outlives_deaths=False)
         gpu_arguments = (task, board, gpu_device)
-        dataset = _map_units(
+        dataset = map_units(
             dataset,
             UnitClassifier,
             gpu_arguments,
@@ -94,7 +94,7 @@ def _attempt(
             outlives_deaths=False,
         )
     else:
-        dataset = _map_units(dataset, UnitLabeller, (task, board), num_actors=num_cpu_actors)
+        dataset = map_units(dataset, UnitLabeller, (task, board), num_actors=num_cpu_actors)
     return _until_stopped(_counts_from(dataset), num_actors=num_cpu_actors + workers.num_gpu_workers)
 
 
@@ -140,7 +140,7 @@ def _dataset_of(units: Sequence[Unit]) -> Dataset:
     return ray.data.from_arrow([describe_units([unit]) for unit in units])
 
 
-def _map_units(
+def map_units(
     dataset: Dataset,
     stage: Any,
     arguments: tuple[Any, ...],
@@ -149,6 +149,7 @@ def _map_units(
     on_gpu: bool = False,
     outlives_deaths: bool = True,
 ) -> Dataset:
+    """Hand each block of a dataset to one of so many actors, whole, with bounds on restarts and retries."""
     from ray.data import ActorPoolStrategy
 
     with warnings.catch_warnings():
@@ -174,7 +175,8 @@ def _map_units(
         )
 
 
-def _quiet_ray_data() -> None:
+def quiet_ray_data() -> None:
+    """Keep Ray Data's progress and its account of failures from the terminal."""
     import ray
 
     context = ray.data.DataContext.get_current()

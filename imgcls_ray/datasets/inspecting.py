@@ -1,0 +1,228 @@
+"""Look at every image of a dataset: the work of one actor, and how it is handed out.
+
+An image that ends its worker is found as in bulk labelling: after two deaths over one block its images are measured in
+a child process, and the guilty one gets its code.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import itertools
+import json
+import signal
+import threading
+import unicodedata
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from imgcls_ray.data.board import Board
+from imgcls_ray.data.child import ChildDiedError, ChildProcess, answer_messages
+from imgcls_ray.data.decoding import limit_memory_of_decoder, load_decoders
+from imgcls_ray.data.fetching import NUM_FETCH_THREADS, fetch_inputs
+from imgcls_ray.data.label import CAREFUL_AFTER_DEATHS, MAX_DEATHS_OF_UNIT
+from imgcls_ray.data.pipeline import map_units, quiet_ray_data
+from imgcls_ray.errors import ImageError, ImageErrorCode, JobFailedError
+from imgcls_ray.images.limits import DecodeLimits
+from imgcls_ray.images.measure import ImageFacts, measure_image
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from imgcls_ray.storage import FetchLimits
+
+
+# A few seconds of one core: long enough that handing it out costs nothing, short enough for two in hand.
+ROWS_PER_BLOCK = 256
+# A block of Ray Data costs the driver some kilobytes: a large dataset goes in waves.
+_BLOCKS_PER_WAVE = 1024
+ENTRY_SCHEMA = pa.schema(
+    [
+        ("number", pa.int64()),
+        ("split", pa.int8()),
+        ("path", pa.string()),
+        ("uri", pa.string()),
+        ("label", pa.int32()),
+    ]
+)
+"""What a worker gets: ``number`` is the place of the entry in the dataset, ``split`` that in ``SPLITS``."""
+
+FACTS_SCHEMA = pa.schema(
+    [
+        ("number", pa.int64()),
+        ("split", pa.int8()),
+        ("label", pa.int32()),
+        ("uri", pa.string()),
+        ("path_hash", pa.int64()),
+        ("folded_hash", pa.int64()),
+        ("code", pa.string()),
+        ("detail", pa.string()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("kind", pa.string()),
+        ("is_turned", pa.bool_()),
+        ("brightness", pa.float32()),
+        ("contrast", pa.float32()),
+        ("sharpness", pa.float32()),
+        ("perceptual_hash", pa.binary(16)),
+        ("digest", pa.binary(16)),
+    ]
+)
+"""What comes back: of an image that cannot be measured, ``code`` and ``detail`` instead of facts."""
+
+
+@dataclass(frozen=True)
+class InspectTask:
+    """What every worker is told."""
+
+    fetch_limits: FetchLimits
+    decode_limits: DecodeLimits
+
+
+class Inspector:
+    """Fetches and measures blocks of entries on one core. Two threads may call it at once: one computes."""
+
+    def __init__(self, task: InspectTask, board: Board) -> None:
+        load_decoders()
+        self._task, self._board = task, board
+        self._executor = ThreadPoolExecutor(NUM_FETCH_THREADS, thread_name_prefix="fetch")
+        self._computing = threading.Lock()
+
+    def __call__(self, entries: pa.Table) -> pa.Table:
+        unit = f"block-{entries['number'][0].as_py()}"
+        rows = pa.table(
+            {
+                "uri": entries["uri"],
+                "etag": pa.nulls(len(entries), pa.string()),
+                "size": pa.nulls(len(entries), pa.int64()),
+            }
+        )
+        encoded = fetch_inputs(rows, self._task.fetch_limits, self._executor)
+        with self._computing:
+            num_deaths = self._board.begin("inspect", unit)
+            if num_deaths >= MAX_DEATHS_OF_UNIT:
+                raise JobFailedError(
+                    f"images {entries['number'][0]} and on have ended their worker {num_deaths} times, also when they "
+                    "were decoded in a process of their own"
+                )
+            limits = self._task.decode_limits
+            careful = num_deaths >= CAREFUL_AFTER_DEATHS
+            with measure_in_child(limits) if careful else nullcontext(measure_in_time(limits)) as measure:
+                results = [item if isinstance(item, ImageError) else measure(item) for item in encoded]
+        self._board.end("inspect", unit)
+        return _facts_table(entries, results)
+
+
+def inspect_entries(entries: Iterable[pa.Table], task: InspectTask, *, num_workers: int) -> Iterator[pa.Table]:
+    """Measure the images of blocks of entries (``ENTRY_SCHEMA``) on Ray; facts come back in any order of blocks."""
+    import ray
+
+    quiet_ray_data()
+    board = Board()
+    blocks = iter(entries)
+    while wave := list(itertools.islice(blocks, _BLOCKS_PER_WAVE)):
+        dataset = ray.data.from_arrow(wave)
+        facts = map_units(dataset, Inspector, (task, board), num_actors=min(num_workers, len(wave)))
+        yield from facts.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+    board.clear()
+
+
+def measure_in_time(limits: DecodeLimits) -> Callable[[bytes], ImageFacts | ImageError]:
+    """The ordinary way. An image that takes longer than ``limits.timeout_s`` ends the process by SIGALRM, as in
+    ``decode_in_time``."""
+
+    def measure(data: bytes) -> ImageFacts | ImageError:
+        signal.setitimer(signal.ITIMER_REAL, limits.timeout_s)
+        try:
+            return measure_image(data, limits)
+        except ImageError as error:
+            return error
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+
+    return measure
+
+
+@contextmanager
+def measure_in_child(limits: DecodeLimits) -> Iterator[Callable[[bytes], ImageFacts | ImageError]]:
+    """The careful way: an image that ends its process gets ``decoder_crashed`` or ``decode_timeout``."""
+    child: ChildProcess | None = None
+
+    def measure(data: bytes) -> ImageFacts | ImageError:
+        nonlocal child
+        if child is None:
+            child = ChildProcess(__name__, "serve_measuring")
+            try:
+                child.ask(json.dumps(asdict(limits)).encode())
+            except ChildDiedError as death:
+                raise JobFailedError(f"the process that decodes did not come up: {death}") from death
+        try:
+            return _read_answer(child.ask(data))
+        except ChildDiedError as death:
+            child.kill()
+            child = None
+            if death.return_code == -signal.SIGALRM:
+                return ImageError(ImageErrorCode.DECODE_TIMEOUT, f"more than {limits.timeout_s:g} s")
+            return ImageError(ImageErrorCode.DECODER_CRASHED, str(death))
+
+    try:
+        yield measure
+    finally:
+        if child is not None:
+            child.kill()
+
+
+def serve_measuring() -> None:
+    """The child: the first message is the limits, each further one an image."""
+    measure: Callable[[bytes], ImageFacts | ImageError] | None = None
+
+    def answer(message: bytes) -> bytes:
+        nonlocal measure
+        if measure is None:
+            limits = DecodeLimits(**json.loads(message))
+            measure = measure_in_time(limits)
+            load_decoders()
+            limit_memory_of_decoder(limits)
+            return b"ready"
+        return _write_answer(measure(message))
+
+    answer_messages(answer)
+
+
+def _write_answer(result: ImageFacts | ImageError) -> bytes:
+    if isinstance(result, ImageError):
+        return json.dumps({"code": result.code, "detail": result.detail}).encode()
+    values = result._asdict()
+    for name in ("perceptual_hash", "digest"):
+        values[name] = base64.b64encode(values[name]).decode()
+    return json.dumps(values).encode()
+
+
+def _read_answer(answer: bytes) -> ImageFacts | ImageError:
+    values: dict[str, Any] = json.loads(answer)
+    if "code" in values:
+        return ImageError(ImageErrorCode(values["code"]), values["detail"])
+    for name in ("perceptual_hash", "digest"):
+        values[name] = base64.b64decode(values[name])
+    return ImageFacts(**values)
+
+
+def _facts_table(entries: pa.Table, results: list[ImageFacts | ImageError]) -> pa.Table:
+    uris = entries["uri"].to_pylist()
+    columns: dict[str, Any] = {name: entries[name].combine_chunks() for name in ("number", "split", "label", "uri")}
+    columns["path_hash"] = [_hash64(uri) for uri in uris]
+    columns["folded_hash"] = [_hash64(unicodedata.normalize("NFC", uri).casefold()) for uri in uris]
+    columns["code"] = [str(result.code) if isinstance(result, ImageError) else None for result in results]
+    columns["detail"] = [result.detail if isinstance(result, ImageError) else None for result in results]
+    for name in ImageFacts._fields:
+        columns[name] = [None if isinstance(result, ImageError) else getattr(result, name) for result in results]
+    return pa.table({field.name: pa.array(columns[field.name], field.type) for field in FACTS_SCHEMA})
+
+
+def _hash64(text: str) -> int:
+    digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "little", signed=True)
