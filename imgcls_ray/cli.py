@@ -260,6 +260,39 @@ def store_latest(
 
 
 @app.command()
+def split(
+    dataset: Annotated[
+        str,
+        typer.Argument(
+            metavar="DATASET",
+            help="Folder with train.txt, val.txt, test.txt ('path id' a line), or folders of classes.",
+        ),
+    ],
+    train_percent: Annotated[float, typer.Option(metavar="N", help="Share of the images to train with.")],
+    val_percent: Annotated[float, typer.Option(metavar="N", help="Share of the images to validate with.")],
+    test_percent: Annotated[float, typer.Option(metavar="N", help="Share of the images to test with.")] = 0,
+    seed: Annotated[int, typer.Option(help="Another one deals the images otherwise.")] = 0,
+    group_by: Annotated[
+        str | None,
+        typer.Option(
+            metavar="REGEX", help="Keep images together whose paths give the same first group, or the same match."
+        ),
+    ] = None,
+) -> None:
+    """Split a labelled dataset anew: every class keeps its shares, every list that is replaced is kept as .bak."""
+    from imgcls_ray.commands import split as command
+
+    command.run(
+        dataset,
+        train_percent=train_percent,
+        val_percent=val_percent,
+        test_percent=test_percent,
+        seed=seed,
+        group_by=group_by,
+    )
+
+
+@app.command()
 def demo(
     output: Annotated[Path, typer.Option("--output", "-o", help="Where to work; must not exist.")] = Path("demo"),
 ) -> None:

@@ -1,0 +1,60 @@
+"""``imgcls split``: split a labelled dataset anew."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from imgcls_ray.datasets.split import class_label, split_dataset
+
+if TYPE_CHECKING:
+    from imgcls_ray.datasets.split import SplitReport
+
+
+def run(
+    dataset: str, *, train_percent: float, val_percent: float, test_percent: float, seed: int, group_by: str | None
+) -> None:
+    """Split, and say what came of it."""
+    report = split_dataset(
+        dataset,
+        train_percent=train_percent,
+        val_percent=val_percent,
+        test_percent=test_percent,
+        seed=seed,
+        group_by=group_by,
+    )
+    Console(highlight=False).print(_table(report))
+    for line in _notes(report):
+        print(line)
+
+
+def _table(report: SplitReport) -> Table:
+    table = Table("split", box=box.SIMPLE_HEAD)
+    table.add_column("images", justify="right")
+    table.add_column("share", justify="right")
+    total = sum(report.num_images.values())
+    for split, num in report.num_images.items():
+        table.add_row(split, f"{num:,}", f"{100 * num / total:.2f} %")
+    return table
+
+
+def _notes(report: SplitReport) -> list[str]:
+    notes = []
+    if report.num_groups is not None:
+        notes.append(f"{report.num_groups:,} groups, none of them in two splits")
+    if report.num_duplicates:
+        notes.append(f"lines that named an image again, and were left out: {report.num_duplicates:,}")
+    deviation = report.deviation
+    notes.append(
+        f"farthest from its share: {class_label(deviation.class_id, report.class_names)} with "
+        f"{deviation.num_images:,} in {deviation.split}, exact would be {deviation.wanted:,.2f}"
+    )
+    if report.backups:
+        kept = ", ".join(f"{name} as {backup}" for name, backup in report.backups.items())
+        notes.append(f"originals kept: {kept}")
+    else:
+        notes.append("there were no lists before, so none was backed up")
+    return notes
