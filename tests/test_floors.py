@@ -27,6 +27,7 @@ ONLY_IN = {
     "s3fs": {"storage"},
     "obstore": {"storage"},
     "typer": {"cli"},
+    "matplotlib": {"datasets"},
     "ray": {"data", "datasets"},
 }
 

@@ -222,7 +222,7 @@ def _wrap(text: str, font: ImageFont.FreeTypeFont, width: int) -> Iterator[str]:
 
 def _printable(text: str, font_size: int) -> tuple[str, ImageFont.FreeTypeFont]:
     """One line of ``text`` and the first font that draws all of it, or most of it: then the rest is escaped."""
-    text = _one_line(text)
+    text = one_line(text)
     best_font, missing = 0, frozenset(text)
     for number in _fonts():
         lacking = frozenset(character for character in text if not _has_glyph(number, character))
@@ -230,20 +230,20 @@ def _printable(text: str, font_size: int) -> tuple[str, ImageFont.FreeTypeFont]:
             best_font, missing = number, lacking
         if not missing:
             break
-    text = "".join(_escape(character) if character in missing else character for character in text)
+    text = "".join(escape(character) if character in missing else character for character in text)
     return text, _sized_font(best_font, font_size)
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
     """Text without anything that moves the pen: line breaks, controls, direction overrides, emoji selectors."""
     if len(text) > _MAX_CHARS:
         text = f"{text[: _MAX_CHARS - _MAX_TAIL_CHARS]}…{text[-_MAX_TAIL_CHARS:]}"
     text = " ".join(unicodedata.normalize("NFC", text).split())
     kept = (c for c in text if unicodedata.category(c) != "Cf" and not "\ufe00" <= c <= "\ufe0f")
-    return "".join(_escape(c) if unicodedata.category(c) in {"Cc", "Cs", "Co", "Cn"} else c for c in kept)
+    return "".join(escape(c) if unicodedata.category(c) in {"Cc", "Cs", "Co", "Cn"} else c for c in kept)
 
 
-def _escape(character: str) -> str:
+def escape(character: str) -> str:
     """``\\u4e2d`` and the like, in ASCII."""
     return f"\\x{ord(character):02x}" if character < "\x80" else character.encode("ascii", "backslashreplace").decode()
 
@@ -279,11 +279,11 @@ _NO_CHARACTER = "\uffff"  # guaranteed by Unicode never to be assigned: what a f
 def _fonts() -> Iterator[int]:
     """Numbers of the usable fonts: 0 is Pillow's own; those of the system are looked for only when it is not enough."""
     yield 0
-    yield from range(1, 1 + len(_system_fonts()))
+    yield from range(1, 1 + len(system_fonts()))
 
 
 @lru_cache(maxsize=1)
-def _system_fonts() -> tuple[tuple[str, int], ...]:
+def system_fonts() -> tuple[tuple[str, int], ...]:
     """(path, index) of those of the known fonts that are installed; searching takes a while, so once per process."""
     found = []
     for name, index in _SYSTEM_FONTS:
@@ -299,7 +299,7 @@ def _sized_font(number: int, size: int) -> ImageFont.FreeTypeFont:
         if not isinstance(font, ImageFont.FreeTypeFont):
             raise RuntimeError("this Pillow was built without FreeType; install the wheel from PyPI")
         return font
-    path, index = _system_fonts()[number - 1]
+    path, index = system_fonts()[number - 1]
     return ImageFont.truetype(path, size, index=index)
 
 

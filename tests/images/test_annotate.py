@@ -21,7 +21,7 @@ SIZES = [(1, 1), (10, 10), (1, 2000), (2000, 1), (32, 48), (375, 500), (1000, 15
 @pytest.fixture
 def only_pillow_font(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a machine without any font."""
-    monkeypatch.setattr(annotate, "_system_fonts", lambda: ())
+    monkeypatch.setattr(annotate, "system_fonts", lambda: ())
 
 
 def grey(height: int, width: int) -> np.ndarray:
