@@ -165,6 +165,40 @@ def predict(
     command.run(config, set_ or [], {key: value for key, value in flags.items() if value is not None})
 
 
+@app.command()
+def check(
+    dataset: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="DATASET",
+            help="Folder (local or s3://) with train.txt, val.txt and label.txt, or of class folders; or a .csv or "
+            ".parquet file with uri, label and maybe split.",
+        ),
+    ] = None,
+    output: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Where the report goes. [default: output]", show_default=False)
+    ] = None,
+    config: Annotated[Path | None, typer.Option("--config", "-c", help="YAML file of the same keys.")] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            "-s",
+            "-o",
+            metavar="KEY=VALUE",
+            help="Set any key, also PaddleX's: CheckDataset.split.enable=True.",
+        ),
+    ] = None,
+    num_workers: Annotated[int | None, typer.Option(metavar="N", help="Workers. [default: all cores]")] = None,
+    s3_endpoint_url: S3Endpoint = None,
+) -> None:
+    """Check a labelled dataset: every line, every image, every pair. Exit code 0: it passed; 1: it has errors."""
+    from imgcls_ray.commands import check as command
+
+    flags = {"dataset": dataset, "output": output, "num_workers": num_workers, "s3_endpoint_url": s3_endpoint_url}
+    command.run(config, set_ or [], {key: value for key, value in flags.items() if value is not None})
+
+
 @models_app.callback(invoke_without_command=True)
 def models(
     context: typer.Context,

@@ -68,6 +68,12 @@ class JobFailedError(ImgclsError):
     exit_code = 1
 
 
+class CheckFailedError(ImgclsError):
+    """The dataset has errors; the report says which."""
+
+    exit_code = 1
+
+
 class StoppedError(ImgclsError):
     """Someone stopped the command."""
 

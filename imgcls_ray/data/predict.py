@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import re
 import time
 from concurrent.futures import ProcessPoolExecutor
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-from imgcls_ray import errors
 from imgcls_ray.data.alone import label_alone
 from imgcls_ray.data.board import Board
+from imgcls_ray.data.causes import with_causes
 from imgcls_ray.data.cluster import (
     WorkerPlan,
     available_cores,
@@ -46,7 +45,7 @@ from imgcls_ray.data.store import (
     now,
     open_store,
 )
-from imgcls_ray.errors import ImgclsError, JobFailedError, ResourceError, StoppedError
+from imgcls_ray.errors import JobFailedError, ResourceError, StoppedError
 from imgcls_ray.models.engines import is_engine_prepared, prepare_engine
 from imgcls_ray.models.folder import WEIGHTS_FILE
 from imgcls_ray.models.new import open_model
@@ -306,36 +305,6 @@ def _no_one_to_tell() -> None:
 
 
 def _with_causes(counts: Iterator[UnitCounts], store: LabelStore) -> Iterator[UnitCounts]:
-    """Turn Ray's account of a failed worker into ours."""
-    try:
-        yield from counts
-    # Ray Data hands on a worker's end as any of its own kinds, Ray's, or a plain one.
-    except Exception as error:
-        kind, words = _reason(_root_cause(error))
-        raise kind(
-            f"a worker failed for good: {words}; everything labelled so far is kept in {store.uri}, and the same "
-            "command goes on from there"
-        ) from error
-
-
-def _root_cause(error: BaseException) -> BaseException:
-    from ray.data.exceptions import SystemException
-
-    cause = getattr(error, "cause", None) or error.__cause__
-    # Ray Data hangs an empty one of these below errors that it did not expect.
-    if not isinstance(cause, BaseException) or isinstance(cause, SystemException):
-        return error
-    return _root_cause(cause)
-
-
-def _reason(cause: BaseException) -> tuple[type[ImgclsError], str]:
-    """The kind of error to end with, and why in one line."""
-    if isinstance(cause, ImgclsError):
-        # Ours are one line; Ray Data adds advice of its own.
-        return type(cause), str(cause).partition("\n")[0]
-    # Of a worker that could not start, Ray hands on no more than the text of its traceback.
-    named = re.findall(r"^imgcls_ray\.errors\.(\w+): (.+)$", str(cause), flags=re.MULTILINE)
-    if named and issubclass(kind := getattr(errors, named[-1][0], JobFailedError), ImgclsError):
-        return kind, named[-1][1]
-    words = " ".join(str(cause).split()) or type(cause).__name__
-    return JobFailedError, words[:500]
+    return with_causes(
+        counts, f"; everything labelled so far is kept in {store.uri}, and the same command goes on from there"
+    )

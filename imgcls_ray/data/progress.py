@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from rich.console import Console
     from rich.progress import Progress
@@ -77,6 +77,45 @@ def label_progress(total: int, done: int, console: Console) -> Iterator[LabelPro
     )
     with Progress(*columns, console=console) as bar:
         yield LabelProgress(total, done, bar)
+
+
+@contextmanager
+def image_progress(doing: str, console: Console) -> Iterator[Callable[[int], None]]:
+    """Say how many images are done where nobody knows yet how many there are. Gives what is to be told of more."""
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    start = last_log = time.monotonic()
+    done = 0
+
+    def rate() -> float:
+        return done / max(time.monotonic() - start, 1e-9)
+
+    if not console.is_terminal:
+
+        def log(count: int) -> None:
+            nonlocal done, last_log
+            done += count
+            if time.monotonic() - last_log >= _LOG_INTERVAL_S:
+                last_log = time.monotonic()
+                logger.info("%s: %d images, %.1f images/s", doing, done, rate())
+
+        yield log
+        return
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        TextColumn("{task.fields[words]}"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task(doing, words="")
+
+        def show(count: int) -> None:
+            nonlocal done
+            done += count
+            bar.update(task, words=f"{done:,} images, {rate():,.0f}/s")
+
+        yield show
 
 
 def duration(seconds: float) -> str:

@@ -391,7 +391,7 @@ def _looks(row: dict[str, Any], config: CheckConfig) -> Iterator[tuple[FindingCo
         yield FindingCode.DARK, f"mean brightness {row['brightness']:.1f} of 255"
     elif row["brightness"] > config.bright_above:
         yield FindingCode.BRIGHT, f"mean brightness {row['brightness']:.1f} of 255"
-    if row["contrast"] < config.uniform_below:
+    elif row["contrast"] < config.uniform_below:
         yield FindingCode.UNIFORM, f"standard deviation {row['contrast']:.1f} of 255"
     elif row["sharpness"] < config.blurred_below:
         yield FindingCode.BLURRED, f"variance of the Laplacian {row['sharpness']:.1f}"

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from imgcls_ray.data.board import Board
+from imgcls_ray.data.causes import with_causes
 from imgcls_ray.data.child import ChildDiedError, ChildProcess, answer_messages
 from imgcls_ray.data.decoding import limit_memory_of_decoder, load_decoders
 from imgcls_ray.data.fetching import NUM_FETCH_THREADS, fetch_inputs
@@ -127,7 +128,7 @@ def inspect_entries(entries: Iterable[pa.Table], task: InspectTask, *, num_worke
     while wave := list(itertools.islice(blocks, _BLOCKS_PER_WAVE)):
         dataset = ray.data.from_arrow(wave)
         facts = map_units(dataset, Inspector, (task, board), num_actors=min(num_workers, len(wave)))
-        yield from facts.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+        yield from with_causes(facts.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0))
     board.clear()
 
 

@@ -1,0 +1,128 @@
+"""``imgcls check``: split if asked to, check, write the report, and say what was found."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from imgcls_ray.commands.terminal import native_stderr_aside
+from imgcls_ray.config import CheckConfig, load_config, make_config, parse_overrides
+from imgcls_ray.data.progress import image_progress
+from imgcls_ray.datasets.findings import FindingCode, Severity
+from imgcls_ray.errors import CheckFailedError, StoppedError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from imgcls_ray.datasets.result import CheckResult
+
+# PaddleX's names of our keys.
+_PADDLEX_KEYS = {"Global.dataset_dir": "dataset", "Global.output": "output"}
+_PADDLEX_PREFIX = "CheckDataset."
+_NUM_SHOWN = 3
+
+
+def run(config_file: Path | None, overrides: Sequence[str], flags: Mapping[str, Any]) -> None:
+    """Check what the configuration says; flags win over overrides, overrides over the file.
+
+    Raises:
+        CheckFailedError: the dataset has errors; the report is written.
+    """
+    values = nested({**(load_config(config_file) if config_file else {}), **parse_overrides(overrides), **flags})
+    config = make_config(CheckConfig, values)
+    try:
+        with native_stderr_aside():
+            result = _check(config, Console(stderr=True))
+    except KeyboardInterrupt as error:
+        raise StoppedError("stopped; nothing was written") from error
+    _tell(result, config)
+
+
+def nested(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Keys with a dot as tables in tables, and PaddleX's names as ours.
+
+    Raises:
+        UsageError: a key is a value and a table at once.
+    """
+    result: dict[str, Any] = {}
+    for key, value in values.items():
+        *tables, last = _PADDLEX_KEYS.get(key, key).removeprefix(_PADDLEX_PREFIX).split(".")
+        place = result
+        for table in tables:
+            place = place.setdefault(table, {})
+            if not isinstance(place, dict):
+                raise UsageError(f"{key}: {table} is set to a value already")
+        place[last] = value
+    return result
+
+
+def _check(config: CheckConfig, console: Console) -> CheckResult:
+    from imgcls_ray.data.options import decode_limits, fetch_limits
+    from imgcls_ray.datasets.check import check_dataset
+    from imgcls_ray.datasets.report import write_report
+    from imgcls_ray.datasets.split import split_dataset
+
+    split = config.split
+    if split.enable:
+        split_dataset(
+            config.dataset,
+            train_percent=split.train_percent or 0,
+            val_percent=split.val_percent or 0,
+            test_percent=split.test_percent,
+            seed=split.seed,
+            group_by=split.group_by,
+        )
+    with image_progress("checking", console) as add:
+        result = check_dataset(config, add)
+    write_report(result, config.output, fetch_limits=fetch_limits(config), decode_limits=decode_limits(config))
+    return result
+
+
+def _tell(result: CheckResult, config: CheckConfig) -> None:
+    console = Console(highlight=False, soft_wrap=True)
+    shares = ", ".join(f"{count:,} to {split}" for split, count in result.num_images.items())
+    num_classes = sum(name is not None for name in result.class_names)
+    console.print(
+        f"{config.dataset}: {num_classes:,} classes, {shares}; checked in {result.seconds:.0f} s", markup=False
+    )
+    if result.num_findings:
+        console.print(_table(result))
+    console.print(f"report: {config.output.rstrip('/')}/check_dataset/report.html", markup=False)
+    if not result.passed:
+        num_errors = sum(result.num_findings[code] for code in FindingCode if code.severity is Severity.ERROR)
+        raise CheckFailedError(
+            f"{config.dataset}: check failed, {num_errors:,} {'error' if num_errors == 1 else 'errors'}; all are in "
+            f"{config.output.rstrip('/')}/check_dataset/findings.parquet"
+        )
+    print("Check dataset passed !")
+
+
+def _table(result: CheckResult) -> Table:
+    table = Table("severity", "finding", "count", "meaning", "for example", box=box.SIMPLE_HEAD)
+    table.columns[2].justify = "right"
+    shown: Counter[FindingCode] = Counter()
+    examples: dict[FindingCode, list[str]] = {}
+    for finding in result.findings:
+        shown[finding.code] += 1
+        if shown[finding.code] <= _NUM_SHOWN:
+            where = f"{finding.file}:{finding.line}" if finding.line else finding.file
+            examples.setdefault(finding.code, []).append(
+                " ".join(filter(None, (where or finding.path, finding.detail)))
+            )
+    for code in FindingCode:
+        if count := result.num_findings[code]:
+            more = ["…"] if count > _NUM_SHOWN else []
+            words = "\n".join((*examples.get(code, []), *more))
+            table.add_row(code.severity, code, f"{count:,}", code.meaning, _plain(words))
+    return table
+
+
+def _plain(text: str) -> Any:
+    from rich.text import Text
+
+    return Text("".join(character if character.isprintable() or character == "\n" else "\ufffd" for character in text))
