@@ -204,10 +204,10 @@ def models(
     context: typer.Context,
     family: Annotated[str | None, typer.Option(help="Only this family, e.g. ResNet.")] = None,
     max_params: Annotated[
-        float | None, typer.Option(metavar="MILLIONS", help="Only networks of at most so many parameters.")
+        float | None, typer.Option(min=0, metavar="MILLIONS", help="Only networks of at most so many parameters.")
     ] = None,
     min_top1: Annotated[
-        float | None, typer.Option(metavar="PERCENT", help="Only networks of at least this published accuracy.")
+        float | None, typer.Option(min=0, metavar="PERCENT", help="Only networks of at least this published accuracy.")
     ] = None,
     pretrained: Annotated[bool, typer.Option("--pretrained", help="Only networks that timm has weights of.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Machine-readable, with every detail.")] = False,
@@ -226,7 +226,10 @@ def models_new(
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The folder to make.")],
     num_classes: Annotated[
-        int | None, typer.Option(min=1, help="Number of classes. [default: that of the weights]", show_default=False)
+        int | None,
+        typer.Option(
+            min=1, max=1_000_000, help="Number of classes. [default: that of the weights]", show_default=False
+        ),
     ] = None,
     labels: Annotated[
         Path | None, typer.Option(help="Class names: one a line, or PaddleX's label.txt ('id name').")
@@ -240,7 +243,7 @@ def models_new(
         ),
     ] = None,
     random: Annotated[bool, typer.Option("--random", help="Random weights, for benchmarks.")] = False,
-    seed: Annotated[int, typer.Option(help="Of the random weights.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Of the random weights.")] = 0,
     s3_endpoint_url: S3Endpoint = None,
 ) -> None:
     """Make a model folder: with timm's pretrained weights, from --weights, or --random."""
@@ -249,6 +252,8 @@ def models_new(
 
     if (weights is not None) + random + pretrained > 1:
         raise UsageError("--pretrained, --weights and --random exclude each other")
+    if str(output).startswith("s3:/"):
+        raise UsageError(f"{output}: a model folder is made on this machine; copy it to the bucket afterwards")
     command.new(
         name,
         output,

@@ -209,7 +209,7 @@ def parse_device(text: str) -> Device:
     Raises:
         ValueError: anything else.
     """
-    match = re.fullmatch(r"cpu|(?:gpu|cuda)(?::(\d+(?:,\d+)*))?", text)
+    match = re.fullmatch(r"cpu|(?:gpu|cuda)(?::([0-9]{1,4}(?:,[0-9]{1,4})*))?", text)
     if match is None:
         raise ValueError("must be cpu, gpu, gpu:0 or gpu:0,1")
     ids = tuple(int(number) for number in match[1].split(",")) if match[1] else ()

@@ -93,7 +93,10 @@ def _family(name: str) -> str:
 
 
 def _table(models: list[ZooModel]) -> Table:
-    table = Table("name", "family", box=box.SIMPLE_HEAD)
+    table = Table(box=box.SIMPLE_HEAD)
+    # Where a terminal is narrow the last columns go first.
+    table.add_column("name", no_wrap=True, min_width=max((len(model.name) for model in models), default=0))
+    table.add_column("family")
     for column in ("top-1 %", "params, M", "train px", "eval px"):
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("timm's weights")

@@ -9,12 +9,12 @@ from imgcls_ray import errors
 from imgcls_ray.errors import ImgclsError, JobFailedError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 T = TypeVar("T")
 
 
-def with_causes(results: Iterator[T], what_now: str = "") -> Iterator[T]:
+def with_causes(results: Iterable[T], what_now: str = "") -> Iterator[T]:
     """Hand on what workers bring.
 
     Args:

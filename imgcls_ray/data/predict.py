@@ -76,11 +76,11 @@ def predict(config: PredictConfig, console: Console) -> PredictReport:
     """
     start = time.monotonic()
     s3 = s3_options(config)
+    _check_resources(config)
     folder = open_model(config.model, s3)
     check_input(config.input, s3)
     directory = open_directory(config.output, s3)
     identity = _identity(config, folder)
-    _check_resources(config)
     report = PredictReport(directory.uri)
     if config.dry_run:
         store = open_store(directory) if is_store(directory) else None

@@ -128,7 +128,8 @@ def inspect_entries(entries: Iterable[pa.Table], task: InspectTask, *, num_worke
     while wave := list(itertools.islice(blocks, _BLOCKS_PER_WAVE)):
         dataset = ray.data.from_arrow(wave)
         facts = map_units(dataset, Inspector, (task, board), num_actors=min(num_workers, len(wave)))
-        yield from with_causes(facts.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0))
+        measured: Any = facts.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+        yield from with_causes(measured)
     board.clear()
 
 

@@ -6,6 +6,7 @@ uint8 up to the engine, which normalises inside the network: a quarter of float3
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -43,8 +44,10 @@ class Preprocess:
                 f"preprocessing needs 1 <= crop_size <= resize_size <= 4096, "
                 f"got crop_size={self.crop_size}, resize_size={self.resize_size}"
             )
-        if not all(s > 0 for s in self.std):
-            raise ValueError(f"preprocessing needs a positive std per channel, got {self.std}")
+        if not all(math.isfinite(m) for m in self.mean) or not all(1e-6 < s < 1e6 for s in self.std):
+            raise ValueError(
+                f"preprocessing needs a finite mean and a positive std per channel, got {self.mean} and {self.std}"
+            )
 
 
 def preprocess_image(pixels: np.ndarray, preprocess: Preprocess) -> np.ndarray:

@@ -6,13 +6,25 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from torch import nn
 
 Argument = str | bool | int | float | tuple[int, ...]
 
-# What a model folder may pass to timm. timm's other arguments reach hubs, addresses and files, and a model folder may
-# come from anyone.
-_ALLOWED_TIMM_ARGS = frozenset({"always_partition", "layers"})
+# A model folder may come from anyone. What it may say to timm and to our own builders shapes the network and nothing
+# else: timm's other arguments reach hubs, addresses and files, and a width or depth without bounds takes all memory.
+_IS_VALID: Mapping[str, Callable[[Argument], bool]] = {
+    "always_partition": lambda value: isinstance(value, bool),
+    "channel_multiplier": lambda value: type(value) in (int, float) and 0.05 <= value <= 10,  # type: ignore[operator]
+    "layers": lambda value: (
+        isinstance(value, tuple)
+        and len(value) == 4
+        and all(type(count) is int and 1 <= count <= 100 for count in value)
+    ),
+}
+_PADDLE_ARGS = frozenset({"channel_multiplier"})
+_TIMM_ARGS = frozenset({"always_partition", "layers"})
 
 
 @dataclass(frozen=True)
@@ -27,24 +39,27 @@ def build_network(architecture: Architecture, *, num_classes: int) -> nn.Module:
     """Build a network with random weights, in eval mode; without memory where torch's default device is ``meta``.
 
     Raises:
-        ValueError: there is no such architecture, or an argument is not allowed.
+        ValueError: there is no such architecture, or its arguments do not fit.
     """
     import timm
 
     from imgcls_ray.models.paddle_networks import PADDLE_NETWORKS
 
-    if build := PADDLE_NETWORKS.get(architecture.name):
-        try:
-            return build(num_classes, **architecture.args).eval()
-        except TypeError as error:
-            raise ValueError(f"{architecture.name}: {error}") from error
-    if "." in architecture.name or not timm.is_model(architecture.name):
-        raise ValueError(f"timm has no architecture {architecture.name!r}")
-    if unknown := sorted(set(architecture.args) - _ALLOWED_TIMM_ARGS):
-        raise ValueError(f"these arguments are not passed to timm: {', '.join(unknown)}")
-    network: nn.Module = timm.create_model(
-        architecture.name, pretrained=False, num_classes=num_classes, **architecture.args
-    )
+    name, args = architecture.name, architecture.args
+    ours = PADDLE_NETWORKS.get(name)
+    if ours is None and ("." in name or not timm.is_model(name)):
+        raise ValueError(f"timm has no architecture {name[:100]!r}")
+    allowed = _PADDLE_ARGS if ours else _TIMM_ARGS
+    if unfit := sorted(arg for arg, value in args.items() if arg not in allowed or not _IS_VALID[arg](value)):
+        raise ValueError(f"{name}: takes no {unfit[0][:100]}={str(args[unfit[0]])[:100]}")
+    network: nn.Module
+    try:
+        if ours:
+            network = ours(num_classes, **args)
+        else:
+            network = timm.create_model(name, pretrained=False, num_classes=num_classes, **args)
+    except TypeError as error:
+        raise ValueError(f"{name}: {error}") from error
     return network.eval()
 
 

@@ -56,9 +56,11 @@ class ModelSpec(StrictModel):
     @field_validator("class_names")
     @classmethod
     def _names_are_distinct(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        if len(set(names)) != len(names):
-            double = next(name for name in names if names.count(name) > 1)
-            raise ValueError(f"class name {double!r} stands twice")
+        seen: set[str] = set()
+        for name in names:
+            if name in seen:
+                raise ValueError(f"class name {name!r} stands twice")
+            seen.add(name)
         return names
 
     @property
@@ -113,8 +115,7 @@ def save_model_folder(
     """
     from safetensors.torch import save_file
 
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise ModelFolderError(f"{path}: already exists and is not empty; give another --output, or remove it")
+    check_is_free(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
@@ -133,14 +134,29 @@ def save_model_folder(
             weights_sha256=_sha256_file(partial / WEIGHTS_FILE),
         )
         (partial / SPEC_FILE).write_text(spec.model_dump_json(indent=2) + "\n", encoding="utf-8")
-        folder = ModelFolder(partial, spec)
-        folder.load_network()
+        _check_weights_fit(ModelFolder(path, spec), network, state)
+        ModelFolder(partial, spec).load_network()
         partial.chmod(0o777 & ~_umask())
         os.replace(partial, path)
-    except BaseException:
+    except OSError as error:
+        raise ModelFolderError(f"{path}: cannot be written: {error.strerror}") from error
+    finally:
         shutil.rmtree(partial, ignore_errors=True)
-        raise
     return ModelFolder(path, spec)
+
+
+def check_is_free(path: Path) -> None:
+    """Refuse a place where a model folder cannot be made, before the work is done.
+
+    Raises:
+        ModelFolderError: it is taken, or no place for a folder.
+    """
+    try:
+        is_taken = path.is_symlink() or (path.exists() and (not path.is_dir() or any(path.iterdir())))
+    except OSError as error:
+        raise ModelFolderError(f"{path}: cannot be written: {error.strerror}") from error
+    if is_taken:
+        raise ModelFolderError(f"{path}: already exists and is not empty; give another --output, or remove it")
 
 
 def open_model_folder(path: Path) -> ModelFolder:
@@ -223,7 +239,9 @@ def _check_weights_fit(folder: ModelFolder, network: nn.Module, weights: Mapping
                 f"{folder.path}: {key} has shape {tuple(tensor.shape)}, but the network with the "
                 f"{folder.spec.num_classes} classes of {SPEC_FILE} needs {tuple(expected[key].shape)}"
             )
-        if tensor.is_floating_point() and not tensor.isfinite().all():
+        if tensor.is_floating_point() != expected[key].is_floating_point():
+            raise ModelFolderError(f"{folder.path}: {key} holds {tensor.dtype}, the network has {expected[key].dtype}")
+        if tensor.is_floating_point() and not tensor.float().isfinite().all():
             raise ModelFolderError(f"{folder.path}: {key} holds values that are not finite numbers")
 
 

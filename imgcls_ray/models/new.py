@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from imgcls_ray.errors import ModelFolderError
+from imgcls_ray.errors import ModelFolderError, UnknownModelError
 from imgcls_ray.models.architecture import build_network
 from imgcls_ray.models.engines import cache_dir
-from imgcls_ray.models.folder import open_model_folder, save_model_folder
+from imgcls_ray.models.folder import check_is_free, open_model_folder, save_model_folder
 from imgcls_ray.models.pretrained import imagenet_class_names, pretrained_network
 from imgcls_ray.models.remote import open_remote_folder
 from imgcls_ray.models.timm_models import PREFIX, find_timm_model
@@ -58,8 +59,11 @@ def new_model_folder(
     import torch
 
     model = find_named_model(name)
+    check_is_free(path)
     if class_names is not None:
         num_classes = len(class_names)
+    if num_classes is not None and num_classes < 1:
+        raise ModelFolderError(f"{name}: a model needs at least one class, got {num_classes}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(random_seed or 0)
         if weights is not None:
@@ -69,13 +73,14 @@ def new_model_folder(
             loaded = LoadedNetwork(network, model.architecture, model.preprocess, class_names=None)
         else:
             loaded = pretrained_network(model, num_classes=num_classes)
-    num_classes = loaded.network.num_classes  # type: ignore[assignment]
+    if class_names is None:
+        class_names = loaded.class_names or default_class_names(loaded.network.num_classes)  # type: ignore[arg-type]
     return save_model_folder(
         path,
         loaded.network,
         name=name,
         architecture=loaded.architecture,
-        class_names=class_names or loaded.class_names or default_class_names(num_classes),
+        class_names=class_names,
         preprocess=loaded.preprocess,
     )
 
@@ -107,10 +112,18 @@ def open_model(model: str, s3: S3Options = DEFAULT_S3) -> ModelFolder:
         return open_remote_folder(model, s3)
     if is_model_path(model):
         return open_model_folder(Path(model))
-    find_named_model(model)
+    try:
+        find_named_model(model)
+    except UnknownModelError as error:
+        raise UnknownModelError(f"{error}; nor is there a folder {model}") from error
     kept = cache_dir() / "models" / model
     if not kept.exists():
-        new_model_folder(model, kept)
+        try:
+            new_model_folder(model, kept)
+        except ModelFolderError:
+            # Another process was first; a name that exists is whole.
+            if not kept.exists():
+                raise
     return open_model_folder(kept)
 
 
@@ -134,7 +147,7 @@ def read_class_names(path: Path, *, num_classes: int | None = None) -> list[str]
     except UnicodeDecodeError as error:
         raise ModelFolderError(f"{path}: is not a text of class names in UTF-8") from error
     pairs = [line.split(maxsplit=1) for line in lines]
-    if pairs and all(len(pair) == 2 and pair[0].isdecimal() for pair in pairs):
+    if pairs and all(len(pair) == 2 and re.fullmatch(r"[0-9]{1,9}", pair[0]) for pair in pairs):
         names = {int(number): name for number, name in pairs}
         if sorted(names) != list(range(len(pairs))):
             raise ModelFolderError(f"{path}: ids must run from 0 to {len(pairs) - 1}, each once")

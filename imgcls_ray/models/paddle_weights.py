@@ -9,12 +9,14 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from imgcls_ray.models.architecture import Architecture
+from imgcls_ray.models.pdparams import shown_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    import numpy as np
     import torch
     from torch import nn
 
@@ -176,39 +178,52 @@ def paddle_architecture(model: ZooModel) -> Architecture:
     return model.architecture
 
 
-def from_paddle(model: ZooModel, arrays: Mapping[str, np.ndarray], network: nn.Module, head: str) -> dict[str, Any]:
+def from_paddle(model: ZooModel, arrays: Mapping[str, np.ndarray], network: nn.Module) -> dict[str, torch.Tensor]:
     """Turn PaddleClas' arrays into a state dict for ``paddle_architecture(model)``.
 
-    What is of another network keeps Paddle's name, and nothing of the network is looked at but its layers: whether all
-    fits is for ``load_state_dict`` to say.
+    What is of another network keeps Paddle's name: whether all fits is for who loads it to say.
 
     Args:
         arrays: by PaddleClas' names.
         network: of that architecture, with any weights and any number of classes.
-        head: name of its last layer.
+
+    Raises:
+        ValueError: two arrays are one tensor of ours.
     """
     import torch
     from torch import nn
 
     modules = dict(network.named_modules())
+    head: Any = network.get_classifier()  # type: ignore[operator]
     kept_by_dropout = _KEPT_BY_DROPOUT.get(model.name) or _KEPT_BY_DROPOUT.get(model.family, 1.0)
     names = _new_names(model, arrays, network)
     state: dict[str, torch.Tensor] = {}
     for name, array in arrays.items():
-        if names[name] == _DROPPED:
+        new_name = names[name]
+        if new_name == _DROPPED:
             continue
-        layer, _, parameter = names[name].rpartition(".")
-        tensor = torch.from_numpy(array.copy())
-        if parameter == "weight" and isinstance(modules.get(layer), nn.Linear):
+        if new_name in state:
+            raise ValueError(f"{shown_name(name)} and another one are both {shown_name(new_name)}")
+        module_name, _, parameter = new_name.rpartition(".")
+        module = modules.get(module_name)
+        tensor = torch.from_numpy(_plain_numbers(array))
+        if parameter == "weight" and isinstance(module, nn.Linear):
             tensor = tensor.T.contiguous()
-            if layer == head:
+            if module is head:
                 tensor = tensor * kept_by_dropout
-        if names[name].endswith(".attn.query.proj.weight"):
+        attention: Any = modules.get(module_name.removesuffix(".query.proj"))
+        if module_name.endswith(".attn.query.proj") and attention is not None:
             # Paddle divides by the root of all heads' width, timm by that of one.
-            num_heads: Any = modules[layer.removesuffix(".query.proj")].num_heads
-            tensor = tensor * num_heads**-0.5
-        state[names[name]] = tensor
+            tensor = tensor * attention.num_heads**-0.5
+        state[new_name] = tensor
     return state
+
+
+def _plain_numbers(array: np.ndarray) -> np.ndarray:
+    """A copy in the machine's byte order; numpy has no bfloat16, and Paddle saves it as its 16 bits."""
+    if array.dtype.kind == "u" and array.dtype.itemsize == 2:
+        return (array.astype(np.uint32) << 16).view(np.float32)
+    return array.astype(array.dtype.newbyteorder("="))
 
 
 def _new_names(model: ZooModel, old_names: Iterable[str], network: nn.Module) -> dict[str, str]:

@@ -1,15 +1,16 @@
 """Read PaddlePaddle's ``.pdparams``: a pickle of arrays by name, of which nothing is run.
 
-Anyone may have written the file. Its instructions are looked through first, and only those that build containers and
-arrays are carried out, by stand-ins of this module: neither numpy's nor any other function is called by the pickle.
+Anyone may have written the file, and Python's own unpickler runs functions, follows structures without end into deep
+recursion, and copies without limit. So the pickle's few instructions that arrays by name are made of are carried out
+here, on a stack of plain values: numbers, text, bytes, lists, tables with text for keys. Nothing else is understood.
 """
 
 from __future__ import annotations
 
 import math
-import pickle
 import pickletools
 import re
+import struct
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
@@ -17,25 +18,22 @@ import numpy as np
 from imgcls_ray.errors import WeightsError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
 
 _NAMES_KEY = "StructuredToParameterName@@"
 """Paddle's own table of internal names beside the arrays."""
-
-# Containers, numbers, text, bytes, calls of what is allowed, and the memo. Not among them: whole classes (INST, OBJ,
-# NEWOBJ), names from elsewhere (PERSID, EXT) and buffers from elsewhere.
-_ALLOWED_INSTRUCTIONS = (
-    "PROTO FRAME STOP MARK POP POP_MARK DUP MEMOIZE PUT BINPUT LONG_BINPUT GET BINGET LONG_BINGET "
-    "NONE NEWTRUE NEWFALSE INT BININT BININT1 BININT2 LONG LONG1 LONG4 BINFLOAT "
-    "UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8 STRING BINSTRING SHORT_BINSTRING "
-    "BINBYTES SHORT_BINBYTES BINBYTES8 BYTEARRAY8 "
-    "EMPTY_DICT DICT SETITEM SETITEMS EMPTY_LIST LIST APPEND APPENDS "
-    "EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 GLOBAL STACK_GLOBAL REDUCE BUILD"
-)
 _MAX_INSTRUCTIONS = 1_000_000
 """The largest networks take 10,000."""
+_MAX_DIMENSIONS = 16
+_MAX_LENGTH = 2**40
 _NUMBER_TYPE = re.compile(r"[biuf][1248]")
+
+_NUMBERS = ("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "BINFLOAT")
+_TEXTS = ("UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "STRING", "BINSTRING", "SHORT_BINSTRING")
+_BYTES = ("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8")
+_PUSHED = frozenset((*_NUMBERS, *_TEXTS, *_BYTES))
+_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
+_FIXED_TUPLES = {"EMPTY_TUPLE": 0, "TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
 
 def read_pdparams(path: Path) -> dict[str, np.ndarray]:
@@ -46,9 +44,10 @@ def read_pdparams(path: Path) -> dict[str, np.ndarray]:
     """
     try:
         with path.open("rb") as file:
-            _check_instructions(file)
+            num_bytes = file.seek(0, 2)
             file.seek(0)
-            content = _ArraysUnpickler(file, encoding="latin1").load()
+            content = _Machine(budget=2 * num_bytes + 2**20).run(file)
+        return _arrays(content)
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read: {error.strerror}") from error
     except _NotAllowedError as error:
@@ -56,167 +55,203 @@ def read_pdparams(path: Path) -> dict[str, np.ndarray]:
             f"{path}: {error}; a .pdparams file of weights holds arrays by name and nothing else, so nothing of this "
             "one was run"
         ) from error
-    # Unpickling damaged bytes raises anything.
-    except Exception as error:
-        raise WeightsError(f"{path}: is not a readable .pdparams file ({type(error).__name__}: {error})") from error
-    return _arrays(path, content)
+    except _OtherContentError as error:
+        raise WeightsError(f"{path}: {error}") from error
+    # Damaged bytes make every kind of error.
+    except (ValueError, IndexError, KeyError, TypeError, AttributeError, struct.error, MemoryError) as error:
+        raise WeightsError(f"{path}: is not a readable .pdparams file ({type(error).__name__})") from error
 
 
 class _NotAllowedError(Exception):
     """The pickle asks for something that weights have no need of."""
 
 
-def _check_instructions(file: BinaryIO) -> None:
-    allowed = frozenset(_ALLOWED_INSTRUCTIONS.split())
-    for count, (instruction, argument, _) in enumerate(pickletools.genops(file)):
-        if instruction.name not in allowed:
-            raise _NotAllowedError(f"has the pickle instruction {instruction.name}")
-        # The memo is a table as long as its largest index: one instruction could ask for all memory.
-        if instruction.name in ("PUT", "BINPUT", "LONG_BINPUT") and (argument or 0) > count:
-            raise _NotAllowedError(f"numbers an object {argument} that is at most the {count}th")
-        if count == _MAX_INSTRUCTIONS:
-            raise _NotAllowedError(f"has more than {_MAX_INSTRUCTIONS:,} pickle instructions")
+class _OtherContentError(Exception):
+    """It is a pickle of plain values, but not of arrays by name."""
 
 
-class _ArraysUnpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        # A new one each time: the pickle could otherwise change what the next pickle gets.
-        if stand_in := _STAND_INS.get((module.replace("numpy._core.", "numpy.core."), name)):
-            return stand_in()
-        raise _NotAllowedError(f"asks for {module}.{name}")
+class _Mark:
+    """Where a list, tuple or table on the stack begins."""
 
 
-class _StandIn:
-    """Takes the place of a function or class that the pickle names."""
+class _Global:
+    """A function or class that the pickle names, and that is never looked up."""
 
-    __slots__ = ()
-
-    def __setstate__(self, _state: Any) -> None:
-        raise _NotAllowedError("changes a function")
-
-
-class _NdarrayClass(_StandIn):
-    pass
-
-
-class _Reconstruct(_StandIn):
-    """``numpy.core.multiarray._reconstruct``: an array whose content comes next."""
-
-    def __call__(self, _class: Any, _shape: Any, _type: Any) -> _Array:
-        return _Array()
-
-
-class _FromBuffer(_StandIn):
-    """``numpy.core.numeric._frombuffer``: an array and its content (pickle protocol 5)."""
-
-    def __call__(self, data: Any, number_type: Any, shape: Any, order: Any) -> _Array:
-        array = _Array()
-        array.__setstate__((1, shape, number_type, order == "F", data))
-        return array
-
-
-class _DtypeClass(_StandIn):
-    def __call__(self, code: Any, *_flags: Any) -> _NumberType:
-        return _NumberType(code)
-
-
-class _OrderedDictClass(_StandIn):
-    def __call__(self) -> dict[Any, Any]:
-        return {}
-
-
-class _TupleClass(_StandIn):
-    """What Paddle's tensors outside of a state dict are pickled as: a name and an array."""
-
-    def __call__(self, items: Any) -> tuple[Any, ...]:
-        return tuple(items)
-
-
-class _BytesClass(_StandIn):
-    """No bytes, in old pickles."""
-
-    def __call__(self) -> bytes:
-        return b""
-
-
-class _Encode(_StandIn):
-    """``_codecs.encode``: bytes in old pickles."""
-
-    def __call__(self, text: Any, encoding: Any) -> bytes:
-        if not isinstance(text, str) or encoding != "latin1":
-            raise _NotAllowedError(f"encodes text as {encoding!r}")
-        return text.encode("latin1")
-
-
-_STAND_INS: Mapping[tuple[str, str], type[_StandIn]] = {
-    ("numpy", "ndarray"): _NdarrayClass,
-    ("numpy", "dtype"): _DtypeClass,
-    ("numpy.core.multiarray", "_reconstruct"): _Reconstruct,
-    ("numpy.core.numeric", "_frombuffer"): _FromBuffer,
-    ("collections", "OrderedDict"): _OrderedDictClass,
-    ("builtins", "tuple"): _TupleClass,
-    ("__builtin__", "tuple"): _TupleClass,
-    ("__builtin__", "bytes"): _BytesClass,
-    ("_codecs", "encode"): _Encode,
-}
+    def __init__(self, name: str) -> None:
+        self.name = name
 
 
 class _NumberType:
     """A ``numpy.dtype`` on its way: its code, then its byte order."""
 
-    __slots__ = ("_code", "_order")
-
     def __init__(self, code: Any) -> None:
         if not isinstance(code, str) or not _NUMBER_TYPE.fullmatch(code):
-            raise _NotAllowedError(f"has an array of {code!r}, not of numbers")
+            raise _NotAllowedError("has an array of something else than numbers")
         self._code, self._order = code, "="
 
-    def __setstate__(self, state: Any) -> None:
+    def build(self, state: Any) -> None:
         if not isinstance(state, tuple) or len(state) < 2 or state[1] not in ("<", ">", "|", "="):
             raise _NotAllowedError("has an array of a type that is not understood")
-        self._order = state[1]
+        self._order = state[1].replace("|", "=")
 
     def dtype(self) -> np.dtype[Any]:
-        return np.dtype(self._order.replace("|", "=") + self._code)
+        return np.dtype(self._order + self._code)
 
 
 class _Array:
     """A ``numpy.ndarray`` on its way: its content comes after it."""
 
-    __slots__ = ("value",)
+    value: np.ndarray | None = None
 
-    def __init__(self) -> None:
-        self.value: np.ndarray | None = None
-
-    def __setstate__(self, state: Any) -> None:
+    def build(self, state: Any) -> None:
         _, shape, number_type, is_fortran, data = state
         if isinstance(data, str):
             data = data.encode("latin1")
-        is_shape = isinstance(shape, tuple) and all(isinstance(length, int) and length >= 0 for length in shape)
-        if not is_shape or not isinstance(number_type, _NumberType) or not isinstance(data, bytes | bytearray):
+        is_shape = isinstance(shape, tuple) and len(shape) <= _MAX_DIMENSIONS
+        if not is_shape or not all(type(length) is int and 0 <= length <= _MAX_LENGTH for length in shape):
+            raise _NotAllowedError("has an array of a shape that is none")
+        if not isinstance(number_type, _NumberType) or not isinstance(data, bytes | bytearray):
             raise _NotAllowedError("has an array whose content is not plain numbers")
         dtype = number_type.dtype()
         if len(data) != math.prod(shape) * dtype.itemsize:
             raise _NotAllowedError(f"has an array {shape} of {dtype} with {len(data):,} bytes")
-        array = np.frombuffer(data, dtype)
-        self.value = array.reshape(shape, order="F" if is_fortran else "C")
+        self.value = np.frombuffer(data, dtype).reshape(shape, order="F" if is_fortran else "C")
 
 
-def _arrays(path: Path, content: Any) -> dict[str, np.ndarray]:
+class _Machine:
+    """The pickle's stack and memo, and how many bytes may be made anew."""
+
+    def __init__(self, *, budget: int) -> None:
+        self._stack: list[Any] = []
+        self._memo: dict[int, Any] = {}
+        self._budget = budget
+
+    def run(self, file: BinaryIO) -> Any:
+        for count, (instruction, argument, _) in enumerate(pickletools.genops(file)):
+            if count == _MAX_INSTRUCTIONS:
+                raise _NotAllowedError(f"has more than {_MAX_INSTRUCTIONS:,} pickle instructions")
+            if instruction.name == "STOP":
+                return self._stack.pop()
+            self._step(instruction.name, argument)
+        raise ValueError("the file ends inside its pickle")
+
+    def _step(self, name: str, argument: Any) -> None:
+        stack = self._stack
+        if name in _PUSHED:
+            stack.append(argument)
+        elif name in _CONSTANTS:
+            stack.append(_CONSTANTS[name])
+        elif name in ("PROTO", "FRAME"):
+            pass
+        elif name == "MEMOIZE":
+            self._memo[len(self._memo)] = stack[-1]
+        elif name in ("PUT", "BINPUT", "LONG_BINPUT"):
+            self._memo[int(argument)] = stack[-1]
+        elif name in ("GET", "BINGET", "LONG_BINGET"):
+            stack.append(self._memo[int(argument)])
+        elif name == "MARK":
+            stack.append(_Mark())
+        elif name in _FIXED_TUPLES:
+            stack.append(tuple(self._pop(_FIXED_TUPLES[name])))
+        elif name in ("TUPLE", "LIST"):
+            items = self._pop_to_mark()
+            stack.append(tuple(items) if name == "TUPLE" else items)
+        elif name in ("EMPTY_LIST", "EMPTY_DICT"):
+            stack.append([] if name == "EMPTY_LIST" else {})
+        elif name in ("APPEND", "APPENDS"):
+            items = self._pop(1) if name == "APPEND" else self._pop_to_mark()
+            self._top(list).extend(items)
+        elif name in ("SETITEM", "SETITEMS", "DICT"):
+            items = self._pop(2) if name == "SETITEM" else self._pop_to_mark()
+            if name == "DICT":
+                stack.append({})
+            self._set_items(self._top(dict), items)
+        elif name in ("GLOBAL", "STACK_GLOBAL"):
+            words = argument.split(" ") if name == "GLOBAL" else self._pop(2)
+            stack.append(_Global(".".join(map(str, words)).replace("numpy._core.", "numpy.core.")))
+        elif name == "REDUCE":
+            function, arguments = self._pop(2)
+            stack.append(self._call(function, arguments))
+        elif name == "BUILD":
+            (state,) = self._pop(1)
+            if not isinstance(stack[-1], _Array | _NumberType):
+                raise _NotAllowedError("changes something else than an array")
+            stack[-1].build(state)
+        else:
+            raise _NotAllowedError(f"has the pickle instruction {name}")
+
+    def _pop(self, count: int) -> list[Any]:
+        if count > len(self._stack):
+            raise IndexError
+        items = self._stack[len(self._stack) - count :]
+        del self._stack[len(self._stack) - count :]
+        return items
+
+    def _pop_to_mark(self) -> list[Any]:
+        place = max(i for i, item in enumerate(self._stack) if isinstance(item, _Mark))
+        items = self._pop(len(self._stack) - place)
+        return items[1:]
+
+    def _top(self, kind: type[Any]) -> Any:
+        if type(self._stack[-1]) is not kind:
+            raise _NotAllowedError(f"fills something else than a {kind.__name__}")
+        return self._stack[-1]
+
+    def _set_items(self, table: dict[str, Any], items: list[Any]) -> None:
+        for key, value in zip(items[::2], items[1::2], strict=True):
+            if not isinstance(key, str):
+                raise _OtherContentError("holds something under a key that is no name")
+            table[key] = value
+
+    def _call(self, function: Any, arguments: Any) -> Any:
+        name = function.name if isinstance(function, _Global) else ""
+        if name == "numpy.core.multiarray._reconstruct":
+            return _Array()
+        if name == "numpy.core.numeric._frombuffer":
+            data, number_type, shape, order = arguments
+            array = _Array()
+            array.build((1, shape, number_type, order == "F", data))
+            return array
+        if name == "numpy.dtype":
+            return _NumberType(arguments[0])
+        if name == "collections.OrderedDict" and not arguments:
+            return {}
+        # A tensor that was not part of a state dict: its internal name and its array.
+        if name in ("builtins.tuple", "__builtin__.tuple") and len(arguments) == 1 and len(arguments[0]) == 2:
+            return tuple(arguments[0])
+        if name == "__builtin__.bytes" and not arguments:
+            return b""
+        if name == "_codecs.encode" and len(arguments) == 2 and arguments[1] == "latin1":
+            # Bytes in old pickles.
+            self._budget -= len(arguments[0])
+            if self._budget < 0:
+                raise _NotAllowedError("asks for more bytes than it has")
+            return arguments[0].encode("latin1")
+        raise _NotAllowedError(f"asks for {shown_name(name) or 'a function that it made itself'}")
+
+
+def _arrays(content: Any) -> dict[str, np.ndarray]:
     if not isinstance(content, dict):
-        raise WeightsError(f"{path}: holds a {type(content).__name__}, not arrays by name")
-    arrays = {}
+        raise _OtherContentError(f"holds a {type(content).__name__.strip('_')}, not arrays by name")
+    arrays: dict[str, np.ndarray] = {}
     for name, value in content.items():
         if name == _NAMES_KEY:
             continue
-        # (internal name, array): a tensor that was not part of a state dict.
         array = value[1] if isinstance(value, tuple) and len(value) == 2 else value
-        if not isinstance(name, str) or not isinstance(array, _Array) or array.value is None:
-            raise WeightsError(
-                f"{path}: holds something else than an array under {name!r}; the weights of a PaddleClas network are "
-                "in best_model.pdparams or model.pdparams, not in .pdopt or .pdstates"
+        if not isinstance(array, _Array) or array.value is None:
+            raise _OtherContentError(
+                f"holds something else than an array under {shown_name(name)!r}; the weights of a PaddleClas network "
+                "are in best_model.pdparams or model.pdparams, not in .pdopt or .pdstates"
             )
         arrays[name] = array.value
     if not arrays:
-        raise WeightsError(f"{path}: holds no arrays")
+        raise _OtherContentError("holds no arrays")
+    if len({id(array) for array in arrays.values()}) < len(arrays):
+        raise _OtherContentError("holds one array under two names")
     return arrays
+
+
+def shown_name(text: str) -> str:
+    """For people and their terminals: names come from the file."""
+    printable = "".join(character if character.isprintable() else "\ufffd" for character in text[:100])
+    return printable + ("…" if len(text) > 100 else "")

@@ -17,7 +17,7 @@ from imgcls_ray.models.weights import LoadedNetwork, tell_of_new_head
 if TYPE_CHECKING:
     from imgcls_ray.models.zoo import ZooModel
 
-_WAYS_OUT = "give --weights FILE, or --random for benchmarks"
+_WAYS_OUT = "make a model folder with `imgcls models new NAME --weights FILE` (or --random, for benchmarks)"
 _CONNECT_TIMEOUT_S = 5.0
 
 
@@ -39,6 +39,8 @@ def pretrained_network(model: ZooModel, *, num_classes: int | None = None) -> Lo
     if model.timm_weights is None:
         raise WeightsError(f"{model.name}: timm has no weights of this network; {_WAYS_OUT}")
     config: Any = timm.models.get_pretrained_cfg(model.timm_weights)
+    if not config.num_classes and num_classes is None:
+        raise WeightsError(f"{model.name}: timm's weights have no head; give --num-classes, and train it")
     # The hub's client tells of each of its attempts; the outcome is told below.
     for name in ("huggingface_hub", "timm", "httpx", "httpx2"):
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -54,7 +56,9 @@ def pretrained_network(model: ZooModel, *, num_classes: int | None = None) -> Lo
         )
     # The hub's client raises its own kinds for no network, no cache, no space and no permission.
     except Exception as error:
-        raise WeightsError(_cannot_be_had(model, f"{type(error).__name__}: {str(error).splitlines()[0]}")) from error
+        raise WeightsError(
+            _cannot_be_had(model, f"{type(error).__name__}: {str(error).partition(chr(10))[0]}")
+        ) from error
     if loaded.num_classes != config.num_classes:
         tell_of_new_head(model.timm_weights, config.num_classes, loaded.num_classes)
     architecture = Architecture(model.timm_weights.partition(".")[0])

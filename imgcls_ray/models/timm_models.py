@@ -36,7 +36,7 @@ def find_timm_model(name: str) -> ZooModel:
         hint = f"; did you mean {', '.join(PREFIX + match for match in near)}?" if near else ""
         raise UnknownModelError(f"{name}: timm has no architecture of that name{hint}")
     tagged = timm.list_pretrained(f"{architecture}.*")
-    if tag and timm_name not in tagged:
+    if timm_name.endswith(".") or (tag and timm_name not in tagged):
         known = f"timm has {', '.join(PREFIX + match for match in tagged)}" if tagged else "timm has none of it"
         raise UnknownModelError(f"{name}: timm has no weights of that name; {known}")
     config: Any = get_pretrained_cfg(timm_name)
@@ -56,7 +56,7 @@ def find_timm_model(name: str) -> ZooModel:
 
 
 def preprocess_of(config: Mapping[str, Any], name: str) -> Preprocess:
-    """The preprocessing that timm evaluates weights with.
+    """The preprocessing that timm gives for weights: of ``input_size`` and ``crop_pct``, not of a larger test size.
 
     Args:
         config: timm's ``pretrained_cfg``.

@@ -6,6 +6,8 @@ All of them are data: no file runs anything when it is read.
 from __future__ import annotations
 
 import logging
+import os
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -13,9 +15,10 @@ from imgcls_ray.errors import WeightsError
 from imgcls_ray.models.architecture import build_network
 from imgcls_ray.models.folder import SPEC_FILE, open_model_folder
 from imgcls_ray.models.paddle_weights import from_paddle, paddle_architecture
-from imgcls_ray.models.pdparams import read_pdparams
+from imgcls_ray.models.pdparams import read_pdparams, shown_name
 from imgcls_ray.models.remote import open_remote_folder
 from imgcls_ray.models.timm_models import PREFIX
+from imgcls_ray.storage import DEFAULT_S3
 from imgcls_ray.storage.s3 import is_s3
 
 if TYPE_CHECKING:
@@ -33,10 +36,12 @@ if TYPE_CHECKING:
 logger = logging.getLogger("imgcls_ray")
 
 _NUM_SHOWN = 5
+_MAX_CLASSES = 1_000_000
 _NOT_WEIGHTS = {
     ".pdiparams": "is Paddle's format for deployment; give the .pdparams file of the training it was exported from",
     ".pdmodel": "describes a network and holds no weights; give the .pdparams file of the training",
     ".pdopt": "is the state of Paddle's optimizer; give the .pdparams file beside it",
+    ".pdema": "holds Paddle's raw weights beside averaged ones; give the .pdparams file beside it",
     ".pdstates": "is the state of Paddle's training; give the .pdparams file beside it",
     ".onnx": "is an exported network; give the weights that it was exported from",
     ".tar": "is an archive; unpack it and give the .pdparams file in it",
@@ -54,7 +59,7 @@ class LoadedNetwork(NamedTuple):
 
 
 def load_weights(
-    model: ZooModel, weights: str | Path, *, num_classes: int | None = None, s3: S3Options | None = None
+    model: ZooModel, weights: str | Path, *, num_classes: int | None = None, s3: S3Options = DEFAULT_S3
 ) -> LoadedNetwork:
     """Build a network with weights from a file or a model folder.
 
@@ -68,30 +73,29 @@ def load_weights(
         ModelFolderError: a folder that does not fit together.
     """
     where = str(weights)
-    if is_s3(where) or Path(where).is_dir():
-        folder = open_remote_folder(where, s3) if s3 is not None and is_s3(where) else open_model_folder(Path(where))
-        return _from_folder(model, folder, where, num_classes)
+    if is_s3(where):
+        return _from_folder(model, open_remote_folder(where, s3), where, num_classes)
     path = Path(where)
-    if path.suffix in _NOT_WEIGHTS:
-        raise WeightsError(f"{path}: {_NOT_WEIGHTS[path.suffix]}")
-    if not path.is_file():
-        raise WeightsError(f"{path}: there is no such file of weights, nor a model folder with a {SPEC_FILE}")
-    if path.suffix == ".pdparams":
+    suffix = path.suffix.lower()
+    if suffix in _NOT_WEIGHTS and not where.lower().endswith(".pth.tar"):
+        raise WeightsError(f"{path}: {_NOT_WEIGHTS[suffix]}")
+    if where and os.path.isdir(path):
+        return _from_folder(model, open_model_folder(path), where, num_classes)
+    if not os.path.isfile(path):
+        what = "is no regular file" if os.path.exists(path) and where else "there is no such file of weights"
+        raise WeightsError(f"{where[:200] or '--weights'}: {what}, nor a model folder with a {SPEC_FILE}")
+    if suffix == ".pdparams":
         if model.name.startswith(PREFIX):
             raise WeightsError(f"{path}: PaddleClas' weights go into networks of the zoo, not into {model.name}")
         architecture = paddle_architecture(model)
-        skeleton, head = _skeleton(architecture)
-        state = from_paddle(model, read_pdparams(path), skeleton, head)
+        try:
+            state = from_paddle(model, read_pdparams(path), _skeleton(architecture))
+        except ValueError as error:
+            raise WeightsError(f"{path}: does not fit {model.name}: {error}") from error
     else:
         architecture, state = model.architecture, _read_state_dict(path)
     network = _fitted(architecture, state, num_classes, what=model.name, where=where)
     return LoadedNetwork(network, architecture, model.preprocess, class_names=None)
-
-
-def head_name(network: nn.Module) -> str:
-    """Name of the layer that has as many outputs as there are classes."""
-    head: Any = network.get_classifier()  # type: ignore[operator]
-    return next(str(name) for name, module in network.named_modules() if module is head)
 
 
 def tell_of_new_head(where: str, num_before: int, num_classes: int) -> None:
@@ -116,69 +120,101 @@ def _from_folder(model: ZooModel, folder: ModelFolder, where: str, num_classes: 
 
 def _read_state_dict(path: Path) -> dict[str, torch.Tensor]:
     import timm.models
-    import torch
 
     try:
         # weights_only: a checkpoint is a pickle and may come from anyone. timm finds the state dict in a checkpoint of
         # its own, averaged weights before raw ones, and takes the prefixes of wrappers off.
         logging.getLogger("timm").setLevel(logging.ERROR)
-        state: dict[str, torch.Tensor] = timm.models.load_state_dict(str(path), weights_only=True)
+        with warnings.catch_warnings():
+            # torch speaks of protocols of pickles that it may not understand: the outcome is told below.
+            warnings.simplefilter("ignore", UserWarning)
+            state: dict[str, torch.Tensor] = timm.models.load_state_dict(str(path), weights_only=True)
     # Unpickling hostile bytes raises anything.
     except Exception as error:
-        raise WeightsError(f"{path}: is not a readable file of weights ({type(error).__name__})") from error
-    if not state or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise WeightsError(f"{path}: holds no state dict of tensors")
+        reason = shown_name(" ".join(str(error).partition("\n")[0].split()))
+        raise WeightsError(
+            f"{path}: is not a readable file of weights ({type(error).__name__}: {reason}); known are model folders, "
+            ".safetensors, torch state dicts and .pdparams"
+        ) from error
+    if not state or not all(isinstance(name, str) and _is_plain(value) for name, value in state.items()):
+        raise WeightsError(f"{path}: holds no state dict of plain tensors")
     return state
 
 
-def _skeleton(architecture: Architecture) -> tuple[nn.Module, str]:
-    """The network without memory, and the name of its head."""
+def _is_plain(value: Any) -> bool:
+    """Whether it is a tensor that holds as many values as it says."""
+    import torch
+
+    if not isinstance(value, torch.Tensor) or value.layout != torch.strided or value.device.type != "cpu":
+        return False
+    return not value.is_quantized and value.untyped_storage().nbytes() >= value.numel() * value.element_size()
+
+
+def _skeleton(architecture: Architecture, num_classes: int = 1000) -> nn.Module:
+    """The network without memory."""
     import torch
 
     with torch.device("meta"):
-        network = build_network(architecture, num_classes=1000)
-    return network, head_name(network)
+        return build_network(architecture, num_classes=num_classes)
+
+
+def _head_axes(architecture: Architecture) -> dict[str, int]:
+    """Which tensors of a network have as many values as there are classes, and along which axis: its heads."""
+    one, other = (_skeleton(architecture, count).state_dict() for count in (1000, 1001))
+    axes = {}
+    for name, tensor in one.items():
+        differing = [axis for axis, (a, b) in enumerate(zip(tensor.shape, other[name].shape, strict=True)) if a != b]
+        if len(differing) == 1 and (tensor.shape[differing[0]], other[name].shape[differing[0]]) == (1000, 1001):
+            axes[name] = differing[0]
+    return axes
 
 
 def _fitted(
     architecture: Architecture, state: Mapping[str, torch.Tensor], num_classes: int | None, *, what: str, where: str
 ) -> nn.Module:
     """Build the network and put the weights in; all of them fit, the head apart, or none is taken."""
-    _, head = _skeleton(architecture)
-    head_weight = state.get(f"{head}.weight")
-    num_in_file = head_weight.shape[0] if head_weight is not None and head_weight.ndim > 0 else None
-    num_classes = num_classes or num_in_file or 1000
-    network = build_network(architecture, num_classes=num_classes)
-    expected = network.state_dict()
-    if num_in_file is not None and num_in_file != num_classes:
-        tell_of_new_head(where, num_in_file, num_classes)
-        fresh = {name: value for name, value in expected.items() if name.startswith(f"{head}.")}
-        state = {**state, **fresh}
+    heads = _head_axes(architecture)
+    in_file = {state[name].shape[axis] for name, axis in heads.items() if name in state and state[name].ndim > axis}
+    num_in_file = in_file.pop() if len(in_file) == 1 else None
+    counts = num_in_file if num_in_file is not None and 1 <= num_in_file <= _MAX_CLASSES else 1000
+    # Compared without memory first: what the file says of itself may be anything.
+    expected = _skeleton(architecture, counts).state_dict()
     # Older files do not count batches, and nothing here reads the count.
-    counts = {name: value for name, value in expected.items() if name.endswith(".num_batches_tracked")}
-    state = {**counts, **state}
-    if problems := _misfits(expected, state):
+    optional = {name for name in expected if name.endswith(".num_batches_tracked")}
+    if problems := _misfits(expected, state, optional):
         raise WeightsError(f"{where}: does not fit {what}: {'; '.join(problems)}")
-    network.load_state_dict(state)
+    network = build_network(architecture, num_classes=num_classes or counts)
+    fresh = {name: value for name, value in network.state_dict().items() if name in optional and name not in state}
+    if num_classes not in (None, counts):
+        tell_of_new_head(where, counts, network.num_classes)  # type: ignore[arg-type]
+        fresh.update((name, value) for name, value in network.state_dict().items() if name in heads)
+    network.load_state_dict({**state, **fresh})
     return network
 
 
-def _misfits(expected: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor]) -> list[str]:
-    missing = [name for name in expected if name not in state]
+def _misfits(expected: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor], optional: set[str]) -> list[str]:
+    missing = [name for name in expected if name not in state and name not in optional]
     foreign = [name for name in state if name not in expected]
+    both = [name for name in expected if name in state]
     reshaped = [
         f"{name} ({tuple(state[name].shape)}, needs {tuple(expected[name].shape)})"
-        for name in expected
-        if name in state and state[name].shape != expected[name].shape
+        for name in both
+        if state[name].shape != expected[name].shape
     ]
-    kinds = [(missing, "missing"), (foreign, "not of this network"), (reshaped, "of another shape")]
-    return [
-        f"{len(names)} {'weight' if len(names) == 1 else 'weights'} {kind}: {_listed(names)}"
-        for names, kind in kinds
-        if names
+    retyped = [
+        f"{name} ({state[name].dtype}, needs {expected[name].dtype})"
+        for name in both
+        if state[name].is_floating_point() != expected[name].is_floating_point() or state[name].is_complex()
     ]
+    kinds = [
+        (missing, "missing"),
+        (foreign, "not of this network"),
+        (reshaped, "of another shape"),
+        (retyped, "of another type"),
+    ]
+    return [_listed(names, kind) for names, kind in kinds if names]
 
 
-def _listed(names: list[str]) -> str:
-    shown = ", ".join(names[:_NUM_SHOWN])
-    return f"{shown}, …" if len(names) > _NUM_SHOWN else shown
+def _listed(names: list[str], kind: str) -> str:
+    shown = ", ".join(shown_name(name) for name in names[:_NUM_SHOWN]) + (", …" if len(names) > _NUM_SHOWN else "")
+    return f"{len(names)} {'weight' if len(names) == 1 else 'weights'} {kind}: {shown}"

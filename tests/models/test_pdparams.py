@@ -67,6 +67,11 @@ class Calls:
         return self.call
 
 
+def one_array_often(count: int) -> bytes:
+    array = np.zeros(2**16, np.float32)
+    return pickle.dumps({f"a{i}": array for i in range(count)})
+
+
 def hostile_pickles(owned: Path) -> dict[str, bytes]:
     touch = f"touch {owned}"
     return {
@@ -82,7 +87,17 @@ def hostile_pickles(owned: Path) -> dict[str, bytes]:
         "calls a class that makes nothing": b"\x80\x02cnumpy\nndarray\n)R.",
         "an array of objects": pickle.dumps({"a": np.array([Calls(os.system, touch)], dtype=object)}, protocol=4),
         "an array of records": pickle.dumps({"a": np.zeros(2, dtype=[("x", "f4")])}, protocol=4),
-        "a number of the memo that takes all memory": b"\x80\x02Nr\xff\xff\xff\x7f.",
+        "a key that takes the stack": b"\x80\x04})" + b"\x85" * 900_000 + b"Ns.",
+        "a key that takes for ever": b"\x80\x04})" + b"2\x86" * 64 + b"Ns.",
+        "a key of shared pairs": b"\x80\x04})\x94" + b"h\x00h\x00\x86\x940" * 64 + b"h\x40Ns.",
+        "a length of a megabyte": b"\x80\x02" + b"\x8b" + struct.pack("<i", 10**6) + b"\x7f" * 10**6 + b".",
+        "bytes again and again": b"\x80\x02c_codecs\nencode\nq\x00X"
+        + struct.pack("<I", 10**6)
+        + b"x" * 10**6
+        + b"q\x010X\x06\x00\x00\x00latin1q\x020]"
+        + b"h\x00h\x01h\x02\x86Ra" * 5000
+        + b".",
+        "one array a thousand times": one_array_often(1000),
     }
 
 
@@ -145,6 +160,7 @@ def test_a_file_that_was_cut_off_or_is_something_else_is_refused(tmp_path: Path,
     ("content", "message"),
     [
         ({"LR_Scheduler": {"last_epoch": 3}}, "holds something else than an array under 'LR_Scheduler'"),
+        ({3: 4}, "holds something under a key that is no name"),
         ({"epoch": 3, "metric": 0.5}, "holds something else than an array under 'epoch'"),
         ([1, 2], "holds a list, not arrays by name"),
         (dict(NAMES), "holds no arrays"),
@@ -158,7 +174,7 @@ def test_other_files_of_paddle_are_refused_by_what_they_hold(tmp_path: Path, con
 def test_a_pickle_of_endless_instructions_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("imgcls_ray.models.pdparams._MAX_INSTRUCTIONS", 1000)
     with pytest.raises(WeightsError, match="has more than 1,000 pickle instructions"):
-        read_pdparams(write(tmp_path / "m.pdparams", b"\x80\x02" + 2000 * b"N0" + b"}."))
+        read_pdparams(write(tmp_path / "m.pdparams", b"\x80\x02" + 2000 * b"N" + b"}."))
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:

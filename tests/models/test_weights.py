@@ -121,7 +121,32 @@ def test_paddles_head_of_another_class_count_is_replaced_and_said_so(
     assert f"{path}: has a head of 8 classes; the new one of 3 is random" in caplog.text
 
 
-@pytest.mark.parametrize("suffix", ["pdiparams", "pdmodel", "pdopt", "pdstates", "onnx", "tar"])
+def test_paddles_weights_of_a_sibling_are_refused_with_what_did_not_fit(tmp_path: Path) -> None:
+    path = save_pdparams(tmp_path / "w.pdparams", "MobileNetV4_hybrid_medium")
+    with pytest.raises(WeightsError, match=r"does not fit MobileNetV4_conv_small: \d+ weights missing"):
+        load_weights(ZOO["MobileNetV4_conv_small"], path)
+
+
+def test_two_arrays_for_one_tensor_are_refused(tmp_path: Path) -> None:
+    again = {"conv_head.weight": np.zeros((1280, 256, 1, 1), np.float32)}
+    path = save_pdparams(tmp_path / "w.pdparams", "PP-LCNet_x0_25", **again)
+    with pytest.raises(WeightsError, match=r"conv_head\.weight and another one are both conv_head\.weight"):
+        load_weights(SMALL, path)
+
+
+def test_paddles_bfloat16_and_other_byte_orders_are_read(tmp_path: Path) -> None:
+    name = "PP-LCNet_x0_25"
+    exact = load_weights(ZOO[name], save_pdparams(tmp_path / "w.pdparams", name)).network.state_dict()
+    drawn = draw_weights(name, GOLDEN[name]["shapes"], seed=0)
+    halved = {key: (value.view(np.uint32) >> 16).astype(np.uint16) for key, value in drawn.items()}
+    found = load_weights(ZOO[name], save_pdparams(tmp_path / "b.pdparams", name, **halved)).network.state_dict()
+    assert torch.allclose(found["conv_head.weight"], exact["conv_head.weight"], rtol=1 / 128)
+    turned = {key: value.astype(">f4") for key, value in drawn.items()}
+    found = load_weights(ZOO[name], save_pdparams(tmp_path / "t.pdparams", name, **turned)).network.state_dict()
+    assert torch.equal(found["conv_head.weight"], exact["conv_head.weight"])
+
+
+@pytest.mark.parametrize("suffix", ["pdiparams", "PDMODEL", "pdopt", "pdstates", "pdema", "onnx", "tar"])
 def test_other_files_beside_the_weights_are_refused_with_the_right_one(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"inference.{suffix}"
     path.write_bytes(b"x")
@@ -177,7 +202,7 @@ def test_a_hostile_pickle_runs_nothing(tmp_path: Path) -> None:
 def test_what_is_no_state_dict_is_refused(tmp_path: Path, content: object) -> None:
     torch.save(content, tmp_path / "w.pt")
     with pytest.raises(
-        WeightsError, match=r"w\.pt: (holds no state dict of tensors|is not a readable file of weights)"
+        WeightsError, match=r"w\.pt: (holds no state dict of plain tensors|is not a readable file of weights)"
     ):
         load_weights(SMALL, tmp_path / "w.pt")
 
@@ -219,11 +244,58 @@ def test_what_does_not_fit_is_listed(
         load_weights(SMALL, tmp_path / "w.pt")
 
 
+def test_what_the_head_says_of_itself_takes_no_memory(small_model: ModelFolder, tmp_path: Path) -> None:
+    state = dict(small_model.load_network().state_dict())
+    for weight in (torch.zeros(10**13, 0), torch.zeros(1).expand(10**9, 1280), torch.zeros(0, 1280)):
+        torch.save({**state, "classifier.weight": weight}, tmp_path / "w.pth")
+        with pytest.raises(WeightsError, match=r"of another shape: .*classifier|holds no state dict of plain tensors"):
+            load_weights(SMALL, tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.bool, torch.complex64])
+def test_weights_of_another_type_are_refused(small_model: ModelFolder, tmp_path: Path, dtype: torch.dtype) -> None:
+    state = dict(small_model.load_network().state_dict())
+    state["conv_stem.weight"] = state["conv_stem.weight"].to(dtype)
+    torch.save(state, tmp_path / "w.pth")
+    with pytest.raises(WeightsError, match=rf"1 weight of another type: conv_stem\.weight \({dtype}"):
+        load_weights(SMALL, tmp_path / "w.pth")
+
+
+def test_names_from_a_file_cannot_write_to_the_terminal(small_model: ModelFolder, tmp_path: Path) -> None:
+    state = {**small_model.load_network().state_dict(), "\x1b[31m\nimgcls: all well": torch.zeros(1)}
+    torch.save(state, tmp_path / "w.pth")
+    with pytest.raises(WeightsError) as caught:
+        load_weights(SMALL, tmp_path / "w.pth")
+    assert str(caught.value).isprintable()
+
+
+def test_what_is_no_regular_file_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.pth")
+    with pytest.raises(WeightsError, match=r"pipe\.pth: is no regular file"):
+        load_weights(SMALL, tmp_path / "pipe.pth")
+    for nowhere in ("", "x" * 5000, str(tmp_path / "none.pth")):
+        with pytest.raises(WeightsError, match="there is no such file of weights"):
+            load_weights(SMALL, nowhere)
+
+
+def test_a_checkpoint_called_pth_tar_is_torchs(small_model: ModelFolder, tmp_path: Path) -> None:
+    torch.save({"state_dict": small_model.load_network().state_dict()}, tmp_path / "best.pth.tar")
+    load_weights(SMALL, tmp_path / "best.pth.tar")
+
+
+@pytest.mark.parametrize("name", ["timm:deit_tiny_distilled_patch16_224", "timm:crossvit_9_240", "timm:repvit_m0_9"])
+def test_networks_of_timms_with_other_heads_keep_their_class_count(name: str, tmp_path: Path) -> None:
+    first = new_model_folder(name, tmp_path / "a", num_classes=5, random_seed=0)
+    again = new_model_folder(name, tmp_path / "b", weights=first.path)
+    assert again.spec.fingerprint == first.spec.fingerprint
+    assert new_model_folder(name, tmp_path / "c", weights=first.path, num_classes=3).spec.num_classes == 3
+
+
 def test_weights_that_are_not_finite_make_no_folder(small_model: ModelFolder, tmp_path: Path) -> None:
     state = dict(small_model.load_network().state_dict())
     state["conv_stem.weight"] = torch.full_like(state["conv_stem.weight"], torch.nan)
     torch.save(state, tmp_path / "w.pt")
-    with pytest.raises(ModelFolderError, match=r"conv_stem\.weight holds values that are not finite numbers"):
+    with pytest.raises(ModelFolderError, match=r"/m: conv_stem\.weight holds values that are not finite numbers"):
         new_model_folder("PP-LCNet_x0_25", tmp_path / "m", weights=tmp_path / "w.pt")
     assert not (tmp_path / "m").exists()
 
