@@ -13,6 +13,7 @@ import pytest
 
 from imgcls_ray import cli
 from imgcls_ray.errors import ImageErrorCode
+from tests.datasets.make_faulty import write_clean
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -70,6 +71,15 @@ def test_making_a_model_works(workplace: Path, monkeypatch: pytest.MonkeyPatch) 
     shutil.rmtree(workplace / "model")
     assert run(command, monkeypatch) == 0
     assert run("imgcls predict photo.jpg --model model", monkeypatch) == 0
+
+
+def test_checking_and_splitting_a_dataset_work(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_clean(workplace / "data")
+    commands = [c for c in COMMANDS if c.startswith(("imgcls check", "imgcls split"))]
+    assert len(commands) == 2
+    for command in commands:
+        assert run(command, monkeypatch) == 0, command
+    assert (workplace / "report" / "check_dataset" / "report.html").exists()
 
 
 def test_the_python_lines_work(workplace: Path) -> None:

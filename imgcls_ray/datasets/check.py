@@ -6,7 +6,6 @@ entries lies in a file beside, from which findings get their line and path.
 
 from __future__ import annotations
 
-import hashlib
 import heapq
 import logging
 import posixpath
@@ -15,7 +14,7 @@ import time
 from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -143,9 +142,12 @@ class _Collector:
 
     def take(self, facts: pa.Table) -> None:
         """Judge the images of a block, and keep what the search for pairs needs."""
-        for row in facts.select(_JUDGED).to_pylist():
-            self._judge(row)
-        good = facts.filter(pc.is_valid(facts["digest"]))
+        is_good = pc.is_null(facts["code"])
+        for row in facts.filter(pc.invert(is_good)).select(["number", "code", "detail"]).to_pylist():
+            self._judge_unreadable(row["number"], ImageErrorCode(row["code"]), row["detail"])
+        good = facts.filter(is_good)
+        if len(good):
+            self._judge(good)
         for name in ("number", "split", "label"):
             self._columns[name].append(good[name].to_numpy())
         self._columns["digest"].append(np.array(good["digest"].to_pylist(), dtype="V16"))
@@ -157,32 +159,36 @@ class _Collector:
             self._columns[name].append(facts[name].to_numpy())
         self._columns["named"].append(facts["number"].to_numpy())
 
-    def _judge(self, row: dict[str, Any]) -> None:
-        number = row["number"]
-        if row["code"] is not None:
-            error = ImageErrorCode(row["code"])
-            what = f"{error}: {row['detail']}" if row["detail"] else str(error)
-            code = FindingCode.MISSING_IMAGE if error in _MISSING else FindingCode.UNREADABLE_IMAGE
-            self._add_about(code, number, what)
-            return
-        width, height = row["width"], row["height"]
-        self._sizes[width // _SIZE_STEP * _SIZE_STEP, height // _SIZE_STEP * _SIZE_STEP] += 1
-        self._kinds[row["kind"]] += 1
-        self._choose_sample(row)
-        for looks, detail in _looks(row, self._config):
-            self._add_about(looks, number, detail)
-        if row["is_turned"]:
-            self._add_about(FindingCode.ROTATED, number, "EXIF says how to turn it")
-        colours = row["kind"].rpartition(" ")[2]
-        if colours != "RGB" and len(self._odd_colours[colours]) < self._config.max_findings:
-            self._odd_colours[colours].append(number)
+    def _judge_unreadable(self, number: int, error: ImageErrorCode, detail: str | None) -> None:
+        what = f"{error}: {detail}" if detail else str(error)
+        self._add_about(FindingCode.MISSING_IMAGE if error in _MISSING else FindingCode.UNREADABLE_IMAGE, number, what)
 
-    def _choose_sample(self, row: dict[str, Any]) -> None:
-        rank = hashlib.blake2b(f"{self._config.seed}/{row['number']}".encode(), digest_size=8).digest()
-        chosen = self._samples[row["split"]]
-        heapq.heappush(chosen, (-int.from_bytes(rank, "big"), row["number"]))
-        if len(chosen) > _NUM_SAMPLES:
-            heapq.heappop(chosen)
+    def _judge(self, good: pa.Table) -> None:
+        numbers = good["number"].to_numpy()
+        sides = np.stack([good["width"].to_numpy(), good["height"].to_numpy()], axis=1) // _SIZE_STEP * _SIZE_STEP
+        for (width, height), count in zip(*np.unique(sides, axis=0, return_counts=True), strict=True):
+            self._sizes[int(width), int(height)] += int(count)
+        for kind in pc.value_counts(good["kind"]).to_pylist():
+            self._kinds[kind["values"]] += kind["counts"]
+        self._choose_samples(numbers, good["split"].to_numpy())
+        for code, details in _looks(good, self._config):
+            for place, detail in details.items():
+                self._add_about(code, int(numbers[place]), detail)
+        for place in np.flatnonzero(~pc.ends_with(good["kind"], " RGB").to_numpy(zero_copy_only=False)).tolist():
+            colour = good["kind"][place].as_py().rpartition(" ")[2]
+            if len(self._odd_colours[colour]) < self._config.max_findings:
+                self._odd_colours[colour].append(int(numbers[place]))
+
+    def _choose_samples(self, numbers: np.ndarray, splits: np.ndarray) -> None:
+        """Keep the ten of each split with the smallest random number, which the image's own number gives."""
+        ranks = _scattered(numbers.astype(np.uint64) + np.uint64(self._config.seed % 2**63))
+        for split in np.unique(splits):
+            own = np.flatnonzero(splits == split)
+            chosen = self._samples[int(split)]
+            for place in own[np.argsort(ranks[own])[:_NUM_SAMPLES]]:
+                heapq.heappush(chosen, (-int(ranks[place]), int(numbers[place])))
+                if len(chosen) > _NUM_SAMPLES:
+                    heapq.heappop(chosen)
 
     def look_at_pairs(self, task: InspectTask) -> None:
         """Names that are alike, then equal bytes, then nearly equal pictures."""
@@ -366,35 +372,39 @@ class _Collector:
         )
 
 
-_JUDGED = [
-    "number",
-    "split",
-    "code",
-    "detail",
-    "width",
-    "height",
-    "kind",
-    "is_turned",
-    "brightness",
-    "contrast",
-    "sharpness",
-]
+def _looks(good: pa.Table, config: CheckConfig) -> Iterator[tuple[FindingCode, dict[int, str]]]:
+    """What is to be said of pictures by their looks: for each finding, places in the table and what came."""
+    columns = ("width", "height", "brightness", "contrast", "sharpness")
+    width, height, brightness, contrast, sharpness = (good[name].to_numpy() for name in columns)
+    is_turned = good["is_turned"].to_numpy(zero_copy_only=False)
+    short, long = np.minimum(width, height), np.maximum(width, height)
+    is_dark, is_bright = brightness < config.dark_below, brightness > config.bright_above
+    is_uniform = ~is_dark & ~is_bright & (contrast < config.uniform_below)
+    is_blurred = ~is_dark & ~is_bright & ~is_uniform & (sharpness < config.blurred_below)
+
+    def told(mask: np.ndarray, words: Callable[[int], str]) -> dict[int, str]:
+        return {place: words(place) for place in np.flatnonzero(mask).tolist()}
+
+    def size(place: int) -> str:
+        return f"{width[place]} x {height[place]} pixels"
+
+    def light(place: int) -> str:
+        return f"mean brightness {brightness[place]:.1f} of 255"
+
+    yield FindingCode.TINY, told(short < config.tiny_below, size)
+    yield FindingCode.ODD_SHAPE, told(long > config.odd_shape_above * short, size)
+    yield FindingCode.DARK, told(is_dark, light)
+    yield FindingCode.BRIGHT, told(is_bright, light)
+    yield FindingCode.UNIFORM, told(is_uniform, lambda place: f"standard deviation {contrast[place]:.1f} of 255")
+    yield FindingCode.BLURRED, told(is_blurred, lambda place: f"variance of the Laplacian {sharpness[place]:.1f}")
+    yield FindingCode.ROTATED, told(is_turned, lambda _place: "EXIF says how to turn it")
 
 
-def _looks(row: dict[str, Any], config: CheckConfig) -> Iterator[tuple[FindingCode, str]]:
-    width, height = row["width"], row["height"]
-    if min(width, height) < config.tiny_below:
-        yield FindingCode.TINY, f"{width} x {height} pixels"
-    if max(width, height) > config.odd_shape_above * min(width, height):
-        yield FindingCode.ODD_SHAPE, f"{width} x {height} pixels"
-    if row["brightness"] < config.dark_below:
-        yield FindingCode.DARK, f"mean brightness {row['brightness']:.1f} of 255"
-    elif row["brightness"] > config.bright_above:
-        yield FindingCode.BRIGHT, f"mean brightness {row['brightness']:.1f} of 255"
-    elif row["contrast"] < config.uniform_below:
-        yield FindingCode.UNIFORM, f"standard deviation {row['contrast']:.1f} of 255"
-    elif row["sharpness"] < config.blurred_below:
-        yield FindingCode.BLURRED, f"variance of the Laplacian {row['sharpness']:.1f}"
+def _scattered(numbers: np.ndarray) -> np.ndarray:
+    """A random-looking uint64 for each uint64 (the last steps of SplitMix64, https://doi.org/10.1145/2714064.2660195)."""
+    mixed = (numbers + np.uint64(0x9E3779B97F4A7C15)) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return mixed ^ (mixed >> np.uint64(31))
 
 
 def _list_of(source: DatasetSource, split: str) -> str:

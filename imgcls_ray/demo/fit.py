@@ -38,6 +38,7 @@ def fit_demo_model(
     std: tuple[float, float, float],
     epochs: int = NUM_EPOCHS,
     batch_size: int = BATCH_SIZE,
+    max_learning_rate: float = _MAX_LEARNING_RATE,
     seed: int = 0,
     on_epoch: Callable[[int, float], None] | None = None,
 ) -> float:
@@ -65,12 +66,12 @@ def fit_demo_model(
     _check(pixels, labels, batch_size=batch_size)
     device = next(network.parameters()).device
     normalize = _normalizer(mean, std, device)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=_MAX_LEARNING_RATE, weight_decay=_WEIGHT_DECAY, fused=True)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=max_learning_rate, weight_decay=_WEIGHT_DECAY, fused=True)
     # The last, incomplete batch is left out: batch norm on one or two pictures would spoil a step. Shuffling lets
     # each picture have its turn.
     batches_per_epoch = len(pixels) // batch_size
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, max_lr=_MAX_LEARNING_RATE, total_steps=epochs * batches_per_epoch, pct_start=0.25
+        optimizer, max_lr=max_learning_rate, total_steps=epochs * batches_per_epoch, pct_start=0.25
     )
     network.train()
     accuracy = 0.0
