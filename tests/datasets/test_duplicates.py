@@ -1,0 +1,118 @@
+"""Equal and nearly equal pictures are found by their hashes, all of them, without looking at every pair."""
+
+from __future__ import annotations
+
+import tracemalloc
+from time import process_time
+
+import numpy as np
+import pytest
+
+from imgcls_ray.datasets import duplicates
+from imgcls_ray.datasets.duplicates import equal_groups, hashes_array, near_pairs
+
+
+def random_hashes(count: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (count, 16)).astype(np.uint8)
+
+
+def with_neighbours(count: int, max_bits: int, seed: int = 0) -> np.ndarray:
+    """Random hashes, half of them one of the other half with up to ``max_bits + 1`` bits turned, in any order."""
+    rng = np.random.default_rng(seed)
+    strangers = random_hashes(count // 2, seed)
+    bits = np.unpackbits(strangers, axis=1)
+    for row in bits:
+        row[rng.choice(128, rng.integers(0, max_bits + 2), replace=False)] ^= 1
+    return rng.permutation(np.concatenate([strangers, np.packbits(bits, axis=1)]))
+
+
+def by_brute_force(hashes: np.ndarray, max_bits: int) -> np.ndarray:
+    words = hashes.view(np.uint64)
+    distances = np.bitwise_count(words[:, None] ^ words[None]).sum(axis=2)
+    return np.argwhere(np.triu(distances <= max_bits, 1))
+
+
+@pytest.mark.parametrize("max_bits", range(8))
+def test_every_pair_of_at_most_seven_bits_is_found_and_no_other(max_bits: int) -> None:
+    hashes = with_neighbours(600, max_bits)
+    expected = by_brute_force(hashes, max_bits)
+    assert len(expected) > 30
+    np.testing.assert_array_equal(near_pairs(hashes, max_bits), expected)
+
+
+@pytest.mark.parametrize("max_bits", range(4))
+def test_among_millions_every_pair_of_at_most_three_bits_is_found(
+    monkeypatch: pytest.MonkeyPatch, max_bits: int
+) -> None:
+    monkeypatch.setattr(duplicates, "_MANY", 100)
+    hashes = with_neighbours(600, max_bits)
+    np.testing.assert_array_equal(near_pairs(hashes, max_bits), by_brute_force(hashes, max_bits))
+
+
+def test_all_pairs_of_a_series_are_found() -> None:
+    hashes = np.repeat(random_hashes(3), 40, axis=0)
+    np.testing.assert_array_equal(near_pairs(hashes, 0), by_brute_force(hashes, 0))
+
+
+def test_pairs_that_are_compared_in_several_parts_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    hashes = with_neighbours(600, 6)
+    expected = near_pairs(hashes, 6)
+    monkeypatch.setattr(duplicates, "_PAIRS_AT_ONCE", 7)
+    np.testing.assert_array_equal(near_pairs(hashes, 6), expected)
+
+
+def test_pairs_are_sorted_and_unique_with_the_lower_place_first() -> None:
+    pairs = near_pairs(np.repeat(random_hashes(50), 4, axis=0)[::-1].copy(), 7)
+    assert pairs.dtype == np.int64
+    assert (pairs[:, 0] < pairs[:, 1]).all()
+    found = [tuple(pair) for pair in pairs.tolist()]
+    assert found == sorted(set(found))
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_of_less_than_two_pictures_there_is_no_pair(count: int) -> None:
+    assert near_pairs(random_hashes(count), 7).shape == (0, 2)
+
+
+def test_one_picture_many_times_is_not_compared_with_all_of_itself() -> None:
+    start = process_time()
+    pairs = near_pairs(np.zeros((20_000, 16), np.uint8), 7)
+    assert process_time() - start < 10
+    assert 20_000 <= len(pairs) <= 20_000 * 16
+
+
+def test_strangers_cost_little_time_and_memory() -> None:
+    hashes = random_hashes(200_000)
+    tracemalloc.start()
+    start = process_time()
+    pairs = near_pairs(hashes, 7)
+    assert process_time() - start < 10
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(pairs) == 0
+    assert peak < 200 * 2**20
+
+
+def test_the_number_of_pairs_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(duplicates, "_MAX_PAIRS", 100)
+    assert len(near_pairs(np.zeros((500, 16), np.uint8), 7)) == 100
+
+
+def test_equal_keys_are_grouped_by_their_places() -> None:
+    groups = [group.tolist() for group in equal_groups(np.array([7, 3, 7, 5, 3, 7]))]
+    assert groups == [[1, 4], [0, 2, 5]]
+
+
+def test_keys_of_bytes_that_differ_in_their_last_nulls_are_not_equal() -> None:
+    keys = np.array([b"a" + bytes(15), b"a" * 16, b"a" + bytes(15)], dtype="V16")
+    assert [group.tolist() for group in equal_groups(keys)] == [[0, 2]]
+
+
+@pytest.mark.parametrize("keys", [[], [1], [1, 2, 3]])
+def test_without_equal_keys_there_is_no_group(keys: list[int]) -> None:
+    assert list(equal_groups(np.array(keys, np.int64))) == []
+
+
+def test_hashes_become_rows() -> None:
+    assert hashes_array([]).shape == (0, 16)
+    assert hashes_array([bytes(16), bytes(range(16))]).tolist() == [[0] * 16, list(range(16))]
