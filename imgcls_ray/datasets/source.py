@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import os
 import posixpath
 import re
 from collections import Counter
 from contextlib import closing
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from imgcls_ray.datasets.findings import Finding, FindingCode
 from imgcls_ray.datasets.result import SPLITS
@@ -30,9 +31,19 @@ if TYPE_CHECKING:
     from imgcls_ray.storage import Directory
 
 LABEL_FILE = "label.txt"
+_LISTS = frozenset({LABEL_FILE, *(f"{split}.txt" for split in SPLITS)})
 _TABLES = (".csv", ".parquet")
 _MAX_LINE_BYTES = 64 * 2**10
-_OTHER_DELIMITER = re.compile(r"[,;|:]\s*-?\d+$")
+# Ids become places in tables of counts: a mistyped one must not make a table of a billion places.
+_MAX_CLASS_ID = 1_000_000
+# A file of images that was called label.txt must not fill the memory with what is wrong with its lines.
+_MAX_LABEL_FAULTS = 10_000
+_NUM_SHOWN = 20
+_INTEGER = re.compile(r"[+-]?[0-9]+")
+# With the blanks and the commas of Chinese keyboards.
+_OTHER_DELIMITER = re.compile(r"[,;|:=\u00a0\u3000\uff0c\uff1b\uff1a]\s*[+-]?[0-9]+$")
+# What a report of ours holds besides text: in a dataset of class folders it would be taken for images.
+_REPORT = re.compile(r"(^|/)check_dataset/(histogram\.png|demo_img/[^/]+\.jpg)$")
 
 
 class Entry(NamedTuple):
@@ -80,14 +91,16 @@ def read_dataset(dataset: str, *, delimiter: str | None = None, s3: S3Options = 
     Raises:
         InputError: there is no such dataset, or it is of no known kind.
     """
-    if os.path.splitext(dataset)[1].lower() in _TABLES:
+    is_folder = not is_s3(dataset) and os.path.isdir(path_from_uri(dataset))
+    if os.path.splitext(dataset)[1].lower() in _TABLES and not is_folder:
         return _read_table(dataset, s3)
-    if not is_s3(dataset) and not os.path.isdir(path_from_uri(dataset)):
+    if not is_s3(dataset) and not is_folder:
         raise InputError(f"{dataset}: there is no such folder; a dataset is a folder, or a .csv or .parquet file")
     folder = open_directory(dataset, s3)
-    names = {name.rstrip("/") for name in folder.entries()}
+    # A folder may hold millions of names: only these few are kept.
+    names = {name.rstrip("/") for name in folder.entries() if name.rstrip("/") in _LISTS}
     lists = [f"{split}.txt" for split in SPLITS if f"{split}.txt" in names]
-    if lists or LABEL_FILE in names:
+    if names:
         return _read_lists(dataset, folder, lists, delimiter)
     return _read_class_folders(dataset, s3)
 
@@ -108,59 +121,63 @@ def _read_lists(dataset: str, folder: Directory, lists: list[str], delimiter: st
         for name in lists:
             yield from _read_list(dataset, folder, name, names, delimiter, report)
 
-    return DatasetSource(
-        dataset, LABEL_FILE, names, [name[:-4] for name in lists if name[:-4] in SPLITS], read, findings
-    )
+    return DatasetSource(dataset, LABEL_FILE, names, [name.removesuffix(".txt") for name in lists], read, findings)
 
 
 def _read_class_names(folder: Directory, findings: list[Finding]) -> list[str | None]:
     names: dict[int, str] = {}
     ids_of: dict[str, int] = {}
     try:
-        lines = list(_lines(folder, LABEL_FILE))
-    except (FileNotFoundError, StorageError, OSError) as error:
+        for number, line in _lines(folder, LABEL_FILE):
+            if len(findings) == _MAX_LABEL_FAULTS:
+                what = f"{_MAX_LABEL_FAULTS:,} of its lines are wrong; from line {number} on it was not read"
+                findings.append(Finding(FindingCode.UNREADABLE_LABELS, LABEL_FILE, number, detail=what))
+                break
+            if finding := _take_class_name(number, line, names, ids_of):
+                findings.append(finding)
+    except (StorageError, OSError) as error:
         what = "there is none" if isinstance(error, FileNotFoundError) else str(error)
         findings.append(Finding(FindingCode.UNREADABLE_LABELS, LABEL_FILE, detail=what))
         return []
-    for number, line in lines:
-        if isinstance(line, bytes):
-            findings.append(Finding(FindingCode.BAD_LINE, LABEL_FILE, number, detail=f"{line[:60]!r} is not UTF-8"))
-            continue
-        first, _, name = line.strip().partition("\t" if "\t" in line.strip() else " ")
-        if not _is_integer(first) or int(first) < 0:
-            findings.append(
-                Finding(FindingCode.LABEL_NOT_INTEGER, LABEL_FILE, number, detail=f"{first!r} is no class id from 0 on")
-            )
-            continue
-        label, name = int(first), name.strip()
-        if not name:
-            findings.append(Finding(FindingCode.BAD_LINE, LABEL_FILE, number, detail=f"class {label} has no name"))
-        elif label in names:
-            what = f"{label} is {names[label]!r} and {name!r}"
-            findings.append(Finding(FindingCode.DUPLICATE_CLASS_ID, LABEL_FILE, number, class_name=name, detail=what))
-        elif label > _MAX_CLASS_ID:
-            what = f"{label} is larger than {_MAX_CLASS_ID}"
-            findings.append(Finding(FindingCode.LABEL_OUT_OF_RANGE, LABEL_FILE, number, class_name=name, detail=what))
-        else:
-            if name in ids_of:
-                what = f"{name!r} is {ids_of[name]} and {label}"
-                findings.append(
-                    Finding(FindingCode.DUPLICATE_CLASS_NAME, LABEL_FILE, number, class_name=name, detail=what)
-                )
-            names[label] = name
-            ids_of.setdefault(name, label)
     if not names:
         findings.append(Finding(FindingCode.UNREADABLE_LABELS, LABEL_FILE, detail="it names no class"))
         return []
-    gaps = [label for label in range(max(names)) if label not in names]
+    return _by_id(names, LABEL_FILE, findings)
+
+
+def _take_class_name(
+    number: int, line: str | BadBytes, names: dict[int, str], ids_of: dict[str, int]
+) -> Finding | None:
+    """Add what a line says to ``names`` (by id) and ``ids_of`` (by name), or say what is wrong with it."""
+    if isinstance(line, BadBytes):
+        return Finding(FindingCode.BAD_LINE, LABEL_FILE, number, detail=line.what)
+    text, name = [*re.split(r"[ \t]+", line.strip(), maxsplit=1), ""][:2]
+    if not _INTEGER.fullmatch(text) or (label := _to_int(text)) < 0:
+        what = f"{text[:60]!r} is no class id from 0 on"
+        return Finding(FindingCode.LABEL_NOT_INTEGER, LABEL_FILE, number, detail=what)
+    if not name:
+        return Finding(FindingCode.BAD_LINE, LABEL_FILE, number, detail=f"class {text[:60]} has no name")
+    if label > _MAX_CLASS_ID:
+        what = f"{text[:60]} is larger than {_MAX_CLASS_ID}"
+        return Finding(FindingCode.LABEL_OUT_OF_RANGE, LABEL_FILE, number, class_name=name, detail=what)
+    if label in names:
+        what = f"{label} is {names[label]!r} and {name!r}"
+        return Finding(FindingCode.DUPLICATE_CLASS_ID, LABEL_FILE, number, class_name=name, detail=what)
+    names[label] = name
+    if ids_of.setdefault(name, label) != label:
+        what = f"{name!r} is {ids_of[name]} and {label}"
+        return Finding(FindingCode.DUPLICATE_CLASS_NAME, LABEL_FILE, number, class_name=name, detail=what)
+    return None
+
+
+def _by_id(names: dict[int, str], file: str, findings: list[Finding]) -> list[str | None]:
+    """Names in the order of their ids; ids that are left out are a finding."""
+    by_id = [names.get(label) for label in range(max(names) + 1)]
+    gaps = [label for label, name in enumerate(by_id) if name is None]
     if gaps:
-        shown = ", ".join(map(str, gaps[:20])) + (", …" if len(gaps) > 20 else "")
-        findings.append(Finding(FindingCode.GAP_IN_IDS, LABEL_FILE, detail=f"no class has {shown}"))
-    return [names.get(label) for label in range(max(names) + 1)]
-
-
-# Ids become places in tables of counts: a mistyped one must not make a table of a billion places.
-_MAX_CLASS_ID = 1_000_000
+        shown = ", ".join(map(str, gaps[:_NUM_SHOWN])) + (", …" if len(gaps) > _NUM_SHOWN else "")
+        findings.append(Finding(FindingCode.GAP_IN_IDS, file, detail=f"no class has {shown}"))
+    return by_id
 
 
 def _read_list(
@@ -172,56 +189,87 @@ def _read_list(
     report: Callable[[Finding], None],
 ) -> Iterator[Entry]:
     split = name.removesuffix(".txt")
+    num_classes = sum(known is not None for known in names)
+    known = f"label.txt has {num_classes} classes, 0 to {len(names) - 1}" if names else f"ids are 0 to {_MAX_CLASS_ID}"
+
+    def is_known(label: int) -> bool:
+        return 0 <= label < len(names) and names[label] is not None if names else 0 <= label <= _MAX_CLASS_ID
+
     try:
         for number, line in _lines(folder, name):
-            if isinstance(line, bytes):
-                report(Finding(FindingCode.BAD_LINE, name, number, split, detail=f"{line[:60]!r} is not UTF-8"))
+            if isinstance(line, BadBytes):
+                report(Finding(FindingCode.BAD_LINE, name, number, split, detail=line.what))
                 continue
-            path, label = _parse_line(line, delimiter)
-            if isinstance(label, FindingCode):
-                report(Finding(label, name, number, split, path=path, detail=repr(line[:200])))
-            elif names and not (0 <= label < len(names) and names[label] is not None):
-                known = f"label.txt has {sum(known is not None for known in names)} classes, 0 to {len(names) - 1}"
-                report(
-                    Finding(FindingCode.LABEL_OUT_OF_RANGE, name, number, split, path=path, detail=f"{label}: {known}")
-                )
+            path, label, fault = _parse_line(line, delimiter)
+            if fault is not None:
+                report(Finding(fault, name, number, split, path=path, detail=repr(line[:200])))
+            elif not is_known(_to_int(label)):
+                what = f"{label[:60]}: {known}"
+                report(Finding(FindingCode.LABEL_OUT_OF_RANGE, name, number, split, path=path, detail=what))
             else:
-                yield Entry(split, name, number, path, _uri(dataset, path), label)
+                yield Entry(split, name, number, path, _uri(dataset, path), _to_int(label))
     except (StorageError, OSError) as error:
         report(Finding(FindingCode.UNREADABLE_LIST, name, split=split, detail=str(error)))
 
 
-def _parse_line(line: str, delimiter: str | None) -> tuple[str, int | FindingCode]:
-    """Path and class id of a line, or the path as far as it is known and what is wrong."""
+def _parse_line(line: str, delimiter: str | None) -> tuple[str, str, FindingCode | None]:
+    """Path and class id of a line, as far as they can be told apart, and what is wrong."""
+    line = line.rstrip(" \t")
     if delimiter is None:
-        path, label = [*line.rsplit(maxsplit=1), ""][:2]
+        # Not whatever Unicode takes for a blank: to other tools that is part of a name.
+        cut = max(line.rfind(" "), line.rfind("\t")) + 1
+        path, label = line[:cut].rstrip(" \t"), line[cut:]
     else:
-        path, _, label = (part.strip() for part in line.rpartition(delimiter))
-    if path and _is_integer(label):
-        return path, int(label)
+        path, _, label = line.rpartition(delimiter)
+        path, label = path.rstrip(" \t"), label.strip(" \t")
+    if path and _INTEGER.fullmatch(label):
+        return path, label, None
     if delimiter is None and _OTHER_DELIMITER.search(line):
-        return path, FindingCode.UNKNOWN_DELIMITER
-    return path, FindingCode.LABEL_NOT_INTEGER if path and label else FindingCode.BAD_LINE
+        return path, label, FindingCode.UNKNOWN_DELIMITER
+    return path, label, FindingCode.LABEL_NOT_INTEGER if path and label else FindingCode.BAD_LINE
 
 
 def _is_integer(text: str) -> bool:
-    return re.fullmatch(r"[+-]?[0-9]{1,18}", text) is not None
+    return _INTEGER.fullmatch(text) is not None
 
 
-def _lines(folder: Directory, name: str) -> Iterator[tuple[int, str | bytes]]:
-    """Lines by number from 1, blank ones left out; bytes where a line is not UTF-8 or too long to be one."""
+def _to_int(text: str) -> int:
+    """An integer; of one with more digits than any id has, the first ones (Python reads no more than 4,300)."""
+    sign = "-" if text.startswith("-") else ""
+    return int(sign + (text.lstrip("+-").lstrip("0")[:18] or "0"))
+
+
+class BadBytes(NamedTuple):
+    """A line that is no text."""
+
+    what: str
+    """Its beginning, and what is wrong with it."""
+
+
+def _lines(folder: Directory, name: str) -> Iterator[tuple[int, str | BadBytes]]:
+    """Lines by number from 1, blank ones left out."""
     with closing(folder.open(name)) as file:
         number = 0
         while line := file.readline(_MAX_LINE_BYTES):
             number += 1
+            if len(line) == _MAX_LINE_BYTES and not line.endswith(b"\n"):
+                _skip_line(file)
+                yield number, BadBytes(f"{line[:60]!r} and so on is longer than {_MAX_LINE_BYTES:,} bytes")
+                continue
             line = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
             line = line.rstrip(b"\r\n")
-            if not line.strip():
-                continue
             try:
-                yield number, line.decode("utf-8")
+                text = line.decode("utf-8")
             except UnicodeDecodeError:
-                yield number, line
+                yield number, BadBytes(f"{line[:60]!r} is not UTF-8")
+                continue
+            if text.strip():
+                yield number, text
+
+
+def _skip_line(file: BinaryIO) -> None:
+    while (rest := file.readline(_MAX_LINE_BYTES)) and not rest.endswith(b"\n"):
+        pass
 
 
 def _uri(dataset: str, path: str) -> str:
@@ -242,16 +290,16 @@ def _read_class_folders(dataset: str, s3: S3Options) -> DatasetSource:
     def paths() -> Iterator[tuple[str, str]]:
         files = list_place(root, s3) if is_s3(dataset) else list_folder(root)
         for info in files:
-            if may_be_image(info.uri):
-                where = info.uri if is_s3(dataset) else path_from_uri(info.uri)
-                yield where.removeprefix(root), info.uri
+            where = (info.uri if is_s3(dataset) else path_from_uri(info.uri)).removeprefix(root)
+            if may_be_image(info.uri) and not _REPORT.search(where):
+                yield where, info.uri
 
     parts_of = Counter(tuple(path.split("/")[:-1]) for path, _ in paths())
     splits = [split for split in SPLITS if any(len(parts) >= 2 and parts[0] == split for parts in parts_of)]
     depth = 1 if splits else 0
     # What lies outside of a split's folders is another thing: a folder of raw material, say.
     classes = sorted({parts[depth] for parts in parts_of if len(parts) > depth and (not splits or parts[0] in splits)})
-    if not classes:
+    if not classes or (not splits and set(classes) <= set(SPLITS)):
         raise InputError(
             f"{dataset}: no dataset of a known kind; it has neither train.txt and val.txt nor folders of images by "
             "class (train/NAME/*.jpg or NAME/*.jpg)"
@@ -262,46 +310,72 @@ def _read_class_folders(dataset: str, s3: S3Options) -> DatasetSource:
         for path, uri in paths():
             parts = path.split("/")[:-1]
             if len(parts) > depth and (not splits or parts[0] in splits):
-                yield Entry(parts[0] if splits else "train", "", None, path, uri, ids[parts[depth]])
+                yield Entry(parts[0] if splits else "train", "", None, _text(path), uri, ids[parts[depth]])
 
-    return DatasetSource(dataset, None, list(classes), splits or ["train"], read)
+    return DatasetSource(dataset, None, [_text(name) for name in classes], splits or ["train"], read)
+
+
+def _text(name: str) -> str:
+    """A name of a file as text that can be written: bytes that are not UTF-8 become ``\\udc80``."""
+    return name.encode(errors="backslashreplace").decode()
 
 
 # Tables
 
 
 def _read_table(dataset: str, s3: S3Options) -> DatasetSource:
-    folder, _, name = dataset.rpartition("/") if is_s3(dataset) else (os.path.dirname(dataset), "", "")
-    name = name or os.path.basename(dataset)
-    findings: list[Finding] = []
-    labels: Counter[str] = Counter()
+    folder, name = posixpath.split(dataset)
+    name = _text(name)
+    labels: set[str] = set()
     splits: set[str] = set()
     for _, row in _table_rows(dataset, s3):
-        labels[str(row.get("label"))] += 1
-        splits.add(str(row.get("split") or "train"))
-    are_ids = all(_is_integer(label) for label in labels)
-    known = sorted(labels, key=int) if are_ids else sorted(labels)
-    names: list[str | None]
-    if are_ids and labels and int(known[0]) >= 0 and int(known[-1]) <= _MAX_CLASS_ID:
-        names = [str(label) for label in range(int(known[-1]) + 1)]
-        ids = {label: int(label) for label in labels}
-    else:
-        names = list(known)
-        ids = {label: place for place, label in enumerate(known)}
-    for split in sorted(splits - set(SPLITS)):
-        what = f"the split {split!r} is none of train, val and test"
-        findings.append(Finding(FindingCode.BAD_LINE, name, split=split, detail=what))
+        if _fault_of_row(row) is None:
+            labels.add(str(row["label"]))
+            splits.add(_split_of(row))
+        if len(labels) > _MAX_CLASS_ID:
+            raise InputError(f"{dataset}: has more than {_MAX_CLASS_ID:,} different labels; is it the right column?")
+    ids, names, findings = _classes_of_table(labels, name)
 
     def read(report: Callable[[Finding], None]) -> Iterator[Entry]:
         for number, row in _table_rows(dataset, s3):
-            split, uri, label = str(row.get("split") or "train"), row.get("uri"), row.get("label")
-            if not uri or label is None or label == "" or split not in SPLITS:
-                report(Finding(FindingCode.BAD_LINE, name, number, split, detail=repr(row)[:200]))
-                continue
-            yield Entry(split, name, number, str(uri), _uri(folder or ".", str(uri)), ids[str(label)])
+            split, uri = _split_of(row), str(row.get("uri") or "")
+            if what := _fault_of_row(row):
+                report(Finding(FindingCode.BAD_LINE, name, number, split, path=uri, detail=what))
+            elif (label := ids.get(str(row["label"]))) is None:
+                what = f"{row['label']} is no class id from 0 on"
+                report(Finding(FindingCode.LABEL_OUT_OF_RANGE, name, number, split, path=uri, detail=what))
+            else:
+                yield Entry(split, name, number, uri, _uri(folder or ".", uri), label)
 
     present = [split for split in SPLITS if split in splits]
     return DatasetSource(dataset, None, names, present, read, findings)
+
+
+def _classes_of_table(labels: set[str], file: str) -> tuple[dict[str, int], list[str | None], list[Finding]]:
+    """Class ids by label, and names by id: labels are ids where all of them are whole numbers, else names."""
+    findings: list[Finding] = []
+    if all(_is_integer(label) and _to_int(label) <= _MAX_CLASS_ID for label in labels):
+        ids = {label: _to_int(label) for label in labels if _to_int(label) >= 0}
+        return ids, _by_id({label: str(label) for label in ids.values()}, file, findings) if ids else [], findings
+    names = sorted(labels)
+    return {label: place for place, label in enumerate(names)}, list(names), findings
+
+
+def _split_of(row: dict[str, Any]) -> str:
+    return str(row.get("split") or "train")
+
+
+def _fault_of_row(row: dict[str, Any]) -> str | None:
+    """Why a row names no image with a class in a split."""
+    label = row["label"]
+    # The key None holds what a line of a CSV has beyond its columns: then the others are not where they seem to be.
+    if not isinstance(row["uri"], str) or not row["uri"] or label is None or label in ("", b"") or None in row:
+        return repr(row)[:200]
+    if isinstance(label, float) and math.isnan(label):  # pandas' missing number
+        return repr(row)[:200]
+    if (split := _split_of(row)) not in SPLITS:
+        return f"the split {split[:60]!r} is none of train, val and test"
+    return None
 
 
 def _table_rows(dataset: str, s3: S3Options) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -321,7 +395,7 @@ def _table_rows(dataset: str, s3: S3Options) -> Iterator[tuple[int, dict[str, An
                         number += 1
                         yield number, row
                 return
-            reader = csv.DictReader(io.TextIOWrapper(file, encoding="utf-8-sig", newline=""))
+            reader = csv.DictReader(io.TextIOWrapper(file, encoding="utf-8-sig", newline=""), strict=True)
             _need_columns(dataset, reader.fieldnames or [])
             for row in reader:
                 yield reader.line_num, row
