@@ -50,6 +50,10 @@ def draw_images(root: Path, count: int) -> list[str]:
     return [f"{i:06d}.jpg" for i in range(count)]
 
 
+def _files(images: Path) -> list[Path]:
+    return sorted(path for path in images.resolve().rglob("*") if path.suffix.lower() in (".jpg", ".jpeg"))
+
+
 def decode_bare(paths: list[str]) -> float:
     """Seconds of one process to read and decode files with nothing else around it."""
     from imgcls_ray.data.decoding import load_decoders
@@ -66,7 +70,7 @@ def decode_bare(paths: list[str]) -> float:
 
 def bare_rate(images: Path, num_processes: int) -> float:
     """Images a second of one process a core."""
-    files = [str(path) for path in sorted(images.rglob("*.jp*g"))]
+    files = [str(path) for path in _files(images)]
     with multiprocessing.get_context("spawn").Pool(num_processes) as pool:
         seconds = pool.map(decode_bare, [files[i::num_processes] for i in range(num_processes)], chunksize=1)
     return sum(len(files[i::num_processes]) / spent for i, spent in enumerate(seconds))
@@ -79,11 +83,13 @@ def check_rate(images: Path) -> tuple[float, float]:
 
     done: list[tuple[float, int]] = []
     with tempfile.TemporaryDirectory(dir=images.parent) as folder:
-        names = [str(path) for path in sorted(images.rglob("*.jp*g"))]
+        names = [str(path) for path in _files(images)]
         write_lists(Path(folder), names)
         start = time.monotonic()
         result = check_dataset(CheckConfig(dataset=folder), lambda more: done.append((time.monotonic(), more)))
         seconds = time.monotonic() - start
+    if sum(result.sizes.values()) < len(names):
+        sys.exit(f"{len(names) - sum(result.sizes.values())} images could not be decoded")
     print({str(code): number for code, number in result.num_findings.items()}, file=sys.stderr)
     # Every core brings a first block, of which the beginning is not known.
     num_cores = os.cpu_count() or 1

@@ -28,6 +28,7 @@ ONLY_IN = {
     "obstore": {"storage"},
     "typer": {"cli"},
     "matplotlib": {"datasets"},
+    "xxhash": {"images"},
     "ray": {"data", "datasets"},
 }
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import functools
-import hashlib
-import io
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
+import xxhash
 
+from imgcls_ray.images.careful import read_stored_form
 from imgcls_ray.images.decoder import DEFAULT_LIMITS, DecodeLimits, decode_image
 from imgcls_ray.images.jpeg import read_jpeg_header
 from imgcls_ray.images.orientation import UPRIGHT
@@ -19,10 +18,11 @@ from imgcls_ray.images.sniff import ImageFormat, sniff_format
 _SMALL = 32
 _HASH_ROWS, _HASH_COLUMNS = 8, 16
 HASH_BYTES = _HASH_ROWS * _HASH_COLUMNS // 8
-# Sharpness is looked for in so many pixels a side, from the middle of the picture: things are there.
-_MIDDLE = 96
-_EXIF_ORIENTATION = 0x0112
-_16_BIT_MODES = frozenset({"I", "F", "I;16", "I;16B", "I;16L"})
+# Sharpness is looked for in so many pixels a side, from the middle of the picture: things are there. Where there is
+# little, more of the picture is looked at.
+_MIDDLE, _LARGE_MIDDLE = 64, 512
+_SURELY_SHARP = 50.0
+_COLOURS_OF_MODE = {"CMYK": "CMYK", "L": "grey", "LA": "grey", "La": "grey", "1": "grey"}
 
 
 class ImageFacts(NamedTuple):
@@ -39,12 +39,12 @@ class ImageFacts(NamedTuple):
     contrast: float
     """Standard deviation of the picture at 32 x 32 pixels, 0 (one colour) to 127."""
     sharpness: float
-    """Variance of the Laplacian in the middle of the picture: some hundreds in most photographs, below ten without any
+    """Variance of the Laplacian around the middle of the picture: some hundreds in most photographs, below ten without any
     edge (Pech-Pacheco et al. 2000, https://doi.org/10.1109/ICPR.2000.903548)."""
     perceptual_hash: bytes
     """128 signs of the picture's lowest frequencies: of nearly equal pictures only few differ. Zauner 2010, "pHash"."""
     digest: bytes
-    """First 16 bytes of the file's SHA-256."""
+    """XXH3 of the file, 128 bits: seven times as fast as SHA-256, and nobody gains by making two files agree."""
 
 
 def measure_image(data: bytes, limits: DecodeLimits = DEFAULT_LIMITS) -> ImageFacts:
@@ -56,16 +56,17 @@ def measure_image(data: bytes, limits: DecodeLimits = DEFAULT_LIMITS) -> ImageFa
     pixels = decode_image(data, limits)
     kind, is_turned = _kind(data)
     small = small_grey(pixels)
+    brightness, contrast = _mean_and_deviation(small)
     return ImageFacts(
         width=pixels.shape[1],
         height=pixels.shape[0],
         kind=kind,
         is_turned=is_turned,
-        brightness=float(small.mean()),
-        contrast=float(small.std()),
+        brightness=brightness,
+        contrast=contrast,
         sharpness=_sharpness(pixels),
         perceptual_hash=_perceptual_hash(small),
-        digest=hashlib.sha256(data).digest()[:16],
+        digest=xxhash.xxh3_128_digest(data),
     )
 
 
@@ -88,16 +89,25 @@ def small_grey(pixels: np.ndarray) -> np.ndarray:
 
 
 def _sharpness(pixels: np.ndarray) -> float:
-    top, left = (max(0, (side - _MIDDLE) // 2) for side in pixels.shape[:2])
-    green = pixels[top : top + _MIDDLE, left : left + _MIDDLE, 1].astype(np.int16)
+    sharpness = _laplacian_variance(pixels, _MIDDLE)
+    # Sky, or a wall: there may be edges around it.
+    return sharpness if sharpness > _SURELY_SHARP else max(sharpness, _laplacian_variance(pixels, _LARGE_MIDDLE))
+
+
+def _laplacian_variance(pixels: np.ndarray, side: int) -> float:
+    top, left = (max(0, (length - side) // 2) for length in pixels.shape[:2])
+    green = pixels[top : top + side, left : left + side, 1].astype(np.float32)
     if min(green.shape) < 3:
         return 0.0
-    laplacian = 4 * green[1:-1, 1:-1]
-    laplacian -= green[:-2, 1:-1]
-    laplacian -= green[2:, 1:-1]
-    laplacian -= green[1:-1, :-2]
-    laplacian -= green[1:-1, 2:]
-    return float(laplacian.var(dtype=np.float32))
+    laplacian = 4 * green[1:-1, 1:-1] - green[:-2, 1:-1] - green[2:, 1:-1] - green[1:-1, :-2] - green[1:-1, 2:]
+    return _mean_and_deviation(laplacian)[1] ** 2
+
+
+def _mean_and_deviation(values: np.ndarray) -> tuple[float, float]:
+    """numpy's own of a thousand values take ten times as long as their sums."""
+    flat = values.ravel()
+    mean = float(flat.sum()) / flat.size
+    return mean, max(0.0, float(flat @ flat) / flat.size - mean * mean) ** 0.5
 
 
 def _perceptual_hash(small: np.ndarray) -> bytes:
@@ -124,8 +134,6 @@ def _kind(data: bytes) -> tuple[str, bool]:
         colours = {1: "grey", 4: "CMYK"}.get(header.num_components, "RGB")
         return f"JPEG {colours if header.precision == 8 else f'{header.precision}-bit'}", header.orientation != UPRIGHT
     assert image_format is not None
-    with Image.open(io.BytesIO(data), formats=[image_format.name]) as picture:
-        mode = picture.mode
-        is_16_bit = mode in _16_BIT_MODES or (image_format is ImageFormat.PNG and data[24:25] == b"\x10")
-        colours = "16-bit" if is_16_bit else {"CMYK": "CMYK", "L": "grey", "LA": "grey", "1": "grey"}.get(mode, "RGB")
-        return f"{image_format.name} {colours}", picture.getexif().get(_EXIF_ORIENTATION, UPRIGHT) != UPRIGHT
+    mode, orientation = read_stored_form(data, image_format)
+    colours = "16-bit" if mode.startswith("I") else _COLOURS_OF_MODE.get(mode, "RGB")
+    return f"{image_format.name} {colours}", orientation != UPRIGHT
