@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 MAX_DIFFERENCE = 1e-3
 MIN_AGREEMENT = 0.995
-NUM_EPOCHS = 20
+NUM_EPOCHS = 40
 # The demo's is for a smaller network: this one loses what it knew at 0.02.
 MAX_LEARNING_RATE = 0.004
 # The photographs of hands that this was measured with are 100 pixels wide, and tell the digits at 64.

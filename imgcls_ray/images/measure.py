@@ -39,8 +39,8 @@ class ImageFacts(NamedTuple):
     contrast: float
     """Standard deviation of the picture at 32 x 32 pixels, 0 (one colour) to 127."""
     sharpness: float
-    """Variance of the Laplacian around the middle of the picture: some hundreds in most photographs, below ten without any
-    edge (Pech-Pacheco et al. 2000, https://doi.org/10.1109/ICPR.2000.903548)."""
+    """Variance of the Laplacian around the middle of the picture: some hundreds in most photographs, below ten without
+    any edge (Pech-Pacheco et al. 2000, https://doi.org/10.1109/ICPR.2000.903548)."""
     perceptual_hash: bytes
     """128 signs of the picture's lowest frequencies: of nearly equal pictures only few differ. Zauner 2010, "pHash"."""
     digest: bytes
