@@ -26,7 +26,13 @@ from PIL import (
 )
 
 from imgcls_ray.errors import ImageError, ImageErrorCode
-from imgcls_ray.images.containers import check_bmff_complete, check_riff_complete, is_tiff_complete, keep_pixel_chunks
+from imgcls_ray.images.containers import (
+    check_bmff_complete,
+    check_riff_complete,
+    is_tiff_complete,
+    keep_head,
+    keep_pixel_chunks,
+)
 from imgcls_ray.images.jpeg import check_jpeg, has_end_of_image, read_jpeg_header
 from imgcls_ray.images.orientation import UPRIGHT, read_orientation, turn_upright
 from imgcls_ray.images.sniff import ImageFormat
@@ -54,6 +60,7 @@ _READABLE_MODES = frozenset({"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RG
 _PNG_BIT_DEPTH_AT = 24
 _TIFF_BITS_PER_SAMPLE, _TIFF_PHOTOMETRIC = 258, 262
 _TIFF_WHITE_IS_ZERO = 0
+_EXIF_ORIENTATION = 0x0112
 _FORMATS_WITHOUT_END = frozenset({ImageFormat.GIF, ImageFormat.BMP})
 _UNSUPPORTED_WORDS = ("unsupported", "not implemented", "unknown pixel mode")
 _MAX_DETAIL_CHARS = 200
@@ -82,6 +89,28 @@ def read_pillow_image(image: Image.Image, limits: DecodeLimits) -> np.ndarray:
         limits.check_size(*image.size)
         image.load()
         return turn_upright(_to_rgb(image), read_orientation(image.info.get("exif", b"")))
+
+
+def read_stored_form(data: bytes, image_format: ImageFormat) -> tuple[str, int]:
+    """Say how a file that can be decoded stores its picture, at the cost of reading its head.
+
+    Returns:
+        Pillow's mode, or ``I;16`` for a PNG with 16 bits a sample whatever its colours; and the EXIF orientation, 1 to
+        8, that decoding follows.
+
+    Raises:
+        ImageError: Anything that went wrong.
+    """
+    with _as_image_errors(data, image_format):
+        data = keep_head(data) if image_format is ImageFormat.PNG else data
+        with _PLUGINS[image_format](io.BytesIO(data)) as image:
+            is_deep = image_format is ImageFormat.PNG and data[_PNG_BIT_DEPTH_AT] == 16
+            if isinstance(image, TiffImagePlugin.TiffImageFile):
+                orientation = image.tag_v2.get(_EXIF_ORIENTATION, UPRIGHT)
+                orientation = orientation if orientation in range(1, 9) else UPRIGHT
+            else:
+                orientation = read_orientation(image.info.get("exif", b""))
+            return "I;16" if is_deep else image.mode, orientation
 
 
 @contextmanager

@@ -40,6 +40,13 @@ def keep_pixel_chunks(png: bytes) -> bytes:
     return b"".join(kept)
 
 
+def keep_head(png: bytes) -> bytes:
+    """Return the PNG with only what says how its pixels are to be read, of a file that is known to be whole."""
+    view = memoryview(png)
+    chunks = [view[start:end] for kind, start, end in _png_chunks(png) if kind in _PNG_PIXEL_CHUNKS - {b"IDAT"}]
+    return b"".join([view[:_PNG_SIGNATURE_BYTES], *chunks])
+
+
 def _png_chunks(png: bytes) -> Iterator[tuple[bytes, int, int]]:
     position = _PNG_SIGNATURE_BYTES
     kind = b""
