@@ -14,7 +14,7 @@ import time
 from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -34,7 +34,7 @@ from imgcls_ray.images.measure import small_grey
 from imgcls_ray.storage import fetch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from imgcls_ray.config import CheckConfig
     from imgcls_ray.datasets.source import DatasetSource, Entry
@@ -98,11 +98,11 @@ class _Collector:
         self._config, self._source, self._entries = config, source, entries
         self._counts: Counter[str] = Counter()
         self._findings: list[Finding] = []
-        self._pending: list[_Pending] = []
-        self._num_kept: Counter[str] = Counter()
+        self._pending: dict[FindingCode, list[tuple[int, int, _Pending]]] = defaultdict(list)
         self._images_per_class: dict[str, Counter[int]] = {split: Counter() for split in source.splits}
         self._sizes: Counter[tuple[int, int]] = Counter()
         self._kinds: Counter[str] = Counter()
+        # Numbers below nought: heaps give the smallest first, and of the images it is the last that have to go.
         self._odd_colours: dict[str, list[int]] = defaultdict(list)
         # Of each split the ten with the smallest hash: chosen at random, whatever the order they come in.
         self._samples: dict[int, list[tuple[int, int]]] = defaultdict(list)
@@ -111,16 +111,15 @@ class _Collector:
             self.add(finding)
 
     def add(self, finding: Finding) -> None:
-        if self._has_room(finding.code):
+        self._counts[finding.code] += 1
+        if self._counts[finding.code] <= self._config.max_findings:
             self._findings.append(finding)
 
     def _add_about(self, code: FindingCode, number: int, detail: str, other: int | None = None) -> None:
-        if self._has_room(code):
-            self._pending.append(_Pending(code, number, detail, other))
-
-    def _has_room(self, code: FindingCode) -> bool:
+        """Keep those of the first images, in whatever order the blocks come back."""
         self._counts[code] += 1
-        return self._counts[code] <= self._config.max_findings
+        pending = (-number, 1 if other is None else -other, _Pending(code, number, detail, other))
+        _push_bounded(self._pending[code], pending, self._config.max_findings)
 
     def blocks(self) -> Iterator[pa.Table]:
         """Read the entries once: count, write them aside, and hand them on in blocks."""
@@ -176,8 +175,7 @@ class _Collector:
                 self._add_about(code, int(numbers[place]), detail)
         for place in np.flatnonzero(~pc.ends_with(good["kind"], " RGB").to_numpy(zero_copy_only=False)).tolist():
             colour = good["kind"][place].as_py().rpartition(" ")[2]
-            if len(self._odd_colours[colour]) < self._config.max_findings:
-                self._odd_colours[colour].append(int(numbers[place]))
+            _push_bounded(self._odd_colours[colour], -int(numbers[place]), self._config.max_findings)
 
     def _choose_samples(self, numbers: np.ndarray, splits: np.ndarray) -> None:
         """Keep the ten of each split with the smallest random number, which the image's own number gives."""
@@ -186,16 +184,16 @@ class _Collector:
             own = np.flatnonzero(splits == split)
             chosen = self._samples[int(split)]
             for place in own[np.argsort(ranks[own])[:_NUM_SAMPLES]]:
-                heapq.heappush(chosen, (-int(ranks[place]), int(numbers[place])))
-                if len(chosen) > _NUM_SAMPLES:
-                    heapq.heappop(chosen)
+                _push_bounded(chosen, (-int(ranks[place]), int(numbers[place])), _NUM_SAMPLES)
 
     def look_at_pairs(self, task: InspectTask) -> None:
         """Names that are alike, then equal bytes, then nearly equal pictures."""
         if not self._columns["named"]:
             return
-        kept = {name: np.concatenate(parts) for name, parts in self._columns.items()}
-        self._columns.clear()
+        kept = {name: np.concatenate(self._columns.pop(name)) for name in list(self._columns)}
+        # Blocks come back in any order; what is found, and what is said of it, must not depend on it.
+        _sort_by(kept, "named", ("path_hash", "folded_hash"))
+        _sort_by(kept, "number", ("split", "label", "digest", "perceptual_hash", "has_looks"))
         self._look_at_names(kept)
         self._look_at_equal_bytes(kept)
         self._look_at_looks(kept, task)
@@ -214,9 +212,9 @@ class _Collector:
 
     def _look_at_equal_bytes(self, kept: dict[str, np.ndarray]) -> None:
         numbers, splits, labels = kept["number"], kept["split"], kept["label"]
-        path_hash_of = dict(zip(kept["named"].tolist(), kept["path_hash"].tolist(), strict=True))
+        # Every entry has a name, so its number is its place there.
+        path_hash_of = kept["path_hash"]
         for places in equal_groups(kept["digest"]):
-            places = places[np.argsort(numbers[places])]
             first = places[0]
             for place in places[1:]:
                 number, other = int(numbers[place]), int(numbers[first])
@@ -312,15 +310,16 @@ class _Collector:
             return
         for kind, numbers in self._odd_colours.items():
             for number in numbers:
-                self._add_about(FindingCode.ODD_COLOURS, number, kind)
+                self._add_about(FindingCode.ODD_COLOURS, -number, kind)
             self._counts[FindingCode.ODD_COLOURS] += colours[kind] - len(numbers)
 
     def result(self) -> CheckResult:
         """Look up lines and paths, and put everything together."""
-        wanted = {number for pending in self._pending for number in (pending.number, pending.other)}
+        all_pending = [pending for kept in self._pending.values() for *_, pending in kept]
+        wanted = {number for pending in all_pending for number in (pending.number, pending.other)}
         wanted |= {number for chosen in self._samples.values() for _, number in chosen}
         entries = self._entries.lookup(np.array(sorted(number for number in wanted if number is not None), np.int64))
-        findings = [*self._findings, *(self._finding(pending, entries) for pending in self._pending)]
+        findings = [*self._findings, *(self._finding(pending, entries) for pending in all_pending)]
         order = {code: place for place, code in enumerate(FindingCode)}
         findings.sort(
             key=lambda finding: (
@@ -329,6 +328,7 @@ class _Collector:
                 finding.file,
                 finding.line or 0,
                 finding.path,
+                finding.detail,
             )
         )
         samples = {
@@ -342,10 +342,10 @@ class _Collector:
             num_images={split: sum(counts.values()) for split, counts in self._images_per_class.items()},
             images_per_class=self._images_per_class,
             samples=samples,
-            sizes=self._sizes,
-            formats=self._kinds,
+            sizes=Counter(dict(sorted(self._sizes.items()))),
+            formats=Counter(dict(sorted(self._kinds.items()))),
             findings=findings,
-            num_findings=self._counts,
+            num_findings=Counter({code: self._counts[code] for code in FindingCode if self._counts[code]}),
         )
 
     def _sample(self, entry: Entry) -> Sample:
@@ -400,6 +400,20 @@ def _looks(good: pa.Table, config: CheckConfig) -> Iterator[tuple[FindingCode, d
     yield FindingCode.ROTATED, told(is_turned, lambda _place: "EXIF says how to turn it")
 
 
+def _push_bounded(heap: list[Any], item: Any, bound: int) -> None:
+    """Add to a heap of at most ``bound`` items; the smallest one goes."""
+    if len(heap) < bound:
+        heapq.heappush(heap, item)
+    else:
+        heapq.heappushpop(heap, item)
+
+
+def _sort_by(columns: dict[str, np.ndarray], key: str, others: Sequence[str]) -> None:
+    order = np.argsort(columns[key], kind="stable")
+    for name in (key, *others):
+        columns[name] = columns[name][order]
+
+
 def _scattered(numbers: np.ndarray) -> np.ndarray:
     """A random-looking uint64 for each uint64 (the last steps of SplitMix64, https://doi.org/10.1145/2714064.2660195)."""
     mixed = (numbers + np.uint64(0x9E3779B97F4A7C15)) * np.uint64(0xBF58476D1CE4E5B9)
@@ -408,7 +422,7 @@ def _scattered(numbers: np.ndarray) -> np.ndarray:
 
 
 def _list_of(source: DatasetSource, split: str) -> str:
-    return f"{split}.txt" if source.label_file is not None else posixpath.basename(source.dataset)
+    return f"{split}.txt" if source.label_file is not None else posixpath.basename(source.dataset.rstrip("/"))
 
 
 def _block(rows: list[tuple[int, int, str, str, int]]) -> pa.Table:

@@ -2,7 +2,8 @@
 
 An image whose bytes hold ``POISON:CRASH`` ends the process that decodes it, as a fault in a decoder in C does; one that
 holds ``POISON:LOOP`` keeps it for ever, and with it the interpreter's lock. Both stand behind the end of an otherwise
-good picture. The product has no such hook: the decoding function is wrapped when its module is loaded.
+good picture. The product has no such hook: the functions that decode in workers are wrapped when their modules are
+loaded.
 """
 
 from __future__ import annotations
@@ -17,13 +18,17 @@ if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
     from types import ModuleType
 
-_MODULE = "imgcls_ray.models.classifier"
+_DECODING = {
+    "imgcls_ray.models.classifier": "decode_model_input",
+    "imgcls_ray.images.measure": "measure_image",
+}
 
 
 def _poison(module: ModuleType) -> None:
-    decode = module.decode_model_input
+    name = _DECODING[module.__name__]
+    decode = getattr(module, name)
 
-    def decode_model_input(data: bytes, *args: Any) -> Any:
+    def poisoned(data: bytes, *args: Any) -> Any:
         if b"POISON:CRASH" in data:
             import ctypes
 
@@ -35,17 +40,19 @@ def _poison(module: ModuleType) -> None:
             ctypes.PyDLL(None).sleep(3600)
         return decode(data, *args)
 
-    module.decode_model_input = decode_model_input  # type: ignore[attr-defined]
+    setattr(module, name, poisoned)
 
 
 class _Finder(importlib.abc.MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if fullname != _MODULE:
+        if fullname not in _DECODING:
             return None
+        # Or it would find itself.
         sys.meta_path.remove(self)
         spec = importlib.util.find_spec(fullname)
+        sys.meta_path.insert(0, self)
         assert spec is not None
         assert spec.loader is not None
         run = spec.loader.exec_module
