@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +40,7 @@ def run(config_file: Path | None, overrides: Sequence[str], flags: Mapping[str, 
         with native_stderr_aside():
             result = _check(config, Console(stderr=True))
     except KeyboardInterrupt as error:
-        raise StoppedError("stopped; nothing was written") from error
+        raise StoppedError("stopped before the report was complete") from error
     _tell(result, config)
 
 
@@ -67,6 +68,7 @@ def _check(config: CheckConfig, console: Console) -> CheckResult:
     from imgcls_ray.datasets.report import write_report
     from imgcls_ray.datasets.split import split_dataset
 
+    _check_output(config)
     split = config.split
     if split.enable:
         split_dataset(
@@ -81,6 +83,18 @@ def _check(config: CheckConfig, console: Console) -> CheckResult:
         result = check_dataset(config, add)
     write_report(result, config.output, fetch_limits=fetch_limits(config), decode_limits=decode_limits(config))
     return result
+
+
+def _check_output(config: CheckConfig) -> None:
+    """Refuse a place for the report that can be none, before hours of work and not after them."""
+    from imgcls_ray.data.options import s3_options
+    from imgcls_ray.storage import open_directory
+    from imgcls_ray.storage.local import path_from_uri
+    from imgcls_ray.storage.s3 import is_s3
+
+    open_directory(config.output, s3_options(config))
+    if not is_s3(config.output) and os.path.exists(path := path_from_uri(config.output)) and not os.path.isdir(path):
+        raise UsageError(f"{config.output}: is a file; give a folder for the report, or s3://BUCKET/PREFIX")
 
 
 def _tell(result: CheckResult, config: CheckConfig) -> None:
