@@ -307,7 +307,7 @@ def _convert(folder: ModelFolder, network: Path, *, embedding: bool) -> None:
         # OpenVINO's converter traces with a part of torch that announces its end; nothing here can act on it.
         warnings.simplefilter("ignore", FutureWarning)
         # What a network asks of sizes is answered for the one size that it will see; only the batch is left open.
-        warnings.simplefilter("ignore", torch.jit.TracerWarning)
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]
         converted = ov.convert_model(
             _from_uint8(folder, embedding=embedding),
             example_input=torch.zeros(2, size, size, 3, dtype=torch.uint8),
