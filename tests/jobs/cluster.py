@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ray.cluster_utils import Cluster
+from ray.experimental import internal_kv
 
 ROOT = Path(__file__).parent.parent.parent
 RAY = Path(sys.executable).with_name("ray")
@@ -56,7 +57,10 @@ class OwnCluster:
                 time.sleep(0.5)
 
     def shutdown(self) -> None:
+        # Ray takes it for the cluster that this process is joined to, and makes it forget the table of that one.
+        client = internal_kv.global_gcs_client
         self._cluster.shutdown()  # type: ignore[no-untyped-call]
+        internal_kv.global_gcs_client = client
 
 
 def environment(**values: str) -> dict[str, str]:

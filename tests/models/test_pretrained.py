@@ -70,6 +70,7 @@ def test_weights_are_downloaded_once_and_found_again_without_a_network(tmp_path:
     assert torch.equal(again["conv_stem.weight"], state["conv_stem.weight"])
 
 
+@pytest.mark.slow
 def test_timms_weights_of_paddle_go_into_paddles_network(tmp_path: Path) -> None:
     state = weights_of("hgnetv2_b0", seed=1)
     with serve_hub({f"{HGNET}/model.safetensors": save(state)}) as hub:
@@ -78,6 +79,7 @@ def test_timms_weights_of_paddle_go_into_paddles_network(tmp_path: Path) -> None
     assert open_model_folder(tmp_path / "a").spec.architecture.name == "paddle_hgnetv2_b0"
 
 
+@pytest.mark.slow
 def test_a_name_of_timms_takes_the_weights_of_its_tag(tmp_path: Path) -> None:
     state = weights_of("lcnet_050", seed=2)
     with serve_hub({f"{LCNET}/model.safetensors": save(state)}) as hub:
@@ -102,6 +104,7 @@ def test_without_a_network_the_refusal_is_quick_and_says_the_way_out(tmp_path: P
     assert not (tmp_path / "a").exists()
 
 
+@pytest.mark.slow
 def test_a_hub_without_the_weights_is_one_line(tmp_path: Path) -> None:
     with serve_hub({}) as hub:
         done = run("PP-LCNet_x1_0", "-o", tmp_path / "a", hub=hub.url, home=tmp_path / "home")
@@ -115,6 +118,7 @@ def test_offline_mode_is_named(tmp_path: Path) -> None:
     assert "could not be loaded (HF_HUB_OFFLINE is set)" in one_line(done)
 
 
+@pytest.mark.slow
 def test_a_download_that_is_damaged_makes_no_folder(tmp_path: Path) -> None:
     content = save(weights_of("lcnet_050", seed=1))
     with serve_hub({f"{LCNET}/model.safetensors": content[:-1000]}) as hub:
