@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 
 # A few seconds of one core: long enough that handing it out costs nothing, short enough for two in hand.
-ROWS_PER_BLOCK = 128
+ROWS_PER_BLOCK = 512
 # A block of Ray Data costs the driver some kilobytes: a large dataset goes in waves.
 _BLOCKS_PER_WAVE = 1024
 ENTRY_SCHEMA = pa.schema(
