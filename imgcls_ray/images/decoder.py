@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     import numpy as np
     from PIL import Image
 
-__all__ = ["DEFAULT_LIMITS", "DecodeLimits", "decode_careful", "decode_image", "decode_picture"]
+    from imgcls_ray.images.jpeg import JpegHeader
+
+__all__ = ["DEFAULT_LIMITS", "DecodeLimits", "decode_careful", "decode_image", "decode_picture", "decode_with_header"]
 
 
 def decode_image(data: bytes | memoryview, limits: DecodeLimits = DEFAULT_LIMITS) -> np.ndarray:
@@ -34,19 +36,27 @@ def decode_image(data: bytes | memoryview, limits: DecodeLimits = DEFAULT_LIMITS
         ImageError: ``empty``, ``too_many_bytes``, ``unsupported_format``, ``too_many_pixels``, ``too_many_scans``,
             ``truncated``, ``corrupt`` or ``decoder_crashed`` (out of memory).
     """
+    return decode_with_header(data, limits)[0]
+
+
+def decode_with_header(
+    data: bytes | memoryview, limits: DecodeLimits = DEFAULT_LIMITS
+) -> tuple[np.ndarray, JpegHeader | None]:
+    """Decode one image as ``decode_image`` does, and hand on what was read of a JPEG's header on the way."""
     data, image_format = _check_bytes(data, limits)
+    header = None
     if image_format is ImageFormat.JPEG:
         header = read_jpeg_header(data)
         check_jpeg(data, header, limits)
         if header.is_fast:
             try:
-                return decode_jpeg_fast(data, header)
+                return decode_jpeg_fast(data, header), header
             except ImportError:  # a broken installation must be heard of, not just be slow
                 raise
             # Whatever stopped it, the careful decoder gets the file next and decides what is wrong with it.
             except Exception:
                 pass
-    return decode_with_pillow(data, image_format, limits)
+    return decode_with_pillow(data, image_format, limits), header
 
 
 def decode_careful(data: bytes | memoryview, limits: DecodeLimits = DEFAULT_LIMITS) -> np.ndarray:

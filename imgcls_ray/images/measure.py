@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import xxhash
 
 from imgcls_ray.images.careful import read_stored_form
-from imgcls_ray.images.decoder import DEFAULT_LIMITS, DecodeLimits, decode_image
-from imgcls_ray.images.jpeg import read_jpeg_header
+from imgcls_ray.images.decoder import DEFAULT_LIMITS, DecodeLimits, decode_with_header
 from imgcls_ray.images.orientation import UPRIGHT
-from imgcls_ray.images.sniff import ImageFormat, sniff_format
+from imgcls_ray.images.sniff import sniff_format
+
+if TYPE_CHECKING:
+    from imgcls_ray.images.jpeg import JpegHeader
 
 # The perceptual hash and the brightness are of a picture of so many pixels a side.
 _SMALL = 32
@@ -53,8 +55,8 @@ def measure_image(data: bytes, limits: DecodeLimits = DEFAULT_LIMITS) -> ImageFa
     Raises:
         ImageError: as ``decode_image``.
     """
-    pixels = decode_image(data, limits)
-    kind, is_turned = _kind(data)
+    pixels, header = decode_with_header(data, limits)
+    kind, is_turned = _kind(data, header)
     small = small_grey(pixels)
     brightness, contrast = _mean_and_deviation(small)
     return ImageFacts(
@@ -126,13 +128,12 @@ def _cosines(count: int) -> np.ndarray:
     return np.cos(angles).astype(np.float32)
 
 
-def _kind(data: bytes) -> tuple[str, bool]:
+def _kind(data: bytes, header: JpegHeader | None) -> tuple[str, bool]:
     """Format and colours, and whether EXIF turns the picture. The bytes were decoded before, so they have a format."""
-    image_format = sniff_format(data)
-    if image_format is ImageFormat.JPEG:
-        header = read_jpeg_header(data)
+    if header is not None:
         colours = {1: "grey", 4: "CMYK"}.get(header.num_components, "RGB")
         return f"JPEG {colours if header.precision == 8 else f'{header.precision}-bit'}", header.orientation != UPRIGHT
+    image_format = sniff_format(data)
     assert image_format is not None
     mode, orientation = read_stored_form(data, image_format)
     colours = "16-bit" if mode.startswith("I") else _COLOURS_OF_MODE.get(mode, "RGB")
