@@ -16,7 +16,7 @@ from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 Decode = Callable[[bytes], ModelInput | ImageError]
+R = TypeVar("R")
 
 # Of one decoded pixel, in the worst way through the careful decoder: grey of 16 bits scaled in 32.
 _BYTES_PER_PIXEL = 24
@@ -39,7 +40,16 @@ _SIZE = struct.Struct("<II")
 
 
 def decode_in_time(preprocess: Preprocess, limits: DecodeLimits) -> Decode:
-    """The ordinary way. An image that takes longer than ``limits.timeout_s`` ends the process by SIGALRM.
+    """The ordinary way. An image that takes longer than ``limits.timeout_s`` ends the process by SIGALRM."""
+
+    def decode(data: bytes) -> ModelInput | ImageError:
+        return decode_model_input(data, preprocess, limits)
+
+    return end_process_when_late(decode, limits)
+
+
+def end_process_when_late(work: Callable[[bytes], R], limits: DecodeLimits) -> Callable[[bytes], R]:
+    """Give work on one image ``limits.timeout_s``; then the process ends by SIGALRM.
 
     A timer of the kernel and the signal's default action, because a decoder in C may never give the GIL back: no
     handler and no thread of Python's would run. ``faulthandler.dump_traceback_later`` needs no GIL either, but starts a
@@ -47,33 +57,53 @@ def decode_in_time(preprocess: Preprocess, limits: DecodeLimits) -> Decode:
     a worker. One thread decodes at a time.
     """
 
-    def decode(data: bytes) -> ModelInput | ImageError:
+    def timed(data: bytes) -> R:
         signal.setitimer(signal.ITIMER_REAL, limits.timeout_s)
         try:
-            return decode_model_input(data, preprocess, limits)
+            return work(data)
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
 
-    return decode
+    return timed
 
 
 @contextmanager
 def decode_in_child(preprocess: Preprocess, limits: DecodeLimits) -> Iterator[Decode]:
     """The careful way: an image that ends its process gets ``decoder_crashed`` or ``decode_timeout``."""
     task = json.dumps({"preprocess": asdict(preprocess), "limits": asdict(limits)}).encode()
+    with ask_child(__name__, "serve_decoding", task, limits) as ask:
+
+        def decode(data: bytes) -> ModelInput | ImageError:
+            answer = ask(data)
+            return answer if isinstance(answer, ImageError) else _read_answer(answer, preprocess.crop_size)
+
+        yield decode
+
+
+@contextmanager
+def ask_child(
+    module: str, function: str, task: bytes, limits: DecodeLimits
+) -> Iterator[Callable[[bytes], bytes | ImageError]]:
+    """Work on images in a child, and in another one after an image that ended its process: that one gets its code.
+
+    Args:
+        module, function: what the child runs; it calls ``serve_images``.
+        task: its first message.
+        limits: those that the child keeps.
+    """
     child: ChildProcess | None = None
 
-    def decode(data: bytes) -> ModelInput | ImageError:
+    def ask(data: bytes) -> bytes | ImageError:
         nonlocal child
         if child is None:
-            child = ChildProcess(__name__, "serve_decoding")
+            child = ChildProcess(module, function)
             try:
                 # It answers when it can decode: an image must not pay for the imports, nor be blamed for them.
                 child.ask(task)
             except ChildDiedError as death:
                 raise JobFailedError(f"the process that decodes did not come up: {death}") from death
         try:
-            return _read_answer(child.ask(data), preprocess.crop_size)
+            return child.ask(data)
         except ChildDiedError as death:
             child.kill()
             child = None
@@ -82,26 +112,40 @@ def decode_in_child(preprocess: Preprocess, limits: DecodeLimits) -> Iterator[De
             return ImageError(ImageErrorCode.DECODER_CRASHED, str(death))
 
     try:
-        yield decode
+        yield ask
     finally:
         if child is not None:
             child.kill()
 
 
 def serve_decoding() -> None:
-    """The child: the first message is the task, each further one an image."""
-    decode: Decode | None = None
+    """The child of ``decode_in_child``."""
+
+    def begin(task: bytes) -> tuple[DecodeLimits, Callable[[bytes], bytes]]:
+        told = json.loads(task)
+        limits = DecodeLimits(**told["limits"])
+        decode = decode_in_time(Preprocess(**told["preprocess"]), limits)
+        return limits, lambda data: _write_answer(decode(data))
+
+    serve_images(begin)
+
+
+def serve_images(begin: Callable[[bytes], tuple[DecodeLimits, Callable[[bytes], bytes]]]) -> None:
+    """The child's end of ``ask_child``: the first message is the task, each further one an image.
+
+    Args:
+        begin: makes of the task the limits to keep, and what answers an image.
+    """
+    work: Callable[[bytes], bytes] | None = None
 
     def answer(message: bytes) -> bytes:
-        nonlocal decode
-        if decode is None:
-            task = json.loads(message)
-            limits = DecodeLimits(**task["limits"])
-            decode = decode_in_time(Preprocess(**task["preprocess"]), limits)
+        nonlocal work
+        if work is None:
+            limits, work = begin(message)
             load_decoders()
-            limit_memory_of_decoder(limits)
+            _limit_memory(limits)
             return b"ready"
-        return _write_answer(decode(message))
+        return work(message)
 
     answer_messages(answer)
 
@@ -115,7 +159,7 @@ def load_decoders() -> None:
     torch.set_num_threads(1)
 
 
-def limit_memory_of_decoder(limits: DecodeLimits) -> None:
+def _limit_memory(limits: DecodeLimits) -> None:
     """Let this process have as much more than it has as one image may take: a bomb is to end here, and nobody else."""
     num_bytes = _BYTES_PER_PIXEL * limits.max_pixels + 4 * limits.max_bytes + _BYTES_FOR_THE_REST
     try:

@@ -10,7 +10,6 @@ import base64
 import hashlib
 import itertools
 import json
-import signal
 import threading
 import unicodedata
 from concurrent.futures import ThreadPoolExecutor
@@ -22,8 +21,7 @@ import pyarrow as pa
 
 from imgcls_ray.data.board import Board
 from imgcls_ray.data.causes import with_causes
-from imgcls_ray.data.child import ChildDiedError, ChildProcess, answer_messages
-from imgcls_ray.data.decoding import limit_memory_of_decoder, load_decoders
+from imgcls_ray.data.decoding import ask_child, end_process_when_late, load_decoders, serve_images
 from imgcls_ray.data.fetching import NUM_FETCH_THREADS, fetch_inputs
 from imgcls_ray.data.label import CAREFUL_AFTER_DEATHS, MAX_DEATHS_OF_UNIT
 from imgcls_ray.data.pipeline import map_units, quiet_ray_data
@@ -134,65 +132,38 @@ def inspect_entries(entries: Iterable[pa.Table], task: InspectTask, *, num_worke
 
 
 def measure_in_time(limits: DecodeLimits) -> Callable[[bytes], ImageFacts | ImageError]:
-    """The ordinary way. An image that takes longer than ``limits.timeout_s`` ends the process by SIGALRM, as in
-    ``decode_in_time``."""
+    """The ordinary way. An image that takes longer than ``limits.timeout_s`` ends the process by SIGALRM."""
 
     def measure(data: bytes) -> ImageFacts | ImageError:
-        signal.setitimer(signal.ITIMER_REAL, limits.timeout_s)
         try:
             return measure_image(data, limits)
         except ImageError as error:
             return error
-        finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
 
-    return measure
+    return end_process_when_late(measure, limits)
 
 
 @contextmanager
 def measure_in_child(limits: DecodeLimits) -> Iterator[Callable[[bytes], ImageFacts | ImageError]]:
     """The careful way: an image that ends its process gets ``decoder_crashed`` or ``decode_timeout``."""
-    child: ChildProcess | None = None
+    with ask_child(__name__, "serve_measuring", json.dumps(asdict(limits)).encode(), limits) as ask:
 
-    def measure(data: bytes) -> ImageFacts | ImageError:
-        nonlocal child
-        if child is None:
-            child = ChildProcess(__name__, "serve_measuring")
-            try:
-                child.ask(json.dumps(asdict(limits)).encode())
-            except ChildDiedError as death:
-                raise JobFailedError(f"the process that decodes did not come up: {death}") from death
-        try:
-            return _read_answer(child.ask(data))
-        except ChildDiedError as death:
-            child.kill()
-            child = None
-            if death.return_code == -signal.SIGALRM:
-                return ImageError(ImageErrorCode.DECODE_TIMEOUT, f"more than {limits.timeout_s:g} s")
-            return ImageError(ImageErrorCode.DECODER_CRASHED, str(death))
+        def measure(data: bytes) -> ImageFacts | ImageError:
+            answer = ask(data)
+            return answer if isinstance(answer, ImageError) else _read_answer(answer)
 
-    try:
         yield measure
-    finally:
-        if child is not None:
-            child.kill()
 
 
 def serve_measuring() -> None:
-    """The child: the first message is the limits, each further one an image."""
-    measure: Callable[[bytes], ImageFacts | ImageError] | None = None
+    """The child of ``measure_in_child``."""
 
-    def answer(message: bytes) -> bytes:
-        nonlocal measure
-        if measure is None:
-            limits = DecodeLimits(**json.loads(message))
-            measure = measure_in_time(limits)
-            load_decoders()
-            limit_memory_of_decoder(limits)
-            return b"ready"
-        return _write_answer(measure(message))
+    def begin(task: bytes) -> tuple[DecodeLimits, Callable[[bytes], bytes]]:
+        limits = DecodeLimits(**json.loads(task))
+        measure = measure_in_time(limits)
+        return limits, lambda data: _write_answer(measure(data))
 
-    answer_messages(answer)
+    serve_images(begin)
 
 
 def _write_answer(result: ImageFacts | ImageError) -> bytes:

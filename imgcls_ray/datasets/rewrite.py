@@ -14,7 +14,7 @@ from itertools import count
 from typing import TYPE_CHECKING
 
 from imgcls_ray.errors import StorageError, UsageError
-from imgcls_ray.storage.local import LocalDirectory
+from imgcls_ray.storage.local import LocalDirectory, sync_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -95,7 +95,7 @@ def _put_in_place(
             else:
                 (folder / name).unlink(missing_ok=True)
             done.append(name)
-        _sync(folder)
+        sync_folder(folder)
         (folder / JOURNAL).unlink()
     except OSError as error:
         old = [name for name in contents if name not in done]
@@ -163,12 +163,3 @@ def _back_up(directory: LocalDirectory, name: str, data: bytes) -> str:
         if directory.create(backup, data):
             return backup
     raise AssertionError("numbers do not end")
-
-
-def _sync(folder: Path) -> None:
-    # Without this a crash of the machine can forget the names although the contents are on disk.
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

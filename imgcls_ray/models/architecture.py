@@ -61,8 +61,3 @@ def build_network(architecture: Architecture, *, num_classes: int) -> nn.Module:
     except TypeError as error:
         raise ValueError(f"{name}: {error}") from error
     return network.eval()
-
-
-def num_parameters(network: nn.Module) -> int:
-    """Count the trainable parameters."""
-    return sum(parameter.numel() for parameter in network.parameters())

@@ -227,7 +227,7 @@ class LocalDirectory:
                 return False
             finally:
                 partial.unlink(missing_ok=True)
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
         return True
 
     def replace(self, name: str, data: bytes) -> None:
@@ -239,7 +239,7 @@ class LocalDirectory:
             except BaseException:
                 partial.unlink(missing_ok=True)
                 raise
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
 
     def replace_from(self, name: str, path: str) -> None:
         target = self._root / name
@@ -254,7 +254,7 @@ class LocalDirectory:
             except BaseException:
                 partial.unlink(missing_ok=True)
                 raise
-            _sync_folder(target.parent)
+            sync_folder(target.parent)
 
     def remove(self, name: str) -> None:
         path = self._root / name
@@ -286,8 +286,8 @@ def _write_partial(path: Path, data: bytes) -> Path:
     return partial
 
 
-def _sync_folder(folder: Path) -> None:
-    # Without this a crash of the machine can forget the name although the content is on disk.
+def sync_folder(folder: Path) -> None:
+    """Make names durable: without this a crash of the machine can forget them although their contents are on disk."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
