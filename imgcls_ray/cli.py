@@ -41,6 +41,23 @@ S3Endpoint = Annotated[
     typer.Option(metavar="URL", help="Server of s3:// URIs. [default: AWS_ENDPOINT_URL]", show_default=False),
 ]
 
+Config = Annotated[Path | None, typer.Option("--config", "-c", help="YAML file of the same keys.")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", "-s", "-o", metavar="KEY=VALUE", help="Set any key of the configuration.")
+]
+Dataset = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DATASET",
+        help="Folder (local or s3://) with train.txt, val.txt and label.txt, or of class folders; or a .csv or "
+        ".parquet file with uri, label and maybe split.",
+    ),
+]
+Device = Annotated[
+    str | None,
+    typer.Option(metavar="cpu|gpu|gpu:0,1", help="Where the network runs. [default: cpu]", show_default=False),
+]
+
 
 def main() -> NoReturn:
     """Run the command."""
@@ -329,6 +346,128 @@ def split(
         seed=seed,
         group_by=group_by,
     )
+
+
+@app.command()
+def train(
+    data: Dataset = None,
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", metavar="NAME|FOLDER", help="Name of the zoo, or a model folder.")
+    ] = None,
+    output: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Where the run goes. [default: output]", show_default=False)
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(metavar="N", help="[default: 20]", show_default=False)] = None,
+    batch_size: Annotated[int | None, typer.Option(metavar="N", help="Images per step, of all workers.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(metavar="LR", help="[default: the family's recipe]")] = None,
+    image_size: Annotated[int | None, typer.Option(metavar="PIXELS", help="[default: the zoo's]")] = None,
+    pretrained: Annotated[
+        bool | None, typer.Option("--pretrained/--scratch", help="Start from timm's weights, or from random ones.")
+    ] = None,
+    weights: Annotated[str | None, typer.Option(metavar="PATH", help="Start from these weights.")] = None,
+    seed: Annotated[int | None, typer.Option(metavar="N")] = None,
+    device: Device = None,
+    num_workers: Annotated[int | None, typer.Option(metavar="N", help="Processes that train together.")] = None,
+    config: Config = None,
+    set_: Overrides = None,
+    s3_endpoint_url: S3Endpoint = None,
+) -> None:
+    """Fine-tune a network on a labelled dataset. Run again, the same command goes on where it was."""
+    from imgcls_ray.commands import train as command
+
+    flags = {
+        "data": data,
+        "model": model,
+        "output": output,
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "image_size": image_size,
+        "pretrained": pretrained,
+        "weights": weights,
+        "seed": seed,
+        "device": device,
+        "num_workers": num_workers,
+        "s3_endpoint_url": s3_endpoint_url,
+    }
+    command.run(config, set_ or [], {key: value for key, value in flags.items() if value is not None})
+
+
+@app.command()
+def evaluate(
+    data: Dataset = None,
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="Model folder (local or s3://), or a name of the zoo.")
+    ] = None,
+    output: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Where the result goes. [default: output]", show_default=False)
+    ] = None,
+    split: Annotated[str | None, typer.Option(metavar="train|val|test", help="[default: val]")] = None,
+    device: Device = None,
+    num_workers: Annotated[int | None, typer.Option(metavar="N", help="CPU workers. [default: all cores]")] = None,
+    config: Config = None,
+    set_: Overrides = None,
+    s3_endpoint_url: S3Endpoint = None,
+) -> None:
+    """Say how good a model is on a labelled dataset: in all, by class, by mistake, and how sure it may be."""
+    from imgcls_ray.commands import evaluate as command
+
+    flags = {
+        "data": data,
+        "model": model,
+        "output": output,
+        "split": split,
+        "device": device,
+        "num_workers": num_workers,
+        "s3_endpoint_url": s3_endpoint_url,
+    }
+    command.run(config, set_ or [], {key: value for key, value in flags.items() if value is not None})
+
+
+@app.command()
+def export(
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="Model folder (local or s3://), or a name of the zoo.")
+    ] = None,
+    format: Annotated[str | None, typer.Option(metavar="onnx|openvino|torch_export")] = None,
+    output: Annotated[str | None, typer.Option("--output", metavar="DIR", help="The folder to make.")] = None,
+    images: Annotated[
+        str | None,
+        typer.Option(metavar="PATH", help="Real images to compare on and to calibrate with: a dataset or a folder."),
+    ] = None,
+    int8: Annotated[bool, typer.Option("--int8", help="Quantize to 8 bits, calibrated on --images.")] = False,
+    config: Config = None,
+    set_: Overrides = None,
+    s3_endpoint_url: S3Endpoint = None,
+) -> None:
+    """Export a model for other runtimes, and compare it with the original; one that differs is refused."""
+    from imgcls_ray.commands import export as command
+
+    flags = {
+        "model": model,
+        "format": format,
+        "output": output,
+        "images": images,
+        "int8": int8 or None,
+        "s3_endpoint_url": s3_endpoint_url,
+    }
+    command.run(config, set_ or [], {key: value for key, value in flags.items() if value is not None})
+
+
+@app.command("run")
+def run_paddlex(
+    config: Annotated[
+        str, typer.Option("--config", "-c", help="PaddleX's YAML file, or the name of a network for its defaults.")
+    ],
+    override: Annotated[
+        list[str] | None,
+        typer.Option("--override", "-o", metavar="KEY=VALUE", help="E.g. Global.mode=train, Train.epochs_iters=10."),
+    ] = None,
+) -> None:
+    """PaddleX's commands: `python main.py -c … -o …` with `imgcls run` in place of `python main.py`."""
+    from imgcls_ray.commands import paddlex as command
+
+    command.run(config, override or [])
 
 
 @app.command()

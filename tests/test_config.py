@@ -20,7 +20,7 @@ NEEDED = {"input": "in", "model": "m", "output": "out"}
     [
         ({"topk": 3}, "topk: no such key; did you mean top_k?"),
         ({"batchsize": 3}, "batchsize: no such key; did you mean batch_size?"),
-        ({"zzz": 1}, "zzz: no such key; known keys: input, model, output"),
+        ({"zzz": 1}, "zzz: no such key; known keys: .*input, model, output"),
         ({"top_k": 0}, "top_k: input should be greater than 0, got 0"),
         ({"top_k": "many"}, "top_k: input should be a valid integer.*, got 'many'"),
         ({"max_error_rate": 2}, "max_error_rate: input should be less than or equal to 1, got 2"),

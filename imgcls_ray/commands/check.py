@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from imgcls_ray.commands.terminal import native_stderr_aside
-from imgcls_ray.config import CheckConfig, load_config, make_config, parse_overrides
+from imgcls_ray.config import CheckConfig, load_config, make_config, nested, parse_overrides
 from imgcls_ray.data.progress import image_progress
 from imgcls_ray.datasets.findings import FindingCode, Severity
 from imgcls_ray.errors import CheckFailedError, StoppedError, UsageError
@@ -34,8 +34,8 @@ def run(config_file: Path | None, overrides: Sequence[str], flags: Mapping[str, 
     Raises:
         CheckFailedError: the dataset has errors; the report is written.
     """
-    values = nested({**(load_config(config_file) if config_file else {}), **parse_overrides(overrides), **flags})
-    config = make_config(CheckConfig, values)
+    values = {**(load_config(config_file) if config_file else {}), **parse_overrides(overrides), **flags}
+    config = make_config(CheckConfig, nested(_our_keys(values)))
     try:
         with native_stderr_aside():
             result = _check(config, Console(stderr=True))
@@ -44,22 +44,9 @@ def run(config_file: Path | None, overrides: Sequence[str], flags: Mapping[str, 
     _tell(result, config)
 
 
-def nested(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Keys with a dot as tables in tables, and PaddleX's names as ours.
-
-    Raises:
-        UsageError: a key is a value and a table at once.
-    """
-    result: dict[str, Any] = {}
-    for key, value in values.items():
-        *tables, last = _PADDLEX_KEYS.get(key, key).removeprefix(_PADDLEX_PREFIX).split(".")
-        place = result
-        for table in tables:
-            place = place.setdefault(table, {})
-            if not isinstance(place, dict):
-                raise UsageError(f"{key}: {table} is set to a value already")
-        place[last] = value
-    return result
+def _our_keys(values: Mapping[str, Any]) -> dict[str, Any]:
+    """PaddleX's names as ours."""
+    return {_PADDLEX_KEYS.get(key, key).removeprefix(_PADDLEX_PREFIX): value for key, value in values.items()}
 
 
 def _check(config: CheckConfig, console: Console) -> CheckResult:

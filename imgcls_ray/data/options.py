@@ -9,14 +9,14 @@ from imgcls_ray.storage import FetchLimits
 from imgcls_ray.storage.s3 import S3Options
 
 if TYPE_CHECKING:
-    from imgcls_ray.config import CheckConfig, PredictConfig
+    from imgcls_ray.config import ReadLimits
 
 
-def s3_options(config: PredictConfig | CheckConfig) -> S3Options:
+def s3_options(config: ReadLimits) -> S3Options:
     return S3Options(endpoint_url=config.s3_endpoint_url, anonymous=config.s3_anonymous)
 
 
-def fetch_limits(config: PredictConfig | CheckConfig) -> FetchLimits:
+def fetch_limits(config: ReadLimits) -> FetchLimits:
     return FetchLimits(
         max_bytes=config.max_image_bytes,
         timeout_s=config.fetch_timeout_s,
@@ -25,7 +25,7 @@ def fetch_limits(config: PredictConfig | CheckConfig) -> FetchLimits:
     )
 
 
-def decode_limits(config: PredictConfig | CheckConfig) -> DecodeLimits:
+def decode_limits(config: ReadLimits) -> DecodeLimits:
     return DecodeLimits(
         max_bytes=config.max_image_bytes, max_pixels=config.max_image_pixels, timeout_s=config.decode_timeout_s
     )

@@ -1,0 +1,27 @@
+"""One strict model per job, and the only door to YAML."""
+
+from imgcls_ray.config.base import StrictModel, load_config, make_config, nested, parse_overrides
+from imgcls_ray.config.check import CheckConfig, SplitOptions
+from imgcls_ray.config.device import Device, parse_device
+from imgcls_ray.config.evaluate import EvaluateConfig
+from imgcls_ray.config.export import ExportConfig
+from imgcls_ray.config.limits import ReadLimits
+from imgcls_ray.config.predict import PredictConfig
+from imgcls_ray.config.train import TrainConfig
+
+__all__ = [
+    "CheckConfig",
+    "Device",
+    "EvaluateConfig",
+    "ExportConfig",
+    "PredictConfig",
+    "ReadLimits",
+    "SplitOptions",
+    "StrictModel",
+    "TrainConfig",
+    "load_config",
+    "make_config",
+    "nested",
+    "parse_device",
+    "parse_overrides",
+]

@@ -1,0 +1,114 @@
+"""One strict model per job, and the only door to YAML.
+
+A configuration is checked once, at the edge: unknown keys are refused with the nearest known one, nothing is guessed or
+repaired. Below the function that a job calls, values travel as plain arguments.
+"""
+
+from __future__ import annotations
+
+import difflib
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from imgcls_ray.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+
+class StrictModel(BaseModel):
+    """Frozen, no unknown keys, field docstrings are the documentation."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+M = TypeVar("M", bound=StrictModel)
+
+
+def make_config(kind: type[M], values: Mapping[str, Any]) -> M:
+    """Check values against one job's model.
+
+    Raises:
+        ConfigError: naming the key, what came, and the nearest known key or the way out.
+    """
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(_first_problem(kind, error)) from error
+
+
+def load_config(path: Path) -> dict[str, Any]:
+    """Read one YAML file of plain values.
+
+    Raises:
+        ConfigError: missing, not YAML, not a mapping, or carrying a tag that would build an object.
+    """
+    import yaml
+
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not plain YAML: {' '.join(str(error).split())}") from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+        raise ConfigError(f"{path}: expected 'key: value' lines, got {type(values).__name__}")
+    return values
+
+
+def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
+    """Read ``key=value`` pairs; values are YAML scalars, never evaluated.
+
+    Raises:
+        ConfigError: a pair without ``=``, or a value that is not YAML.
+    """
+    import yaml
+
+    values: dict[str, Any] = {}
+    for pair in overrides:
+        key, equals, text = pair.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"{pair!r}: expected key=value, e.g. top_k=3")
+        try:
+            values[key.strip()] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"{pair!r}: the value is not YAML: {' '.join(str(error).split())}") from error
+    return values
+
+
+def nested(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Keys with a dot as tables in tables.
+
+    Raises:
+        ConfigError: a key is a value and a table at once.
+    """
+    result: dict[str, Any] = {}
+    for key, value in values.items():
+        *tables, last = key.split(".")
+        place = result
+        for table in tables:
+            place = place.setdefault(table, {})
+            if not isinstance(place, dict):
+                raise ConfigError(f"{key}: {table} is set to a value already")
+        place[last] = value
+    return result
+
+
+def _first_problem(kind: type[StrictModel], error: ValidationError) -> str:
+    problem = error.errors()[0]
+    key = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(key, kind.model_fields, n=1, cutoff=0.4)
+        hint = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(kind.model_fields)}"
+        return f"{key}: no such key; {hint}"
+    if problem["type"] == "missing":
+        meaning = " ".join((kind.model_fields[key].description or "").split()).replace("``", "'")
+        return f"{key}: is needed; {meaning}"
+    message = problem["msg"].removeprefix("Value error, ")
+    if not key:
+        return message
+    return f"{key}: {message[0].lower()}{message[1:]}, got {problem['input']!r}"

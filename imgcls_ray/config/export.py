@@ -1,0 +1,39 @@
+"""One export of a model to a format of other runtimes."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, PositiveInt, model_validator
+
+from imgcls_ray.config.limits import ReadLimits
+
+
+class ExportConfig(ReadLimits):
+    """One export: ``imgcls export`` and ``jobs/export.py``."""
+
+    model: str
+    """Model folder (local or ``s3://``), or a name of the zoo with pretrained weights."""
+    output: str
+    """The exported folder to make; must not exist."""
+    format: Literal["onnx", "openvino", "torch_export"]
+    """``onnx``: model.onnx; ``openvino``: model.xml and model.bin; ``torch_export``: model.pt2."""
+    int8: bool = False
+    """Quantize weights and activations to 8 bits, calibrated on ``images``. Not for torch_export."""
+    images: str | None = None
+    """Real images to compare on and to calibrate with: a dataset (its val split; with labels the accuracy is told too),
+    a folder, ``s3://bucket/prefix/``, a glob or a list. Without them the comparison is on drawn pictures."""
+    num_images: PositiveInt = 512
+    """How many of the images are compared, spread over all of them."""
+    num_calibration_images: PositiveInt = 300
+    """How many are calibrated with; of a dataset, from its train split."""
+    min_agreement: float = Field(default=0.995, ge=0, le=1)
+    """Smallest share of images with the same top-1 label as before; below it the export is refused."""
+
+    @model_validator(mode="after")
+    def _int8_needs_images(self) -> Self:
+        if self.int8 and self.format == "torch_export":
+            raise ValueError("int8 is for format=onnx and format=openvino")
+        if self.int8 and self.images is None:
+            raise ValueError("int8 is calibrated on real images; give images=DATASET or a folder of them")
+        return self

@@ -1,0 +1,82 @@
+"""One bulk-labelling run."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, PositiveInt, field_validator, model_validator
+
+from imgcls_ray.config.device import parse_device
+from imgcls_ray.config.limits import ReadLimits
+
+
+class PredictConfig(ReadLimits):
+    """One bulk-labelling run: ``imgcls predict`` and ``jobs/predict.py``."""
+
+    input: str
+    """File, directory (recursive), ``s3://bucket/prefix/``, glob, list (.txt, .csv or .parquet with a ``uri`` column,
+    or the manifest.json of an S3 Inventory) or http(s) address."""
+    model: str
+    """Model folder (local or ``s3://``), or a name of the zoo with pretrained weights."""
+    output: str
+    """The label store: a directory or ``s3://bucket/prefix``, made if it does not exist."""
+    top_k: PositiveInt = 5
+    """Labels kept per image, best first. Part of the store's identity."""
+    embedding: bool = False
+    """Also keep the features before the classifier head. Part of the store's identity."""
+    logits: bool = False
+    """Also keep the raw scores of every class. Part of the store's identity."""
+
+    engine: Literal["auto", "openvino", "torch"] = "auto"
+    """``auto``: OpenVINO on CPUs, torch on GPUs."""
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """``auto``: bf16 where the processor computes it natively."""
+    num_workers: PositiveInt | None = None
+    """Actors that label on CPUs, one core each; with GPUs, actors that fetch and decode. Default: all the cores."""
+    device: str = "cpu"
+    """``cpu``; ``gpu`` for all GPUs of the machine or cluster; ``gpu:0,1`` for these of this machine."""
+    num_gpus: int = Field(default=0, ge=0)
+    """Label on this many GPUs, one actor each, whichever they are. 0: as ``device`` says."""
+    batch_size: PositiveInt = 32
+    """Images per forward pass on one worker; short batches are padded."""
+    unit_size: int | None = Field(default=None, ge=16, le=2048)
+    """Largest number of images in one unit of work. Default: about ten seconds of work, by the model's size."""
+
+    limit: PositiveInt | None = None
+    """Label at most this many inputs in this run."""
+    max_error_rate: float = Field(default=1.0, ge=0, le=1)
+    """End with exit code 1 when a larger share of the inputs fails. (If every input fails, the job always does.)"""
+    export: Literal["parquet", "jsonl", "csv"] | None = None
+    """Also write the newest row of every input to ``OUTPUT/exports/latest.*``."""
+    save_images: int = Field(default=0, ge=0)
+    """Leave this many annotated samples under ``OUTPUT/samples``."""
+    grace_s: float = Field(default=20.0, ge=0)
+    """After Ctrl-C or SIGTERM no new work is begun, and what is in work has this long to end, seconds. A second signal
+    ends at once. What is not done by then is done by the next run."""
+    dry_run: bool = False
+    """Say what would be labelled; write nothing."""
+
+    @field_validator("device")
+    @classmethod
+    def _is_a_device(cls, device: str) -> str:
+        parse_device(device)
+        return device
+
+    @model_validator(mode="after")
+    def _gpus_need_torch(self) -> Self:
+        if self.uses_gpus and self.engine == "openvino":
+            raise ValueError("engine=openvino labels on CPUs; use engine=torch (or auto) with device=gpu or num_gpus")
+        if self.num_gpus and self.gpu_ids:
+            raise ValueError(
+                f"device={self.device} names the GPUs, num_gpus={self.num_gpus} lets them be chosen: give one"
+            )
+        return self
+
+    @property
+    def uses_gpus(self) -> bool:
+        return self.num_gpus > 0 or parse_device(self.device).is_gpu
+
+    @property
+    def gpu_ids(self) -> tuple[int, ...]:
+        """The GPUs of this machine to label on, where they are named."""
+        return parse_device(self.device).ids
