@@ -9,11 +9,15 @@ import subprocess
 import sys
 import time
 import urllib.request
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ray.cluster_utils import Cluster
 from ray.experimental import internal_kv
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 ROOT = Path(__file__).parent.parent.parent
 RAY = Path(sys.executable).with_name("ray")
@@ -28,12 +32,14 @@ class OwnCluster:
         # Ray's default for the agent is one fixed port, which another Ray of this machine may hold.
         ports = {"dashboard_port": self.port, "dashboard_agent_listen_port": _free_port()}
         head: dict[str, Any] = {**_NODE, "include_dashboard": True, **ports}
-        self._cluster = Cluster(initialize_head=True, head_node_args=head)
+        with _keep_own_table():
+            self._cluster = Cluster(initialize_head=True, head_node_args=head)
         self.address: str = self._cluster.address
         self._wait_for_job_agent()
 
     def add_node(self) -> Any:
-        return self._cluster.add_node(**_NODE)
+        with _keep_own_table():
+            return self._cluster.add_node(**_NODE)
 
     def kill_node(self, node: Any) -> None:
         self._cluster.remove_node(node, allow_graceful=False)
@@ -57,9 +63,18 @@ class OwnCluster:
                 time.sleep(0.5)
 
     def shutdown(self) -> None:
-        # Ray takes it for the cluster that this process is joined to, and makes it forget the table of that one.
-        client = internal_kv.global_gcs_client
-        self._cluster.shutdown()  # type: ignore[no-untyped-call]
+        with _keep_own_table():
+            self._cluster.shutdown()  # type: ignore[no-untyped-call]
+
+
+@contextmanager
+def _keep_own_table() -> Iterator[None]:
+    """Ray takes each node that this process starts for its own: what it then asks the table of its head node, it asks
+    that of a cluster which is shut down soon. A client that finds no table for a minute ends the process."""
+    client = internal_kv.global_gcs_client
+    try:
+        yield
+    finally:
         internal_kv.global_gcs_client = client
 
 

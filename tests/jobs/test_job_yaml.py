@@ -8,11 +8,20 @@ from pathlib import Path
 import pytest
 import yaml
 
-from imgcls_ray.config import CheckConfig, PredictConfig, SplitOptions, StrictModel, load_config, make_config
+from imgcls_ray.config import (
+    CheckConfig,
+    ExportConfig,
+    PredictConfig,
+    SplitOptions,
+    StrictModel,
+    load_config,
+    make_config,
+)
 
 JOBS = Path(__file__).parent.parent.parent / "jobs"
 CONFIGURATIONS = pytest.mark.parametrize(
-    ("kind", "name"), [(PredictConfig, "predict.yaml"), (CheckConfig, "check_dataset.yaml")]
+    ("kind", "name"),
+    [(PredictConfig, "predict.yaml"), (CheckConfig, "check_dataset.yaml"), (ExportConfig, "export.yaml")],
 )
 
 
