@@ -1,6 +1,6 @@
 """One strict model per job, and the only door to YAML."""
 
-from imgcls_ray.config.base import StrictModel, load_config, make_config, nested, parse_overrides
+from imgcls_ray.config.base import StrictModel, dump_config, load_config, make_config, nested, parse_overrides
 from imgcls_ray.config.check import CheckConfig, SplitOptions
 from imgcls_ray.config.device import Device, parse_device
 from imgcls_ray.config.evaluate import EvaluateConfig
@@ -19,6 +19,7 @@ __all__ = [
     "SplitOptions",
     "StrictModel",
     "TrainConfig",
+    "dump_config",
     "load_config",
     "make_config",
     "nested",

@@ -60,6 +60,13 @@ def load_config(path: Path) -> dict[str, Any]:
     return values
 
 
+def dump_config(values: Mapping[str, Any]) -> str:
+    """Write plain values as ``load_config`` reads them."""
+    import yaml
+
+    return yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True)
+
+
 def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
     """Read ``key=value`` pairs; values are YAML scalars, never evaluated.
 

@@ -30,7 +30,7 @@ class EvaluateConfig(ReadLimits):
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """``auto``: bf16 where the processor computes it natively."""
     num_workers: PositiveInt | None = None
-    """Actors on CPUs, one core each. Default: all the cores; with a GPU device, one actor for each GPU."""
+    """Actors on CPUs, one core each; with GPUs, actors that fetch and decode. Default: all the cores."""
     device: str = "cpu"
     """``cpu``; ``gpu`` for all GPUs of the machine or cluster; ``gpu:0,1`` for these of this machine."""
     batch_size: PositiveInt = 32

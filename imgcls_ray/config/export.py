@@ -8,6 +8,10 @@ from pydantic import Field, PositiveInt, model_validator
 
 from imgcls_ray.config.limits import ReadLimits
 
+_MIN_AGREEMENT = 0.995
+# 8 bits are other numbers on purpose: images of which the model is not sure change sides.
+_MIN_AGREEMENT_INT8 = 0.9
+
 
 class ExportConfig(ReadLimits):
     """One export: ``imgcls export`` and ``jobs/export.py``."""
@@ -26,9 +30,16 @@ class ExportConfig(ReadLimits):
     num_images: PositiveInt = 512
     """How many of the images are compared, spread over all of them."""
     num_calibration_images: PositiveInt = 300
-    """How many are calibrated with; of a dataset, from its train split."""
-    min_agreement: float = Field(default=0.995, ge=0, le=1)
-    """Smallest share of images with the same top-1 label as before; below it the export is refused."""
+    """How many are calibrated with; of a dataset, from its train split. None of them is compared."""
+    min_agreement: float | None = Field(default=None, ge=0, le=1)
+    """Smallest share of images with the same top-1 label as before; below it the export is refused. Default: 0.995, and
+    0.9 with ``int8``."""
+
+    @property
+    def needed_agreement(self) -> float:
+        if self.min_agreement is not None:
+            return self.min_agreement
+        return _MIN_AGREEMENT_INT8 if self.int8 else _MIN_AGREEMENT
 
     @model_validator(mode="after")
     def _int8_needs_images(self) -> Self:

@@ -45,7 +45,7 @@ class TrainConfig(ReadLimits):
     """Passes that a step is made of: as many times less memory, the same result but for batch norm."""
 
     optimizer: Literal["sgd", "adamw"] | None = None
-    """SGD with Nesterov momentum, or AdamW. Default: the family's."""
+    """SGD with momentum, or AdamW. Default: the family's."""
     learning_rate: PositiveFloat | None = None
     """Highest learning rate. Default: the family's, scaled to ``batch_size``; a quarter of it for weights that are
     trained already."""
@@ -79,8 +79,8 @@ class TrainConfig(ReadLimits):
     trained ones."""
     flip: float = Field(default=0.5, ge=0, le=1)
     """Probability of mirroring left to right; 0 where a mirrored picture is of another class."""
-    rand_augment: int | None = Field(default=None, ge=0, le=30)
-    """Strength of two random operations on colours and shape; 0: none. Default: the family's."""
+    rand_augment: int | None = Field(default=None, ge=0, le=10)
+    """Strength of two random operations on colours and shape, in tenths; 0: none. Default: the family's."""
     random_erasing: float | None = Field(default=None, ge=0, le=1)
     """Probability of covering a random rectangle. Default: the family's."""
     mixup: float | None = Field(default=None, ge=0)
@@ -102,8 +102,10 @@ class TrainConfig(ReadLimits):
     eval_interval: PositiveInt = 1
     """Epochs between two evaluations on val; the last epoch is always evaluated."""
     save_interval: int = Field(default=0, ge=0)
-    """Epochs between two folders ``epoch_N``; 0: none. ``latest`` is written after every epoch, ``best_model`` after
-    every better one."""
+    """Epochs between two folders ``epoch_N``; 0: none."""
+    save_seconds: float = Field(default=60.0, ge=0)
+    """``latest`` and ``best_model`` are written at the end of an epoch when they are older than this, and at the end of
+    the run; 0: after every epoch. What a run that dies has to do again is no more than that."""
     keep_checkpoints: int = Field(default=5, ge=0)
     """How many of the folders ``epoch_N`` are kept, the newest; 0: all."""
 
@@ -120,6 +122,8 @@ class TrainConfig(ReadLimits):
     """Processes of each worker that read, decode and augment. Default: its cores, at most 12."""
     max_failures: int = Field(default=3, ge=0)
     """How often lost workers are replaced before the run fails."""
+    grace_s: float = Field(default=30.0, ge=0)
+    """After Ctrl-C or SIGTERM the run has this long to save where it is, seconds. A second signal ends it at once."""
     max_error_rate: float = Field(default=0.01, ge=0, le=1)
     """End with exit code 1 when a larger share of a split's images cannot be read. Such images are left out and told
     of, never replaced."""

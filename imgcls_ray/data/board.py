@@ -8,6 +8,7 @@ guilty one, and runs up in no time while a lost node is not known to be lost.
 from __future__ import annotations
 
 import secrets
+import time
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -43,6 +44,19 @@ class Board:
     def is_stopped(self) -> bool:
         return _get(self._key("stop")) is not None
 
+    def post(self, message: bytes) -> None:
+        """Leave a message for the driver. One worker posts: its clock orders them."""
+        _put(self._key(f"message/{time.time_ns():020d}"), message)
+
+    def collect(self) -> list[bytes]:
+        """Take the messages that were left, in order."""
+        messages = []
+        for key in sorted(_list(self._key("message/"))):
+            if (message := _get(key)) is not None:
+                messages.append(message)
+            _delete(key)
+        return messages
+
     def clear(self) -> None:
         """Remove what is left on a cluster that lives on."""
         _delete(self._key(""), by_prefix=True)
@@ -56,6 +70,13 @@ def _get(key: bytes) -> bytes | None:
 
     value: bytes | None = _internal_kv_get(key, namespace=_NAMESPACE)
     return value
+
+
+def _list(prefix: bytes) -> list[bytes]:
+    from ray.experimental.internal_kv import _internal_kv_list
+
+    keys: list[bytes] = _internal_kv_list(prefix, namespace=_NAMESPACE)
+    return keys
 
 
 def _put(key: bytes, value: bytes) -> None:

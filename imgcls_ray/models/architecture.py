@@ -35,8 +35,13 @@ class Architecture:
     args: dict[str, Argument] = field(default_factory=dict)
 
 
-def build_network(architecture: Architecture, *, num_classes: int) -> nn.Module:
+def build_network(architecture: Architecture, *, num_classes: int, drop_path: float = 0.0) -> nn.Module:
     """Build a network with random weights, in eval mode; without memory where torch's default device is ``meta``.
+
+    Args:
+        architecture: what network.
+        num_classes: outputs of its head.
+        drop_path: largest share of images for which training leaves a block out; not every network can.
 
     Raises:
         ValueError: there is no such architecture, or its arguments do not fit.
@@ -52,12 +57,13 @@ def build_network(architecture: Architecture, *, num_classes: int) -> nn.Module:
     allowed = _PADDLE_ARGS if ours else _TIMM_ARGS
     if unfit := sorted(arg for arg, value in args.items() if arg not in allowed or not _IS_VALID[arg](value)):
         raise ValueError(f"{name}: takes no {unfit[0][:100]}={str(args[unfit[0]])[:100]}")
+    training = {"drop_path_rate": drop_path} if drop_path else {}
     network: nn.Module
     try:
         if ours:
-            network = ours(num_classes, **args)
+            network = ours(num_classes, **args, **training)
         else:
-            network = timm.create_model(name, pretrained=False, num_classes=num_classes, **args)
+            network = timm.create_model(name, pretrained=False, num_classes=num_classes, **args, **training)
     except TypeError as error:
         raise ValueError(f"{name}: {error}") from error
     return network.eval()

@@ -22,7 +22,7 @@ from imgcls_ray.storage import DEFAULT_S3
 from imgcls_ray.storage.s3 import is_s3
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     import torch
     from torch import nn
@@ -96,6 +96,30 @@ def load_weights(
         architecture, state = model.architecture, _read_state_dict(path)
     network = _fitted(architecture, state, num_classes, what=model.name, where=where)
     return LoadedNetwork(network, architecture, model.preprocess, class_names=None)
+
+
+def network_for_classes(folder: ModelFolder, class_names: Sequence[str]) -> nn.Module:
+    """A model folder's network for these classes, in this order.
+
+    Where they are the folder's own, the head stays, put into this order; for others it is a new, random one.
+    """
+    spec = folder.spec
+    network = folder.load_network()
+    if tuple(class_names) == spec.class_names:
+        return network
+    heads = _head_axes(spec.architecture)
+    state = network.state_dict()
+    target = build_network(spec.architecture, num_classes=len(class_names))
+    fresh = target.state_dict()
+    if set(class_names) == set(spec.class_names):
+        import torch
+
+        places = torch.tensor([spec.class_names.index(name) for name in class_names])
+        state.update((name, state[name].index_select(axis, places)) for name, axis in heads.items())
+    else:
+        state.update((name, fresh[name]) for name in heads)
+    target.load_state_dict(state)
+    return target
 
 
 def tell_of_new_head(where: str, num_before: int, num_classes: int) -> None:

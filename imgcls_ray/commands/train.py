@@ -1,0 +1,54 @@
+"""``imgcls train``: train, and say how good it got and where it is."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from imgcls_ray.commands.terminal import native_stderr_aside
+from imgcls_ray.config import TrainConfig, load_config, make_config, parse_overrides
+from imgcls_ray.errors import StoppedError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from imgcls_ray.train.result import TrainResult
+
+
+def run(config_file: Path | None, overrides: Sequence[str], flags: Mapping[str, Any]) -> None:
+    """Train what the configuration says; flags win over overrides, overrides over the file.
+
+    Raises:
+        JobFailedError: training came to an end that is none; ``train_result.json`` says why.
+    """
+    values = {**(load_config(config_file) if config_file else {}), **parse_overrides(overrides), **flags}
+    train(make_config(TrainConfig, values))
+
+
+def train(config: TrainConfig) -> TrainResult:
+    """Train, and tell of it."""
+    from imgcls_ray.train.run import train as train_job
+
+    try:
+        with native_stderr_aside():
+            result = train_job(config, Console(stderr=True))
+    except KeyboardInterrupt as error:
+        raise StoppedError("stopped before training began") from error
+    _tell(result)
+    return result
+
+
+def _tell(result: TrainResult) -> None:
+    output = result.output.rstrip("/")
+    best, last = result.best_metrics, result.last_metrics
+    if result.was_done:
+        print(f"{output}: this run is done")
+    if result.num_bad:
+        print(f"{result.num_bad:,} images could not be read; {output}/bad_images.csv tells which and why")
+    print(
+        f"best of {last['epoch']:.0f} epochs: {result.best_epoch}, val top-1 {best['val.top1']:.2%}, "
+        f"top-5 {best['val.top5']:.2%}"
+    )
+    print(f"model folder: {output}/best_model; curves: {output}/curves.png")

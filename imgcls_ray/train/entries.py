@@ -1,0 +1,111 @@
+"""The labelled images of a run: read once, kept in one Arrow file that every process maps."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+
+from imgcls_ray.datasets.findings import Severity
+from imgcls_ray.datasets.source import read_dataset
+from imgcls_ray.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from imgcls_ray.datasets.findings import Finding
+    from imgcls_ray.storage.s3 import S3Options
+
+SPLITS = ("train", "val")
+_SCHEMA = pa.schema([("uri", pa.string()), ("label", pa.int32())])
+_NUM_SHOWN = 3
+_ROWS_PER_BATCH = 65_536
+
+
+@dataclass(frozen=True)
+class Entries:
+    """One dataset, ready to train on: labels are places in ``class_names``, without gaps."""
+
+    class_names: tuple[str, ...]
+    tables: dict[str, pa.Table]
+    """By split, train and val: ``uri`` and ``label``."""
+    fingerprint: str
+    """Hash of all of it."""
+
+    def images_per_class(self, split: str) -> np.ndarray:
+        """int64 (num_classes,)."""
+        return np.bincount(self.tables[split]["label"].to_numpy(), minlength=len(self.class_names))
+
+
+def read_entries(data: str, *, delimiter: str | None, s3: S3Options) -> Entries:
+    """Read the train and val splits of a dataset.
+
+    Raises:
+        InputError: there is no such dataset, it has faults, or nothing to train or to evaluate on.
+    """
+    source = read_dataset(data, delimiter=delimiter, s3=s3)
+    faults: list[Finding] = [finding for finding in source.findings if finding.code.severity is Severity.ERROR]
+    # Ids that no class has would be outputs that are never right.
+    known = [label for label, name in enumerate(source.class_names) if name is not None]
+    place = {label: number for number, label in enumerate(known)}
+    columns: dict[str, tuple[list[str], list[int]]] = {split: ([], []) for split in SPLITS}
+    batches: dict[str, list[pa.RecordBatch]] = {split: [] for split in SPLITS}
+    digest = hashlib.sha256()
+
+    def flush(split: str) -> None:
+        batch = pa.record_batch([pa.array(columns[split][0], pa.string()), columns[split][1]], schema=_SCHEMA)
+        for values in columns[split]:
+            values.clear()
+        batches[split].append(batch)
+
+    for entry in source.read(faults.append):
+        if entry.split in columns and entry.label in place:
+            uris, labels = columns[entry.split]
+            uris.append(entry.uri)
+            labels.append(place[entry.label])
+            digest.update(f"{entry.split}\0{entry.path}\0{entry.label}\n".encode(errors="surrogatepass"))
+            if len(uris) == _ROWS_PER_BATCH:
+                flush(entry.split)
+    _refuse_faults(data, faults)
+    for split in SPLITS:
+        flush(split)
+    class_names = tuple(str(source.class_names[label]) for label in known)
+    digest.update("\0".join(class_names).encode(errors="surrogatepass"))
+    tables = {split: pa.Table.from_batches(batches[split]) for split in SPLITS}
+    for split in SPLITS:
+        if not len(tables[split]):
+            raise InputError(
+                f"{data}: has no images in its {split} split; `imgcls split {data} --train-percent 90 --val-percent 10`"
+                " makes one"
+            )
+    return Entries(class_names, tables, digest.hexdigest())
+
+
+def _refuse_faults(data: str, faults: Sequence[Finding]) -> None:
+    if not faults:
+        return
+    counts = Counter(fault.code for fault in faults)
+    shown = "; ".join(
+        " ".join(filter(None, (f"{fault.file}:{fault.line}" if fault.line else fault.file, fault.code, fault.detail)))
+        for fault in faults[:_NUM_SHOWN]
+    )
+    raise InputError(
+        f"{data}: has {sum(counts.values()):,} faults ({shown}{'; …' if len(faults) > _NUM_SHOWN else ''}); "
+        f"`imgcls check {data}` tells all of them"
+    )
+
+
+def write_entries(table: pa.Table, path: Path) -> None:
+    """Write a split to a file that can be mapped."""
+    with pa.ipc.new_file(path, _SCHEMA) as writer:
+        writer.write_table(table.combine_chunks())
+
+
+def map_entries(path: Path) -> pa.Table:
+    """Map a split's file: processes of one node share its memory."""
+    return pa.ipc.open_file(pa.memory_map(str(path))).read_all()

@@ -1,0 +1,157 @@
+"""Read, decode and augment batches in processes beside the one that trains.
+
+The way of an image is the house's: ``fetch``, ``decode_image``, and for val ``preprocess_image``, as in evaluation and
+bulk labelling. An image that cannot be read is told of, never replaced.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from imgcls_ray.data.decoding import end_process_when_late, load_decoders
+from imgcls_ray.data.fetching import NUM_FETCH_THREADS, fetch_inputs
+from imgcls_ray.errors import ImageError
+from imgcls_ray.images.decoder import decode_image
+from imgcls_ray.images.preprocess import preprocess_image
+from imgcls_ray.train.entries import map_entries
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    import numpy as np
+
+    from imgcls_ray.images.limits import DecodeLimits
+    from imgcls_ray.images.preprocess import Preprocess
+    from imgcls_ray.storage import FetchLimits
+    from imgcls_ray.train.augment import Augmentation
+    from imgcls_ray.train.order import Sample
+
+_BATCHES_AHEAD = 3
+"""Of each process."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one pass sees."""
+
+    pixels: torch.Tensor
+    """uint8 (B, 3, S, S), RGB, channels last in memory; B may be less than asked for."""
+    labels: torch.Tensor
+    """int64 (B,)."""
+    bad: tuple[tuple[str, int, str], ...]
+    """Split, place in it and error code of those that could not be read."""
+
+    def pin_memory(self) -> Batch:
+        """torch's loader asks for it on the way to a GPU."""
+        return Batch(self.pixels.pin_memory(), self.labels.pin_memory(), self.bad)
+
+
+@dataclass(frozen=True)
+class LoadTask:
+    """What a loading process is told."""
+
+    files: dict[str, Path]
+    """By split: a file of entries to map."""
+    augmentation: Augmentation
+    preprocess: Preprocess
+    fetch_limits: FetchLimits
+    decode_limits: DecodeLimits
+
+
+class Images(Dataset[Batch]):
+    """Batches by their samples, of one split each; lives in a loading process."""
+
+    def __init__(self, task: LoadTask) -> None:
+        self._task = task
+        self._tables: dict[str, pa.Table] = {}
+        self._augment: Callable[[np.ndarray, int], torch.Tensor] | None = None
+        self._decode: Callable[[bytes], np.ndarray] | None = None
+        self._executor: ThreadPoolExecutor | None = None
+
+    def __getitem__(self, samples: list[Sample]) -> Batch:
+        self._begin()
+        pixels: list[torch.Tensor] = []
+        labels: list[int] = []
+        bad: list[tuple[str, int, str]] = []
+        for sample, data in zip(samples, self._fetched(samples), strict=True):
+            try:
+                if isinstance(data, ImageError):
+                    raise data
+                pixels.append(self._pixels(data, sample))
+                labels.append(self._tables[sample.split]["label"][sample.number].as_py())
+            except ImageError as error:
+                bad.append((sample.split, sample.number, str(error.code)))
+        size = self._task.augmentation.image_size if samples[0].split == "train" else self._task.preprocess.crop_size
+        batch = torch.empty((len(pixels), 3, size, size), dtype=torch.uint8, memory_format=torch.channels_last)
+        for place, image in enumerate(pixels):
+            batch[place] = image
+        return Batch(batch, torch.tensor(labels, dtype=torch.int64), tuple(bad))
+
+    def _begin(self) -> None:
+        if self._augment is None:
+            load_decoders()
+            self._tables = {split: map_entries(path) for split, path in self._task.files.items()}
+            self._augment = self._task.augmentation.build()
+            limits = self._task.decode_limits
+            self._decode = end_process_when_late(lambda data: decode_image(data, limits), limits)
+            self._executor = ThreadPoolExecutor(NUM_FETCH_THREADS, thread_name_prefix="fetch")
+
+    def _fetched(self, samples: list[Sample]) -> Iterator[bytes | ImageError]:
+        assert self._executor is not None
+        uris = self._tables[samples[0].split]["uri"].take([sample.number for sample in samples])
+        unknown = {"etag": pa.nulls(len(samples), pa.string()), "size": pa.nulls(len(samples), pa.int64())}
+        return fetch_inputs(pa.table({"uri": uris, **unknown}), self._task.fetch_limits, self._executor)
+
+    def _pixels(self, data: bytes, sample: Sample) -> torch.Tensor:
+        assert self._decode is not None
+        pixels = self._decode(data)
+        if sample.split == "val":
+            return torch.from_numpy(preprocess_image(pixels, self._task.preprocess)).permute(2, 0, 1)
+        assert self._augment is not None
+        return self._augment(pixels, sample.seed)
+
+
+def load_batches(
+    task: LoadTask, batches: Iterator[list[Sample]], *, num_processes: int, for_gpu: bool
+) -> Iterator[Batch]:
+    """Load batches in order, several ahead, in processes that live as long as the iterator."""
+    context = multiprocessing.get_context("forkserver")
+    # Not forked from this process: it has threads (Ray's, storage's), which do not survive a fork. Not spawned either:
+    # a server that has imported torch once forks each process in no time.
+    context.set_forkserver_preload([__name__])
+    loader: Any = DataLoader(
+        Images(task),
+        # Each "index" is a whole batch: an image that cannot be read must not need a place in it.
+        batch_size=None,
+        sampler=_Once(batches),
+        num_workers=num_processes,
+        prefetch_factor=_BATCHES_AHEAD,
+        multiprocessing_context=context,
+        worker_init_fn=_begin_process,
+        pin_memory=for_gpu,
+    )
+    return iter(loader)
+
+
+class _Once:
+    """A sampler of batches that are made as they are asked for."""
+
+    def __init__(self, batches: Iterator[list[Sample]]) -> None:
+        self._batches = batches
+
+    def __iter__(self) -> Iterator[list[Sample]]:
+        return self._batches
+
+
+def _begin_process(_number: int) -> None:
+    # Decoding gives way to the process that trains, which all of them wait for.
+    os.nice(5)

@@ -1,0 +1,158 @@
+"""The network of a run: what it starts from, and the model folders that come of it."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from imgcls_ray.errors import UsageError
+from imgcls_ray.images.preprocess import Preprocess
+from imgcls_ray.models.architecture import Architecture, build_network
+from imgcls_ray.models.folder import SPEC_FILE, WEIGHTS_FILE, save_model_folder
+from imgcls_ray.models.new import find_named_model, is_model_path, open_model
+from imgcls_ray.models.pretrained import pretrained_network
+from imgcls_ray.models.weights import load_weights, network_for_classes
+from imgcls_ray.models.zoo import ZOO
+from imgcls_ray.storage.s3 import is_s3
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor, nn
+
+    from imgcls_ray.config import TrainConfig
+    from imgcls_ray.storage import Directory
+    from imgcls_ray.storage.s3 import S3Options
+    from imgcls_ray.train.state import TrainState
+
+
+class Start(NamedTuple):
+    """What a run starts from."""
+
+    network: nn.Module
+    name: str
+    family: str | None
+    """In the zoo."""
+    architecture: Architecture
+    preprocess: Preprocess
+    """Of evaluation and ever after."""
+    train_size: int
+    """Height and width of training images, pixels."""
+    is_trained: bool
+    origin: str
+    """Where the weights come from, in words."""
+
+
+def open_start(config: TrainConfig, class_names: tuple[str, ...], s3: S3Options) -> Start:
+    """Build the network with the weights that the configuration names and a head for the classes.
+
+    Raises:
+        UnknownModelError: neither a folder nor a name; with the nearest names.
+        WeightsError: weights that cannot be had or do not fit.
+        ModelFolderError: a folder that does not fit together.
+        UsageError: settings that do not go together.
+    """
+    import torch
+
+    if is_s3(config.model) or is_model_path(config.model):
+        return _from_folder(config, class_names, s3)
+    model = find_named_model(config.model)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        if config.weights is not None:
+            loaded = load_weights(model, config.weights, num_classes=len(class_names), s3=s3)
+            network, architecture, preprocess = loaded.network, loaded.architecture, loaded.preprocess
+            origin = config.weights
+        elif config.pretrained:
+            loaded = pretrained_network(model, num_classes=len(class_names))
+            network, architecture, preprocess = loaded.network, loaded.architecture, loaded.preprocess
+            origin = f"timm's {model.timm_weights}"
+        else:
+            network = build_network(model.architecture, num_classes=len(class_names))
+            architecture, preprocess, origin = model.architecture, model.preprocess, f"random, seed {config.seed}"
+    is_trained = config.weights is not None or config.pretrained
+    train_size = model.train_size if preprocess == model.preprocess else preprocess.crop_size
+    family = model.family if config.model in ZOO else None
+    start = Start(network, model.name, family, architecture, preprocess, train_size, is_trained, origin)
+    return _resized(start, config.image_size)
+
+
+def _from_folder(config: TrainConfig, class_names: tuple[str, ...], s3: S3Options) -> Start:
+    import torch
+
+    if config.weights is not None:
+        raise UsageError(f"model={config.model} has its weights; weights={config.weights} is for the name of a network")
+    folder = open_model(config.model, s3)
+    spec = folder.spec
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        network = network_for_classes(folder, class_names)
+    known = ZOO.get(spec.name)
+    size = spec.preprocess.crop_size
+    start = Start(
+        network,
+        spec.name,
+        known.family if known else None,
+        spec.architecture,
+        spec.preprocess,
+        known.train_size if known and known.preprocess == spec.preprocess else size,
+        True,
+        f"{config.model} ({spec.fingerprint[:12]})",
+    )
+    return _resized(start, config.image_size)
+
+
+def _resized(start: Start, image_size: int | None) -> Start:
+    """Another image size keeps the share of the picture that the centre crop takes."""
+    if image_size is None:
+        return start
+    preprocess = start.preprocess
+    resize_size = round(preprocess.resize_size * image_size / preprocess.crop_size)
+    preprocess = replace(preprocess, resize_size=resize_size, crop_size=image_size)
+    return start._replace(preprocess=preprocess, train_size=image_size)
+
+
+def describe_model(start: Start, class_names: tuple[str, ...]) -> dict[str, Any]:
+    """What a state says of the model, as plain values."""
+    return {
+        "name": start.name,
+        "architecture": asdict(start.architecture),
+        "class_names": list(class_names),
+        "preprocess": asdict(start.preprocess),
+    }
+
+
+def network_of(model: Mapping[str, Any], weights: Mapping[str, Tensor], *, drop_path: float = 0.0) -> nn.Module:
+    """Build the network that a state describes, with these weights."""
+    architecture = Architecture(**model["architecture"])
+    network = build_network(architecture, num_classes=len(model["class_names"]), drop_path=drop_path)
+    network.load_state_dict(weights)
+    return network
+
+
+def publish_model(
+    state: TrainState, weights: Mapping[str, Tensor], metrics: Mapping[str, float], directory: Directory, name: str
+) -> str:
+    """Write a model folder under the output, over an older one.
+
+    The weights go first: a reader between the two files finds that they do not belong together, and refuses.
+
+    Returns:
+        Its fingerprint.
+    """
+    model = state.model
+    with tempfile.TemporaryDirectory(prefix="imgcls-model-") as place:
+        folder = save_model_folder(
+            Path(place, "model"),
+            network_of(model, weights),
+            name=model["name"],
+            architecture=Architecture(**model["architecture"]),
+            class_names=model["class_names"],
+            preprocess=Preprocess(**model["preprocess"]),
+            metrics=metrics,
+        )
+        for file in (WEIGHTS_FILE, SPEC_FILE):
+            directory.replace_from(f"{name}/{file}", str(folder.path / file))
+    return folder.spec.fingerprint

@@ -1,0 +1,164 @@
+"""What a training run does with every knob: the configuration's word, else the recipe of the network's family.
+
+The families' recipes are those of PaddleClas (https://github.com/PaddlePaddle/PaddleClas, ppcls/configs/ImageNet),
+which published the accuracies of the zoo, with the faults of PaddleX's copies left out; learning rates are kept per
+image of a batch, so that they scale with it (Goyal et al. 2017, https://arxiv.org/abs/1706.02677).
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from imgcls_ray.config import TrainConfig
+
+# PaddleX's own settings for fine-tuning take a quarter of the rate per image that PaddleClas trains PP-LCNet with.
+_TRAINED_RATE = 0.25
+_SCRATCH_CROP_SCALE, _TRAINED_CROP_SCALE = 0.08, 0.35
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Every knob, resolved."""
+
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    learning_rate: float = 0.1
+    """Highest, at the run's batch size. In the table of families: at ``batch``."""
+    min_learning_rate: float = 0.0
+    schedule: Literal["cosine", "step", "constant"] = "cosine"
+    warmup_epochs: float = 5.0
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    layer_decay: float = 1.0
+    clip_grad_norm: float = 0.0
+    label_smoothing: float = 0.0
+    drop_path: float = 0.0
+    ema_decay: float = 0.0
+    crop_scale: float = _SCRATCH_CROP_SCALE
+    flip: float = 0.5
+    rand_augment: int = 0
+    random_erasing: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+
+
+@dataclass(frozen=True)
+class _Published:
+    """A recipe and the batch size that its learning rate belongs to."""
+
+    batch: int
+    recipe: Recipe
+
+
+def _published(batch: int, **values: Any) -> _Published:
+    return _Published(batch, Recipe(**values))
+
+
+def _adamw(batch: int, **values: Any) -> _Published:
+    return _published(batch, optimizer="adamw", **{"weight_decay": 0.05, "label_smoothing": 0.1, **values})
+
+
+_MIXED: dict[str, Any] = {"rand_augment": 9, "random_erasing": 0.25, "mixup": 0.8, "cutmix": 1.0}
+
+_FAMILIES: Mapping[str, _Published] = {
+    "CLIP": _adamw(
+        512, learning_rate=3e-4, min_learning_rate=1e-6, layer_decay=0.6, rand_augment=9, random_erasing=0.25
+    ),
+    "ConvNeXt": _adamw(4096, learning_rate=4e-3, min_learning_rate=1e-6, warmup_epochs=20.0, drop_path=0.1, **_MIXED),
+    "FasterNet": _adamw(
+        512, learning_rate=6e-4, min_learning_rate=1e-5, warmup_epochs=20.0, mixup=0.1, cutmix=1.0, rand_augment=5
+    ),
+    "MobileNetV1": _published(256, schedule="step", warmup_epochs=0.0, weight_decay=3e-5),
+    "MobileNetV2": _published(256, learning_rate=0.045, warmup_epochs=0.0, weight_decay=4e-5),
+    "MobileNetV3": _published(2048, learning_rate=1.3, weight_decay=2e-5, label_smoothing=0.1),
+    "MobileNetV4": _adamw(
+        4096,
+        learning_rate=2e-3,
+        warmup_epochs=20.0,
+        weight_decay=0.1,
+        clip_grad_norm=5.0,
+        ema_decay=0.9998,
+        drop_path=0.1,
+        **{**_MIXED, "rand_augment": 8},
+    ),
+    "PP-HGNet": _published(
+        512,
+        learning_rate=0.5,
+        weight_decay=4e-5,
+        label_smoothing=0.1,
+        rand_augment=7,
+        random_erasing=0.25,
+        mixup=0.2,
+        cutmix=1.0,
+    ),
+    "PP-HGNetV2": _published(
+        512, learning_rate=0.5, weight_decay=2e-5, label_smoothing=0.1, rand_augment=7, random_erasing=0.25
+    ),
+    "PP-LCNet": _published(2048, learning_rate=0.8, weight_decay=3e-5, label_smoothing=0.1),
+    "PP-LCNetV2": _published(2000, learning_rate=0.8, weight_decay=4e-5, label_smoothing=0.1),
+    "ResNet": _published(256, schedule="step", warmup_epochs=0.0, weight_decay=1e-4),
+    "StarNet": _adamw(1024, learning_rate=3e-3, min_learning_rate=1e-5, **{**_MIXED, "rand_augment": 1, "cutmix": 0.2}),
+    "SwinTransformer": _adamw(
+        1024, learning_rate=1e-3, min_learning_rate=2e-5, warmup_epochs=20.0, drop_path=0.2, **_MIXED
+    ),
+}
+_OTHER = _adamw(1024, learning_rate=1e-3, min_learning_rate=1e-6, rand_augment=7, random_erasing=0.25)
+"""Of timm's other networks: AdamW trains all of them."""
+
+_NETWORKS: Mapping[str, dict[str, Any]] = {
+    "FasterNet-T0": {"weight_decay": 0.005, "mixup": 0.05, "rand_augment": 0},
+    "FasterNet-T1": {"weight_decay": 0.01, "mixup": 0.05, "rand_augment": 3},
+    "FasterNet-T2": {"weight_decay": 0.02},
+    "FasterNet-S": {"weight_decay": 0.03, "mixup": 0.3, "rand_augment": 7},
+    "FasterNet-M": {"mixup": 0.5, "rand_augment": 7, "clip_grad_norm": 1.0},
+    "FasterNet-L": {"mixup": 0.7, "rand_augment": 7, "clip_grad_norm": 0.01},
+    "MobileNetV2_x0_25": {"weight_decay": 3e-5},
+    "MobileNetV2_x0_5": {"weight_decay": 3e-5},
+    "MobileNetV3_large_x1_25": {"weight_decay": 4e-5},
+    "MobileNetV3_small_x0_35": {"weight_decay": 1e-5},
+    "MobileNetV3_small_x0_5": {"weight_decay": 1e-5},
+    "MobileNetV4_conv_small": {"weight_decay": 0.06, "warmup_epochs": 5.0, "drop_path": 0.03},
+    "MobileNetV4_conv_large": {"weight_decay": 0.2, "drop_path": 0.35},
+    "MobileNetV4_hybrid_medium": {"learning_rate": 1e-3, "rand_augment": 9},
+    "MobileNetV4_hybrid_large": {"rand_augment": 9},
+    "PP-HGNet_base": {"rand_augment": 10, "random_erasing": 0.4, "mixup": 0.4},
+    "PP-LCNet_x1_5": {"weight_decay": 4e-5},
+    "PP-LCNet_x2_0": {"weight_decay": 4e-5},
+    "PP-LCNet_x2_5": {"weight_decay": 4e-5, "rand_augment": 7},
+    "PP-LCNetV2_small": {"weight_decay": 2e-5},
+    "ResNet50": {"schedule": "cosine", "warmup_epochs": 5.0, "label_smoothing": 0.1},
+    "StarNet-S2": {"drop_path": 0.01},
+    "StarNet-S3": {"drop_path": 0.01},
+    "StarNet-S4": {"drop_path": 0.02},
+    **{
+        f"ResNet{depth}_vd": {"schedule": "cosine", "mixup": 0.2, "weight_decay": 7e-5 if depth <= 50 else 1e-4}
+        for depth in (18, 34, 50, 101, 152, 200)
+    },
+}
+
+
+def resolve_recipe(config: TrainConfig, *, name: str, family: str | None, batch_size: int, is_trained: bool) -> Recipe:
+    """Fill in what the configuration leaves open.
+
+    Args:
+        config: what was asked for.
+        name: of the network in the zoo; its own recipe may differ from its family's.
+        family: in the zoo; ``None`` for other networks.
+        batch_size: images per step.
+        is_trained: whether the backbone's weights are trained already.
+    """
+    published = _FAMILIES.get(family or "", _OTHER)
+    recipe = replace(published.recipe, **_NETWORKS.get(name, {}))
+    scale = batch_size / published.batch * (_TRAINED_RATE if is_trained else 1.0)
+    defaults = {
+        **asdict(recipe),
+        "learning_rate": recipe.learning_rate * scale,
+        "min_learning_rate": recipe.min_learning_rate * scale,
+        "warmup_epochs": min(recipe.warmup_epochs, config.epochs / 4),
+        "crop_scale": _TRAINED_CROP_SCALE if is_trained else _SCRATCH_CROP_SCALE,
+    }
+    asked = {key: value for key in defaults if (value := getattr(config, key)) is not None}
+    return Recipe(**{**defaults, **asked})

@@ -1,0 +1,186 @@
+"""Tell people how a run goes: a bar or lines at the terminal, ``train.log``, TensorBoard events, curves."""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+import time
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from imgcls_ray.data.progress import duration
+from imgcls_ray.storage.local import path_from_uri
+from imgcls_ray.storage.s3 import is_s3
+from imgcls_ray.train.curves import draw_curves
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from imgcls_ray.storage import Directory
+    from imgcls_ray.train.events import Event
+
+logger = logging.getLogger("imgcls_ray")
+_steps = logging.getLogger("imgcls_ray.train.steps")
+
+LOG_FILE, CURVES_FILE, EVENTS_FOLDER = "train.log", "curves.png", "tensorboard"
+_LOG_INTERVAL_S = 10.0
+_CURVES_INTERVAL_S = 60.0
+
+
+class Reporter:
+    """Takes the events of one command and keeps what people look at up to date."""
+
+    def __init__(
+        self, directory: Directory, folder: Path, history: list[dict[str, float]], step: int, bar: Progress | None
+    ) -> None:
+        from tensorboardX import SummaryWriter
+
+        self._directory, self._folder, self._bar = directory, folder, bar
+        self.history = list(history)
+        self._best_epoch = 0
+        self._events = SummaryWriter(str(folder / EVENTS_FOLDER), purge_step=step + 1)
+        self._task = bar.add_task("training", total=None, words="") if bar else None
+        self._begun: tuple[float, int] | None = None
+        self._total = 0
+        self._steps_per_epoch = 1
+        self._last_line = self._last_curves = time.monotonic()
+
+    def take(self, event: Event) -> None:
+        """One event."""
+        {"begin": self._begin, "step": self._step, "epoch": self._epoch}[event.kind](event.values)
+
+    def _begin(self, values: dict[str, Any]) -> None:
+        self._total = values["epochs"] * values["steps_per_epoch"]
+        self._steps_per_epoch = values["steps_per_epoch"]
+        self._begun = None
+        # A run that goes on after a death does again what was not saved.
+        self.history = [row for row in self.history if row["step"] <= values["step"]]
+        logger.info(
+            "epoch %d of %d, %d steps each; %d %s on %s, mixed precision: %s",
+            values["step"] // self._steps_per_epoch + 1,
+            values["epochs"],
+            self._steps_per_epoch,
+            values["num_workers"],
+            "worker" if values["num_workers"] == 1 else "workers",
+            values["device"].partition(":")[0],
+            values["amp"].removeprefix("torch."),
+        )
+
+    def _step(self, values: dict[str, Any]) -> None:
+        step = values["step"]
+        if self._begun is None:
+            self._begun = (time.monotonic(), step)
+        text = (
+            f"epoch {values['epoch']}, step {step:,} of {self._total:,}: loss {values['loss']:.4f}, "
+            f"learning rate {values['learning_rate']:.3g}, {values['images_per_s']:.1f} images/s, "
+            f"{duration(self._seconds_left(step))} left"
+        )
+        _steps.debug(text)
+        for name, key in (("loss", "train/loss"), ("learning_rate", "learning_rate"), ("images_per_s", "images_per_s")):
+            self._events.add_scalar(key, values[name], step)
+        if self._bar is not None and self._task is not None:
+            words = f"epoch {values['epoch']}  loss {values['loss']:.4f}  lr {values['learning_rate']:.2g}  "
+            words += f"{values['images_per_s']:.0f} images/s"
+            self._bar.update(self._task, total=self._total, completed=step, words=words)
+        elif time.monotonic() - self._last_line >= _LOG_INTERVAL_S:
+            self._last_line = time.monotonic()
+            logger.info(text)
+
+    def _seconds_left(self, step: int) -> float:
+        if self._begun is None or step == self._begun[1]:
+            return 0.0
+        start, first = self._begun
+        return (time.monotonic() - start) / (step - first) * (self._total - step)
+
+    def _epoch(self, values: dict[str, Any]) -> None:
+        row = values["row"]
+        self.history.append(row)
+        if values["is_best"]:
+            self._best_epoch = row["epoch"]
+        parts = [f"train loss {row['train.loss']:.4f}"]
+        if "val.top1" in row:
+            parts.append(f"val top-1 {row['val.top1']:.2%}, top-5 {row['val.top5']:.2%}, loss {row['val.loss']:.4f}")
+        parts.append(f"{row['images_per_s']:.1f} images/s")
+        if values["num_bad"]:
+            parts.append(f"{values['num_bad']:,} images could not be read")
+        best = " (best)" if values["is_best"] else ""
+        logger.info("epoch %d: %s%s", row["epoch"], ", ".join(parts), best)
+        for key in ("train.loss", "train.top1", "val.loss", "val.top1", "val.top5"):
+            if key in row:
+                self._events.add_scalar(f"epoch/{key.replace('.', '_')}", row[key], row["epoch"])
+        if time.monotonic() - self._last_curves >= _CURVES_INTERVAL_S:
+            self.publish()
+
+    def publish(self) -> None:
+        """Bring the files in the output up to date."""
+        self._last_curves = time.monotonic()
+        self._events.flush()
+        if self.history:
+            self._directory.replace(CURVES_FILE, draw_curves(self.history, self._best_epoch))
+        if is_s3(self._directory.uri):
+            for path in [self._folder / LOG_FILE, *(self._folder / EVENTS_FOLDER).iterdir()]:
+                self._directory.replace_from(str(path.relative_to(self._folder)), str(path))
+
+    def close(self, best_epoch: int) -> None:
+        """At the end of the command, however it ends."""
+        self._best_epoch = best_epoch or self._best_epoch
+        self._events.close()
+        self.publish()
+
+
+@contextmanager
+def report_to(directory: Directory, history: list[dict[str, float]], step: int, console: Console) -> Iterator[Reporter]:
+    """Report while the block runs.
+
+    Args:
+        directory: the run's output.
+        history: rows of the epochs that were done before.
+        step: steps that were done before.
+        console: where the bar goes.
+    """
+    with ExitStack() as stack:
+        if is_s3(directory.uri):
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="imgcls-train-log-")))
+            with suppress(FileNotFoundError):
+                (folder / LOG_FILE).write_bytes(directory.read(LOG_FILE))
+        else:
+            folder = Path(path_from_uri(directory.uri))
+            os.makedirs(folder, exist_ok=True)
+        stack.enter_context(_log_to(folder / LOG_FILE))
+        bar = stack.enter_context(_progress(console)) if console.is_terminal else None
+        yield Reporter(directory, folder, history, step, bar)
+
+
+@contextmanager
+def _log_to(path: Path) -> Iterator[None]:
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    _steps.setLevel(logging.DEBUG)
+    # Every step stands in the file; at the terminal a line every ten seconds is enough.
+    _steps.propagate = False
+    for one in (logger, _steps):
+        one.addHandler(handler)
+    try:
+        yield
+    finally:
+        for one in (logger, _steps):
+            one.removeHandler(handler)
+        handler.close()
+
+
+def _progress(console: Console) -> Progress:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[words]}"),
+        TimeRemainingColumn(),
+        console=console,
+    )

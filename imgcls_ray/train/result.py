@@ -1,0 +1,95 @@
+"""What a run leaves for programs: ``train_result.json``, with PaddleX's keys first."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from imgcls_ray.models.folder import SPEC_FILE
+from imgcls_ray.train.reporter import CURVES_FILE, EVENTS_FOLDER, LOG_FILE
+from imgcls_ray.train.saving import BEST, LATEST
+
+if TYPE_CHECKING:
+    from imgcls_ray.storage import Directory
+    from imgcls_ray.train.entries import Entries
+    from imgcls_ray.train.state import TrainState
+
+RESULT_FILE, CONFIG_FILE, LABEL_FILE, BAD_FILE = "train_result.json", "config.yaml", "label.txt", "bad_images.csv"
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """How a run ended."""
+
+    output: str
+    best_epoch: int
+    best_metrics: dict[str, float]
+    last_metrics: dict[str, float]
+    num_bad: int
+    was_done: bool
+    """There was nothing left to do."""
+
+
+def write_result(state: TrainState, entries: Entries, directory: Directory, *, data: str) -> None:
+    """Write the result of a run that is done."""
+    directory.replace(LABEL_FILE, _label_text(entries))
+    _write_bad_images(state, entries, directory)
+    last = state.history[-1]
+    models = {
+        "last_1": _model(directory, LATEST, last.get("val.top1"), int(last["epoch"])),
+        "best": _model(directory, BEST, state.best_metrics.get("val.top1"), state.best_epoch),
+    }
+    result = {
+        "model_name": state.model["name"],
+        "label_dict": LABEL_FILE,
+        "train_log": LOG_FILE,
+        "visualdl_log": EVENTS_FOLDER,
+        "config": CONFIG_FILE,
+        "models": models,
+        "done_flag": True,
+        "best": {"epoch": state.best_epoch, "metrics": state.best_metrics},
+        "last": {"epoch": last["epoch"], "metrics": last},
+        "curves": CURVES_FILE,
+        "dataset": {
+            "path": data,
+            "fingerprint": entries.fingerprint,
+            "num_classes": len(entries.class_names),
+            **{f"{split}_samples": len(table) for split, table in entries.tables.items()},
+        },
+        "bad_images": {"count": len(state.bad), "file": BAD_FILE if state.bad else None},
+        "history": state.history,
+    }
+    directory.replace(RESULT_FILE, json.dumps(result, indent=2, ensure_ascii=False).encode() + b"\n")
+
+
+def write_failure(directory: Directory, error: BaseException) -> None:
+    """Write, as PaddleX does, why a run did not get done."""
+    failure = {"done_flag": False, "err_type": type(error).__name__, "err_msg": str(error)}
+    directory.replace(RESULT_FILE, json.dumps(failure, indent=2, ensure_ascii=False).encode() + b"\n")
+
+
+def _model(directory: Directory, name: str, score: float | None, epoch: int) -> dict[str, Any]:
+    spec = json.loads(directory.read(f"{name}/{SPEC_FILE}"))
+    return {"score": score, "path": name, "epoch": epoch, "fingerprint": spec["fingerprint"]}
+
+
+def _label_text(entries: Entries) -> bytes:
+    lines = (f"{number} {name}\n" for number, name in enumerate(entries.class_names))
+    return "".join(lines).encode(errors="backslashreplace")
+
+
+def _write_bad_images(state: TrainState, entries: Entries, directory: Directory) -> None:
+    if not state.bad:
+        directory.remove(BAD_FILE)
+        return
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(["split", "uri", "label", "error"])
+    for key in sorted(state.bad, key=lambda key: (key.partition("/")[0], int(key.partition("/")[2]))):
+        split, _, number = key.partition("/")
+        row = entries.tables[split].slice(int(number), 1).to_pylist()[0]
+        writer.writerow([split, row["uri"], entries.class_names[row["label"]], state.bad[key]])
+    directory.replace(BAD_FILE, text.getvalue().encode(errors="backslashreplace"))

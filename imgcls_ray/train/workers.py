@@ -1,0 +1,162 @@
+"""Hand a run to Ray Train, and listen to it until it ends."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import tempfile
+import threading
+from typing import TYPE_CHECKING, Any
+
+from imgcls_ray.data.board import Board
+from imgcls_ray.data.causes import with_causes
+from imgcls_ray.data.cluster import show_gpus, start_ray
+from imgcls_ray.data.stopping import GracefulStop
+from imgcls_ray.errors import ResourceError, StoppedError
+from imgcls_ray.storage.local import path_from_uri
+from imgcls_ray.storage.s3 import is_s3
+from imgcls_ray.train.events import receive
+from imgcls_ray.train.loop import Outcome, TrainTask, train_worker
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from imgcls_ray.config import TrainConfig
+    from imgcls_ray.train.entries import Entries
+    from imgcls_ray.train.recipe import Recipe
+    from imgcls_ray.train.reporter import Reporter
+    from imgcls_ray.train.state import TrainState
+
+_POLL_S = 0.3
+_MAX_LOADERS = 12
+
+
+def train_on_ray(
+    config: TrainConfig, entries: Entries, state: TrainState, recipe: Recipe, reporter: Reporter
+) -> Outcome:
+    """Train on the Ray that the environment names, or on one of this machine.
+
+    Raises:
+        ResourceError: more than it has.
+        StoppedError: a second signal, or the end of the grace after the first.
+        ImgclsError: workers failed too often; why the last one did.
+    """
+    import ray
+
+    if config.gpu_ids:
+        show_gpus(config.gpu_ids)
+    start_ray(uses_gpus=config.uses_gpus)
+    num_workers, cpus_per_worker = _plan(config)
+    board = Board()
+    task = TrainTask(
+        config=config,
+        recipe=recipe,
+        batch_size=state.identity["batch_size"],
+        train_size=state.identity["about"]["train_size"],
+        output=config.output if is_s3(config.output) else os.path.abspath(path_from_uri(config.output)),
+        tables=ray.put(entries.tables),
+        cpus_per_worker=cpus_per_worker,
+        loader_processes=config.loader_processes or min(cpus_per_worker, _MAX_LOADERS),
+        board=board,
+    )
+    fit = _Fit(task, num_workers)
+    # Signals reach the main thread, and Ray Train would take them for itself there.
+    thread = threading.Thread(target=fit.run, name="ray-train", daemon=True)
+    try:
+        with GracefulStop(config.grace_s, board.stop) as stop:
+            thread.start()
+            while thread.is_alive():
+                thread.join(_POLL_S)
+                for event in receive(board):
+                    reporter.take(event)
+    except KeyboardInterrupt as error:
+        raise StoppedError(
+            f"stopped at once; the same command goes on from what was last saved in {config.output}"
+        ) from error
+    if fit.error is not None and stop.requested:
+        # A Ctrl-C at a terminal, and a service manager, stop Ray's processes too: what breaks then is the stop.
+        raise StoppedError(
+            f"stopped; the same command goes on from what was last saved in {config.output}"
+        ) from fit.error
+    board.clear()
+    return next(with_causes(fit.outcomes(), f"; the same command goes on from what was last saved in {config.output}"))
+
+
+class _Fit:
+    """Ray Train's part, in a thread."""
+
+    def __init__(self, task: TrainTask, num_workers: int) -> None:
+        self._task, self._num_workers = task, num_workers
+        self.error: BaseException | None = None
+        self._outcome: Outcome | None = None
+
+    def run(self) -> None:
+        # Whatever Ray raises is told in the main thread.
+        try:
+            self._outcome = self._fit()
+        except BaseException as error:
+            self.error = error
+
+    def outcomes(self) -> Iterator[Outcome]:
+        """The one outcome, or the error."""
+        if self.error is not None:
+            failures = getattr(self.error, "worker_failures", None)
+            # What the workers died of says more than that they did.
+            raise next(iter(failures.values())) if failures else self.error
+        assert self._outcome is not None
+        yield self._outcome
+
+    def _fit(self) -> Outcome:
+        # Read when the workers are set up; paths are absolute, and Ray's folder is not ours.
+        os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
+        logging.getLogger("ray.train").setLevel(logging.ERROR)
+        # Ray's hints for type checkers are those of Train's first version.
+        ray_train: Any = importlib.import_module("ray.train")
+        torch_trainer: Any = importlib.import_module("ray.train.torch").TorchTrainer
+
+        config, task = self._task.config, self._task
+        resources: dict[str, float] = {"CPU": task.cpus_per_worker}
+        if config.uses_gpus:
+            resources["GPU"] = 1
+        is_elastic = config.min_workers is not None and config.min_workers < self._num_workers
+        with tempfile.TemporaryDirectory(prefix="imgcls-ray-train-", ignore_cleanup_errors=True) as folder:
+            trainer = torch_trainer(
+                train_worker,
+                train_loop_config={"task": task},
+                scaling_config=ray_train.ScalingConfig(
+                    num_workers=(config.min_workers, self._num_workers) if is_elastic else self._num_workers,
+                    use_gpu=config.uses_gpus,
+                    resources_per_worker=resources,
+                ),
+                run_config=ray_train.RunConfig(
+                    # Ray's own account of the run; ours is in the output.
+                    storage_path=folder,
+                    failure_config=ray_train.FailureConfig(max_failures=config.max_failures),
+                ),
+            )
+            outcome: Any = trainer.fit().return_value
+        assert isinstance(outcome, Outcome), outcome
+        return outcome
+
+
+def _plan(config: TrainConfig) -> tuple[int, int]:
+    """Workers, and the cores of each, for the Ray that runs."""
+    import ray
+
+    resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    cpus, gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
+    num_workers = config.num_workers or len(config.gpu_ids) or (gpus if config.uses_gpus else 1)
+    if not num_workers:
+        raise ResourceError(
+            "device=gpu: the Ray cluster has no GPU now; give num_workers if it can grow, or device=cpu"
+        )
+    cpus_per_worker = config.cpus_per_worker or max(cpus // num_workers, 1)
+    may_grow = bool(os.environ.get("RAY_ADDRESS"))
+    if (num_workers * cpus_per_worker > cpus or (config.uses_gpus and num_workers > gpus)) and not may_grow:
+        raise ResourceError(
+            f"the run needs {num_workers * cpus_per_worker} CPUs ({num_workers} workers of {cpus_per_worker}) and "
+            f"{num_workers if config.uses_gpus else 0} GPUs, this machine has {cpus} CPUs and {gpus} GPUs; lower "
+            "num_workers or cpus_per_worker"
+        )
+    return num_workers, cpus_per_worker
