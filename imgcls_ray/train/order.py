@@ -54,12 +54,24 @@ class BatchOrder:
                 mine = np.array_split(part, self.world_size)[self.rank]
                 yield [Sample("train", int(i), self._sample_seed(epoch, int(i))) for i in mine]
 
+    @property
+    def num_val_batches(self) -> int:
+        """Of this worker."""
+        return -(-self._num_mine // self._val_size)
+
     def val_batches(self) -> Iterator[list[Sample]]:
         """This worker's share of the val split; all workers together see each image once."""
         mine = range(self.rank, self.num_val, self.world_size)
-        size = max(self.batch_size // self.accumulate_steps // self.world_size, 1)
-        for start in range(0, len(mine), size):
-            yield [Sample("val", i, 0) for i in mine[start : start + size]]
+        for start in range(0, len(mine), self._val_size):
+            yield [Sample("val", i, 0) for i in mine[start : start + self._val_size]]
+
+    @property
+    def _num_mine(self) -> int:
+        return len(range(self.rank, self.num_val, self.world_size))
+
+    @property
+    def _val_size(self) -> int:
+        return max(self.batch_size // self.accumulate_steps // self.world_size, 1)
 
     def _order(self, epoch: int) -> np.ndarray:
         rng = np.random.default_rng((self.seed, epoch))

@@ -101,8 +101,8 @@ def _batch_size(config: TrainConfig, entries: Entries) -> int:
     num_parts = config.accumulate_steps * (config.num_workers or 1)
     if num_parts > batch_size:
         raise UsageError(
-            f"a step of {batch_size} images cannot be shared out to {num_parts} passes "
-            f"(accumulate_steps={config.accumulate_steps}, num_workers={config.num_workers or 1}); give fewer of them, or a larger batch_size"
+            f"a step of {batch_size} images cannot be shared out to {num_parts} passes (num_workers="
+            f"{config.num_workers or 1}, accumulate_steps={config.accumulate_steps}); give a larger batch_size"
         )
     return batch_size
 

@@ -1,14 +1,12 @@
-"""Write states and model folders beside the training, one after the other, in the order in which they were made."""
+"""Write what a run has come to: the state to go on from first, then the model folders."""
 
 from __future__ import annotations
 
 import os
 import re
 import time
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from imgcls_ray.models.folder import SPEC_FILE, WEIGHTS_FILE
 from imgcls_ray.storage import open_directory
@@ -18,59 +16,45 @@ from imgcls_ray.train.network import publish_model
 from imgcls_ray.train.state import STATE_FILE, save_state
 
 if TYPE_CHECKING:
-    from concurrent.futures import Future
-
     from imgcls_ray.storage.s3 import S3Options
     from imgcls_ray.train.state import TrainState
 
 LATEST, BEST = "latest", "best_model"
 _CHECKPOINT = re.compile(r"epoch_([0-9]+)")
+_MIN_RATIO = 20
 
 
 class Saver:
-    """Saves in a thread of its own; a failure is told by the next call."""
+    """Saves while the training waits.
+
+    Not in a thread of its own: what builds a network to check a folder draws random numbers, and those of training are
+    the process's too.
+    """
 
     def __init__(self, output: str, s3: S3Options, *, keep: int) -> None:
         self._output, self._directory, self._keep = output, open_directory(output, s3), keep
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix="save")
-        self._pending: Future[None] | None = None
         self._last = time.monotonic()
+        self._took_s = 0.0
         self._best_epoch = -1
 
-    def seconds_since_save(self) -> float:
-        """Since this was made, or the last save began."""
-        return time.monotonic() - self._last
+    def is_due(self, seconds: float) -> bool:
+        """Whether the last save is so long ago, and long enough that saving is a small part of the time."""
+        return time.monotonic() - self._last >= max(seconds, _MIN_RATIO * self._took_s)
 
     def save(self, state: TrainState, *, checkpoint: str | None = None) -> None:
         """Write ``latest``, with the state to go on from, and ``best_model`` where it is another one.
 
         Args:
-            state: its weights are not changed after this.
+            state: what to write.
             checkpoint: write the same to a folder of this name, to stay.
 
         Raises:
-            StorageError: this or an earlier save failed.
+            StorageError: it cannot be written.
         """
-        self.wait()
+        start = time.monotonic()
+        self._write(state, checkpoint)
         self._last = time.monotonic()
-        snapshot = replace(
-            state,
-            optimizer=_copied(state.optimizer),
-            sums=dict(state.sums),
-            history=list(state.history),
-            bad=dict(state.bad),
-        )
-        self._pending = self._executor.submit(self._write, snapshot, checkpoint)
-
-    def wait(self) -> None:
-        """Wait until what was saved is durable."""
-        if self._pending is not None:
-            self._pending.result()
-            self._pending = None
-
-    def close(self) -> None:
-        """End the thread; what it has in hand is written."""
-        self._executor.shutdown(wait=True)
+        self._took_s = self._last - start
 
     def _write(self, state: TrainState, checkpoint: str | None) -> None:
         # The state first, and alone enough: whatever is broken off after it is written again by the run that goes on.
@@ -96,16 +80,3 @@ class Saver:
             if not is_s3(self._output):
                 with suppress(OSError):
                     os.rmdir(os.path.join(path_from_uri(self._output), f"epoch_{number}"))
-
-
-def _copied(value: Any) -> Any:
-    """An optimizer's state on the CPU, apart from the one that training goes on with."""
-    import torch
-
-    if isinstance(value, torch.Tensor):
-        return value.detach().to("cpu", copy=True)
-    if isinstance(value, dict):
-        return {key: _copied(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_copied(item) for item in value]
-    return value

@@ -1,0 +1,250 @@
+"""The network that learns: passes forward and back, steps of the optimizer, evaluation; nothing of epochs or files."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from imgcls_ray.images.preprocess import Preprocess
+from imgcls_ray.train.augment import make_mixer
+from imgcls_ray.train.network import network_of
+from imgcls_ray.train.optimisation import average_of, make_optimizer, set_learning_rate
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    import torch
+    from torch import nn
+
+    from imgcls_ray.config import TrainConfig
+    from imgcls_ray.train.loading import Batch
+    from imgcls_ray.train.recipe import Recipe
+    from imgcls_ray.train.state import TrainState
+
+_IGNORED = -100  # torch's own number for targets that do not count
+
+
+class Learner:
+    """One worker's copy of the network; the workers' copies stay the same.
+
+    Args:
+        state: what to go on from.
+        config: how.
+        recipe: with which knobs.
+        batch_size: images of a step, of all workers together.
+        labels: int32 (N,), of the train split.
+        device: where this worker computes.
+        world_size: number of workers.
+    """
+
+    def __init__(
+        self,
+        state: TrainState,
+        config: TrainConfig,
+        recipe: Recipe,
+        *,
+        batch_size: int,
+        labels: np.ndarray,
+        device: torch.device,
+        world_size: int,
+    ) -> None:
+        import torch
+
+        self._recipe, self._device, self._world_size, self._batch_size = recipe, device, world_size, batch_size
+        self._num_classes = len(state.model["class_names"])
+        self._network = network_of(state.model, state.network, drop_path=recipe.drop_path)
+        self._network.to(device).to(memory_format=torch.channels_last)
+        self._is_probe = config.freeze == "backbone"
+        if self._is_probe:
+            self._network.requires_grad_(False)
+            self._head().requires_grad_(True)
+        self._average = average_of(self._network, recipe)
+        if self._average is not None and state.average is not None:
+            self._average.module.load_state_dict(state.average)
+        self._optimizer = make_optimizer(self._network, recipe)
+        if state.optimizer is not None:
+            self._optimizer.load_state_dict(state.optimizer)
+        self.amp_type = _amp_type(config.amp, device)
+        self._scaler = torch.amp.GradScaler(device.type, enabled=self.amp_type is torch.float16)
+        if state.scaler:
+            self._scaler.load_state_dict(state.scaler)
+        self._parallel: nn.Module = self._network
+        if world_size > 1:
+            device_ids = [device] if device.type == "cuda" else None
+            self._parallel = torch.nn.parallel.DistributedDataParallel(self._network, device_ids=device_ids)
+        preprocess = Preprocess(**state.model["preprocess"])
+        self._mean = (255 * torch.tensor(preprocess.mean, device=device)).view(1, 3, 1, 1)
+        self._std = (255 * torch.tensor(preprocess.std, device=device)).view(1, 3, 1, 1)
+        self._mix = make_mixer(recipe, self._num_classes)
+        self._weights = _class_weights(labels, self._num_classes).to(device) if config.class_weights != "none" else None
+        self._sums = torch.zeros(2, dtype=torch.float64, device=device)
+
+    def step(self, passes: Iterable[Batch], *, num_passes: int, rate: float, step: int, seed: int) -> None:
+        """One step of the optimizer.
+
+        Args:
+            passes: what the gradient is of.
+            num_passes: how many they are.
+            rate: learning rate.
+            step: its number, from 0.
+            seed: of dropout, depth and mixes.
+        """
+        import torch
+
+        torch.manual_seed(seed)
+        self._train_mode()
+        self._optimizer.zero_grad(set_to_none=True)
+        set_learning_rate(self._optimizer, rate)
+        for number, batch in enumerate(passes):
+            # Gradients are shared with the other workers once a step.
+            is_last = number + 1 == num_passes or self._world_size == 1
+            with nullcontext() if is_last else self._parallel.no_sync():  # type: ignore[operator]
+                self._forward_backward(batch)
+        if self._recipe.clip_grad_norm:
+            self._scaler.unscale_(self._optimizer)
+            torch.nn.utils.clip_grad_norm_(self._network.parameters(), self._recipe.clip_grad_norm)
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+        if self._average is not None:
+            self._average.update(self._network, step + 1)
+
+    def _forward_backward(self, batch: Batch) -> None:
+        import torch
+        from torch.nn import functional as F
+
+        pixels, labels = _at_least_two(batch)
+        images = self._normalised(pixels)
+        target = labels.to(self._device, non_blocking=True)
+        if self._mix is not None and len(batch.labels) >= 2:
+            images, target = self._mix(images, target)
+        with self._autocast():
+            logits = self._parallel(images)
+        loss = F.cross_entropy(
+            logits.float(),
+            target,
+            weight=self._weights,
+            reduction="sum",
+            label_smoothing=self._recipe.label_smoothing,
+        )
+        # The mean over all images of the step, wherever they are: DDP averages over workers, who may have fewer.
+        torch.autograd.backward(self._scaler.scale(loss * (self._world_size / self._batch_size)))
+        with torch.no_grad():
+            truth = target.argmax(1) if target.ndim == 2 else target
+            self._sums += torch.stack([loss.detach(), (logits.argmax(1) == truth).sum()])
+
+    def take_sums(self, counts: list[float]) -> tuple[list[float], list[float]]:
+        """Add up over the workers: loss and right answers since the last time, and what each of them counted."""
+        import torch
+
+        sums = torch.cat([self._sums, torch.tensor(counts, dtype=torch.float64, device=self._device)])
+        self._sums.zero_()
+        totals = self._added_up(sums).tolist()
+        return totals[:2], totals[2:]
+
+    def evaluate(self, batches: Iterable[Batch]) -> tuple[dict[str, float], int]:
+        """Metrics over the batches of all workers, each image once, and how many images could not be read."""
+        import torch
+        from torch.nn import functional as F
+
+        network = self._network if self._average is None else self._average.module
+        network.eval()
+        top = min(5, self._num_classes)
+        sums = torch.zeros(5, dtype=torch.float64, device=self._device)
+        with torch.inference_mode():
+            for batch in batches:
+                sums[4] += len(batch.bad)
+                if not len(batch.labels):
+                    continue
+                labels = batch.labels.to(self._device, non_blocking=True)
+                with self._autocast():
+                    logits = network(self._normalised(batch.pixels))
+                logits = logits.float()
+                hits = logits.topk(top).indices == labels[:, None]
+                sums[0] += F.cross_entropy(logits, labels, reduction="sum").double()
+                sums[1] += hits[:, 0].sum()
+                sums[2] += hits.any(1).sum()
+                sums[3] += len(labels)
+        loss, top1, top5, count, num_bad = self._added_up(sums).tolist()
+        count = max(count, 1)
+        return {"val.loss": loss / count, "val.top1": top1 / count, "val.top5": top5 / count}, int(num_bad)
+
+    def weights_for_use(self) -> dict[str, torch.Tensor]:
+        """A copy, on the CPU, of the weights that are evaluated: averaged ones, where the recipe has them."""
+        return _on_cpu(self._network if self._average is None else self._average.module)
+
+    def write_to(self, state: TrainState) -> None:
+        """Put what there is to go on from into a state; the weights are copies."""
+        state.network = _on_cpu(self._network)
+        state.average = _on_cpu(self._average.module) if self._average is not None else None
+        state.optimizer = self._optimizer.state_dict()
+        state.scaler = self._scaler.state_dict() if self._scaler.is_enabled() else None
+
+    def _train_mode(self) -> None:
+        if self._is_probe:
+            # Batch norm keeps the statistics that it was trained with.
+            self._network.eval()
+            self._head().train()
+        else:
+            self._parallel.train()
+
+    def _head(self) -> nn.Module:
+        head: nn.Module = self._network.get_classifier()  # type: ignore[operator]
+        return head
+
+    def _normalised(self, pixels: torch.Tensor) -> torch.Tensor:
+        import torch
+
+        images = pixels.to(self._device, non_blocking=True).float()
+        return images.sub_(self._mean).div_(self._std).contiguous(memory_format=torch.channels_last)
+
+    def _autocast(self) -> Any:
+        import torch
+
+        if self.amp_type is None:
+            return nullcontext()
+        return torch.autocast(self._device.type, dtype=self.amp_type)
+
+    def _added_up(self, sums: torch.Tensor) -> torch.Tensor:
+        if self._world_size > 1:
+            import torch.distributed
+
+            torch.distributed.all_reduce(sums)
+        return sums
+
+
+def _on_cpu(network: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in network.state_dict().items()}
+
+
+def _class_weights(labels: np.ndarray, num_classes: int) -> torch.Tensor:
+    """Inverse to how many images a class has; 1 on average over the images."""
+    import torch
+
+    counts = np.bincount(labels, minlength=num_classes)
+    weights = len(labels) / (np.count_nonzero(counts) * np.maximum(counts, 1))
+    return torch.from_numpy(weights).float()
+
+
+def _amp_type(amp: str, device: torch.device) -> torch.dtype | None:
+    import torch
+
+    if amp == "off" or (amp == "auto" and device.type == "cpu"):
+        return None
+    if amp == "auto":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    return torch.bfloat16 if amp == "bf16" else torch.float16
+
+
+def _at_least_two(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pixels and labels, filled up with what does not count: batch norm needs two images, and the other workers wait
+    for this one's pass."""
+    import torch
+
+    missing = 2 - len(batch.labels)
+    if missing <= 0:
+        return batch.pixels, batch.labels
+    blank = torch.zeros((missing, *batch.pixels.shape[1:]), dtype=torch.uint8)
+    ignored = torch.full((missing,), _IGNORED, dtype=torch.int64)
+    return torch.cat([batch.pixels, blank]), torch.cat([batch.labels, ignored])

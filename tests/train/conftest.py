@@ -1,0 +1,130 @@
+"""What tests of training share: a data set that is learnt in seconds, and a configuration that does it."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from rich.console import Console
+
+from imgcls_ray.config import TrainConfig, make_config
+from imgcls_ray.train.events import receive
+from imgcls_ray.train.loop import Outcome, TrainTask, run_worker
+from imgcls_ray.train.run import train
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from imgcls_ray.train.entries import Entries
+    from imgcls_ray.train.recipe import Recipe
+    from imgcls_ray.train.reporter import Reporter
+    from imgcls_ray.train.result import TrainResult
+    from imgcls_ray.train.state import TrainState
+
+CLASSES = ("red", "green", "blue")
+NUM_TRAIN, NUM_VAL = 48, 15
+
+
+def write_colours(folder: Path, *, num_train: int = NUM_TRAIN, num_val: int = NUM_VAL) -> None:
+    """PaddleX's lists of noisy pictures of one colour each."""
+    (folder / "images").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for split, count in (("train", num_train), ("val", num_val)):
+        lines = []
+        for number in range(count):
+            label = number % len(CLASSES)
+            pixels = rng.integers(0, 60, (40, 44, 3), dtype=np.uint8)
+            pixels[:, :, label] += 180
+            path = f"images/{split}_{number:03d}.png"
+            Image.fromarray(pixels).save(folder / path)
+            lines.append(f"{path} {label}\n")
+        (folder / f"{split}.txt").write_text("".join(lines))
+    (folder / "label.txt").write_text("".join(f"{label} {name}\n" for label, name in enumerate(CLASSES)))
+
+
+@pytest.fixture(scope="session")
+def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set that no test changes."""
+    folder = tmp_path_factory.mktemp("data") / "colours"
+    write_colours(folder)
+    return folder
+
+
+@pytest.fixture
+def make_train_config(colours: Path, tmp_path: Path) -> Callable[..., TrainConfig]:
+    """A configuration that trains a small network in seconds."""
+
+    def make(**changes: Any) -> TrainConfig:
+        values: dict[str, Any] = {
+            "data": str(colours),
+            "model": "PP-LCNet_x0_25",
+            "output": str(tmp_path / "run"),
+            "pretrained": False,
+            "image_size": 32,
+            "epochs": 2,
+            "batch_size": 16,
+            "optimizer": "adamw",
+            "learning_rate": 0.01,
+            "crop_scale": 0.8,
+            "log_interval": 2,
+            "loader_processes": 1,
+            "cpus_per_worker": 1,
+            "save_seconds": 0,
+        }
+        return make_config(TrainConfig, {**values, **changes})
+
+    return make
+
+
+class LocalBoard:
+    """A board without Ray."""
+
+    def __init__(self, *, stop_after: int | None = None) -> None:
+        self.messages: list[bytes] = []
+        self._stop_after = stop_after
+
+    def post(self, message: bytes) -> None:
+        self.messages.append(message)
+
+    def collect(self) -> list[bytes]:
+        taken, self.messages = self.messages, []
+        return taken
+
+    def is_stopped(self) -> bool:
+        return self._stop_after is not None and len(self.messages) >= self._stop_after
+
+
+@pytest.fixture
+def train_here(monkeypatch: pytest.MonkeyPatch) -> Callable[..., TrainResult]:
+    """The command's work with its one worker in this process: everything but Ray Train."""
+
+    def train_in_process(config: TrainConfig, *, stop_after: int | None = None) -> TrainResult:
+        def on_no_ray(
+            config: TrainConfig, entries: Entries, state: TrainState, recipe: Recipe, reporter: Reporter
+        ) -> Outcome:
+            board: Any = LocalBoard(stop_after=stop_after)
+            task = TrainTask(
+                config,
+                recipe,
+                batch_size=state.identity["batch_size"],
+                train_size=state.identity["about"]["train_size"],
+                output=config.output,
+                tables=None,
+                cpus_per_worker=1,
+                loader_processes=1,
+                board=board,
+            )
+            outcome = run_worker(task, entries.tables, rank=0, world_size=1, device=torch.device("cpu"))
+            for event in receive(board):
+                reporter.take(event)
+            return outcome
+
+        monkeypatch.setattr("imgcls_ray.train.run.train_on_ray", on_no_ray)
+        return train(config, Console(file=io.StringIO()))
+
+    return train_in_process

@@ -1,0 +1,324 @@
+"""A run from its data set to its files, with the one worker in this process."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from imgcls_ray import create_model
+from imgcls_ray.data.lease import hold_lease
+from imgcls_ray.errors import InputError, JobFailedError, StoppedError, StoreInUseError, UsageError
+from imgcls_ray.models.folder import open_model_folder
+from imgcls_ray.storage import DEFAULT_S3, open_directory
+from imgcls_ray.train.entries import read_entries
+from tests.train.conftest import CLASSES, NUM_VAL, write_colours
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from imgcls_ray.config import TrainConfig
+    from imgcls_ray.train.result import TrainResult
+
+
+def result_of(output: str | Path) -> dict[str, Any]:
+    result: dict[str, Any] = json.loads(Path(output, "train_result.json").read_text())
+    return result
+
+
+@pytest.fixture(scope="session")
+def trained_once() -> dict[str, Path]:
+    """Where the run is that several tests look at."""
+    return {}
+
+
+@pytest.fixture
+def trained(
+    trained_once: dict[str, Path],
+    make_train_config: Callable[..., TrainConfig],
+    train_here: Callable[..., TrainResult],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """A run of 16 epochs that is done."""
+    if not trained_once:
+        output = tmp_path_factory.mktemp("trained") / "run"
+        train_here(make_train_config(output=str(output), epochs=16, batch_size=8, save_interval=4, keep_checkpoints=2))
+        trained_once["output"] = output
+    return trained_once["output"]
+
+
+def test_it_learns_what_pictures_show_and_leaves_a_model_that_knows_it(trained: Path, colours: Path) -> None:
+    result = result_of(trained)
+    assert result["done_flag"] is True
+    assert result["best"]["metrics"]["val.top1"] >= 0.9
+    model = create_model(trained / "best_model")
+    assert model.class_names == CLASSES
+    lines = (colours / "val.txt").read_text().splitlines()
+    labels = [next(iter(model.predict(colours / line.split()[0]))).label for line in lines]
+    right = sum(label == CLASSES[int(line.split()[1])] for label, line in zip(labels, lines, strict=True))
+    assert right / NUM_VAL == pytest.approx(result["best"]["metrics"]["val.top1"])
+
+
+def test_it_leaves_what_people_and_programs_look_for(trained: Path) -> None:
+    names = {path.name for path in trained.iterdir()}
+    assert names == {
+        "best_model", "latest", "epoch_12", "epoch_16", "train_result.json", "train.log", "config.yaml", "label.txt",
+        "curves.png", "tensorboard",
+    }  # fmt: skip
+    result = result_of(trained)
+    best = open_model_folder(trained / "best_model").spec
+    assert result["models"]["best"] == {
+        "score": result["best"]["metrics"]["val.top1"],
+        "path": "best_model",
+        "epoch": result["best"]["epoch"],
+        "fingerprint": best.fingerprint,
+    }
+    assert best.metrics["val.top1"] == result["best"]["metrics"]["val.top1"]
+    assert best.preprocess.crop_size == 32
+    assert [row["epoch"] for row in result["history"]] == list(range(1, 17))
+    assert "epoch 16" in (trained / "train.log").read_text()
+    assert (trained / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert list((trained / "tensorboard").glob("events.out.tfevents.*"))
+    assert (trained / "label.txt").read_text() == "0 red\n1 green\n2 blue\n"
+    for name in ("latest", "epoch_12", "epoch_16"):
+        open_model_folder(trained / name)
+        assert (trained / name / "train_state.pt").exists()
+
+
+def test_run_again_it_is_done(
+    trained: Path, make_train_config: Callable[..., TrainConfig], train_here: Callable[..., TrainResult]
+) -> None:
+    before = (trained / "best_model" / "model.json").read_bytes()
+    result = train_here(make_train_config(output=str(trained), epochs=16, batch_size=8, save_interval=4, keep_checkpoints=2))
+    assert result.was_done
+    assert (trained / "best_model" / "model.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("changes", [{"epochs": 7}, {"learning_rate": 0.02}, {"seed": 1}, {"batch_size": 16}])
+def test_a_run_of_other_settings_does_not_go_on_there(
+    trained: Path,
+    make_train_config: Callable[..., TrainConfig],
+    train_here: Callable[..., TrainResult],
+    changes: dict[str, Any],
+) -> None:
+    [(key, value)] = changes.items()
+    with pytest.raises(UsageError, match=rf"holds a run with {key}=\S+, this one has {key}={value}; give another out"):
+        train_here(make_train_config(output=str(trained), **{"epochs": 16, "batch_size": 8, **changes}))
+
+
+def test_nor_does_one_on_other_data(
+    trained: Path,
+    tmp_path: Path,
+    make_train_config: Callable[..., TrainConfig],
+    train_here: Callable[..., TrainResult],
+) -> None:
+    write_colours(tmp_path / "other", num_train=49)
+    with pytest.raises(UsageError, match="holds a run of another dataset, or this one has changed"):
+        train_here(make_train_config(data=str(tmp_path / "other"), output=str(trained), epochs=16, batch_size=8))
+
+
+@pytest.mark.parametrize("stop_after", [2, 4, 5])
+def test_stopped_anywhere_it_goes_on_as_if_it_had_not_been(
+    tmp_path: Path,
+    make_train_config: Callable[..., TrainConfig],
+    train_here: Callable[..., TrainResult],
+    stop_after: int,
+) -> None:
+    recipe: dict[str, Any] = {"ema_decay": 0.9, "mixup": 0.5, "optimizer": "sgd", "learning_rate": 0.05}
+    whole, halves = (make_train_config(output=str(tmp_path / name), epochs=3, **recipe) for name in ("whole", "halves"))
+    train_here(whole)
+    # The first message says that it begins; then there is one at the second step and at the last of an epoch, and one
+    # at its end.
+    epoch = 1 if stop_after == 2 else 2
+    with pytest.raises(StoppedError, match=f"stopped in epoch {epoch} of 3; the same command goes on"):
+        train_here(halves, stop_after=stop_after)
+    assert result_of(halves.output) == {
+        "done_flag": False,
+        "err_type": "StoppedError",
+        "err_msg": f"stopped in epoch {epoch} of 3; the same command goes on from there, {halves.output} has what is "
+        "done",
+    }
+    train_here(halves)
+    one, other = (load_file(Path(config.output, "latest", "model.safetensors")) for config in (whole, halves))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    rows = [
+        [{**row, "seconds": 0, "images_per_s": 0} for row in result_of(c.output)["history"]] for c in (whole, halves)
+    ]
+    assert rows[0] == rows[1]
+    assert result_of(whole.output)["best"] == result_of(halves.output)["best"]
+
+
+def test_torn_files_of_a_run_that_died_are_written_again(
+    make_train_config: Callable[..., TrainConfig], train_here: Callable[..., TrainResult]
+) -> None:
+    config = make_train_config(epochs=3)
+    with pytest.raises(StoppedError):
+        train_here(config, stop_after=7)
+    # As after a death between the two files of the folder.
+    best = Path(config.output, "best_model")
+    (best / "model.safetensors").write_bytes(b"torn")
+    train_here(config)
+    open_model_folder(best)
+    open_model_folder(Path(config.output, "latest"))
+
+
+def test_it_goes_on_from_a_model_folder_with_its_head_in_the_datasets_order(
+    trained: Path,
+    colours: Path,
+    tmp_path: Path,
+    make_train_config: Callable[..., TrainConfig],
+    train_here: Callable[..., TrainResult],
+) -> None:
+    turned = tmp_path / "turned"
+    shutil.copytree(colours, turned)
+    (turned / "label.txt").write_text("0 blue\n1 green\n2 red\n")
+    for split in ("train", "val"):
+        text = (turned / f"{split}.txt").read_text()
+        (turned / f"{split}.txt").write_text(
+            text.replace(" 0\n", " x\n").replace(" 2\n", " 0\n").replace(" x\n", " 2\n")
+        )
+    config = make_train_config(
+        data=str(turned),
+        model=str(trained / "best_model"),
+        image_size=None,
+        epochs=1,
+        learning_rate=1e-9,
+        weight_decay=0,
+    )
+    result = train_here(config)
+    assert result.best_metrics["val.top1"] >= 0.9
+    assert open_model_folder(Path(config.output, "best_model")).spec.class_names == ("blue", "green", "red")
+
+
+def test_a_new_head_for_other_classes_keeps_the_rest(
+    trained: Path, tmp_path: Path, make_train_config: Callable[..., TrainConfig], train_here: Callable[..., TrainResult]
+) -> None:
+    write_colours(tmp_path / "other")
+    (tmp_path / "other" / "label.txt").write_text("0 rouge\n1 vert\n2 bleu\n")
+    config = make_train_config(
+        data=str(tmp_path / "other"), model=str(trained / "best_model"), image_size=None, freeze="backbone", epochs=1
+    )
+    train_here(config)
+    old = load_file(trained / "best_model" / "model.safetensors")
+    new = load_file(Path(config.output, "latest", "model.safetensors"))
+    changed = {name for name in old if not torch.equal(old[name], new[name])}
+    assert changed == {"classifier.weight", "classifier.bias"}
+
+
+# Bad input
+
+
+def break_images(data: Path, split: str, count: int) -> list[str]:
+    paths = [data / line.split()[0] for line in (data / f"{split}.txt").read_text().splitlines()[:count]]
+    for number, path in enumerate(paths):
+        if number % 2:
+            path.unlink()
+        else:
+            path.write_bytes(path.read_bytes()[:200])
+    return [str(path) for path in paths]
+
+
+def test_images_that_cannot_be_read_are_left_out_and_told_of(
+    tmp_path: Path, make_train_config: Callable[..., TrainConfig], train_here: Callable[..., TrainResult]
+) -> None:
+    data = tmp_path / "data"
+    write_colours(data)
+    broken = break_images(data, "train", 3) + break_images(data, "val", 2)
+    config = make_train_config(data=str(data), max_error_rate=0.2)
+    assert train_here(config).num_bad == 5
+    assert result_of(config.output)["bad_images"] == {"count": 5, "file": "bad_images.csv"}
+    rows = list(csv.DictReader((Path(config.output) / "bad_images.csv").read_text().splitlines()))
+    assert sorted(row["uri"].removeprefix("file://") for row in rows) == sorted(broken)
+    assert {row["error"] for row in rows} == {"not_found", "truncated"}
+    assert {row["label"] for row in rows} <= set(CLASSES)
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_too_many_of_them_end_it(
+    tmp_path: Path, make_train_config: Callable[..., TrainConfig], train_here: Callable[..., TrainResult], split: str
+) -> None:
+    data = tmp_path / "data"
+    write_colours(data)
+    break_images(data, split, 8)
+    config = make_train_config(data=str(data), max_error_rate=0.1)
+    with pytest.raises(JobFailedError, match=rf"of the \d+ images of the {split} split could not be read"):
+        train_here(config)
+    assert result_of(config.output)["done_flag"] is False
+
+
+def test_a_loss_that_is_no_number_ends_it_with_the_way_out(
+    make_train_config: Callable[..., TrainConfig], train_here: Callable[..., TrainResult]
+) -> None:
+    with pytest.raises(JobFailedError, match=r"the loss is not a finite number .* a lower learning_rate than 1e"):
+        train_here(make_train_config(optimizer="sgd", learning_rate=1e30, warmup_epochs=0, epochs=3))
+
+
+def test_faults_of_the_lists_are_told_before_anything_starts(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    write_colours(data)
+    with (data / "train.txt").open("a") as file:
+        file.write("images/x.png 9\nimages/y.png\n")
+    with pytest.raises(InputError, match=r"has 2 faults \(train.txt:49 label_out_of_range .*`imgcls check"):
+        read_entries(str(data), delimiter=None, s3=DEFAULT_S3)
+    (data / "train.txt").write_text((data / "val.txt").read_text())
+    (data / "val.txt").write_text("")
+    with pytest.raises(InputError, match=r"has no images in its val split; `imgcls split .* makes one"):
+        read_entries(str(data), delimiter=None, s3=DEFAULT_S3)
+
+
+def test_ids_that_no_class_has_get_no_output(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    write_colours(data)
+    (data / "label.txt").write_text("0 red\n1 green\n5 blue\n")
+    for split in ("train", "val"):
+        path = data / f"{split}.txt"
+        path.write_text(path.read_text().replace(" 2\n", " 5\n"))
+    entries = read_entries(str(data), delimiter=None, s3=DEFAULT_S3)
+    assert entries.class_names == CLASSES
+    assert entries.images_per_class("train").tolist() == [16, 16, 16]
+
+
+def test_the_second_of_two_runs_on_one_output_is_told_of_the_first(
+    make_train_config: Callable[..., TrainConfig], train_here: Callable[..., TrainResult]
+) -> None:
+    config = make_train_config()
+    with hold_lease(open_directory(config.output)), pytest.raises(StoreInUseError, match="another run is using"):
+        train_here(config)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batch_size": 4, "accumulate_steps": 5}, "a step of 4 images cannot be shared out to 5 passes"),
+        ({"model": "PP-LCNet_x1"}, "no model of that name; did you mean PP-LCNet_x1"),
+        ({"num_workers": 99}, "needs 99 CPUs, this machine has"),
+    ],
+)
+def test_what_cannot_be_is_refused_first(
+    make_train_config: Callable[..., TrainConfig],
+    train_here: Callable[..., TrainResult],
+    changes: dict[str, Any],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("imgcls_ray.train.run.is_cluster_given", lambda: False)
+    config = make_train_config(**changes)
+    with pytest.raises(UsageError, match=message):
+        train_here(config)
+    assert not list(Path(config.output).glob("*")) or not Path(config.output, "latest").exists()
+
+
+def test_it_stops_early_when_nothing_gets_better(
+    make_train_config: Callable[..., TrainConfig], train_here: Callable[..., TrainResult]
+) -> None:
+    config = make_train_config(epochs=50, early_stop=2, learning_rate=1e-12, weight_decay=0)
+    train_here(config)
+    result = result_of(config.output)
+    assert result["last"]["epoch"] < 20
+    assert result["last"]["epoch"] == result["best"]["epoch"] + 2

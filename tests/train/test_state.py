@@ -1,0 +1,63 @@
+"""What a run goes on from."""
+
+from __future__ import annotations
+
+import pickle
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+
+from imgcls_ray.errors import ModelFolderError
+from imgcls_ray.storage import open_directory
+from imgcls_ray.train.state import TrainState, load_state, save_state
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def test_a_state_comes_back_as_it_was(tmp_path: Path) -> None:
+    directory = open_directory(str(tmp_path))
+    state = TrainState(
+        {"name": "n", "architecture": {"name": "a", "args": {"layers": (1, 2)}}},
+        {"epochs": 3, "flip": 0.5, "weights": None},
+        {"w": torch.arange(3.0)},
+        step=7,
+        optimizer={"state": {0: {"momentum_buffer": torch.ones(2)}}, "param_groups": [{"lr": 0.1, "params": [0]}]},
+        history=[{"epoch": 1, "val.top1": 0.5}],
+        bad={"train/3": "corrupt"},
+    )
+    save_state(state, directory, "latest/train_state.pt")
+    back = load_state(directory, "latest/train_state.pt")
+    assert back is not None
+    assert torch.equal(back.network["w"], state.network["w"])
+    assert torch.equal(back.optimizer["state"][0]["momentum_buffer"], torch.ones(2))  # type: ignore[index]
+    for name in ("model", "identity", "step", "history", "bad", "average", "best"):
+        assert getattr(back, name) == getattr(state, name)
+    assert [path.name for path in (tmp_path / "latest").iterdir()] == ["train_state.pt"]
+
+
+def test_there_may_be_none(tmp_path: Path) -> None:
+    assert load_state(open_directory(str(tmp_path)), "latest/train_state.pt") is None
+
+
+class _Bomb:
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __reduce__(self) -> Any:
+        return (open, (str(self._path), "w"))
+
+
+def test_a_state_runs_no_code(tmp_path: Path) -> None:
+    torch.save({"format": 1, "bomb": _Bomb(tmp_path / "ran")}, tmp_path / "train_state.pt")
+    with pytest.raises(ModelFolderError, match=r"train_state\.pt: is not the state of a training run .* remove it"):
+        load_state(open_directory(str(tmp_path)), "train_state.pt")
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("data", [b"", b"text", pickle.dumps({"format": 1})])
+def test_another_file_is_refused(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "train_state.pt").write_bytes(data)
+    with pytest.raises(ModelFolderError, match="is not the state of a training run"):
+        load_state(open_directory(str(tmp_path)), "train_state.pt")
