@@ -454,8 +454,10 @@ def export(
     command.run(config, set_ or [], {key: value for key, value in flags.items() if value is not None})
 
 
-@app.command("run")
+# What is left of `-o KEY = VALUE` is taken in, so that the command can say what is wrong with it.
+@app.command("run", context_settings={"allow_extra_args": True})
 def run_paddlex(
+    context: typer.Context,
     config: Annotated[
         str, typer.Option("--config", "-c", help="PaddleX's YAML file, or the name of a network for its defaults.")
     ],
@@ -467,7 +469,7 @@ def run_paddlex(
     """PaddleX's commands: `python main.py -c … -o …` with `imgcls run` in place of `python main.py`."""
     from imgcls_ray.commands import paddlex as command
 
-    command.run(config, override or [])
+    command.run(config, [*(override or []), *context.args])
 
 
 @app.command()

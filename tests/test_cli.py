@@ -179,7 +179,7 @@ def test_one_image_goes_into_a_store_without_ray(
     def no_ray(*_args: object, **_kwargs: object) -> None:
         raise AssertionError("Ray was started for one image")
 
-    monkeypatch.setattr("imgcls_ray.data.predict.start_ray", no_ray)
+    monkeypatch.setattr("imgcls_ray.data.start.start_ray", no_ray)
     [path] = draw_images(1)
     store = tmp_path / "store"
     args = ("predict", path, "-m", small_model.path, "-o", store, "--export", "jsonl", "--save-images", 5)

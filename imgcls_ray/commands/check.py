@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from imgcls_ray.datasets.result import CheckResult
+    from imgcls_ray.storage.s3 import S3Options
 
 # PaddleX's names of our keys.
 _PADDLEX_KEYS = {"Global.dataset_dir": "dataset", "Global.output": "output"}
@@ -50,12 +51,12 @@ def _our_keys(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check(config: CheckConfig, console: Console) -> CheckResult:
-    from imgcls_ray.data.options import decode_limits, fetch_limits
+    from imgcls_ray.data.options import decode_limits, fetch_limits, s3_options
     from imgcls_ray.datasets.check import check_dataset
     from imgcls_ray.datasets.report import write_report
     from imgcls_ray.datasets.split import split_dataset
 
-    _check_output(config)
+    check_output(config.output, s3_options(config))
     split = config.split
     if split.enable:
         split_dataset(
@@ -72,16 +73,20 @@ def _check(config: CheckConfig, console: Console) -> CheckResult:
     return result
 
 
-def _check_output(config: CheckConfig) -> None:
-    """Refuse a place for the report that can be none, before hours of work and not after them."""
-    from imgcls_ray.data.options import s3_options
+def check_output(output: str, s3: S3Options) -> None:
+    """Refuse a place for the report that can be none, before hours of work and not after them.
+
+    Raises:
+        InputError: its kind of storage is unknown.
+        UsageError: it is a file.
+    """
     from imgcls_ray.storage import open_directory
     from imgcls_ray.storage.local import path_from_uri
     from imgcls_ray.storage.s3 import is_s3
 
-    open_directory(config.output, s3_options(config))
-    if not is_s3(config.output) and os.path.exists(path := path_from_uri(config.output)) and not os.path.isdir(path):
-        raise UsageError(f"{config.output}: is a file; give a folder for the report, or s3://BUCKET/PREFIX")
+    open_directory(output, s3)
+    if not is_s3(output) and os.path.exists(path := path_from_uri(output)) and not os.path.isdir(path):
+        raise UsageError(f"{output}: is a file; give a folder for the report, or s3://BUCKET/PREFIX")
 
 
 def _tell(result: CheckResult, config: CheckConfig) -> None:
@@ -119,11 +124,12 @@ def _table(result: CheckResult) -> Table:
         if count := result.num_findings[code]:
             more = ["…"] if count > _NUM_SHOWN else []
             words = "\n".join((*examples.get(code, []), *more))
-            table.add_row(code.severity, code, f"{count:,}", code.meaning, _plain(words))
+            table.add_row(code.severity, code, f"{count:,}", code.meaning, plain(words))
     return table
 
 
-def _plain(text: str) -> Any:
+def plain(text: str) -> Any:
+    """Words of a dataset for a table: no markup, and nothing that moves the cursor."""
     from rich.text import Text
 
     return Text("".join(character if character.isprintable() or character == "\n" else "\ufffd" for character in text))

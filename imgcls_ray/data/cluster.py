@@ -16,7 +16,7 @@ import signal
 import sys
 import threading
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from imgcls_ray.data.report import counted
 from imgcls_ray.errors import ResourceError
@@ -25,9 +25,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from ray.exceptions import RayError
-
-    from imgcls_ray.data.pipeline import UnitCounts
-    from imgcls_ray.data.schema import Unit
 
 logger = logging.getLogger("imgcls_ray")
 
@@ -171,9 +168,19 @@ def plan_workers(num_workers: int | None, num_gpus: int | None) -> WorkerPlan:
     )
 
 
-def outlive_deaths(
-    units: Sequence[Unit], label: Callable[[Sequence[Unit]], Iterator[UnitCounts]]
-) -> Iterator[UnitCounts]:
+class Numbered(Protocol):
+    """A unit of work, or what became of it."""
+
+    @property
+    def number(self) -> int:
+        """Of the unit; of the two that belong together it is the same."""
+
+
+U = TypeVar("U", bound=Numbered)
+C = TypeVar("C", bound=Numbered)
+
+
+def outlive_deaths(units: Sequence[U], label: Callable[[Sequence[U]], Iterator[C]]) -> Iterator[C]:
     """Label units; where a death ends an attempt, another one takes those that have no counts yet.
 
     A unit whose counts were lost with an attempt is found done by the next: its part file is there. How often a unit

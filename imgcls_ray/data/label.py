@@ -14,7 +14,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import KW_ONLY, asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -47,14 +47,14 @@ MAX_DEATHS_OF_UNIT = 5
 
 
 @dataclass(frozen=True)
-class LabelTask:
-    """What every worker of a run is told. Crosses process boundaries, so it holds plain values only."""
+class ClassifierTask:
+    """What every worker is told that classifies. Crosses process boundaries, so it holds plain values only."""
 
     model: str
     """Path or ``s3://`` URI of the model folder."""
     fingerprint: str
     """What the folder must hold: a worker never labels with another model than was planned."""
-    store: str
+    _: KW_ONLY
     top_k: int
     embedding: bool = False
     logits: bool = False
@@ -75,9 +75,6 @@ class LabelTask:
             raise ModelFolderError(f"{self.model}: was replaced while the run was starting; run the command again")
         return folder
 
-    def open_store(self) -> LabelStore:
-        return open_store(open_directory(self.store, self.fetch_limits.s3))
-
     def load_classifier(self, folder: ModelFolder, *, device: str, num_threads: int) -> ImageClassifier:
         return ImageClassifier.load(
             folder,
@@ -91,6 +88,22 @@ class LabelTask:
             logits=self.logits,
             limits=self.decode_limits,
         )
+
+    def decoder(self, preprocess: Preprocess, num_deaths: int) -> AbstractContextManager[Decode]:
+        """Decode the ordinary way, or with care what has ended so many workers."""
+        if num_deaths < CAREFUL_AFTER_DEATHS:
+            return nullcontext(decode_in_time(preprocess, self.decode_limits))
+        return decode_in_child(preprocess, self.decode_limits)
+
+
+@dataclass(frozen=True)
+class LabelTask(ClassifierTask):
+    """What every worker of a run is told."""
+
+    store: str
+
+    def open_store(self) -> LabelStore:
+        return open_store(open_directory(self.store, self.fetch_limits.s3))
 
 
 def describe_units(units: Sequence[Unit]) -> pa.Table:
@@ -175,7 +188,7 @@ class UnitLabeller:
             with turns.computing:
                 if turns.is_stopping():
                     return skipped(unit, [turns.wait_until_idle()])
-                with _decoder(turns.begin(unit), self._classifier.folder.spec.preprocess, self._task) as decode:
+                with self._task.decoder(self._classifier.folder.spec.preprocess, turns.begin(unit)) as decode:
                     inputs = decode_model_inputs(_timed(encoded, seconds), decode, seconds)
                     results = list(self._classifier.classify_inputs(inputs, seconds))
                 # Before the next unit may compute, so that at every moment a unit in hand is in one of the two.
@@ -210,23 +223,14 @@ class UnitDecoder:
             return self._decoded(unit, done=True)
         rows = self._store.read_unit(unit)
         encoded = fetch_inputs(rows, self._task.fetch_limits, self._executor)
-        about: list[dict[str, Any]] = []
-        num_good = 0
         with turns.computing:
             if turns.is_stopping():
                 return self._decoded(unit, skipped_by=turns.wait_until_idle())
-            size = self._preprocess.crop_size
-            pixels = np.empty((unit.num_rows, size, size, 3), dtype=np.uint8)
-            with _decoder(turns.begin(unit), self._preprocess, self._task) as decode:
-                for item in decode_model_inputs(_timed(encoded, seconds), decode, seconds):
-                    if isinstance(item, ImageError):
-                        about.append({"code": item.code, "detail": item.detail})
-                    else:
-                        pixels[num_good] = item.pixels
-                        num_good += 1
-                        about.append({"width": item.width, "height": item.height})
+            with self._task.decoder(self._preprocess, turns.begin(unit)) as decode:
+                inputs = decode_model_inputs(_timed(encoded, seconds), decode, seconds)
+                pixels, about = pack_inputs(inputs, unit.num_rows, self._preprocess.crop_size)
         turns.end(unit)
-        return self._decoded(unit, pixels[:num_good], about, seconds)
+        return self._decoded(unit, pixels, about, seconds)
 
     def _decoded(
         self,
@@ -245,8 +249,7 @@ class UnitDecoder:
             "seconds": [json.dumps(asdict(seconds or StageSeconds()))],
         }
         table = pa.table({**describe_units([unit]).to_pydict(), **columns})
-        blob = pixels.reshape(-1).data if pixels is not None and pixels.size else b""
-        return table.append_column("pixels", pa.array([blob], pa.large_binary()))
+        return table.append_column("pixels", pixel_column(pixels))
 
 
 class UnitClassifier:
@@ -270,8 +273,7 @@ class UnitClassifier:
         seconds = StageSeconds(**json.loads(row["seconds"][0].as_py()))
         spec = self._classifier.folder.spec
         size = spec.preprocess.crop_size
-        pixels = np.frombuffer(row["pixels"][0].as_buffer(), dtype=np.uint8).reshape(-1, size, size, 3)
-        inputs = _model_inputs(json.loads(row["about"][0].as_py()), pixels)
+        inputs = unpack_inputs(json.loads(row["about"][0].as_py()), row["pixels"], size)
         rows = self._store.read_unit(unit)
         with ExitStack() as commit:
             with turns.computing:
@@ -283,14 +285,36 @@ class UnitClassifier:
         return counts
 
 
-def _decoder(num_deaths: int, preprocess: Preprocess, task: LabelTask) -> AbstractContextManager[Decode]:
-    if num_deaths < CAREFUL_AFTER_DEATHS:
-        return nullcontext(decode_in_time(preprocess, task.decode_limits))
-    return decode_in_child(preprocess, task.decode_limits)
+def pack_inputs(
+    inputs: Iterable[ModelInput | ImageError], num_inputs: int, size: int
+) -> tuple[np.ndarray, list[dict[str, Any]]]:
+    """Put decoded images together for another process.
+
+    Returns:
+        Pixels of the good ones, uint8 (N, size, size, 3), and what JSON is to say of each, good or not.
+    """
+    pixels = np.empty((num_inputs, size, size, 3), dtype=np.uint8)
+    about: list[dict[str, Any]] = []
+    num_good = 0
+    for item in inputs:
+        if isinstance(item, ImageError):
+            about.append({"code": item.code, "detail": item.detail})
+        else:
+            pixels[num_good] = item.pixels
+            num_good += 1
+            about.append({"width": item.width, "height": item.height})
+    return pixels[:num_good], about
 
 
-def _model_inputs(about: list[dict[str, Any]], pixels: np.ndarray) -> Iterable[ModelInput | ImageError]:
-    good = iter(pixels)
+def pixel_column(pixels: np.ndarray | None) -> pa.Array:
+    """Pixels as the one value of a column, without a copy."""
+    blob = pixels.reshape(-1).data if pixels is not None and pixels.size else b""
+    return pa.array([blob], pa.large_binary())
+
+
+def unpack_inputs(about: list[dict[str, Any]], column: pa.ChunkedArray, size: int) -> Iterator[ModelInput | ImageError]:
+    """What ``pack_inputs`` and ``pixel_column`` made, again as one input for each image."""
+    good = iter(np.frombuffer(column[0].as_buffer(), dtype=np.uint8).reshape(-1, size, size, 3))
     for item in about:
         if "code" in item:
             yield ImageError(ImageErrorCode(item["code"]), item["detail"])

@@ -6,25 +6,15 @@ the same command goes on from there.
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import time
-from concurrent.futures import ProcessPoolExecutor
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from imgcls_ray.data.alone import label_alone
 from imgcls_ray.data.board import Board
 from imgcls_ray.data.causes import with_causes
-from imgcls_ray.data.cluster import (
-    WorkerPlan,
-    available_cores,
-    check_local,
-    is_cluster_given,
-    plan_workers,
-    show_gpus,
-    start_ray,
-)
+from imgcls_ray.data.cluster import WorkerPlan, available_cores, is_cluster_given
 from imgcls_ray.data.label import LabelTask
 from imgcls_ray.data.lease import hold_lease
 from imgcls_ray.data.listing import check_input, list_inputs
@@ -35,6 +25,7 @@ from imgcls_ray.data.planner import plan_ahead
 from imgcls_ray.data.progress import label_progress, logger
 from imgcls_ray.data.report import PredictReport, RunReport, counted
 from imgcls_ray.data.schema import STATUS_OK
+from imgcls_ray.data.start import check_resources, start_workers
 from imgcls_ray.data.stopping import GracefulStop
 from imgcls_ray.data.store import (
     LabelStore,
@@ -45,9 +36,8 @@ from imgcls_ray.data.store import (
     now,
     open_store,
 )
-from imgcls_ray.errors import JobFailedError, ResourceError, StoppedError
-from imgcls_ray.models.engines import is_engine_prepared, prepare_engine
-from imgcls_ray.models.folder import WEIGHTS_FILE
+from imgcls_ray.errors import JobFailedError, StoppedError
+from imgcls_ray.models.engines import check_engine
 from imgcls_ray.models.new import open_model
 from imgcls_ray.storage import open_directory
 from imgcls_ray.storage.s3 import is_s3
@@ -76,8 +66,9 @@ def predict(config: PredictConfig, console: Console) -> PredictReport:
     """
     start = time.monotonic()
     s3 = s3_options(config)
-    _check_resources(config)
+    check_resources(config, num_gpus=config.num_gpus)
     folder = open_model(config.model, s3)
+    check_engine(folder, config.engine, "gpu" if config.uses_gpus else "cpu", config.embedding)
     check_input(config.input, s3)
     directory = open_directory(config.output, s3)
     identity = _identity(config, folder)
@@ -102,18 +93,6 @@ def predict(config: PredictConfig, console: Console) -> PredictReport:
                 report.runs.append(job.label(planned, run))
     report.seconds = time.monotonic() - start
     return report
-
-
-def _check_resources(config: PredictConfig) -> None:
-    if not is_cluster_given():
-        check_local(
-            config.num_workers or 1, uses_gpus=config.uses_gpus, num_gpus=config.num_gpus, gpu_ids=config.gpu_ids
-        )
-    elif config.gpu_ids:
-        raise ResourceError(
-            f"device={config.device} names GPUs of one machine, and a Ray cluster chooses among its own; "
-            f"give device=gpu for all of them, or num_gpus={len(config.gpu_ids)}"
-        )
 
 
 def _identity(config: PredictConfig, folder: ModelFolder) -> StoreIdentity:
@@ -246,20 +225,7 @@ class _Job:
     def _start(self) -> WorkerPlan:
         if self._workers is None:
             config = self._config
-            # Converting a network takes as long as Ray's start and most of a gigabyte: another process beside it does
-            # that, and gives the memory back.
-            with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as beside:
-                device = "cuda" if config.uses_gpus else "cpu"
-                prepared = None
-                if not is_engine_prepared(self._folder, config.engine, device, config.embedding):
-                    prepared = beside.submit(prepare_engine, self._folder, config.engine, device, config.embedding)
-                if config.gpu_ids:
-                    show_gpus(config.gpu_ids)
-                start_ray(uses_gpus=config.uses_gpus)
-                if prepared is not None:
-                    prepared.result()
-            num_gpus = config.num_gpus or len(config.gpu_ids)
-            self._workers = plan_workers(config.num_workers, num_gpus or (None if config.uses_gpus else 0))
+            self._workers = start_workers(config, self._folder, embedding=config.embedding, num_gpus=config.num_gpus)
         return self._workers
 
     def _num_workers(self, planned: Spool) -> int:
@@ -269,7 +235,7 @@ class _Job:
         return self._config.num_workers or available_cores()
 
     def _unit_size(self) -> int:
-        largest = self._config.unit_size or default_unit_size((self._folder.path / WEIGHTS_FILE).stat().st_size)
+        largest = self._config.unit_size or default_unit_size(self._folder.num_bytes)
         if self._config.uses_gpus:
             if self._config.unit_size is None:
                 largest = MAX_UNIT_SIZE

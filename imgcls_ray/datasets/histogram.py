@@ -1,17 +1,11 @@
-"""Draw how many images every class has: names and bars for some dozens of classes, a curve for thousands.
-
-Whatever a class is called, its label is text: never a box, never a formula, never wider than its place.
-"""
+"""Draw how many images every class has: names and bars for some dozens of classes, a curve for thousands."""
 
 from __future__ import annotations
 
-import io
-import unicodedata
 from collections import Counter
-from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
-from imgcls_ray.images.annotate import escape, one_line, system_fonts
+from imgcls_ray.datasets.figures import Label, draw_png, fit_label, write_labels
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,8 +21,6 @@ MAX_NAMED_CLASSES = 120
 _CLASSES_PER_COLUMN = 40
 _NUM_EXTREMES = 20  # classes named at either end of the curve
 _LOG_RATIO = 50  # a bar of a fiftieth of the longest is hardly seen
-_MAX_LABEL_WIDTH = 30  # of Latin letters; a Chinese one takes two
-_DPI = 120
 _COLOURS = {"train": "#0072b2", "val": "#e69f00", "test": "#009e73"}  # of Okabe and Ito: told apart by everyone
 _GREY = "#777777"
 
@@ -55,12 +47,6 @@ class ClassCount(NamedTuple):
         return f"id {self.class_id} (no name)" if self.name is None else self.name
 
 
-class _Label(NamedTuple):
-    text: str
-    font_path: str
-    undrawn: frozenset[str]
-
-
 def rank_classes(result: CheckResult) -> list[ClassCount]:
     """All classes, those with most images in the first split first, then by id.
 
@@ -77,33 +63,28 @@ def rank_classes(result: CheckResult) -> list[ClassCount]:
 
 def draw_histogram(result: CheckResult) -> Histogram:
     """Draw the images per class and split as PNG, at most 1,900 pixels wide and 2,700 high."""
-    import matplotlib.style
-    from matplotlib.figure import Figure
-
     classes, splits = rank_classes(result), list(result.num_images)
-    # The settings of whoever runs this could, for one, send class names through LaTeX.
-    with matplotlib.style.context("default", after_reset=True):
-        # Figure, not pyplot: no window, no global state, usable from any thread.
-        figure = Figure(layout="constrained", dpi=_DPI)
+    labels: list[Label] = []
+
+    def draw(figure: Figure) -> None:
         if not classes or not splits:
-            labels = _draw_nothing(figure)
+            _draw_nothing(figure)
         elif len(classes) <= MAX_NAMED_CLASSES:
-            labels = _draw_bars(figure, classes, splits)
+            labels.extend(_draw_bars(figure, classes, splits))
         else:
-            labels = _draw_curve(figure, classes, splits)
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", metadata={"Software": None})
+            labels.extend(_draw_curve(figure, classes, splits))
+
+    png = draw_png(draw)
     undrawn = frozenset[str]().union(*(label.undrawn for label in labels))
-    return Histogram(buffer.getvalue(), "".join(sorted(undrawn)))
+    return Histogram(png, "".join(sorted(undrawn)))
 
 
-def _draw_nothing(figure: Figure) -> list[_Label]:
+def _draw_nothing(figure: Figure) -> None:
     figure.set_size_inches(8, 2)
     figure.text(0.5, 0.5, "There are no images.", ha="center", va="center", color=_GREY)
-    return []
 
 
-def _draw_bars(figure: Figure, classes: list[ClassCount], splits: list[str]) -> list[_Label]:
+def _draw_bars(figure: Figure, classes: list[ClassCount], splits: list[str]) -> list[Label]:
     num_columns = -(-len(classes) // _CLASSES_PER_COLUMN)
     num_rows = -(-len(classes) // num_columns)
     figure.set_size_inches(max(9.0, 5.2 * num_columns), 1.3 + num_rows * _row_height(splits))
@@ -116,7 +97,7 @@ def _draw_bars(figure: Figure, classes: list[ClassCount], splits: list[str]) -> 
     return labels
 
 
-def _draw_curve(figure: Figure, classes: list[ClassCount], splits: list[str]) -> list[_Label]:
+def _draw_curve(figure: Figure, classes: list[ClassCount], splits: list[str]) -> list[Label]:
     figure.set_size_inches(13, 4.6 + _NUM_EXTREMES * _row_height(splits))
     heights = [4, 0.6 + _NUM_EXTREMES * _row_height(splits)]
     upper, lower = figure.subfigures(2, 1, squeeze=False, height_ratios=heights)[:, 0]
@@ -152,20 +133,15 @@ def _row_height(splits: list[str]) -> float:
     return 0.1 + 0.14 * len(splits)
 
 
-def _bars(axes: Axes, classes: list[ClassCount], splits: list[str], *, num_rows: int) -> list[_Label]:
-    from matplotlib.font_manager import FontProperties
-
+def _bars(axes: Axes, classes: list[ClassCount], splits: list[str], *, num_rows: int) -> list[Label]:
     thickness = 0.82 / len(splits)
     for number, split in enumerate(splits):
         places = [row + (number - (len(splits) - 1) / 2) * thickness for row in range(len(classes))]
         bars = axes.barh(places, [one.counts[number] for one in classes], thickness * 0.94, color=_COLOURS[split])
         axes.bar_label(bars, [f"{one.counts[number]:,}" for one in classes], padding=2, fontsize=7, color="#444444")
-    labels = [_fit_label(one.label) for one in classes]
+    labels = [fit_label(one.label) for one in classes]
     axes.set_yticks(range(len(classes)), [label.text for label in labels])
-    for tick, label in zip(axes.get_yticklabels(), labels, strict=True):
-        # A class called "$x$" is no formula.
-        tick.set_parse_math(False)
-        tick.set_fontproperties(FontProperties(fname=label.font_path, size=9))
+    write_labels(axes.get_yticklabels(), labels, size=9)
     axes.set_ylim(num_rows - 0.4, -0.6)
     axes.tick_params(axis="y", length=0)
     axes.spines[["top", "right"]].set_visible(False)
@@ -203,39 +179,3 @@ def _head(figure: Figure, classes: Sequence[ClassCount], splits: list[str]) -> N
     ]
     figure.suptitle(f"Images per class, {len(classes):,} classes", fontsize=12, x=0.01, ha="left")
     figure.legend(handles=patches, loc="outside upper right", ncols=len(patches), frameon=False, fontsize=9)
-
-
-def _fit_label(name: str) -> _Label:
-    """The name in at most the width of a label, and the first font that has all of it, or most: the rest is escaped."""
-    text = _shorten(one_line(name)) or "(empty name)"
-    path, missing = "", frozenset(text)
-    for candidate in _font_paths():
-        lacking = frozenset(character for character in text if ord(character) not in _characters(candidate))
-        if not path or len(lacking) < len(missing):
-            path, missing = candidate, lacking
-        if not missing:
-            break
-    return _Label("".join(escape(c) if c in missing else c for c in text), path, missing)
-
-
-def _shorten(text: str) -> str:
-    width = 0
-    for position, character in enumerate(text):
-        width += 2 if unicodedata.east_asian_width(character) in "WF" else 1
-        if width > _MAX_LABEL_WIDTH:
-            return text[: position - 1] + "…"
-    return text
-
-
-def _font_paths() -> list[str]:
-    """matplotlib's own font first, then those that captions are drawn with."""
-    import matplotlib
-
-    return [f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans.ttf", *(path for path, _ in system_fonts())]
-
-
-@lru_cache(maxsize=32)
-def _characters(font_path: str) -> frozenset[int]:
-    from matplotlib.font_manager import get_font
-
-    return frozenset(get_font(font_path).get_charmap())

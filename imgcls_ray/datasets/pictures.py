@@ -75,7 +75,7 @@ def draw_samples(
 
     def draw(numbered: tuple[int, Sample]) -> DrawnSample:
         number, sample = numbered
-        pixels = _load(sample.uri, fetch_limits, decode_limits)
+        pixels = load_pixels(sample.uri, fetch_limits, decode_limits)
         if isinstance(pixels, str):
             picture = error_card(f"{sample.path}\n{pixels}")
             thumbnail = Thumbnail(b"", pixels)
@@ -83,7 +83,7 @@ def draw_samples(
             picture, thumbnail = annotate_image(pixels, [sample.class_name]), _thumbnail(pixels)
         # After the text is drawn, whose size grows with the picture.
         picture.thumbnail((MAX_SAMPLE_SIDE, MAX_SAMPLE_SIDE))
-        return DrawnSample(_sample_name(split, number, sample.path), _jpeg(picture, quality=90), thumbnail)
+        return DrawnSample(_sample_name(split, number, sample.path), to_jpeg(picture, quality=90), thumbnail)
 
     with ThreadPoolExecutor(_NUM_WORKERS) as pool:
         return list(pool.map(draw, enumerate(samples)))
@@ -95,7 +95,7 @@ def draw_thumbnails(
     """Thumbnails by URI, of the images of ``pictured_findings``."""
 
     def draw(uri: str) -> Thumbnail:
-        pixels = _load(uri, fetch_limits, decode_limits)
+        pixels = load_pixels(uri, fetch_limits, decode_limits)
         return Thumbnail(b"", pixels) if isinstance(pixels, str) else _thumbnail(pixels)
 
     uris = list(dict.fromkeys(uri for finding in pictured_findings(findings) for uri in pictures_of(finding)))
@@ -121,11 +121,11 @@ def pictures_of(finding: Finding) -> tuple[str, ...]:
     return tuple(uri for uri in (finding.uri, finding.other_uri if finding.code in _PAIRS else "") if uri)
 
 
-def _load(uri: str, fetch_limits: FetchLimits, decode_limits: DecodeLimits) -> np.ndarray | str:
+def load_pixels(uri: str, fetch_limits: FetchLimits, decode_limits: DecodeLimits) -> np.ndarray | str:
     """Upright pixels, or why there are none."""
     try:
         return decode_image(fetch(uri, None, fetch_limits), decode_limits)
-    # The dataset was checked a moment ago; what fails now must not cost the report of all that was found.
+    # All of them were read a moment ago; what fails now must not cost the report of all that was found.
     except (ImageError, ImgclsError) as error:
         return str(error)
 
@@ -133,10 +133,11 @@ def _load(uri: str, fetch_limits: FetchLimits, decode_limits: DecodeLimits) -> n
 def _thumbnail(pixels: np.ndarray) -> Thumbnail:
     picture = annotate_image(pixels, [])
     picture.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
-    return Thumbnail(_jpeg(picture, quality=80))
+    return Thumbnail(to_jpeg(picture, quality=80))
 
 
-def _jpeg(picture: Image.Image, *, quality: int) -> bytes:
+def to_jpeg(picture: Image.Image, *, quality: int) -> bytes:
+    """The picture as a JPEG file."""
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=quality)
     return buffer.getvalue()

@@ -42,8 +42,11 @@ _NUM_SHOWN = 20
 _INTEGER = re.compile(r"[+-]?[0-9]+")
 # With the blanks and the commas of Chinese keyboards.
 _OTHER_DELIMITER = re.compile(r"[,;|:=\u00a0\u3000\uff0c\uff1b\uff1a]\s*[+-]?[0-9]+$")
-# What a report of ours holds besides text: in a dataset of class folders it would be taken for images.
-_REPORT = re.compile(r"(^|/)check_dataset/(histogram\.png|demo_img/[^/]+\.jpg)$")
+# What our reports hold besides text: in a dataset of class folders it would be taken for images.
+_REPORT = re.compile(
+    r"(^|/)(check_dataset/(histogram\.png|demo_img/[^/]+\.jpg)"
+    r"|evaluate/(confusion\.png|reliability\.png|mistakes\.jpg))$"
+)
 
 
 class Entry(NamedTuple):

@@ -22,7 +22,7 @@ from imgcls_ray.images.decoder import decode_image, decode_picture
 from imgcls_ray.images.limits import DecodeLimits
 from imgcls_ray.images.preprocess import preprocess_image
 from imgcls_ray.models.classifier import ImageClassifier, ModelInput
-from imgcls_ray.models.engines import torch_devices
+from imgcls_ray.models.engines import check_engine, torch_devices
 from imgcls_ray.models.new import is_model_path, new_model_folder, open_model
 from imgcls_ray.models.results import Result
 from imgcls_ray.storage import DEFAULT_S3, FetchLimits, fetch
@@ -205,6 +205,7 @@ def create_model(
             random_seed=None if pretrained or weights is not None else 0,
             s3=s3,
         )
+    check_engine(folder, engine, device, embedding=False)
     return Model(
         folder,
         engine=engine,

@@ -3,6 +3,9 @@
 ``model.safetensors`` (weights, never pickle) and ``model.json`` (everything else). Its ``fingerprint`` names the
 combination of weights, preprocessing and class names; two folders with one fingerprint give the same labels. Loading
 refuses, with the reason, whatever does not fit together.
+
+An exported folder (``imgcls export``) has the network of another runtime in place of the weights, a fingerprint of its
+own, and the same strictness.
 """
 
 from __future__ import annotations
@@ -12,26 +15,56 @@ import json
 import os
 import shutil
 import tempfile
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import ConfigDict, Field, ValidationError, field_validator
+from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from imgcls_ray.config import StrictModel
 from imgcls_ray.errors import ModelFolderError
 from imgcls_ray.images.preprocess import Preprocess
 from imgcls_ray.models.architecture import Architecture, build_network
+from imgcls_ray.storage import DEFAULT_S3, open_directory
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from torch import nn
+
+    from imgcls_ray.storage.s3 import S3Options
 
 WEIGHTS_FILE = "model.safetensors"
 SPEC_FILE = "model.json"
 _MAX_SPEC_BYTES = 64 * 2**20
+
+
+ExportFormat = Literal["onnx", "openvino", "torch_export"]
+EXPORTED_FILES: Mapping[ExportFormat, tuple[str, ...]] = {
+    "onnx": ("model.onnx",),
+    "openvino": ("model.xml", "model.bin"),
+    "torch_export": ("model.pt2",),
+}
+
+
+class Exported(StrictModel):
+    """What stands in an exported folder in place of ``model.safetensors``."""
+
+    format: ExportFormat
+    precision: Literal["fp32", "int8"]
+    files: dict[str, Annotated[str, Field(pattern="^[0-9a-f]{64}$")]]
+    """sha256 of each file of the format."""
+    source_fingerprint: str = Field(pattern="^[0-9a-f]{64}$")
+    """Of the model folder that was exported."""
+
+    @model_validator(mode="after")
+    def _files_are_those_of_the_format(self) -> Self:
+        # Files are read and copied by these names: a name of someone's own could lead out of the folder.
+        if sorted(self.files) != sorted(EXPORTED_FILES[self.format]):
+            raise ValueError(f"{self.format} has the files {', '.join(EXPORTED_FILES[self.format])}")
+        return self
 
 
 class ModelSpec(StrictModel):
@@ -51,6 +84,9 @@ class ModelSpec(StrictModel):
     versions: dict[str, str] = Field(default_factory=dict)
     """Of the libraries that wrote the folder."""
     weights_sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    """Of ``model.safetensors``; of an exported folder, that of the folder it was exported from."""
+    exported: Exported | None = None
+    """Of an exported folder."""
     fingerprint: str = Field(pattern="^[0-9a-f]{64}$")
 
     @field_validator("class_names")
@@ -67,6 +103,11 @@ class ModelSpec(StrictModel):
     def num_classes(self) -> int:
         return len(self.class_names)
 
+    @property
+    def files(self) -> dict[str, str]:
+        """sha256 of each file that the folder has beside ``model.json``, by name."""
+        return {WEIGHTS_FILE: self.weights_sha256} if self.exported is None else self.exported.files
+
 
 @dataclass(frozen=True)
 class ModelFolder:
@@ -75,16 +116,26 @@ class ModelFolder:
     path: Path
     spec: ModelSpec
 
+    @property
+    def num_bytes(self) -> int:
+        """Of the network, as stored."""
+        return sum((self.path / name).stat().st_size for name in self.spec.files)
+
     def load_network(self) -> nn.Module:
         """Build the network with the folder's weights, in eval mode, on the CPU.
 
         Raises:
-            ModelFolderError: the weights do not fit the network, or are not finite.
+            ModelFolderError: the weights do not fit the network, or are not finite; an exported folder has none.
         """
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
         spec = self.spec
+        if spec.exported is not None:
+            raise ModelFolderError(
+                f"{self.path}: was exported to {spec.exported.format} and has no weights to train, take over or export "
+                "again; give the model folder that it was exported from"
+            )
         try:
             network = build_network(spec.architecture, num_classes=spec.num_classes)
         except (ValueError, TypeError) as error:
@@ -115,13 +166,7 @@ def save_model_folder(
     """
     from safetensors.torch import save_file
 
-    check_is_free(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
-    except OSError as error:
-        raise ModelFolderError(f"{path}: cannot be written: {error.strerror}") from error
-    try:
+    with new_folder(path) as partial:
         state = {key: tensor.detach().cpu().contiguous() for key, tensor in network.state_dict().items()}
         save_file(state, partial / WEIGHTS_FILE)
         (partial / WEIGHTS_FILE).chmod(0o666 & ~_umask())
@@ -133,16 +178,88 @@ def save_model_folder(
             metrics=dict(metrics or {}),
             weights_sha256=_sha256_file(partial / WEIGHTS_FILE),
         )
-        (partial / SPEC_FILE).write_text(spec.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        _write_spec(partial, spec)
         _check_weights_fit(ModelFolder(path, spec), network, state)
         ModelFolder(partial, spec).load_network()
+    return ModelFolder(path, spec)
+
+
+def describe_exported_folder(partial: Path, source: ModelSpec, fmt: ExportFormat, *, is_int8: bool) -> ModelFolder:
+    """Write the ``model.json`` of a network that was exported to ``partial``.
+
+    Raises:
+        ModelFolderError: a file of the format is missing.
+    """
+    if missing := [name for name in EXPORTED_FILES[fmt] if not (partial / name).is_file()]:
+        raise ModelFolderError(f"{partial}: the export left no {missing[0]}")
+    exported = Exported(
+        format=fmt,
+        precision="int8" if is_int8 else "fp32",
+        files={name: _sha256_file(partial / name) for name in EXPORTED_FILES[fmt]},
+        source_fingerprint=source.fingerprint,
+    )
+    spec = _make_spec(
+        name=source.name,
+        architecture=source.architecture,
+        class_names=source.class_names,
+        preprocess=source.preprocess,
+        # What was measured before holds for the same numbers, not for others.
+        metrics={} if is_int8 else source.metrics,
+        weights_sha256=source.weights_sha256,
+        exported=exported.model_dump(),
+    )
+    _write_spec(partial, spec)
+    return ModelFolder(partial, spec)
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A folder to fill, which stands at ``path`` when the block ends well, and nowhere otherwise.
+
+    Raises:
+        ModelFolderError: the path is taken, or cannot be written.
+    """
+    check_is_free(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    except OSError as error:
+        raise ModelFolderError(f"{path}: cannot be written: {error.strerror}") from error
+    try:
+        yield partial
         partial.chmod(0o777 & ~_umask())
         os.replace(partial, path)
     except OSError as error:
         raise ModelFolderError(f"{path}: cannot be written: {error.strerror}") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return ModelFolder(path, spec)
+
+
+def update_metrics(model: str, fingerprint: str, metrics: Mapping[str, float], s3: S3Options = DEFAULT_S3) -> None:
+    """Put metrics into a folder's ``model.json``, over those of the same names, in one step.
+
+    They are no part of the fingerprint: the folder stays the same model.
+
+    Args:
+        model: path or ``s3://`` URI of the folder.
+        fingerprint: of the model that was measured.
+
+    Raises:
+        ModelFolderError: another model is there now, or it was exported: then the folder that it was exported from is
+            the place.
+        StorageError: it cannot be written.
+    """
+    directory = open_directory(model, s3)
+    try:
+        spec = ModelSpec.model_validate_json(directory.read(SPEC_FILE))
+    except (OSError, ValidationError) as error:
+        raise ModelFolderError(f"{model}: {SPEC_FILE} cannot be read any more") from error
+    if spec.fingerprint != fingerprint:
+        raise ModelFolderError(f"{model}: was replaced by another model meanwhile")
+    if spec.exported is not None:
+        raise ModelFolderError(f"{model}: is an exported folder; evaluate the one that it was exported from")
+    updated = spec.model_copy(update={"metrics": {**spec.metrics, **metrics}})
+    directory.replace(SPEC_FILE, _spec_json(updated))
 
 
 def check_is_free(path: Path) -> None:
@@ -168,23 +285,33 @@ def open_model_folder(path: Path) -> ModelFolder:
     if not path.is_dir():
         what = "is a file, not a model folder" if path.exists() else "there is no such model folder"
         raise ModelFolderError(f"{path}: {what}; `imgcls models new` makes one")
-    spec = _read_spec(path / SPEC_FILE)
-    weights = path / WEIGHTS_FILE
-    if not weights.is_file():
-        raise ModelFolderError(f"{path}: has no {WEIGHTS_FILE}; use the folder exactly as it was written")
-    try:
-        found = _sha256_file(weights)
-    except OSError as error:
-        raise ModelFolderError(f"{weights}: cannot be read: {error.strerror}") from error
-    if found != spec.weights_sha256:
-        raise ModelFolderError(
-            f"{path}: {WEIGHTS_FILE} is not the file that {SPEC_FILE} describes "
-            f"(sha256 {found[:12]}…, expected {spec.weights_sha256[:12]}…); use the folder exactly as it was written"
-        )
+    spec = read_spec(path / SPEC_FILE)
+    for name, expected in spec.files.items():
+        _check_file(path, name, expected)
     return ModelFolder(path, spec)
 
 
-def _read_spec(path: Path) -> ModelSpec:
+def _check_file(folder: Path, name: str, expected: str) -> None:
+    path = folder / name
+    if not path.is_file():
+        raise ModelFolderError(f"{folder}: has no {name}; use the folder exactly as it was written")
+    try:
+        found = _sha256_file(path)
+    except OSError as error:
+        raise ModelFolderError(f"{path}: cannot be read: {error.strerror}") from error
+    if found != expected:
+        raise ModelFolderError(
+            f"{folder}: {name} is not the file that {SPEC_FILE} describes "
+            f"(sha256 {found[:12]}…, expected {expected[:12]}…); use the folder exactly as it was written"
+        )
+
+
+def read_spec(path: Path) -> ModelSpec:
+    """Read a ``model.json`` and check it in itself.
+
+    Raises:
+        ModelFolderError: it is unreadable, or was edited.
+    """
     try:
         if path.stat().st_size > _MAX_SPEC_BYTES:
             raise ModelFolderError(f"{path}: larger than {_MAX_SPEC_BYTES >> 20} MiB, not a model description")
@@ -224,6 +351,9 @@ def _make_spec(*, architecture: Architecture, preprocess: Preprocess, weights_sh
 def _fingerprint(spec: dict[str, Any]) -> str:
     """Hash what decides labels: network, weights, preprocessing and class names in order."""
     parts = {key: spec[key] for key in ("architecture", "weights_sha256", "preprocess", "class_names")}
+    # The same network in another runtime is another one: other arithmetic may give other labels.
+    if spec.get("exported") is not None:
+        parts["exported"] = spec["exported"]
     return hashlib.sha256(json.dumps(parts, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
@@ -243,6 +373,15 @@ def _check_weights_fit(folder: ModelFolder, network: nn.Module, weights: Mapping
             raise ModelFolderError(f"{folder.path}: {key} holds {tensor.dtype}, the network has {expected[key].dtype}")
         if tensor.is_floating_point() and not tensor.float().isfinite().all():
             raise ModelFolderError(f"{folder.path}: {key} holds values that are not finite numbers")
+
+
+def _write_spec(folder: Path, spec: ModelSpec) -> None:
+    (folder / SPEC_FILE).write_bytes(_spec_json(spec))
+
+
+def _spec_json(spec: ModelSpec) -> bytes:
+    # Without what is not there: the folder of an ordinary model says nothing of exports.
+    return spec.model_dump_json(indent=2, exclude_none=True).encode() + b"\n"
 
 
 def _sha256_file(path: Path) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from imgcls_ray.errors import ModelFolderError, UnknownModelError
 from imgcls_ray.models.architecture import build_network
-from imgcls_ray.models.engines import cache_dir
+from imgcls_ray.models.cache import cache_dir
 from imgcls_ray.models.folder import check_is_free, open_model_folder, save_model_folder
 from imgcls_ray.models.pretrained import imagenet_class_names, pretrained_network
 from imgcls_ray.models.remote import open_remote_folder

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from imgcls_ray.errors import ModelFolderError
-from imgcls_ray.models.engines import cache_dir
-from imgcls_ray.models.folder import SPEC_FILE, WEIGHTS_FILE, open_model_folder
+from imgcls_ray.models.cache import cache_dir
+from imgcls_ray.models.folder import SPEC_FILE, open_model_folder, read_spec
 from imgcls_ray.storage import open_directory, open_file
 
 if TYPE_CHECKING:
@@ -38,6 +38,9 @@ def open_remote_folder(uri: str, s3: S3Options) -> ModelFolder:
     kept = cache_dir() / "remote" / fingerprint
     if not kept.exists():
         _copy(uri, spec, kept, s3)
+    elif (kept / SPEC_FILE).read_bytes() != spec:
+        # Metrics change and the fingerprint does not: an evaluation writes them beside the weights.
+        open_directory(str(kept)).replace(SPEC_FILE, spec)
     return open_model_folder(kept)
 
 
@@ -47,8 +50,9 @@ def _copy(uri: str, spec: bytes, target: Path, s3: S3Options) -> None:
     partial = Path(tempfile.mkdtemp(prefix=".copy-", dir=target.parent))
     try:
         (partial / SPEC_FILE).write_bytes(spec)
-        with open_file(f"{uri.rstrip('/')}/{WEIGHTS_FILE}", s3) as source, (partial / WEIGHTS_FILE).open("wb") as copy:
-            shutil.copyfileobj(source, copy, 2**20)
+        for name in read_spec(partial / SPEC_FILE).files:
+            with open_file(f"{uri.rstrip('/')}/{name}", s3) as source, (partial / name).open("wb") as copy:
+                shutil.copyfileobj(source, copy, 2**20)
         open_model_folder(partial)  # what does not fit together is not kept
         os.replace(partial, target)
     except OSError as error:

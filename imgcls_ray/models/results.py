@@ -60,8 +60,11 @@ class Result:
             content["error"] = {"code": self.error.code.value, "message": str(self.error)}
         return content
 
-    def print(self) -> None:
-        """Print the input and its labels, best first, or its error."""
+    def print(self, json_format: bool = False) -> None:
+        """Print the input and its labels, best first, or its error; or all of it as JSON."""
+        if json_format:
+            print(json.dumps(self.to_dict(), indent=4, ensure_ascii=False))
+            return
         print(self.input)
         if self.error is not None:
             print(f"  {self.error.code}: {self.error}")

@@ -163,11 +163,15 @@ def _log_to(path: Path) -> Iterator[None]:
     _steps.setLevel(logging.DEBUG)
     # Every step stands in the file; at the terminal a line every ten seconds is enough.
     _steps.propagate = False
+    level = logger.level
+    if not logger.isEnabledFor(logging.INFO):
+        logger.setLevel(logging.INFO)
     for one in (logger, _steps):
         one.addHandler(handler)
     try:
         yield
     finally:
+        logger.setLevel(level)
         for one in (logger, _steps):
             one.removeHandler(handler)
         handler.close()

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from imgcls_ray.datasets import histogram
+from imgcls_ray.datasets import figures
 from imgcls_ray.datasets.findings import FINDING_SCHEMA, Finding, FindingCode
 from imgcls_ray.datasets.histogram import draw_histogram, rank_classes
 from imgcls_ray.datasets.page import visible
@@ -84,7 +84,7 @@ class Page(HTMLParser):
 @pytest.fixture
 def no_system_fonts(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a machine without any font: matplotlib brings its own, for European scripts."""
-    monkeypatch.setattr(histogram, "system_fonts", lambda: ())
+    monkeypatch.setattr(figures, "system_fonts", lambda: ())
 
 
 @pytest.fixture
@@ -392,9 +392,9 @@ def test_letters_that_no_font_has_are_escaped_and_told_of(tmp_path: Path) -> Non
 
 
 def test_chinese_is_drawn_with_a_font_that_has_it() -> None:
-    if not any(ord("百") in histogram._characters(path) for path in histogram._font_paths()):
+    if not any(ord("百") in figures._characters(path) for path in figures._font_paths()):
         pytest.skip("no font of this machine has Chinese")
-    assert histogram._fit_label("百合").text == "百合"
+    assert figures.fit_label("百合").text == "百合"
     assert draw_histogram(result_of("data", class_names=["百合", "玫瑰"])).undrawn == ""
 
 

@@ -10,6 +10,7 @@ import yaml
 
 from imgcls_ray.config import (
     CheckConfig,
+    EvaluateConfig,
     ExportConfig,
     PredictConfig,
     SplitOptions,
@@ -21,7 +22,12 @@ from imgcls_ray.config import (
 JOBS = Path(__file__).parent.parent.parent / "jobs"
 CONFIGURATIONS = pytest.mark.parametrize(
     ("kind", "name"),
-    [(PredictConfig, "predict.yaml"), (CheckConfig, "check_dataset.yaml"), (ExportConfig, "export.yaml")],
+    [
+        (PredictConfig, "predict.yaml"),
+        (CheckConfig, "check_dataset.yaml"),
+        (EvaluateConfig, "evaluate.yaml"),
+        (ExportConfig, "export.yaml"),
+    ],
 )
 
 

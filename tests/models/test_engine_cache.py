@@ -6,7 +6,7 @@ import multiprocessing
 import os
 from typing import TYPE_CHECKING
 
-from imgcls_ray.models import engines
+from imgcls_ray.models import openvino_engine
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 
 
 def _load(folder: ModelFolder, log: Path) -> None:
-    convert = engines._convert
+    convert = openvino_engine._convert
 
     def counted(*args: object, **kwargs: object) -> None:
         with log.open("a") as file:
             file.write(f"{os.getpid()}\n")
         convert(*args, **kwargs)  # type: ignore[arg-type]
 
-    engines._convert = counted
-    assert engines._converted_network(folder, embedding=False).is_file()
+    openvino_engine._convert = counted
+    assert openvino_engine.converted_network(folder, embedding=False).is_file()
 
 
 def test_processes_that_start_together_convert_the_network_once(

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from imgcls_ray.errors import ModelFolderError
-from imgcls_ray.models.folder import ModelFolder, open_model_folder
+from imgcls_ray.models.folder import ModelFolder, open_model_folder, update_metrics
 from imgcls_ray.models.new import new_model_folder, read_class_names
 from tests.conftest import make_small_model
 
@@ -186,3 +186,28 @@ def test_a_class_count_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     (tmp_path / "label.txt").write_text("ant\nbee\n")
     with pytest.raises(ModelFolderError, match="names 2 classes, --num-classes says 3"):
         read_class_names(tmp_path / "label.txt", num_classes=3)
+
+
+def test_metrics_are_added_and_the_model_stays_the_same(folder: Path, small_model: ModelFolder) -> None:
+    fingerprint = small_model.spec.fingerprint
+    update_metrics(str(folder), fingerprint, {"val.top1": 0.5, "temperature": 1.25})
+    update_metrics(str(folder), fingerprint, {"val.top1": 0.75})
+    spec = open_model_folder(folder).spec
+    assert spec.metrics == {"val.top1": 0.75, "temperature": 1.25}
+    assert spec.model_copy(update={"metrics": {}}) == small_model.spec
+    assert sorted(path.name for path in folder.iterdir()) == ["model.json", "model.safetensors"]
+
+
+def test_metrics_are_not_put_into_an_exported_folder(folder: Path, small_model: ModelFolder) -> None:
+    fingerprint = small_model.spec.fingerprint
+    exported = {"format": "onnx", "precision": "fp32", "files": {"model.onnx": "0" * 64}}
+    edit_spec(folder, lambda spec: spec.update(exported={**exported, "source_fingerprint": fingerprint}))
+    with pytest.raises(ModelFolderError, match="evaluate the one that it was exported from"):
+        update_metrics(str(folder), fingerprint, {"val.top1": 0.5})
+
+
+def test_metrics_of_another_model_are_refused(folder: Path) -> None:
+    before = (folder / "model.json").read_bytes()
+    with pytest.raises(ModelFolderError, match="was replaced by another model meanwhile"):
+        update_metrics(str(folder), "0" * 64, {"val.top1": 0.5})
+    assert (folder / "model.json").read_bytes() == before

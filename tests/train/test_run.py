@@ -95,7 +95,9 @@ def test_run_again_it_is_done(
     trained: Path, make_train_config: Callable[..., TrainConfig], train_here: Callable[..., TrainResult]
 ) -> None:
     before = (trained / "best_model" / "model.json").read_bytes()
-    result = train_here(make_train_config(output=str(trained), epochs=16, batch_size=8, save_interval=4, keep_checkpoints=2))
+    result = train_here(
+        make_train_config(output=str(trained), epochs=16, batch_size=8, save_interval=4, keep_checkpoints=2)
+    )
     assert result.was_done
     assert (trained / "best_model" / "model.json").read_bytes() == before
 

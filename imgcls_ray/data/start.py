@@ -1,0 +1,58 @@
+"""Make ready what classifies on Ray: the resources, the engine that all workers load, and Ray itself."""
+
+from __future__ import annotations
+
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+from typing import TYPE_CHECKING
+
+from imgcls_ray.data.cluster import WorkerPlan, check_local, is_cluster_given, plan_workers, show_gpus, start_ray
+from imgcls_ray.errors import ResourceError
+from imgcls_ray.models.engines import is_engine_prepared, prepare_engine
+
+if TYPE_CHECKING:
+    from imgcls_ray.config import EvaluateConfig, PredictConfig
+    from imgcls_ray.models.folder import ModelFolder
+
+
+def check_resources(config: PredictConfig | EvaluateConfig, *, num_gpus: int = 0) -> None:
+    """Refuse what cannot run, before anything is started.
+
+    Args:
+        config: of a job that classifies.
+        num_gpus: how many GPUs; 0 for those that ``device`` means.
+
+    Raises:
+        ResourceError: with the numbers.
+    """
+    if not is_cluster_given():
+        check_local(config.num_workers or 1, uses_gpus=config.uses_gpus, num_gpus=num_gpus, gpu_ids=config.gpu_ids)
+    elif config.gpu_ids:
+        raise ResourceError(
+            f"device={config.device} names GPUs of one machine, and a Ray cluster chooses among its own; "
+            "give device=gpu for all of them"
+        )
+
+
+def start_workers(
+    config: PredictConfig | EvaluateConfig, folder: ModelFolder, *, embedding: bool = False, num_gpus: int = 0
+) -> WorkerPlan:
+    """Prepare the engine, start or join Ray, and choose the actors.
+
+    Raises:
+        ResourceError: more workers than can run, with the numbers.
+    """
+    # Converting a network takes as long as Ray's start and most of a gigabyte: another process beside it does that, and
+    # gives the memory back.
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as beside:
+        device = "cuda" if config.uses_gpus else "cpu"
+        prepared = None
+        if not is_engine_prepared(folder, config.engine, device, embedding):
+            prepared = beside.submit(prepare_engine, folder, config.engine, device, embedding)
+        if config.gpu_ids:
+            show_gpus(config.gpu_ids)
+        start_ray(uses_gpus=config.uses_gpus)
+        if prepared is not None:
+            prepared.result()
+    num_gpus = num_gpus or len(config.gpu_ids)
+    return plan_workers(config.num_workers, num_gpus or (None if config.uses_gpus else 0))

@@ -1,0 +1,102 @@
+"""How sure a model may be: calibration error and temperature, from small tables that add up.
+
+A worker reduces its logits to one table for a grid of temperatures; the driver adds the tables. So no logits travel,
+and the sums do not grow with the number of images. The method is Guo et al. 2017, "On Calibration of Modern Neural
+Networks" (https://arxiv.org/abs/1706.04599): 15 equal bins of confidence, and one temperature that minimises the
+negative log-likelihood (NLL).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+NUM_BINS = 15
+TEMPERATURES = 2.0 ** (np.arange(-24, 37) / 6)
+"""From 1/16 to 64, six an octave; 1 is among them. One that would be outside is no calibration but a lost cause."""
+
+
+class Reliability(NamedTuple):
+    """Of one temperature, summed over images."""
+
+    nll: float
+    """Sum, nats."""
+    counts: np.ndarray
+    """float64 (NUM_BINS,): images by confidence, ``(i / NUM_BINS, (i + 1) / NUM_BINS]``."""
+    confidence: np.ndarray
+    """float64 (NUM_BINS,): sum of it."""
+    num_correct: np.ndarray
+    """float64 (NUM_BINS,)."""
+
+    @property
+    def num_images(self) -> float:
+        return float(self.counts.sum())
+
+    @property
+    def ece(self) -> float:
+        """Expected calibration error: the gap between confidence and accuracy, averaged over images."""
+        return float(np.abs(self.confidence - self.num_correct).sum()) / self.num_images
+
+    @property
+    def mean_nll(self) -> float:
+        return self.nll / self.num_images
+
+
+def empty_table(num_temperatures: int) -> np.ndarray:
+    """Sums over no image: float64 (num_temperatures, 1 + 3 * NUM_BINS), NLL, counts, confidence, correct."""
+    return np.zeros((num_temperatures, 1 + 3 * NUM_BINS))
+
+
+def calibration_table(logits: np.ndarray, labels: np.ndarray, temperatures: np.ndarray) -> np.ndarray:
+    """Sums over images, one row for each temperature, as of ``empty_table``.
+
+    Args:
+        logits: float32 (B, num_classes), finite.
+        labels: int (B,), the true classes.
+        temperatures: float64 (T,).
+    """
+    table = empty_table(len(temperatures))
+    # The highest is subtracted first: however small the temperature, no exponential overflows.
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    of_label = shifted[np.arange(len(labels)), labels]
+    # Of equal scores the lowest class id is the answer, as in ``top_k_scores``.
+    is_correct = (logits.argmax(axis=1) == labels).astype(np.float64)
+    for row, temperature in zip(table, temperatures, strict=True):
+        total = np.exp(shifted / np.float32(temperature)).sum(axis=1, dtype=np.float64)
+        # The best class has the exponential 1.
+        confidence = 1 / total
+        bins = np.clip(np.ceil(confidence * NUM_BINS).astype(np.int64) - 1, 0, NUM_BINS - 1)
+        row[0] = (np.log(total) - of_label / temperature).sum()
+        sums = (np.ones_like(confidence), confidence, is_correct)
+        row[1:] = np.concatenate([np.bincount(bins, weights=values, minlength=NUM_BINS) for values in sums])
+    return table
+
+
+def reliability_at(temperature: float, temperatures: np.ndarray, table: np.ndarray) -> Reliability:
+    """The sums at a temperature of the grid, or between two of it, where they are interpolated in its logarithm."""
+    places = np.arange(len(temperatures))
+    place = float(np.interp(math.log(temperature), np.log(temperatures), places))
+    low = min(int(place), max(len(temperatures) - 2, 0))
+    high = min(low + 1, len(temperatures) - 1)
+    row = table[low] + (place - low) * (table[high] - table[low])
+    return Reliability(float(row[0]), *row[1:].reshape(3, NUM_BINS))
+
+
+def fit_temperature(temperatures: np.ndarray, table: np.ndarray) -> float | None:
+    """The temperature that minimises the NLL: the best of the grid, refined by a parabola through its neighbours.
+
+    Returns:
+        None where the best is at an end of the grid: the images hold none. So it is when all answers are right, for
+        which no confidence is too high, or when they are as good as random.
+    """
+    nll = table[:, 0]
+    best = int(nll.argmin())
+    if best in (0, len(nll) - 1):
+        return None
+    left, middle, right = nll[best - 1 : best + 2]
+    bend = left - 2 * middle + right
+    offset = (left - right) / (2 * bend) if bend > 0 else 0.0
+    step = math.log(temperatures[best + 1] / temperatures[best])
+    return float(temperatures[best] * math.exp(offset * step))

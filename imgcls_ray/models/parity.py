@@ -1,0 +1,111 @@
+"""How far an exported network is from its original: both label the same decoded images."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from imgcls_ray.errors import ImageError
+from imgcls_ray.models.classifier import ImageClassifier
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from imgcls_ray.models.classifier import ModelInput, Prediction
+    from imgcls_ray.models.folder import ModelFolder
+
+_BATCH_SIZE = 8
+
+
+class ParityInput(NamedTuple):
+    """One image to compare on."""
+
+    image: ModelInput | ImageError
+    label: int | None
+    """Class id of the model, where it is known."""
+
+
+@dataclass
+class Parity:
+    """What a comparison found."""
+
+    num_images: int = 0
+    """That were compared: readable, and with a finite answer of the original."""
+    num_same: int = 0
+    """With the same top-1 label before and after."""
+    max_score_difference: float = 0.0
+    """Of any class of any image; softmax, 0 to 1."""
+    max_logit_difference: float = 0.0
+    num_non_finite: int = 0
+    """Whose exported answer is no number; they count as different."""
+    num_labelled: int = 0
+    num_right_before: int = 0
+    num_right_after: int = 0
+    errors: Counter[str] = field(default_factory=Counter)
+    """Images that were not compared, by error code."""
+
+    @property
+    def agreement(self) -> float:
+        return self.num_same / self.num_images if self.num_images else 0.0
+
+    def add(self, before: Prediction | ImageError, after: Prediction | ImageError, label: int | None) -> None:
+        """Count one image."""
+        if isinstance(before, ImageError):
+            self.errors[before.code] += 1
+            return
+        self.num_images += 1
+        best_before = int(before.class_ids[0])
+        best_after = None if isinstance(after, ImageError) else int(after.class_ids[0])
+        self.num_same += best_before == best_after
+        if label is not None:
+            self.num_labelled += 1
+            self.num_right_before += best_before == label
+            self.num_right_after += best_after == label
+        if isinstance(after, ImageError):
+            self.num_non_finite += 1
+            return
+        assert before.logits is not None, "both classifiers keep them"
+        assert after.logits is not None, "both classifiers keep them"
+        self.max_logit_difference = max(self.max_logit_difference, _largest(before.logits - after.logits))
+        scores = _scores(before) - _scores(after)
+        self.max_score_difference = max(self.max_score_difference, _largest(scores))
+
+
+def compare(original: ModelFolder, exported: ModelFolder, inputs: Iterable[ParityInput]) -> Parity:
+    """Label images with both networks, in float32 as far as they are float32.
+
+    Args:
+        original: the model folder.
+        exported: what was made of it.
+        inputs: read once, a batch at a time.
+    """
+    classifiers = [
+        ImageClassifier.load(
+            folder, precision="fp32", batch_size=_BATCH_SIZE, top_k=folder.spec.num_classes, logits=True
+        )
+        for folder in (original, exported)
+    ]
+    images = itertools.tee(inputs, 3)
+    before, after = (
+        classifier.classify_inputs(item.image for item in shared)
+        for classifier, shared in zip(classifiers, images[:2], strict=True)
+    )
+    parity = Parity()
+    for first, second, item in zip(before, after, images[2], strict=True):
+        parity.add(first, second, item.label)
+    return parity
+
+
+def _scores(prediction: Prediction) -> np.ndarray:
+    """By class id."""
+    scores = np.zeros_like(prediction.scores)
+    scores[prediction.class_ids] = prediction.scores
+    return scores
+
+
+def _largest(differences: np.ndarray) -> float:
+    return float(np.abs(differences).max())
