@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
@@ -133,6 +133,12 @@ class TrainConfig(ReadLimits):
     def _is_a_device(cls, device: str) -> str:
         parse_device(device)
         return device
+
+    @field_validator("amp", mode="before")
+    @classmethod
+    def _off_is_no_truth_value(cls, amp: Any) -> Any:
+        # YAML reads off, unquoted, as false.
+        return "off" if amp is False else amp
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

@@ -24,6 +24,7 @@ from imgcls_ray.evaluation.metrics import balanced_accuracy, confusion_of, macro
 from imgcls_ray.evaluation.reading import read_split
 from imgcls_ray.evaluation.report import write_failure, write_report
 from imgcls_ray.evaluation.result import Evaluation, Mistake, Scores
+from imgcls_ray.models.engines import check_engine
 from imgcls_ray.models.folder import update_metrics
 from imgcls_ray.models.new import is_model_path, open_model
 from imgcls_ray.storage import open_directory
@@ -67,6 +68,7 @@ def _evaluate(config: EvaluateConfig, console: Console) -> Evaluation:
     s3 = s3_options(config)
     check_resources(config)
     folder = open_model(config.model, s3)
+    check_engine(folder, config.engine, "gpu" if config.uses_gpus else "cpu", embedding=False)
     temperatures = TEMPERATURES if config.calibrate else np.ones(1)
     with tempfile.TemporaryDirectory(prefix="imgcls-evaluate-") as place:
         split = read_split(

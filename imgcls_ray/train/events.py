@@ -1,4 +1,4 @@
-"""What the first worker tells the command: how far it is, over the board of Ray's head node."""
+"""What the command is told while workers train: how far they are, and of those that are lost."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class Event(NamedTuple):
     """One message."""
 
     kind: str
-    """``begin``, ``step`` or ``epoch``."""
+    """``begin``, ``step``, ``epoch`` or ``lost``."""
     values: dict[str, Any]
 
 

@@ -152,20 +152,19 @@ class Learner:
         network.eval()
         top = min(5, self._num_classes)
         sums = torch.zeros(5, dtype=torch.float64, device=self._device)
-        with torch.inference_mode():
-            for batch in batches:
-                sums[4] += len(batch.bad)
-                if not len(batch.labels):
-                    continue
-                labels = batch.labels.to(self._device, non_blocking=True)
-                with self._autocast():
-                    logits = network(self._normalised(batch.pixels))
-                logits = logits.float()
-                hits = logits.topk(top).indices == labels[:, None]
-                sums[0] += F.cross_entropy(logits, labels, reduction="sum").double()
-                sums[1] += hits[:, 0].sum()
-                sums[2] += hits.any(1).sum()
-                sums[3] += len(labels)
+        # The next batches come outside of inference mode: those of training may come with them.
+        for batch in batches:
+            sums[4] += len(batch.bad)
+            if not len(batch.labels):
+                continue
+            labels = batch.labels.to(self._device, non_blocking=True)
+            with torch.inference_mode(), self._autocast():
+                logits = network(self._normalised(batch.pixels)).float()
+            hits = logits.topk(top).indices == labels[:, None]
+            sums[0] += F.cross_entropy(logits, labels, reduction="sum").double()
+            sums[1] += hits[:, 0].sum()
+            sums[2] += hits.any(1).sum()
+            sums[3] += len(labels)
         loss, top1, top5, count, num_bad = self._added_up(sums).tolist()
         count = max(count, 1)
         return {"val.loss": loss / count, "val.top1": top1 / count, "val.top5": top5 / count}, int(num_bad)

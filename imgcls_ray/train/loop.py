@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import math
 import tempfile
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,6 +42,7 @@ STATE_NAME = f"latest/{STATE_FILE}"
 
 _SUMS = ("loss", "correct", "count", "bad", "seconds")
 _SAVE_WITHIN_EPOCH_S = 600.0
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3  # of malloc.h
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,8 @@ def run_worker(
     import torch
 
     torch.set_num_threads(task.cpus_per_worker)
+    if device.type == "cpu":
+        _keep_freed_memory()
     s3 = s3_options(task.config)
     state = load_state(open_directory(task.output, s3), STATE_NAME)
     assert state is not None, "the command writes a state before it starts workers"
@@ -103,6 +108,19 @@ def run_worker(
             write_entries(tables[split], files[split])
         saver = Saver(task.output, s3, keep=task.config.keep_checkpoints) if rank == 0 else None
         return _Run(task, state, tables, files, rank, world_size, device, saver).go_on()
+
+
+def _keep_freed_memory() -> None:
+    """Let glibc keep what is freed for the next step.
+
+    Ray runs the loop in a thread, and outside of the main one glibc gives every large activation back to the kernel,
+    which clears its pages anew in the next step: 175 images/s instead of 222 with PP-LCNet_x1_0 at 96 pixels.
+    """
+    with suppress(OSError, AttributeError):  # another C library
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(_M_TRIM_THRESHOLD, 2**30)
+        mallopt(_M_TOP_PAD, 2**26)
+        mallopt(_M_MMAP_THRESHOLD, 2**25)
 
 
 class _Run:

@@ -52,7 +52,8 @@ class Reporter:
 
     def take(self, event: Event) -> None:
         """One event."""
-        {"begin": self._begin, "step": self._step, "epoch": self._epoch}[event.kind](event.values)
+        take = {"begin": self._begin, "step": self._step, "epoch": self._epoch, "lost": self._lost}
+        take[event.kind](event.values)
 
     def _begin(self, values: dict[str, Any]) -> None:
         self._total = values["epochs"] * values["steps_per_epoch"]
@@ -115,6 +116,10 @@ class Reporter:
                 self._events.add_scalar(f"epoch/{key.replace('.', '_')}", row[key], row["epoch"])
         if time.monotonic() - self._last_curves >= _CURVES_INTERVAL_S:
             self.publish()
+
+    def _lost(self, values: dict[str, Any]) -> None:
+        for rank, reason in values["reasons"].items():
+            logger.warning("worker %s was lost (%s); others go on from what was last saved", rank, reason)
 
     def publish(self) -> None:
         """Bring the files in the output up to date."""

@@ -16,7 +16,7 @@ from imgcls_ray.data.stopping import GracefulStop
 from imgcls_ray.errors import ResourceError, StoppedError
 from imgcls_ray.storage.local import path_from_uri
 from imgcls_ray.storage.s3 import is_s3
-from imgcls_ray.train.events import receive
+from imgcls_ray.train.events import receive, send
 from imgcls_ray.train.loop import Outcome, TrainTask, train_worker
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 _POLL_S = 0.3
 _MAX_LOADERS = 12
+_MAX_REASON = 300
 
 
 def train_on_ray(
@@ -133,11 +134,26 @@ class _Fit:
                     # Ray's own account of the run; ours is in the output.
                     storage_path=folder,
                     failure_config=ray_train.FailureConfig(max_failures=config.max_failures),
+                    callbacks=[_tell_of_losses(task.board)],
                 ),
             )
             outcome: Any = trainer.fit().return_value
         assert isinstance(outcome, Outcome), outcome
         return outcome
+
+
+def _tell_of_losses(board: Board) -> Any:
+    """Ray Train's callback: it runs beside the workers, when some of them are lost."""
+    ray_train: Any = importlib.import_module("ray.train")
+
+    class Losses(ray_train.UserCallback):  # type: ignore[misc]
+        def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+            reasons = {
+                str(rank): " ".join(str(error).split())[:_MAX_REASON] for rank, error in worker_exceptions.items()
+            }
+            send(board, "lost", {"reasons": reasons})
+
+    return Losses()
 
 
 def _plan(config: TrainConfig) -> tuple[int, int]:

@@ -15,6 +15,7 @@ from imgcls_ray.config import (
     PredictConfig,
     SplitOptions,
     StrictModel,
+    TrainConfig,
     load_config,
     make_config,
 )
@@ -27,6 +28,7 @@ CONFIGURATIONS = pytest.mark.parametrize(
         (CheckConfig, "check_dataset.yaml"),
         (EvaluateConfig, "evaluate.yaml"),
         (ExportConfig, "export.yaml"),
+        (TrainConfig, "train.yaml"),
     ],
 )
 

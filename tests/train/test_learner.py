@@ -19,7 +19,7 @@ from imgcls_ray.train.recipe import Recipe
 from imgcls_ray.train.state import TrainState
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from imgcls_ray.config import TrainConfig
 
@@ -176,3 +176,16 @@ def test_metrics_are_those_of_a_plain_count(make_learner: Callable[..., Learner]
     assert metrics["val.loss"] == pytest.approx(torch.nn.functional.cross_entropy(logits, labels).item(), rel=1e-5)
     assert metrics["val.top5"] == 1.0
     assert num_bad == 1
+
+
+def test_batches_of_an_evaluation_are_ordinary_tensors(make_learner: Callable[..., Learner]) -> None:
+    # Loaded under inference mode, the batches of training that come with them could not be learnt from.
+    modes = []
+
+    def batches() -> Iterator[Batch]:
+        for _ in range(2):
+            modes.append(torch.is_inference_mode_enabled())
+            yield make_batch(3)
+
+    make_learner().evaluate(batches())
+    assert modes == [False, False]

@@ -85,6 +85,7 @@ def test_a_lost_worker_is_replaced_and_the_run_is_what_it_would_have_been(
     log = (tmp_path / "killed" / "train.log").read_text()
     # Each worker that begins says where.
     assert log.count("steps each; 1 worker on cpu") == 2
+    assert "WARNING worker 0 was lost (" in log
     assert [row["epoch"] for row in history_of(config.output)] == list(range(1, 13))
     whole = make_train_config(output=str(tmp_path / "whole"), epochs=12)
     train_here(whole)

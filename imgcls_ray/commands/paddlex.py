@@ -1,0 +1,462 @@
+"""``imgcls run``: PaddleX's commands. Its keys are taken for ours, and our own commands do the work.
+
+One table says which key is which, another one which keys do nothing here and why; what is in neither is refused.
+Values are YAML and nothing else: no value is ever run.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import logging
+import os
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from imgcls_ray.commands import check, evaluate, export, train
+from imgcls_ray.commands.check import check_output
+from imgcls_ray.commands.terminal import native_stderr_aside
+from imgcls_ray.config import PredictConfig, load_config, make_config, parse_device, parse_overrides
+from imgcls_ray.data.cluster import is_cluster_given
+from imgcls_ray.data.report import counted
+from imgcls_ray.errors import (
+    ConfigError,
+    ImgclsError,
+    InputError,
+    JobFailedError,
+    StoppedError,
+    StorageError,
+    UsageError,
+)
+from imgcls_ray.models.folder import SPEC_FILE, WEIGHTS_FILE
+from imgcls_ray.models.zoo import ZOO
+from imgcls_ray.storage import DEFAULT_S3, open_directory
+from imgcls_ray.storage.http import is_url
+from imgcls_ray.storage.local import list_folder, may_be_image, path_from_uri
+from imgcls_ray.storage.s3 import is_s3
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from imgcls_ray.models.results import Result
+
+logger = logging.getLogger("imgcls_ray")
+
+_OURS: Mapping[str, Mapping[str, str]] = {
+    "check_dataset": {
+        "Global.dataset_dir": "dataset",
+        "Global.output": "output",
+        "CheckDataset.split.enable": "split.enable",
+        "CheckDataset.split.train_percent": "split.train_percent",
+        "CheckDataset.split.val_percent": "split.val_percent",
+    },
+    "train": {
+        "Global.model": "model",
+        "Global.dataset_dir": "data",
+        "Global.device": "device",
+        "Global.output": "output",
+        "Train.epochs_iters": "epochs",
+        "Train.batch_size": "batch_size",
+        "Train.learning_rate": "learning_rate",
+        "Train.pretrain_weight_path": "weights",
+        "Train.warmup_steps": "warmup_epochs",
+        "Train.log_interval": "log_interval",
+        "Train.eval_interval": "eval_interval",
+        "Train.save_interval": "save_interval",
+        "Benchmark.seed": "seed",
+    },
+    "evaluate": {
+        "Global.dataset_dir": "data",
+        "Global.device": "device",
+        "Global.output": "output",
+        "Evaluate.weight_path": "model",
+    },
+    "export": {
+        "Global.dataset_dir": "images",
+        "Global.output": "output",
+        "Export.weight_path": "model",
+        "Export.format": "format",
+    },
+    "predict": {
+        "Global.device": "device",
+        "Global.output": "output",
+        "Predict.model_dir": "model",
+        "Predict.input": "input",
+        "Predict.batch_size": "batch_size",
+    },
+}
+"""By mode, PaddleX's keys and those of our command that mean the same."""
+_OLD = {"Predict.input_path": "Predict.input"}
+"""What early versions of PaddleX called a key."""
+_NO_CONVERSION = "image classification has no conversion"
+_OF_PADDLE = "a switch of PaddleClas, which is not below"
+_IDLE: Mapping[str, str] = {
+    "CheckDataset.convert.src_dataset_type": _NO_CONVERSION,
+    "Train.resume_path": "the same command goes on by itself from what is in its output",
+    "Train.dy2st": _OF_PADDLE,
+    "Train.uniform_output_enabled": "the output is laid out in one way",
+    **{
+        f"Benchmark.{key}": _OF_PADDLE
+        for key in ("env", "do_eval", "num_workers", "amp", "dali", "shuffle", "shared_memory", "print_mem_info")
+    },
+    "Evaluate.log_interval": "a progress bar tells how far it is",
+    "Predict.kernel_option": "OpenVINO labels on CPUs, torch on GPUs",
+    "Predict.use_hpip": "there is no other engine to turn on",
+    "Predict.hpip_config": "there is no other engine to turn on",
+}
+"""Keys, and tables of keys, that do nothing here, with the reason."""
+_KNOWN = {
+    *(key for keys in _OURS.values() for key in keys),
+    *_IDLE,
+    "Global.mode",
+    "CheckDataset.convert.enable",
+    "Train.num_classes",
+}
+_TRAINED = "output/best_model"
+_DEFAULTS = {
+    "Global.mode": "check_dataset",
+    "Global.output": "output",
+    "Train.epochs_iters": 20,
+    "Train.log_interval": 1,
+    "Train.eval_interval": 1,
+    "Train.save_interval": 1,
+    "Evaluate.weight_path": f"{_TRAINED}/best_model.pdparams",
+    "Export.weight_path": f"{_TRAINED}/best_model.pdparams",
+    "Predict.batch_size": 1,
+    "Predict.model_dir": f"{_TRAINED}/inference",
+}
+"""Of a network whose file is not at hand; batch size, learning rate and warm-up are then the family's."""
+_PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png")
+_MAX_STEM_BYTES = 200
+
+
+@dataclass(frozen=True)
+class _Request:
+    """What was asked for, by PaddleX's keys."""
+
+    values: Mapping[str, Any]
+    given: frozenset[str]
+    """Keys of ``-o``; the others are the file's."""
+    idle: list[str] = field(default_factory=list)
+    """What does nothing here, or something else, in words: for one warning."""
+
+    def text(self, key: str) -> str | None:
+        value = self.values.get(key)
+        if value is not None and not isinstance(value, str):
+            raise ConfigError(f"""{key}: expected a text, got {value!r}; put it in quotes: -o '{key}="{value}"'""")
+        return value or None
+
+
+def run(config: str, overrides: Sequence[str]) -> None:
+    """Do what PaddleX would do with this file and these overrides.
+
+    Args:
+        config: PaddleX's YAML file, or a path that is named like a network, for the defaults.
+        overrides: ``Global.mode=train`` and so on; they win over the file.
+
+    Raises:
+        ConfigError: a key or value that PaddleX's image classification does not know.
+    """
+    request = _read(config, overrides)
+    mode = request.text("Global.mode") or ""
+    if mode not in _OURS:
+        raise ConfigError(f"Global.mode: must be one of {', '.join(_OURS)}, got {mode!r}; e.g. -o Global.mode=train")
+    output = (request.text("Global.output") or "output").rstrip("/") or "/"
+    check_output(output, DEFAULT_S3)
+    with _failure_written(output, mode):
+        request.idle.extend(_idle_keys(request, mode))
+        ours = _TAKE[mode](request, {**_same(request, mode), "output": output})
+        if request.idle:
+            logger.warning("without effect: %s", "; ".join(request.idle))
+        try:
+            _do(mode, ours)
+        except ConfigError as error:
+            raise ConfigError(_in_paddlex_words(str(error), mode)) from error
+
+
+def _do(mode: str, ours: Mapping[str, Any]) -> None:
+    match mode:
+        case "check_dataset":
+            check.run(None, [], ours)
+        case "train":
+            train.run(None, [], ours)
+        case "evaluate":
+            evaluate.run(None, [], ours)
+        case "export":
+            export.run(None, [], ours)
+        case _:
+            _predict(make_config(PredictConfig, ours))
+
+
+def _read(config: str, overrides: Sequence[str]) -> _Request:
+    if pairs := [pair for pair in overrides if "=" not in pair]:
+        raise ConfigError(f"{pairs[0]!r}: expected KEY=VALUE, without spaces around '=', e.g. -o Global.mode=train")
+    path = Path(config)
+    if not path.is_file() and path.stem in ZOO:
+        logger.info("%s: is not here; PaddleX's defaults and the recipe of %s's family are taken", config, path.stem)
+        values = {**_DEFAULTS, "Global.model": path.stem}
+    else:
+        values = _flat(load_config(path))
+        _check_keys(values, f"{config}: ")
+    given = _flat(parse_overrides(overrides))
+    _check_keys(given, "")
+    # YAML's word is null; PaddleX's users write Python's.
+    merged = {key: None if value == "None" else value for key, value in {**values, **given}.items()}
+    return _Request(merged, frozenset(given))
+
+
+def _flat(tables: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """Tables in tables as keys with dots; empty tables are none."""
+    values: dict[str, Any] = {}
+    for key, value in tables.items():
+        name = f"{above}{key}"
+        if isinstance(value, dict):
+            values |= _flat(value, f"{name}.")
+        elif value is not None or not any(known.startswith(f"{name}.") for known in _KNOWN):
+            values[_OLD.get(name, name)] = value
+    return values
+
+
+def _check_keys(values: Mapping[str, Any], where: str) -> None:
+    for key in values:
+        if any(part.isdigit() for part in key.split(".")):
+            raise ConfigError(f"{where}{key}: has an index, but no key of image classification is a list")
+        if key not in _KNOWN and not _idle_name(key):
+            near = difflib.get_close_matches(key, _KNOWN, n=1, cutoff=0.4)
+            hint = f"did you mean {near[0]}?" if near else "docs/paddlex.md lists the keys"
+            raise ConfigError(f"{where}{key}: no such key of PaddleX's image classification; {hint}")
+
+
+def _idle_name(key: str) -> str | None:
+    """The entry of ``_IDLE`` that a key stands in or under."""
+    return next((name for name in _IDLE if f"{key}.".startswith(f"{name}.")), None)
+
+
+def _idle_keys(request: _Request, mode: str) -> Iterator[str]:
+    sections = {key.split(".")[0] for key in _OURS[mode]}
+    for key, value in request.values.items():
+        is_meant = key in request.given or key.split(".")[0] in sections
+        if is_meant and value not in (None, False, "") and (name := _idle_name(key)):
+            yield f"{key}={value} ({_IDLE[name]})"
+
+
+def _same(request: _Request, mode: str) -> dict[str, Any]:
+    """What our command takes as it is."""
+    return {ours: request.values[key] for key, ours in _OURS[mode].items() if request.values.get(key) not in (None, "")}
+
+
+def _in_paddlex_words(message: str, mode: str) -> str:
+    """A problem of one of our keys, told of PaddleX's."""
+    key, colon, rest = message.partition(":")
+    theirs = {ours: theirs for theirs, ours in _OURS[mode].items()}
+    return f"{theirs.get(key, key)}{colon}{rest}"
+
+
+@contextmanager
+def _failure_written(output: str, mode: str) -> Iterator[None]:
+    """Leave ``MODE_result.json`` as PaddleX does where the block fails and has not written it itself."""
+    directory, name = open_directory(output), f"{mode}_result.json"
+    # What an earlier command left there must not speak for this one.
+    directory.remove(name)
+    try:
+        yield
+    except BaseException as error:
+        failure = {"done_flag": False, "err_type": str(type(error)), "err_msg": str(error)}
+        with suppress(ImgclsError):
+            if not directory.exists(name):
+                text = json.dumps(failure, indent=2, ensure_ascii=False) + "\n"
+                directory.replace(name, text.encode(errors="backslashreplace"))
+        raise
+
+
+def _take_check(request: _Request, ours: dict[str, Any]) -> dict[str, Any]:
+    if request.values.get("CheckDataset.convert.enable"):
+        raise ConfigError(f"CheckDataset.convert.enable: {_NO_CONVERSION}; leave it out, or give False")
+    return ours
+
+
+def _take_train(request: _Request, ours: dict[str, Any]) -> dict[str, Any]:
+    ours["device"] = _device(request)
+    _compare_num_classes(request)
+    if isinstance(batch_size := ours.get("batch_size"), int):
+        # PaddleX's is of one card, ours of all.
+        ours["batch_size"] = batch_size * max(1, len(parse_device(ours["device"]).ids))
+    warmup, epochs = ours.get("warmup_epochs"), ours.get("epochs", _DEFAULTS["Train.epochs_iters"])
+    if isinstance(warmup, int | float) and isinstance(epochs, int):
+        ours["warmup_epochs"] = min(warmup, epochs)
+    key = "Train.pretrain_weight_path"
+    weights = request.text(key)
+    if weights is None:
+        ours["pretrained"] = False
+        logger.info("training starts from random weights, as in PaddleX; -o %s=default takes timm's", key)
+    elif weights == "default":
+        del ours["weights"]
+    elif is_url(weights):
+        raise UsageError(
+            f"{key}={weights}: is an address; download the file and give its path, or 'default' for timm's weights"
+        )
+    else:
+        ours["weights"] = _meant_folder(weights) or weights
+    return ours
+
+
+def _take_evaluate(request: _Request, ours: dict[str, Any]) -> dict[str, Any]:
+    return {**ours, **_model(request, "Evaluate.weight_path"), "device": _device(request)}
+
+
+def _take_export(request: _Request, ours: dict[str, Any]) -> dict[str, Any]:
+    if "Global.dataset_dir" not in request.given:
+        # The file's is not for this: PaddleX looks at no image here.
+        ours.pop("images", None)
+    return {"format": "onnx", **ours, **_model(request, "Export.weight_path"), "output": f"{ours['output']}/inference"}
+
+
+def _take_predict(request: _Request, ours: dict[str, Any]) -> dict[str, Any]:
+    # As in PaddleX, the first card only: batches are small here.
+    device = _device(request).partition(",")[0]
+    return {**ours, **_model(request, "Predict.model_dir"), "device": device}
+
+
+_TAKE = {
+    "check_dataset": _take_check,
+    "train": _take_train,
+    "evaluate": _take_evaluate,
+    "export": _take_export,
+    "predict": _take_predict,
+}
+
+
+def _compare_num_classes(request: _Request) -> None:
+    from imgcls_ray.datasets.source import read_dataset
+
+    wanted, data = request.values.get("Train.num_classes"), request.text("Global.dataset_dir")
+    if wanted is None or data is None:
+        return
+    found = sum(name is not None for name in read_dataset(data).class_names)
+    if wanted != found:
+        request.idle.append(f"Train.num_classes={wanted} (the dataset says how many: {found})")
+
+
+def _device(request: _Request) -> str:
+    """The device that is asked for; the file's, which is the one of its authors, gives way to what this machine has."""
+    device = request.text("Global.device")
+    if device is not None and "Global.device" in request.given:
+        try:
+            parse_device(device)
+        except ValueError as error:
+            raise ConfigError(f"Global.device: {error}, got {device!r}") from error
+        return device
+    here = _device_here(device or "gpu")
+    if device not in (None, here):
+        request.idle.append(f"Global.device={device} (not all of it is here; {here} is taken)")
+    return here
+
+
+def _device_here(device: str) -> str:
+    try:
+        wanted = parse_device(device)
+    except ValueError:  # an NPU, for example
+        return "cpu"
+    if not wanted.is_gpu:
+        return "cpu"
+    import torch
+
+    num_gpus = torch.cuda.device_count()
+    if not wanted.ids or is_cluster_given():
+        # A cluster chooses among its own.
+        return "gpu" if num_gpus else "cpu"
+    ids = [i for i in wanted.ids if i < num_gpus]
+    return f"gpu:{','.join(map(str, ids))}" if ids else "cpu"
+
+
+def _model(request: _Request, key: str) -> dict[str, str]:
+    """The model folder, or the network's name, that PaddleX's path of weights means.
+
+    Raises:
+        UsageError: it means neither; with the way out.
+    """
+    path, name = request.text(key), request.text("Global.model")
+    if path is None:
+        return {"model": name} if name else {}
+    if is_s3(path):
+        return {"model": path.rpartition("/")[0] if path.endswith(".pdparams") else path}
+    if is_url(path):
+        raise UsageError(
+            f"{key}={path}: is an address; give {_TRAINED} for what was trained, or null for timm's weights of {name}"
+        )
+    if folder := _meant_folder(path):
+        return {"model": folder}
+    command = f"`imgcls models new {name} --weights FILE.pdparams --labels label.txt --output DIR`"
+    if os.path.exists(path):
+        raise UsageError(
+            f"{key}={path}: is no model folder; {command} makes one of PaddleClas' weights, then {key}=DIR"
+        )
+    raise UsageError(f"{key}={path}: there is no model folder; -o Global.mode=train makes one, or {command}")
+
+
+def _meant_folder(path: str) -> str | None:
+    """The model folder at a path, or at the place where PaddleX would have put the files of that path."""
+    place = Path(path)
+    is_paddlex_name = place.suffix == ".pdparams" or place.name == "inference"
+    if place.name == WEIGHTS_FILE or (is_paddlex_name and not place.exists()):
+        place = place.parent
+    return str(place) if (place / SPEC_FILE).is_file() else None
+
+
+def _predict(config: PredictConfig) -> None:
+    """Label, print each result and save it, as PaddleX does."""
+    if is_s3(config.output):
+        raise UsageError(f"{config.output}: pictures are saved on this machine; `imgcls predict` labels into a bucket")
+    from imgcls_ray.models.api import create_model
+
+    output = Path(path_from_uri(config.output))
+    # What other modes leave there.
+    taken = {"curves", *(f"{mode}_result" for mode in _OURS)}
+    num_images = num_bad = 0
+    try:
+        with native_stderr_aside():
+            for result in create_model(config.model, device=config.device).predict(
+                _images(config), batch_size=config.batch_size
+            ):
+                result.print()
+                _save(result, output, taken)
+                num_images += 1
+                num_bad += result.error is not None
+    except KeyboardInterrupt as error:
+        raise StoppedError(f"stopped; {counted(num_images, 'result')} are in {config.output}") from error
+    if not num_images:
+        raise InputError(f"{config.input}: holds no images; what is in {config.output} is left out")
+    if num_bad == num_images:
+        raise JobFailedError(f"{config.input}: no image can be labelled, for the reasons told above")
+    told = f"; {counted(num_bad, 'image')} could not be read, as told above" if num_bad else ""
+    print(f"{counted(num_images - num_bad, 'image')} labelled{told}; results: {config.output}")
+
+
+def _images(config: PredictConfig) -> Iterator[str]:
+    if is_url(config.input) or is_s3(config.input) or not os.path.isdir(folder := path_from_uri(config.input)):
+        yield config.input
+        return
+    # Without what an earlier run has drawn.
+    for info in list_folder(folder, leave_out=path_from_uri(config.output)):
+        if may_be_image(info.uri):
+            yield info.uri
+
+
+def _save(result: Result, output: Path, taken: set[str]) -> None:
+    """Save a result under its input's name; under one that is nobody else's where that name is taken."""
+    name = result.input.partition("?")[0] if is_url(result.input) else result.input
+    stem, suffix = os.path.splitext(os.path.basename(name))
+    picture = output / f"{stem}{suffix if suffix.lower() in _PICTURE_SUFFIXES else '.jpg'}"
+    is_usable = stem.isprintable() and 0 < len(os.fsencode(stem)) <= _MAX_STEM_BYTES
+    # Saved beside its input, the annotated picture would replace it.
+    is_own = is_usable and stem not in taken and os.path.abspath(picture) != os.path.abspath(path_from_uri(name))
+    taken.add(stem)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        result.save_to_json(output / f"{stem}.json" if is_own else output)
+        if result.error is None:
+            result.save_to_img(picture if is_own else output)
+    except OSError as error:
+        raise StorageError(f"{output}: cannot be written: {error.strerror}") from error
