@@ -18,6 +18,7 @@ from PIL import Image
 
 from imgcls_ray import cli
 from imgcls_ray.commands import check, evaluate, export, paddlex, train
+from imgcls_ray.commands.predict_files import label_files
 from imgcls_ray.config import PredictConfig, make_config
 from imgcls_ray.errors import CheckFailedError, ConfigError, InputError, JobFailedError, StorageError, UsageError
 from imgcls_ray.storage import network
@@ -183,7 +184,9 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     for module in (check, train, evaluate, export):
         name = module.__name__.rpartition(".")[2]
         monkeypatch.setattr(module, "run", lambda _file, _overrides, values, name=name: note(name, values))
-    monkeypatch.setattr(paddlex, "_predict", lambda config: note("predict", config.model_dump(exclude_unset=True)))
+    monkeypatch.setattr(
+        paddlex, "label_files", lambda config, _taken: note("predict", config.model_dump(exclude_unset=True))
+    )
     return seen
 
 
@@ -753,4 +756,4 @@ def test_results_that_cannot_be_saved_are_an_error_of_storage(
 def test_a_bucket_is_no_place_for_pictures() -> None:
     values = {"input": "a.jpg", "model": TRAINED, "output": "s3://bucket/out"}
     with pytest.raises(UsageError, match="pictures are saved on this machine"):
-        paddlex._predict(make_config(PredictConfig, values))
+        label_files(make_config(PredictConfig, values), set())

@@ -17,30 +17,18 @@ from typing import TYPE_CHECKING, Any
 
 from imgcls_ray.commands import check, evaluate, export, train
 from imgcls_ray.commands.check import check_output
-from imgcls_ray.commands.terminal import native_stderr_aside
+from imgcls_ray.commands.predict_files import label_files
 from imgcls_ray.config import PredictConfig, load_config, make_config, parse_device, parse_overrides
 from imgcls_ray.data.cluster import is_cluster_given
-from imgcls_ray.data.report import counted
-from imgcls_ray.errors import (
-    ConfigError,
-    ImgclsError,
-    InputError,
-    JobFailedError,
-    StoppedError,
-    StorageError,
-    UsageError,
-)
+from imgcls_ray.errors import ConfigError, ImgclsError, UsageError
 from imgcls_ray.models.folder import SPEC_FILE, WEIGHTS_FILE
 from imgcls_ray.models.zoo import ZOO
 from imgcls_ray.storage import DEFAULT_S3, open_directory
 from imgcls_ray.storage.http import is_url
-from imgcls_ray.storage.local import list_folder, may_be_image, path_from_uri
 from imgcls_ray.storage.s3 import is_s3
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
-
-    from imgcls_ray.models.results import Result
 
 logger = logging.getLogger("imgcls_ray")
 
@@ -128,8 +116,6 @@ _DEFAULTS = {
     "Predict.model_dir": f"{_TRAINED}/inference",
 }
 """Of a network whose file is not at hand; batch size, learning rate and warm-up are then the family's."""
-_PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png")
-_MAX_STEM_BYTES = 200
 
 
 @dataclass(frozen=True)
@@ -187,7 +173,9 @@ def _do(mode: str, ours: Mapping[str, Any]) -> None:
         case "export":
             export.run(None, [], ours)
         case _:
-            _predict(make_config(PredictConfig, ours))
+            # What other modes leave there.
+            taken = {"curves", *(f"{name}_result" for name in _OURS)}
+            label_files(make_config(PredictConfig, ours), taken)
 
 
 def _read(config: str, overrides: Sequence[str]) -> _Request:
@@ -403,60 +391,3 @@ def _meant_folder(path: str) -> str | None:
     if place.name == WEIGHTS_FILE or (is_paddlex_name and not place.exists()):
         place = place.parent
     return str(place) if (place / SPEC_FILE).is_file() else None
-
-
-def _predict(config: PredictConfig) -> None:
-    """Label, print each result and save it, as PaddleX does."""
-    if is_s3(config.output):
-        raise UsageError(f"{config.output}: pictures are saved on this machine; `imgcls predict` labels into a bucket")
-    from imgcls_ray.models.api import create_model
-
-    output = Path(path_from_uri(config.output))
-    # What other modes leave there.
-    taken = {"curves", *(f"{mode}_result" for mode in _OURS)}
-    num_images = num_bad = 0
-    try:
-        with native_stderr_aside():
-            for result in create_model(config.model, device=config.device).predict(
-                _images(config), batch_size=config.batch_size
-            ):
-                result.print()
-                _save(result, output, taken)
-                num_images += 1
-                num_bad += result.error is not None
-    except KeyboardInterrupt as error:
-        raise StoppedError(f"stopped; {counted(num_images, 'result')} are in {config.output}") from error
-    if not num_images:
-        raise InputError(f"{config.input}: holds no images; what is in {config.output} is left out")
-    if num_bad == num_images:
-        raise JobFailedError(f"{config.input}: no image can be labelled, for the reasons told above")
-    told = f"; {counted(num_bad, 'image')} could not be read, as told above" if num_bad else ""
-    print(f"{counted(num_images - num_bad, 'image')} labelled{told}; results: {config.output}")
-
-
-def _images(config: PredictConfig) -> Iterator[str]:
-    if is_url(config.input) or is_s3(config.input) or not os.path.isdir(folder := path_from_uri(config.input)):
-        yield config.input
-        return
-    # Without what an earlier run has drawn.
-    for info in list_folder(folder, leave_out=path_from_uri(config.output)):
-        if may_be_image(info.uri):
-            yield info.uri
-
-
-def _save(result: Result, output: Path, taken: set[str]) -> None:
-    """Save a result under its input's name; under one that is nobody else's where that name is taken."""
-    name = result.input.partition("?")[0] if is_url(result.input) else result.input
-    stem, suffix = os.path.splitext(os.path.basename(name))
-    picture = output / f"{stem}{suffix if suffix.lower() in _PICTURE_SUFFIXES else '.jpg'}"
-    is_usable = stem.isprintable() and 0 < len(os.fsencode(stem)) <= _MAX_STEM_BYTES
-    # Saved beside its input, the annotated picture would replace it.
-    is_own = is_usable and stem not in taken and os.path.abspath(picture) != os.path.abspath(path_from_uri(name))
-    taken.add(stem)
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        result.save_to_json(output / f"{stem}.json" if is_own else output)
-        if result.error is None:
-            result.save_to_img(picture if is_own else output)
-    except OSError as error:
-        raise StorageError(f"{output}: cannot be written: {error.strerror}") from error

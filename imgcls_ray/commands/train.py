@@ -48,7 +48,7 @@ def _tell(result: TrainResult) -> None:
     if result.num_bad:
         print(f"{result.num_bad:,} images could not be read; {output}/bad_images.csv tells which and why")
     print(
-        f"best of {last['epoch']:.0f} epochs: {result.best_epoch}, val top-1 {best['val.top1']:.2%}, "
+        f"best epoch: {result.best_epoch} of {last['epoch']:.0f}, val top-1 {best['val.top1']:.2%}, "
         f"top-5 {best['val.top5']:.2%}"
     )
     print(f"model folder: {output}/best_model; curves: {output}/curves.png")

@@ -67,7 +67,7 @@ def write_result(state: TrainState, entries: Entries, directory: Directory, *, d
 
 def write_failure(directory: Directory, error: BaseException) -> None:
     """Write, as PaddleX does, why a run did not get done."""
-    failure = {"done_flag": False, "err_type": type(error).__name__, "err_msg": str(error)}
+    failure = {"done_flag": False, "err_type": str(type(error)), "err_msg": str(error)}
     directory.replace(RESULT_FILE, json.dumps(failure, indent=2, ensure_ascii=False).encode() + b"\n")
 
 

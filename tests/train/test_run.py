@@ -142,7 +142,7 @@ def test_stopped_anywhere_it_goes_on_as_if_it_had_not_been(
         train_here(halves, stop_after=stop_after)
     assert result_of(halves.output) == {
         "done_flag": False,
-        "err_type": "StoppedError",
+        "err_type": "<class 'imgcls_ray.errors.StoppedError'>",
         "err_msg": f"stopped in epoch {epoch} of 3; the same command goes on from there, {halves.output} has what is "
         "done",
     }
