@@ -78,8 +78,7 @@ class Reporter:
             self._begun = (time.monotonic(), step)
         text = (
             f"epoch {values['epoch']}, step {step:,} of {self._total:,}: loss {values['loss']:.4f}, "
-            f"learning rate {values['learning_rate']:.3g}, {values['images_per_s']:.1f} images/s, "
-            f"{duration(self._seconds_left(step))} left"
+            f"learning rate {values['learning_rate']:.3g}, {values['images_per_s']:.1f} images/s{self._time_left(step)}"
         )
         _steps.debug(text)
         for name, key in (("loss", "train/loss"), ("learning_rate", "learning_rate"), ("images_per_s", "images_per_s")):
@@ -92,11 +91,12 @@ class Reporter:
             self._last_line = time.monotonic()
             logger.info(text)
 
-    def _seconds_left(self, step: int) -> float:
-        if self._begun is None or step == self._begun[1]:
-            return 0.0
+    def _time_left(self, step: int) -> str:
+        assert self._begun is not None
         start, first = self._begun
-        return (time.monotonic() - start) / (step - first) * (self._total - step)
+        if step == first:
+            return ""
+        return f", {duration((time.monotonic() - start) / (step - first) * (self._total - step))} left"
 
     def _epoch(self, values: dict[str, Any]) -> None:
         row = values["row"]
