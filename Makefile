@@ -36,8 +36,9 @@ demo: $(READY)
 	rm -rf build/demo
 	$(BIN)/imgcls demo --output build/demo
 
+# Two processes, each with a Ray and an S3 server of its own: most tests wait for something.
 test: $(READY)
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
 
 test-all: $(READY)
 	$(BIN)/python -m pytest

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -62,3 +63,17 @@ def test_warm_up_takes_no_more_than_a_quarter_of_a_short_run() -> None:
     assert resolved("ConvNeXt_tiny", epochs=8).warmup_epochs == 2
     assert resolved("ConvNeXt_tiny", epochs=300).warmup_epochs == 20
     assert resolved("ConvNeXt_tiny", epochs=8, warmup_epochs=5).warmup_epochs == 5
+
+
+def test_the_documentation_has_every_familys_recipe() -> None:
+    text = (Path(__file__).parent.parent.parent / "docs" / "train.md").read_text(encoding="utf-8")
+    rows = {line.split(" | ")[0].removeprefix("| "): line.split(" | ")[1:] for line in text.splitlines()}
+    for family in sorted({model.family for model in ZOO.values()}):
+        optimizer, rate, schedule, decay, smoothing, *_ = rows[family]
+        batch = int(rate.split(" / ")[1])
+        config = make_config(TrainConfig, {"data": "d", "model": "m", "epochs": 300})
+        recipe = resolve_recipe(config, name="", family=family, batch_size=batch, is_trained=False)
+        assert rate == f"{recipe.learning_rate:g} / {batch}"
+        assert optimizer == recipe.optimizer
+        assert schedule == f"{recipe.schedule}, {recipe.warmup_epochs:g}"
+        assert (decay, smoothing) == (f"{recipe.weight_decay:g}", f"{recipe.label_smoothing:g}")

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,17 +43,14 @@ def history_of(output: str) -> list[dict[str, Any]]:
 
 
 def worker_pid() -> int | None:
-    """Of the first worker that trains: the process of the actor that Ray Train made."""
+    """Process of the actor that Ray Train made, of the Ray that this process has started."""
     for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                if (
-                    b"RayTrainWorker" in (entry / "cmdline").read_bytes()
-                    and b"ray::" in (entry / "cmdline").read_bytes()
-                ):
+        with suppress(OSError, IndexError):
+            if entry.name.isdigit() and (entry / "cmdline").read_bytes().startswith(b"ray::RayTrainWorker"):
+                raylet = (entry / "environ").read_bytes().partition(b"RAY_RAYLET_PID=")[2].split(b"\0")[0].decode()
+                parent = Path("/proc", raylet, "stat").read_text().rpartition(")")[2].split()[1]
+                if int(parent) == os.getpid():
                     return int(entry.name)
-            except OSError:
-                continue
     return None
 
 
@@ -109,6 +107,7 @@ def test_two_workers_share_every_batch(
     assert "2 workers on cpu" in (tmp_path / "two" / "train.log").read_text()
 
 
+@pytest.mark.slow
 def test_a_run_on_object_storage_goes_on_after_its_command_was_killed(
     make_train_config: Callable[..., TrainConfig], colours: Path, bucket: str, s3: S3Server
 ) -> None:
