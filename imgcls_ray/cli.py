@@ -38,7 +38,7 @@ app.add_typer(store_app, name="store")
 Store = Annotated[str, typer.Argument(metavar="STORE", help="Folder or s3://bucket/prefix.")]
 S3Endpoint = Annotated[
     str | None,
-    typer.Option(metavar="URL", help="Server of s3:// URIs. [default: AWS_ENDPOINT_URL]", show_default=False),
+    typer.Option(metavar="URL", help="Server of s3:// URIs. \\[default: AWS_ENDPOINT_URL]", show_default=False),
 ]
 
 Config = Annotated[Path | None, typer.Option("--config", "-c", help="YAML file of the same keys.")]
@@ -55,7 +55,7 @@ Dataset = Annotated[
 ]
 Device = Annotated[
     str | None,
-    typer.Option(metavar="cpu|gpu|gpu:0,1", help="Where the network runs. [default: cpu]", show_default=False),
+    typer.Option(metavar="cpu|gpu|gpu:0,1", help="Where the network runs. \\[default: cpu]", show_default=False),
 ]
 
 
@@ -132,7 +132,7 @@ def predict(
     set_: Annotated[
         list[str] | None, typer.Option("--set", "-s", metavar="KEY=VALUE", help="Set any key of the configuration.")
     ] = None,
-    top_k: Annotated[int | None, typer.Option(help="Labels kept per image. [default: 5]", show_default=False)] = None,
+    top_k: Annotated[int | None, typer.Option(help="Labels kept per image. \\[default: 5]", show_default=False)] = None,
     embedding: Annotated[bool, typer.Option("--embedding", help="Keep the features before the head.")] = False,
     logits: Annotated[bool, typer.Option("--logits", help="Keep the raw score of every class.")] = False,
     export: Annotated[
@@ -143,13 +143,15 @@ def predict(
     max_error_rate: Annotated[
         float | None, typer.Option(metavar="SHARE", help="Exit 1 if a larger share of the inputs fails, e.g. 0.05.")
     ] = None,
-    num_workers: Annotated[int | None, typer.Option(metavar="N", help="CPU workers. [default: all cores]")] = None,
+    num_workers: Annotated[int | None, typer.Option(metavar="N", help="CPU workers. \\[default: all cores]")] = None,
     device: Annotated[
         str | None,
-        typer.Option(metavar="cpu|gpu|gpu:0,1", help="Where the network runs. [default: cpu]", show_default=False),
+        typer.Option(metavar="cpu|gpu|gpu:0,1", help="Where the network runs. \\[default: cpu]", show_default=False),
     ] = None,
     num_gpus: Annotated[int | None, typer.Option(metavar="N", help="Label on N GPUs, whichever they are.")] = None,
-    batch_size: Annotated[int | None, typer.Option(metavar="N", help="Images per forward pass. [default: 32]")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(metavar="N", help="Images per forward pass. \\[default: 32]")
+    ] = None,
     engine: Annotated[str | None, typer.Option(metavar="auto|openvino|torch")] = None,
     s3_endpoint_url: S3Endpoint = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be labelled; write nothing.")] = False,
@@ -193,7 +195,7 @@ def check(
         ),
     ] = None,
     output: Annotated[
-        str | None, typer.Option(metavar="DIR", help="Where the report goes. [default: output]", show_default=False)
+        str | None, typer.Option(metavar="DIR", help="Where the report goes. \\[default: output]", show_default=False)
     ] = None,
     config: Annotated[Path | None, typer.Option("--config", "-c", help="YAML file of the same keys.")] = None,
     set_: Annotated[
@@ -206,7 +208,7 @@ def check(
             help="Set any key, also PaddleX's: CheckDataset.split.enable=True.",
         ),
     ] = None,
-    num_workers: Annotated[int | None, typer.Option(metavar="N", help="Workers. [default: all cores]")] = None,
+    num_workers: Annotated[int | None, typer.Option(metavar="N", help="Workers. \\[default: all cores]")] = None,
     s3_endpoint_url: S3Endpoint = None,
 ) -> None:
     """Check a labelled dataset: every line, every image, every pair. Exit code 0: it passed; 1: it has errors."""
@@ -245,7 +247,7 @@ def models_new(
     num_classes: Annotated[
         int | None,
         typer.Option(
-            min=1, max=1_000_000, help="Number of classes. [default: that of the weights]", show_default=False
+            min=1, max=1_000_000, help="Number of classes. \\[default: that of the weights]", show_default=False
         ),
     ] = None,
     labels: Annotated[
@@ -355,17 +357,28 @@ def train(
         str | None, typer.Option("--model", "-m", metavar="NAME|FOLDER", help="Name of the zoo, or a model folder.")
     ] = None,
     output: Annotated[
-        str | None, typer.Option(metavar="DIR", help="Where the run goes. [default: output]", show_default=False)
+        str | None, typer.Option(metavar="DIR", help="Where the run goes. \\[default: output]", show_default=False)
     ] = None,
-    epochs: Annotated[int | None, typer.Option(metavar="N", help="[default: 20]", show_default=False)] = None,
-    batch_size: Annotated[int | None, typer.Option(metavar="N", help="Images per step, of all workers.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(metavar="LR", help="[default: the family's recipe]")] = None,
-    image_size: Annotated[int | None, typer.Option(metavar="PIXELS", help="[default: the zoo's]")] = None,
+    epochs: Annotated[
+        int | None, typer.Option(metavar="N", help="Times that every image is seen. \\[default: 20]")
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(metavar="N", help="Images per step, of all workers. \\[default: 64]")
+    ] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(metavar="LR", help="Highest one. \\[default: the family's recipe]")
+    ] = None,
+    image_size: Annotated[
+        int | None,
+        typer.Option(metavar="PIXELS", help="Height and width of what the network sees. \\[default: the zoo's]"),
+    ] = None,
     pretrained: Annotated[
         bool | None, typer.Option("--pretrained/--scratch", help="Start from timm's weights, or from random ones.")
     ] = None,
     weights: Annotated[str | None, typer.Option(metavar="PATH", help="Start from these weights.")] = None,
-    seed: Annotated[int | None, typer.Option(metavar="N")] = None,
+    seed: Annotated[
+        int | None, typer.Option(metavar="N", help="Of weights, order and augmentation. \\[default: 0]")
+    ] = None,
     device: Device = None,
     num_workers: Annotated[int | None, typer.Option(metavar="N", help="Processes that train together.")] = None,
     config: Config = None,
@@ -400,11 +413,13 @@ def evaluate(
         str | None, typer.Option("--model", "-m", help="Model folder (local or s3://), or a name of the zoo.")
     ] = None,
     output: Annotated[
-        str | None, typer.Option(metavar="DIR", help="Where the result goes. [default: output]", show_default=False)
+        str | None, typer.Option(metavar="DIR", help="Where the result goes. \\[default: output]", show_default=False)
     ] = None,
-    split: Annotated[str | None, typer.Option(metavar="train|val|test", help="[default: val]")] = None,
+    split: Annotated[
+        str | None, typer.Option(metavar="train|val|test", help="Which of its splits. \\[default: val]")
+    ] = None,
     device: Device = None,
-    num_workers: Annotated[int | None, typer.Option(metavar="N", help="CPU workers. [default: all cores]")] = None,
+    num_workers: Annotated[int | None, typer.Option(metavar="N", help="CPU workers. \\[default: all cores]")] = None,
     config: Config = None,
     set_: Overrides = None,
     s3_endpoint_url: S3Endpoint = None,

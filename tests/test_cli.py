@@ -43,6 +43,15 @@ def imgcls(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) 
     return run
 
 
+@pytest.mark.parametrize(("command", "default"), [("predict", "[default: 32]"), ("train", "[default: 20]")])
+def test_help_tells_the_defaults(
+    imgcls: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch, command: str, default: str
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    # Brackets are markup to the library that prints it.
+    assert default in imgcls(command, "--help")[1]
+
+
 def test_help_names_the_commands(imgcls: Callable[..., tuple[int, str, str]]) -> None:
     code, out, _ = imgcls("--help")
     assert code == 0
