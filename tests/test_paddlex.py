@@ -216,6 +216,7 @@ def make_model_folder(small_model: ModelFolder, path: str = TRAINED) -> None:
 # The tutorial
 
 
+@pytest.mark.slow
 def test_the_tutorials_commands_work_one_after_the_other(
     workplace: Path, site: str, monkeypatch: pytest.MonkeyPatch, ray_session: None, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -188,5 +188,5 @@ def quiet_ray_data() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
     for handler in logging.getLogger("ray.data").handlers:
         # What ends the job is raised, and told in one line; the whole of it stays in Ray's own log file.
-        if isinstance(handler, logging.StreamHandler):
+        if type(handler).__module__.startswith("ray."):
             handler.setLevel(logging.CRITICAL)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import logging
 import re
 import shutil
 from pathlib import Path
@@ -161,6 +162,7 @@ def test_bulk_labelling_refuses_what_an_exported_network_has_not(openvino_folder
 def test_without_images_it_is_compared_on_drawn_ones_and_says_so(
     export: Callable[..., dict[str, Any]], capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO)
     report = export(num_images=12)
     assert (report["images"], report["num_images"], report["accuracy"]) == ("drawn", 12, None)
     assert "drawn pictures are all that it was compared on; real ones say more" in caplog.text
@@ -198,6 +200,7 @@ def test_images_of_which_none_can_be_read_are_no_comparison(
 def test_a_dataset_of_other_classes_gives_no_accuracy_and_the_reason(
     export: Callable[..., dict[str, Any]], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO)
     write_clean(tmp_path / "set", ("cat", "unicorn"))
     report = export(images=str(tmp_path / "set"), num_images=4)
     assert (report["accuracy"], report["num_images"]) == (None, 4)
