@@ -2,7 +2,7 @@
 
     python -m benchmarks.plain_training DATASET --seed 0
 
-One process, PIL, torchvision's transforms, a ``DataLoader``, SGD: the recipe of docs/train.md.
+One process, PIL, torchvision's transforms, a ``DataLoader``, SGD: a recipe for some thousands of images.
 DATASET has PaddleX's train.txt, val.txt and label.txt. Nothing of imgcls_ray is used.
 """
 
