@@ -121,11 +121,11 @@ def kills(data: Path, epochs: int) -> None:
             for name, output in outputs.items()
         }
         subprocess.run(commands["quiet"], capture_output=True, check=True)
-        with subprocess.Popen(commands["killed"], stderr=subprocess.PIPE, text=True) as command:
+        with subprocess.Popen(commands["killed"], stderr=subprocess.PIPE, text=True, start_new_session=True) as command:
             assert command.stderr is not None
             for line in command.stderr:
                 if " epoch 2: " in line:
-                    os.kill(_worker_pid(), signal.SIGKILL)
+                    os.kill(_worker_pid(session=command.pid), signal.SIGKILL)
                 if " epoch 4: " in line:
                     command.kill()
                     break
@@ -144,10 +144,11 @@ def kills(data: Path, epochs: int) -> None:
     emit("training", "best epoch is the same", float(results["quiet"]["best"] == results["killed"]["best"]), "")
 
 
-def _worker_pid() -> int:
+def _worker_pid(*, session: int) -> int:
     for entry in Path("/proc").iterdir():
         with suppress(OSError):
-            if entry.name.isdigit() and (entry / "cmdline").read_bytes().startswith(b"ray::RayTrainWorker"):
+            is_worker = entry.name.isdigit() and (entry / "cmdline").read_bytes().startswith(b"ray::RayTrainWorker")
+            if is_worker and os.getsid(int(entry.name)) == session:
                 return int(entry.name)
     raise RuntimeError("no process of Ray Train's worker")
 
