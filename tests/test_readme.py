@@ -83,6 +83,7 @@ def test_checking_and_splitting_a_dataset_work(workplace: Path, monkeypatch: pyt
     assert (workplace / "report" / "check_dataset" / "report.html").exists()
 
 
+@pytest.mark.timeout(600)
 def test_training_evaluating_and_exporting_work(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_clean(workplace / "data")
     commands = [c for c in COMMANDS if c.startswith(("imgcls train", "imgcls evaluate", "imgcls export", "imgcls run"))]
