@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from imgcls_ray.commands.terminal import native_stderr_aside
-from imgcls_ray.config import CheckConfig, load_config, make_config, nested, parse_overrides
+from imgcls_ray.config import CheckConfig, make_config, nested, read_values
 from imgcls_ray.data.progress import image_progress
 from imgcls_ray.datasets.findings import FindingCode, Severity
 from imgcls_ray.errors import CheckFailedError, StoppedError, UsageError
@@ -35,7 +35,7 @@ def run(config_file: Path | None, overrides: Sequence[str], flags: Mapping[str, 
     Raises:
         CheckFailedError: the dataset has errors; the report is written.
     """
-    values = {**(load_config(config_file) if config_file else {}), **parse_overrides(overrides), **flags}
+    values = read_values(config_file, overrides, flags)
     config = make_config(CheckConfig, nested(_our_keys(values)))
     try:
         with native_stderr_aside():

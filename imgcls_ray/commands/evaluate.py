@@ -10,7 +10,7 @@ from rich.table import Table
 
 from imgcls_ray.commands.check import check_output, plain
 from imgcls_ray.commands.terminal import native_stderr_aside
-from imgcls_ray.config import EvaluateConfig, load_config, make_config, parse_overrides
+from imgcls_ray.config import EvaluateConfig, make_config, read_values
 from imgcls_ray.data.options import s3_options
 from imgcls_ray.data.progress import duration
 from imgcls_ray.data.report import counted
@@ -42,7 +42,7 @@ def run(config_file: Path | None, overrides: Sequence[str], flags: Mapping[str, 
     Raises:
         JobFailedError: too many images cannot be read; everything is written all the same.
     """
-    values = {**(load_config(config_file) if config_file else {}), **parse_overrides(overrides), **flags}
+    values = read_values(config_file, overrides, flags)
     config = make_config(EvaluateConfig, values)
     check_output(config.output, s3_options(config))
 

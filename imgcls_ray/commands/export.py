@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from imgcls_ray.commands.terminal import native_stderr_aside
-from imgcls_ray.config import ExportConfig, load_config, make_config, parse_overrides
+from imgcls_ray.config import ExportConfig, make_config, read_values
 from imgcls_ray.data.options import s3_options
 from imgcls_ray.data.progress import image_progress, logger
 from imgcls_ray.data.report import counted
@@ -36,7 +36,7 @@ def run(config_file: Path | None, overrides: Sequence[str], flags: Mapping[str, 
     Raises:
         JobFailedError: the exported network labels too many images otherwise; nothing is left behind.
     """
-    values = {**(load_config(config_file) if config_file else {}), **parse_overrides(overrides), **flags}
+    values = read_values(config_file, overrides, flags)
     config = make_config(ExportConfig, values)
     try:
         with native_stderr_aside():

@@ -8,9 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-import pyarrow as pa
-
-from imgcls_ray.data.fetching import NUM_FETCH_THREADS, fetch_inputs
+from imgcls_ray.data.fetching import NUM_FETCH_THREADS, any_version, fetch_inputs
 from imgcls_ray.data.listing import ListingCounts, list_inputs
 from imgcls_ray.data.options import decode_limits, fetch_limits, s3_options
 from imgcls_ray.datasets.source import read_dataset
@@ -173,8 +171,7 @@ def read_calibration(images: ExportImages, config: ExportConfig, spec: ModelSpec
 
 
 def _read(images: list[Listed], config: ExportConfig) -> Iterator[tuple[Listed, bytes | ImageError]]:
-    nothing = pa.nulls(len(images))
-    rows = pa.table({"uri": [image.uri for image in images], "etag": nothing, "size": nothing})
+    rows = any_version([image.uri for image in images])
     with ThreadPoolExecutor(NUM_FETCH_THREADS, thread_name_prefix="fetch") as executor:
         yield from zip(images, fetch_inputs(rows, fetch_limits(config), executor), strict=True)
 

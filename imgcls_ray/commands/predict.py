@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from imgcls_ray.commands.terminal import native_stderr_aside
-from imgcls_ray.config import PredictConfig, load_config, make_config, parse_overrides
+from imgcls_ray.config import PredictConfig, make_config, read_values
 from imgcls_ray.data.listing import check_input, is_single_file
 from imgcls_ray.data.options import s3_options
 from imgcls_ray.data.progress import duration
@@ -40,7 +40,7 @@ _ADVICE = {
 
 def run(config_file: Path | None, overrides: Sequence[str], flags: Mapping[str, Any]) -> None:
     """Label what the configuration says; flags win over overrides, overrides over the file."""
-    values = {**(load_config(config_file) if config_file else {}), **parse_overrides(overrides), **flags}
+    values = read_values(config_file, overrides, flags)
     if "output" not in values and "input" in values:
         _predict_one(values)
         return

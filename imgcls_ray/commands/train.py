@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from imgcls_ray.commands.terminal import native_stderr_aside
-from imgcls_ray.config import TrainConfig, load_config, make_config, parse_overrides
+from imgcls_ray.config import TrainConfig, make_config, read_values
 from imgcls_ray.errors import StoppedError
 
 if TYPE_CHECKING:
@@ -23,21 +23,16 @@ def run(config_file: Path | None, overrides: Sequence[str], flags: Mapping[str, 
     Raises:
         JobFailedError: training came to an end that is none; ``train_result.json`` says why.
     """
-    values = {**(load_config(config_file) if config_file else {}), **parse_overrides(overrides), **flags}
-    train(make_config(TrainConfig, values))
-
-
-def train(config: TrainConfig) -> TrainResult:
-    """Train, and tell of it."""
-    from imgcls_ray.train.run import train as train_job
+    values = read_values(config_file, overrides, flags)
+    config = make_config(TrainConfig, values)
+    from imgcls_ray.train.run import train
 
     try:
         with native_stderr_aside():
-            result = train_job(config, Console(stderr=True))
+            result = train(config, Console(stderr=True))
     except KeyboardInterrupt as error:
         raise StoppedError("stopped before training began") from error
     _tell(result)
-    return result
 
 
 def _tell(result: TrainResult) -> None:

@@ -1,8 +1,16 @@
 """One strict model per job, and the only door to YAML."""
 
-from imgcls_ray.config.base import StrictModel, dump_config, load_config, make_config, nested, parse_overrides
+from imgcls_ray.config.base import (
+    StrictModel,
+    dump_config,
+    load_config,
+    make_config,
+    nested,
+    parse_overrides,
+    read_values,
+)
 from imgcls_ray.config.check import CheckConfig, SplitOptions
-from imgcls_ray.config.device import Device, parse_device
+from imgcls_ray.config.device import Device, OnDevice, parse_device
 from imgcls_ray.config.evaluate import EvaluateConfig
 from imgcls_ray.config.export import ExportConfig
 from imgcls_ray.config.limits import ReadLimits
@@ -14,6 +22,7 @@ __all__ = [
     "Device",
     "EvaluateConfig",
     "ExportConfig",
+    "OnDevice",
     "PredictConfig",
     "ReadLimits",
     "SplitOptions",
@@ -25,4 +34,5 @@ __all__ = [
     "nested",
     "parse_device",
     "parse_overrides",
+    "read_values",
 ]

@@ -60,6 +60,15 @@ def load_config(path: Path) -> dict[str, Any]:
     return values
 
 
+def read_values(file: Path | None, overrides: Sequence[str], flags: Mapping[str, Any]) -> dict[str, Any]:
+    """What a command was told: flags win over overrides, overrides over the file.
+
+    Raises:
+        ConfigError: of ``load_config`` and ``parse_overrides``.
+    """
+    return {**(load_config(file) if file else {}), **parse_overrides(overrides), **flags}
+
+
 def dump_config(values: Mapping[str, Any]) -> str:
     """Write plain values as ``load_config`` reads them."""
     import yaml

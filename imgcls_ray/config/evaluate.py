@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Literal, Self
 
-from pydantic import Field, PositiveInt, field_validator, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
-from imgcls_ray.config.device import parse_device
+from imgcls_ray.config.device import OnDevice
 from imgcls_ray.config.limits import ReadLimits
 
 
-class EvaluateConfig(ReadLimits):
+class EvaluateConfig(ReadLimits, OnDevice):
     """One evaluation: ``imgcls evaluate`` and ``jobs/evaluate.py``."""
 
     data: str
@@ -31,8 +31,6 @@ class EvaluateConfig(ReadLimits):
     """``auto``: bf16 where the processor computes it natively."""
     num_workers: PositiveInt | None = None
     """Actors on CPUs, one core each; with GPUs, actors that fetch and decode. Default: all the cores."""
-    device: str = "cpu"
-    """``cpu``; ``gpu`` for all GPUs of the machine or cluster; ``gpu:0,1`` for these of this machine."""
     batch_size: PositiveInt = 32
     """Images per forward pass on one worker; short batches are padded."""
 
@@ -43,23 +41,8 @@ class EvaluateConfig(ReadLimits):
     max_error_rate: float = Field(default=0.01, ge=0, le=1)
     """End with exit code 1 when a larger share of the images cannot be read: what is left is another dataset."""
 
-    @field_validator("device")
-    @classmethod
-    def _is_a_device(cls, device: str) -> str:
-        parse_device(device)
-        return device
-
     @model_validator(mode="after")
     def _gpus_need_torch(self) -> Self:
         if self.uses_gpus and self.engine == "openvino":
             raise ValueError("engine=openvino runs on CPUs; use engine=torch (or auto) with device=gpu")
         return self
-
-    @property
-    def uses_gpus(self) -> bool:
-        return parse_device(self.device).is_gpu
-
-    @property
-    def gpu_ids(self) -> tuple[int, ...]:
-        """The GPUs of this machine to use, where they are named."""
-        return parse_device(self.device).ids

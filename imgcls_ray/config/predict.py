@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Literal, Self
 
-from pydantic import Field, PositiveInt, field_validator, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
-from imgcls_ray.config.device import parse_device
+from imgcls_ray.config.device import OnDevice
 from imgcls_ray.config.limits import ReadLimits
 
 
-class PredictConfig(ReadLimits):
+class PredictConfig(ReadLimits, OnDevice):
     """One bulk-labelling run: ``imgcls predict`` and ``jobs/predict.py``."""
 
     input: str
@@ -33,8 +33,6 @@ class PredictConfig(ReadLimits):
     """``auto``: bf16 where the processor computes it natively."""
     num_workers: PositiveInt | None = None
     """Actors that label on CPUs, one core each; with GPUs, actors that fetch and decode. Default: all the cores."""
-    device: str = "cpu"
-    """``cpu``; ``gpu`` for all GPUs of the machine or cluster; ``gpu:0,1`` for these of this machine."""
     num_gpus: int = Field(default=0, ge=0)
     """Label on this many GPUs, one actor each, whichever they are. 0: as ``device`` says."""
     batch_size: PositiveInt = 32
@@ -56,12 +54,6 @@ class PredictConfig(ReadLimits):
     dry_run: bool = False
     """Say what would be labelled; write nothing."""
 
-    @field_validator("device")
-    @classmethod
-    def _is_a_device(cls, device: str) -> str:
-        parse_device(device)
-        return device
-
     @model_validator(mode="after")
     def _gpus_need_torch(self) -> Self:
         if self.uses_gpus and self.engine == "openvino":
@@ -74,9 +66,4 @@ class PredictConfig(ReadLimits):
 
     @property
     def uses_gpus(self) -> bool:
-        return self.num_gpus > 0 or parse_device(self.device).is_gpu
-
-    @property
-    def gpu_ids(self) -> tuple[int, ...]:
-        """The GPUs of this machine to label on, where they are named."""
-        return parse_device(self.device).ids
+        return self.num_gpus > 0 or super().uses_gpus

@@ -6,11 +6,11 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
-from imgcls_ray.config.device import parse_device
+from imgcls_ray.config.device import OnDevice
 from imgcls_ray.config.limits import ReadLimits
 
 
-class TrainConfig(ReadLimits):
+class TrainConfig(ReadLimits, OnDevice):
     """One training run: ``imgcls train`` and ``jobs/train.py``.
 
     Where a default is "the family's", the recipe of the network's family says it (docs/train.md has the table).
@@ -128,12 +128,6 @@ class TrainConfig(ReadLimits):
     """End with exit code 1 when a larger share of a split's images cannot be read. Such images are left out and told
     of, never replaced."""
 
-    @field_validator("device")
-    @classmethod
-    def _is_a_device(cls, device: str) -> str:
-        parse_device(device)
-        return device
-
     @field_validator("amp", mode="before")
     @classmethod
     def _off_is_no_truth_value(cls, amp: Any) -> Any:
@@ -153,12 +147,3 @@ class TrainConfig(ReadLimits):
         if self.warmup_epochs is not None and self.warmup_epochs > self.epochs:
             raise ValueError(f"warmup_epochs={self.warmup_epochs:g} is more than epochs={self.epochs}")
         return self
-
-    @property
-    def uses_gpus(self) -> bool:
-        return parse_device(self.device).is_gpu
-
-    @property
-    def gpu_ids(self) -> tuple[int, ...]:
-        """The GPUs of this machine to use, where they are named."""
-        return parse_device(self.device).ids

@@ -66,7 +66,7 @@ def predict(config: PredictConfig, console: Console) -> PredictReport:
     """
     start = time.monotonic()
     s3 = s3_options(config)
-    check_resources(config, num_gpus=config.num_gpus)
+    check_resources(config, num_workers=config.num_workers, num_gpus=config.num_gpus, some_gpus="num_gpus={}")
     folder = open_model(config.model, s3)
     check_engine(folder, config.engine, "gpu" if config.uses_gpus else "cpu", config.embedding)
     check_input(config.input, s3)

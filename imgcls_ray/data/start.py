@@ -11,26 +11,29 @@ from imgcls_ray.errors import ResourceError
 from imgcls_ray.models.engines import is_engine_prepared, prepare_engine
 
 if TYPE_CHECKING:
-    from imgcls_ray.config import EvaluateConfig, PredictConfig
+    from imgcls_ray.config import EvaluateConfig, OnDevice, PredictConfig
     from imgcls_ray.models.folder import ModelFolder
 
 
-def check_resources(config: PredictConfig | EvaluateConfig, *, num_gpus: int = 0) -> None:
+def check_resources(config: OnDevice, *, num_workers: int | None, num_gpus: int = 0, some_gpus: str = "") -> None:
     """Refuse what cannot run, before anything is started.
 
     Args:
-        config: of a job that classifies.
+        config: of a job that runs a network.
+        num_workers: that many CPUs are needed; one, if none is said.
         num_gpus: how many GPUs; 0 for those that ``device`` means.
+        some_gpus: how this job is told to take so many GPUs of a cluster, with ``{}`` for the number.
 
     Raises:
         ResourceError: with the numbers.
     """
     if not is_cluster_given():
-        check_local(config.num_workers or 1, uses_gpus=config.uses_gpus, num_gpus=num_gpus, gpu_ids=config.gpu_ids)
+        check_local(num_workers or 1, uses_gpus=config.uses_gpus, num_gpus=num_gpus, gpu_ids=config.gpu_ids)
     elif config.gpu_ids:
+        some = f", or {some_gpus.format(len(config.gpu_ids))}" if some_gpus else ""
         raise ResourceError(
             f"device={config.device} names GPUs of one machine, and a Ray cluster chooses among its own; "
-            "give device=gpu for all of them"
+            f"give device=gpu for all of them{some}"
         )
 
 

@@ -22,7 +22,7 @@ import pyarrow as pa
 from imgcls_ray.data.board import Board
 from imgcls_ray.data.causes import with_causes
 from imgcls_ray.data.decoding import ask_child, end_process_when_late, load_decoders, serve_images
-from imgcls_ray.data.fetching import NUM_FETCH_THREADS, fetch_inputs
+from imgcls_ray.data.fetching import NUM_FETCH_THREADS, any_version, fetch_inputs
 from imgcls_ray.data.label import CAREFUL_AFTER_DEATHS, MAX_DEATHS_OF_UNIT
 from imgcls_ray.data.pipeline import map_units, quiet_ray_data
 from imgcls_ray.errors import ImageError, ImageErrorCode, JobFailedError
@@ -93,14 +93,7 @@ class Inspector:
 
     def __call__(self, entries: pa.Table) -> pa.Table:
         unit = f"block-{entries['number'][0].as_py()}"
-        rows = pa.table(
-            {
-                "uri": entries["uri"],
-                "etag": pa.nulls(len(entries), pa.string()),
-                "size": pa.nulls(len(entries), pa.int64()),
-            }
-        )
-        encoded = fetch_inputs(rows, self._task.fetch_limits, self._executor)
+        encoded = fetch_inputs(any_version(entries["uri"]), self._task.fetch_limits, self._executor)
         with self._computing:
             num_deaths = self._board.begin("inspect", unit)
             if num_deaths >= MAX_DEATHS_OF_UNIT:

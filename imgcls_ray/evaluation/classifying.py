@@ -21,7 +21,7 @@ from imgcls_ray.data.board import Board
 from imgcls_ray.data.causes import with_causes
 from imgcls_ray.data.cluster import outlive_deaths
 from imgcls_ray.data.decoding import load_decoders
-from imgcls_ray.data.fetching import NUM_FETCH_THREADS, fetch_inputs
+from imgcls_ray.data.fetching import NUM_FETCH_THREADS, any_version, fetch_inputs
 from imgcls_ray.data.label import MAX_DEATHS_OF_UNIT, ClassifierTask, pack_inputs, pixel_column, unpack_inputs
 from imgcls_ray.data.pipeline import map_units, quiet_ray_data
 from imgcls_ray.errors import ImageError, JobFailedError
@@ -157,7 +157,7 @@ class BlockEvaluator:
 
     def __call__(self, packed: pa.Table) -> pa.Table:
         block, seconds = _unpacked(packed), StageSeconds()
-        encoded = fetch_inputs(_rows(block), self._task.fetch_limits, self._executor)
+        encoded = fetch_inputs(any_version(block.entries["uri"]), self._task.fetch_limits, self._executor)
         with self._turns.computing:
             num_deaths = self._turns.begin(block)
             with self._task.decoder(self._classifier.folder.spec.preprocess, num_deaths) as decode:
@@ -177,7 +177,7 @@ class BlockDecoder:
 
     def __call__(self, packed: pa.Table) -> pa.Table:
         block = _unpacked(packed)
-        encoded = fetch_inputs(_rows(block), self._task.fetch_limits, self._executor)
+        encoded = fetch_inputs(any_version(block.entries["uri"]), self._task.fetch_limits, self._executor)
         with self._turns.computing, self._task.decoder(self._preprocess, self._turns.begin(block)) as decode:
             inputs = decode_model_inputs(encoded, decode, StageSeconds())
             pixels, about = pack_inputs(inputs, len(block.entries), self._preprocess.crop_size)
@@ -282,18 +282,6 @@ class _Result(NamedTuple):
         if isinstance(result, ImageError):
             return cls(code=result.code, detail=result.detail)
         return cls(class_ids=result.class_ids, scores=result.scores, width=result.width, height=result.height)
-
-
-def _rows(block: Block) -> pa.Table:
-    """As ``fetch_inputs`` wants them."""
-    num_rows = len(block.entries)
-    return pa.table(
-        {
-            "uri": block.entries["uri"],
-            "etag": pa.nulls(num_rows, pa.string()),
-            "size": pa.nulls(num_rows, pa.int64()),
-        }
-    )
 
 
 def pack_block(block: Block) -> pa.Table:

@@ -66,7 +66,7 @@ def evaluate(config: EvaluateConfig, console: Console) -> Evaluation:
 def _evaluate(config: EvaluateConfig, console: Console) -> Evaluation:
     start = time.monotonic()
     s3 = s3_options(config)
-    check_resources(config)
+    check_resources(config, num_workers=config.num_workers)
     folder = open_model(config.model, s3)
     check_engine(folder, config.engine, "gpu" if config.uses_gpus else "cpu", embedding=False)
     temperatures = TEMPERATURES if config.calibrate else np.ones(1)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from imgcls_ray.images.preprocess import Preprocess
+from imgcls_ray.models.torch_engine import make_normalise
 from imgcls_ray.train.augment import make_mixer
 from imgcls_ray.train.network import network_of
 from imgcls_ray.train.optimisation import average_of, make_optimizer, set_learning_rate
@@ -74,9 +75,7 @@ class Learner:
         if world_size > 1:
             device_ids = [device] if device.type == "cuda" else None
             self._parallel = torch.nn.parallel.DistributedDataParallel(self._network, device_ids=device_ids)
-        preprocess = Preprocess(**state.model["preprocess"])
-        self._mean = (255 * torch.tensor(preprocess.mean, device=device)).view(1, 3, 1, 1)
-        self._std = (255 * torch.tensor(preprocess.std, device=device)).view(1, 3, 1, 1)
+        self._normalise = make_normalise(Preprocess(**state.model["preprocess"])).to(device)
         self._mix = make_mixer(recipe, self._num_classes)
         self._weights = _class_weights(labels, self._num_classes).to(device) if config.class_weights != "none" else None
         self._sums = torch.zeros(2, dtype=torch.float64, device=device)
@@ -193,10 +192,8 @@ class Learner:
         return head
 
     def _normalised(self, pixels: torch.Tensor) -> torch.Tensor:
-        import torch
-
-        images = pixels.to(self._device, non_blocking=True).float()
-        return images.sub_(self._mean).div_(self._std).contiguous(memory_format=torch.channels_last)
+        images: torch.Tensor = self._normalise(pixels.to(self._device, non_blocking=True).permute(0, 2, 3, 1))
+        return images
 
     def _autocast(self) -> Any:
         import torch

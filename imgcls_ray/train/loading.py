@@ -12,12 +12,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
 import torch
 from torch.utils.data import DataLoader, Dataset
 
 from imgcls_ray.data.decoding import end_process_when_late, load_decoders
-from imgcls_ray.data.fetching import NUM_FETCH_THREADS, fetch_inputs
+from imgcls_ray.data.fetching import NUM_FETCH_THREADS, any_version, fetch_inputs
 from imgcls_ray.errors import ImageError
 from imgcls_ray.images.decoder import decode_image
 from imgcls_ray.images.preprocess import preprocess_image
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import numpy as np
+    import pyarrow as pa
 
     from imgcls_ray.images.limits import DecodeLimits
     from imgcls_ray.images.preprocess import Preprocess
@@ -108,8 +108,7 @@ class Images(Dataset[Batch]):
     def _fetched(self, samples: list[Sample]) -> Iterator[bytes | ImageError]:
         assert self._executor is not None
         uris = self._tables[samples[0].split]["uri"].take([sample.number for sample in samples])
-        unknown = {"etag": pa.nulls(len(samples), pa.string()), "size": pa.nulls(len(samples), pa.int64())}
-        return fetch_inputs(pa.table({"uri": uris, **unknown}), self._task.fetch_limits, self._executor)
+        return fetch_inputs(any_version(uris), self._task.fetch_limits, self._executor)
 
     def _pixels(self, data: bytes, sample: Sample) -> torch.Tensor:
         assert self._decode is not None

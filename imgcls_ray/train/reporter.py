@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from imgcls_ray.storage import Directory
     from imgcls_ray.train.events import Event
+    from imgcls_ray.train.state import TrainState
 
 logger = logging.getLogger("imgcls_ray")
 _steps = logging.getLogger("imgcls_ray.train.steps")
@@ -35,15 +36,13 @@ _CURVES_INTERVAL_S = 60.0
 class Reporter:
     """Takes the events of one command and keeps what people look at up to date."""
 
-    def __init__(
-        self, directory: Directory, folder: Path, history: list[dict[str, float]], step: int, bar: Progress | None
-    ) -> None:
+    def __init__(self, directory: Directory, folder: Path, state: TrainState, bar: Progress | None) -> None:
         from tensorboardX import SummaryWriter
 
         self._directory, self._folder, self._bar = directory, folder, bar
-        self.history = list(history)
-        self._best_epoch = 0
-        self._events = SummaryWriter(str(folder / EVENTS_FOLDER), purge_step=step + 1)
+        self.history = list(state.history)
+        self._best_epoch = state.best_epoch
+        self._events = SummaryWriter(str(folder / EVENTS_FOLDER), purge_step=state.step + 1)
         self._task = bar.add_task("training", total=None, words="") if bar else None
         self._begun: tuple[float, int] | None = None
         self._total = 0
@@ -131,21 +130,19 @@ class Reporter:
             for path in [self._folder / LOG_FILE, *(self._folder / EVENTS_FOLDER).iterdir()]:
                 self._directory.replace_from(str(path.relative_to(self._folder)), str(path))
 
-    def close(self, best_epoch: int) -> None:
+    def close(self) -> None:
         """At the end of the command, however it ends."""
-        self._best_epoch = best_epoch or self._best_epoch
         self._events.close()
         self.publish()
 
 
 @contextmanager
-def report_to(directory: Directory, history: list[dict[str, float]], step: int, console: Console) -> Iterator[Reporter]:
+def report_to(directory: Directory, state: TrainState, console: Console) -> Iterator[Reporter]:
     """Report while the block runs.
 
     Args:
         directory: the run's output.
-        history: rows of the epochs that were done before.
-        step: steps that were done before.
+        state: what was done before.
         console: where the bar goes.
     """
     with ExitStack() as stack:
@@ -158,7 +155,7 @@ def report_to(directory: Directory, history: list[dict[str, float]], step: int, 
             os.makedirs(folder, exist_ok=True)
         stack.enter_context(_log_to(folder / LOG_FILE))
         bar = stack.enter_context(_progress(console)) if console.is_terminal else None
-        yield Reporter(directory, folder, history, step, bar)
+        yield Reporter(directory, folder, state, bar)
 
 
 @contextmanager

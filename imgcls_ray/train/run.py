@@ -12,11 +12,11 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from imgcls_ray.config import dump_config
-from imgcls_ray.data.cluster import check_local, is_cluster_given
 from imgcls_ray.data.lease import hold_lease
 from imgcls_ray.data.options import s3_options
 from imgcls_ray.data.report import counted
-from imgcls_ray.errors import ImgclsError, JobFailedError, ResourceError, StoppedError, UsageError
+from imgcls_ray.data.start import check_resources
+from imgcls_ray.errors import ImgclsError, JobFailedError, StoppedError, UsageError
 from imgcls_ray.storage import open_directory
 from imgcls_ray.storage.local import path_from_uri
 from imgcls_ray.storage.s3 import is_s3
@@ -61,7 +61,12 @@ def train(config: TrainConfig, console: Console) -> TrainResult:
         StoppedError: a signal asked for it.
     """
     s3 = s3_options(config)
-    _check_resources(config)
+    check_resources(
+        config,
+        num_workers=(config.num_workers or 1) * (config.cpus_per_worker or 1),
+        num_gpus=(config.num_workers or 0) if config.uses_gpus else 0,
+        some_gpus="device=gpu with num_workers={}",
+    )
     directory = open_directory(config.output, s3)
     if not is_s3(config.output) and os.path.isfile(path := path_from_uri(config.output)):
         raise UsageError(f"{path}: is a file; give a folder for the run, or s3://BUCKET/PREFIX")
@@ -79,21 +84,6 @@ def train(config: TrainConfig, console: Console) -> TrainResult:
         except ImgclsError as error:
             write_failure(directory, error)
             raise
-
-
-def _check_resources(config: TrainConfig) -> None:
-    if not is_cluster_given():
-        check_local(
-            (config.num_workers or 1) * (config.cpus_per_worker or 1),
-            uses_gpus=config.uses_gpus,
-            num_gpus=(config.num_workers or 0) if config.uses_gpus else 0,
-            gpu_ids=config.gpu_ids,
-        )
-    elif config.gpu_ids:
-        raise ResourceError(
-            f"device={config.device} names GPUs of one machine, and a Ray cluster chooses among its own; "
-            f"give device=gpu for all of them, or device=gpu with num_workers={len(config.gpu_ids)}"
-        )
 
 
 def _batch_size(config: TrainConfig, entries: Entries) -> int:
@@ -173,12 +163,12 @@ def _run(
     was_done = state.step >= config.epochs * steps
     if not was_done:
         _write_config(config, recipe, directory)
-        with report_to(directory, state.history, state.step, console) as reporter:
+        with report_to(directory, state, console) as reporter:
             _tell_beginning(config, entries, state, recipe, is_new=is_new)
             try:
                 outcome = train_on_ray(config, entries, state, recipe, reporter)
             finally:
-                reporter.close((load_state(directory, STATE_NAME) or state).best_epoch)
+                reporter.close()
         if outcome.kind == "failed":
             raise JobFailedError(f"training failed: {outcome.reason}")
         if outcome.kind == "stopped":

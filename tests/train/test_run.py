@@ -309,7 +309,7 @@ def test_what_cannot_be_is_refused_first(
     message: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("imgcls_ray.train.run.is_cluster_given", lambda: False)
+    monkeypatch.setattr("imgcls_ray.data.start.is_cluster_given", lambda: False)
     config = make_train_config(**changes)
     with pytest.raises(UsageError, match=message):
         train_here(config)
