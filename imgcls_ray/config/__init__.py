@@ -15,6 +15,7 @@ from imgcls_ray.config.evaluate import EvaluateConfig
 from imgcls_ray.config.export import ExportConfig
 from imgcls_ray.config.limits import ReadLimits
 from imgcls_ray.config.predict import PredictConfig
+from imgcls_ray.config.serve import GoldenImage, ModelChoice, ModelsConfig, ModelShare, ServeConfig
 from imgcls_ray.config.train import TrainConfig
 
 __all__ = [
@@ -22,9 +23,14 @@ __all__ = [
     "Device",
     "EvaluateConfig",
     "ExportConfig",
+    "GoldenImage",
+    "ModelChoice",
+    "ModelShare",
+    "ModelsConfig",
     "OnDevice",
     "PredictConfig",
     "ReadLimits",
+    "ServeConfig",
     "SplitOptions",
     "StrictModel",
     "TrainConfig",

@@ -113,6 +113,18 @@ def read_stored_form(data: bytes, image_format: ImageFormat) -> tuple[str, int]:
             return "I;16" if is_deep else image.mode, orientation
 
 
+def read_size(data: bytes, image_format: ImageFormat) -> tuple[int, int]:
+    """Width and height as stored, before any turning, at the cost of reading a file's head.
+
+    Raises:
+        ImageError: Anything that went wrong.
+    """
+    with _as_image_errors(data, image_format):
+        data = keep_head(data) if image_format is ImageFormat.PNG else data
+        with _PLUGINS[image_format](io.BytesIO(data)) as image:
+            return image.size
+
+
 @contextmanager
 def _as_image_errors(data: bytes = b"", image_format: ImageFormat | None = None) -> Iterator[None]:
     _silence_metadata_warnings()

@@ -6,7 +6,7 @@ One image that cannot be decoded costs its own result and no other: errors are v
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -99,6 +99,9 @@ class ImageClassifier:
     top_k: int
     keep_logits: bool = False
     limits: DecodeLimits = field(default_factory=DecodeLimits)
+    pad: bool = True
+    """Fill short batches up, so that the engine sees one shape and an image's numbers do not depend on how many there
+    are."""
 
     def __post_init__(self) -> None:
         size = self.folder.spec.preprocess.crop_size
@@ -116,12 +119,16 @@ class ImageClassifier:
         precision: Precision = "auto",
         batch_size: int = 32,
         num_threads: int | None = None,
+        num_streams: int = 1,
+        pad: bool = True,
         top_k: int = 5,
         embedding: bool = False,
         logits: bool = False,
         limits: DecodeLimits | None = None,
     ) -> ImageClassifier:
         """Load the engine for a model folder; ``top_k`` is capped at the number of classes.
+
+        Where short batches are not padded, ``num_streams`` says how many classifiers ``beside`` each other will run.
 
         Raises:
             ModelFolderError: the folder's parts do not fit together.
@@ -132,11 +139,16 @@ class ImageClassifier:
             engine=engine,
             device=device,
             precision=precision,
-            batch_size=batch_size,
+            batch_size=batch_size if pad else None,
             num_threads=num_threads,
+            num_streams=num_streams,
             embedding=embedding,
         )
-        return cls(folder, ready, batch_size, top_k, keep_logits=logits, limits=limits or DecodeLimits())
+        return cls(folder, ready, batch_size, top_k, keep_logits=logits, limits=limits or DecodeLimits(), pad=pad)
+
+    def beside(self) -> ImageClassifier:
+        """The same network for another thread."""
+        return replace(self, engine=self.engine.beside())
 
     def classify_encoded(
         self, encoded: Iterable[bytes | ImageError], seconds: StageSeconds | None = None
@@ -189,7 +201,7 @@ class ImageClassifier:
     def _predictions(
         self, num_good: int
     ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray | None] | ImageError]:
-        output = self.engine(self._batch)
+        output = self.engine(self._batch if self.pad else self._batch[:num_good])
         class_ids, scores = top_k_scores(output.logits[:num_good], self.top_k)
         finite = np.isfinite(output.logits[:num_good]).all(axis=1)
         for i in range(num_good):

@@ -25,3 +25,6 @@ class Engine(Protocol):
 
     def __call__(self, pixels: np.ndarray) -> EngineOutput:
         """Run one batch: uint8 (batch_size, H, W, 3) at the model's input size, RGB."""
+
+    def beside(self) -> Engine:
+        """The same network for another thread, which may run while this one does."""

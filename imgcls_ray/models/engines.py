@@ -7,7 +7,6 @@ whatever stands beside it.
 
 from __future__ import annotations
 
-import math
 import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
@@ -47,8 +46,9 @@ def load_engine(
     engine: EngineName = "auto",
     device: str = "cpu",
     precision: Precision = "auto",
-    batch_size: int = 32,
+    batch_size: int | None = 32,
     num_threads: int | None = None,
+    num_streams: int = 1,
     embedding: bool = False,
 ) -> Engine:
     """Make a model folder ready to run.
@@ -58,8 +58,10 @@ def load_engine(
         engine: ``auto`` takes OpenVINO on a CPU and torch on a GPU.
         device: ``cpu``; ``gpu`` for the first; ``gpu:0,1`` for these, among which every batch is shared out.
         precision: ``auto`` takes bf16 where the processor computes it natively.
-        batch_size: the fixed number of images per call.
+        batch_size: the fixed number of images per call; None for another number in every call, whose scores then differ
+            in their last digits from one number to the next.
         num_threads: CPU threads of one forward pass; all cores if not given.
+        num_streams: forward passes on the CPU that may run at once, one in each engine ``beside`` this one.
         embedding: also return the features before the head.
 
     Raises:
@@ -73,7 +75,12 @@ def load_engine(
     num_threads = num_threads or os.cpu_count() or 1
     if _is_openvino(folder, engine, device):
         return OpenVINOEngine(
-            folder, precision=precision, batch_size=batch_size, num_threads=num_threads, embedding=embedding
+            folder,
+            precision=precision,
+            batch_size=batch_size,
+            num_threads=num_threads,
+            num_streams=num_streams,
+            embedding=embedding,
         )
     engines = [
         TorchEngine(
@@ -84,7 +91,7 @@ def load_engine(
         )
         for name in devices
     ]
-    return engines[0] if len(engines) == 1 else _SharedEngine(engines, batch_size=batch_size)
+    return engines[0] if len(engines) == 1 else _SharedEngine(engines)
 
 
 def check_engine(folder: ModelFolder, engine: EngineName, device: str, embedding: bool) -> None:
@@ -134,20 +141,22 @@ def _torch_network(folder: ModelFolder, device: str, *, embedding: bool) -> nn.M
 class _SharedEngine:
     """Several devices, each with a share of every batch."""
 
-    def __init__(self, engines: Sequence[Engine], *, batch_size: int) -> None:
+    def __init__(self, engines: Sequence[Engine]) -> None:
         self._engines = engines
-        # Every device sees one shape, as it would alone; where the batch cannot be shared out evenly the last ones get
-        # blank images.
-        self._share = math.ceil(batch_size / len(engines))
         self._executor = ThreadPoolExecutor(len(engines), thread_name_prefix="device")
 
     def __call__(self, pixels: np.ndarray) -> EngineOutput:
-        blank = self._share * len(self._engines) - len(pixels)
+        # Every device sees one shape, as it would alone; where the batch cannot be shared out evenly the last ones get
+        # blank images.
+        blank = -len(pixels) % len(self._engines)
         padded = np.concatenate([pixels, np.zeros((blank, *pixels.shape[1:]), pixels.dtype)]) if blank else pixels
         outputs = list(self._executor.map(_run, self._engines, np.split(padded, len(self._engines))))
         logits = np.concatenate([output.logits for output in outputs])[: len(pixels)]
         embeddings = [output.embedding for output in outputs if output.embedding is not None]
         return EngineOutput(logits, np.concatenate(embeddings)[: len(pixels)] if embeddings else None)
+
+    def beside(self) -> _SharedEngine:
+        return self
 
 
 def _run(engine: Engine, pixels: np.ndarray) -> EngineOutput:

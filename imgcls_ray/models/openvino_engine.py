@@ -5,6 +5,7 @@ A model folder's network is converted once per node and kept; an exported one is
 
 from __future__ import annotations
 
+import copy
 import fcntl
 import functools
 import hashlib
@@ -36,7 +37,14 @@ class OpenVINOEngine:
     """One network on this machine's CPU: bf16 costs half of torch's."""
 
     def __init__(
-        self, folder: ModelFolder, *, precision: Precision, batch_size: int, num_threads: int, embedding: bool
+        self,
+        folder: ModelFolder,
+        *,
+        precision: Precision,
+        batch_size: int | None,
+        num_threads: int,
+        num_streams: int,
+        embedding: bool,
     ) -> None:
         import openvino as ov
 
@@ -48,21 +56,27 @@ class OpenVINOEngine:
         else:
             model = read_openvino_model(folder, core)
         size = folder.spec.preprocess.crop_size
-        model.reshape([batch_size, size, size, 3])
+        model.reshape([batch_size or -1, size, size, 3])
         compiled = core.compile_model(
             model,
             "CPU",
             {
-                "INFERENCE_NUM_THREADS": num_threads,
-                "NUM_STREAMS": 1,
+                "INFERENCE_NUM_THREADS": num_threads * num_streams,
+                "NUM_STREAMS": num_streams,
                 "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
                 # Pinned, every one-threaded process would sit on the same first core.
                 "ENABLE_CPU_PINNING": False,
             },
         )
+        self._compiled = compiled
         self._request = compiled.create_infer_request()
         self._tensor = ov.Tensor
         self._embedding = embedding
+
+    def beside(self) -> OpenVINOEngine:
+        other = copy.copy(self)
+        other._request = self._compiled.create_infer_request()
+        return other
 
     def __call__(self, pixels: np.ndarray) -> EngineOutput:
         self._request.infer({0: self._tensor(pixels, shared_memory=True)})

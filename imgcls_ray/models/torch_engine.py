@@ -52,6 +52,9 @@ class TorchEngine:
             logits.float().cpu().numpy(), embedding.float().cpu().numpy() if embedding is not None else None
         )
 
+    def beside(self) -> TorchEngine:
+        return self
+
 
 def from_uint8(folder: ModelFolder, *, embedding: bool) -> nn.Module:
     """Wrap the folder's network: uint8 (B, H, W, 3) in; logits, and the embedding if asked for, out."""

@@ -13,6 +13,8 @@ from urllib.parse import urljoin, urlsplit
 from imgcls_ray.errors import ImageError, ImageErrorCode
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import httpcore
 
 _MAX_REDIRECTS = 3
@@ -35,8 +37,17 @@ def is_url(uri: str) -> bool:
     return uri[:7].lower() == "http://" or uri[:8].lower() == "https://"
 
 
-def fetch_url(url: str, *, max_bytes: int, timeout_s: float, allow_private: bool) -> bytes:
+def fetch_url(
+    url: str, *, max_bytes: int, timeout_s: float, allow_private: bool, hosts: Sequence[str] | None = None
+) -> bytes:
     """Read one address whole, with up to three attempts and three redirects.
+
+    Args:
+        url: http(s) address.
+        max_bytes: of the body.
+        timeout_s: deadline of all attempts together.
+        allow_private: whether it may lead to loopback, private or link-local hosts.
+        hosts: the only ones that it, and every redirect, may name; ``*.NAME`` is all under a name.
 
     Raises:
         ImageError: not_found, access_denied (also for a host that may not be reached), too_many_bytes or fetch_failed.
@@ -44,7 +55,9 @@ def fetch_url(url: str, *, max_bytes: int, timeout_s: float, allow_private: bool
     deadline = time.monotonic() + timeout_s
     for attempt in range(1, _NUM_ATTEMPTS + 1):
         try:
-            return _fetch_following(url, max_bytes=max_bytes, deadline=deadline, allow_private=allow_private)
+            return _fetch_following(
+                url, max_bytes=max_bytes, deadline=deadline, allow_private=allow_private, hosts=hosts
+            )
         except _RetriableError as error:
             pause = 0.25 * 2**attempt
             if attempt == _NUM_ATTEMPTS or time.monotonic() + pause > deadline:
@@ -53,17 +66,19 @@ def fetch_url(url: str, *, max_bytes: int, timeout_s: float, allow_private: bool
     raise AssertionError("unreachable")
 
 
-def _fetch_following(url: str, *, max_bytes: int, deadline: float, allow_private: bool) -> bytes:
-    url = _checked_url(url)
+def _fetch_following(
+    url: str, *, max_bytes: int, deadline: float, allow_private: bool, hosts: Sequence[str] | None
+) -> bytes:
+    url = _checked_url(url, hosts=hosts)
     for _ in range(_MAX_REDIRECTS + 1):
         body = _get(url, max_bytes=max_bytes, deadline=deadline, allow_private=allow_private)
         if isinstance(body, bytes):
             return body
-        url = _checked_url(body, base=url)
+        url = _checked_url(body, base=url, hosts=hosts)
     raise ImageError(ImageErrorCode.FETCH_FAILED, f"more than {_MAX_REDIRECTS} redirects")
 
 
-def _checked_url(url: str, base: str = "") -> str:
+def _checked_url(url: str, base: str = "", hosts: Sequence[str] | None = None) -> str:
     # urlsplit takes out line breaks and tabs without a word; another address than the one given would be asked.
     if any(character < " " or character == "\x7f" for character in url):
         raise ImageError(ImageErrorCode.NOT_FOUND, "not an address")
@@ -77,7 +92,20 @@ def _checked_url(url: str, base: str = "") -> str:
         raise ImageError(ImageErrorCode.ACCESS_DENIED, "only http and https addresses are read")
     if parts.username is not None or parts.password is not None:
         raise ImageError(ImageErrorCode.ACCESS_DENIED, "addresses with a user name are not read")
+    if hosts is not None and not _is_among(parts.hostname, hosts):
+        raise ImageError(ImageErrorCode.ACCESS_DENIED, "its host is not allowed")
     return url.partition("#")[0]
+
+
+def _is_among(host: str, allowed: Sequence[str]) -> bool:
+    # As it will be asked for: look-alikes in other scripts are other names.
+    try:
+        name = host.rstrip(".").encode("idna").decode("ascii").lower()
+    except UnicodeError:
+        return False
+    return any(
+        name.endswith(entry[1:].lower()) if entry.startswith("*.") else name == entry.lower() for entry in allowed
+    )
 
 
 def _get(url: str, *, max_bytes: int, deadline: float, allow_private: bool) -> bytes | str:

@@ -1,0 +1,225 @@
+"""The house's own protocol: ``/v1/classify`` and what belongs to it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import Response
+from pydantic import ValidationError
+
+from imgcls_ray.errors import ImageError
+from imgcls_ray.serve.errors import ErrorCode, refuse, refuse_image
+from imgcls_ray.serve.inputs import Upload, decode_base64, read_body, read_form
+from imgcls_ray.serve.json import to_json
+from imgcls_ray.serve.schemas import ClassifyJson, ClassifyResponse, ErrorResponse, Health, ModelInfo
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from imgcls_ray.models.classifier import Prediction
+    from imgcls_ray.serve.fleet import Chosen
+    from imgcls_ray.serve.model import ServedModel
+    from imgcls_ray.serve.service import Service
+
+_RAW = "application/octet-stream"
+_BINARY = {"schema": {"type": "string", "contentMediaType": _RAW}}
+_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            **{kind: _BINARY for kind in ("image/jpeg", "image/png", "image/webp", "image/avif", _RAW)},
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "properties": {
+                        "files": {"type": "array", "items": {"type": "string", "contentMediaType": _RAW}},
+                        "top_k": {"type": "integer", "minimum": 1, "maximum": 1000},
+                    },
+                    "required": ["files"],
+                }
+            },
+            "application/json": {"schema": ClassifyJson.model_json_schema(ref_template="#/components/schemas/{model}")},
+        },
+    }
+}
+_REASONS = {
+    400: "The request cannot be read.",
+    401: "No key, or a wrong one.",
+    413: "Larger than the limit.",
+    415: "Neither an image, a form nor JSON; or an image of a format that is not read.",
+    422: "A value does not fit; or the only image cannot be labelled: `truncated`, `corrupt`, ...",
+    500: "The service's own fault.",
+    503: "No room now, or not ready: see Retry-After.",
+    504: "Not done within the deadline.",
+}
+ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorResponse, "description": text} for status, text in _REASONS.items()
+}
+
+
+def make_router(service: Service) -> APIRouter:
+    """The routes, which ask this service."""
+    router = APIRouter()
+
+    @router.post(
+        "/v1/classify",
+        response_model=ClassifyResponse,
+        responses=ERRORS,
+        openapi_extra=_BODY,
+        summary="Label images",
+        tags=["classify"],
+    )
+    async def classify(request: Request, top_k: Annotated[int | None, Query(ge=1, le=1000)] = None) -> Response:
+        """Label one image, sent as the body, or several, sent as files of a form or as JSON.
+
+        One image that cannot be labelled is an error of its own (4xx); of several, each has its `status`, and the good
+        ones are labelled.
+        """
+        request.scope["imgcls_endpoint"] = "/v1/classify"
+        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        chosen = service.choose()
+        if kind.startswith("image/") or kind == _RAW:
+            uploads = [Upload(await read_body(request))]
+        elif kind == "multipart/form-data":
+            uploads, field = await read_form(request, max_images=service.config.max_images_per_request)
+            top_k = top_k if field is None else _read_top_k(field)
+            if not uploads:
+                raise refuse(ErrorCode.INVALID, "the form has no file")
+        elif kind == "application/json":
+            uploads, wanted = await _read_json(await request.body(), service)
+            top_k = wanted or top_k
+        else:
+            raise refuse(
+                ErrorCode.UNSUPPORTED_MEDIA_TYPE,
+                "send an image (image/jpeg, ... or application/octet-stream), files (multipart/form-data) or JSON "
+                "(application/json)",
+            )
+        results = await service.classify([upload.content for upload in uploads], chosen, top_k or service.config.top_k)
+        request.scope["imgcls_log"] = _summary(chosen, results)
+        is_raw = kind.startswith("image/") or kind == _RAW
+        if is_raw and isinstance(results[0], ImageError):
+            raise refuse_image(results[0])
+        limit = top_k or service.config.top_k
+        return to_json(
+            {
+                "request_id": request.scope["imgcls_request_id"],
+                "model": {
+                    "name": chosen.model.name,
+                    "fingerprint": chosen.model.fingerprint,
+                    "role": chosen.role,
+                },
+                "results": [
+                    _describe(i, upload.name, result, chosen.model, limit)
+                    for i, (upload, result) in enumerate(zip(uploads, results, strict=True))
+                ],
+            }
+        )
+
+    @router.get("/v1/model", responses={k: v for k, v in ERRORS.items() if k in (401, 500, 503)}, tags=["model"])
+    async def model(request: Request) -> ModelInfo:
+        """Say which model answers: its classes in order, its preprocessing, its fingerprint."""
+        request.scope["imgcls_endpoint"] = "/v1/model"
+        lineup = service.fleet.lineup
+        if lineup is None:
+            raise refuse(ErrorCode.NOT_READY, "the model is not loaded yet")
+        beside = {
+            role: {**_describe_model(model), "share": getattr(lineup.config, role).share}
+            for role, model in lineup.by_role().items()
+            if role != "stable"
+        }
+        return ModelInfo.model_validate(
+            {**_describe_model(lineup.stable), **beside, "refused": service.fleet.refused is not None}
+        )
+
+    @router.get("/healthz", tags=["health"])
+    async def healthz(request: Request) -> Health:
+        """Whether the process answers."""
+        request.scope["imgcls_endpoint"] = "/healthz"
+        return Health(status="ok")
+
+    @router.get("/readyz", responses={503: ERRORS[503]}, tags=["health"])
+    async def readyz(request: Request) -> Health:
+        """Whether a model is loaded and warm."""
+        request.scope["imgcls_endpoint"] = "/readyz"
+        service.choose()
+        return Health(status="ready")
+
+    return router
+
+
+async def _read_json(body: bytes, service: Service) -> tuple[list[Upload], int | None]:
+    try:
+        wanted = ClassifyJson.model_validate_json(body)
+    except ValidationError as error:
+        raise invalid_json(error) from error
+    service.check_room(len(wanted.images))
+    uploads = []
+    for image in wanted.images:
+        if image.base64 is not None:
+            content = decode_base64(image.base64)
+        else:
+            content = await service.urls.read(image.url or "")
+        uploads.append(Upload(content, image.name))
+    return uploads, wanted.top_k
+
+
+def invalid_json(error: ValidationError) -> Exception:
+    """What is wrong with a body, by the name of its first wrong key; never its values, which may be megabytes."""
+    problem = error.errors(include_input=False, include_context=False, include_url=False)[0]
+    where = ".".join(str(part) for part in problem["loc"])[:200]
+    message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "json_invalid":
+        return refuse(ErrorCode.BAD_REQUEST, message[:200])
+    return refuse(ErrorCode.INVALID, f"{where}: {message}"[:400] if where else message[:400])
+
+
+def _read_top_k(text: str) -> int:
+    if text.isascii() and text.isdigit() and len(text) <= 4 and 1 <= int(text) <= 1000:
+        return int(text)
+    raise refuse(ErrorCode.INVALID, "top_k: must be a number from 1 to 1000")
+
+
+def _describe(
+    index: int, name: str | None, result: Prediction | ImageError, model: ServedModel, top_k: int
+) -> dict[str, Any]:
+    about: dict[str, Any] = {"index": index} if name is None else {"index": index, "name": name}
+    if isinstance(result, ImageError):
+        return {**about, "status": result.code.value, "message": str(result)}
+    return {
+        **about,
+        "status": "ok",
+        "width": result.width,
+        "height": result.height,
+        "predictions": [
+            {"class_id": class_id, "label": model.class_names[class_id], "score": score}
+            for class_id, score in best(result, top_k)
+        ],
+    }
+
+
+def best(result: Prediction, top_k: int) -> list[tuple[int, float]]:
+    """Class ids and scores, best first; a batch may have been asked for more than this request."""
+    ids, scores = result.class_ids[:top_k].tolist(), result.scores[:top_k].tolist()
+    return list(zip(ids, scores, strict=True))
+
+
+def _describe_model(model: ServedModel) -> dict[str, Any]:
+    spec = model.folder.spec
+    return {
+        "name": spec.name,
+        "fingerprint": spec.fingerprint,
+        "class_names": list(spec.class_names),
+        "preprocess": spec.model_dump(mode="json")["preprocess"],
+        "metrics": spec.metrics,
+    }
+
+
+def _summary(chosen: Chosen, results: Sequence[Prediction | ImageError]) -> dict[str, Any]:
+    errors = [result.code.value for result in results if isinstance(result, ImageError)]
+    return {
+        "imgcls_model": chosen.model.fingerprint[:12],
+        "imgcls_role": chosen.role,
+        "imgcls_images": len(results),
+        **({"imgcls_image_errors": sorted(set(errors))} if errors else {}),
+    }

@@ -1,0 +1,154 @@
+"""The ASGI application of one replica: protocols, page, documentation, and the guard around them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, HTMLResponse, Response
+from starlette.exceptions import HTTPException
+
+from imgcls_ray import __version__
+from imgcls_ray.images.limits import DecodeLimits
+from imgcls_ray.serve import api, kserve, paddlex
+from imgcls_ray.serve.errors import ApiError, ErrorCode, error_body, refuse
+from imgcls_ray.serve.fleet import Fleet
+from imgcls_ray.serve.guard import Guard, Room
+from imgcls_ray.serve.inputs import UrlReader
+from imgcls_ray.serve.json import to_json
+from imgcls_ray.serve.model import ModelOptions
+from imgcls_ray.serve.pipeline import Pipeline
+from imgcls_ray.serve.service import Service
+from imgcls_ray.storage import FetchLimits
+from imgcls_ray.storage.s3 import S3Options
+
+if TYPE_CHECKING:
+    from imgcls_ray.config import ServeConfig
+    from imgcls_ray.serve.guard import ApiKeys, AsgiApp
+    from imgcls_ray.serve.metrics import Metrics
+
+_PAGE = Path(__file__).parent / "page"
+_ASSETS = {"page.js": "text/javascript", "page.css": "text/css", "icon.svg": "image/svg+xml"}
+_DOCS = {"swagger-ui-bundle.js": "text/javascript", "swagger-ui.css": "text/css"}
+_CODES = {404: ErrorCode.NOT_FOUND, 405: ErrorCode.METHOD_NOT_ALLOWED}
+
+
+def make_service(config: ServeConfig, *, num_cores: int, metrics: Metrics) -> Service:
+    """The threads of one replica, which has no model yet. To be called in the event loop that will answer."""
+    limits = DecodeLimits(
+        max_bytes=config.max_image_bytes, max_pixels=config.max_image_pixels, timeout_s=config.decode_timeout_s
+    )
+    fetch_limits = FetchLimits(
+        max_bytes=config.max_image_bytes,
+        timeout_s=config.fetch_timeout_s,
+        allow_private_urls=config.allow_private_urls,
+        s3=S3Options(config.s3_endpoint_url, config.s3_anonymous),
+    )
+    num_engines = 1 if config.uses_gpus else max(1, num_cores // config.num_threads)
+    options = ModelOptions(
+        engine=config.engine,
+        device="gpu" if config.uses_gpus else "cpu",
+        precision=config.precision,
+        max_batch_size=config.max_batch_size,
+        num_engines=num_engines,
+        num_threads=config.num_threads,
+        fetch_limits=fetch_limits,
+        decode_limits=limits,
+    )
+    pipeline = Pipeline(
+        num_cores=num_cores,
+        num_engines=num_engines,
+        max_batch_size=config.max_batch_size,
+        limits=limits,
+        metrics=metrics,
+    )
+    return Service(config, Fleet(options, metrics), pipeline, UrlReader(config.url_hosts, fetch_limits), metrics)
+
+
+def make_app(service: Service, keys: ApiKeys) -> AsgiApp:
+    """The application that asks this service."""
+    config = service.config
+    app = make_routes(service)
+    room = Room(
+        max_bytes=config.max_queued_bytes,
+        max_images=config.max_queued_images,
+        num_images=lambda: service.pipeline.num_images,
+    )
+    return Guard(
+        app,
+        keys=keys,
+        room=room,
+        max_request_bytes=config.max_request_bytes,
+        request_timeout_s=config.request_timeout_s,
+        metrics=service.metrics,
+    )
+
+
+def make_routes(service: Service) -> FastAPI:
+    """Everything that can be asked."""
+    app = FastAPI(
+        title="imgcls-ray",
+        version=__version__,
+        description="Label images. Errors are `{error: {code, message, request_id}}`; of several images each has a "
+        "`status` of its own.",
+        docs_url=None,
+        redoc_url=None,
+    )
+    for router in (api.make_router(service), paddlex.make_router(service), kserve.make_router(service)):
+        app.include_router(router)
+    app.add_exception_handler(ApiError, _tell_api_error)
+    app.add_exception_handler(RequestValidationError, _tell_invalid)
+    app.add_exception_handler(HTTPException, _tell_http)
+
+    @app.get("/", include_in_schema=False)
+    async def page(request: Request) -> Response:
+        request.scope["imgcls_endpoint"] = "/"
+        return FileResponse(_PAGE / "page.html", media_type="text/html", headers={"cache-control": "no-cache"})
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs(request: Request) -> Response:
+        request.scope["imgcls_endpoint"] = "/docs"
+        return HTMLResponse((_PAGE / "docs.html").read_text(encoding="utf-8"))
+
+    @app.get("/assets/{name}", include_in_schema=False)
+    async def asset(request: Request, name: str) -> Response:
+        request.scope["imgcls_endpoint"] = "/assets"
+        if name in _ASSETS or name == "docs.js":
+            return FileResponse(_PAGE / name, media_type=_ASSETS.get(name, "text/javascript"))
+        if name in _DOCS:
+            return FileResponse(_swagger() / name, media_type=_DOCS[name])
+        raise refuse(ErrorCode.NOT_FOUND, "there is no such page")
+
+    return app
+
+
+def _swagger() -> Path:
+    """Swagger UI as fastapi-offline brings it: the documentation needs no network either."""
+    import fastapi_offline
+
+    return Path(fastapi_offline.__file__).parent / "static"
+
+
+async def _tell_api_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ApiError)
+    request.scope["imgcls_code"] = error.code
+    response = to_json(error_body(error, request.url.path, request.scope["imgcls_request_id"]), error.status)
+    response.headers.update(error.headers)
+    return response
+
+
+async def _tell_invalid(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    problem = error.errors()[0]
+    where = ".".join(str(part) for part in problem["loc"][1:])[:200]
+    return await _tell_api_error(request, refuse(ErrorCode.INVALID, f"{where}: {problem['msg']}"))
+
+
+async def _tell_http(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    code = _CODES.get(error.status_code, ErrorCode.BAD_REQUEST)
+    refused = refuse(code, "there is no such page" if code is ErrorCode.NOT_FOUND else str(error.detail)[:200])
+    refused.headers.update(error.headers or {})
+    return await _tell_api_error(request, refused)

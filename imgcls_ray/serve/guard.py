@@ -1,0 +1,251 @@
+"""The first to see a request and the last to see its answer.
+
+Who may not ask, what is too large and what there is no room for is turned away here, before anything is read; nothing a
+caller sends reaches a log or a header unchecked; and whatever goes wrong inside, the answer is typed and says nothing
+of the inside.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import json
+import logging
+import re
+import time
+import uuid
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from imgcls_ray.serve.errors import ApiError, ErrorCode, error_body, refuse
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable, MutableMapping, Sequence
+
+    from imgcls_ray.serve.metrics import Metrics
+
+    Scope = MutableMapping[str, Any]
+    Message = MutableMapping[str, Any]
+    Receive = Callable[[], Awaitable[Message]]
+    Send = Callable[[Message], Awaitable[None]]
+    AsgiApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+logger = logging.getLogger("imgcls_ray.serve")
+access = logging.getLogger("imgcls_ray.serve.access")
+
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
+_OPEN_PATHS = frozenset(
+    {"/", "/docs", "/openapi.json", "/healthz", "/readyz", "/health", "/v2", "/v2/health/live", "/v2/health/ready"}
+)
+_OPEN_PREFIX = "/assets/"
+_QUIET_PATHS = frozenset({"/healthz", "/readyz", "/health", "/v2/health/live", "/v2/health/ready"})
+# Of the page and of the documentation, which bring everything with them; answers in JSON are never shown as a page.
+_CSP = (
+    b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
+    b"base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+_ALWAYS = [
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"content-security-policy", _CSP),
+]
+MIN_KEY_CHARS = 16
+
+
+@dataclass
+class Room:
+    """What is in the replica now, and how much may be."""
+
+    max_bytes: int
+    max_images: int
+    num_images: Callable[[], int]
+    num_bytes: int = 0
+
+
+class ApiKeys:
+    """Keys that callers show, compared in constant time."""
+
+    def __init__(self, keys: Iterable[str]) -> None:
+        """Take over the keys; with none everybody may ask.
+
+        Raises:
+            ValueError: a key is too short to keep anyone out.
+        """
+        self._digests = [self._digest(key.encode()) for key in keys]
+        if any(len(key) < MIN_KEY_CHARS for key in keys):
+            raise ValueError(f"a key has fewer than {MIN_KEY_CHARS} characters")
+
+    def __bool__(self) -> bool:
+        return bool(self._digests)
+
+    def admit(self, shown: bytes) -> bool:
+        """Whether it is one of the keys. Every key is compared, and digests are, so that time tells nothing."""
+        digest = self._digest(shown)
+        return sum(hmac.compare_digest(digest, known) for known in self._digests) > 0
+
+    @staticmethod
+    def _digest(key: bytes) -> bytes:
+        return hashlib.sha256(key).digest()
+
+
+class Guard:
+    """ASGI middleware around the whole application."""
+
+    def __init__(
+        self,
+        app: AsgiApp,
+        *,
+        keys: ApiKeys,
+        room: Room,
+        max_request_bytes: int,
+        request_timeout_s: float,
+        metrics: Metrics,
+    ) -> None:
+        self._app = app
+        self._keys = keys
+        self._room = room
+        self._max_request_bytes = max_request_bytes
+        self._request_timeout_s = request_timeout_s
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            if scope["type"] == "websocket":
+                await send({"type": "websocket.close", "code": 1008})
+            else:
+                await self._app(scope, receive, send)
+            return
+        exchange = _Exchange(scope, receive, send, self._room, self._max_request_bytes)
+        try:
+            self._admit(scope, exchange)
+            async with asyncio.timeout(self._request_timeout_s):
+                await self._app(scope, exchange.receive, exchange.send)
+        except TimeoutError:
+            await exchange.fail(
+                refuse(ErrorCode.DEADLINE_EXCEEDED, f"not done within {self._request_timeout_s:g} seconds")
+            )
+        except ApiError as error:
+            await exchange.fail(error)
+        except asyncio.CancelledError:
+            exchange.status = 499  # the caller went away
+            raise
+        except Exception:
+            logger.exception("a request failed", extra={"imgcls_request_id": exchange.request_id})
+            await exchange.fail(refuse(ErrorCode.INTERNAL, "the service failed; its log has the reason"))
+        finally:
+            self._room.num_bytes -= exchange.num_bytes
+            self._tell(scope, exchange)
+
+    def _admit(self, scope: Scope, exchange: _Exchange) -> None:
+        path = scope["path"]
+        if self._keys and not (path in _OPEN_PATHS or path.startswith(_OPEN_PREFIX)):
+            shown = exchange.headers.get(b"x-api-key") or _bearer(exchange.headers.get(b"authorization", b""))
+            if not self._keys.admit(shown):
+                raise refuse(ErrorCode.UNAUTHORIZED, "a key is needed: 'Authorization: Bearer KEY' or 'X-API-Key: KEY'")
+        if scope["method"] != "POST":
+            return
+        if self._room.num_images() >= self._room.max_images:
+            raise refuse(ErrorCode.OVERLOADED, "too many images wait already; try again later")
+        announced = exchange.headers.get(b"content-length", b"")
+        if announced.isdigit():
+            exchange.check_size(int(announced[:20]))
+            self._room_for(int(announced))
+
+    def _room_for(self, num_bytes: int) -> None:
+        if self._room.num_bytes + num_bytes > self._room.max_bytes:
+            raise refuse(ErrorCode.OVERLOADED, "too many bytes wait already; try again later")
+
+    def _tell(self, scope: Scope, exchange: _Exchange) -> None:
+        seconds = time.perf_counter() - exchange.start
+        path = scope["path"]
+        endpoint = scope.get("imgcls_endpoint", "other")
+        self._metrics.request(endpoint, exchange.status, seconds)
+        if path in _QUIET_PATHS and exchange.status < 400:
+            return
+        access.info(
+            "%s %s %d %.1f ms",
+            json.dumps(scope["method"])[1:-1],
+            # Quotation marks, line breaks, escape sequences: as JSON writes them, whatever the log's format is.
+            json.dumps(path[:200])[1:-1],
+            exchange.status,
+            1000 * seconds,
+            extra={
+                "imgcls_request_id": exchange.request_id,
+                "imgcls_endpoint": endpoint,
+                "imgcls_status": exchange.status,
+                "imgcls_code": exchange.code,
+                "imgcls_ms": round(1000 * seconds, 1),
+                "imgcls_bytes": exchange.num_bytes,
+                **scope.get("imgcls_log", {}),
+            },
+        )
+
+
+class _Exchange:
+    """One request and its answer: counts what comes, and adds to what goes."""
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send, room: Room, max_bytes: int) -> None:
+        self.start = time.perf_counter()
+        self.headers: dict[bytes, bytes] = dict(scope["headers"])
+        given = self.headers.get(b"x-request-id", b"")
+        self.request_id = given.decode() if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        scope["imgcls_request_id"] = self.request_id
+        self.num_bytes = 0
+        self.status = 0
+        self.code = ""
+        self._path: str = scope["path"]
+        self._receive, self._send = receive, send
+        self._room, self._max_bytes = room, max_bytes
+
+    def check_size(self, num_bytes: int) -> None:
+        if num_bytes > self._max_bytes:
+            raise refuse(
+                ErrorCode.PAYLOAD_TOO_LARGE, f"the request is larger than the limit of {self._max_bytes:,} bytes"
+            )
+
+    async def receive(self) -> Message:
+        message = await self._receive()
+        if message["type"] == "http.request":
+            num_bytes = len(message.get("body", b""))
+            self.num_bytes += num_bytes
+            self._room.num_bytes += num_bytes
+            self.check_size(self.num_bytes)
+            if self._room.num_bytes > self._room.max_bytes:
+                raise refuse(ErrorCode.OVERLOADED, "too many bytes wait already; try again later")
+        return message
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            headers: list[tuple[bytes, bytes]] = list(message.get("headers", ()))
+            names = {name for name, _ in headers}
+            headers += [(name, value) for name, value in _ALWAYS if name not in names]
+            headers.append((b"x-request-id", self.request_id.encode()))
+            message["headers"] = headers
+        await self._send(message)
+
+    async def fail(self, error: ApiError) -> None:
+        """Answer with an error, unless an answer is on its way already."""
+        self.code = error.code
+        if self.status:
+            return
+        await send_error(self.send, error, self._path, self.request_id)
+
+
+async def send_error(send: Send, error: ApiError, path: str, request_id: str) -> None:
+    """Answer with an error."""
+    body = json.dumps(error_body(error, path, request_id)).encode()
+    headers: Sequence[tuple[bytes, bytes]] = [
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(body)).encode()),
+        *((name.encode(), value.encode()) for name, value in error.headers.items()),
+    ]
+    await send({"type": "http.response.start", "status": error.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+def _bearer(value: bytes) -> bytes:
+    scheme, _, key = value.partition(b" ")
+    return key.strip() if scheme.lower() == b"bearer" else b""

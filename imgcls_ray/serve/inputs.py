@@ -1,0 +1,116 @@
+"""The images of one request: a raw body, files of a form, base64 or addresses in JSON.
+
+What is wrong with one image is that image's result (an ``ImageError``); what is wrong with the request ends it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import re
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException
+
+from imgcls_ray.errors import ImageError, ImageErrorCode
+from imgcls_ray.serve.errors import ErrorCode, refuse
+from imgcls_ray.storage import FetchLimits
+from imgcls_ray.storage.http import fetch_url
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from starlette.requests import Request
+
+_DATA_URL = re.compile(r"data:[\w.+/-]{0,100}(?:;[\w=.-]{1,100}){0,4},")
+_BLANKS = str.maketrans("", "", " \t\r\n")
+_MAX_NAME_CHARS = 255
+_NUM_FETCHERS = 4
+
+
+class Upload(NamedTuple):
+    """One image of a request."""
+
+    content: bytes | ImageError
+    name: str | None = None
+    """That the caller gave it."""
+
+
+async def read_body(request: Request) -> bytes:
+    """The body of a request with one image."""
+    return await request.body()
+
+
+async def read_form(request: Request, *, max_images: int) -> tuple[list[Upload], str | None]:
+    """The files of a multipart form, in its order, and its field ``top_k``.
+
+    Raises:
+        ApiError: it is no such form, or has too many parts.
+    """
+    try:
+        async with request.form(max_files=max_images, max_fields=8, max_part_size=4096) as form:
+            uploads = []
+            for _, value in form.multi_items():
+                if isinstance(value, UploadFile):
+                    name = (value.filename or "")[:_MAX_NAME_CHARS] or None
+                    uploads.append(Upload(await value.read(), name))
+            top_k = form.get("top_k")
+            return uploads, top_k if isinstance(top_k, str) else None
+    except (MultiPartException, HTTPException) as error:
+        message = error.message if isinstance(error, MultiPartException) else str(error.detail)
+        if message.startswith("Too many files"):
+            raise refuse(ErrorCode.TOO_MANY_IMAGES, f"at most {max_images} images a request") from error
+        raise refuse(ErrorCode.BAD_REQUEST, f"not a readable multipart form: {message[:200]}") from error
+    except (ValueError, KeyError, UnicodeDecodeError) as error:
+        raise refuse(ErrorCode.BAD_REQUEST, "not a readable multipart form") from error
+
+
+def decode_base64(text: str) -> bytes | ImageError:
+    """One image in base64, also as a ``data:`` address; line breaks are allowed, junk is not."""
+    if text[:5] == "data:" and (prefix := _DATA_URL.match(text)):
+        text = text[prefix.end() :]
+    try:
+        return base64.b64decode(text.translate(_BLANKS), validate=True)
+    except (binascii.Error, ValueError):
+        return ImageError(ImageErrorCode.CORRUPT, "not base64")
+
+
+@dataclass
+class UrlReader:
+    """Fetches images from addresses in requests: of hosts that are allowed, and of no private network."""
+
+    hosts: Sequence[str]
+    """Names, or ``*.NAME`` for all under it; none: addresses are refused."""
+    limits: FetchLimits
+    _executor: ThreadPoolExecutor = field(
+        default_factory=lambda: ThreadPoolExecutor(_NUM_FETCHERS, thread_name_prefix="fetch")
+    )
+
+    async def read(self, url: str) -> bytes | ImageError:
+        """Fetch one image; a failure is a value.
+
+        Raises:
+            ApiError: this service fetches nothing.
+        """
+        if not self.hosts:
+            raise refuse(ErrorCode.URLS_NOT_ALLOWED, "this service fetches no addresses; send the image itself")
+        return await asyncio.get_running_loop().run_in_executor(self._executor, self._read, url)
+
+    def _read(self, url: str) -> bytes | ImageError:
+        try:
+            return fetch_url(
+                url,
+                max_bytes=self.limits.max_bytes,
+                timeout_s=self.limits.timeout_s,
+                allow_private=self.limits.allow_private_urls,
+                hosts=self.hosts,
+            )
+        except ImageError as error:
+            # What was found out about hosts and networks is not the caller's business.
+            detail = "its host is not allowed" if error.code is ImageErrorCode.ACCESS_DENIED else ""
+            return ImageError(error.code, detail)

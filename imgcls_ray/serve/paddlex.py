@@ -1,0 +1,169 @@
+"""PaddleX's protocol, for clients that speak it: ``POST /image-classification`` and ``GET /health``.
+
+Requests and answers are those of PaddleX's image classification pipeline (3.0 and the beta before it: ``topk``, or
+``inferenceParams.topK``). What its server gets wrong is put right: a bad image is 4xx and not 500, and ``topk`` may be
+larger than five.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+import re
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Annotated, Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from imgcls_ray.errors import ImageError
+from imgcls_ray.images.annotate import annotate_image
+from imgcls_ray.images.decoder import decode_image
+from imgcls_ray.serve.api import best, invalid_json
+from imgcls_ray.serve.errors import refuse_image
+from imgcls_ray.serve.inputs import decode_base64
+from imgcls_ray.serve.json import to_json
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from imgcls_ray.images.limits import DecodeLimits
+    from imgcls_ray.serve.service import Service
+
+_URL = re.compile(r"https?://", re.IGNORECASE)
+# A drawn picture is for people to look at.
+_MAX_DRAWN_PIXELS = 2048
+_TopK = Annotated[int, Field(ge=1, le=1000)]
+
+
+class PaddleXParams(BaseModel):
+    """Of the beta's protocol."""
+
+    top_k: _TopK | None = Field(default=None, alias="topK")
+
+
+class PaddleXRequest(BaseModel):
+    """As PaddleX, other keys are not looked at."""
+
+    model_config = ConfigDict(strict=True)
+
+    image: str = Field(min_length=1, description="base64 of the file; or its address, where this service allows that.")
+    topk: _TopK | None = None
+    params: PaddleXParams | None = Field(default=None, alias="inferenceParams")
+    visualize: bool | None = Field(default=None, description="Whether the picture comes back with its labels on it.")
+
+
+class PaddleXCategory(BaseModel):
+    """One class, best first."""
+
+    id: int
+    name: str
+    score: float
+
+
+class PaddleXResult(BaseModel):
+    """What was found."""
+
+    categories: list[PaddleXCategory]
+    image: str | None = Field(default=None, description="The picture with its labels: base64 of a JPEG file.")
+
+
+class PaddleXResponse(BaseModel):
+    """A good answer."""
+
+    log_id: str = Field(alias="logId")
+    error_code: int = Field(alias="errorCode", description="0")
+    error_msg: str = Field(alias="errorMsg", description="Success")
+    result: PaddleXResult
+
+
+class PaddleXError(BaseModel):
+    """A bad one; the HTTP status is the error code."""
+
+    log_id: str = Field(alias="logId")
+    error_code: int = Field(alias="errorCode")
+    error_msg: str = Field(alias="errorMsg")
+
+
+_ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"model": PaddleXError} for status in (400, 401, 413, 415, 422, 500, 503, 504)
+}
+
+
+def make_router(service: Service) -> APIRouter:
+    """The routes, which ask this service."""
+    router = APIRouter(tags=["paddlex"])
+    draw = ThreadPoolExecutor(1, thread_name_prefix="draw")
+
+    @router.post(
+        "/image-classification",
+        response_model=PaddleXResponse,
+        responses=_ERRORS,
+        summary="PaddleX's protocol",
+        openapi_extra={
+            "requestBody": {
+                "required": True,
+                "content": {"application/json": {"schema": PaddleXRequest.model_json_schema()}},
+            }
+        },
+    )
+    async def classify(request: Request) -> Response:
+        """Label one image as PaddleX's server does."""
+        request.scope["imgcls_endpoint"] = "/image-classification"
+        try:
+            wanted = PaddleXRequest.model_validate_json(await request.body())
+        except ValidationError as error:
+            raise invalid_json(error) from error
+        chosen = service.choose()
+        if _URL.match(wanted.image):
+            content = await service.urls.read(wanted.image)
+        else:
+            content = decode_base64(wanted.image)
+        top_k = wanted.topk or (wanted.params and wanted.params.top_k) or service.config.top_k
+        [result] = await service.classify([content], chosen, top_k)
+        if isinstance(result, ImageError):
+            raise refuse_image(result)
+        categories = [
+            {"id": class_id, "name": chosen.model.class_names[class_id], "score": score}
+            for class_id, score in best(result, top_k)
+        ]
+        answer: dict[str, Any] = {"categories": categories}
+        if service.config.visualize if wanted.visualize is None else wanted.visualize:
+            assert isinstance(content, bytes)
+            lines = [f"{category['name']} {category['score']:.2f}" for category in categories[:5]]
+            limits = service.pipeline.limits
+            answer["image"] = await asyncio.get_running_loop().run_in_executor(draw, _draw, content, lines, limits)
+        return to_json(
+            {
+                "logId": request.scope["imgcls_request_id"],
+                "errorCode": 0,
+                "errorMsg": "Success",
+                "result": answer,
+            }
+        )
+
+    @router.get("/health", response_model=PaddleXError, summary="PaddleX's health")
+    async def health(request: Request) -> Response:
+        """Whether the process answers."""
+        request.scope["imgcls_endpoint"] = "/health"
+        return to_json({"logId": request.scope["imgcls_request_id"], "errorCode": 0, "errorMsg": "Healthy"})
+
+    return router
+
+
+def _draw(data: bytes, lines: Sequence[str], limits: DecodeLimits) -> str:
+    from PIL import Image
+
+    picture = Image.fromarray(decode_image(data, limits))
+    picture.thumbnail((_MAX_DRAWN_PIXELS, _MAX_DRAWN_PIXELS))
+    file = io.BytesIO()
+    annotate_image(_pixels(picture), lines).save(file, "JPEG", quality=90)
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def _pixels(picture: Any) -> Any:
+    import numpy as np
+
+    return np.asarray(picture)
