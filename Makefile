@@ -7,14 +7,17 @@ READY := $(VENV)/.ready
 
 # The tests' S3 server: one node of Ceph with its gateway, on loopback, objects in memory.
 S3_PACKAGES := ceph-mon ceph-osd ceph-mgr radosgw ceph-common
+# The browser that opens the service's page in tests.
+BROWSER_PACKAGES := chromium fonts-dejavu-core
 
-.PHONY: help install s3-server demo test test-all check format bench clean
+.PHONY: help install s3-server browser demo test test-all check format bench clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo      draw a data set, train a small model, label all of it (2 minutes)"
 	@echo "make install   set up $(VENV) with the command imgcls"
 	@echo "make s3-server install the S3 server that the tests start (Debian and its kin, as root)"
+	@echo "make browser   install the browser that the tests open the page in (likewise)"
 	@echo "make check     format, lint, types, floors"
 	@echo "make test      the default tests (minutes on 2 cores)"
 	@echo "make test-all  the slow ones too"
@@ -31,6 +34,10 @@ $(READY): pyproject.toml constraints.txt
 s3-server:
 	(for program in ceph-mon ceph-osd ceph-mgr radosgw radosgw-admin; do command -v $$program >/dev/null || exit 1; done) || \
 	  (apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $(S3_PACKAGES))
+
+browser:
+	command -v chromium >/dev/null || \
+	  (apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $(BROWSER_PACKAGES))
 
 demo: $(READY)
 	rm -rf build/demo

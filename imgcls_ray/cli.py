@@ -469,6 +469,43 @@ def export(
     command.run(config, set_ or [], {key: value for key, value in flags.items() if value is not None})
 
 
+@app.command()
+def serve(
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="Model folder (local or s3://), or a name of the zoo.")
+    ] = None,
+    host: Annotated[
+        str | None,
+        typer.Option(help="Address to listen at. \\[default: 127.0.0.1, this machine only]", show_default=False),
+    ] = None,
+    port: Annotated[int | None, typer.Option(help="\\[default: 8000]", show_default=False)] = None,
+    num_replicas: Annotated[
+        int | None, typer.Option(metavar="N", help="Processes that share the cores. \\[default: 1]", show_default=False)
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(metavar="cpu|gpu", help="Where the network runs. \\[default: cpu]", show_default=False)
+    ] = None,
+    config: Config = None,
+    set_: Overrides = None,
+    s3_endpoint_url: S3Endpoint = None,
+) -> None:
+    """Answer over HTTP on this machine: a page, a JSON API, PaddleX's and KServe's protocols.
+
+    For a cluster: `serve deploy serve_config.yaml`.
+    """
+    from imgcls_ray.commands import serve as command
+
+    flags = {
+        "model": model,
+        "host": host,
+        "port": port,
+        "num_replicas": num_replicas,
+        "device": device,
+        "s3_endpoint_url": s3_endpoint_url,
+    }
+    command.run(config, set_ or [], {key: value for key, value in flags.items() if value is not None})
+
+
 # What is left of `-o KEY = VALUE` is taken in, so that the command can say what is wrong with it.
 @app.command("run", context_settings={"allow_extra_args": True})
 def run_paddlex(

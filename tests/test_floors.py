@@ -16,6 +16,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = [
     "cli",
     "commands",
+    "serve",
     "train",
     "evaluation",
     "datasets",
@@ -29,6 +30,11 @@ FLOORS = [
 ]
 # Floors beside each other, in both directions.
 STRANGERS = [
+    ("serve", "train"),
+    ("serve", "evaluation"),
+    ("serve", "datasets"),
+    ("serve", "data"),
+    ("serve", "demo"),
     ("train", "evaluation"),
     ("demo", "data"),
     ("demo", "models"),
@@ -53,7 +59,9 @@ ONLY_IN = {
     "onnx": {"models"},
     "nncf": {"models"},
     "xxhash": {"images"},
-    "ray": {"data", "datasets", "evaluation", "train"},
+    "fastapi": {"serve"},
+    "starlette": {"serve"},
+    "ray": {"data", "datasets", "evaluation", "serve", "train"},
 }
 
 

@@ -73,10 +73,10 @@ class ServeConfig(ModelsConfig, ReadLimits, OnDevice):
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """``auto``: bf16 where the processor computes it natively."""
     max_batch_size: PositiveInt = 8
-    """Most images per forward pass. A free engine takes what waits, at most so many; nobody waits for a batch to fill."""
+    """Most images per forward pass. A free engine takes what waits; nobody waits for a batch to fill."""
     num_threads: PositiveInt = 1
-    """Cores of one forward pass. A replica with more cores runs several at once: more of them answer more requests, more
-    threads in each answer a single one sooner."""
+    """Cores of one forward pass. A replica with more cores runs several passes at once, which answers more requests;
+    more threads in each answer a single one sooner."""
 
     top_k: int = Field(default=5, ge=1, le=1000)
     """Labels per image, if the request does not say."""

@@ -6,8 +6,6 @@ those that take milliseconds.
 
 from __future__ import annotations
 
-import io
-
 from imgcls_ray.images.careful import read_size
 from imgcls_ray.images.jpeg import read_jpeg_header
 from imgcls_ray.images.sniff import ImageFormat, sniff_format

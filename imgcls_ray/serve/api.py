@@ -28,7 +28,7 @@ _BODY = {
     "requestBody": {
         "required": True,
         "content": {
-            **{kind: _BINARY for kind in ("image/jpeg", "image/png", "image/webp", "image/avif", _RAW)},
+            **dict.fromkeys(("image/jpeg", "image/png", "image/webp", "image/avif", _RAW), _BINARY),
             "multipart/form-data": {
                 "schema": {
                     "type": "object",

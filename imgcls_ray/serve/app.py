@@ -26,7 +26,8 @@ from imgcls_ray.storage.s3 import S3Options
 
 if TYPE_CHECKING:
     from imgcls_ray.config import ServeConfig
-    from imgcls_ray.serve.guard import ApiKeys, AsgiApp
+    from imgcls_ray.serve.guard import AsgiApp
+    from imgcls_ray.serve.keys import ApiKeys
     from imgcls_ray.serve.metrics import Metrics
 
 _PAGE = Path(__file__).parent / "page"

@@ -79,12 +79,16 @@ class Fleet:
             try:
                 lineup = await asyncio.get_running_loop().run_in_executor(None, self._load, config)
             except Exception as error:
-                self.refused = str(error) if isinstance(error, ImgclsError) else f"{type(error).__name__}: {error}"
-                self._tell()
+                self.refuse(error)
                 raise
             self.lineup, self.refused = lineup, None
             self._tell()
             self.on_change(config)
+
+    def refuse(self, error: Exception) -> None:
+        """Remember, and tell, why a change was refused."""
+        self.refused = str(error) if isinstance(error, ImgclsError) else f"{type(error).__name__}: {error}"
+        self._tell()
 
     def choose(self) -> Chosen | None:
         """The model for one request; None before there is any."""
@@ -123,7 +127,8 @@ class Fleet:
         return lineup
 
     def _tell(self) -> None:
-        fingerprints = {} if self.lineup is None else {r: m.fingerprint for r, m in self.lineup.by_role().items()}
+        models = {} if self.lineup is None else self.lineup.by_role()
+        fingerprints: dict[str, str] = {role: model.fingerprint for role, model in models.items()}
         self.metrics.loaded(fingerprints, is_refused=self.refused is not None)
         if self.refused is not None:
             logger.error("a change of models was refused: %s", self.refused)

@@ -8,8 +8,6 @@ of the inside.
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import hmac
 import json
 import logging
 import re
@@ -21,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 from imgcls_ray.serve.errors import ApiError, ErrorCode, error_body, refuse
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, MutableMapping, Sequence
+    from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 
+    from imgcls_ray.serve.keys import ApiKeys
     from imgcls_ray.serve.metrics import Metrics
 
     Scope = MutableMapping[str, Any]
@@ -50,7 +49,6 @@ _ALWAYS = [
     (b"referrer-policy", b"no-referrer"),
     (b"content-security-policy", _CSP),
 ]
-MIN_KEY_CHARS = 16
 
 
 @dataclass
@@ -61,32 +59,6 @@ class Room:
     max_images: int
     num_images: Callable[[], int]
     num_bytes: int = 0
-
-
-class ApiKeys:
-    """Keys that callers show, compared in constant time."""
-
-    def __init__(self, keys: Iterable[str]) -> None:
-        """Take over the keys; with none everybody may ask.
-
-        Raises:
-            ValueError: a key is too short to keep anyone out.
-        """
-        self._digests = [self._digest(key.encode()) for key in keys]
-        if any(len(key) < MIN_KEY_CHARS for key in keys):
-            raise ValueError(f"a key has fewer than {MIN_KEY_CHARS} characters")
-
-    def __bool__(self) -> bool:
-        return bool(self._digests)
-
-    def admit(self, shown: bytes) -> bool:
-        """Whether it is one of the keys. Every key is compared, and digests are, so that time tells nothing."""
-        digest = self._digest(shown)
-        return sum(hmac.compare_digest(digest, known) for known in self._digests) > 0
-
-    @staticmethod
-    def _digest(key: bytes) -> bytes:
-        return hashlib.sha256(key).digest()
 
 
 class Guard:

@@ -164,7 +164,9 @@ _INFER: dict[str, Any] = {
         "requestBody": {
             "required": True,
             "content": {
-                "application/json": {"schema": InferRequest.model_json_schema(ref_template="#/components/schemas/{model}")}
+                "application/json": {
+                    "schema": InferRequest.model_json_schema(ref_template="#/components/schemas/{model}")
+                }
             },
         }
     },
@@ -283,7 +285,9 @@ def _read_tensor(tensor: InferInput, binary: bytes, model: ServedModel) -> list[
     if tensor.name == "image":
         if tensor.datatype != "BYTES" or tensor.shape[1:] not in ([], [1]):
             raise refuse(ErrorCode.INVALID, "inputs.0: image must be BYTES of the shape [B]")
-        images = _read_strings(binary) if tensor.data is None else [_from_base64(item) for item in _flat(tensor.data)]
+        images: list[bytes | ModelInput | ImageError] = (
+            _read_strings(binary) if tensor.data is None else [_from_base64(item) for item in _flat(tensor.data)]
+        )
     else:
         crop = model.preprocess.crop_size
         if tensor.datatype != "UINT8" or tensor.shape[1:] != [crop, crop, 3]:
@@ -361,7 +365,7 @@ def _answer(
     }
     outputs: list[dict[str, Any]] = []
     chunks: list[bytes] = []
-    is_binary = {output.name: output.parameters.binary_data for output in wanted.outputs}
+    is_binary: dict[str, bool | None] = {output.name: output.parameters.binary_data for output in wanted.outputs}
     for name in [output.name for output in wanted.outputs] or _OUTPUTS:
         datatype, shape, value = values[name]
         output: dict[str, Any] = {"name": name, "datatype": datatype, "shape": shape}

@@ -5,7 +5,7 @@ Everything here may be called from any thread.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from imgcls_ray.serve.model import ServedModel
 
 _SECONDS = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30]
-_SIZES = [1, 2, 4, 8, 16, 32, 64, 128]
+_SIZES = [1.0, 2, 4, 8, 16, 32, 64, 128]
 
 
 class Metrics(Protocol):
@@ -63,48 +63,52 @@ class RayMetrics:
     """Counts in Ray's metrics; a call costs some microseconds."""
 
     def __init__(self) -> None:
-        from ray.serve.metrics import Counter, Gauge, Histogram
+        from ray.serve import metrics
 
-        self._requests = Counter(
+        # Ray's annotations take tuples of one tag only.
+        counter: Any = metrics.Counter
+        gauge: Any = metrics.Gauge
+        histogram: Any = metrics.Histogram
+        self._requests = counter(
             "imgcls_requests_total", description="Requests, by what came of them.", tag_keys=("endpoint", "status")
         )
-        self._request_seconds = Histogram(
+        self._request_seconds = histogram(
             "imgcls_request_seconds",
             description="From a request's first byte to its answer.",
             boundaries=_SECONDS,
             tag_keys=("endpoint",),
         )
-        self._images = Counter(
+        self._images = counter(
             "imgcls_images_total",
             description="Images, by the model that was asked and what came of them.",
             tag_keys=("model", "role", "status"),
         )
-        self._labels = Counter(
+        self._labels = counter(
             "imgcls_labels_total", description="Images, by the label they got.", tag_keys=("model", "role", "label")
         )
-        self._decode_seconds = Histogram(
+        self._decode_seconds = histogram(
             "imgcls_decode_seconds", description="Decoding and resizing one image.", boundaries=_SECONDS
         )
-        self._forward_seconds = Histogram(
+        self._forward_seconds = histogram(
             "imgcls_forward_seconds",
             description="One batch in the engine.",
             boundaries=_SECONDS,
             tag_keys=("model",),
         )
-        self._batch_sizes = Histogram(
+        self._batch_sizes = histogram(
             "imgcls_batch_images", description="Images of one batch.", boundaries=_SIZES, tag_keys=("model",)
         )
-        self._shadow = Counter(
+        self._shadow = counter(
             "imgcls_shadow_total",
             description="Images that the shadow model labelled too: the same, another label, or no time to.",
             tag_keys=("model", "outcome"),
         )
-        self._waiting_images = Gauge("imgcls_waiting_images", description="Images in the replica, waiting or in work.")
-        self._waiting_bytes = Gauge("imgcls_waiting_bytes", description="Bytes of requests in the replica.")
-        self._loaded = Gauge(
+        self._waiting_images = gauge("imgcls_waiting_images", description="Images in the replica, waiting or in work.")
+        self._waiting_bytes = gauge("imgcls_waiting_bytes", description="Bytes of requests in the replica.")
+        self._loaded = gauge(
             "imgcls_model_loaded", description="1 for each model that answers.", tag_keys=("role", "fingerprint")
         )
-        self._refused = Gauge(
+        self._refused = gauge(
             "imgcls_model_refused", description="1 if the last change of models was refused, and the old ones serve on."
         )
         self._before: dict[str, str] = {}

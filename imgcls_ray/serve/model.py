@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,7 +11,7 @@ from imgcls_ray.errors import ImageError, ModelFolderError
 from imgcls_ray.images.limits import DecodeLimits
 from imgcls_ray.models.classifier import ImageClassifier, ModelInput, decode_model_input
 from imgcls_ray.models.new import open_model
-from imgcls_ray.models.torch_engine import from_uint8
+from imgcls_ray.serve.reference import known_pictures, reference_scores
 from imgcls_ray.storage import FetchLimits, fetch
 
 if TYPE_CHECKING:
@@ -77,8 +77,8 @@ class ModelOptions:
     max_batch_size: int = 8
     num_engines: int = 1
     num_threads: int = 1
-    fetch_limits: FetchLimits = FetchLimits()
-    decode_limits: DecodeLimits = DecodeLimits()
+    fetch_limits: FetchLimits = field(default_factory=FetchLimits)
+    decode_limits: DecodeLimits = field(default_factory=DecodeLimits)
 
 
 def load_model(choice: ModelChoice, options: ModelOptions) -> ServedModel:
@@ -94,6 +94,7 @@ def load_model(choice: ModelChoice, options: ModelOptions) -> ServedModel:
             f"{choice.model}: is another model than the one asked for: its fingerprint begins with {found[:12]}, "
             f"asked for was {choice.fingerprint[:12]}"
         )
+    expected = reference_scores(folder, count=options.max_batch_size, engine=options.engine, device=options.device)
     first = ImageClassifier.load(
         folder,
         engine=options.engine,
@@ -106,59 +107,38 @@ def load_model(choice: ModelChoice, options: ModelOptions) -> ServedModel:
     )
     classifiers = (first, *(first.beside() for _ in range(options.num_engines - 1)))
     model = ServedModel(choice.model, folder, classifiers)
-    _warm_and_compare(model, options.max_batch_size)
+    _warm_and_compare(model, options.max_batch_size, expected)
     for golden in choice.golden:
         _check_golden(model, golden.image, golden.label, options)
     return model
 
 
-def _warm_and_compare(model: ServedModel, max_batch_size: int) -> None:
-    """Run every batch size in every thread's engine; all must agree with float32 arithmetic on the same pictures."""
-    pictures = _test_pictures(max_batch_size, model.preprocess.crop_size)
-    expected = _reference_scores(model, pictures)
-    for number, classifier in enumerate(model.classifiers):
+def _warm_and_compare(model: ServedModel, max_batch_size: int, expected: np.ndarray | None) -> None:
+    """Run every batch size in every thread's engine; all must agree with float32 arithmetic on the same pictures.
+
+    Of an exported network only its own answers are known: they must not depend on the batch.
+    """
+    images = [ModelInput(pixels, 1, 1) for pixels in known_pictures(max_batch_size, model.preprocess.crop_size)]
+    if expected is None:
+        expected = np.concatenate([_scores(model, [image], 0) for image in images])
+    for thread in range(len(model.classifiers)):
         for size in range(1, max_batch_size + 1):
-            images = [ModelInput(pixels, 1, 1) for pixels in pictures[:size]]
-            classifier.top_k = len(model.class_names)
-            found = list(classifier.classify_inputs(images))
-            for answer, scores in zip(found, expected[:size], strict=True):
-                if isinstance(answer, ImageError):
-                    raise ModelFolderError(f"{model.uri}: {answer.code.value} on a test picture: {answer}")
-                difference = float(np.abs(scores[answer.class_ids] - answer.scores).max())
-                if difference > _MAX_SCORE_DIFFERENCE:
-                    raise ModelFolderError(
-                        f"{model.uri}: the engine says something else than the network in float32: a score differs by "
-                        f"{difference:.2f} (batch of {size}, engine {number}); try precision=fp32 or engine=torch"
-                    )
+            difference = float(np.abs(_scores(model, images[:size], thread) - expected[:size]).max())
+            if difference > _MAX_SCORE_DIFFERENCE:
+                raise ModelFolderError(
+                    f"{model.uri}: the engine says something else than the network in float32: a score differs by "
+                    f"{difference:.2f} (batch of {size}, engine {thread}); try precision=fp32 or engine=torch"
+                )
 
 
-def _test_pictures(count: int, size: int) -> np.ndarray:
-    """Soft patterns in all colours, the same every time: uint8 (count, size, size, 3)."""
-    rng = np.random.default_rng(0)
-    coarse = rng.integers(0, 256, (count, 8, 8, 3), dtype=np.uint8)
-    repeats = -(-size // 8)
-    return np.ascontiguousarray(coarse.repeat(repeats, axis=1).repeat(repeats, axis=2)[:, :size, :size])
-
-
-def _reference_scores(model: ServedModel, pictures: np.ndarray) -> np.ndarray:
-    """float32 (B, num_classes): of the network itself, or of an exported one alone its own at batch size 1."""
-    if model.folder.spec.exported is not None:
-        classifier = model.classifiers[0]
-        classifier.top_k = len(model.class_names)
-        scores = np.zeros((len(pictures), len(model.class_names)), np.float32)
-        for i, pixels in enumerate(pictures):
-            [answer] = classifier.classify_inputs([ModelInput(pixels, 1, 1)])
-            if isinstance(answer, ImageError):
-                raise ModelFolderError(f"{model.uri}: {answer.code.value} on a test picture: {answer}")
-            scores[i, answer.class_ids] = answer.scores
-        return scores
-    import torch
-
-    with torch.inference_mode():
-        logits = from_uint8(model.folder, embedding=False)(torch.from_numpy(pictures))
-        scores = torch.softmax(logits.float(), dim=1).numpy()
-    if not np.isfinite(scores).all():
-        raise ModelFolderError(f"{model.uri}: the network's output for a test picture is not a finite number")
+def _scores(model: ServedModel, images: Sequence[ModelInput], thread: int) -> np.ndarray:
+    """float32 (B, num_classes)."""
+    num_classes = len(model.class_names)
+    scores = np.zeros((len(images), num_classes), np.float32)
+    for row, answer in zip(scores, model.classify(images, thread, top_k=num_classes), strict=True):
+        if isinstance(answer, ImageError):
+            raise ModelFolderError(f"{model.uri}: {answer.code.value} on a test picture: {answer}")
+        row[answer.class_ids] = answer.scores
     return scores
 
 

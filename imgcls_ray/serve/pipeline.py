@@ -43,12 +43,19 @@ class Job:
     __slots__ = ("data", "future", "image", "is_shadow", "model", "top_k")
 
     def __init__(
-        self, content: bytes | ModelInput, model: ServedModel, top_k: int, future: asyncio.Future[Prediction | ImageError]
+        self,
+        content: bytes | ModelInput,
+        model: ServedModel,
+        top_k: int,
+        future: asyncio.Future[Prediction | ImageError],
     ) -> None:
-        is_encoded = isinstance(content, bytes)
-        self.data = content if is_encoded else None
-        self.image = None if is_encoded else content
+        self.data: bytes | None = None
+        self.image: ModelInput | None = None
         """Once it is decoded."""
+        if isinstance(content, bytes):
+            self.data = content
+        else:
+            self.image = content
         self.model = model
         self.top_k = top_k
         self.future = future

@@ -51,9 +51,7 @@ class Service:
             ApiError: too many images in the request, or in the replica.
         """
         if num_images > self.config.max_images_per_request:
-            raise refuse(
-                ErrorCode.TOO_MANY_IMAGES, f"at most {self.config.max_images_per_request} images a request"
-            )
+            raise refuse(ErrorCode.TOO_MANY_IMAGES, f"at most {self.config.max_images_per_request} images a request")
         if self.pipeline.num_images + num_images > self.config.max_queued_images:
             raise refuse(ErrorCode.OVERLOADED, "too many images wait already; try again later")
 

@@ -1,0 +1,87 @@
+"""``imgcls serve``: one machine answers, until it is told to stop."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from imgcls_ray.commands.terminal import native_stderr_aside
+from imgcls_ray.config import ServeConfig, make_config, nested, read_values
+from imgcls_ray.errors import ResourceError, UsageError
+from imgcls_ray.models.engines import check_engine, torch_devices
+from imgcls_ray.models.new import open_model
+from imgcls_ray.serve.keys import KEYS_VARIABLE, read_api_keys
+from imgcls_ray.serve.local import local_service
+from imgcls_ray.storage.s3 import S3Options
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+_LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+
+
+def run(config_file: Path | None, overrides: Sequence[str], flags: Mapping[str, Any]) -> None:
+    """Start, say where, and answer until Ctrl-C or SIGTERM.
+
+    Raises:
+        ImgclsError: with the exit code.
+    """
+    config = make_config(ServeConfig, nested(read_values(config_file, overrides, flags)))
+    console = Console(highlight=False, soft_wrap=True)
+    num_cores = len(os.sched_getaffinity(0))
+    _check(config, num_cores)
+    start = time.monotonic()
+    replicas = "1 replica" if config.num_replicas == 1 else f"{config.num_replicas} replicas"
+    console.print(f"starting {replicas} of {config.model} ...", markup=False)
+    stopped = threading.Event()
+    with native_stderr_aside(), local_service(config, num_cores):
+        # Ray puts a handler of its own there, which leaves without a word.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: stopped.set())
+        _tell(config, console, time.monotonic() - start)
+        stopped.wait()
+        console.print("ending: requests in work are answered ...")
+
+
+def _check(config: ServeConfig, num_cores: int) -> None:
+    """Refuse what cannot run before anything is started."""
+    if config.num_replicas > num_cores:
+        raise ResourceError(f"num_replicas={config.num_replicas}: this machine has {num_cores} cores; give fewer")
+    read_api_keys(os.environ)
+    torch_devices(config.device)
+    s3 = S3Options(config.s3_endpoint_url, config.s3_anonymous)
+    for choice in (config, config.canary, config.shadow):
+        if choice is not None:
+            check_engine(open_model(choice.model, s3), config.engine, config.device, embedding=False)
+    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((config.host, config.port))
+        except OSError as error:
+            raise UsageError(
+                f"{config.host}:{config.port}: cannot listen there: {error.strerror}; give another --port or --host"
+            ) from error
+
+
+def _tell(config: ServeConfig, console: Console, seconds: float) -> None:
+    host = "127.0.0.1" if config.host == "0.0.0.0" else config.host
+    base = f"http://[{host}]:{config.port}" if ":" in host else f"http://{host}:{config.port}"
+    has_keys = bool(os.environ.get(KEYS_VARIABLE))
+    key = " -H 'X-API-Key: KEY'" if has_keys else ""
+    lines = [
+        f"ready after {seconds:.0f} s",
+        f"  page           {base}/",
+        f"  documentation  {base}/docs",
+        f"  try it         curl -H 'Content-Type: image/jpeg'{key} --data-binary @photo.jpg {base}/v1/classify",
+    ]
+    if config.host not in _LOOPBACK and not has_keys:
+        lines.append(f"  whoever reaches this address may ask; set {KEYS_VARIABLE} to ask for keys")
+    console.print("\n".join([*lines, "Ctrl-C ends it"]), markup=False)

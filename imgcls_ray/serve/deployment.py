@@ -1,0 +1,139 @@
+"""The service on Ray Serve: one deployment, which is ingress and models in one.
+
+All models of the service (the one that answers, its canary, its shadow) live in every replica. A router before model
+replicas would be a second hop for every image, and a canary of 5 % would need a replica of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from typing import TYPE_CHECKING, Any
+
+import ray
+from ray import serve
+
+from imgcls_ray.config import ModelsConfig, ServeConfig, make_config
+from imgcls_ray.errors import ConfigError
+from imgcls_ray.serve.app import make_app, make_service
+from imgcls_ray.serve.keys import read_api_keys
+from imgcls_ray.serve.last_good import LastGood
+from imgcls_ray.serve.metrics import RayMetrics
+
+if TYPE_CHECKING:
+    from ray.serve import Application
+
+    from imgcls_ray.serve.guard import AsgiApp
+
+logger = logging.getLogger("imgcls_ray.serve")
+
+
+@serve.deployment(
+    name="Classifier",
+    # Serve's queue and bound are not what holds requests back: a replica knows what it has in hand, in images and
+    # bytes, and says so in its own words. Serve's defaults would be 5 at once and an endless queue.
+    max_ongoing_requests=512,
+    max_queued_requests=512,
+    # A model that cannot be loaded cannot be loaded 20 times either.
+    max_constructor_retry_count=3,
+)
+@serve.ingress()
+class Classifier:
+    """One replica."""
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        self._config = make_config(ServeConfig, config)
+        _log_with_serve()
+        keys = read_api_keys(os.environ)
+        # Ray sets OMP_NUM_THREADS=1 and reserves cores; as many threads decode and classify.
+        assigned = ray.get_runtime_context().get_assigned_resources()  # type: ignore[no-untyped-call]
+        cores = int(assigned.get("CPU", 1)) or 1
+        self._service = make_service(self._config, num_cores=cores, metrics=RayMetrics())
+        self._app = make_app(self._service, keys)
+        context = serve.get_replica_context()
+        self._last_good = LastGood(context.app_name, context.deployment)
+        self._service.fleet.on_change = self._last_good.write
+        self._changes: set[asyncio.Task[None]] = set()
+
+    def __serve_build_asgi_app__(self) -> AsgiApp:
+        return self._app
+
+    async def reconfigure(self, user_config: dict[str, Any]) -> None:
+        """Serve's call for new models, at the start and whenever ``user_config`` changes.
+
+        A replica that answers already goes on while it loads them, and keeps its own if they are refused: Serve would
+        end a replica whose ``reconfigure`` fails, and leaves out of its turn one whose ``reconfigure`` takes time.
+        """
+        fleet = self._service.fleet
+        if fleet.lineup is not None:
+            change = asyncio.create_task(self._change(user_config))
+            self._changes.add(change)
+            change.add_done_callback(self._changes.discard)
+            return
+        try:
+            await fleet.change(make_config(ModelsConfig, user_config))
+        except Exception as error:
+            last = self._last_good.read()
+            if last is None:
+                raise
+            await fleet.change(last)
+            fleet.refuse(error)
+
+    async def _change(self, user_config: dict[str, Any]) -> None:
+        fleet = self._service.fleet
+        try:
+            await fleet.change(make_config(ModelsConfig, user_config))
+        except ConfigError as error:
+            fleet.refuse(error)
+        except Exception:  # told and remembered by the fleet
+            logger.debug("the old models serve on", exc_info=True)
+
+    def check_health(self) -> None:
+        """Serve's question, every ten seconds; a replica that fails it is replaced.
+
+        Raises:
+            RuntimeError: a decoder never came back: threads cannot be ended, processes can.
+        """
+        service = self._service
+        service.metrics.waiting(service.pipeline.num_images, 0)
+        if service.fleet.lineup is not None:
+            self._last_good.write(service.fleet.lineup.config)
+        stuck = service.pipeline.seconds_stuck()
+        if stuck > 2 * self._config.decode_timeout_s + 30:
+            raise RuntimeError(f"an image has been decoded for {stuck:.0f} seconds")
+
+    def __del__(self) -> None:
+        if hasattr(self, "_service"):
+            self._service.pipeline.close()
+
+
+def build_app(args: dict[str, Any]) -> Application:
+    """For ``serve run`` and ``serve deploy``: the application with these keys of ``ServeConfig``.
+
+    Raises:
+        ConfigError: a key or value that does not fit.
+    """
+    return application(make_config(ServeConfig, args))
+
+
+def application(config: ServeConfig, **options: Any) -> Application:
+    """The application, with options of ``serve.deployment`` on top."""
+    resources: dict[str, Any] = {"num_gpus": 1} if config.uses_gpus else {}
+    deployment: Any = Classifier
+    bound: Application = deployment.options(
+        user_config=config.models().model_dump(mode="json"),
+        graceful_shutdown_timeout_s=config.grace_s,
+        **{"ray_actor_options": resources, **options},
+    ).bind(config.model_dump(mode="json"))
+    return bound
+
+
+def _log_with_serve() -> None:
+    """What this package logs goes where Serve logs, in its form."""
+    served = logging.getLogger("ray.serve")
+    for handler in served.handlers:
+        if handler not in logger.handlers and not type(handler).__name__.startswith("Stream"):
+            logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False

@@ -1,0 +1,150 @@
+"""What stands before Ray Serve's own HTTP servers: in its proxies, and in replicas that are asked directly.
+
+Serve's proxy takes in a whole body, of any size, before a replica sees its first byte; headers let callers turn Serve's
+deadline off; and Serve's own errors are plain text. Named in ``RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH`` (see
+``SERVE_ENVIRONMENT``), it must be in the environment of every node.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import uuid
+from typing import TYPE_CHECKING
+
+from imgcls_ray.serve.errors import ErrorCode, refuse
+from imgcls_ray.serve.guard import send_error
+
+if TYPE_CHECKING:
+    from starlette.middleware import Middleware
+
+    from imgcls_ray.serve.guard import AsgiApp, Message, Receive, Scope, Send
+
+# What Ray Serve must find in the environment of its processes; an operator's own values win.
+SERVE_ENVIRONMENT = {
+    # HAProxy before the replicas instead of a proxy in Python, which takes several times as long for a request as
+    # everything else together. ray[serve] brings it, for Linux.
+    "RAY_SERVE_ENABLE_HA_PROXY": "1" if sys.platform == "linux" else "0",
+    # The replica's one event loop answers requests itself: nothing in this package blocks it.
+    "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
+    # How long a client may be silent in the middle of a request, seconds. Serve's default is an hour.
+    "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "60",
+    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "imgcls_ray.serve.door:middlewares",
+}
+MAX_BYTES_VARIABLE = "IMGCLS_MAX_REQUEST_BYTES"
+_DEFAULT_MAX_BYTES = 32 * 2**20
+
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
+# The first two move Serve's deadline and its watch for callers that go away; the others are of features not used here.
+_NOT_FOR_CALLERS = frozenset(
+    {b"x-request-timeout-seconds", b"x-request-disconnect-disabled", b"serve_multiplexed_model_id", b"x-session-id"}
+)
+_CODE_OF_STATUS = {
+    404: ErrorCode.NOT_FOUND,
+    408: ErrorCode.DEADLINE_EXCEEDED,
+    429: ErrorCode.OVERLOADED,
+    500: ErrorCode.INTERNAL,
+    503: ErrorCode.OVERLOADED,
+}
+_MESSAGES = {
+    ErrorCode.NOT_FOUND: "there is no such page",
+    ErrorCode.DEADLINE_EXCEEDED: "not done within the deadline",
+    ErrorCode.OVERLOADED: "no replica has room; try again later",
+    ErrorCode.INTERNAL: "the service failed; its log has the reason",
+}
+
+
+def middlewares() -> list[Middleware]:
+    """For Ray Serve, which calls this once in each of its HTTP servers."""
+    from starlette.middleware import Middleware
+
+    return [Middleware(Door, max_bytes=int(os.environ.get(MAX_BYTES_VARIABLE, _DEFAULT_MAX_BYTES)))]
+
+
+class Door:
+    """ASGI middleware around Ray Serve itself."""
+
+    def __init__(self, app: AsgiApp, max_bytes: int) -> None:
+        self._app = app
+        self._max_bytes = max_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let one request through."""
+        if scope["type"] != "http" or scope["path"].startswith("/-/"):
+            await self._app(scope, receive, send)
+            return
+        headers = [(name, value) for name, value in scope["headers"] if name not in _NOT_FOR_CALLERS]
+        given = next((value for name, value in headers if name == b"x-request-id"), b"")
+        request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex.encode()
+        headers = [(name, value) for name, value in headers if name != b"x-request-id"]
+        headers.append((b"x-request-id", request_id))
+        scope = {**scope, "headers": headers}
+        visit = _Visit(scope["path"], request_id.decode(), receive, send, self._max_bytes)
+        announced = next((value for name, value in headers if name == b"content-length"), b"")
+        if announced.isdigit() and int(announced[:20]) > self._max_bytes:
+            await visit.refuse(ErrorCode.PAYLOAD_TOO_LARGE, self._too_large())
+            return
+        try:
+            await self._app(scope, visit.receive, visit.send)
+        finally:
+            if visit.is_too_large:
+                await visit.refuse(ErrorCode.PAYLOAD_TOO_LARGE, self._too_large())
+
+    def _too_large(self) -> str:
+        return f"the request is larger than the limit of {self._max_bytes:,} bytes"
+
+
+class _Visit:
+    """One request: counts what comes, and dresses Serve's own errors."""
+
+    def __init__(self, path: str, request_id: str, receive: Receive, send: Send, max_bytes: int) -> None:
+        self.is_too_large = False
+        self._path, self._request_id = path, request_id
+        self._receive, self._send = receive, send
+        self._left = max_bytes
+        self._is_answered = False
+        self._replaced: ErrorCode | None = None
+
+    async def receive(self) -> Message:
+        if self.is_too_large:
+            return {"type": "http.disconnect"}
+        message = await self._receive()
+        if message["type"] == "http.request":
+            self._left -= len(message.get("body", b""))
+            if self._left < 0:
+                # For what is inside, the caller has gone; to the caller we say why.
+                self.is_too_large = True
+                return {"type": "http.disconnect"}
+        return message
+
+    async def send(self, message: Message) -> None:
+        if self.is_too_large and not self._is_answered:
+            return
+        if message["type"] == "http.response.start":
+            headers = dict(message.get("headers", ()))
+            if message["status"] >= 400 and headers.get(b"content-type", b"").startswith(b"text/plain"):
+                self._replaced = _CODE_OF_STATUS.get(message["status"], ErrorCode.INTERNAL)
+                return
+            self._is_answered = True
+            message["headers"] = _without_doubles(message.get("headers", ()))
+        elif self._replaced is not None:
+            if not message.get("more_body", False):
+                await self.refuse(self._replaced, _MESSAGES[self._replaced])
+            return
+        await self._send(message)
+
+    async def refuse(self, code: ErrorCode, message: str) -> None:
+        if self._is_answered:
+            return
+        self._is_answered = True
+        await send_error(self._send, refuse(code, message), self._path, self._request_id)
+
+
+def _without_doubles(headers: object) -> list[tuple[bytes, bytes]]:
+    """Serve adds the request's id to every answer, which has it already."""
+    result: list[tuple[bytes, bytes]] = []
+    for name, value in headers:  # type: ignore[attr-defined]
+        if name.lower() != b"x-request-id" or all(other.lower() != b"x-request-id" for other, _ in result):
+            result.append((name, value))
+    return result

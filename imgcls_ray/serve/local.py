@@ -1,0 +1,95 @@
+"""A service on this machine alone: a Ray of its own, which ends with it."""
+
+from __future__ import annotations
+
+import logging
+import os
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from imgcls_ray.errors import JobFailedError
+from imgcls_ray.serve.door import MAX_BYTES_VARIABLE, SERVE_ENVIRONMENT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from imgcls_ray.config import ServeConfig
+
+APPLICATION = "imgcls"
+_LOCAL_ENVIRONMENT = {
+    **SERVE_ENVIRONMENT,
+    # Ray lets its workers give way to everything else on the machine; whoever waits for an answer would wait for that.
+    "RAY_worker_niceness": "0",
+    # Nobody but the HAProxy beside them has to learn that replicas go.
+    "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+_OBJECT_STORE_BYTES = 128 * 2**20  # nothing passes through it
+# Replicas keep the deadline themselves; Serve's is for one that cannot any more.
+_MORE_TIMEOUT_S = 5
+
+
+@contextmanager
+def local_service(config: ServeConfig, num_cores: int) -> Iterator[None]:
+    """Answer while the block runs; when it ends, requests in work are answered first.
+
+    Raises:
+        JobFailedError: no replica came up.
+    """
+    for key, value in {**_LOCAL_ENVIRONMENT, MAX_BYTES_VARIABLE: str(config.max_request_bytes)}.items():
+        os.environ.setdefault(key, value)
+    # Ray Serve reads the environment when it is imported.
+    import ray
+    from ray import serve
+
+    ray.init(
+        address="local",
+        num_cpus=num_cores,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        object_store_memory=_OBJECT_STORE_BYTES,
+    )
+    try:
+        _deploy(config, num_cores)
+        try:
+            yield
+        finally:
+            serve.shutdown()  # type: ignore[no-untyped-call]
+    finally:
+        ray.shutdown()
+
+
+def _deploy(config: ServeConfig, num_cores: int) -> None:
+    from ray import serve
+
+    from imgcls_ray.serve.deployment import application
+
+    logs = {"encoding": "JSON", "enable_access_log": False}
+    serve.start(
+        proxy_location="HeadOnly",
+        http_options={
+            "host": config.host,
+            "port": config.port,
+            "request_timeout_s": config.request_timeout_s + _MORE_TIMEOUT_S,
+        },
+        logging_config=logs,
+    )
+    # Serve's own actors ask for no core: all of them are for replicas.
+    resources: dict[str, Any] = {"num_cpus": num_cores // config.num_replicas}
+    if config.uses_gpus:
+        resources["num_gpus"] = 1
+    try:
+        serve.run(
+            application(config, num_replicas=config.num_replicas, ray_actor_options=resources),
+            name=APPLICATION,
+            logging_config=logs,
+        )
+    except RuntimeError as error:
+        raise JobFailedError(f"the service did not start: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    """The last line that says something, of Serve's story about its tries."""
+    lines = [line.strip() for line in str(error).splitlines() if "Error" in line]
+    return (lines[-1] if lines else str(error).strip())[-400:]
