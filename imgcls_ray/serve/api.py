@@ -10,9 +10,9 @@ from pydantic import ValidationError
 
 from imgcls_ray.errors import ImageError
 from imgcls_ray.serve.errors import ErrorCode, refuse, refuse_image
-from imgcls_ray.serve.inputs import Upload, decode_base64, read_body, read_form
+from imgcls_ray.serve.inputs import Upload, check_json, decode_base64, read_body, read_form
 from imgcls_ray.serve.json import to_json
-from imgcls_ray.serve.schemas import ClassifyJson, ClassifyResponse, ErrorResponse, Health, ModelInfo
+from imgcls_ray.serve.schemas import ClassifyJson, ClassifyResponse, ErrorResponse, Health, ModelInfo, body_schema
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,7 +39,7 @@ _BODY = {
                     "required": ["files"],
                 }
             },
-            "application/json": {"schema": ClassifyJson.model_json_schema(ref_template="#/components/schemas/{model}")},
+            "application/json": {"schema": body_schema(ClassifyJson)},
         },
     }
 }
@@ -87,7 +87,7 @@ def make_router(service: Service) -> APIRouter:
             if not uploads:
                 raise refuse(ErrorCode.INVALID, "the form has no file")
         elif kind == "application/json":
-            uploads, wanted = await _read_json(await request.body(), service)
+            uploads, wanted = await _read_json(request, service)
             top_k = wanted or top_k
         else:
             raise refuse(
@@ -148,7 +148,9 @@ def make_router(service: Service) -> APIRouter:
     return router
 
 
-async def _read_json(body: bytes, service: Service) -> tuple[list[Upload], int | None]:
+async def _read_json(request: Request, service: Service) -> tuple[list[Upload], int | None]:
+    body = await request.body()
+    check_json(body)
     try:
         wanted = ClassifyJson.model_validate_json(body)
     except ValidationError as error:
@@ -159,9 +161,17 @@ async def _read_json(body: bytes, service: Service) -> tuple[list[Upload], int |
         if image.base64 is not None:
             content = decode_base64(image.base64)
         else:
-            content = await service.urls.read(image.url or "")
+            content = await fetch_image(request, image.url or "", service)
         uploads.append(Upload(content, image.name))
     return uploads, wanted.top_k
+
+
+async def fetch_image(request: Request, url: str, service: Service) -> bytes | ImageError:
+    """Read an image from an address in a request; it counts as if the request had brought it."""
+    content = await service.urls.read(url)
+    if isinstance(content, bytes):
+        request.scope["imgcls_take"](len(content))
+    return content
 
 
 def invalid_json(error: ValidationError) -> Exception:

@@ -96,12 +96,14 @@ def make_routes(service: Service) -> FastAPI:
         "`status` of its own.",
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,
     )
     for router in (api.make_router(service), paddlex.make_router(service), kserve.make_router(service)):
         app.include_router(router)
     app.add_exception_handler(ApiError, _tell_api_error)
     app.add_exception_handler(RequestValidationError, _tell_invalid)
     app.add_exception_handler(HTTPException, _tell_http)
+    app.add_exception_handler(Exception, _tell_failure)
 
     @app.get("/", include_in_schema=False)
     async def page(request: Request) -> Response:
@@ -153,3 +155,8 @@ async def _tell_http(request: Request, error: Exception) -> Response:
     refused = refuse(code, "there is no such page" if code is ErrorCode.NOT_FOUND else str(error.detail)[:200])
     refused.headers.update(error.headers or {})
     return await _tell_api_error(request, refused)
+
+
+async def _tell_failure(request: Request, _error: Exception) -> Response:
+    """In the form of every error; what happened goes on to the guard, which logs it."""
+    return await _tell_api_error(request, refuse(ErrorCode.INTERNAL, "the service failed; its log has the reason"))

@@ -68,8 +68,8 @@ def refuse(code: ErrorCode, message: str) -> ApiError:
         headers["retry-after"] = str(RETRY_AFTER_S)
     elif code is ErrorCode.UNAUTHORIZED:
         headers["www-authenticate"] = "Bearer"
-    elif code is ErrorCode.PAYLOAD_TOO_LARGE:
-        # What the client still sends is not read: the connection cannot be used again.
+    elif code in (ErrorCode.PAYLOAD_TOO_LARGE, ErrorCode.DEADLINE_EXCEEDED):
+        # What the client still sends is not read: the connection cannot be used again, and is not held open by it.
         headers["connection"] = "close"
     return ApiError(code.value, message, status=code.status, headers=headers)
 

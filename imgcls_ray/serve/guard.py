@@ -16,6 +16,8 @@ import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from starlette.requests import ClientDisconnect
+
 from imgcls_ray.serve.errors import ApiError, ErrorCode, error_body, refuse
 
 if TYPE_CHECKING:
@@ -38,6 +40,7 @@ _OPEN_PATHS = frozenset(
     {"/", "/docs", "/openapi.json", "/healthz", "/readyz", "/health", "/v2", "/v2/health/live", "/v2/health/ready"}
 )
 _OPEN_PREFIX = "/assets/"
+_GONE = 499  # nginx's status for callers that went away: it stands in logs and counts, and is sent to nobody
 _QUIET_PATHS = frozenset({"/healthz", "/readyz", "/health", "/v2/health/live", "/v2/health/ready"})
 # Of the page and of the documentation, which bring everything with them; answers in JSON are never shown as a page.
 _CSP = (
@@ -100,12 +103,17 @@ class Guard:
             )
         except ApiError as error:
             await exchange.fail(error)
+        except ClientDisconnect:
+            exchange.status = exchange.status or _GONE
         except asyncio.CancelledError:
-            exchange.status = 499  # the caller went away
+            exchange.status = exchange.status or _GONE
             raise
         except Exception:
-            logger.exception("a request failed", extra={"imgcls_request_id": exchange.request_id})
-            await exchange.fail(refuse(ErrorCode.INTERNAL, "the service failed; its log has the reason"))
+            if exchange.is_gone:
+                exchange.status = 499  # in the middle of the request
+            else:
+                logger.exception("a request failed", extra={"imgcls_request_id": exchange.request_id})
+                await exchange.fail(refuse(ErrorCode.INTERNAL, "the service failed; its log has the reason"))
         finally:
             self._room.num_bytes -= exchange.num_bytes
             self._tell(scope, exchange)
@@ -122,8 +130,9 @@ class Guard:
             raise refuse(ErrorCode.OVERLOADED, "too many images wait already; try again later")
         announced = exchange.headers.get(b"content-length", b"")
         if announced.isdigit():
-            exchange.check_size(int(announced[:20]))
-            self._room_for(int(announced))
+            num_bytes = int(announced[:20])
+            exchange.check_size(num_bytes)
+            self._room_for(num_bytes)
 
     def _room_for(self, num_bytes: int) -> None:
         if self._room.num_bytes + num_bytes > self._room.max_bytes:
@@ -164,9 +173,11 @@ class _Exchange:
         given = self.headers.get(b"x-request-id", b"")
         self.request_id = given.decode() if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         scope["imgcls_request_id"] = self.request_id
+        scope["imgcls_take"] = self.take
         self.num_bytes = 0
         self.status = 0
         self.code = ""
+        self.is_gone = False
         self._path: str = scope["path"]
         self._receive, self._send = receive, send
         self._room, self._max_bytes = room, max_bytes
@@ -177,15 +188,24 @@ class _Exchange:
                 ErrorCode.PAYLOAD_TOO_LARGE, f"the request is larger than the limit of {self._max_bytes:,} bytes"
             )
 
+    def take(self, num_bytes: int) -> None:
+        """Count what came in for this request, also from addresses in it.
+
+        Raises:
+            ApiError: it is too large, or there is no room for it.
+        """
+        self.num_bytes += num_bytes
+        self._room.num_bytes += num_bytes
+        self.check_size(self.num_bytes)
+        if self._room.num_bytes > self._room.max_bytes:
+            raise refuse(ErrorCode.OVERLOADED, "too many bytes wait already; try again later")
+
     async def receive(self) -> Message:
         message = await self._receive()
         if message["type"] == "http.request":
-            num_bytes = len(message.get("body", b""))
-            self.num_bytes += num_bytes
-            self._room.num_bytes += num_bytes
-            self.check_size(self.num_bytes)
-            if self._room.num_bytes > self._room.max_bytes:
-                raise refuse(ErrorCode.OVERLOADED, "too many bytes wait already; try again later")
+            self.take(len(message.get("body", b"")))
+        else:
+            self.is_gone = True
         return message
 
     async def send(self, message: Message) -> None:

@@ -22,8 +22,9 @@ from imgcls_ray.models.classifier import ModelInput
 from imgcls_ray.serve.api import best, invalid_json
 from imgcls_ray.serve.errors import ErrorCode, refuse
 from imgcls_ray.serve.fleet import Chosen
-from imgcls_ray.serve.inputs import decode_base64
+from imgcls_ray.serve.inputs import check_json, decode_base64
 from imgcls_ray.serve.json import to_json
+from imgcls_ray.serve.schemas import body_schema
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,7 +33,10 @@ if TYPE_CHECKING:
     from imgcls_ray.serve.model import ServedModel
     from imgcls_ray.serve.service import Service
 
+_BINARY = "application/octet-stream"
 _HEADER_LENGTH = "inference-header-content-length"
+# Six pictures of 224 pixels; more of them come as binary data.
+_MAX_JSON_VALUES = 1_000_000
 _OUTPUTS = ("class_ids", "scores", "labels", "status")
 
 
@@ -159,16 +163,23 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
 }
 _INFER: dict[str, Any] = {
     "response_model": InferResponse,
-    "responses": _ERRORS,
+    "responses": {200: {"content": {_BINARY: {}}}, **_ERRORS},
     "openapi_extra": {
         "requestBody": {
             "required": True,
             "content": {
-                "application/json": {
-                    "schema": InferRequest.model_json_schema(ref_template="#/components/schemas/{model}")
-                }
+                "application/json": {"schema": body_schema(InferRequest)},
+                _BINARY: {"schema": {"type": "string", "contentMediaType": _BINARY}},
             },
-        }
+        },
+        "parameters": [
+            {
+                "name": "Inference-Header-Content-Length",
+                "in": "header",
+                "description": "Bytes of JSON at the start of the body, where binary data follows it.",
+                "schema": {"type": "integer", "minimum": 0},
+            }
+        ],
     },
 }
 
@@ -193,7 +204,7 @@ def make_router(service: Service) -> APIRouter:
         service.choose()
         return {"ready": True}
 
-    @router.get("/v2/models/{name}", responses={k: _ERRORS[k] for k in (401, 404, 503)})
+    @router.get("/v2/models/{name}", responses={k: _ERRORS[k] for k in (401, 404, 422, 503)})
     async def metadata(name: str) -> ModelMetadata:
         """Say what goes in and comes out."""
         model = _find(service, name).model
@@ -216,7 +227,7 @@ def make_router(service: Service) -> APIRouter:
             ],
         )
 
-    @router.get("/v2/models/{name}/ready", responses={k: _ERRORS[k] for k in (401, 404, 503)})
+    @router.get("/v2/models/{name}/ready", responses={k: _ERRORS[k] for k in (401, 404, 422, 503)})
     async def model_ready(name: str) -> ModelReady:
         """Whether this model answers."""
         return ModelReady(name=_find(service, name).model.name, ready=True)
@@ -256,6 +267,7 @@ async def _infer(service: Service, request: Request, chosen: Chosen) -> Response
     request.scope["imgcls_endpoint"] = "/v2/models/infer"
     body = await request.body()
     header, binary = _split(request.headers.get(_HEADER_LENGTH), body)
+    check_json(header, max_values=_MAX_JSON_VALUES)
     try:
         wanted = InferRequest.model_validate_json(header)
     except ValidationError as error:
@@ -384,7 +396,7 @@ def _answer(
     header = json.dumps(content, separators=(",", ":")).encode()
     return Response(
         b"".join([header, *chunks]),
-        media_type="application/octet-stream",
+        media_type=_BINARY,
         headers={_HEADER_LENGTH: str(len(header))},
     )
 

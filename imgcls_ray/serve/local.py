@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,14 @@ _LOCAL_ENVIRONMENT = {
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
 }
+# Of HAProxy's own pages and of the proxy that it falls back on: fixed by default, so that a second service on the same
+# machine would find them taken.
+_PORT_VARIABLES = (
+    "RAY_SERVE_HAPROXY_STATS_PORT",
+    "RAY_SERVE_HAPROXY_METRICS_PORT",
+    "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT",
+    "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT",
+)
 _OBJECT_STORE_BYTES = 128 * 2**20  # nothing passes through it
 # Replicas keep the deadline themselves; Serve's is for one that cannot any more.
 _MORE_TIMEOUT_S = 5
@@ -36,7 +45,8 @@ def local_service(config: ServeConfig, num_cores: int) -> Iterator[None]:
     Raises:
         JobFailedError: no replica came up.
     """
-    for key, value in {**_LOCAL_ENVIRONMENT, MAX_BYTES_VARIABLE: str(config.max_request_bytes)}.items():
+    ports = dict(zip(_PORT_VARIABLES, free_ports(len(_PORT_VARIABLES)), strict=True))
+    for key, value in {**_LOCAL_ENVIRONMENT, **ports, MAX_BYTES_VARIABLE: str(config.max_request_bytes)}.items():
         os.environ.setdefault(key, value)
     # Ray Serve reads the environment when it is imported.
     import ray
@@ -58,6 +68,18 @@ def local_service(config: ServeConfig, num_cores: int) -> Iterator[None]:
             serve.shutdown()  # type: ignore[no-untyped-call]
     finally:
         ray.shutdown()
+
+
+def free_ports(count: int) -> list[str]:
+    """Ports that nothing listens at now."""
+    probes = [socket.socket() for _ in range(count)]
+    try:
+        for probe in probes:
+            probe.bind(("", 0))
+        return [str(probe.getsockname()[1]) for probe in probes]
+    finally:
+        for probe in probes:
+            probe.close()
 
 
 def _deploy(config: ServeConfig, num_cores: int) -> None:

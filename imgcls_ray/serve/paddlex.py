@@ -21,10 +21,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from imgcls_ray.errors import ImageError
 from imgcls_ray.images.annotate import annotate_image
 from imgcls_ray.images.decoder import decode_image
-from imgcls_ray.serve.api import best, invalid_json
+from imgcls_ray.serve.api import best, fetch_image, invalid_json
 from imgcls_ray.serve.errors import refuse_image
-from imgcls_ray.serve.inputs import decode_base64
+from imgcls_ray.serve.inputs import check_json, decode_base64
 from imgcls_ray.serve.json import to_json
+from imgcls_ray.serve.schemas import body_schema
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -105,20 +106,22 @@ def make_router(service: Service) -> APIRouter:
         openapi_extra={
             "requestBody": {
                 "required": True,
-                "content": {"application/json": {"schema": PaddleXRequest.model_json_schema()}},
+                "content": {"application/json": {"schema": body_schema(PaddleXRequest)}},
             }
         },
     )
     async def classify(request: Request) -> Response:
         """Label one image as PaddleX's server does."""
         request.scope["imgcls_endpoint"] = "/image-classification"
+        body = await request.body()
+        check_json(body)
         try:
-            wanted = PaddleXRequest.model_validate_json(await request.body())
+            wanted = PaddleXRequest.model_validate_json(body)
         except ValidationError as error:
             raise invalid_json(error) from error
         chosen = service.choose()
         if _URL.match(wanted.image):
-            content = await service.urls.read(wanted.image)
+            content = await fetch_image(request, wanted.image, service)
         else:
             content = decode_base64(wanted.image)
         top_k = wanted.topk or (wanted.params and wanted.params.top_k) or service.config.top_k

@@ -231,3 +231,5 @@ def _fail(batch: Sequence[Job], error: Exception) -> None:
     for job in batch:
         if not job.future.done():
             job.future.set_exception(error)
+            # It is logged; asyncio would log it again for those of a request that nobody asks after the first.
+            job.future.exception()

@@ -1,7 +1,7 @@
-"""What a network says of the test pictures in float32, found out in a process of its own.
+"""What a network says of known pictures in float32, found out in a process of its own.
 
 Building and converting a network takes seconds of Python and most of a gigabyte: a replica that answers requests
-meanwhile has neither to spare. ``python -m imgcls_ray.serve.reference`` reads its task from stdin and writes scores.
+meanwhile has neither to spare. ``python -m imgcls_ray.serve.reference`` reads its task from stdin and writes logits.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ if TYPE_CHECKING:
     from imgcls_ray.models.folder import ModelFolder
 
 
-def reference_scores(folder: ModelFolder, *, count: int, engine: EngineName, device: str) -> np.ndarray | None:
+def reference_logits(folder: ModelFolder, *, count: int, engine: EngineName, device: str) -> np.ndarray | None:
     """Convert the network for the engine, if need be, and say what it must say.
 
     Args:
         folder: the model; of an exported one nothing is known but its engine's answers.
-        count: of test pictures.
+        count: of pictures.
         engine: that will run it.
         device: where.
 
     Returns:
-        float32 (count, num_classes), softmax; None for an exported network.
+        float32 (count, num_classes); None for an exported network.
 
     Raises:
         ModelFolderError: the network cannot be built, or what it says is not a finite number.
@@ -52,10 +52,10 @@ def reference_scores(folder: ModelFolder, *, count: int, engine: EngineName, dev
             f"{folder.path}: the process that reads the network ended with {done.returncode}: "
             f"{done.stderr.decode(errors='replace').strip()[-400:]}"
         )
-    scores = np.frombuffer(done.stdout, np.float32).reshape(count, folder.spec.num_classes)
-    if not np.isfinite(scores).all():
-        raise ModelFolderError(f"{folder.path}: the network's output for a test picture is not a finite number")
-    return scores
+    logits = np.frombuffer(done.stdout, np.float32).reshape(count, folder.spec.num_classes)
+    if not np.isfinite(logits).all():
+        raise ModelFolderError(f"{folder.path}: the network's output for a picture is not a finite number")
+    return logits
 
 
 def known_pictures(count: int, size: int) -> np.ndarray:
@@ -72,8 +72,8 @@ def _answer(task: dict[str, Any]) -> bytes:
     prepare_engine(folder, task["engine"], task["device"], False)
     pictures = known_pictures(task["count"], folder.spec.preprocess.crop_size)
     with torch.inference_mode():
-        logits = from_uint8(folder, embedding=False)(torch.from_numpy(pictures))
-        return torch.softmax(logits.float(), dim=1).numpy().tobytes()
+        logits: torch.Tensor = from_uint8(folder, embedding=False)(torch.from_numpy(pictures))
+    return logits.float().numpy().tobytes()
 
 
 if __name__ == "__main__":

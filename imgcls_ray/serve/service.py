@@ -114,8 +114,11 @@ class Service:
             task.add_done_callback(self._comparisons.discard)
 
     async def _count(self, shadow: Job, name: str) -> None:
-        result = await shadow.future
-        agrees = not isinstance(result, ImageError) and shadow.model.class_names[int(result.class_ids[0])] == name
+        try:
+            result = await shadow.future
+            agrees = not isinstance(result, ImageError) and shadow.model.class_names[int(result.class_ids[0])] == name
+        except Exception:  # of the engine; the pipeline has logged it
+            agrees = False
         self.metrics.compared(shadow.model, agrees=agrees)
 
 

@@ -41,6 +41,16 @@ class OwnCluster:
         with _keep_own_table():
             return self._cluster.add_node(**_NODE)
 
+    @property
+    def session_dir(self) -> str:
+        session: str = self._cluster.head_node.get_session_dir_path()
+        return session
+
+    @property
+    def metrics_ports(self) -> list[int]:
+        """Where each node shows its metrics to Prometheus."""
+        return [node.metrics_export_port for node in self._cluster.list_all_nodes()]
+
     def kill_node(self, node: Any) -> None:
         self._cluster.remove_node(node, allow_graceful=False)
 

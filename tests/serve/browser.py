@@ -47,7 +47,7 @@ def open_browser() -> Iterator[Browser]:
     if path is None:
         raise BrowserError("the tests of the page need chromium; install it with: make browser")
     with sync_playwright() as playwright:
-        # Chromium's sandbox does not start for root, as whom tests run in containers; it sees the tests' own page alone.
+        # Chromium's sandbox does not start for root, as whom tests run in containers; it sees our own page alone.
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
         try:
             yield browser
@@ -115,7 +115,7 @@ async def _serve(model: str, started: Future[tuple[Site, Any]]) -> None:
     import uvicorn
 
     try:
-        config = make_config(ServeConfig, {"model": model})
+        config = make_config(ServeConfig, {"model": model, "precision": "fp32"})
         service = make_service(config, num_cores=1, metrics=NoMetrics())
         await service.fleet.change(config.models())
         site = Site(make_app(service, ApiKeys([])), make_app(service, ApiKeys([API_KEY])))
@@ -124,7 +124,7 @@ async def _serve(model: str, started: Future[tuple[Site, Any]]) -> None:
         site.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     except BaseException as error:
         started.set_exception(error)
-        raise
+        return
     # It listens already: who connects from now on waits for the server and is answered.
     started.set_result((site, server))
     await server.serve([listener])
