@@ -65,6 +65,8 @@ def local_service(config: ServeConfig, num_cores: int) -> Iterator[None]:
         try:
             yield
         finally:
+            # Replicas first: Serve's shutdown ends the proxy before them, and with it the requests in work.
+            serve.delete(APPLICATION)
             serve.shutdown()  # type: ignore[no-untyped-call]
     finally:
         ray.shutdown()

@@ -149,7 +149,7 @@ def test_clients_that_abort_are_counted_and_close_their_connection() -> None:
         closed.append(writer.transport.is_closing())
 
     result = load_server(never, OpenLoop(100, is_even=True), seconds=0.1, abort_share=1.0)
-    assert result.counts() == {"aborted": 10}
+    assert result.counts() == {"aborted": pytest.approx(10, abs=1)}
     assert all(closed)
 
 

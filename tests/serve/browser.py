@@ -68,8 +68,6 @@ class Site:
     """So many of the next images get 503."""
     is_held: bool = False
     """Images get no answer for now."""
-    num_images: int = 0
-    """In work now."""
     queries: list[str] = field(default_factory=list)
     """Of the images that came."""
 
@@ -84,13 +82,9 @@ class Site:
             self.num_busy -= 1
             await send_error(send, refuse(ErrorCode.OVERLOADED, "told to by the test"), scope["path"], "test")
             return
-        self.num_images += 1
-        try:
-            while self.is_held:
-                await asyncio.sleep(0.01)
-            await app(scope, receive, send)
-        finally:
-            self.num_images -= 1
+        while self.is_held:
+            await asyncio.sleep(0.01)
+        await app(scope, receive, send)
 
     def reset(self) -> None:
         self.needs_key, self.num_busy, self.is_held = False, 0, False

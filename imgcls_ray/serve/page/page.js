@@ -274,7 +274,7 @@ function tell(text) {
 
 function tellProgress() {
   const open = [...jobs].filter((job) => job.card.dataset.state === "waiting").length;
-  $("progress").textContent = open ? `${jobs.size - open} of ${jobs.size}` : "";
+  $("progress").textContent = open ? `${jobs.size - open}/${jobs.size}` : "";
   $("clear").disabled = jobs.size === 0;
 }
 

@@ -1,0 +1,106 @@
+"""Rival: LitServe with the same model folder, decoder and engine as the service.
+
+``python -m benchmarks.serving compare`` starts it; alone it is a server for trying settings.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import litserve  # type: ignore[import-untyped]
+from fastapi import Body
+from fastapi.responses import Response
+
+from imgcls_ray.errors import ImageError
+from imgcls_ray.models.classifier import ImageClassifier, decode_model_input
+from imgcls_ray.models.folder import open_model_folder
+
+if TYPE_CHECKING:
+    from imgcls_ray.models.classifier import ModelInput, Prediction
+
+PATH = "/predict"
+_TOP_K = 5
+
+
+class Classify(litserve.LitAPI):  # type: ignore[misc]
+    """Label images in a worker process: decode, classify, write JSON."""
+
+    def __init__(self, model: Path, num_threads: int, **options: Any) -> None:
+        super().__init__(api_path=PATH, **options)
+        self._model = model
+        self._num_threads = num_threads
+
+    def setup(self, device: str) -> None:
+        folder = open_model_folder(self._model)
+        self.preprocess = folder.spec.preprocess
+        self.class_names = folder.spec.class_names
+        self.classifier = ImageClassifier.load(
+            folder, batch_size=self.max_batch_size, num_threads=self._num_threads, pad=False, top_k=_TOP_K
+        )
+
+    def decode_request(self, request: Any) -> ModelInput | ImageError:
+        data = request if isinstance(request, bytes) else request["image"].file.read()
+        return decode_model_input(data, self.preprocess, self.classifier.limits)
+
+    def batch(self, inputs: list[ModelInput | ImageError]) -> list[ModelInput | ImageError]:
+        return inputs
+
+    def predict(self, x: Any) -> Any:
+        if self.max_batch_size == 1:
+            return next(self.classifier.classify_inputs([x]))
+        return list(self.classifier.classify_inputs(x))
+
+    def encode_response(self, output: Prediction | ImageError) -> Response:
+        if isinstance(output, ImageError):
+            return Response(json.dumps({"status": output.code.value}), status_code=422, media_type="application/json")
+        predictions = [
+            {"class_id": class_id, "label": self.class_names[class_id], "score": score}
+            for class_id, score in zip(output.class_ids.tolist(), output.scores.tolist(), strict=True)
+        ]
+        return Response(
+            json.dumps({"status": "ok", "predictions": predictions}, separators=(",", ":")),
+            media_type="application/json",
+        )
+
+
+class ClassifyBody(Classify):
+    """The image is the body itself, which FastAPI reads for what the annotation says."""
+
+    def decode_request(self, request: Annotated[bytes, Body(media_type="image/jpeg")]) -> ModelInput | ImageError:
+        return super().decode_request(request)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.rival_litserve", description=(__doc__ or "").splitlines()[0]
+    )
+    parser.add_argument("--model", type=Path, required=True, help="model folder")
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1, help="of each worker's engine [default: 1]")
+    parser.add_argument("--api-servers", type=int, default=1)
+    parser.add_argument("--max-batch-size", type=int, default=1)
+    parser.add_argument("--batch-timeout", type=float, default=0.0, help="seconds [default: 0]")
+    parser.add_argument("--manager-queue", action="store_true", help="answers go over a queue instead of ZeroMQ")
+    parser.add_argument("--form", action="store_true", help="the image is a file of a form")
+    args = parser.parse_args()
+    kind = Classify if args.form else ClassifyBody
+    api = kind(args.model, args.threads, max_batch_size=args.max_batch_size, batch_timeout=args.batch_timeout)
+    server = litserve.LitServer(
+        api, accelerator="cpu", workers_per_device=args.workers, fast_queue=not args.manager_queue
+    )
+    server.run(
+        host="127.0.0.1",
+        port=args.port,
+        num_api_servers=args.api_servers,
+        generate_client_file=False,
+        log_level="warning",
+        access_log=False,
+    )
+
+
+if __name__ == "__main__":
+    main()
