@@ -41,11 +41,11 @@ def run(config_file: Path | None, overrides: Sequence[str], flags: Mapping[str, 
     replicas = "1 replica" if config.num_replicas == 1 else f"{config.num_replicas} replicas"
     console.print(f"starting {replicas} of {config.model} ...", markup=False)
     stopped = threading.Event()
-    with native_stderr_aside(), local_service(config, num_cores):
+    with native_stderr_aside(), local_service(config, num_cores) as metrics_port:
         # Ray puts a handler of its own there, which leaves without a word.
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: stopped.set())
-        _tell(config, console, time.monotonic() - start)
+        _tell(config, console, time.monotonic() - start, metrics_port)
         stopped.wait()
         console.print("ending: requests in work are answered ...")
 
@@ -71,7 +71,7 @@ def _check(config: ServeConfig, num_cores: int) -> None:
             ) from error
 
 
-def _tell(config: ServeConfig, console: Console, seconds: float) -> None:
+def _tell(config: ServeConfig, console: Console, seconds: float, metrics_port: int) -> None:
     host = "127.0.0.1" if config.host == "0.0.0.0" else config.host
     base = f"http://[{host}]:{config.port}" if ":" in host else f"http://{host}:{config.port}"
     has_keys = bool(os.environ.get(KEYS_VARIABLE))
@@ -80,6 +80,7 @@ def _tell(config: ServeConfig, console: Console, seconds: float) -> None:
         f"ready after {seconds:.0f} s",
         f"  page           {base}/",
         f"  documentation  {base}/docs",
+        f"  metrics        http://127.0.0.1:{metrics_port}/metrics",
         f"  try it         curl -H 'Content-Type: image/jpeg'{key} --data-binary @photo.jpg {base}/v1/classify",
     ]
     if config.host not in _LOOPBACK and not has_keys:

@@ -65,6 +65,8 @@ class ServeConfig(ModelsConfig, ReadLimits, OnDevice):
     """Address to listen at; 0.0.0.0 for all of this machine's. Of ``imgcls serve``."""
     port: int = Field(default=8000, ge=1, le=65535)
     """Of ``imgcls serve``."""
+    metrics_port: int | None = Field(default=None, ge=1, le=65535)
+    """Where Prometheus finds the metrics, of ``imgcls serve``. Default: a free port."""
     num_replicas: PositiveInt = 1
     """Processes that answer, of ``imgcls serve``; each has its share of the machine's cores."""
 

@@ -26,7 +26,6 @@ from imgcls_ray.storage.s3 import S3Options
 
 if TYPE_CHECKING:
     from imgcls_ray.config import ServeConfig
-    from imgcls_ray.serve.guard import AsgiApp
     from imgcls_ray.serve.keys import ApiKeys
     from imgcls_ray.serve.metrics import Metrics
 
@@ -68,7 +67,7 @@ def make_service(config: ServeConfig, *, num_cores: int, metrics: Metrics) -> Se
     return Service(config, Fleet(options, metrics), pipeline, UrlReader(config.url_hosts, fetch_limits), metrics)
 
 
-def make_app(service: Service, keys: ApiKeys) -> AsgiApp:
+def make_app(service: Service, keys: ApiKeys) -> Guard:
     """The application that asks this service."""
     config = service.config
     app = make_routes(service)

@@ -96,7 +96,7 @@ class Classifier:
             RuntimeError: a decoder never came back: threads cannot be ended, processes can.
         """
         service = self._service
-        service.metrics.waiting(service.pipeline.num_images, 0)
+        service.metrics.waiting(service.pipeline.num_images, self._app.room.num_bytes)
         if service.fleet.lineup is not None:
             self._last_good.write(service.fleet.lineup.config)
         stuck = service.pipeline.seconds_stuck()

@@ -79,7 +79,7 @@ class Guard:
     ) -> None:
         self._app = app
         self._keys = keys
-        self._room = room
+        self.room = room
         self._max_request_bytes = max_request_bytes
         self._request_timeout_s = request_timeout_s
         self._metrics = metrics
@@ -92,7 +92,7 @@ class Guard:
             else:
                 await self._app(scope, receive, send)
             return
-        exchange = _Exchange(scope, receive, send, self._room, self._max_request_bytes)
+        exchange = _Exchange(scope, receive, send, self.room, self._max_request_bytes)
         try:
             self._admit(scope, exchange)
             async with asyncio.timeout(self._request_timeout_s):
@@ -115,7 +115,7 @@ class Guard:
                 logger.exception("a request failed", extra={"imgcls_request_id": exchange.request_id})
                 await exchange.fail(refuse(ErrorCode.INTERNAL, "the service failed; its log has the reason"))
         finally:
-            self._room.num_bytes -= exchange.num_bytes
+            self.room.num_bytes -= exchange.num_bytes
             self._tell(scope, exchange)
 
     def _admit(self, scope: Scope, exchange: _Exchange) -> None:
@@ -126,7 +126,7 @@ class Guard:
                 raise refuse(ErrorCode.UNAUTHORIZED, "a key is needed: 'Authorization: Bearer KEY' or 'X-API-Key: KEY'")
         if scope["method"] != "POST":
             return
-        if self._room.num_images() >= self._room.max_images:
+        if self.room.num_images() >= self.room.max_images:
             raise refuse(ErrorCode.OVERLOADED, "too many images wait already; try again later")
         announced = exchange.headers.get(b"content-length", b"")
         if announced.isdigit():
@@ -135,7 +135,7 @@ class Guard:
             self._room_for(num_bytes)
 
     def _room_for(self, num_bytes: int) -> None:
-        if self._room.num_bytes + num_bytes > self._room.max_bytes:
+        if self.room.num_bytes + num_bytes > self.room.max_bytes:
             raise refuse(ErrorCode.OVERLOADED, "too many bytes wait already; try again later")
 
     def _tell(self, scope: Scope, exchange: _Exchange) -> None:

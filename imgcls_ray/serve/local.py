@@ -39,8 +39,11 @@ _MORE_TIMEOUT_S = 5
 
 
 @contextmanager
-def local_service(config: ServeConfig, num_cores: int) -> Iterator[None]:
+def local_service(config: ServeConfig, num_cores: int) -> Iterator[int]:
     """Answer while the block runs; when it ends, requests in work are answered first.
+
+    Yields:
+        The port of the metrics.
 
     Raises:
         JobFailedError: no replica came up.
@@ -52,6 +55,9 @@ def local_service(config: ServeConfig, num_cores: int) -> Iterator[None]:
     import ray
     from ray import serve
 
+    # What it says of itself is for operators of clusters.
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)
+    metrics_port = config.metrics_port or int(free_ports(1)[0])
     ray.init(
         address="local",
         num_cpus=num_cores,
@@ -59,11 +65,12 @@ def local_service(config: ServeConfig, num_cores: int) -> Iterator[None]:
         log_to_driver=False,
         logging_level=logging.ERROR,
         object_store_memory=_OBJECT_STORE_BYTES,
+        _metrics_export_port=metrics_port,
     )
     try:
         _deploy(config, num_cores)
         try:
-            yield
+            yield metrics_port
         finally:
             # Replicas first: Serve's shutdown ends the proxy before them, and with it the requests in work.
             serve.delete(APPLICATION)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+from PIL import Image
 
 from imgcls_ray.errors import ImageError, ModelFolderError
 from imgcls_ray.images.limits import DecodeLimits
@@ -108,10 +110,19 @@ def load_model(choice: ModelChoice, options: ModelOptions) -> ServedModel:
     )
     classifiers = (first, *(first.beside() for _ in range(options.num_engines - 1)))
     model = ServedModel(choice.model, folder, classifiers)
+    _warm_decoder(model, options.decode_limits)
     _warm_and_compare(model, options.max_batch_size, expected)
     for golden in choice.golden:
         _check_golden(model, golden.image, golden.label, options)
     return model
+
+
+def _warm_decoder(model: ServedModel, limits: DecodeLimits) -> None:
+    """Decode one file: the first one in a process loads libraries, for seconds."""
+    file = io.BytesIO()
+    [picture] = known_pictures(1, model.preprocess.crop_size)
+    Image.fromarray(picture).save(file, "JPEG")
+    decode_model_input(file.getvalue(), model.preprocess, limits)
 
 
 def _warm_and_compare(model: ServedModel, max_batch_size: int, expected: np.ndarray | None) -> None:
