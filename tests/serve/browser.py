@@ -109,7 +109,7 @@ async def _serve(model: str, started: Future[tuple[Site, Any]]) -> None:
     import uvicorn
 
     try:
-        config = make_config(ServeConfig, {"model": model, "precision": "fp32"})
+        config = make_config(ServeConfig, {"model": model, "engine": "torch"})
         service = make_service(config, num_cores=1, metrics=NoMetrics())
         await service.fleet.change(config.models())
         site = Site(make_app(service, ApiKeys([])), make_app(service, ApiKeys([API_KEY])))
