@@ -107,4 +107,4 @@ def test_every_code_stands_in_the_readme_with_its_meaning() -> None:
 
 def test_nothing_is_left_to_fill_in() -> None:
     assert not re.findall(r"@[A-Z]+@", README)
-    assert len(README.splitlines()) <= 185
+    assert len(README.splitlines()) <= 200

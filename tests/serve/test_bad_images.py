@@ -138,7 +138,7 @@ def test_an_image_of_too_many_pixels_is_refused_alone(start: Callable[..., Live]
 def test_what_is_not_base64_is_a_corrupt_image(live: Live, alone: list[dict[str, Any]]) -> None:
     images = [
         {"base64": in_base64(GOOD[0])},
-        *({"base64": text} for text in ("!!!", "QUJD=", "QUJ", "käse", "QUJD\x00QUJD", "data:image/png,QUJD;", "=")),
+        *({"base64": text} for text in ("!!!", "QUJ", "käse", "QUJD\x00QUJD", "data:image/png,QUJD;", "=")),
         {"base64": in_base64(GOOD[1])},
     ]
     results = live.ask_in_json({"images": images}).json()["results"]
@@ -147,9 +147,7 @@ def test_what_is_not_base64_is_a_corrupt_image(live: Live, alone: list[dict[str,
     assert {result["status"] for result in results[1:-1]} == {"corrupt"}
 
 
-def test_an_output_that_is_no_number_is_that_images_error(
-    start: Callable[..., Live], small_model: ModelFolder
-) -> None:
+def test_an_output_that_is_no_number_is_that_images_error(start: Callable[..., Live], small_model: ModelFolder) -> None:
     def answer(images: Any) -> Any:
         return [ImageError(ImageErrorCode.NON_FINITE_OUTPUT) for _ in images]
 
