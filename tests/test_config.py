@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from imgcls_ray.config import PredictConfig, load_config, make_config, parse_overrides
+from imgcls_ray.config import (
+    ModelsConfig,
+    PredictConfig,
+    ServeConfig,
+    StrictModel,
+    load_config,
+    make_config,
+    parse_overrides,
+)
 from imgcls_ray.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -101,5 +109,35 @@ def test_an_override_that_is_no_pair_is_refused(pair: str) -> None:
         parse_overrides([pair])
 
 
-def test_every_field_has_its_documentation() -> None:
-    assert [name for name, field in PredictConfig.model_fields.items() if not field.description] == []
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"url_hosts": ["http://a.b/"]}, r"'http://a\.b/' is no host; give images\.example\.com"),
+        ({"url_hosts": ["a.*.b"]}, "is no host"),
+        ({"url_hosts": ["*."]}, "is no host"),
+        ({"max_images_per_request": 65}, "can never be taken in with max_queued_images=64"),
+        ({"max_request_bytes": 2**29}, "can never be taken in with max_queued_bytes"),
+        ({"device": "gpu:1"}, "Ray chooses a replica's GPU; give device=gpu"),
+        ({"device": "gpu", "engine": "openvino"}, "engine=openvino answers on CPUs"),
+        ({"canary": {"model": "m", "share": 1.5}}, r"canary\.share: .*less than or equal to 1"),
+        ({"canary": {"model": "m"}}, r"canary\.share: is needed"),
+        ({"canary": {"model": "m", "share": 0.5, "weight": 1}}, r"canary\.weight: no such key"),
+        ({"fingerprint": "abc"}, "fingerprint: "),
+        ({"top_k": 1001}, "top_k: "),
+    ],
+)
+def test_a_service_that_cannot_be_is_refused(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        make_config(ServeConfig, {"model": "m", **values})
+
+
+def test_the_models_of_a_service_are_a_configuration_of_their_own() -> None:
+    values = {"model": "m", "revision": 2, "canary": {"model": "n", "share": 0.1}}
+    config = make_config(ServeConfig, {**values, "url_hosts": ["*.example.com"], "max_batch_size": 4})
+    assert config.models() == make_config(ModelsConfig, values)
+    assert config.models().revision == "2"
+
+
+@pytest.mark.parametrize("kind", [PredictConfig, ServeConfig, ModelsConfig])
+def test_every_field_has_its_documentation(kind: type[StrictModel]) -> None:
+    assert [name for name, field in kind.model_fields.items() if not field.description] == []

@@ -122,8 +122,9 @@ def _first_problem(kind: type[StrictModel], error: ValidationError) -> str:
         hint = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(kind.model_fields)}"
         return f"{key}: no such key; {hint}"
     if problem["type"] == "missing":
-        meaning = " ".join((kind.model_fields[key].description or "").split()).replace("``", "'")
-        return f"{key}: is needed; {meaning}"
+        field = kind.model_fields.get(key)  # there is none by that name for a key in a table
+        meaning = " ".join((field.description or "").split()).replace("``", "'") if field else ""
+        return f"{key}: is needed" + (f"; {meaning}" if meaning else "")
     message = problem["msg"].removeprefix("Value error, ")
     if not key:
         return message

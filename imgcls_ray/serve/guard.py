@@ -103,17 +103,15 @@ class Guard:
             )
         except ApiError as error:
             await exchange.fail(error)
-        except ClientDisconnect:
-            exchange.status = exchange.status or _GONE
+        except ClientDisconnect:  # answered like every exception already, to nobody
+            exchange.status = _GONE
+            scope.pop("imgcls_code", None)
         except asyncio.CancelledError:
             exchange.status = exchange.status or _GONE
             raise
         except Exception:
-            if exchange.is_gone:
-                exchange.status = 499  # in the middle of the request
-            else:
-                logger.exception("a request failed", extra={"imgcls_request_id": exchange.request_id})
-                await exchange.fail(refuse(ErrorCode.INTERNAL, "the service failed; its log has the reason"))
+            logger.exception("a request failed", extra={"imgcls_request_id": exchange.request_id})
+            await exchange.fail(refuse(ErrorCode.INTERNAL, "the service failed; its log has the reason"))
         finally:
             self.room.num_bytes -= exchange.num_bytes
             self._tell(scope, exchange)
@@ -156,7 +154,7 @@ class Guard:
                 "imgcls_request_id": exchange.request_id,
                 "imgcls_endpoint": endpoint,
                 "imgcls_status": exchange.status,
-                "imgcls_code": exchange.code,
+                "imgcls_code": exchange.code or scope.get("imgcls_code", ""),
                 "imgcls_ms": round(1000 * seconds, 1),
                 "imgcls_bytes": exchange.num_bytes,
                 **scope.get("imgcls_log", {}),
@@ -177,7 +175,6 @@ class _Exchange:
         self.num_bytes = 0
         self.status = 0
         self.code = ""
-        self.is_gone = False
         self._path: str = scope["path"]
         self._receive, self._send = receive, send
         self._room, self._max_bytes = room, max_bytes
@@ -204,8 +201,6 @@ class _Exchange:
         message = await self._receive()
         if message["type"] == "http.request":
             self.take(len(message.get("body", b"")))
-        else:
-            self.is_gone = True
         return message
 
     async def send(self, message: Message) -> None:

@@ -200,17 +200,17 @@ class Pipeline:
     def _run(self, batch: list[Job], number: int) -> None:
         model = batch[0].model
         start = time.monotonic()
-        results: list[Prediction | ImageError]
         try:
             results = model.classify(
                 [job.image for job in batch if job.image is not None], number, top_k=max(job.top_k for job in batch)
             )
+            answers = list(zip(batch, results, strict=True))
         except Exception as error:
             logger.exception("the engine failed on a batch of %d images", len(batch))
             self._loop.call_soon_threadsafe(_fail, batch, error)
             return
         self._metrics.classified(model, len(batch), time.monotonic() - start, is_shadow=batch[0].is_shadow)
-        self._answer(list(zip(batch, results, strict=True)))
+        self._answer(answers)
 
     def _answer(self, results: Sequence[tuple[Job, Prediction | ImageError]]) -> None:
         try:

@@ -135,7 +135,7 @@ class Live:
     @property
     def num_bytes(self) -> int:
         """Of all requests that are in the service now."""
-        return self.app._room.num_bytes
+        return self.app.room.num_bytes
 
     def wait_until_empty(self) -> None:
         wait_until(lambda: self.num_images == 0 and self.num_bytes == 0)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from imgcls_ray.errors import ImageError, ImageErrorCode
+from imgcls_ray.models.classifier import decode_model_input
 from imgcls_ray.serve import pipeline
 from tests.images import bad_images as make
 from tests.images.test_decoder import BROKEN_IMAGES, GOOD_IMAGES, NOT_IMAGES
@@ -209,7 +210,6 @@ class Decoder:
         self.go_on = threading.Event()
         self.num_stuck = 0
         self.decoded: list[bytes] = []
-        self._decode = pipeline.decode_model_input
 
     def __call__(self, data: bytes, preprocess: Preprocess, limits: DecodeLimits) -> ModelInput | ImageError:
         if data in self.stuck:
@@ -217,7 +217,7 @@ class Decoder:
             self.go_on.wait(60)
             self.num_stuck -= 1
         self.decoded.append(data)
-        return self._decode(data, preprocess, limits)
+        return decode_model_input(data, preprocess, limits)
 
 
 @pytest.mark.parametrize("stuck", [picture(7), png_of_one_colour(5000, 5000)], ids=["light", "heavy"])
@@ -273,13 +273,12 @@ def test_what_nobody_waits_for_is_not_decoded(decoder: Decoder, start: Callable[
 def test_a_decoder_that_fails_as_nobody_thought_costs_one_image(
     monkeypatch: pytest.MonkeyPatch, live: Live, alone: list[dict[str, Any]], caplog: pytest.LogCaptureFixture
 ) -> None:
-    decode = pipeline.decode_model_input
     broken = picture(9)
 
     def fail(data: bytes, preprocess: Preprocess, limits: DecodeLimits) -> ModelInput | ImageError:
         if data == broken:
             raise SystemExit("a bug")
-        return decode(data, preprocess, limits)
+        return decode_model_input(data, preprocess, limits)
 
     monkeypatch.setattr(pipeline, "decode_model_input", fail)
     for _ in range(4):  # more often than there are threads

@@ -10,6 +10,7 @@ import logging
 import re
 import socket
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -96,7 +97,7 @@ def test_an_endless_upload_over_a_socket_is_cut_off(start: Callable[..., Live]) 
             b"POST /v1/classify HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\nTransfer-Encoding: chunked\r\n\r\n"
         )
         num_sent = 0
-        with pytest.raises(OSError, match="reset|pipe"):
+        with suppress(ConnectionError):
             while num_sent < 100 * 2**20:
                 connection.sendall(b"10000\r\n" + bytes(0x10000) + b"\r\n")
                 num_sent += 0x10000
@@ -175,7 +176,7 @@ def test_a_caller_that_goes_away_in_mid_upload_is_no_failure_of_the_service(
         pytest.param(form(FILE), "multipart/form-data", (400, "bad_request"), id="no-boundary"),
         pytest.param(form(FILE), "multipart/form-data; boundary=", (400, "bad_request"), id="empty-boundary"),
         pytest.param(form(FILE), "multipart/form-data; boundary=y", (400, "bad_request"), id="other-boundary"),
-        pytest.param(form(FILE), "multipart/form-data; boundary=" + "x" * 5000, (400, "bad_request"), id="long-boundary"),
+        pytest.param(form(FILE), f"multipart/form-data; boundary={'x' * 999}", (400, "bad_request"), id="long"),
         pytest.param(form(FILE), b"multipart/form-data; boundary=\xff\xfe", (400, "bad_request"), id="raw-boundary"),
         pytest.param(form(FILE), "multipart/mixed; boundary=x", (415, "unsupported_media_type"), id="mixed"),
         pytest.param(IMAGE, None, (400, "bad_request"), id="an-image"),
@@ -252,9 +253,9 @@ def test_what_is_not_json_is_refused(url: str, body: bytes, live: Live) -> None:
     ("content", "where"),
     [
         ({}, "images"),
-        ([], "valid dictionary or object"),
-        ("images", "valid dictionary or object"),
-        (None, "valid dictionary or object"),
+        ([], "Input should be an object"),
+        ("images", "Input should be an object"),
+        (None, "Input should be an object"),
         ({"images": None}, "images"),
         ({"images": []}, "images"),
         ({"images": {}}, "images"),
@@ -272,12 +273,12 @@ def test_what_is_not_json_is_refused(url: str, body: bytes, live: Live) -> None:
 def test_json_that_does_not_fit_is_refused_by_its_key(content: Any, where: str, live: Live) -> None:
     response = live.ask_in_json(content)
     assert error_of(response) == (422, "invalid")
-    assert response.json()["error"]["message"].startswith(where) or where in response.json()["error"]["message"]
+    assert response.json()["error"]["message"].startswith(where)
     assert len(response.text) < 1000
 
 
-@pytest.mark.parametrize("value", ["0", "-1", "1001", "1e9", "1000000000", "10" * 100, '"5"', "true", "1.5", "1.0", "[]",
-                                   "NaN", "Infinity", "-Infinity"])  # fmt: skip
+@pytest.mark.parametrize("value", ["0", "-1", "1001", "1e9", "1000000000", '"5"', "true", "1.5", "1.0", "[]",
+                                   "NaN", "Infinity", "-Infinity", "1" + "0" * 200])  # fmt: skip
 def test_no_top_k_is_guessed_in_json(value: str, live: Live) -> None:
     response = live.ask_in_json(b'{"images": [{"base64": "QUJD"}], "top_k": %b}' % value.encode())
     assert error_of(response) == (422, "invalid")
@@ -546,8 +547,8 @@ def test_a_request_keeps_its_callers_id(given: bytes, live: Live) -> None:
 
 @pytest.mark.parametrize(
     "given",
-    [b"", b" ", b"x" * 129, b"x" * 100_000, b"a b", b"a\r\nSet-Cookie: b=c", b"a\nb", b"a\0", b"\xff", b"\x1b[31m", b"<b>",
-     b'"', "käse".encode(), b"${jndi:ldap://evil}"],
+    [b"", b" ", b"x" * 129, b"x" * 100_000, b"a b", b"a\r\nSet-Cookie: b=c", b"a\nb", b"a\0", b"\xff", b"\x1b[31m",
+     b"<b>", b'"', "käse".encode(), b"${jndi:ldap://evil}"],
 )  # fmt: skip
 def test_an_id_that_could_do_harm_is_replaced(given: bytes, live: Live) -> None:
     headers = [(b"content-type", b"image/jpeg"), (b"x-request-id", given)]
@@ -595,6 +596,18 @@ def test_a_request_leaves_one_line_that_says_what_became_of_it(live: Live, caplo
     assert (fields["imgcls_endpoint"], fields["imgcls_status"]) == ("/v1/classify", 200)
     assert (fields["imgcls_images"], fields["imgcls_image_errors"]) == (3, ["empty", "unsupported_format"])
     assert fields["imgcls_model"] == response.json()["model"]["fingerprint"][:12]
+
+
+@pytest.mark.parametrize(
+    ("content", "code"), [(b"no image", "unsupported_format"), (b"\xff\xd8\xff", "truncated"), (b"", "empty")]
+)
+def test_the_line_of_a_refused_request_has_its_code(
+    content: bytes, code: str, live: Live, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="imgcls_ray.serve.access")
+    live.classify(content)
+    [record] = [record for record in caplog.records if record.name == "imgcls_ray.serve.access"]
+    assert vars(record)["imgcls_code"] == code
 
 
 def test_questions_of_health_leave_no_lines(live: Live, caplog: pytest.LogCaptureFixture) -> None:
