@@ -351,7 +351,7 @@ class _Run:
             connection.close()
         return LoadResult(
             start=self._start,
-            seconds=self.load.seconds,
+            seconds=self._end - self._start,
             outcomes=list(self._codes),
             codes=np.array(self._result_codes),
             ended=np.array(self._ended),
@@ -380,6 +380,12 @@ class _Run:
             else:
                 self._ask_again()
 
+    def stop(self) -> None:
+        """Ask no more; what is on its way comes to its end."""
+        if self._is_arriving:
+            self._end = time.monotonic()
+            self._stop_arriving()
+
     def forget(self, connection: _Connection) -> None:
         """An idle connection was closed."""
         if connection in self._idle:
@@ -394,6 +400,8 @@ class _Run:
 
     def _arrive(self, arrivals: OpenLoop) -> None:
         """Send what is due, and come back when the next is."""
+        if not self._is_arriving:
+            return
         now = time.monotonic()
         while self._next_due <= now and self._next_due < self._end:
             self._max_lag_s = max(self._max_lag_s, now - self._next_due)
@@ -463,24 +471,35 @@ async def run_load(load: Load) -> LoadResult:
     return await _Run(load).run()
 
 
-@contextmanager
-def loading(load: Load) -> Iterator[Callable[[], LoadResult]]:
-    """Load a server from a process of its own, which ends with the context; what is yielded waits for the result."""
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_run_and_send, args=(load, theirs), daemon=True)
-    process.start()
-    theirs.close()
+class Loading:
+    """A load that runs in a process of its own."""
 
-    def wait() -> LoadResult:
+    def __init__(self, pipe: Pipe) -> None:
+        self._pipe = pipe
+
+    def stop(self) -> None:
+        """Let it end before its time; answers that are on their way are waited for."""
+        self._pipe.send_bytes(b"stop")
+
+    def wait(self) -> LoadResult:
+        """What became of the requests, once all have come to their end."""
         try:
-            result: LoadResult = ours.recv()
+            result: LoadResult = self._pipe.recv()
         except EOFError:
             raise RuntimeError("the load generator died") from None
         return result
 
+
+@contextmanager
+def loading(load: Load) -> Iterator[Loading]:
+    """Load a server from a process of its own, which ends with the context."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_run_and_send, args=(load, theirs), daemon=True)
+    process.start()
+    theirs.close()
     try:
-        yield wait
+        yield Loading(ours)
     finally:
         process.kill()
         process.join()
@@ -488,12 +507,24 @@ def loading(load: Load) -> Iterator[Callable[[], LoadResult]]:
 
 
 def measure(load: Load) -> LoadResult:
-    """Load a server from a process of its own."""
-    with loading(load) as wait:
-        return wait()
+    """Load a server from a process of its own until its time is over."""
+    with loading(load) as loaded:
+        return loaded.wait()
 
 
 def _run_and_send(load: Load, pipe: Pipe) -> None:
     # Ctrl-C goes to the whole group; who started this process ends it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    pipe.send(uvloop.run(run_load(load)))
+    pipe.send(uvloop.run(_run_until_told(load, pipe)))
+
+
+async def _run_until_told(load: Load, pipe: Pipe) -> LoadResult:
+    run = _Run(load)
+
+    def stop() -> None:
+        # Whatever comes means stop; so does the pipe's end, because then nobody is there to be told.
+        run.loop.remove_reader(pipe.fileno())
+        run.stop()
+
+    run.loop.add_reader(pipe.fileno(), stop)
+    return await run.run()

@@ -14,6 +14,7 @@ from benchmarks.http_load import (
     Load,
     LoadResult,
     OpenLoop,
+    loading,
     make_request,
     measure,
     read_answer,
@@ -237,6 +238,24 @@ def test_it_runs_in_a_process_of_its_own() -> None:
     result = asyncio.run(run())
     assert set(result.counts()) == {"200"}
     assert 0 < result.cpu_share <= 1.1
+
+
+def test_it_can_be_stopped_before_its_time() -> None:
+    async def run() -> LoadResult:
+        server = await start_server(ok)
+        port: int = server.sockets[0].getsockname()[1]
+
+        def stop_soon() -> LoadResult:
+            with loading(Load(port, [GOOD_KIND], ClosedLoop(2), 60)) as loaded:
+                time.sleep(0.5)
+                loaded.stop()
+                return loaded.wait()
+
+        result = await asyncio.to_thread(stop_soon)
+        server.close()
+        return result
+
+    assert asyncio.run(run()).seconds < 20
 
 
 CHUNKED = (

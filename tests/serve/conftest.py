@@ -25,14 +25,13 @@ from PIL import Image
 from imgcls_ray.config import ModelChoice, ServeConfig, make_config
 from imgcls_ray.models.api import create_model
 from imgcls_ray.models.classifier import Prediction
+from imgcls_ray.models.folder import save_model_folder
 from imgcls_ray.serve import model as serve_model
 from imgcls_ray.serve.app import make_app, make_service
 from imgcls_ray.serve.fleet import Lineup
-from imgcls_ray.serve.guard import Guard
 from imgcls_ray.serve.keys import ApiKeys
 from imgcls_ray.serve.metrics import NoMetrics
 from imgcls_ray.serve.model import ModelOptions, ServedModel, load_model
-from tests.conftest import make_small_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator, Sequence
@@ -42,7 +41,7 @@ if TYPE_CHECKING:
     from imgcls_ray.models.classifier import ModelInput
     from imgcls_ray.models.folder import ModelFolder
     from imgcls_ray.models.results import Result
-    from imgcls_ray.serve.guard import AsgiApp, Message, Receive
+    from imgcls_ray.serve.guard import AsgiApp, Guard, Message, Receive
     from imgcls_ray.serve.metrics import Metrics
     from imgcls_ray.serve.service import Service
 
@@ -273,9 +272,17 @@ def served_model(small_model: ModelFolder) -> ServedModel:
 
 
 @pytest.fixture(scope="session")
-def other_folder(tmp_path_factory: pytest.TempPathFactory) -> ModelFolder:
-    """Of another model with the same classes."""
-    return make_small_model(tmp_path_factory.mktemp("model") / "other", seed=1)
+def other_folder(small_model: ModelFolder, tmp_path_factory: pytest.TempPathFactory) -> ModelFolder:
+    """Another model, which gives every picture another label: the same network, its classes named backwards."""
+    spec = small_model.spec
+    return save_model_folder(
+        tmp_path_factory.mktemp("model") / "other",
+        small_model.load_network(),
+        name="other",
+        architecture=spec.architecture,
+        class_names=spec.class_names[::-1],
+        preprocess=spec.preprocess,
+    )
 
 
 def load_quickly(folder: ModelFolder) -> ServedModel:
@@ -325,8 +332,6 @@ def make_live(
     async def make() -> tuple[Service, Guard]:
         service = make_service(checked, num_cores=NUM_ENGINES, metrics=metrics or NoMetrics())
         service.fleet.lineup = Lineup(checked.models(), model)
-        app = make_app(service, ApiKeys(keys))
-        assert isinstance(app, Guard)
-        return service, app
+        return service, make_app(service, ApiKeys(keys))
 
     return Live(events, *events.run(make()))

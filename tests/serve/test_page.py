@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 CLASSES = ("<b>x</b>", *SMALL_CLASSES[1:])
 HOSTILE_NAME = "<img src=x onerror=alert(1)>.jpg"
-PATIENCE_MS = 6_000
+PATIENCE_MS = 20_000
 LONG_NAME = "a_name_without_a_place_to_break_" * 4 + ".jpg"
 # The browser's own line for every answer of 400 and above, and for every request that does not get through.
 _ORDINARY = "Failed to load resource:"

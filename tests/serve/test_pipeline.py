@@ -156,14 +156,12 @@ def test_engines_work_side_by_side(events: EventLoop, small_model: ModelFolder) 
     asked.pipeline.close()
 
 
-def test_images_of_different_models_never_share_a_batch(
-    asked: Asked, gate: Gate, small_model: ModelFolder, other_folder: ModelFolder
-) -> None:
+def test_images_of_different_models_never_share_a_batch(asked: Asked, gate: Gate, small_model: ModelFolder) -> None:
     blocking = fake_model(small_model, gate)
     blocked = asked.submit([decoded(0)], blocking)
     assert gate.is_waiting.wait(60)
     even = fake_model(small_model, lambda images: say(images, 1))
-    odd = fake_model(other_folder, lambda images: say(images, 2))
+    odd = fake_model(small_model, lambda images: say(images, 2))
     futures = [asked.submit([decoded(i)], odd if i % 2 else even)[0] for i in range(1, 40)]
     gate.opened.set()
     asked.results(blocked)

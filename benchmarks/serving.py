@@ -1,0 +1,278 @@
+"""The service under load: beside LitServe, with many images a request, in overload, and while its model changes.
+
+    python -m benchmarks.serving compare --model M                # requests/s, p50 and p99; ours, without HAProxy, LitServe
+    python -m benchmarks.serving many --model M                   # 16 images a request, beside the same work in-process
+    python -m benchmarks.serving overload --model M               # three times what it can do, a third of it hopeless
+    python -m benchmarks.serving rollout --model A --to B         # another model, and a broken one, under load
+
+Client and servers share this machine's cores. Never are two servers up at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import psutil
+from rich.console import Console
+
+from benchmarks.bodies import SIZES, bad_kinds, draw_jpegs, form_kind, image_kinds
+from benchmarks.common import available_cores, emit, isolated_environment, print_table, wait_for
+from benchmarks.http_load import (
+    ABORTED,
+    CONNECTION_ERROR,
+    GOOD,
+    TIMEOUT,
+    ClosedLoop,
+    Load,
+    LoadResult,
+    OpenLoop,
+    loading,
+    measure,
+)
+from benchmarks.servers import MemoryWatch, free_port, litserve_server, our_server, pids_of, processes_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from benchmarks.http_load import Kind
+    from benchmarks.servers import Server
+
+BENCHMARK = "serving"
+NUM_PICTURES = 8
+"""Different ones of each size."""
+WARM_UP_S = 2.0
+
+
+def stderr_console() -> Console:
+    return Console(stderr=True, highlight=False)
+
+
+def in_ms(seconds: float) -> str:
+    return f"{1000 * seconds:.1f}"
+
+
+def num_failed(result: LoadResult) -> int:
+    """Requests without a good answer."""
+    return sum(count for outcome, count in result.counts().items() if outcome != GOOD)
+
+
+def tell_checks(checks: Mapping[str, bool], *, title: str) -> bool:
+    """Tell which promises were kept; returns whether all were."""
+    for name, is_kept in checks.items():
+        emit(BENCHMARK, name, float(is_kept), "bool")
+    rows = [[name, "yes" if is_kept else "NO"] for name, is_kept in checks.items()]
+    print_table(("promise", "kept"), rows, title=title, console=stderr_console())
+    return all(checks.values())
+
+
+OURS, NO_HAPROXY, LITSERVE = "ours", "ours, no HAProxy", "LitServe"
+SERVERS = (OURS, NO_HAPROXY, LITSERVE)
+
+
+class Cell(NamedTuple):
+    """One server with one size of picture and one number of clients."""
+
+    rate: float
+    """Requests per second."""
+    p50_s: float
+    p99_s: float
+
+
+def _started(name: str, model: Path, environment: Mapping[str, str]) -> Any:
+    if name == LITSERVE:
+        return litserve_server(model, environment)
+    return our_server(model, environment, is_haproxy=name == OURS)
+
+
+def compare(model: Path, sizes: Sequence[str], clients: Sequence[int], seconds: float, repeat: int) -> None:
+    """One server after the other for each size, so that a drift of the machine meets all of them."""
+    cells: dict[tuple[str, str, int], list[Cell]] = {}
+    with isolated_environment() as environment:
+        for turn in range(repeat):
+            for size in sizes:
+                jpegs = draw_jpegs(SIZES[size], NUM_PICTURES)
+                for name in SERVERS:
+                    with _started(name, model, environment) as server:
+                        kinds = image_kinds(jpegs, path=server.path)
+                        for number in clients:
+                            cell = _measure_cell(server, kinds, number, seconds, name=name, size=size, turn=turn)
+                            cells.setdefault((size, name, number), []).append(cell)
+    _tell_comparison(cells, sizes, clients)
+
+
+def _measure_cell(server: Server, kinds: Sequence[Kind], clients: int, seconds: float, **about: Any) -> Cell:
+    result = measure(Load(server.port, kinds, ClosedLoop(clients), seconds, warm_up_s=WARM_UP_S))
+    cell = Cell(result.good_rate(), result.latency(50), result.latency(99))
+    about = {"server": about.pop("name"), "clients": clients, **about}
+    emit(
+        BENCHMARK,
+        "compare",
+        cell.rate,
+        "requests/s",
+        **about,
+        p50_ms=round(1000 * cell.p50_s, 1),
+        p99_ms=round(1000 * cell.p99_s, 1),
+        failed=num_failed(result),
+        client_cpu=round(result.cpu_share, 3),
+    )
+    return cell
+
+
+def _tell_comparison(
+    cells: Mapping[tuple[str, str, int], Sequence[Cell]], sizes: Sequence[str], clients: Sequence[int]
+) -> None:
+    rows = []
+    for size in sizes:
+        for number in clients:
+            row = [f"{size}, {number} clients"]
+            for name in SERVERS:
+                of_cell = cells[size, name, number]
+                rate = statistics.median(cell.rate for cell in of_cell)
+                p50, p99 = (statistics.median(cell[at] for cell in of_cell) for at in (1, 2))
+                row += [f"{rate:.1f}", in_ms(p50), in_ms(p99)]
+            # Of cells that were measured one after the other.
+            ratio = statistics.median(
+                ours.rate / theirs.rate if theirs.rate else float("inf")
+                for ours, theirs in zip(cells[size, OURS, number], cells[size, LITSERVE, number], strict=True)
+            )
+            emit(BENCHMARK, "ours to LitServe", ratio, "ratio", size=size, clients=number)
+            rows.append([*row, f"{ratio:.2f}"])
+    measures = ("/s", "p50 ms", "p99 ms")
+    columns = ("requests", *(f"{name} {measure}" for name in SERVERS for measure in measures), "ours/LitServe")
+    print_table(columns, rows, title="one image a request", console=stderr_console())
+
+
+def many(model: Path, clients: Sequence[int], seconds: float, num_images: int) -> None:
+    """Forms of several pictures, beside the bare work on the same cores before and after."""
+    jpegs = draw_jpegs(SIZES["110k"], num_images)
+    rates = {}
+    with isolated_environment() as environment:
+        before = in_process_rate(model, jpegs, seconds, environment)
+        emit(BENCHMARK, "in-process, before", before, "images/s")
+        with our_server(model, environment) as server:
+            for number in clients:
+                load = Load(server.port, [form_kind(jpegs)], ClosedLoop(number), seconds, warm_up_s=WARM_UP_S)
+                result = measure(load)
+                rates[number] = result.good_rate() * num_images
+                about = {"clients": number, "images_per_request": num_images, "failed": num_failed(result)}
+                emit(BENCHMARK, "many", rates[number], "images/s", **about, client_cpu=round(result.cpu_share, 3))
+        after = in_process_rate(model, jpegs, seconds, environment)
+        emit(BENCHMARK, "in-process, after", after, "images/s")
+    limit = (before + after) / 2
+    rows = [["in-process, before and after", f"{before:.1f}, {after:.1f}", ""]]
+    for number, rate in rates.items():
+        emit(BENCHMARK, "many to in-process", rate / limit, "ratio", clients=number)
+        rows.append([f"{number} clients", f"{rate:.1f}", f"{rate / limit:.2f}"])
+    title = f"{num_images} images of 110 kB a request"
+    print_table(("what", "images/s", "of in-process"), rows, title=title, console=stderr_console())
+
+
+def in_process_rate(model: Path, jpegs: Sequence[bytes], seconds: float, environment: Mapping[str, str]) -> float:
+    """Images per second of the same classifier without a service, one thread per core, in a process of its own."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, context) as executor:
+        return executor.submit(_classify_for, seconds, model, jpegs, dict(environment)).result()
+
+
+def _classify_for(seconds: float, model: Path, jpegs: Sequence[bytes], environment: Mapping[str, str]) -> float:
+    # As Ray sets it in the service's replicas.
+    os.environ.update({**environment, "OMP_NUM_THREADS": "1"})
+    from imgcls_ray.models.classifier import ImageClassifier, decode_model_input
+    from imgcls_ray.models.folder import open_model_folder
+
+    batch_size, cores = 8, available_cores()
+    folder = open_model_folder(model)
+    first = ImageClassifier.load(folder, batch_size=batch_size, num_threads=1, num_streams=cores, pad=False)
+    classifiers = [first, *(first.beside() for _ in range(cores - 1))]
+    done = [0] * cores
+    barrier = threading.Barrier(cores + 1)
+
+    def work(thread: int) -> None:
+        classifier = classifiers[thread]
+
+        def label(start: int) -> None:
+            batch = [jpegs[(start + i) % len(jpegs)] for i in range(batch_size)]
+            list(
+                classifier.classify_inputs(
+                    [decode_model_input(d, folder.spec.preprocess, classifier.limits) for d in batch]
+                )
+            )
+
+        for i in range(4):
+            label(i * batch_size)
+        barrier.wait()
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            label(done[thread])
+            done[thread] += batch_size
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(cores)]
+    for thread in threads:
+        thread.start()
+    barrier.wait()
+    start = time.monotonic()
+    for thread in threads:
+        thread.join()
+    return sum(done) / (time.monotonic() - start)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.serving", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    options = {name: commands.add_parser(name) for name in ("compare", "many", "overload", "rollout")}
+    for of_command in options.values():
+        of_command.add_argument("--model", type=Path, required=True, help="model folder")
+    for name, clients in (("compare", "1,8,32"), ("many", "1,2,4")):
+        options[name].add_argument("--clients", default=clients, help="[default: %(default)s]")
+        options[name].add_argument("--seconds", type=float, default=10, help="of each cell [default: 10]")
+    options["compare"].add_argument("--sizes", default=",".join(SIZES), help="[default: %(default)s]")
+    options["compare"].add_argument("--repeat", type=int, default=1, help="medians are told [default: 1]")
+    options["many"].add_argument("--images", type=int, default=16, help="of each request [default: 16]")
+    options["overload"].add_argument("--minutes", type=float, default=10, help="of three times the load [default: 10]")
+    options["overload"].add_argument("--capacity-s", type=float, default=30, help="[default: 30]")
+    options["overload"].add_argument("--baseline-s", type=float, default=60, help="at capacity [default: 60]")
+    options["rollout"].add_argument("--to", type=Path, required=True, help="folder of another model")
+    options["rollout"].add_argument("--broken", type=Path, help="[default: the first, with some bytes flipped]")
+    args = parser.parse_args()
+    is_kept = True
+    if args.command == "compare":
+        compare(args.model, args.sizes.split(","), _numbers(args.clients), args.seconds, args.repeat)
+    elif args.command == "many":
+        many(args.model, _numbers(args.clients), args.seconds, args.images)
+    elif args.command == "overload":
+        from benchmarks.overload import overload
+
+        is_kept = overload(args.model, args.minutes, args.capacity_s, args.baseline_s)
+    else:
+        from benchmarks.rollout import rollout
+
+        is_kept = rollout(args.model, args.to, args.broken)
+    sys.exit(0 if is_kept else 1)
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(number) for number in text.split(",")]
+
+
+if __name__ == "__main__":
+    # So that servers are ended, too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    main()
