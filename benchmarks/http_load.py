@@ -128,6 +128,10 @@ class LoadResult:
                 counted[outcome.result] += count
         return dict(sorted(counted.items()))
 
+    def num_failed(self) -> int:
+        """Requests without a good answer."""
+        return sum(count for result, count in self.counts().items() if result != GOOD)
+
     def unknown_statuses(self, known: Sequence[int]) -> list[str]:
         """Statuses of answers that are none of these."""
         statuses = {outcome.result for outcome in self.outcomes if outcome.result.isdigit()}

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from benchmarks.bodies import SIZES, bad_kinds, draw_jpegs, image_kinds
 from benchmarks.common import emit, isolated_environment, print_table
 from benchmarks.http_load import CONNECTION_ERROR, TIMEOUT, ClosedLoop, Load, LoadResult, OpenLoop, measure
-from benchmarks.servers import MemoryWatch, our_server, pids_of, processes_of
-from benchmarks.serving import BENCHMARK, NUM_PICTURES, WARM_UP_S, stderr_console, tell_checks
+from benchmarks.servers import MemoryWatch, our_server, pids_of
+from benchmarks.serving_common import BENCHMARK, NUM_PICTURES, WARM_UP_S, stderr_console, tell_checks
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,7 +41,7 @@ def overload(model: Path, minutes: float, capacity_s: float, baseline_s: float) 
             *image_kinds(good, weight=0.9),
             *bad_kinds(good[0], max_request_bytes=_MAX_REQUEST_BYTES, weight=0.1),
         ]
-        pids = pids_of(processes_of(server.session), "replica")
+        pids = pids_of(server.session, "replica")
         load = Load(server.port, kinds, OpenLoop(3 * capacity), seconds, abort_share=0.3, timeout_s=_TIMEOUT_S)
         with MemoryWatch(server.session) as watch:
             result = measure(load)
@@ -50,7 +50,7 @@ def overload(model: Path, minutes: float, capacity_s: float, baseline_s: float) 
         emit(BENCHMARK, "first answer after", 1000 * at_once, "ms")
         after = _usual(server, image_kinds(good))
         emit(BENCHMARK, "usual answer after", 1000 * after, "ms")
-        is_same_replica = pids_of(processes_of(server.session), "replica") == pids
+        is_same_replica = pids_of(server.session, "replica") == pids
     rows = _kinds_and_results(result)
     print_table(("kind", "results"), rows, title="what became of the requests", console=stderr_console())
     columns = ("process", "first minute", "last minute", "last/first")
@@ -70,7 +70,7 @@ def overload(model: Path, minutes: float, capacity_s: float, baseline_s: float) 
         "memory stays within a tenth": all(change <= 1.1 for change in changes.values()),
     }
     emit(BENCHMARK, "goodput, 3x to 1x", ratio, "ratio")
-    return tell_checks(checks, [["goodput, 3x to 1x", f"{ratio:.2f}"]])
+    return tell_checks(checks, title=f"goodput at 3x is {ratio:.2f} of that at 1x")
 
 
 def _usual(server: Server, kinds: Sequence[Kind]) -> float:

@@ -5,6 +5,7 @@
 
 # Annotations are not postponed: LitServe reads those of decode_request.
 import argparse
+import io
 import json
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,6 +13,7 @@ from typing import Annotated, Any
 import litserve  # type: ignore[import-untyped]
 from fastapi import Body, Request
 from fastapi.responses import Response
+from PIL import Image
 
 from imgcls_ray.errors import ImageError
 from imgcls_ray.models.classifier import ImageClassifier, ModelInput, Prediction, decode_model_input
@@ -36,6 +38,13 @@ class Classify(litserve.LitAPI):  # type: ignore[misc]
         self.classifier = ImageClassifier.load(
             folder, batch_size=self.max_batch_size, num_threads=self._num_threads, pad=False, top_k=_TOP_K
         )
+        # Ready means warm, as it does in ours: the first picture loads the decoder's libraries, and the engine prepares
+        # itself for each size of batch when it first comes.
+        file = io.BytesIO()
+        Image.new("RGB", (300, 200)).save(file, "JPEG")
+        decoded = self.decode(file.getvalue())
+        for size in range(1, self.max_batch_size + 1):
+            list(self.classifier.classify_inputs([decoded] * size))
 
     def decode(self, data: bytes) -> ModelInput | ImageError:
         return decode_model_input(data, self.preprocess, self.classifier.limits)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import http.client
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -22,9 +21,10 @@ import psutil
 
 from benchmarks.bodies import CLASSIFY
 from benchmarks.common import imgcls, wait_for
+from imgcls_ray.serve.local import free_ports
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
 _MAX_START_S = 180
@@ -48,26 +48,19 @@ class Server(NamedTuple):
     session: int
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 @contextmanager
 def our_server(
     model: Path, environment: Mapping[str, str], *, is_haproxy: bool = True, settings: Sequence[str] = ()
 ) -> Iterator[Server]:
     """``imgcls serve``, as it is shipped, or behind Ray Serve's own proxy in Python instead of HAProxy."""
-    port = free_port()
+    port = int(free_ports(1)[0])
     command = imgcls("serve", "--model", model, "--port", str(port), *settings)
-    with _server(
+    with started(
         command,
         # Ray's tokens are for clusters that others reach.
         {**environment, "RAY_AUTH_MODE": "disabled", "RAY_SERVE_ENABLE_HA_PROXY": str(int(is_haproxy))},
         Server(port, CLASSIFY, 0),
-        health_path="/readyz",
+        is_up=lambda: is_ready(port, "/readyz"),
         stop_signal=signal.SIGTERM,
     ) as server:
         yield server
@@ -78,14 +71,14 @@ def litserve_server(model: Path, environment: Mapping[str, str], settings: Seque
     """LitServe with these settings of ``benchmarks.rival_litserve``."""
     from benchmarks.rival_litserve import PATH
 
-    port = free_port()
+    port = int(free_ports(1)[0])
     command = [sys.executable, "-m", "benchmarks.rival_litserve", "--model", str(model), "--port", str(port), *settings]
-    with _server(
+    with started(
         command,
         # As Ray sets it in its workers: threads of torch only stand in the way of the engine's.
         {**environment, "OMP_NUM_THREADS": "1"},
         Server(port, PATH, 0),
-        health_path="/health",
+        is_up=lambda: is_ready(port, "/health"),
         # It ends its workers on Ctrl-C, and on no other signal.
         stop_signal=signal.SIGINT,
     ) as server:
@@ -93,12 +86,12 @@ def litserve_server(model: Path, environment: Mapping[str, str], settings: Seque
 
 
 @contextmanager
-def _server(
+def started(
     command: Sequence[str],
     environment: Mapping[str, str],
     server: Server,
     *,
-    health_path: str,
+    is_up: Callable[[], bool],
     stop_signal: signal.Signals,
 ) -> Iterator[Server]:
     """Start a server, wait until it answers, and end all that it has started.
@@ -111,7 +104,7 @@ def _server(
         try:
             started = wait_for(
                 _MAX_START_S,
-                lambda: process.poll() is not None or is_ready(server.port, health_path),
+                lambda: process.poll() is not None or is_up(),
                 every_s=0.2,
             )
             if not started or process.poll() is not None:
@@ -146,6 +139,43 @@ def processes_of(session: int) -> list[psutil.Process]:
     return found
 
 
+class OthersWatch:
+    """How much of the machine others use meanwhile: neither the session, nor this process and those it waited for."""
+
+    def __init__(self, session: int) -> None:
+        self.cores = 0.0
+        """Cores in use on average, once the block has ended."""
+        self._session = session
+
+    def __enter__(self) -> OthersWatch:
+        self._start = time.monotonic()
+        self._before = self._seconds()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        used = self._seconds() - self._before
+        self.cores = max(used, 0.0) / (time.monotonic() - self._start)
+
+    def _seconds(self) -> float:
+        return _busy_s() - _cpu_s(self._session) - sum(os.times()[:4])
+
+
+def _busy_s() -> float:
+    """Seconds that the machine's cores have worked, since it started."""
+    times = psutil.cpu_times()
+    return float(times.user + times.nice + times.system + times.irq + times.softirq)
+
+
+def _cpu_s(session: int) -> float:
+    """Seconds that the processes of a session have worked."""
+    total = 0.0
+    for process in processes_of(session):
+        with suppress(psutil.Error):
+            times = process.cpu_times()
+            total += times.user + times.system
+    return total
+
+
 def end_session(session: int) -> None:
     """Kill what is left of a session that this benchmark has begun."""
     for process in processes_of(session):
@@ -154,8 +184,8 @@ def end_session(session: int) -> None:
 
 
 def pids_of(session: int, title: str) -> list[int]:
-    """Ids of the processes that go by this name of ``MemoryWatch``."""
-    return [process.pid for process in processes_of(session) if _title(process) == title]
+    """Ids of the processes of a session that ``MemoryWatch`` knows by this name."""
+    return sorted(process.pid for process in processes_of(session) if _title(process) == title)
 
 
 def _title(process: psutil.Process) -> str | None:

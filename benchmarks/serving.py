@@ -1,6 +1,6 @@
 """The service under load: beside LitServe, with many images a request, in overload, and while its model changes.
 
-    python -m benchmarks.serving compare --model M                # requests/s, p50 and p99; ours, without HAProxy, LitServe
+    python -m benchmarks.serving compare --model M                # ours, ours without HAProxy, LitServe
     python -m benchmarks.serving many --model M                   # 16 images a request, beside the same work in-process
     python -m benchmarks.serving overload --model M               # three times what it can do, a third of it hopeless
     python -m benchmarks.serving rollout --model A --to B         # another model, and a broken one, under load
@@ -11,75 +11,33 @@ Client and servers share this machine's cores. Never are two servers up at once.
 from __future__ import annotations
 
 import argparse
-import http.client
-import json
 import multiprocessing
 import os
-import shutil
 import signal
 import statistics
 import sys
-import tempfile
 import threading
 import time
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
-import psutil
-from rich.console import Console
-
-from benchmarks.bodies import SIZES, bad_kinds, draw_jpegs, form_kind, image_kinds
-from benchmarks.common import available_cores, emit, isolated_environment, print_table, wait_for
+from benchmarks.bodies import SIZES, draw_jpegs, form_kind, image_kinds
+from benchmarks.common import available_cores, emit, isolated_environment, print_table
 from benchmarks.http_load import (
-    ABORTED,
-    CONNECTION_ERROR,
-    GOOD,
-    TIMEOUT,
     ClosedLoop,
     Load,
-    LoadResult,
-    OpenLoop,
-    loading,
     measure,
 )
-from benchmarks.servers import MemoryWatch, free_port, litserve_server, our_server, pids_of, processes_of
+from benchmarks.servers import OthersWatch, litserve_server, our_server
+from benchmarks.serving_common import BENCHMARK, NUM_PICTURES, WARM_UP_S, in_ms, stderr_console
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
+    from contextlib import AbstractContextManager
 
     from benchmarks.http_load import Kind
     from benchmarks.servers import Server
-
-BENCHMARK = "serving"
-NUM_PICTURES = 8
-"""Different ones of each size."""
-WARM_UP_S = 2.0
-
-
-def stderr_console() -> Console:
-    return Console(stderr=True, highlight=False)
-
-
-def in_ms(seconds: float) -> str:
-    return f"{1000 * seconds:.1f}"
-
-
-def num_failed(result: LoadResult) -> int:
-    """Requests without a good answer."""
-    return sum(count for outcome, count in result.counts().items() if outcome != GOOD)
-
-
-def tell_checks(checks: Mapping[str, bool], *, title: str) -> bool:
-    """Tell which promises were kept; returns whether all were."""
-    for name, is_kept in checks.items():
-        emit(BENCHMARK, name, float(is_kept), "bool")
-    rows = [[name, "yes" if is_kept else "NO"] for name, is_kept in checks.items()]
-    print_table(("promise", "kept"), rows, title=title, console=stderr_console())
-    return all(checks.values())
-
 
 OURS, NO_HAPROXY, LITSERVE = "ours", "ours, no HAProxy", "LitServe"
 SERVERS = (OURS, NO_HAPROXY, LITSERVE)
@@ -94,7 +52,7 @@ class Cell(NamedTuple):
     p99_s: float
 
 
-def _started(name: str, model: Path, environment: Mapping[str, str]) -> Any:
+def _started(name: str, model: Path, environment: Mapping[str, str]) -> AbstractContextManager[Server]:
     if name == LITSERVE:
         return litserve_server(model, environment)
     return our_server(model, environment, is_haproxy=name == OURS)
@@ -117,7 +75,8 @@ def compare(model: Path, sizes: Sequence[str], clients: Sequence[int], seconds: 
 
 
 def _measure_cell(server: Server, kinds: Sequence[Kind], clients: int, seconds: float, **about: Any) -> Cell:
-    result = measure(Load(server.port, kinds, ClosedLoop(clients), seconds, warm_up_s=WARM_UP_S))
+    with OthersWatch(server.session) as others:
+        result = measure(Load(server.port, kinds, ClosedLoop(clients), seconds, warm_up_s=WARM_UP_S))
     cell = Cell(result.good_rate(), result.latency(50), result.latency(99))
     about = {"server": about.pop("name"), "clients": clients, **about}
     emit(
@@ -128,8 +87,9 @@ def _measure_cell(server: Server, kinds: Sequence[Kind], clients: int, seconds: 
         **about,
         p50_ms=round(1000 * cell.p50_s, 1),
         p99_ms=round(1000 * cell.p99_s, 1),
-        failed=num_failed(result),
+        failed=result.num_failed(),
         client_cpu=round(result.cpu_share, 3),
+        others_cpu=round(others.cores, 3),
     )
     return cell
 
@@ -142,10 +102,8 @@ def _tell_comparison(
         for number in clients:
             row = [f"{size}, {number} clients"]
             for name in SERVERS:
-                of_cell = cells[size, name, number]
-                rate = statistics.median(cell.rate for cell in of_cell)
-                p50, p99 = (statistics.median(cell[at] for cell in of_cell) for at in (1, 2))
-                row += [f"{rate:.1f}", in_ms(p50), in_ms(p99)]
+                rate, p50, p99 = (statistics.median(values) for values in zip(*cells[size, name, number], strict=True))
+                row.append(f"{rate:.1f} ({in_ms(p50)}, {in_ms(p99)})")
             # Of cells that were measured one after the other.
             ratio = statistics.median(
                 ours.rate / theirs.rate if theirs.rate else float("inf")
@@ -153,9 +111,8 @@ def _tell_comparison(
             )
             emit(BENCHMARK, "ours to LitServe", ratio, "ratio", size=size, clients=number)
             rows.append([*row, f"{ratio:.2f}"])
-    measures = ("/s", "p50 ms", "p99 ms")
-    columns = ("requests", *(f"{name} {measure}" for name in SERVERS for measure in measures), "ours/LitServe")
-    print_table(columns, rows, title="one image a request", console=stderr_console())
+    title = "one image a request: requests/s (p50, p99 in ms)"
+    print_table(("body", *SERVERS, "ours/LitServe"), rows, title=title, console=stderr_console())
 
 
 def many(model: Path, clients: Sequence[int], seconds: float, num_images: int) -> None:
@@ -170,7 +127,7 @@ def many(model: Path, clients: Sequence[int], seconds: float, num_images: int) -
                 load = Load(server.port, [form_kind(jpegs)], ClosedLoop(number), seconds, warm_up_s=WARM_UP_S)
                 result = measure(load)
                 rates[number] = result.good_rate() * num_images
-                about = {"clients": number, "images_per_request": num_images, "failed": num_failed(result)}
+                about = {"clients": number, "images_per_request": num_images, "failed": result.num_failed()}
                 emit(BENCHMARK, "many", rates[number], "images/s", **about, client_cpu=round(result.cpu_share, 3))
         after = in_process_rate(model, jpegs, seconds, environment)
         emit(BENCHMARK, "in-process, after", after, "images/s")

@@ -12,7 +12,15 @@ from imgcls_ray.errors import ImageError
 from imgcls_ray.serve.errors import ErrorCode, refuse, refuse_image
 from imgcls_ray.serve.inputs import Upload, check_json, decode_base64, read_body, read_form
 from imgcls_ray.serve.json import to_json
-from imgcls_ray.serve.schemas import ClassifyJson, ClassifyResponse, ErrorResponse, Health, ModelInfo, body_schema
+from imgcls_ray.serve.schemas import (
+    ClassifyJson,
+    ClassifyResponse,
+    ErrorResponse,
+    Health,
+    JsonImage,
+    ModelInfo,
+    body_schema,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -76,7 +84,6 @@ def make_router(service: Service) -> APIRouter:
         One image that cannot be labelled is an error of its own (4xx); of several, each has its `status`, and the good
         ones are labelled.
         """
-        request.scope["imgcls_endpoint"] = "/v1/classify"
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         chosen = service.choose()
         if kind.startswith("image/") or kind == _RAW:
@@ -117,9 +124,8 @@ def make_router(service: Service) -> APIRouter:
         )
 
     @router.get("/v1/model", responses={k: v for k, v in ERRORS.items() if k in (401, 500, 503)}, tags=["model"])
-    async def model(request: Request) -> ModelInfo:
+    async def model() -> ModelInfo:
         """Say which model answers: its classes in order, its preprocessing, its fingerprint."""
-        request.scope["imgcls_endpoint"] = "/v1/model"
         lineup = service.fleet.lineup
         if lineup is None:
             raise refuse(ErrorCode.NOT_READY, "the model is not loaded yet")
@@ -133,15 +139,13 @@ def make_router(service: Service) -> APIRouter:
         )
 
     @router.get("/healthz", tags=["health"])
-    async def healthz(request: Request) -> Health:
+    async def healthz() -> Health:
         """Whether the process answers."""
-        request.scope["imgcls_endpoint"] = "/healthz"
         return Health(status="ok")
 
     @router.get("/readyz", responses={503: ERRORS[503]}, tags=["health"])
-    async def readyz(request: Request) -> Health:
+    async def readyz() -> Health:
         """Whether a model is loaded and warm."""
-        request.scope["imgcls_endpoint"] = "/readyz"
         service.choose()
         return Health(status="ready")
 
@@ -161,6 +165,7 @@ async def _read_json(request: Request, service: Service) -> tuple[list[Upload], 
         if image.base64 is not None:
             content = decode_base64(image.base64)
         else:
+            # One after the other: what is too large in all must be found out before it has been fetched.
             content = await fetch_image(request, image.url or "", service)
         uploads.append(Upload(content, image.name))
     return uploads, wanted.top_k

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.utils import get_openapi
 from fastapi.responses import FileResponse, HTMLResponse, Response
 from starlette.exceptions import HTTPException
 
@@ -97,6 +98,7 @@ def make_routes(service: Service) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
     )
+    app.openapi = lambda: _description(app)  # type: ignore[method-assign]
     for router in (api.make_router(service), paddlex.make_router(service), kserve.make_router(service)):
         app.include_router(router)
     app.add_exception_handler(ApiError, _tell_api_error)
@@ -104,19 +106,16 @@ def make_routes(service: Service) -> FastAPI:
     app.add_exception_handler(HTTPException, _tell_http)
     app.add_exception_handler(Exception, _tell_failure)
 
-    @app.get("/", include_in_schema=False)
-    async def page(request: Request) -> Response:
-        request.scope["imgcls_endpoint"] = "/"
+    @app.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
+    async def page() -> Response:
         return FileResponse(_PAGE / "page.html", media_type="text/html", headers={"cache-control": "no-cache"})
 
     @app.get("/docs", include_in_schema=False)
-    async def docs(request: Request) -> Response:
-        request.scope["imgcls_endpoint"] = "/docs"
+    async def docs() -> Response:
         return HTMLResponse((_PAGE / "docs.html").read_text(encoding="utf-8"))
 
     @app.get("/assets/{name}", include_in_schema=False)
-    async def asset(request: Request, name: str) -> Response:
-        request.scope["imgcls_endpoint"] = "/assets"
+    async def asset(name: str) -> Response:
         if name in _ASSETS or name == "docs.js":
             return FileResponse(_PAGE / name, media_type=_ASSETS.get(name, "text/javascript"))
         if name in _DOCS:
@@ -124,6 +123,19 @@ def make_routes(service: Service) -> FastAPI:
         raise refuse(ErrorCode.NOT_FOUND, "there is no such page")
 
     return app
+
+
+def _description(app: FastAPI) -> dict[str, Any]:
+    """The OpenAPI description, with the two ways to show a key; a service without keys asks for none."""
+    if app.openapi_schema is None:
+        schema = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+        schema["components"]["securitySchemes"] = {
+            "bearer": {"type": "http", "scheme": "bearer"},
+            "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+        }
+        schema["security"] = [{"bearer": []}, {"key": []}, {}]
+        app.openapi_schema = schema
+    return app.openapi_schema
 
 
 def _swagger() -> Path:

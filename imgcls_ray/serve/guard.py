@@ -40,6 +40,9 @@ _OPEN_PATHS = frozenset(
     {"/", "/docs", "/openapi.json", "/healthz", "/readyz", "/health", "/v2", "/v2/health/live", "/v2/health/ready"}
 )
 _OPEN_PREFIX = "/assets/"
+# What metrics and logs tell apart. Never the path itself: callers could make up as many as they like.
+_ENDPOINTS = _OPEN_PATHS | {"/v1/classify", "/v1/model", "/image-classification"}
+_ENDPOINT_PREFIXES = (_OPEN_PREFIX, "/v2/models/")
 _GONE = 499  # nginx's status for callers that went away: it stands in logs and counts, and is sent to nobody
 _QUIET_PATHS = frozenset({"/healthz", "/readyz", "/health", "/v2/health/live", "/v2/health/ready"})
 # Of the page and of the documentation, which bring everything with them; answers in JSON are never shown as a page.
@@ -139,7 +142,7 @@ class Guard:
     def _tell(self, scope: Scope, exchange: _Exchange) -> None:
         seconds = time.perf_counter() - exchange.start
         path = scope["path"]
-        endpoint = scope.get("imgcls_endpoint", "other")
+        endpoint = _endpoint(path)
         self._metrics.request(endpoint, exchange.status, seconds)
         if path in _QUIET_PATHS and exchange.status < 400:
             return
@@ -231,6 +234,12 @@ async def send_error(send: Send, error: ApiError, path: str, request_id: str) ->
     ]
     await send({"type": "http.response.start", "status": error.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
+
+
+def _endpoint(path: str) -> str:
+    if path in _ENDPOINTS:
+        return path
+    return next((prefix for prefix in _ENDPOINT_PREFIXES if path.startswith(prefix)), "other")
 
 
 def _bearer(value: bytes) -> bytes:

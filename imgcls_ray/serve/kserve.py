@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import struct
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from fastapi import APIRouter, Request
@@ -207,13 +207,13 @@ def make_router(service: Service) -> APIRouter:
     @router.get("/v2/models/{name}", responses={k: _ERRORS[k] for k in (401, 404, 422, 503)})
     async def metadata(name: str) -> ModelMetadata:
         """Say what goes in and comes out."""
-        model = _find(service, name).model
-        size = model.preprocess.crop_size
+        _find(service, name)
+        lineup = service.fleet.lineup
+        assert lineup is not None
+        size = lineup.stable.preprocess.crop_size
         return ModelMetadata(
-            name=model.name,
-            versions=[m.fingerprint[:12] for m in service.fleet.lineup.by_role().values()]
-            if service.fleet.lineup
-            else [],
+            name=name,
+            versions=[model.fingerprint[:12] for model in lineup.by_role().values() if model.name == name],
             platform="imgcls-ray",
             inputs=[
                 TensorMetadata(name="image", datatype="BYTES", shape=[-1]),
@@ -230,7 +230,8 @@ def make_router(service: Service) -> APIRouter:
     @router.get("/v2/models/{name}/ready", responses={k: _ERRORS[k] for k in (401, 404, 422, 503)})
     async def model_ready(name: str) -> ModelReady:
         """Whether this model answers."""
-        return ModelReady(name=_find(service, name).model.name, ready=True)
+        _find(service, name)
+        return ModelReady(name=name, ready=True)
 
     @router.post("/v2/models/{name}/infer", **_INFER, summary="Infer")
     async def infer(name: str, request: Request) -> Response:
@@ -256,11 +257,6 @@ def _find(service: Service, name: str, version: str | None = None) -> Chosen:
     elif version is None and name == lineup.stable.name:
         return chosen
     raise refuse(ErrorCode.NOT_FOUND, "there is no such model here; GET /v1/model has the one that answers")
-
-
-class _Wanted(NamedTuple):
-    request: InferRequest
-    images: list[bytes | ModelInput | ImageError]
 
 
 async def _infer(service: Service, request: Request, chosen: Chosen) -> Response:

@@ -112,7 +112,6 @@ def make_router(service: Service) -> APIRouter:
     )
     async def classify(request: Request) -> Response:
         """Label one image as PaddleX's server does."""
-        request.scope["imgcls_endpoint"] = "/image-classification"
         body = await request.body()
         check_json(body)
         try:
@@ -150,7 +149,6 @@ def make_router(service: Service) -> APIRouter:
     @router.get("/health", response_model=PaddleXError, summary="PaddleX's health")
     async def health(request: Request) -> Response:
         """Whether the process answers."""
-        request.scope["imgcls_endpoint"] = "/health"
         return to_json({"logId": request.scope["imgcls_request_id"], "errorCode": 0, "errorMsg": "Healthy"})
 
     return router

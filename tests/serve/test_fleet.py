@@ -180,36 +180,6 @@ def test_a_shadow_that_fails_harms_nobody(
     assert not [record for record in caplog.records if record.name == "asyncio"]
 
 
-def test_under_pressure_a_shadow_is_dropped_and_nobody_waits_for_it(
-    live_of_fakes: Live, stable: FakeModel, other_folder: ModelFolder, recorder: Recorder
-) -> None:
-    opened = threading.Event()
-
-    def wait(images: Sequence[ModelInput]) -> Any:
-        # Of the two engines one stays for those who ask.
-        assert opened.wait(60)
-        return say(images)
-
-    shadow = fake_model(other_folder, wait)
-    line_up(live_of_fakes, stable, shadow=(shadow, 1.0))
-    live_of_fakes.service.pipeline._max_batch_size = 4
-
-    async def hold_one_engine() -> None:
-        # As many as a batch takes: the second engine must find none of them left.
-        await live_of_fakes.client.post("/v1/classify", files=[("f", ("a", PICTURES[0]))])
-        while not shadow.batches:
-            await asyncio.sleep(0.005)
-        live_of_fakes.service.fleet.lineup = None
-
-    live_of_fakes.run(hold_one_engine())
-    line_up(live_of_fakes, stable, shadow=(fake_model(other_folder), 1.0))
-    for _ in range(30):
-        assert live_of_fakes.classify(PICTURES[1]).status_code == 200
-    assert live_of_fakes.num_images == 0
-    opened.set()
-    wait_until(lambda: live_of_fakes.service.pipeline.num_shadows == 0)
-
-
 def test_shadows_wait_in_bounded_number(
     live_of_fakes: Live, stable: FakeModel, other_folder: ModelFolder, recorder: Recorder
 ) -> None:

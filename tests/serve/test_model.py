@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import shutil
 import subprocess
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file, save_file
 
 from imgcls_ray.config import ModelChoice, make_config
-from imgcls_ray.errors import ConfigError, ModelFolderError
+from imgcls_ray.errors import ConfigError, ImageError, ModelFolderError
+from imgcls_ray.images.limits import DecodeLimits
 from imgcls_ray.models import folder as model_folder
-from imgcls_ray.models.classifier import Prediction
+from imgcls_ray.models.classifier import Prediction, decode_model_input
 from imgcls_ray.serve import model as serve_model
 from imgcls_ray.serve import reference
 from imgcls_ray.serve.model import ModelOptions, load_model
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from imgcls_ray.models.api import Model
+    from imgcls_ray.models.classifier import ModelInput
     from imgcls_ray.models.folder import ModelFolder
     from imgcls_ray.serve.model import ServedModel
 
@@ -66,20 +68,14 @@ def test_a_model_is_compared_with_what_another_process_says_of_it(small_model: M
     assert (model.name, model.fingerprint) == ("small", small_model.spec.fingerprint)
 
 
-@pytest.mark.usefixtures("engines_are_believed")
 def test_every_engine_says_the_same_at_every_batch_size(served_model: ServedModel, python_model: Model) -> None:
-    from imgcls_ray.images.decoder import decode_image
-    from imgcls_ray.images.preprocess import preprocess_image
-    from imgcls_ray.models.classifier import ModelInput
-
     contents = [picture(seed) for seed in range(8)]
-    inputs = [
-        ModelInput(preprocess_image(decode_image(content), served_model.preprocess), 96, 80) for content in contents
-    ]
+    inputs = [decode_model_input(content, served_model.preprocess, DecodeLimits()) for content in contents]
+    assert not any(isinstance(one, ImageError) for one in inputs)
     expected = list(python_model.predict(contents, top_k=7))
     for thread in range(len(served_model.classifiers)):
         for size in range(1, 9):
-            answers = served_model.classify(inputs[:size], thread, top_k=7)
+            answers = served_model.classify(cast("list[ModelInput]", inputs[:size]), thread, top_k=7)
             for answer, result in zip(answers, expected, strict=False):
                 assert isinstance(answer, Prediction)
                 assert tuple(answer.class_ids) == result.class_ids
@@ -162,7 +158,7 @@ def change_weights(path: Path, change: Callable[[dict[str, np.ndarray]], None]) 
 def answer_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the other process's work be done in this one, which has its libraries loaded."""
 
-    def run(_command: object, *, input: bytes, capture_output: bool) -> subprocess.CompletedProcess[bytes]:  # noqa: A002
+    def run(_command: object, *, input: bytes, capture_output: bool) -> subprocess.CompletedProcess[bytes]:
         try:
             return subprocess.CompletedProcess([], 0, reference._answer(json.loads(input)), b"")
         except ModelFolderError as error:
@@ -253,7 +249,7 @@ def test_a_model_that_takes_a_golden_picture_for_another_is_refused(
 def test_a_model_without_the_class_of_a_golden_picture_is_refused(
     small_model: ModelFolder, golden: tuple[str, str]
 ) -> None:
-    with pytest.raises(ModelFolderError, match="has no class 'unicorn', which the golden picture .* must get"):
+    with pytest.raises(ModelFolderError, match=r"has no class 'unicorn', which the golden picture .* must get"):
         load(small_model.path, golden=[{"image": golden[0], "label": "unicorn"}])
 
 
@@ -261,7 +257,7 @@ def test_a_model_without_the_class_of_a_golden_picture_is_refused(
 def test_a_golden_picture_that_cannot_be_read_refuses_the_model(small_model: ModelFolder, tmp_path: Path) -> None:
     (tmp_path / "broken.jpg").write_bytes(picture(0)[:100])
     for name in ("broken.jpg", "missing.jpg", "."):
-        with pytest.raises(ModelFolderError, match="golden picture .*: cannot be read"):
+        with pytest.raises(ModelFolderError, match=r"golden picture .*: cannot be read"):
             load(small_model.path, golden=[{"image": str(tmp_path / name), "label": "ant"}])
 
 
@@ -283,10 +279,8 @@ def test_the_other_process_reads_its_task_and_writes_what_the_network_says(
     logits = np.frombuffer(reference._answer(json.loads(json.dumps(task))), np.float32).reshape(2, 7)
     pixels = known_pictures(2, 64).astype(np.float32) / 255
     preprocess = small_model.spec.preprocess
-    normalised = (pixels - np.float32(preprocess.mean)) / np.float32(preprocess.std)
-    import torch
-
+    normalised = (pixels - np.asarray(preprocess.mean, np.float32)) / np.asarray(preprocess.std, np.float32)
     with torch.inference_mode():
         plain = small_model.load_network()(torch.from_numpy(normalised.transpose(0, 3, 1, 2).copy())).numpy()
     np.testing.assert_allclose(logits, plain, rtol=0.01, atol=0.01 * np.abs(plain).max())
-    assert io.StringIO(capfd.readouterr().out).read() == ""
+    assert capfd.readouterr().out == ""

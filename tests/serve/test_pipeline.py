@@ -213,6 +213,29 @@ def test_what_nobody_waits_for_is_not_classified(asked: Asked, gate: Gate, small
     assert [len(batch) for batch in model.batches] == [1, 8, 2]
 
 
+def test_a_shadow_waits_until_nobody_else_does(
+    asked: Asked, gate: Gate, small_model: ModelFolder, events: EventLoop
+) -> None:
+    order: list[str] = []
+
+    def tell(name: str) -> Callable[[Sequence[ModelInput]], Results]:
+        return lambda images: order.extend([name] * len(images)) or say(images)  # type: ignore[func-returns-value]
+
+    async def submit() -> list[Any]:
+        blocked = asked.pipeline.submit(decoded(0), fake_model(small_model, gate), 1)
+        while not gate.is_waiting.is_set():
+            await asyncio.sleep(0.005)
+        shadow = asked.pipeline.submit_shadow(blocked, fake_model(small_model, tell("shadow")))
+        assert shadow is not None
+        model = fake_model(small_model, tell("caller"))
+        others = [asked.pipeline.submit(decoded(i), model, 1) for i in range(12)]
+        gate.opened.set()
+        return await asyncio.gather(shadow.future, *(job.future for job in others))
+
+    events.run(submit())
+    assert order == ["caller"] * 12 + ["shadow"]
+
+
 def test_a_pipeline_that_is_closed_leaves_no_threads(events: EventLoop, small_model: ModelFolder) -> None:
     before = set(threading.enumerate())
     asked = Asked(events, num_engines=2)
