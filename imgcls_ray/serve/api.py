@@ -17,7 +17,6 @@ from imgcls_ray.serve.schemas import (
     ClassifyResponse,
     ErrorResponse,
     Health,
-    JsonImage,
     ModelInfo,
     body_schema,
 )

@@ -236,12 +236,14 @@ def make_router(service: Service) -> APIRouter:
     @router.post("/v2/models/{name}/infer", **_INFER, summary="Infer")
     async def infer(name: str, request: Request) -> Response:
         """Label images, with the model whose turn it is."""
-        return await _infer(service, request, _find(service, name))
+        chosen = _find(service, name)
+        return await _infer(service, request, chosen, for_pixels=_for_pixels(service, chosen))
 
     @router.post("/v2/models/{name}/versions/{version}/infer", **_INFER, summary="Infer with one version")
     async def infer_version(name: str, version: str, request: Request) -> Response:
         """Label images with the model whose fingerprint begins with this."""
-        return await _infer(service, request, _find(service, name, version))
+        chosen = _find(service, name, version)
+        return await _infer(service, request, chosen, for_pixels=chosen)
 
     return router
 
@@ -259,8 +261,15 @@ def _find(service: Service, name: str, version: str | None = None) -> Chosen:
     raise refuse(ErrorCode.NOT_FOUND, "there is no such model here; GET /v1/model has the one that answers")
 
 
-async def _infer(service: Service, request: Request, chosen: Chosen) -> Response:
-    request.scope["imgcls_endpoint"] = "/v2/models/infer"
+def _for_pixels(service: Service, chosen: Chosen) -> Chosen:
+    """Pixels are made for the model that is described under the name: a canary with another input cannot use them."""
+    lineup = service.fleet.lineup
+    if lineup is None or chosen.model.preprocess == lineup.stable.preprocess:
+        return chosen
+    return Chosen(lineup.stable, "stable")
+
+
+async def _infer(service: Service, request: Request, chosen: Chosen, *, for_pixels: Chosen) -> Response:
     body = await request.body()
     header, binary = _split(request.headers.get(_HEADER_LENGTH), body)
     check_json(header, max_values=_MAX_JSON_VALUES)
@@ -269,6 +278,8 @@ async def _infer(service: Service, request: Request, chosen: Chosen) -> Response
     except ValidationError as error:
         raise invalid_json(error) from error
     [tensor] = wanted.inputs
+    if tensor.name == "pixels":
+        chosen = for_pixels
     service.check_room(tensor.shape[0])
     images = _read_tensor(tensor, binary, chosen.model)
     top_k = min(wanted.parameters.top_k or service.config.top_k, len(chosen.model.class_names))

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from imgcls_ray.errors import ImageError
 from imgcls_ray.images.annotate import annotate_image
+from imgcls_ray.images.cost import HEAVY_COST, decode_cost
 from imgcls_ray.images.decoder import decode_image
 from imgcls_ray.serve.api import best, fetch_image, invalid_json
 from imgcls_ray.serve.errors import refuse_image
@@ -96,7 +97,8 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
 def make_router(service: Service) -> APIRouter:
     """The routes, which ask this service."""
     router = APIRouter(tags=["paddlex"])
-    draw = ThreadPoolExecutor(1, thread_name_prefix="draw")
+    # Drawing decodes again: as in the pipeline, pictures that take long do not stand before the others.
+    draw, draw_heavy = (ThreadPoolExecutor(1, thread_name_prefix=name) for name in ("draw", "draw-heavy"))
 
     @router.post(
         "/image-classification",
@@ -136,7 +138,8 @@ def make_router(service: Service) -> APIRouter:
             assert isinstance(content, bytes)
             lines = [f"{category['name']} {category['score']:.2f}" for category in categories[:5]]
             limits = service.pipeline.limits
-            answer["image"] = await asyncio.get_running_loop().run_in_executor(draw, _draw, content, lines, limits)
+            lane = draw_heavy if decode_cost(content) > HEAVY_COST else draw
+            answer["image"] = await asyncio.get_running_loop().run_in_executor(lane, _draw, content, lines, limits)
         return to_json(
             {
                 "logId": request.scope["imgcls_request_id"],

@@ -20,7 +20,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from imgcls_ray.errors import ImageError, ImageErrorCode
-from imgcls_ray.images.cost import decode_cost
+from imgcls_ray.images.cost import HEAVY_COST, decode_cost
 from imgcls_ray.models.classifier import decode_model_input
 
 if TYPE_CHECKING:
@@ -32,9 +32,6 @@ if TYPE_CHECKING:
     from imgcls_ray.serve.model import ServedModel
 
 logger = logging.getLogger("imgcls_ray.serve")
-
-# Decoding that costs as much as a JPEG of 24 million pixels, a quarter of a second, waits in a line of its own.
-_HEAVY = 24_000_000
 
 
 class Job:
@@ -150,7 +147,7 @@ class Pipeline:
             data = job.data
             if job.future.done() or data is None:
                 continue
-            if lane is self._light and decode_cost(data) > _HEAVY:
+            if lane is self._light and decode_cost(data) > HEAVY_COST:
                 self._heavy.put(job)
                 continue
             start = self._decoding_since[number] = time.monotonic()

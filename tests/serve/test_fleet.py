@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import threading
 from collections import Counter
 from dataclasses import replace
@@ -12,12 +13,13 @@ import numpy as np
 import pytest
 
 from imgcls_ray.config import ModelsConfig, ServeConfig, make_config
-from imgcls_ray.errors import ModelFolderError
+from imgcls_ray.errors import ImgclsError, ModelFolderError
 from imgcls_ray.models.api import create_model
 from imgcls_ray.serve import fleet as serve_fleet
 from imgcls_ray.serve.fleet import Fleet, Lineup
 from imgcls_ray.serve.metrics import NoMetrics
 from imgcls_ray.serve.model import ModelOptions
+from tests.conftest import SMALL_CLASSES
 from tests.serve.conftest import (
     believe_engines,
     check_labels,
@@ -31,6 +33,7 @@ from tests.serve.conftest import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
 
     from imgcls_ray.config import ModelChoice
     from imgcls_ray.models.api import Model
@@ -280,16 +283,37 @@ def test_models_change_while_requests_run_and_each_is_answered_by_one_of_them(
 
 
 @pytest.mark.usefixtures("engines_are_believed")
-def test_a_broken_folder_is_refused_and_the_old_model_serves_on(
-    start: Callable[..., Live], recorder: Recorder, small_model: ModelFolder
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        ({"fingerprint": "00000000"}, "is another model than the one asked for"),
+        ({"model": "damaged"}, "is not the file that model.json describes"),
+        ({"model": "missing"}, "missing"),
+        ({"golden": [{"image": "golden.jpg", "label": "unicorn"}]}, "has no class 'unicorn'"),
+        ({"golden": [{"image": "golden.jpg", "label": name} for name in SMALL_CLASSES]}, "takes the golden picture"),
+        ({"golden": [{"image": "missing.jpg", "label": "ant"}]}, "cannot be read"),
+    ],
+    ids=["another", "damaged", "missing", "no-such-class", "another-label", "no-picture"],
+)
+def test_a_model_that_is_refused_leaves_the_old_one_serving(
+    config: dict[str, Any],
+    reason: str,
+    start: Callable[..., Live],
+    recorder: Recorder,
+    small_model: ModelFolder,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "golden.jpg").write_bytes(PICTURES[0])
+    damaged = shutil.copytree(small_model.path, tmp_path / "damaged") / "model.safetensors"
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"\xff")
     live = start(metrics=recorder)
     before = live.service.fleet.lineup
-    config = make_config(ModelsConfig, {"model": str(small_model.path), "fingerprint": "00000000"})
-    with pytest.raises(ModelFolderError):
-        live.run(live.service.fleet.change(config))
+    with pytest.raises(ImgclsError):
+        live.run(live.service.fleet.change(make_config(ModelsConfig, {"model": str(small_model.path), **config})))
     assert live.service.fleet.lineup is before
-    assert "another model than the one asked for" in (live.service.fleet.refused or "")
+    assert reason in (live.service.fleet.refused or "")
     assert (recorder.fingerprints, recorder.is_refused) == ({"stable": small_model.spec.fingerprint}, True)
     described = live.ask("GET", "/v1/model").json()
     assert described["refused"] is True

@@ -236,6 +236,10 @@ def test_a_model_is_described_alike_whoever_answers_next(
     described = live.ask("GET", "/v2/models/small").json()
     assert (described["name"], described["inputs"][1]["shape"]) == ("small", [-1, 64, 64, 3])
     assert live.ask("GET", "/v2/models/small/ready").json()["name"] == "small"
+    # Pixels fit what is described; an encoded image may go to either.
+    for_pixels = ask(live, {**ONE_PIXELS, "data": NUMBERS})
+    assert (for_pixels.status_code, for_pixels.json()["model_name"]) == (200, "small")
+    assert ask(live, images(PICTURES[0])).json()["model_name"] == "other"
 
 
 def test_the_server_and_the_model_describe_themselves(live: Live, small_model: ModelFolder) -> None:

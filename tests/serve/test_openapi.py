@@ -88,7 +88,12 @@ TENSOR = {"name": "image", "shape": [2], "datatype": "BYTES", "data": [in_base64
     ("method", "path", "request_of", "status"),
     [
         ("POST", "/v1/classify", {"content": IMAGE, "headers": {"content-type": "image/jpeg"}}, 200),
-        ("POST", "/v1/classify", {"files": [("files", ("a", IMAGE)), ("files", ("b", b"no image"))]}, 200),
+        (
+            "POST",
+            "/v1/classify",
+            {"json": {"images": [{"base64": in_base64(IMAGE)}, {"base64": "QUJD", "name": "b"}]}},
+            200,
+        ),
         ("POST", "/v1/classify", {"content": b"no image", "headers": {"content-type": "image/jpeg"}}, 415),
         ("GET", "/v1/model", {}, 200),
         ("POST", "/image-classification", {"json": {"image": in_base64(IMAGE)}}, 200),

@@ -6,8 +6,11 @@ The protocol is that of PaddleX 3's serving of the image classification pipeline
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
+import statistics
+import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -136,6 +139,27 @@ def test_the_picture_comes_back_upright_and_not_huge(live: Live) -> None:
     image = drawn(ask(live, turned))
     assert image.width == 512
     assert 2048 < image.height < 2300
+
+
+def test_drawing_a_heavy_picture_does_not_delay_light_ones(start: Callable[..., Live]) -> None:
+    live = start(decode_timeout_s=60, request_timeout_s=60)
+    heavy = {"image": in_base64(make.png((6000, 6000), 1, 0, bytes(6000 * 751)))}
+    light = {"image": in_base64(IMAGE)}
+
+    async def ask() -> tuple[float, list[float]]:
+        started = time.perf_counter()
+        asked = asyncio.gather(*(live.client.post(URL, json=heavy) for _ in range(2)))
+        seconds = []
+        while not asked.done():
+            asked_at = time.perf_counter()
+            assert (await live.client.post(URL, json=light)).status_code == 200
+            seconds.append(time.perf_counter() - asked_at)
+        assert {response.status_code for response in await asked} == {200}
+        return time.perf_counter() - started, seconds
+
+    total, seconds = live.run(ask())
+    assert statistics.median(seconds) < total / 40
+    assert max(seconds) < total / 4
 
 
 # --- errors ----------------------------------------------------------------------------------------------------------

@@ -1,0 +1,283 @@
+"""Before Ray Serve: bodies are bounded, callers' headers steer nothing, and Serve's own errors look like ours."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import json
+import re
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from imgcls_ray.serve import door
+from imgcls_ray.serve.door import MAX_BYTES_VARIABLE, SERVE_ENVIRONMENT, Door, middlewares
+from tests.serve.conftest import Answer, chunks, exchange, picture
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from imgcls_ray.serve.guard import AsgiApp, Message, Receive, Scope, Send
+    from tests.serve.conftest import Live
+
+KIND = (b"content-type", b"image/jpeg")
+CHUNK = bytes(65_536)
+
+
+def ask(app: AsgiApp, *, max_bytes: int = 1_000_000, **request: Any) -> Answer:
+    return asyncio.run(exchange(Door(app, max_bytes), **request))
+
+
+class Inside:
+    """What is behind the door: reads everything and says how much it was."""
+
+    def __init__(self) -> None:
+        self.scopes: list[Scope] = []
+        self.num_bytes = 0
+        self.is_gone = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.scopes.append(scope)
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                self.is_gone = True
+                return
+            self.num_bytes += len(message["body"])
+            if not message["more_body"]:
+                break
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"x-request-id", b"of-serve")]})
+        await send({"type": "http.response.body", "body": str(self.num_bytes).encode()})
+
+    @property
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        return list(self.scopes[-1]["headers"])
+
+
+# --- size ------------------------------------------------------------------------------------------------------------
+
+
+async def nothing_may_be_read() -> Message:
+    pytest.fail("the body was read")
+
+
+@pytest.mark.parametrize("length", [b"1000001", b"9" * 30, b"9" * 5000])
+def test_a_body_that_says_it_is_too_large_goes_no_further(length: bytes) -> None:
+    inside = Inside()
+    answer = ask(inside, headers=[KIND, (b"content-length", length)], receive=nothing_may_be_read)
+    assert (answer.status, answer.json()["error"]["code"]) == (413, "payload_too_large")
+    assert answer.json()["error"]["message"] == "the request is larger than the limit of 1,000,000 bytes"
+    assert answer.header("connection") == "close"
+    assert inside.scopes == []
+
+
+def test_of_a_body_without_end_no_more_than_the_limit_gets_through() -> None:
+    inside = Inside()
+    num_read = 0
+
+    async def receive() -> Message:
+        nonlocal num_read
+        num_read += len(CHUNK)
+        return {"type": "http.request", "body": CHUNK, "more_body": True}
+
+    answer = ask(inside, headers=[KIND], receive=receive)
+    assert (answer.status, answer.json()["error"]["code"]) == (413, "payload_too_large")
+    assert inside.is_gone
+    assert inside.num_bytes <= 1_000_000
+    assert num_read <= 1_000_000 + len(CHUNK)
+
+
+def test_a_length_that_is_a_lie_does_not_help() -> None:
+    inside = Inside()
+    headers = [KIND, (b"content-length", b"0" * 50 + b"5")]
+    answer = ask(inside, headers=headers, receive=chunks(*[CHUNK] * 20))
+    assert answer.status == 413
+    assert inside.num_bytes <= 1_000_000
+
+
+@pytest.mark.parametrize("length", [b"", b"-1", b"abc", b"\xb2", b"1e9"])
+def test_a_length_that_is_none_is_survived(length: bytes) -> None:
+    answer = ask(Inside(), headers=[KIND, (b"content-length", length)], receive=chunks(b"12", b"345"))
+    assert (answer.status, answer.body) == (200, b"5")
+
+
+def test_a_body_of_the_limit_gets_through() -> None:
+    assert ask(Inside(), max_bytes=131_072, receive=chunks(CHUNK, CHUNK)).body == b"131072"
+    assert ask(Inside(), max_bytes=131_071, receive=chunks(CHUNK, CHUNK)).status == 413
+
+
+def test_one_who_answers_although_the_body_is_too_large_is_not_heard() -> None:
+    """What stands inside takes the caller for gone, and may still say something."""
+
+    async def inside(_scope: Scope, receive: Receive, send: Send) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        assert (await receive())["type"] == "http.disconnect"
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"all is well"})
+
+    answer = ask(inside, max_bytes=100_000, receive=chunks(*[CHUNK] * 5))
+    assert (answer.status, answer.json()["error"]["code"]) == (413, "payload_too_large")
+
+
+def test_one_who_fails_because_the_body_is_too_large_is_answered_for() -> None:
+    async def inside(_scope: Scope, receive: Receive, _send: Send) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        raise RuntimeError("the caller has gone")
+
+    async def ask() -> list[Message]:
+        sent: list[Message] = []
+
+        async def send(message: Message) -> None:
+            sent.append(message)
+
+        scope = {"type": "http", "path": "/v1/classify", "headers": [KIND]}
+        with pytest.raises(RuntimeError, match="the caller has gone"):
+            await Door(inside, 100_000)(scope, chunks(*[CHUNK] * 5), send)
+        return sent
+
+    start, body = asyncio.run(ask())
+    assert start["status"] == 413
+    assert json.loads(body["body"])["error"]["code"] == "payload_too_large"
+
+
+# --- headers ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name",
+    [b"x-request-timeout-seconds", b"x-request-disconnect-disabled", b"serve_multiplexed_model_id", b"x-session-id"],
+)
+def test_headers_that_steer_serve_do_not_get_through(name: bytes) -> None:
+    inside = Inside()
+    ask(inside, headers=[KIND, (name, b"1"), (b"authorization", b"Bearer key")], receive=chunks(b""))
+    assert name not in dict(inside.headers)
+    assert dict(inside.headers)[b"authorization"] == b"Bearer key"
+
+
+def test_a_callers_id_gets_through() -> None:
+    inside = Inside()
+    ask(inside, headers=[(b"x-request-id", b"mine-1")], receive=chunks(b""))
+    assert inside.headers == [(b"x-request-id", b"mine-1")]
+
+
+@pytest.mark.parametrize("given", [b"", b"a b", b"a\r\nb: c", b"x" * 129, b"\xff", b"\x1b[31m"])
+def test_an_id_that_could_do_harm_is_replaced(given: bytes) -> None:
+    inside = Inside()
+    ask(inside, headers=[(b"x-request-id", given)], receive=chunks(b""))
+    [(_, value)] = inside.headers
+    assert re.fullmatch(rb"[0-9a-f]{32}", value)
+
+
+def test_of_several_ids_the_first_counts_and_one_is_left() -> None:
+    inside = Inside()
+    ask(inside, headers=[(b"x-request-id", b"one"), (b"x-request-id", b"two")], receive=chunks(b""))
+    assert inside.headers == [(b"x-request-id", b"one")]
+
+
+def test_an_answer_has_one_id() -> None:
+    """Serve adds its own to the one that is there."""
+
+    async def inside(_scope: Scope, _receive: Receive, send: Send) -> None:
+        headers = [(b"x-request-id", b"ours"), (b"a", b"1"), (b"X-Request-ID", b"of-serve"), (b"a", b"2")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": b""})
+
+    assert ask(inside).headers == [(b"x-request-id", b"ours"), (b"a", b"1"), (b"a", b"2")]
+
+
+# --- what Serve says -------------------------------------------------------------------------------------------------
+
+
+def says(status: int, *parts: bytes, kind: bytes = b"text/plain; charset=utf-8") -> AsgiApp:
+    async def inside(_scope: Scope, _receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": status, "headers": [(b"content-type", kind)]})
+        for i, part in enumerate(parts):
+            await send({"type": "http.response.body", "body": part, "more_body": i + 1 < len(parts)})
+
+    return inside
+
+
+@pytest.mark.parametrize(
+    ("status", "becomes", "code"),
+    [
+        (404, 404, "not_found"),
+        (408, 504, "deadline_exceeded"),
+        (429, 503, "overloaded"),
+        (503, 503, "overloaded"),
+        (500, 500, "internal"),
+        (502, 500, "internal"),
+    ],
+)
+@pytest.mark.parametrize("path", ["/v1/classify", "/image-classification", "/v2/models/small/infer"])
+def test_serves_own_errors_take_the_form_of_the_protocol(status: int, becomes: int, code: str, path: str) -> None:
+    inside = says(status, b"Traceback (most recent call last):\n", b'  File "/usr/lib/python3/ray.py"')
+    answer = ask(inside, path=path, headers=[(b"x-request-id", b"mine-1")])
+    assert (answer.status, answer.header("content-type")) == (becomes, "application/json")
+    content = answer.json()
+    match path:
+        case "/v1/classify":
+            assert (content["error"]["code"], content["error"]["request_id"]) == (code, "mine-1")
+        case "/image-classification":
+            assert (content["errorCode"], content["logId"]) == (becomes, "mine-1")
+            assert content["errorMsg"].startswith(f"{code}: ")
+        case _:
+            assert (content["code"], content["request_id"]) == (code, "mine-1")
+    assert b"Traceback" not in answer.body
+    assert b"/usr" not in answer.body
+    if becomes == 503:
+        assert answer.header("retry-after") == "1"
+
+
+def test_our_own_errors_and_good_answers_stay_as_they_are() -> None:
+    ours = ask(says(503, b'{"error": ', b"{}}", kind=b"application/json"))
+    assert (ours.status, ours.body) == (503, b'{"error": {}}')
+    text = ask(says(200, b"plain ", b"text"))
+    assert (text.status, text.body) == (200, b"plain text")
+
+
+def test_serves_own_pages_and_other_messages_go_through_untouched() -> None:
+    inside = Inside()
+    ask(inside, path="/-/healthz", headers=[(b"x-request-timeout-seconds", b"1")], receive=chunks(CHUNK), max_bytes=5)
+    assert inside.headers == [(b"x-request-timeout-seconds", b"1")]
+    assert inside.num_bytes == len(CHUNK)
+    seen: list[str] = []
+
+    async def lifespan(scope: Scope, _receive: Receive, _send: Send) -> None:
+        seen.append(scope["type"])
+
+    async def drop(_message: Message) -> None: ...
+
+    asyncio.run(Door(lifespan, 5)({"type": "lifespan"}, chunks(), drop))
+    assert seen == ["lifespan"]
+
+
+def test_a_service_behind_its_door_answers_as_without(live: Live) -> None:
+    image = picture(0)
+    answer = live.run(exchange(Door(live.app, 1_000_000), headers=[KIND], receive=chunks(image[:500], image[500:])))
+    assert answer.status == 200
+    assert answer.json()["request_id"] == answer.header("x-request-id")
+    refused = live.run(exchange(Door(live.app, 500), headers=[KIND], receive=chunks(image[:500], image[500:])))
+    assert (refused.status, refused.json()["error"]["code"]) == (413, "payload_too_large")
+
+
+# --- how Serve finds it ----------------------------------------------------------------------------------------------
+
+
+def test_serve_finds_it_by_its_name_in_the_environment() -> None:
+    module, _, name = SERVE_ENVIRONMENT["RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"].partition(":")
+    find: Callable[[], Any] = getattr(importlib.import_module(module), name)
+    assert find is middlewares
+    assert (module, name) == (door.__name__, "middlewares")
+
+
+@pytest.mark.parametrize(("value", "limit"), [(None, 32 * 2**20), ("1000", 1000)])
+def test_its_limit_is_in_the_environment(value: str | None, limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(MAX_BYTES_VARIABLE, raising=False)
+    if value is not None:
+        monkeypatch.setenv(MAX_BYTES_VARIABLE, value)
+    [middleware] = middlewares()
+    made_of: object = middleware.cls
+    assert made_of is Door
+    assert middleware.kwargs == {"max_bytes": limit}
