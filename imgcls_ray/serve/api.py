@@ -102,7 +102,7 @@ def make_router(service: Service) -> APIRouter:
                 "(application/json)",
             )
         results = await service.classify([upload.content for upload in uploads], chosen, top_k or service.config.top_k)
-        request.scope["imgcls_log"] = _summary(chosen, results)
+        request.scope["imgcls_log"] = summarise(chosen, results)
         is_raw = kind.startswith("image/") or kind == _RAW
         if is_raw and isinstance(results[0], ImageError):
             raise refuse_image(results[0])
@@ -229,7 +229,8 @@ def _describe_model(model: ServedModel) -> dict[str, Any]:
     }
 
 
-def _summary(chosen: Chosen, results: Sequence[Prediction | ImageError]) -> dict[str, Any]:
+def summarise(chosen: Chosen, results: Sequence[Prediction | ImageError]) -> dict[str, Any]:
+    """What the log says of a request's images."""
     errors = [result.code.value for result in results if isinstance(result, ImageError)]
     return {
         "imgcls_model": chosen.model.fingerprint[:12],

@@ -148,7 +148,9 @@ def _swagger() -> Path:
 async def _tell_api_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ApiError)
     request.scope["imgcls_code"] = error.code
-    response = to_json(error_body(error, request.url.path, request.scope["imgcls_request_id"]), error.status)
+    response = to_json(
+        error_body(error, request.scope["imgcls_path"], request.scope["imgcls_request_id"]), error.status
+    )
     response.headers.update(error.headers)
     return response
 

@@ -71,7 +71,7 @@ class Door:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let one request through."""
-        if scope["type"] != "http" or scope["path"].startswith("/-/"):
+        if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         headers = [(name, value) for name, value in scope["headers"] if name not in _NOT_FOR_CALLERS]
@@ -123,7 +123,9 @@ class _Visit:
             return
         if message["type"] == "http.response.start":
             headers = dict(message.get("headers", ()))
-            if message["status"] >= 400 and headers.get(b"content-type", b"").startswith(b"text/plain"):
+            is_plain = headers.get(b"content-type", b"").startswith(b"text/plain")
+            # Serve's own pages, for load balancers, stay as they are.
+            if message["status"] >= 400 and is_plain and not self._path.startswith("/-/"):
                 self._replaced = _CODE_OF_STATUS.get(message["status"], ErrorCode.INTERNAL)
                 return
             self._is_answered = True

@@ -97,7 +97,7 @@ class Guard:
             return
         exchange = _Exchange(scope, receive, send, self.room, self._max_request_bytes)
         try:
-            self._admit(scope, exchange)
+            self._admit(scope["method"], exchange)
             async with asyncio.timeout(self._request_timeout_s):
                 await self._app(scope, exchange.receive, exchange.send)
         except TimeoutError:
@@ -119,13 +119,13 @@ class Guard:
             self.room.num_bytes -= exchange.num_bytes
             self._tell(scope, exchange)
 
-    def _admit(self, scope: Scope, exchange: _Exchange) -> None:
-        path = scope["path"]
+    def _admit(self, method: str, exchange: _Exchange) -> None:
+        path = exchange.path
         if self._keys and not (path in _OPEN_PATHS or path.startswith(_OPEN_PREFIX)):
             shown = exchange.headers.get(b"x-api-key") or _bearer(exchange.headers.get(b"authorization", b""))
             if not self._keys.admit(shown):
                 raise refuse(ErrorCode.UNAUTHORIZED, "a key is needed: 'Authorization: Bearer KEY' or 'X-API-Key: KEY'")
-        if scope["method"] != "POST":
+        if method != "POST":
             return
         if self.room.num_images() >= self.room.max_images:
             raise refuse(ErrorCode.OVERLOADED, "too many images wait already; try again later")
@@ -141,7 +141,7 @@ class Guard:
 
     def _tell(self, scope: Scope, exchange: _Exchange) -> None:
         seconds = time.perf_counter() - exchange.start
-        path = scope["path"]
+        path = exchange.path
         endpoint = _endpoint(path)
         self._metrics.request(endpoint, exchange.status, seconds)
         if path in _QUIET_PATHS and exchange.status < 400:
@@ -173,12 +173,13 @@ class _Exchange:
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
         given = self.headers.get(b"x-request-id", b"")
         self.request_id = given.decode() if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
-        scope["imgcls_request_id"] = self.request_id
+        # Ray Serve mounts an application under its route_prefix, which ASGI leaves in the path.
+        self.path: str = scope["path"].removeprefix(scope.get("root_path", "")) or "/"
+        scope["imgcls_request_id"], scope["imgcls_path"] = self.request_id, self.path
         scope["imgcls_take"] = self.take
         self.num_bytes = 0
         self.status = 0
         self.code = ""
-        self._path: str = scope["path"]
         self._receive, self._send = receive, send
         self._room, self._max_bytes = room, max_bytes
 
@@ -221,7 +222,7 @@ class _Exchange:
         self.code = error.code
         if self.status:
             return
-        await send_error(self.send, error, self._path, self.request_id)
+        await send_error(self.send, error, self.path, self.request_id)
 
 
 async def send_error(send: Send, error: ApiError, path: str, request_id: str) -> None:

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from imgcls_ray import __version__
 from imgcls_ray.errors import ImageError
 from imgcls_ray.models.classifier import ModelInput
-from imgcls_ray.serve.api import best, invalid_json
+from imgcls_ray.serve.api import best, invalid_json, summarise
 from imgcls_ray.serve.errors import ErrorCode, refuse
 from imgcls_ray.serve.fleet import Chosen
 from imgcls_ray.serve.inputs import check_json, decode_base64
@@ -284,6 +284,7 @@ async def _infer(service: Service, request: Request, chosen: Chosen, *, for_pixe
     images = _read_tensor(tensor, binary, chosen.model)
     top_k = min(wanted.parameters.top_k or service.config.top_k, len(chosen.model.class_names))
     results = await service.classify(images, chosen, top_k)
+    request.scope["imgcls_log"] = summarise(chosen, results)
     return _answer(wanted, results, chosen.model, top_k)
 
 

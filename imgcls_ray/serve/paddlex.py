@@ -22,7 +22,7 @@ from imgcls_ray.errors import ImageError
 from imgcls_ray.images.annotate import annotate_image
 from imgcls_ray.images.cost import HEAVY_COST, decode_cost
 from imgcls_ray.images.decoder import decode_image
-from imgcls_ray.serve.api import best, fetch_image, invalid_json
+from imgcls_ray.serve.api import best, fetch_image, invalid_json, summarise
 from imgcls_ray.serve.errors import refuse_image
 from imgcls_ray.serve.inputs import check_json, decode_base64
 from imgcls_ray.serve.json import to_json
@@ -127,6 +127,7 @@ def make_router(service: Service) -> APIRouter:
             content = decode_base64(wanted.image)
         top_k = wanted.topk or (wanted.params and wanted.params.top_k) or service.config.top_k
         [result] = await service.classify([content], chosen, top_k)
+        request.scope["imgcls_log"] = summarise(chosen, [result])
         if isinstance(result, ImageError):
             raise refuse_image(result)
         categories = [

@@ -237,11 +237,13 @@ def test_our_own_errors_and_good_answers_stay_as_they_are() -> None:
     assert (text.status, text.body) == (200, b"plain text")
 
 
-def test_serves_own_pages_and_other_messages_go_through_untouched() -> None:
-    inside = Inside()
-    ask(inside, path="/-/healthz", headers=[(b"x-request-timeout-seconds", b"1")], receive=chunks(CHUNK), max_bytes=5)
-    assert inside.headers == [(b"x-request-timeout-seconds", b"1")]
-    assert inside.num_bytes == len(CHUNK)
+def test_what_serve_says_of_its_health_stays_as_it_is_and_takes_no_large_bodies() -> None:
+    answer = ask(says(503, b"draining"), path="/-/healthz")
+    assert (answer.status, answer.body) == (503, b"draining")
+    assert ask(Inside(), path="/-/healthz", receive=chunks(CHUNK), max_bytes=5).status == 413
+
+
+def test_other_messages_go_through_untouched() -> None:
     seen: list[str] = []
 
     async def lifespan(scope: Scope, _receive: Receive, _send: Send) -> None:
