@@ -1,0 +1,166 @@
+"""Tensors of KServe's protocol: images out of them, labels into them."""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from fastapi.responses import Response
+
+from imgcls_ray.errors import ImageError
+from imgcls_ray.models.classifier import ModelInput
+from imgcls_ray.serve.api import best
+from imgcls_ray.serve.errors import ErrorCode, refuse
+from imgcls_ray.serve.inputs import decode_base64
+from imgcls_ray.serve.json import to_json
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from imgcls_ray.models.classifier import Prediction
+    from imgcls_ray.serve.kserve_schemas import InferInput, InferRequest
+    from imgcls_ray.serve.model import ServedModel
+
+BINARY = "application/octet-stream"
+HEADER_LENGTH = "inference-header-content-length"
+_OUTPUTS = ("class_ids", "scores", "labels", "status")
+
+
+def split_body(length: str | None, body: bytes) -> tuple[bytes, bytes]:
+    """The JSON of a request and the binary data behind it, where the header says how long the first is.
+
+    Raises:
+        ApiError: it does not fit.
+    """
+    if length is None:
+        return body, b""
+    if not (length.isascii() and length.isdigit() and len(length) < 12 and int(length) <= len(body)):
+        raise refuse(ErrorCode.BAD_REQUEST, "Inference-Header-Content-Length does not fit the body")
+    return body[: int(length)], body[int(length) :]
+
+
+def read_tensor(tensor: InferInput, binary: bytes, model: ServedModel) -> list[bytes | ModelInput | ImageError]:
+    """The images of an input: encoded ones, pixels, or what is wrong with one.
+
+    Raises:
+        ApiError: it is not what the model takes.
+    """
+    size = tensor.parameters.binary_data_size
+    if (size is None) == (tensor.data is None):
+        raise refuse(ErrorCode.INVALID, "inputs.0: give data, or parameters.binary_data_size and the bytes")
+    if size is not None and size != len(binary):
+        raise refuse(ErrorCode.INVALID, f"inputs.0: binary_data_size says {size}, {len(binary)} bytes came")
+    if tensor.name == "image":
+        if tensor.datatype != "BYTES" or tensor.shape[1:] not in ([], [1]):
+            raise refuse(ErrorCode.INVALID, "inputs.0: image must be BYTES of the shape [B]")
+        images: list[bytes | ModelInput | ImageError] = (
+            _read_strings(binary) if tensor.data is None else [_from_base64(item) for item in _flat(tensor.data)]
+        )
+    else:
+        crop = model.preprocess.crop_size
+        if tensor.datatype != "UINT8" or tensor.shape[1:] != [crop, crop, 3]:
+            raise refuse(ErrorCode.INVALID, f"inputs.0: pixels must be UINT8 of the shape [B, {crop}, {crop}, 3]")
+        images = _read_pixels(tensor, binary)
+    if len(images) != tensor.shape[0] or not images:
+        raise refuse(ErrorCode.INVALID, f"inputs.0: its shape says {tensor.shape[0]} images, {len(images)} came")
+    return images
+
+
+def _flat(data: list[Any]) -> list[Any]:
+    return [part for item in data for part in (item if isinstance(item, list) else [item])]
+
+
+def _from_base64(item: Any) -> bytes | ImageError:
+    if not isinstance(item, str):
+        raise refuse(ErrorCode.INVALID, "inputs.0.data: must be strings in base64")
+    return decode_base64(item)
+
+
+def _read_strings(binary: bytes) -> list[bytes | ModelInput | ImageError]:
+    """BYTES as they travel: each with its length before it, four bytes, little-endian."""
+    strings: list[bytes | ModelInput | ImageError] = []
+    position = 0
+    while position < len(binary):
+        if position + 4 > len(binary):
+            raise refuse(ErrorCode.INVALID, "inputs.0: its binary data ends within a length")
+        (length,) = struct.unpack_from("<I", binary, position)
+        position += 4
+        if position + length > len(binary):
+            raise refuse(ErrorCode.INVALID, "inputs.0: its binary data ends within an image")
+        strings.append(binary[position : position + length])
+        position += length
+        if len(strings) > 10_000:
+            raise refuse(ErrorCode.TOO_MANY_IMAGES, "inputs.0: too many images")
+    return strings
+
+
+def _read_pixels(tensor: InferInput, binary: bytes) -> list[bytes | ModelInput | ImageError]:
+    count = math.prod(tensor.shape)
+    try:
+        if tensor.data is None:
+            flat = np.frombuffer(binary, np.uint8)
+        else:
+            numbers = np.array(tensor.data)
+            if numbers.dtype.kind not in "iu" or (numbers.size and (numbers.min() < 0 or numbers.max() > 255)):
+                raise ValueError
+            flat = numbers.astype(np.uint8).reshape(-1)
+        if flat.size != count:
+            raise ValueError
+    except (ValueError, TypeError, OverflowError) as error:
+        raise refuse(ErrorCode.INVALID, "inputs.0: must be as many numbers from 0 to 255 as its shape says") from error
+    height, width = tensor.shape[1:3]
+    return [ModelInput(pixels, width, height) for pixels in flat.reshape(tensor.shape)]
+
+
+def write_tensors(
+    wanted: InferRequest, results: Sequence[Prediction | ImageError], model: ServedModel, top_k: int
+) -> Response:
+    """The answer: the outputs that were wanted, as JSON or as binary data behind it."""
+    class_ids = np.full((len(results), top_k), -1, np.int32)
+    scores = np.zeros((len(results), top_k), np.float32)
+    status = ["ok"] * len(results)
+    for i, result in enumerate(results):
+        if isinstance(result, ImageError):
+            status[i] = result.code.value
+            continue
+        for j, (class_id, score) in enumerate(best(result, top_k)):
+            class_ids[i, j], scores[i, j] = class_id, score
+    labels = [model.class_names[i] if i >= 0 else "" for i in class_ids.reshape(-1).tolist()]
+    values: dict[str, tuple[str, list[int], list[Any] | np.ndarray]] = {
+        "class_ids": ("INT32", list(class_ids.shape), class_ids),
+        "scores": ("FP32", list(scores.shape), scores),
+        "labels": ("BYTES", list(class_ids.shape), labels),
+        "status": ("BYTES", [len(results)], status),
+    }
+    outputs: list[dict[str, Any]] = []
+    chunks: list[bytes] = []
+    is_binary: dict[str, bool | None] = {output.name: output.parameters.binary_data for output in wanted.outputs}
+    for name in [output.name for output in wanted.outputs] or _OUTPUTS:
+        datatype, shape, value = values[name]
+        output: dict[str, Any] = {"name": name, "datatype": datatype, "shape": shape}
+        chosen = is_binary.get(name)
+        if wanted.parameters.binary_data_output if chosen is None else chosen:
+            chunks.append(value.tobytes() if isinstance(value, np.ndarray) else _to_strings(value))
+            output["parameters"] = {"binary_data_size": len(chunks[-1])}
+        else:
+            output["data"] = value.reshape(-1).tolist() if isinstance(value, np.ndarray) else value
+        outputs.append(output)
+    content: dict[str, Any] = {"model_name": model.name, "model_version": model.fingerprint[:12], "outputs": outputs}
+    if wanted.id is not None:
+        content["id"] = wanted.id
+    if not chunks:
+        return to_json(content)
+    header = json.dumps(content, separators=(",", ":")).encode()
+    return Response(
+        b"".join([header, *chunks]),
+        media_type=BINARY,
+        headers={HEADER_LENGTH: str(len(header))},
+    )
+
+
+def _to_strings(values: list[Any]) -> bytes:
+    encoded = [value.encode("utf-8", "replace") for value in values]
+    return b"".join(struct.pack("<I", len(value)) + value for value in encoded)
