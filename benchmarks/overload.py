@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from benchmarks.bodies import SIZES, bad_kinds, draw_jpegs, image_kinds
 from benchmarks.common import emit, isolated_environment, print_table
 from benchmarks.http_load import CONNECTION_ERROR, TIMEOUT, ClosedLoop, Load, LoadResult, OpenLoop, measure
+from benchmarks.in_process import keep_conversion
 from benchmarks.servers import MemoryWatch, our_server, pids_of
 from benchmarks.serving_common import BENCHMARK, NUM_PICTURES, WARM_UP_S, stderr_console, tell_checks
 
@@ -29,7 +31,9 @@ def overload(model: Path, minutes: float, capacity_s: float, baseline_s: float) 
     """Three times what the service can do; says whether it kept what it promises."""
     good = draw_jpegs(SIZES["110k"], NUM_PICTURES)
     seconds = 60 * minutes
-    with isolated_environment() as environment, our_server(model, environment) as server:
+    with isolated_environment() as environment, ExitStack() as stack:
+        keep_conversion(model, environment)
+        server = stack.enter_context(our_server(model, environment))
         alone = _usual(server, image_kinds(good))
         emit(BENCHMARK, "usual answer before", 1000 * alone, "ms")
         closed = Load(server.port, image_kinds(good), ClosedLoop(16), capacity_s, warm_up_s=WARM_UP_S)

@@ -140,7 +140,13 @@ def _deployed(model: Path, environment: Mapping[str, str]) -> Iterator[_Deployme
 
 
 def rollout(model: Path, other: Path, broken: Path | None) -> bool:
-    """Change the model under load; says whether the service kept what it promises."""
+    """Change the model under load; says whether the service kept what it promises.
+
+    Raises:
+        SystemExit: both models are the same one, so that no change could be seen.
+    """
+    if fingerprint_of(model) == fingerprint_of(other):
+        sys.exit(f"{model} and {other} hold the same model: no answer could show the change")
     with isolated_environment() as environment, tempfile.TemporaryDirectory(prefix="imgcls-broken-") as folder:
         if broken is None:
             broken = Path(folder, "broken")

@@ -11,24 +11,16 @@ Client and servers share this machine's cores. Never are two servers up at once.
 from __future__ import annotations
 
 import argparse
-import multiprocessing
-import os
 import signal
 import statistics
 import sys
-import threading
-import time
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from benchmarks.bodies import SIZES, draw_jpegs, form_kind, image_kinds
-from benchmarks.common import available_cores, emit, isolated_environment, print_table
-from benchmarks.http_load import (
-    ClosedLoop,
-    Load,
-    measure,
-)
+from benchmarks.common import emit, isolated_environment, print_table
+from benchmarks.http_load import ClosedLoop, Load, measure
+from benchmarks.in_process import in_process_rate, keep_conversion
 from benchmarks.servers import OthersWatch, litserve_server, our_server
 from benchmarks.serving_common import BENCHMARK, NUM_PICTURES, WARM_UP_S, in_ms, stderr_console
 
@@ -62,6 +54,7 @@ def compare(model: Path, sizes: Sequence[str], clients: Sequence[int], seconds: 
     """One server after the other for each size, so that a drift of the machine meets all of them."""
     cells: dict[tuple[str, str, int], list[Cell]] = {}
     with isolated_environment() as environment:
+        keep_conversion(model, environment)
         for turn in range(repeat):
             for size in sizes:
                 jpegs = draw_jpegs(SIZES[size], NUM_PICTURES)
@@ -120,6 +113,7 @@ def many(model: Path, clients: Sequence[int], seconds: float, num_images: int) -
     jpegs = draw_jpegs(SIZES["110k"], num_images)
     rates = {}
     with isolated_environment() as environment:
+        keep_conversion(model, environment)
         before = in_process_rate(model, jpegs, seconds, environment)
         emit(BENCHMARK, "in-process, before", before, "images/s")
         with our_server(model, environment) as server:
@@ -138,55 +132,6 @@ def many(model: Path, clients: Sequence[int], seconds: float, num_images: int) -
         rows.append([f"{number} clients", f"{rate:.1f}", f"{rate / limit:.2f}"])
     title = f"{num_images} images of 110 kB a request"
     print_table(("what", "images/s", "of in-process"), rows, title=title, console=stderr_console())
-
-
-def in_process_rate(model: Path, jpegs: Sequence[bytes], seconds: float, environment: Mapping[str, str]) -> float:
-    """Images per second of the same classifier without a service, one thread per core, in a process of its own."""
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, context) as executor:
-        return executor.submit(_classify_for, seconds, model, jpegs, dict(environment)).result()
-
-
-def _classify_for(seconds: float, model: Path, jpegs: Sequence[bytes], environment: Mapping[str, str]) -> float:
-    # As Ray sets it in the service's replicas.
-    os.environ.update({**environment, "OMP_NUM_THREADS": "1"})
-    from imgcls_ray.models.classifier import ImageClassifier, decode_model_input
-    from imgcls_ray.models.folder import open_model_folder
-
-    batch_size, cores = 8, available_cores()
-    folder = open_model_folder(model)
-    first = ImageClassifier.load(folder, batch_size=batch_size, num_threads=1, num_streams=cores, pad=False)
-    classifiers = [first, *(first.beside() for _ in range(cores - 1))]
-    done = [0] * cores
-    barrier = threading.Barrier(cores + 1)
-
-    def work(thread: int) -> None:
-        classifier = classifiers[thread]
-
-        def label(start: int) -> None:
-            batch = [jpegs[(start + i) % len(jpegs)] for i in range(batch_size)]
-            list(
-                classifier.classify_inputs(
-                    [decode_model_input(d, folder.spec.preprocess, classifier.limits) for d in batch]
-                )
-            )
-
-        for i in range(4):
-            label(i * batch_size)
-        barrier.wait()
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            label(done[thread])
-            done[thread] += batch_size
-
-    threads = [threading.Thread(target=work, args=(i,)) for i in range(cores)]
-    for thread in threads:
-        thread.start()
-    barrier.wait()
-    start = time.monotonic()
-    for thread in threads:
-        thread.join()
-    return sum(done) / (time.monotonic() - start)
 
 
 def main() -> None:
