@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from benchmarks.bodies import SIZES, bad_kinds, draw_jpegs, image_kinds
 from benchmarks.common import emit, isolated_environment, print_table
-from benchmarks.http_load import CONNECTION_ERROR, TIMEOUT, ClosedLoop, Load, LoadResult, OpenLoop, measure
+from benchmarks.http_load import CONNECTION_ERROR, GOOD, TIMEOUT, ClosedLoop, Load, LoadResult, OpenLoop, measure
 from benchmarks.in_process import keep_conversion
-from benchmarks.servers import MemoryWatch, our_server, pids_of
+from benchmarks.servers import MemoryWatch, OthersWatch, our_server, pids_of
 from benchmarks.serving_common import BENCHMARK, NUM_PICTURES, WARM_UP_S, stderr_console, tell_checks
 
 if TYPE_CHECKING:
@@ -39,17 +39,19 @@ def overload(model: Path, minutes: float, capacity_s: float, baseline_s: float) 
         closed = Load(server.port, image_kinds(good), ClosedLoop(16), capacity_s, warm_up_s=WARM_UP_S)
         capacity = measure(closed).good_rate()
         emit(BENCHMARK, "capacity, 16 clients", capacity, "answers/s")
-        baseline = measure(Load(server.port, image_kinds(good), OpenLoop(capacity), baseline_s, timeout_s=_TIMEOUT_S))
-        _emit_phase("at 1x", baseline, capacity)
+        baseline_load = Load(server.port, image_kinds(good), OpenLoop(capacity), baseline_s, timeout_s=_TIMEOUT_S)
+        with OthersWatch(server.session) as others:
+            baseline = measure(baseline_load)
+        _emit_phase("at 1x", baseline, capacity, others)
         kinds = [
             *image_kinds(good, weight=0.9),
             *bad_kinds(good[0], max_request_bytes=_MAX_REQUEST_BYTES, weight=0.1),
         ]
         pids = pids_of(server.session, "replica")
         load = Load(server.port, kinds, OpenLoop(3 * capacity), seconds, abort_share=0.3, timeout_s=_TIMEOUT_S)
-        with MemoryWatch(server.session) as watch:
+        with MemoryWatch(server.session) as watch, OthersWatch(server.session) as others:
             result = measure(load)
-        _emit_phase("at 3x", result, 3 * capacity)
+        _emit_phase("at 3x", result, 3 * capacity, others)
         at_once = measure(Load(server.port, image_kinds(good), ClosedLoop(1), 0.001)).latency(100)
         emit(BENCHMARK, "first answer after", 1000 * at_once, "ms")
         after = _usual(server, image_kinds(good))
@@ -65,6 +67,7 @@ def overload(model: Path, minutes: float, capacity_s: float, baseline_s: float) 
         emit(BENCHMARK, "memory, last minute to first", change, "ratio", process=title, measure=name)
     ratio = result.good_rate() / baseline.good_rate()
     checks = {
+        "nothing but pictures was labelled": result.counts("good").get(GOOD) == counts.get(GOOD),
         "every status is documented": not result.unknown_statuses(_DOCUMENTED),
         "no request hung": not counts.get(TIMEOUT),
         "good requests lost no connection": not result.counts("good").get(CONNECTION_ERROR),
@@ -82,7 +85,7 @@ def _usual(server: Server, kinds: Sequence[Kind]) -> float:
     return measure(Load(server.port, kinds, ClosedLoop(1), 3.0, warm_up_s=0.5)).latency(50)
 
 
-def _emit_phase(name: str, result: LoadResult, offered: float) -> None:
+def _emit_phase(name: str, result: LoadResult, offered: float, others: OthersWatch) -> None:
     emit(
         BENCHMARK,
         f"goodput {name}",
@@ -95,6 +98,7 @@ def _emit_phase(name: str, result: LoadResult, offered: float) -> None:
         max_ms=round(1000 * result.latency(100), 1),
         worst_second=min(result.good_per_second()),
         client_cpu=round(result.cpu_share, 3),
+        others_cpu=round(others.cores, 3),
         client_lag_ms=round(1000 * result.max_lag_s, 1),
     )
 

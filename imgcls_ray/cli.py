@@ -480,7 +480,8 @@ def serve(
     ] = None,
     port: Annotated[int | None, typer.Option(help="\\[default: 8000]", show_default=False)] = None,
     num_replicas: Annotated[
-        int | None, typer.Option(metavar="N", help="Processes that share the cores. \\[default: 1]", show_default=False)
+        int | None,
+        typer.Option(metavar="N", help="Processes that share the cores. \\[default: one per core]", show_default=False),
     ] = None,
     device: Annotated[
         str | None, typer.Option(metavar="cpu|gpu", help="Where the network runs. \\[default: cpu]", show_default=False)

@@ -17,7 +17,7 @@ from imgcls_ray.errors import ResourceError, UsageError
 from imgcls_ray.models.engines import check_engine, torch_devices
 from imgcls_ray.models.new import open_model
 from imgcls_ray.serve.keys import KEYS_VARIABLE, read_api_keys
-from imgcls_ray.serve.local import local_service
+from imgcls_ray.serve.local import local_service, num_local_replicas
 from imgcls_ray.storage.s3 import S3Options
 
 if TYPE_CHECKING:
@@ -38,7 +38,8 @@ def run(config_file: Path | None, overrides: Sequence[str], flags: Mapping[str, 
     num_cores = len(os.sched_getaffinity(0))
     _check(config, num_cores)
     start = time.monotonic()
-    replicas = "1 replica" if config.num_replicas == 1 else f"{config.num_replicas} replicas"
+    num_replicas = num_local_replicas(config, num_cores)
+    replicas = "1 replica" if num_replicas == 1 else f"{num_replicas} replicas"
     console.print(f"starting {replicas} of {config.model} ...", markup=False)
     stopped = threading.Event()
     with native_stderr_aside(), local_service(config, num_cores) as metrics_port:
@@ -52,7 +53,7 @@ def run(config_file: Path | None, overrides: Sequence[str], flags: Mapping[str, 
 
 def _check(config: ServeConfig, num_cores: int) -> None:
     """Refuse what cannot run before anything is started."""
-    if config.num_replicas > num_cores:
+    if num_local_replicas(config, num_cores) > num_cores:
         raise ResourceError(f"num_replicas={config.num_replicas}: this machine has {num_cores} cores; give fewer")
     read_api_keys(os.environ)
     torch_devices(config.device)

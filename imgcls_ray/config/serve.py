@@ -67,8 +67,9 @@ class ServeConfig(ModelsConfig, ReadLimits, OnDevice):
     """Of ``imgcls serve``."""
     metrics_port: int | None = Field(default=None, ge=1, le=65535)
     """Where Prometheus finds the metrics, of ``imgcls serve``. Default: a free port."""
-    num_replicas: PositiveInt = 1
-    """Processes that answer, of ``imgcls serve``; each has its share of the machine's cores."""
+    num_replicas: PositiveInt | None = None
+    """Processes that answer, of ``imgcls serve``; each has its share of the machine's cores, and the models in its
+    memory. Default: one for each core; with GPUs one."""
 
     engine: Literal["auto", "openvino", "torch"] = "auto"
     """``auto``: OpenVINO on CPUs, torch on GPUs."""

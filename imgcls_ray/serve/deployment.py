@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("imgcls_ray.serve")
 
+_SWITCH_INTERVAL_S = 0.001
+
 
 @serve.deployment(
     name="Classifier",
@@ -45,6 +48,9 @@ class Classifier:
     def __init__(self, config: dict[str, Any]) -> None:
         self._config = make_config(ServeConfig, config)
         _log_with_serve()
+        # The event loop shares the interpreter with the threads that decode and classify; at Python's 5 ms it would wait
+        # longer for its turn than most answers take.
+        sys.setswitchinterval(_SWITCH_INTERVAL_S)
         keys = read_api_keys(os.environ)
         # Ray sets OMP_NUM_THREADS=1 and reserves cores; as many threads decode and classify.
         assigned = ray.get_runtime_context().get_assigned_resources()  # type: ignore[no-untyped-call]

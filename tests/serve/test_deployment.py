@@ -53,7 +53,6 @@ class Deployment:
         [self.application] = self.config["applications"]
         [self.deployment] = self.application["deployments"]
         self.deployment["autoscaling_config"] |= {"min_replicas": 2, "max_replicas": 2}
-        self.deployment["ray_actor_options"]["num_cpus"] = 1
         self._file = folder / "deployed.yaml"
 
     def deploy(self, user_config: dict[str, Any]) -> None:
