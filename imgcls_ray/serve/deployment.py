@@ -48,8 +48,8 @@ class Classifier:
     def __init__(self, config: dict[str, Any]) -> None:
         self._config = make_config(ServeConfig, config)
         _log_with_serve()
-        # The event loop shares the interpreter with the threads that decode and classify; at Python's 5 ms it would wait
-        # longer for its turn than most answers take.
+        # The event loop shares the interpreter with the threads that decode and classify; at Python's 5 ms it would
+        # wait longer for its turn than most answers take.
         sys.setswitchinterval(_SWITCH_INTERVAL_S)
         keys = read_api_keys(os.environ)
         # Ray sets OMP_NUM_THREADS=1 and reserves cores; as many threads decode and classify.

@@ -82,8 +82,8 @@ def local_service(config: ServeConfig, num_cores: int) -> Iterator[int]:
 def num_local_replicas(config: ServeConfig, num_cores: int) -> int:
     """How many processes answer on this machine.
 
-    Threads of one process share one interpreter, which bookkeeping for small images keeps busy: two processes of one core
-    answer up to twice as many requests as one process of two.
+    Threads of one process share one interpreter, which the bookkeeping for small images keeps busy: two processes of
+    one core answer up to twice as many requests as one of two.
     """
     return config.num_replicas or (1 if config.uses_gpus else num_cores)
 

@@ -43,13 +43,15 @@ class OwnCluster:
 
     @property
     def session_dir(self) -> str:
-        session: str = self._cluster.head_node.get_session_dir_path()
+        head: Any = self._cluster.head_node
+        session: str = head.get_session_dir_path()
         return session
 
     @property
     def metrics_ports(self) -> list[int]:
         """Where each node shows its metrics to Prometheus."""
-        return [node.metrics_export_port for node in self._cluster.list_all_nodes()]
+        nodes = self._cluster.list_all_nodes()  # type: ignore[no-untyped-call]
+        return [node.metrics_export_port for node in nodes]
 
     def kill_node(self, node: Any) -> None:
         self._cluster.remove_node(node, allow_graceful=False)

@@ -161,6 +161,9 @@ def test_an_output_that_is_not_a_number_costs_its_image_only(small_model: ModelF
             logits[2, 0] = np.inf
             return EngineOutput(logits, None)
 
+        def beside(self) -> Broken:
+            return self
+
     results = list(ImageClassifier(small_model, Broken(), 4, 3).classify_encoded(jpegs(4)))
     assert [isinstance(result, ImageError) and result.code.value for result in results] == [
         False,
