@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import multiprocessing
+import os
 import random
 import signal
 import time
@@ -519,7 +520,10 @@ def measure(load: Load) -> LoadResult:
 def _run_and_send(load: Load, pipe: Pipe) -> None:
     # Ctrl-C goes to the whole group; who started this process ends it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    pipe.send(uvloop.run(_run_until_told(load, pipe)))
+    result = uvloop.run(_run_until_told(load, pipe))
+    # The event loop watched the pipe, and left it so that a large result would not fit in at once.
+    os.set_blocking(pipe.fileno(), True)
+    pipe.send(result)
 
 
 async def _run_until_told(load: Load, pipe: Pipe) -> LoadResult:

@@ -1,6 +1,13 @@
 """Rival: LitServe with the same model folder, decoder and engine as the service.
 
-``python -m benchmarks.serving compare`` starts it; alone it is a server for trying settings.
+``python -m benchmarks.serving compare`` starts it with the defaults below; alone it is a server for trying settings. Of
+LitServe 0.2.19, on two cores:
+
+- Two workers of one thread and no batches (the default), beside batches of 8 within 2 ms, requests/s with 110 kB: 199
+  and 164 from 8 clients, 237 and 229 from 32. A worker that batches asks the queue every millisecond, or without pause
+  where ``batch_timeout`` is 0; one that does not waits for the next request.
+- The image as the body (the default), beside a file of a form: 132 and 131 from 8 clients, 204 and 114 from 32.
+- Not decided yet: two API servers, one worker whose engine has two threads, and answers over a queue.
 """
 
 # Annotations are not postponed: LitServe reads those of decode_request.

@@ -18,6 +18,7 @@ from ray import serve
 from imgcls_ray.config import ModelsConfig, ServeConfig, make_config
 from imgcls_ray.errors import ConfigError
 from imgcls_ray.serve.app import make_app, make_service
+from imgcls_ray.serve.door import GATE
 from imgcls_ray.serve.keys import read_api_keys
 from imgcls_ray.serve.last_good import LastGood
 from imgcls_ray.serve.metrics import RayMetrics
@@ -57,6 +58,7 @@ class Classifier:
         cores = int(assigned.get("CPU", 1)) or 1
         self._service = make_service(self._config, num_cores=cores, metrics=RayMetrics())
         self._app = make_app(self._service, keys)
+        GATE.is_full = self._app.room.is_full
         context = serve.get_replica_context()
         self._last_good = LastGood(context.app_name, context.deployment)
         self._service.fleet.on_change = self._last_good.write
@@ -103,6 +105,10 @@ class Classifier:
         """
         service = self._service
         service.metrics.waiting(service.pipeline.num_images, self._app.room.num_bytes)
+        if refused := GATE.num_refused:
+            GATE.num_refused = 0
+            service.metrics.refused(refused)
+            logger.warning("%d requests were turned away: no room", refused)
         if service.fleet.lineup is not None:
             self._last_good.write(service.fleet.lineup.config)
         stuck = service.pipeline.seconds_stuck()

@@ -17,6 +17,8 @@ from imgcls_ray.serve.errors import ErrorCode, refuse
 from imgcls_ray.serve.guard import send_error
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from starlette.middleware import Middleware
 
     from imgcls_ray.serve.guard import AsgiApp, Message, Receive, Scope, Send
@@ -30,6 +32,9 @@ SERVE_ENVIRONMENT = {
     "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
     # How long a client may be silent in the middle of a request, seconds. Serve's default is an hour.
     "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "60",
+    # A replica in overload is slow to answer HAProxy's question whether it lives, and says 503 to those it has no room
+    # for. Taken for dead after Serve's two unanswered questions, its callers would wait in the proxy in Python instead.
+    "RAY_SERVE_HAPROXY_HEALTH_CHECK_FALL": "6",
     "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "imgcls_ray.serve.door:middlewares",
 }
 MAX_BYTES_VARIABLE = "IMGCLS_MAX_REQUEST_BYTES"
@@ -55,6 +60,21 @@ _MESSAGES = {
 }
 
 
+class Gate:
+    """What a replica tells the door of its own process: whether it has room.
+
+    In overload most requests are turned away, and it costs less to do that before Ray Serve has begun with one.
+    """
+
+    def __init__(self) -> None:
+        self.is_full: Callable[[], bool] = lambda: False
+        self.num_refused = 0
+        """Since the replica asked last."""
+
+
+GATE = Gate()
+
+
 def middlewares() -> list[Middleware]:
     """For Ray Serve, which calls this once in each of its HTTP servers."""
     from starlette.middleware import Middleware
@@ -73,6 +93,11 @@ class Door:
         """Let one request through."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
+            return
+        if GATE.is_full() and scope["method"] == "POST":
+            GATE.num_refused += 1
+            full = refuse(ErrorCode.OVERLOADED, "too many images wait already; try again later")
+            await send_error(send, full, scope["path"], uuid.uuid4().hex)
             return
         headers = [(name, value) for name, value in scope["headers"] if name not in _NOT_FOR_CALLERS]
         given = next((value for name, value in headers if name == b"x-request-id"), b"")

@@ -66,6 +66,10 @@ class Room:
     num_images: Callable[[], int]
     num_bytes: int = 0
 
+    def is_full(self) -> bool:
+        """Whether there is no room for a single image."""
+        return self.num_images() >= self.max_images
+
 
 class Guard:
     """ASGI middleware around the whole application."""
@@ -127,7 +131,7 @@ class Guard:
                 raise refuse(ErrorCode.UNAUTHORIZED, "a key is needed: 'Authorization: Bearer KEY' or 'X-API-Key: KEY'")
         if method != "POST":
             return
-        if self.room.num_images() >= self.room.max_images:
+        if self.room.is_full():
             raise refuse(ErrorCode.OVERLOADED, "too many images wait already; try again later")
         announced = exchange.headers.get(b"content-length", b"")
         if announced.isdigit():

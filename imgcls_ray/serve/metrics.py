@@ -22,6 +22,9 @@ class Metrics(Protocol):
     def request(self, endpoint: str, status: int, seconds: float) -> None:
         """A request is over."""
 
+    def refused(self, num_requests: int) -> None:
+        """So many requests were turned away at the door, because there was no room."""
+
     def decoded(self, seconds: float) -> None:
         """An image was decoded, or refused by the decoder."""
 
@@ -45,6 +48,8 @@ class NoMetrics:
     """Counts nothing: an application outside Ray."""
 
     def request(self, endpoint: str, status: int, seconds: float) -> None: ...
+
+    def refused(self, num_requests: int) -> None: ...
 
     def decoded(self, seconds: float) -> None: ...
 
@@ -116,6 +121,9 @@ class RayMetrics:
     def request(self, endpoint: str, status: int, seconds: float) -> None:
         self._requests.inc(tags={"endpoint": endpoint, "status": str(status)})
         self._request_seconds.observe(seconds, tags={"endpoint": endpoint})
+
+    def refused(self, num_requests: int) -> None:
+        self._requests.inc(num_requests, tags={"endpoint": "door", "status": "503"})
 
     def decoded(self, seconds: float) -> None:
         self._decode_seconds.observe(seconds)

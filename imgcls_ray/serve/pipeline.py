@@ -13,10 +13,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import queue
 import threading
 import time
 from collections import deque
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from imgcls_ray.errors import ImageError, ImageErrorCode
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
     from imgcls_ray.serve.model import ServedModel
 
 logger = logging.getLogger("imgcls_ray.serve")
+
+_NICENESS = 5
 
 
 class Job:
@@ -142,6 +146,7 @@ class Pipeline:
         self.num_shadows -= 1
 
     def _decode(self, lane: queue.SimpleQueue[Job | None]) -> None:
+        _give_way()
         number = threading.get_ident()
         while (job := lane.get()) is not None and self._is_open:
             data = job.data
@@ -171,6 +176,7 @@ class Pipeline:
             self._condition.notify()
 
     def _classify(self, number: int) -> None:
+        _give_way()
         while self._is_open:
             with self._condition:
                 while self._is_open and not (self._ready or self._shadows):
@@ -216,6 +222,12 @@ class Pipeline:
         except RuntimeError:
             if self._is_open:  # otherwise the loop has ended, and nobody waits
                 raise
+
+
+def _give_way() -> None:
+    """Let the event loop go before this thread: in overload it must still say so to those there is no room for."""
+    with suppress(OSError, AttributeError):  # where threads have no priority of their own
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
 
 
 def _resolve(results: Sequence[tuple[Job, Prediction | ImageError]]) -> None:

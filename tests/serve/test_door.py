@@ -283,3 +283,15 @@ def test_its_limit_is_in_the_environment(value: str | None, limit: int, monkeypa
     made_of: object = middleware.cls
     assert made_of is Door
     assert middleware.kwargs == {"max_bytes": limit}
+
+
+def test_what_a_replica_of_this_process_has_no_room_for_is_turned_away_unread(monkeypatch: pytest.MonkeyPatch) -> None:
+    gate = door.Gate()
+    gate.is_full = lambda: True
+    monkeypatch.setattr(door, "GATE", gate)
+    inside = Inside()
+    answer = ask(inside, receive=chunks(CHUNK))
+    assert (answer.status, answer.json()["error"]["code"]) == (503, "overloaded")
+    assert answer.header("retry-after") == "1"
+    assert inside.num_bytes == 0
+    assert gate.num_refused == 1
