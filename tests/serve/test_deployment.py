@@ -74,13 +74,15 @@ class Deployment:
         return [httpx.get(f"{self.url}/v1/model", timeout=30).json() for _ in range(count)]
 
     def replicas(self) -> list[psutil.Process]:
+        """Of this cluster: another service may run on this machine too."""
         session = Path(self.cluster.session_dir).name
-        return [
-            process
-            for process in psutil.process_iter(["cmdline", "environ"])
-            if "".join(process.info["cmdline"] or ()).startswith("ray::ServeReplica:imgcls")
-            and session in str((process.info["environ"] or {}).get("RAY_SESSION_DIR", session))
-        ]
+        found = []
+        for process in psutil.process_iter(["cmdline"]):
+            if "".join(process.info["cmdline"] or ()).startswith("ray::ServeReplica:imgcls"):
+                raylet = process.parent()
+                if raylet is not None and session in " ".join(raylet.cmdline()):
+                    found.append(process)
+        return found
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
