@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
     from imgcls_ray.models.folder import ModelFolder
 
-pytestmark = pytest.mark.timeout(240)
+# Minutes on two cores; what the default tests see of Ray Serve is in test_command.py.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 SERVE = Path(sys.executable).with_name("serve")
 PORTS = (
     "RAY_SERVE_HAPROXY_STATS_PORT",
