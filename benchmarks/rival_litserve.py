@@ -17,7 +17,7 @@ import json
 from pathlib import Path
 from typing import Annotated, Any
 
-import litserve  # type: ignore[import-untyped]
+import litserve
 from fastapi import Body, Request
 from fastapi.responses import Response
 from PIL import Image
