@@ -14,7 +14,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from benchmarks.http_load import Kind, make_request
+from benchmarks.http_load import Kind
+from benchmarks.http_wire import make_request
 from benchmarks.make_images import draw_photograph
 
 CLASSIFY = "/v1/classify"

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import tempfile
 import threading
 import time
 from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from benchmarks import common
 from benchmarks.bodies import SIZES, draw_jpegs
 from benchmarks.common import available_cores
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
 
 def keep_conversion(model: Path, environment: Mapping[str, str]) -> None:
     """Convert the network once, so that every server and every rate after it finds it converted."""
-    in_process_rate(model, draw_jpegs(SIZES["10k"], 1), 0, environment)
+    with tempfile.NamedTemporaryFile(suffix=".jpg") as image:
+        image.write(draw_jpegs(SIZES["10k"], 1)[0])
+        image.flush()
+        common.keep_conversion(model, Path(image.name), dict(environment))
 
 
 def in_process_rate(model: Path, jpegs: Sequence[bytes], seconds: float, environment: Mapping[str, str]) -> float:

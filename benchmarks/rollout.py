@@ -25,7 +25,7 @@ from benchmarks.common import available_cores, emit, isolated_environment, print
 from benchmarks.http_load import GOOD, ClosedLoop, Load, LoadResult, loading
 from benchmarks.servers import Server, is_ready, pids_of, started
 from benchmarks.serving_common import BENCHMARK, NUM_PICTURES, WARM_UP_S, in_ms, stderr_console, tell_checks
-from imgcls_ray.serve.local import free_ports
+from imgcls_ray.serve.local import free_ports, port_environment
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -36,13 +36,6 @@ _STEADY_S = 5.0
 """Before the first change, and after each."""
 _MAX_CHANGE_S = 180.0
 _MAX_LOAD_S = 3600.0
-# Fixed by default; another service on this machine may have them.
-_PORT_VARIABLES = (
-    "RAY_SERVE_HAPROXY_STATS_PORT",
-    "RAY_SERVE_HAPROXY_METRICS_PORT",
-    "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT",
-    "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT",
-)
 
 
 class Change(NamedTuple):
@@ -114,7 +107,7 @@ class _Deployment:
 
 @contextmanager
 def _deployed(model: Path, environment: Mapping[str, str]) -> Iterator[_Deployment]:
-    port, gcs_port, dashboard_port, agent_port, *others = free_ports(4 + len(_PORT_VARIABLES))
+    port, gcs_port, dashboard_port, agent_port = free_ports(4)
     config = yaml.safe_load(_CONFIG.read_text(encoding="utf-8"))
     config["http_options"] |= {"host": "127.0.0.1", "port": int(port)}
     [application] = config["applications"]
@@ -127,7 +120,7 @@ def _deployed(model: Path, environment: Mapping[str, str]) -> Iterator[_Deployme
     ports = [f"--port={gcs_port}", f"--dashboard-port={dashboard_port}", f"--dashboard-agent-listen-port={agent_port}"]
     with started(
         [*command, *ports],
-        {**environment, **dict(zip(_PORT_VARIABLES, others, strict=True)), "RAY_AUTH_MODE": "disabled"},
+        {**environment, **port_environment(), "RAY_AUTH_MODE": "disabled"},
         Server(int(port), CLASSIFY, 0),
         is_up=lambda: is_ready(int(dashboard_port), "/api/serve/applications/"),
         stop_signal=signal.SIGTERM,

@@ -23,6 +23,7 @@ FLOORS = [
     "data",
     "demo",
     "models",
+    "options",
     "images",
     "storage",
     "config",

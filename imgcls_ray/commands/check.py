@@ -51,10 +51,10 @@ def _our_keys(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check(config: CheckConfig, console: Console) -> CheckResult:
-    from imgcls_ray.data.options import decode_limits, fetch_limits, s3_options
     from imgcls_ray.datasets.check import check_dataset
     from imgcls_ray.datasets.report import write_report
     from imgcls_ray.datasets.split import split_dataset
+    from imgcls_ray.options import decode_limits, fetch_limits, s3_options
 
     check_output(config.output, s3_options(config))
     split = config.split

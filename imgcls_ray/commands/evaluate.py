@@ -11,10 +11,10 @@ from rich.table import Table
 from imgcls_ray.commands.check import check_output, plain
 from imgcls_ray.commands.terminal import native_stderr_aside
 from imgcls_ray.config import EvaluateConfig, make_config, read_values
-from imgcls_ray.data.options import s3_options
 from imgcls_ray.data.progress import duration
 from imgcls_ray.data.report import counted
 from imgcls_ray.errors import ImageErrorCode, StoppedError
+from imgcls_ray.options import s3_options
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -11,10 +11,10 @@ from rich.console import Console
 
 from imgcls_ray.commands.terminal import native_stderr_aside
 from imgcls_ray.config import ExportConfig, make_config, read_values
-from imgcls_ray.data.options import s3_options
 from imgcls_ray.data.progress import image_progress, logger
 from imgcls_ray.data.report import counted
 from imgcls_ray.errors import JobFailedError, StoppedError, UsageError
+from imgcls_ray.options import s3_options
 from imgcls_ray.storage.local import path_from_uri
 from imgcls_ray.storage.s3 import is_s3
 

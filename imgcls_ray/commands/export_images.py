@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from imgcls_ray.data.fetching import NUM_FETCH_THREADS, any_version, fetch_inputs
 from imgcls_ray.data.listing import ListingCounts, list_inputs
-from imgcls_ray.data.options import decode_limits, fetch_limits, s3_options
 from imgcls_ray.datasets.source import read_dataset
 from imgcls_ray.demo.draw import CLASS_NAMES, draw_shape
 from imgcls_ray.errors import ImageError, InputError, UsageError
 from imgcls_ray.evaluation.classes import match_classes
 from imgcls_ray.models.classifier import decode_model_input
 from imgcls_ray.models.parity import ParityInput
+from imgcls_ray.options import decode_limits, fetch_limits, s3_options
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

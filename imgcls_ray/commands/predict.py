@@ -12,12 +12,12 @@ from rich.table import Table
 from imgcls_ray.commands.terminal import native_stderr_aside
 from imgcls_ray.config import PredictConfig, make_config, read_values
 from imgcls_ray.data.listing import check_input, is_single_file
-from imgcls_ray.data.options import s3_options
 from imgcls_ray.data.progress import duration
 from imgcls_ray.data.report import counted
 from imgcls_ray.data.schema import STATUS_OK
 from imgcls_ray.data.store import open_store
 from imgcls_ray.errors import ImageErrorCode, JobFailedError, StoppedError, UsageError
+from imgcls_ray.options import s3_options
 from imgcls_ray.storage import open_directory
 
 if TYPE_CHECKING:

@@ -13,12 +13,14 @@ from rich.console import Console
 
 from imgcls_ray.commands.terminal import native_stderr_aside
 from imgcls_ray.config import ServeConfig, make_config, nested, read_values
+from imgcls_ray.data.cluster import available_cores
+from imgcls_ray.data.report import counted
 from imgcls_ray.errors import ResourceError, UsageError
 from imgcls_ray.models.engines import check_engine, torch_devices
 from imgcls_ray.models.new import open_model
+from imgcls_ray.options import s3_options
 from imgcls_ray.serve.keys import KEYS_VARIABLE, read_api_keys
 from imgcls_ray.serve.local import local_service, num_local_replicas
-from imgcls_ray.storage.s3 import S3Options
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -35,11 +37,10 @@ def run(config_file: Path | None, overrides: Sequence[str], flags: Mapping[str, 
     """
     config = make_config(ServeConfig, nested(read_values(config_file, overrides, flags)))
     console = Console(highlight=False, soft_wrap=True)
-    num_cores = len(os.sched_getaffinity(0))
+    num_cores = available_cores()
     _check(config, num_cores)
     start = time.monotonic()
-    num_replicas = num_local_replicas(config, num_cores)
-    replicas = "1 replica" if num_replicas == 1 else f"{num_replicas} replicas"
+    replicas = counted(num_local_replicas(config, num_cores), "replica")
     console.print(f"starting {replicas} of {config.model} ...", markup=False)
     stopped = threading.Event()
     with native_stderr_aside(), local_service(config, num_cores) as metrics_port:
@@ -57,7 +58,7 @@ def _check(config: ServeConfig, num_cores: int) -> None:
         raise ResourceError(f"num_replicas={config.num_replicas}: this machine has {num_cores} cores; give fewer")
     read_api_keys(os.environ)
     torch_devices(config.device)
-    s3 = S3Options(config.s3_endpoint_url, config.s3_anonymous)
+    s3 = s3_options(config)
     for choice in (config, config.canary, config.shadow):
         if choice is not None:
             check_engine(open_model(choice.model, s3), config.engine, config.device, embedding=False)

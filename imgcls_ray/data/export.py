@@ -15,9 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from imgcls_ray.data.answers import newest_answers
-from imgcls_ray.data.options import decode_limits, fetch_limits
 from imgcls_ray.errors import ImageError, ImageErrorCode, StorageError, UsageError
 from imgcls_ray.models.results import Result
+from imgcls_ray.options import decode_limits, fetch_limits
 from imgcls_ray.storage import fetch
 
 if TYPE_CHECKING:

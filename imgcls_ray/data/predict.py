@@ -18,7 +18,6 @@ from imgcls_ray.data.cluster import WorkerPlan, available_cores, is_cluster_give
 from imgcls_ray.data.label import LabelTask
 from imgcls_ray.data.lease import hold_lease
 from imgcls_ray.data.listing import check_input, list_inputs
-from imgcls_ray.data.options import decode_limits, fetch_limits, s3_options
 from imgcls_ray.data.pipeline import counts_of, label_units
 from imgcls_ray.data.plan import MAX_UNIT_SIZE, Spool, default_unit_size, unanswered, write_plan
 from imgcls_ray.data.planner import plan_ahead
@@ -39,6 +38,7 @@ from imgcls_ray.data.store import (
 from imgcls_ray.errors import JobFailedError, StoppedError
 from imgcls_ray.models.engines import check_engine
 from imgcls_ray.models.new import open_model
+from imgcls_ray.options import decode_limits, fetch_limits, s3_options
 from imgcls_ray.storage import open_directory
 from imgcls_ray.storage.s3 import is_s3
 

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from imgcls_ray.data.options import decode_limits, fetch_limits, s3_options
 from imgcls_ray.data.progress import label_progress
 from imgcls_ray.data.start import check_resources, start_workers
 from imgcls_ray.datasets.entries import EntryFile
@@ -27,6 +26,7 @@ from imgcls_ray.evaluation.result import Evaluation, Mistake, Scores
 from imgcls_ray.models.engines import check_engine
 from imgcls_ray.models.folder import update_metrics
 from imgcls_ray.models.new import is_model_path, open_model
+from imgcls_ray.options import decode_limits, fetch_limits, s3_options
 from imgcls_ray.storage import open_directory
 from imgcls_ray.storage.s3 import is_s3
 

@@ -28,11 +28,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from imgcls_ray.data.options import decode_limits, fetch_limits, s3_options
 from imgcls_ray.data.schema import FINGERPRINT_KEY, STATUS_ERROR, STATUS_OK
 from imgcls_ray.evaluation.confusion import confusion_csv, draw_confusion
 from imgcls_ray.evaluation.mistakes import draw_mistakes
 from imgcls_ray.evaluation.reliability import draw_reliability
+from imgcls_ray.options import decode_limits, fetch_limits, s3_options
 from imgcls_ray.storage import open_directory
 
 if TYPE_CHECKING:

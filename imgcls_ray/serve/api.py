@@ -6,11 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
-from pydantic import ValidationError
 
 from imgcls_ray.errors import ImageError
 from imgcls_ray.serve.errors import ErrorCode, refuse, refuse_image
-from imgcls_ray.serve.inputs import Upload, check_json, decode_base64, read_body, read_form
+from imgcls_ray.serve.inputs import Upload, decode_base64, read_form, read_json
 from imgcls_ray.serve.json import to_json
 from imgcls_ray.serve.schemas import (
     ClassifyJson,
@@ -83,30 +82,27 @@ def make_router(service: Service) -> APIRouter:
         One image that cannot be labelled is an error of its own (4xx); of several, each has its `status`, and the good
         ones are labelled.
         """
-        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         chosen = service.choose()
-        if kind.startswith("image/") or kind == _RAW:
-            uploads = [Upload(await read_body(request))]
+        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        is_raw = kind.startswith("image/") or kind == _RAW
+        told = None
+        if is_raw:
+            uploads = [Upload(await request.body())]
         elif kind == "multipart/form-data":
-            uploads, field = await read_form(request, max_images=service.config.max_images_per_request)
-            top_k = top_k if field is None else _read_top_k(field)
-            if not uploads:
-                raise refuse(ErrorCode.INVALID, "the form has no file")
+            uploads, told = await _read_form(request, service)
         elif kind == "application/json":
-            uploads, wanted = await _read_json(request, service)
-            top_k = wanted or top_k
+            uploads, told = await _read_json(request, service)
         else:
             raise refuse(
                 ErrorCode.UNSUPPORTED_MEDIA_TYPE,
                 "send an image (image/jpeg, ... or application/octet-stream), files (multipart/form-data) or JSON "
                 "(application/json)",
             )
-        results = await service.classify([upload.content for upload in uploads], chosen, top_k or service.config.top_k)
+        top_k = told or top_k or service.config.top_k
+        results = await service.classify([upload.content for upload in uploads], chosen, top_k)
         request.scope["imgcls_log"] = summarise(chosen, results)
-        is_raw = kind.startswith("image/") or kind == _RAW
         if is_raw and isinstance(results[0], ImageError):
             raise refuse_image(results[0])
-        limit = top_k or service.config.top_k
         return to_json(
             {
                 "request_id": request.scope["imgcls_request_id"],
@@ -116,7 +112,7 @@ def make_router(service: Service) -> APIRouter:
                     "role": chosen.role,
                 },
                 "results": [
-                    _describe(i, upload.name, result, chosen.model, limit)
+                    _describe(i, upload.name, result, chosen.model, top_k)
                     for i, (upload, result) in enumerate(zip(uploads, results, strict=True))
                 ],
             }
@@ -151,13 +147,16 @@ def make_router(service: Service) -> APIRouter:
     return router
 
 
+async def _read_form(request: Request, service: Service) -> tuple[list[Upload], int | None]:
+    uploads, top_k = await read_form(request, max_images=service.config.max_images_per_request)
+    told = None if top_k is None else _read_top_k(top_k)
+    if not uploads:
+        raise refuse(ErrorCode.INVALID, "the form has no file")
+    return uploads, told
+
+
 async def _read_json(request: Request, service: Service) -> tuple[list[Upload], int | None]:
-    body = await request.body()
-    check_json(body)
-    try:
-        wanted = ClassifyJson.model_validate_json(body)
-    except ValidationError as error:
-        raise invalid_json(error) from error
+    wanted = read_json(ClassifyJson, await request.body())
     service.check_room(len(wanted.images))
     uploads = []
     for image in wanted.images:
@@ -176,16 +175,6 @@ async def fetch_image(request: Request, url: str, service: Service) -> bytes | I
     if isinstance(content, bytes):
         request.scope["imgcls_take"](len(content))
     return content
-
-
-def invalid_json(error: ValidationError) -> Exception:
-    """What is wrong with a body, by the name of its first wrong key; never its values, which may be megabytes."""
-    problem = error.errors(include_input=False, include_context=False, include_url=False)[0]
-    where = ".".join(str(part) for part in problem["loc"])[:200]
-    message = problem["msg"].removeprefix("Value error, ")
-    if problem["type"] == "json_invalid":
-        return refuse(ErrorCode.BAD_REQUEST, message[:200])
-    return refuse(ErrorCode.INVALID, f"{where}: {message}"[:400] if where else message[:400])
 
 
 def _read_top_k(text: str) -> int:

@@ -12,9 +12,9 @@ from fastapi.responses import FileResponse, HTMLResponse, Response
 from starlette.exceptions import HTTPException
 
 from imgcls_ray import __version__
-from imgcls_ray.images.limits import DecodeLimits
+from imgcls_ray.options import decode_limits, fetch_limits
 from imgcls_ray.serve import api, kserve, paddlex
-from imgcls_ray.serve.errors import ApiError, ErrorCode, error_body, refuse
+from imgcls_ray.serve.errors import ApiError, ErrorCode, error_body, failed, not_found, refuse
 from imgcls_ray.serve.fleet import Fleet
 from imgcls_ray.serve.guard import Guard, Room
 from imgcls_ray.serve.inputs import UrlReader
@@ -22,8 +22,6 @@ from imgcls_ray.serve.json import to_json
 from imgcls_ray.serve.model import ModelOptions
 from imgcls_ray.serve.pipeline import Pipeline
 from imgcls_ray.serve.service import Service
-from imgcls_ray.storage import FetchLimits
-from imgcls_ray.storage.s3 import S3Options
 
 if TYPE_CHECKING:
     from imgcls_ray.config import ServeConfig
@@ -38,15 +36,7 @@ _CODES = {404: ErrorCode.NOT_FOUND, 405: ErrorCode.METHOD_NOT_ALLOWED}
 
 def make_service(config: ServeConfig, *, num_cores: int, metrics: Metrics) -> Service:
     """The threads of one replica, which has no model yet. To be called in the event loop that will answer."""
-    limits = DecodeLimits(
-        max_bytes=config.max_image_bytes, max_pixels=config.max_image_pixels, timeout_s=config.decode_timeout_s
-    )
-    fetch_limits = FetchLimits(
-        max_bytes=config.max_image_bytes,
-        timeout_s=config.fetch_timeout_s,
-        allow_private_urls=config.allow_private_urls,
-        s3=S3Options(config.s3_endpoint_url, config.s3_anonymous),
-    )
+    decoding, fetching = decode_limits(config), fetch_limits(config)
     num_engines = 1 if config.uses_gpus else max(1, num_cores // config.num_threads)
     options = ModelOptions(
         engine=config.engine,
@@ -55,17 +45,17 @@ def make_service(config: ServeConfig, *, num_cores: int, metrics: Metrics) -> Se
         max_batch_size=config.max_batch_size,
         num_engines=num_engines,
         num_threads=config.num_threads,
-        fetch_limits=fetch_limits,
-        decode_limits=limits,
+        fetch_limits=fetching,
+        decode_limits=decoding,
     )
     pipeline = Pipeline(
         num_cores=num_cores,
         num_engines=num_engines,
         max_batch_size=config.max_batch_size,
-        limits=limits,
+        limits=decoding,
         metrics=metrics,
     )
-    return Service(config, Fleet(options, metrics), pipeline, UrlReader(config.url_hosts, fetch_limits), metrics)
+    return Service(config, Fleet(options, metrics), pipeline, UrlReader(config.url_hosts, fetching), metrics)
 
 
 def make_app(service: Service, keys: ApiKeys) -> Guard:
@@ -120,7 +110,7 @@ def make_routes(service: Service) -> FastAPI:
             return FileResponse(_PAGE / name, media_type=_ASSETS.get(name, "text/javascript"))
         if name in _DOCS:
             return FileResponse(_swagger() / name, media_type=_DOCS[name])
-        raise refuse(ErrorCode.NOT_FOUND, "there is no such page")
+        raise not_found()
 
     return app
 
@@ -165,11 +155,11 @@ async def _tell_invalid(request: Request, error: Exception) -> Response:
 async def _tell_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     code = _CODES.get(error.status_code, ErrorCode.BAD_REQUEST)
-    refused = refuse(code, "there is no such page" if code is ErrorCode.NOT_FOUND else str(error.detail)[:200])
+    refused = not_found() if code is ErrorCode.NOT_FOUND else refuse(code, str(error.detail)[:200])
     refused.headers.update(error.headers or {})
     return await _tell_api_error(request, refused)
 
 
 async def _tell_failure(request: Request, _error: Exception) -> Response:
     """In the form of every error; what happened goes on to the guard, which logs it."""
-    return await _tell_api_error(request, refuse(ErrorCode.INTERNAL, "the service failed; its log has the reason"))
+    return await _tell_api_error(request, failed())

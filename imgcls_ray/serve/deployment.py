@@ -129,14 +129,17 @@ def build_app(args: dict[str, Any]) -> Application:
     return application(make_config(ServeConfig, args))
 
 
-def application(config: ServeConfig, **options: Any) -> Application:
-    """The application, with options of ``serve.deployment`` on top."""
+def application(config: ServeConfig, *, num_cpus: int | None = None, **options: Any) -> Application:
+    """The application; ``num_cpus`` of a replica, and options of ``serve.deployment`` on top."""
     resources: dict[str, Any] = {"num_gpus": 1} if config.uses_gpus else {}
+    if num_cpus is not None:
+        resources["num_cpus"] = num_cpus
     deployment: Any = Classifier
     bound: Application = deployment.options(
         user_config=config.models().model_dump(mode="json"),
         graceful_shutdown_timeout_s=config.grace_s,
-        **{"ray_actor_options": resources, **options},
+        ray_actor_options=resources,
+        **options,
     ).bind(config.model_dump(mode="json"))
     return bound
 

@@ -8,16 +8,15 @@ deadline off; and Serve's own errors are plain text. Named in ``RAY_SERVE_HTTP_P
 from __future__ import annotations
 
 import os
-import re
 import sys
 import uuid
 from typing import TYPE_CHECKING
 
-from imgcls_ray.serve.errors import ErrorCode, refuse
-from imgcls_ray.serve.guard import send_error
+from imgcls_ray.serve.errors import ApiError, ErrorCode, failed, no_room, not_found, refuse, too_large
+from imgcls_ray.serve.guard import announced_bytes, request_id_of, send_error
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from starlette.middleware import Middleware
 
@@ -40,24 +39,27 @@ SERVE_ENVIRONMENT = {
 MAX_BYTES_VARIABLE = "IMGCLS_MAX_REQUEST_BYTES"
 _DEFAULT_MAX_BYTES = 32 * 2**20
 
-_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
-# The first two move Serve's deadline and its watch for callers that go away; the others are of features not used here.
-_NOT_FOR_CALLERS = frozenset(
-    {b"x-request-timeout-seconds", b"x-request-disconnect-disabled", b"serve_multiplexed_model_id", b"x-session-id"}
+# The first two move Serve's deadline and its watch for callers that go away; the next are of features not used here.
+_REPLACED = frozenset(
+    {
+        b"x-request-timeout-seconds",
+        b"x-request-disconnect-disabled",
+        b"serve_multiplexed_model_id",
+        b"x-session-id",
+        b"x-request-id",
+    }
 )
-_CODE_OF_STATUS = {
-    404: ErrorCode.NOT_FOUND,
-    408: ErrorCode.DEADLINE_EXCEEDED,
-    429: ErrorCode.OVERLOADED,
-    500: ErrorCode.INTERNAL,
-    503: ErrorCode.OVERLOADED,
-}
-_MESSAGES = {
-    ErrorCode.NOT_FOUND: "there is no such page",
-    ErrorCode.DEADLINE_EXCEEDED: "not done within the deadline",
-    ErrorCode.OVERLOADED: "no replica has room; try again later",
-    ErrorCode.INTERNAL: "the service failed; its log has the reason",
-}
+
+
+def _of_serve(status: int) -> ApiError:
+    """What Serve means by a status of its own."""
+    if status == 404:
+        return not_found()
+    if status == 408:
+        return refuse(ErrorCode.DEADLINE_EXCEEDED, "not done within the deadline")
+    if status in (429, 503):
+        return refuse(ErrorCode.OVERLOADED, "no replica has room; try again later")
+    return failed()
 
 
 class Gate:
@@ -96,28 +98,21 @@ class Door:
             return
         if GATE.is_full() and scope["method"] == "POST":
             GATE.num_refused += 1
-            full = refuse(ErrorCode.OVERLOADED, "too many images wait already; try again later")
-            await send_error(send, full, scope["path"], uuid.uuid4().hex)
+            await send_error(send, no_room(), scope["path"], uuid.uuid4().hex)
             return
-        headers = [(name, value) for name, value in scope["headers"] if name not in _NOT_FOR_CALLERS]
-        given = next((value for name, value in headers if name == b"x-request-id"), b"")
-        request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex.encode()
-        headers = [(name, value) for name, value in headers if name != b"x-request-id"]
-        headers.append((b"x-request-id", request_id))
-        scope = {**scope, "headers": headers}
-        visit = _Visit(scope["path"], request_id.decode(), receive, send, self._max_bytes)
-        announced = next((value for name, value in headers if name == b"content-length"), b"")
-        if announced.isdigit() and int(announced[:20]) > self._max_bytes:
-            await visit.refuse(ErrorCode.PAYLOAD_TOO_LARGE, self._too_large())
+        given = dict(reversed(scope["headers"]))  # of several with one name the first counts
+        request_id = request_id_of(given)
+        headers = [(name, value) for name, value in scope["headers"] if name not in _REPLACED]
+        scope = {**scope, "headers": [*headers, (b"x-request-id", request_id.encode())]}
+        visit = _Visit(scope["path"], request_id, receive, send, self._max_bytes)
+        if announced_bytes(given) > self._max_bytes:
+            await visit.refuse(too_large(self._max_bytes))
             return
         try:
             await self._app(scope, visit.receive, visit.send)
         finally:
             if visit.is_too_large:
-                await visit.refuse(ErrorCode.PAYLOAD_TOO_LARGE, self._too_large())
-
-    def _too_large(self) -> str:
-        return f"the request is larger than the limit of {self._max_bytes:,} bytes"
+                await visit.refuse(too_large(self._max_bytes))
 
 
 class _Visit:
@@ -129,7 +124,7 @@ class _Visit:
         self._receive, self._send = receive, send
         self._left = max_bytes
         self._is_answered = False
-        self._replaced: ErrorCode | None = None
+        self._replaced: ApiError | None = None
 
     async def receive(self) -> Message:
         if self.is_too_large:
@@ -151,27 +146,27 @@ class _Visit:
             is_plain = headers.get(b"content-type", b"").startswith(b"text/plain")
             # Serve's own pages, for load balancers, stay as they are.
             if message["status"] >= 400 and is_plain and not self._path.startswith("/-/"):
-                self._replaced = _CODE_OF_STATUS.get(message["status"], ErrorCode.INTERNAL)
+                self._replaced = _of_serve(message["status"])
                 return
             self._is_answered = True
             message["headers"] = _without_doubles(message.get("headers", ()))
         elif self._replaced is not None:
             if not message.get("more_body", False):
-                await self.refuse(self._replaced, _MESSAGES[self._replaced])
+                await self.refuse(self._replaced)
             return
         await self._send(message)
 
-    async def refuse(self, code: ErrorCode, message: str) -> None:
+    async def refuse(self, error: ApiError) -> None:
         if self._is_answered:
             return
         self._is_answered = True
-        await send_error(self._send, refuse(code, message), self._path, self._request_id)
+        await send_error(self._send, error, self._path, self._request_id)
 
 
-def _without_doubles(headers: object) -> list[tuple[bytes, bytes]]:
+def _without_doubles(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
     """Serve adds the request's id to every answer, which has it already."""
     result: list[tuple[bytes, bytes]] = []
-    for name, value in headers:  # type: ignore[attr-defined]
+    for name, value in headers:
         if name.lower() != b"x-request-id" or all(other.lower() != b"x-request-id" for other, _ in result):
             result.append((name, value))
     return result

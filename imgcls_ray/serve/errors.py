@@ -74,6 +74,26 @@ def refuse(code: ErrorCode, message: str) -> ApiError:
     return ApiError(code.value, message, status=code.status, headers=headers)
 
 
+def failed() -> ApiError:
+    """The service's own fault, of which callers learn nothing."""
+    return refuse(ErrorCode.INTERNAL, "the service failed; its log has the reason")
+
+
+def no_room(what: str = "images") -> ApiError:
+    """There is more in the replica than it takes in."""
+    return refuse(ErrorCode.OVERLOADED, f"too many {what} wait already; try again later")
+
+
+def not_found() -> ApiError:
+    """Nothing is there."""
+    return refuse(ErrorCode.NOT_FOUND, "there is no such page")
+
+
+def too_large(max_bytes: int) -> ApiError:
+    """The request is beyond its limit."""
+    return refuse(ErrorCode.PAYLOAD_TOO_LARGE, f"the request is larger than the limit of {max_bytes:,} bytes")
+
+
 _STATUS_OF_IMAGE = {
     ImageErrorCode.UNSUPPORTED_FORMAT: 415,
     ImageErrorCode.TOO_MANY_BYTES: 413,

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.requests import ClientDisconnect
 
-from imgcls_ray.serve.errors import ApiError, ErrorCode, error_body, refuse
+from imgcls_ray.serve.errors import ApiError, ErrorCode, error_body, failed, no_room, refuse, too_large
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 
     from imgcls_ray.serve.keys import ApiKeys
     from imgcls_ray.serve.metrics import Metrics
@@ -69,6 +69,15 @@ class Room:
     def is_full(self) -> bool:
         """Whether there is no room for a single image."""
         return self.num_images() >= self.max_images
+
+    def check_bytes(self, more: int = 0) -> None:
+        """Refuse what there is no room for.
+
+        Raises:
+            ApiError: there are too many bytes, with so many more.
+        """
+        if self.num_bytes + more > self.max_bytes:
+            raise no_room("bytes")
 
 
 class Guard:
@@ -118,7 +127,7 @@ class Guard:
             raise
         except Exception:
             logger.exception("a request failed", extra={"imgcls_request_id": exchange.request_id})
-            await exchange.fail(refuse(ErrorCode.INTERNAL, "the service failed; its log has the reason"))
+            await exchange.fail(failed())
         finally:
             self.room.num_bytes -= exchange.num_bytes
             self._tell(scope, exchange)
@@ -132,16 +141,10 @@ class Guard:
         if method != "POST":
             return
         if self.room.is_full():
-            raise refuse(ErrorCode.OVERLOADED, "too many images wait already; try again later")
-        announced = exchange.headers.get(b"content-length", b"")
-        if announced.isdigit():
-            num_bytes = int(announced[:20])
-            exchange.check_size(num_bytes)
-            self._room_for(num_bytes)
-
-    def _room_for(self, num_bytes: int) -> None:
-        if self.room.num_bytes + num_bytes > self.room.max_bytes:
-            raise refuse(ErrorCode.OVERLOADED, "too many bytes wait already; try again later")
+            raise no_room()
+        num_bytes = announced_bytes(exchange.headers)
+        exchange.check_size(num_bytes)
+        self.room.check_bytes(num_bytes)
 
     def _tell(self, scope: Scope, exchange: _Exchange) -> None:
         seconds = time.perf_counter() - exchange.start
@@ -175,8 +178,7 @@ class _Exchange:
     def __init__(self, scope: Scope, receive: Receive, send: Send, room: Room, max_bytes: int) -> None:
         self.start = time.perf_counter()
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
-        given = self.headers.get(b"x-request-id", b"")
-        self.request_id = given.decode() if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        self.request_id = request_id_of(self.headers)
         # Ray Serve mounts an application under its route_prefix, which ASGI leaves in the path.
         self.path: str = scope["path"].removeprefix(scope.get("root_path", "")) or "/"
         scope["imgcls_request_id"], scope["imgcls_path"] = self.request_id, self.path
@@ -189,9 +191,7 @@ class _Exchange:
 
     def check_size(self, num_bytes: int) -> None:
         if num_bytes > self._max_bytes:
-            raise refuse(
-                ErrorCode.PAYLOAD_TOO_LARGE, f"the request is larger than the limit of {self._max_bytes:,} bytes"
-            )
+            raise too_large(self._max_bytes)
 
     def take(self, num_bytes: int) -> None:
         """Count what came in for this request, also from addresses in it.
@@ -202,8 +202,7 @@ class _Exchange:
         self.num_bytes += num_bytes
         self._room.num_bytes += num_bytes
         self.check_size(self.num_bytes)
-        if self._room.num_bytes > self._room.max_bytes:
-            raise refuse(ErrorCode.OVERLOADED, "too many bytes wait already; try again later")
+        self._room.check_bytes()
 
     async def receive(self) -> Message:
         message = await self._receive()
@@ -227,6 +226,19 @@ class _Exchange:
         if self.status:
             return
         await send_error(self.send, error, self.path, self.request_id)
+
+
+def request_id_of(headers: Mapping[bytes, bytes]) -> str:
+    """The caller's, if it may stand in a log and a header; otherwise a new one."""
+    given = headers.get(b"x-request-id", b"")
+    return given.decode() if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+
+
+def announced_bytes(headers: Mapping[bytes, bytes]) -> int:
+    """How large the body will be, as its caller says; 0 if he does not, or not in numbers."""
+    announced = headers.get(b"content-length", b"")
+    # Thousands of digits would be an error of their own.
+    return int(announced[:20]) if announced.isdigit() else 0
 
 
 async def send_error(send: Send, error: ApiError, path: str, request_id: str) -> None:

@@ -11,8 +11,9 @@ import binascii
 import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
+from pydantic import BaseModel, ValidationError
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
@@ -33,17 +34,15 @@ _NUM_FETCHERS = 4
 MAX_JSON_VALUES = 20_000
 
 
+M = TypeVar("M", bound=BaseModel)
+
+
 class Upload(NamedTuple):
     """One image of a request."""
 
     content: bytes | ImageError
     name: str | None = None
     """That the caller gave it."""
-
-
-async def read_body(request: Request) -> bytes:
-    """The body of a request with one image."""
-    return await request.body()
 
 
 async def read_form(request: Request, *, max_images: int) -> tuple[list[Upload], str | None]:
@@ -84,16 +83,26 @@ class _FormParser(MultiPartParser):
         self.is_whole = True
 
 
-def check_json(body: bytes, *, max_values: int = MAX_JSON_VALUES) -> None:
-    """Refuse JSON of more values than any request needs: each takes microseconds to check, and an error its kilobyte.
+def read_json(kind: type[M], body: bytes, *, max_values: int = MAX_JSON_VALUES) -> M:
+    """Read and check a body in JSON.
 
-    Commas and brackets within strings count too.
+    One of more values than any request needs is not looked at: each takes microseconds to check, and an error its
+    kilobyte. Commas and brackets within strings count too.
 
     Raises:
-        ApiError: there are too many.
+        ApiError: with what is wrong, by the name of the first wrong key; never with values, which may be megabytes.
     """
     if body.count(b",") + body.count(b"[") + body.count(b"{") > max_values:
         raise refuse(ErrorCode.INVALID, f"the JSON has more than {max_values:,} values")
+    try:
+        return kind.model_validate_json(body)
+    except ValidationError as error:
+        problem = error.errors(include_input=False, include_context=False, include_url=False)[0]
+        where = ".".join(str(part) for part in problem["loc"])[:200]
+        message = problem["msg"].removeprefix("Value error, ")
+        if problem["type"] == "json_invalid":
+            raise refuse(ErrorCode.BAD_REQUEST, message[:200]) from error
+        raise refuse(ErrorCode.INVALID, f"{where}: {message}"[:400] if where else message[:400]) from error
 
 
 def decode_base64(text: str) -> bytes | ImageError:

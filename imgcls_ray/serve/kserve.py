@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
-from pydantic import ValidationError
 
 from imgcls_ray import __version__
-from imgcls_ray.serve.api import invalid_json, summarise
+from imgcls_ray.serve.api import summarise
 from imgcls_ray.serve.errors import ErrorCode, refuse
 from imgcls_ray.serve.fleet import Chosen
-from imgcls_ray.serve.inputs import check_json
+from imgcls_ray.serve.inputs import read_json
 from imgcls_ray.serve.kserve_schemas import (
     InferRequest,
     InferResponse,
@@ -149,11 +148,7 @@ def _for_pixels(service: Service, chosen: Chosen) -> Chosen:
 async def _infer(service: Service, request: Request, chosen: Chosen, *, for_pixels: Chosen) -> Response:
     body = await request.body()
     header, binary = split_body(request.headers.get(HEADER_LENGTH), body)
-    check_json(header, max_values=_MAX_JSON_VALUES)
-    try:
-        wanted = InferRequest.model_validate_json(header)
-    except ValidationError as error:
-        raise invalid_json(error) from error
+    wanted = read_json(InferRequest, header, max_values=_MAX_JSON_VALUES)
     [tensor] = wanted.inputs
     if tensor.name == "pixels":
         chosen = for_pixels

@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from imgcls_ray.serve.schemas import TopK
+
 
 class _Part(BaseModel):
     model_config = ConfigDict(extra="ignore")
@@ -15,7 +17,7 @@ class InferParameters(_Part):
     """Of a request."""
 
     binary_data_output: bool = False
-    top_k: Annotated[int, Field(ge=1, le=1000)] | None = None
+    top_k: TopK | None = None
 
 
 class InputParameters(_Part):

@@ -6,7 +6,7 @@ import logging
 import os
 import socket
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from imgcls_ray.errors import JobFailedError
 from imgcls_ray.serve.door import MAX_BYTES_VARIABLE, SERVE_ENVIRONMENT
@@ -48,8 +48,11 @@ def local_service(config: ServeConfig, num_cores: int) -> Iterator[int]:
     Raises:
         JobFailedError: no replica came up.
     """
-    ports = dict(zip(_PORT_VARIABLES, free_ports(len(_PORT_VARIABLES)), strict=True))
-    for key, value in {**_LOCAL_ENVIRONMENT, **ports, MAX_BYTES_VARIABLE: str(config.max_request_bytes)}.items():
+    for key, value in {
+        **_LOCAL_ENVIRONMENT,
+        **port_environment(),
+        MAX_BYTES_VARIABLE: str(config.max_request_bytes),
+    }.items():
         os.environ.setdefault(key, value)
     # Ray Serve reads the environment when it is imported.
     import ray
@@ -88,6 +91,11 @@ def num_local_replicas(config: ServeConfig, num_cores: int) -> int:
     return config.num_replicas or (1 if config.uses_gpus else num_cores)
 
 
+def port_environment() -> dict[str, str]:
+    """Free ports for what Serve and HAProxy would open at fixed ones."""
+    return dict(zip(_PORT_VARIABLES, free_ports(len(_PORT_VARIABLES)), strict=True))
+
+
 def free_ports(count: int) -> list[str]:
     """Ports that nothing listens at now."""
     probes = [socket.socket() for _ in range(count)]
@@ -117,12 +125,9 @@ def _deploy(config: ServeConfig, num_cores: int) -> None:
     )
     # Serve's own actors ask for no core: all of them are for replicas.
     num_replicas = num_local_replicas(config, num_cores)
-    resources: dict[str, Any] = {"num_cpus": num_cores // num_replicas}
-    if config.uses_gpus:
-        resources["num_gpus"] = 1
     try:
         serve.run(
-            application(config, num_replicas=num_replicas, ray_actor_options=resources),
+            application(config, num_cpus=num_cores // num_replicas, num_replicas=num_replicas),
             name=APPLICATION,
             logging_config=logs,
         )

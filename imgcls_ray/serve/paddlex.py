@@ -12,21 +12,23 @@ import base64
 import io
 import re
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field
 
 from imgcls_ray.errors import ImageError
 from imgcls_ray.images.annotate import annotate_image
 from imgcls_ray.images.cost import HEAVY_COST, decode_cost
 from imgcls_ray.images.decoder import decode_image
-from imgcls_ray.serve.api import best, fetch_image, invalid_json, summarise
+from imgcls_ray.serve.api import best, fetch_image, summarise
 from imgcls_ray.serve.errors import refuse_image
-from imgcls_ray.serve.inputs import check_json, decode_base64
+from imgcls_ray.serve.inputs import decode_base64, read_json
 from imgcls_ray.serve.json import to_json
-from imgcls_ray.serve.schemas import body_schema
+from imgcls_ray.serve.schemas import TopK, body_schema
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,13 +39,12 @@ if TYPE_CHECKING:
 _URL = re.compile(r"https?://", re.IGNORECASE)
 # A drawn picture is for people to look at.
 _MAX_DRAWN_PIXELS = 2048
-_TopK = Annotated[int, Field(ge=1, le=1000)]
 
 
 class PaddleXParams(BaseModel):
     """Of the beta's protocol."""
 
-    top_k: _TopK | None = Field(default=None, alias="topK")
+    top_k: TopK | None = Field(default=None, alias="topK")
 
 
 class PaddleXRequest(BaseModel):
@@ -52,7 +53,7 @@ class PaddleXRequest(BaseModel):
     model_config = ConfigDict(strict=True)
 
     image: str = Field(min_length=1, description="base64 of the file; or its address, where this service allows that.")
-    topk: _TopK | None = None
+    topk: TopK | None = None
     params: PaddleXParams | None = Field(default=None, alias="inferenceParams")
     visualize: bool | None = Field(default=None, description="Whether the picture comes back with its labels on it.")
 
@@ -114,12 +115,7 @@ def make_router(service: Service) -> APIRouter:
     )
     async def classify(request: Request) -> Response:
         """Label one image as PaddleX's server does."""
-        body = await request.body()
-        check_json(body)
-        try:
-            wanted = PaddleXRequest.model_validate_json(body)
-        except ValidationError as error:
-            raise invalid_json(error) from error
+        wanted = read_json(PaddleXRequest, await request.body())
         chosen = service.choose()
         if _URL.match(wanted.image):
             content = await fetch_image(request, wanted.image, service)
@@ -159,16 +155,8 @@ def make_router(service: Service) -> APIRouter:
 
 
 def _draw(data: bytes, lines: Sequence[str], limits: DecodeLimits) -> str:
-    from PIL import Image
-
     picture = Image.fromarray(decode_image(data, limits))
     picture.thumbnail((_MAX_DRAWN_PIXELS, _MAX_DRAWN_PIXELS))
     file = io.BytesIO()
-    annotate_image(_pixels(picture), lines).save(file, "JPEG", quality=90)
+    annotate_image(np.asarray(picture), lines).save(file, "JPEG", quality=90)
     return base64.b64encode(file.getvalue()).decode()
-
-
-def _pixels(picture: Any) -> Any:
-    import numpy as np
-
-    return np.asarray(picture)

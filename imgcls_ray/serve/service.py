@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from imgcls_ray.errors import ImageError, ImageErrorCode
-from imgcls_ray.serve.errors import ErrorCode, refuse
+from imgcls_ray.serve.errors import ErrorCode, no_room, refuse
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,7 +53,7 @@ class Service:
         if num_images > self.config.max_images_per_request:
             raise refuse(ErrorCode.TOO_MANY_IMAGES, f"at most {self.config.max_images_per_request} images a request")
         if self.pipeline.num_images + num_images > self.config.max_queued_images:
-            raise refuse(ErrorCode.OVERLOADED, "too many images wait already; try again later")
+            raise no_room()
 
     async def classify(
         self, images: Sequence[bytes | ModelInput | ImageError], chosen: Chosen, top_k: int

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from imgcls_ray.data.options import decode_limits, fetch_limits, s3_options
 from imgcls_ray.images.preprocess import Preprocess
+from imgcls_ray.options import decode_limits, fetch_limits, s3_options
 from imgcls_ray.storage import open_directory
 from imgcls_ray.train.augment import Augmentation
 from imgcls_ray.train.entries import SPLITS, write_entries

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from imgcls_ray.config import dump_config
 from imgcls_ray.data.lease import hold_lease
-from imgcls_ray.data.options import s3_options
 from imgcls_ray.data.report import counted
 from imgcls_ray.data.start import check_resources
 from imgcls_ray.errors import ImgclsError, JobFailedError, StoppedError, UsageError
+from imgcls_ray.options import s3_options
 from imgcls_ray.storage import open_directory
 from imgcls_ray.storage.local import path_from_uri
 from imgcls_ray.storage.s3 import is_s3

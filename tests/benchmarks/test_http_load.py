@@ -15,11 +15,10 @@ from benchmarks.http_load import (
     LoadResult,
     OpenLoop,
     loading,
-    make_request,
     measure,
-    read_answer,
     run_load,
 )
+from benchmarks.http_wire import make_request, read_answer
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from imgcls_ray.errors import ModelFolderError
 from imgcls_ray.models.folder import ModelFolder, open_model_folder, update_metrics
 from imgcls_ray.models.new import new_model_folder, read_class_names
 from tests.conftest import make_small_model
+from tests.models.rewrite import rewrite_weights
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,20 +30,6 @@ def edit_spec(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
     spec = json.loads((folder / "model.json").read_text())
     change(spec)
     (folder / "model.json").write_text(json.dumps(spec))
-
-
-def rewrite_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> ModelFolder:
-    """Change weights as someone would who knows the format: hashes and fingerprint are made to fit."""
-    from imgcls_ray.models import folder as module
-
-    weights = load_file(folder / "model.safetensors")
-    change(weights)
-    save_file(weights, folder / "model.safetensors")
-    spec = json.loads((folder / "model.json").read_text())
-    spec["weights_sha256"] = module._sha256_file(folder / "model.safetensors")
-    spec["fingerprint"] = module._fingerprint(spec)
-    (folder / "model.json").write_text(json.dumps(spec))
-    return open_model_folder(folder)
 
 
 def test_what_was_saved_is_loaded(small_model: ModelFolder) -> None:

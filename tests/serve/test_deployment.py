@@ -20,7 +20,7 @@ import pytest
 import yaml
 
 from imgcls_ray import create_model
-from imgcls_ray.serve.local import free_ports
+from imgcls_ray.serve.local import free_ports, port_environment
 from tests.conftest import make_small_model
 from tests.jobs.cluster import ROOT, OwnCluster, environment
 
@@ -32,12 +32,6 @@ if TYPE_CHECKING:
 # Minutes on two cores; what the default tests see of Ray Serve is in test_command.py.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 SERVE = Path(sys.executable).with_name("serve")
-PORTS = (
-    "RAY_SERVE_HAPROXY_STATS_PORT",
-    "RAY_SERVE_HAPROXY_METRICS_PORT",
-    "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT",
-    "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT",
-)
 
 
 class Deployment:
@@ -108,7 +102,7 @@ def model_b(tmp_path_factory: pytest.TempPathFactory) -> ModelFolder:
 @pytest.fixture(scope="module")
 def deployment(small_model: ModelFolder, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
     with pytest.MonkeyPatch.context() as patch:
-        for name, port in zip(PORTS, free_ports(len(PORTS)), strict=True):
+        for name, port in port_environment().items():
             patch.setenv(name, port)
         # Nothing but the HAProxy of this machine has to learn that a replica goes.
         patch.setenv("RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S", "1")

@@ -12,18 +12,17 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import pytest
 import torch
-from safetensors.numpy import load_file, save_file
 
 from imgcls_ray.config import ModelChoice, make_config
 from imgcls_ray.errors import ConfigError, ImageError, ModelFolderError
 from imgcls_ray.images.limits import DecodeLimits
-from imgcls_ray.models import folder as model_folder
 from imgcls_ray.models.classifier import Prediction, decode_model_input
 from imgcls_ray.serve import model as serve_model
 from imgcls_ray.serve import reference
 from imgcls_ray.serve.model import ModelOptions, load_model
 from imgcls_ray.serve.reference import known_pictures, reference_logits
 from imgcls_ray.storage import FetchLimits
+from tests.models.rewrite import rewrite_weights
 from tests.serve.conftest import believe_engines, picture
 
 if TYPE_CHECKING:
@@ -144,17 +143,6 @@ def test_a_damaged_folder_is_refused_before_anything_is_loaded(
         load(copied)
 
 
-def change_weights(path: Path, change: Callable[[dict[str, np.ndarray]], None]) -> None:
-    """Write other weights and a description that fits them."""
-    weights = load_file(path / "model.safetensors")
-    change(weights)
-    save_file(weights, path / "model.safetensors")
-    spec = json.loads((path / "model.json").read_text())
-    spec["weights_sha256"] = model_folder._sha256_file(path / "model.safetensors")
-    spec["fingerprint"] = model_folder._fingerprint(spec)
-    (path / "model.json").write_text(json.dumps(spec))
-
-
 def answer_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the other process's work be done in this one, which has its libraries loaded."""
 
@@ -169,7 +157,7 @@ def answer_here(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_weights_that_are_not_numbers_are_refused(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     answer_here(monkeypatch)
-    change_weights(copied, lambda weights: weights["classifier.weight"].__setitem__((0, 0), np.nan))
+    rewrite_weights(copied, lambda weights: weights["classifier.weight"].__setitem__((0, 0), np.nan))
     with pytest.raises(ModelFolderError, match=r"classifier\.weight holds values that are not finite numbers"):
         load(copied)
 
@@ -189,10 +177,10 @@ def test_a_network_whose_output_is_not_a_number_is_refused(
 def test_weights_of_another_number_of_classes_are_refused(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     answer_here(monkeypatch)
 
-    def drop_a_class(weights: dict[str, np.ndarray]) -> None:
-        weights["classifier.weight"] = weights["classifier.weight"][:-1].copy()
+    def drop_a_class(weights: dict[str, torch.Tensor]) -> None:
+        weights["classifier.weight"] = weights["classifier.weight"][:-1].clone()
 
-    change_weights(copied, drop_a_class)
+    rewrite_weights(copied, drop_a_class)
     with pytest.raises(ModelFolderError, match=r"classifier\.weight has shape"):
         load(copied)
 
