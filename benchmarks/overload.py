@@ -9,7 +9,7 @@ from benchmarks.bodies import SIZES, bad_kinds, draw_jpegs, image_kinds
 from benchmarks.common import emit, isolated_environment, print_table
 from benchmarks.http_load import CONNECTION_ERROR, GOOD, TIMEOUT, ClosedLoop, Load, LoadResult, OpenLoop, measure
 from benchmarks.in_process import keep_conversion
-from benchmarks.servers import MemoryWatch, OthersWatch, our_server, pids_of
+from benchmarks.servers import CpuWatch, MemoryWatch, our_server, pids_of
 from benchmarks.serving_common import BENCHMARK, NUM_PICTURES, WARM_UP_S, stderr_console, tell_checks
 
 if TYPE_CHECKING:
@@ -40,18 +40,18 @@ def overload(model: Path, minutes: float, capacity_s: float, baseline_s: float) 
         capacity = measure(closed).good_rate()
         emit(BENCHMARK, "capacity, 16 clients", capacity, "answers/s")
         baseline_load = Load(server.port, image_kinds(good), OpenLoop(capacity), baseline_s, timeout_s=_TIMEOUT_S)
-        with OthersWatch(server.session) as others:
+        with CpuWatch(server.session) as cpu:
             baseline = measure(baseline_load)
-        _emit_phase("at 1x", baseline, capacity, others)
+        _emit_phase("at 1x", baseline, capacity, cpu)
         kinds = [
             *image_kinds(good, weight=0.9),
             *bad_kinds(good[0], max_request_bytes=_MAX_REQUEST_BYTES, weight=0.1),
         ]
         pids = pids_of(server.session, "replica")
         load = Load(server.port, kinds, OpenLoop(3 * capacity), seconds, abort_share=0.3, timeout_s=_TIMEOUT_S)
-        with MemoryWatch(server.session) as watch, OthersWatch(server.session) as others:
+        with MemoryWatch(server.session) as watch, CpuWatch(server.session) as cpu:
             result = measure(load)
-        _emit_phase("at 3x", result, 3 * capacity, others)
+        _emit_phase("at 3x", result, 3 * capacity, cpu)
         at_once = measure(Load(server.port, image_kinds(good), ClosedLoop(1), 0.001)).latency(100)
         emit(BENCHMARK, "first answer after", 1000 * at_once, "ms")
         after = _usual(server, image_kinds(good))
@@ -85,7 +85,7 @@ def _usual(server: Server, kinds: Sequence[Kind]) -> float:
     return measure(Load(server.port, kinds, ClosedLoop(1), 3.0, warm_up_s=0.5)).latency(50)
 
 
-def _emit_phase(name: str, result: LoadResult, offered: float, others: OthersWatch) -> None:
+def _emit_phase(name: str, result: LoadResult, offered: float, cpu: CpuWatch) -> None:
     emit(
         BENCHMARK,
         f"goodput {name}",
@@ -98,7 +98,7 @@ def _emit_phase(name: str, result: LoadResult, offered: float, others: OthersWat
         max_ms=round(1000 * result.latency(100), 1),
         worst_second=min(result.good_per_second()),
         client_cpu=round(result.cpu_share, 3),
-        others_cpu=round(others.cores, 3),
+        cores={name: round(cores, 3) for name, cores in cpu.cores.items()},
         client_lag_ms=round(1000 * result.max_lag_s, 1),
     )
 

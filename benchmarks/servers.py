@@ -139,25 +139,28 @@ def processes_of(session: int) -> list[psutil.Process]:
     return found
 
 
-class OthersWatch:
-    """How much of the machine others use meanwhile: neither the session, nor this process and those it waited for."""
+class CpuWatch:
+    """Who uses the machine's cores meanwhile."""
 
     def __init__(self, session: int) -> None:
-        self.cores = 0.0
-        """Cores in use on average, once the block has ended."""
+        self.cores: dict[str, float] = {}
+        """Cores in use on average, once the block has ended: by the name that ``MemoryWatch`` gives a server's
+        processes, ``rest of the server``, ``client`` (this process and those it waited for) and ``others``."""
         self._session = session
 
-    def __enter__(self) -> OthersWatch:
+    def __enter__(self) -> CpuWatch:
         self._start = time.monotonic()
         self._before = self._seconds()
         return self
 
     def __exit__(self, *_: object) -> None:
-        used = self._seconds() - self._before
-        self.cores = max(used, 0.0) / (time.monotonic() - self._start)
+        seconds = time.monotonic() - self._start
+        used = self._seconds()
+        self.cores = {name: max(used[name] - self._before.get(name, 0.0), 0.0) / seconds for name in used}
 
-    def _seconds(self) -> float:
-        return _busy_s() - _cpu_s(self._session) - sum(os.times()[:4])
+    def _seconds(self) -> dict[str, float]:
+        seconds = {**_cpu_s(self._session), "client": sum(os.times()[:4])}
+        return {**seconds, "others": _busy_s() - sum(seconds.values())}
 
 
 def _busy_s() -> float:
@@ -166,14 +169,15 @@ def _busy_s() -> float:
     return float(times.user + times.nice + times.system + times.irq + times.softirq)
 
 
-def _cpu_s(session: int) -> float:
-    """Seconds that the processes of a session have worked."""
-    total = 0.0
+def _cpu_s(session: int) -> dict[str, float]:
+    """Seconds that the processes of a session have worked, by their name."""
+    totals: dict[str, float] = {}
     for process in processes_of(session):
         with suppress(psutil.Error):
             times = process.cpu_times()
-            total += times.user + times.system
-    return total
+            name = _title(process) or "rest of the server"
+            totals[name] = totals.get(name, 0.0) + times.user + times.system
+    return totals
 
 
 def end_session(session: int) -> None:

@@ -21,7 +21,7 @@ from benchmarks.bodies import SIZES, draw_jpegs, form_kind, image_kinds
 from benchmarks.common import emit, isolated_environment, print_table
 from benchmarks.http_load import ClosedLoop, Load, measure
 from benchmarks.in_process import in_process_rate, keep_conversion
-from benchmarks.servers import OthersWatch, litserve_server, our_server
+from benchmarks.servers import CpuWatch, litserve_server, our_server
 from benchmarks.serving_common import BENCHMARK, NUM_PICTURES, WARM_UP_S, in_ms, stderr_console
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def compare(model: Path, sizes: Sequence[str], clients: Sequence[int], seconds: 
 
 
 def _measure_cell(server: Server, kinds: Sequence[Kind], clients: int, seconds: float, **about: Any) -> Cell:
-    with OthersWatch(server.session) as others:
+    with CpuWatch(server.session) as cpu:
         result = measure(Load(server.port, kinds, ClosedLoop(clients), seconds, warm_up_s=WARM_UP_S))
     cell = Cell(result.good_rate(), result.latency(50), result.latency(99))
     about = {"server": about.pop("name"), "clients": clients, **about}
@@ -82,7 +82,7 @@ def _measure_cell(server: Server, kinds: Sequence[Kind], clients: int, seconds: 
         p99_ms=round(1000 * cell.p99_s, 1),
         failed=result.num_failed(),
         client_cpu=round(result.cpu_share, 3),
-        others_cpu=round(others.cores, 3),
+        cores={name: round(cores, 3) for name, cores in cpu.cores.items()},
     )
     return cell
 

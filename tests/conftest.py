@@ -5,8 +5,9 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import sys
 import uuid
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -114,6 +115,21 @@ def ray_session() -> Iterator[None]:
     )
     yield
     ray.shutdown()
+
+
+@pytest.fixture(autouse=True)
+def no_ray_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A test that needs Ray asks for the session's: one that it started itself would be in that one's way later."""
+
+    def is_initialized() -> bool:
+        ray: Any = sys.modules.get("ray")  # importing it takes longer than most tests
+        return ray is not None and ray.is_initialized()
+
+    before = is_initialized()
+    yield
+    if is_initialized() and not before and "ray_session" not in request.fixturenames:
+        sys.modules["ray"].shutdown()
+        pytest.fail("this test started a Ray of its own: let it use the fixture ray_session")
 
 
 @pytest.fixture(scope="session")

@@ -74,7 +74,9 @@ def test_making_a_model_works(workplace: Path, monkeypatch: pytest.MonkeyPatch) 
     assert run("imgcls predict photo.jpg --model model", monkeypatch) == 0
 
 
-def test_checking_and_splitting_a_dataset_work(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_checking_and_splitting_a_dataset_work(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch, ray_session: None
+) -> None:
     write_clean(workplace / "data")
     commands = [c for c in COMMANDS if c.startswith(("imgcls check", "imgcls split"))]
     assert len(commands) == 2
@@ -84,7 +86,9 @@ def test_checking_and_splitting_a_dataset_work(workplace: Path, monkeypatch: pyt
 
 
 @pytest.mark.timeout(600)
-def test_training_evaluating_and_exporting_work(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_evaluating_and_exporting_work(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch, ray_session: None
+) -> None:
     write_clean(workplace / "data")
     commands = [c for c in COMMANDS if c.startswith(("imgcls train", "imgcls evaluate", "imgcls export", "imgcls run"))]
     commands += [c for c in COMMANDS if "model-onnx" in c and c.startswith("imgcls predict")]

@@ -190,3 +190,16 @@ def quiet_ray_data() -> None:
         # What ends the job is raised, and told in one line; the whole of it stays in Ray's own log file.
         if type(handler).__module__.startswith("ray."):
             handler.setLevel(logging.CRITICAL)
+    for name in ("ray.data.exceptions", "ray.data._internal.execution.streaming_executor_state"):
+        logging.getLogger(name).addFilter(_without_frames)
+
+
+def _without_frames(record: logging.LogRecord) -> bool:
+    """Make text of an exception that Ray Data logs: the frames of its traceback hold handles of actors.
+
+    As long as any handler keeps such a record, a failed attempt's actors would keep the GPU that the next one needs.
+    """
+    if record.exc_info:
+        record.exc_text = logging.Formatter().formatException(record.exc_info)
+        record.exc_info = None
+    return True

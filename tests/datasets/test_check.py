@@ -196,6 +196,7 @@ def test_a_table_is_a_dataset(tmp_path: Path) -> None:
     assert result.class_names == ["cat", "dog", "owl"]
 
 
+@pytest.mark.slow
 def test_a_dataset_on_s3_is_checked_like_a_local_one(tmp_path: Path, s3: S3Server, bucket: str) -> None:
     write_clean(tmp_path / "data")
     for path in (tmp_path / "data").rglob("*.*"):

@@ -85,6 +85,7 @@ def test_an_image_that_ends_the_child_gets_its_code_and_the_next_one_its_facts(
     assert before == after == measure_in_time(LIMITS)(good)
 
 
+@pytest.mark.slow
 def test_in_a_check_only_the_poisonous_images_fail_and_each_with_its_code(tmp_path: Path) -> None:
     write_clean(tmp_path / "data")
     images = sorted((tmp_path / "data" / "images").iterdir())

@@ -109,6 +109,7 @@ def test_it_answers_asks_for_keys_and_ends_when_it_is_told_to(
         probe.bind(("127.0.0.1", int(port)))  # nothing listens there any more
 
 
+@pytest.mark.slow
 def test_without_haproxy_bodies_are_bounded_in_the_proxy_too(small_model: ModelFolder) -> None:
     [port] = free_ports(1)
 

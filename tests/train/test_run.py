@@ -125,7 +125,9 @@ def test_nor_does_one_on_other_data(
         train_here(make_train_config(data=str(tmp_path / "other"), output=str(trained), epochs=16, batch_size=8))
 
 
-@pytest.mark.parametrize("stop_after", [2, 4, 5])
+@pytest.mark.parametrize(
+    "stop_after", [pytest.param(2, marks=pytest.mark.slow), 4, pytest.param(5, marks=pytest.mark.slow)]
+)
 def test_stopped_anywhere_it_goes_on_as_if_it_had_not_been(
     tmp_path: Path,
     make_train_config: Callable[..., TrainConfig],
