@@ -225,7 +225,13 @@ class _Connection(asyncio.Protocol):
             self._finish(CONNECTION_ERROR)
             return
         if answer is not None:
-            self._finish(str(answer.status), answer, is_usable=not (answer.is_last or is_end))
+            self._finish(
+                str(answer.status), answer, is_usable=not (answer.is_last or is_end or self._is_still_sending())
+            )
+
+    def _is_still_sending(self) -> bool:
+        """Whether the answer came before the request had gone out: the server has no use for the rest, and closes."""
+        return self._transport is not None and self._transport.get_write_buffer_size() > 0
 
     def _give_up(self) -> None:
         self._finish(ABORTED if self._aborts else TIMEOUT)

@@ -17,8 +17,8 @@ from ray import serve
 
 from imgcls_ray.config import ModelsConfig, ServeConfig, make_config
 from imgcls_ray.errors import ConfigError
+from imgcls_ray.serve import door
 from imgcls_ray.serve.app import make_app, make_service
-from imgcls_ray.serve.door import GATE
 from imgcls_ray.serve.keys import read_api_keys
 from imgcls_ray.serve.last_good import LastGood
 from imgcls_ray.serve.metrics import RayMetrics
@@ -58,7 +58,9 @@ class Classifier:
         cores = int(assigned.get("CPU", 1)) or 1
         self._service = make_service(self._config, num_cores=cores, metrics=RayMetrics())
         self._app = make_app(self._service, keys)
-        GATE.is_full = self._app.room.is_full
+        # By way of the module: Ray sends this class to a replica by value, and with it a copy of every object that it
+        # names; modules are found again.
+        door.GATE.room = self._app.room
         context = serve.get_replica_context()
         self._last_good = LastGood(context.app_name, context.deployment)
         self._service.fleet.on_change = self._last_good.write
@@ -105,8 +107,8 @@ class Classifier:
         """
         service = self._service
         service.metrics.waiting(service.pipeline.num_images, self._app.room.num_bytes)
-        if refused := GATE.num_refused:
-            GATE.num_refused = 0
+        if refused := door.GATE.num_refused:
+            door.GATE.num_refused = 0
             service.metrics.refused(refused)
             logger.warning("%d requests were turned away: no room", refused)
         if service.fleet.lineup is not None:

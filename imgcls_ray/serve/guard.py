@@ -43,6 +43,9 @@ _OPEN_PREFIX = "/assets/"
 # What metrics and logs tell apart. Never the path itself: callers could make up as many as they like.
 _ENDPOINTS = _OPEN_PATHS | {"/v1/classify", "/v1/model", "/image-classification"}
 _ENDPOINT_PREFIXES = (_OPEN_PREFIX, "/v2/models/")
+# How long a request whose body is on its way keeps a place. Bodies of quick callers are there much sooner; slow ones
+# would keep everybody else out.
+_PLACE_S = 0.5
 _GONE = 499  # nginx's status for callers that went away: it stands in logs and counts, and is sent to nobody
 _QUIET_PATHS = frozenset({"/healthz", "/readyz", "/health", "/v2/health/live", "/v2/health/ready"})
 # Of the page and of the documentation, which bring everything with them; answers in JSON are never shown as a page.
@@ -66,9 +69,28 @@ class Room:
     num_images: Callable[[], int]
     num_bytes: int = 0
 
+    def __post_init__(self) -> None:
+        self._places: dict[object, float] = {}
+
     def is_full(self) -> bool:
-        """Whether there is no room for a single image."""
-        return self.num_images() >= self.max_images
+        """Whether there is no room for a single image, with one for each request that has a place."""
+        while self._places and next(iter(self._places.values())) < time.monotonic() - _PLACE_S:
+            del self._places[next(iter(self._places))]
+        return self.num_images() + len(self._places) >= self.max_images
+
+    def take_place(self) -> object:
+        """Keep room for an image of a request whose body is still to come, for half a second at most.
+
+        Without that, everyone who comes while the next body is read would be let in for the one image that there is
+        room for, and be refused when all is read.
+        """
+        place = object()
+        self._places[place] = time.monotonic()
+        return place
+
+    def leave_place(self, place: object) -> None:
+        """Give the room back: the body is there, and its images count themselves; or there will be none."""
+        self._places.pop(place, None)
 
     def check_bytes(self, more: int = 0) -> None:
         """Refuse what there is no room for.
@@ -130,6 +152,7 @@ class Guard:
             await exchange.fail(failed())
         finally:
             self.room.num_bytes -= exchange.num_bytes
+            self.room.leave_place(exchange.place)
             self._tell(scope, exchange)
 
     def _admit(self, method: str, exchange: _Exchange) -> None:
@@ -140,8 +163,10 @@ class Guard:
                 raise refuse(ErrorCode.UNAUTHORIZED, "a key is needed: 'Authorization: Bearer KEY' or 'X-API-Key: KEY'")
         if method != "POST":
             return
-        if self.room.is_full():
-            raise no_room()
+        if exchange.place is None:
+            if self.room.is_full():
+                raise no_room()
+            exchange.place = self.room.take_place()
         num_bytes = announced_bytes(exchange.headers)
         exchange.check_size(num_bytes)
         self.room.check_bytes(num_bytes)
@@ -183,6 +208,8 @@ class _Exchange:
         self.path: str = scope["path"].removeprefix(scope.get("root_path", "")) or "/"
         scope["imgcls_request_id"], scope["imgcls_path"] = self.request_id, self.path
         scope["imgcls_take"] = self.take
+        self.place: object = scope.get("imgcls_place")
+        """Taken at the door, if there is one in this process."""
         self.num_bytes = 0
         self.status = 0
         self.code = ""
@@ -208,6 +235,8 @@ class _Exchange:
         message = await self._receive()
         if message["type"] == "http.request":
             self.take(len(message.get("body", b"")))
+            if not message.get("more_body", False):
+                self._room.leave_place(self.place)
         return message
 
     async def send(self, message: Message) -> None:

@@ -50,6 +50,8 @@ def local_service(config: ServeConfig, num_cores: int) -> Iterator[int]:
     """
     for key, value in {
         **_LOCAL_ENVIRONMENT,
+        # Serve's four threads are for a machine of their own; HAProxy takes a tenth of what its replicas do.
+        "RAY_SERVE_HAPROXY_NBTHREAD": str(max(1, min(4, num_cores // 4))),
         **port_environment(),
         MAX_BYTES_VARIABLE: str(config.max_request_bytes),
     }.items():

@@ -6,12 +6,17 @@ import asyncio
 import importlib
 import json
 import re
+import subprocess
+import sys
+import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from imgcls_ray.serve import door
+from imgcls_ray.serve import door, guard
 from imgcls_ray.serve.door import MAX_BYTES_VARIABLE, SERVE_ENVIRONMENT, Door, middlewares
+from imgcls_ray.serve.guard import Room
 from tests.serve.conftest import Answer, chunks, exchange, picture
 
 if TYPE_CHECKING:
@@ -285,13 +290,111 @@ def test_its_limit_is_in_the_environment(value: str | None, limit: int, monkeypa
     assert middleware.kwargs == {"max_bytes": limit}
 
 
-def test_what_a_replica_of_this_process_has_no_room_for_is_turned_away_unread(monkeypatch: pytest.MonkeyPatch) -> None:
+# --- what there is no room for ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> door.Gate:
+    """The door's, of a process in which a replica answers."""
     gate = door.Gate()
-    gate.is_full = lambda: True
     monkeypatch.setattr(door, "GATE", gate)
+    return gate
+
+
+def room_for(max_images: int, *, num_images: int = 0) -> Room:
+    return Room(max_bytes=1_000_000, max_images=max_images, num_images=lambda: num_images)
+
+
+def test_what_there_is_no_room_for_is_turned_away_unread(gate: door.Gate) -> None:
+    gate.room = room_for(5, num_images=5)
     inside = Inside()
-    answer = ask(inside, receive=chunks(CHUNK))
+    answer = ask(inside, receive=nothing_may_be_read)
     assert (answer.status, answer.json()["error"]["code"]) == (503, "overloaded")
     assert answer.header("retry-after") == "1"
-    assert inside.num_bytes == 0
+    assert inside.scopes == []
     assert gate.num_refused == 1
+    assert ask(inside, method="GET", receive=chunks(b"")).status == 200
+
+
+def test_a_body_on_its_way_has_a_place_that_nobody_else_gets(gate: door.Gate) -> None:
+    gate.room = room_for(1)
+
+    async def ask_two() -> tuple[int, int, int]:
+        rest = asyncio.Event()
+        parts = iter([{"type": "http.request", "body": b"1", "more_body": True}])
+
+        async def slowly() -> Message:
+            if (part := next(parts, None)) is not None:
+                return part
+            await rest.wait()
+            return {"type": "http.request", "body": b"2", "more_body": False}
+
+        first = asyncio.create_task(exchange(Door(Inside(), 100), receive=slowly))
+        await asyncio.sleep(0.01)
+        second = await exchange(Door(Inside(), 100), receive=chunks(b"12"))
+        rest.set()
+        return (await first).status, second.status, (await exchange(Door(Inside(), 100), receive=chunks(b"1"))).status
+
+    assert asyncio.run(ask_two()) == (200, 503, 200)
+
+
+def test_a_slow_body_does_not_keep_its_place(gate: door.Gate, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard, "_PLACE_S", 0.05)
+    gate.room = room_for(1)
+    gate.room.take_place()
+    assert ask(Inside(), receive=chunks(b"1")).status == 503
+    time.sleep(0.06)
+    assert ask(Inside(), receive=chunks(b"1")).status == 200
+
+
+@pytest.mark.parametrize("through_door", [True, False])
+def test_every_end_of_a_request_gives_its_place_back(
+    through_door: bool, gate: door.Gate, start: Callable[..., Live], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guard, "_PLACE_S", 1e9)
+    live = start(max_queued_images=4, max_images_per_request=4)
+    app: AsgiApp = live.app
+    if through_door:
+        gate.room = live.app.room
+        app = Door(live.app, 1_000_000)
+
+    async def gone() -> Message:
+        return {"type": "http.disconnect"}
+
+    async def fails() -> Message:
+        raise OSError("the connection is lost")
+
+    bodies: list[Callable[[], Receive]] = [
+        lambda: chunks(picture(0)),
+        lambda: chunks(b"no picture"),
+        lambda: chunks(b""),
+        lambda: chunks(*[CHUNK] * 20),
+        lambda: gone,
+        lambda: fails,
+    ]
+    for body in bodies:
+        for _ in range(5):
+            with suppress(AssertionError):  # those that are gone get no answer
+                assert live.run(exchange(app, receive=body())).status != 503
+    for _ in range(5):
+        assert live.run(exchange(app, path="/v1/nothing", receive=chunks(b"1"))).status == 404
+    assert live.run(exchange(app, receive=chunks(picture(0)))).status == 200
+
+
+def test_a_copy_of_the_replicas_class_reaches_the_door_of_its_process() -> None:
+    """Ray sends the class by value: a replica that gave a copy of the gate its room would turn nobody away."""
+    from ray import cloudpickle
+
+    from imgcls_ray.serve.deployment import Classifier
+
+    deployment: Any = Classifier
+    code = """if True:
+        import sys
+        from ray import cloudpickle
+        copy = cloudpickle.loads(sys.stdin.buffer.read())
+        from imgcls_ray.serve import door
+        [method] = [vars(kind)["check_health"] for kind in copy.__mro__ if "check_health" in vars(kind)]
+        assert method.__globals__["door"].GATE is door.GATE
+        """
+    sent = cloudpickle.dumps(deployment.func_or_class)  # type: ignore[no-untyped-call]
+    subprocess.run([sys.executable, "-c", code], input=sent, check=True, timeout=60)
