@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,6 +69,11 @@ class Deployment:
         """What the replicas say of their models; each connection is another replica's."""
         return [httpx.get(f"{self.url}/v1/model", timeout=30).json() for _ in range(count)]
 
+    def states(self) -> list[str]:
+        """Of the replicas, as Serve tells them."""
+        told = httpx.get(f"http://127.0.0.1:{self.cluster.port}/api/serve/applications/", timeout=30).json()
+        return [replica["state"] for replica in told["applications"]["imgcls"]["deployments"]["Classifier"]["replicas"]]
+
     def replicas(self) -> list[psutil.Process]:
         """Of this cluster: another service may run on this machine too."""
         session = Path(self.cluster.session_dir).name
@@ -92,6 +98,33 @@ def _holds(condition: Callable[[], bool]) -> bool:
         return condition()
     except (httpx.TransportError, KeyError, ValueError):
         return False
+
+
+@contextmanager
+def asking(
+    deployment: Deployment, data: bytes, *, num_clients: int, pause_s: float
+) -> Iterator[Counter[tuple[int, str]]]:
+    """Clients that ask while the block runs; what they were answered, by status and model, is complete after it."""
+    answers: Counter[tuple[int, str]] = Counter()
+    is_over = threading.Event()
+
+    def ask() -> None:
+        while not is_over.is_set():
+            # A connection each: while HAProxy takes over a new configuration it may close those that are idle.
+            answer = deployment.classify(data)
+            fingerprint = answer.json().get("model", {}).get("fingerprint", answer.text[:100])
+            answers[answer.status_code, fingerprint] += 1
+            time.sleep(pause_s)
+
+    threads = [threading.Thread(target=ask) for _ in range(num_clients)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield answers
+    finally:
+        is_over.set()
+        for thread in threads:
+            thread.join()
 
 
 @pytest.fixture(scope="module")
@@ -176,32 +209,14 @@ def test_models_change_under_load_and_a_broken_one_is_refused(
     weights[-100] ^= 0xFF
     (broken / "model.safetensors").write_bytes(weights)
     [path] = draw_images(1)
-    answers: Counter[tuple[int, str]] = Counter()
-    is_over = threading.Event()
-
-    def ask() -> None:
-        while not is_over.is_set():
-            # A connection each: while HAProxy takes over a new configuration it may close those that are idle.
-            answer = deployment.classify(path.read_bytes())
-            fingerprint = answer.json().get("model", {}).get("fingerprint", answer.text[:100])
-            answers[answer.status_code, fingerprint] += 1
-            time.sleep(0.05)
-
     pids = {process.pid for process in deployment.replicas()}
-    threads = [threading.Thread(target=ask) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    try:
-        a, b = small_model.spec.fingerprint, model_b.spec.fingerprint
+    a, b = small_model.spec.fingerprint, model_b.spec.fingerprint
+    with asking(deployment, path.read_bytes(), num_clients=3, pause_s=0.05) as answers:
         deployment.deploy({"model": str(model_b.path)})
         wait_for(lambda: {info["fingerprint"] for info in deployment.infos()} == {b}, 90)
         deployment.deploy({"model": str(broken)})
         wait_for(lambda: all(info["refused"] for info in deployment.infos()))
         assert {info["fingerprint"] for info in deployment.infos()} == {b}
-    finally:
-        is_over.set()
-        for thread in threads:
-            thread.join()
     assert {status for status, _ in answers} == {200}, answers
     assert {fingerprint for _, fingerprint in answers} == {a, b}
     assert {process.pid for process in deployment.replicas()} == pids
@@ -243,3 +258,19 @@ def test_prometheus_sees_requests_images_and_models(deployment: Deployment) -> N
         "imgcls_shadow_total",
     ]
     wait_for(lambda: all(name in pages() for name in names), 40)
+
+
+def test_replicas_go_and_come_with_the_requests_and_none_of_those_fails(
+    deployment: Deployment, draw_images: Callable[..., list[Path]]
+) -> None:
+    data = draw_images(1, size=(1600, 1200))[0].read_bytes()
+    deployment.deployment["autoscaling_config"] |= {"min_replicas": 1, "max_replicas": 2, "downscale_delay_s": 5}
+    with asking(deployment, data, num_clients=1, pause_s=0.5) as few:
+        deployment.deploy(deployment.deployment["user_config"])
+        wait_for(lambda: len(deployment.replicas()) == 1, 120)
+    [left] = deployment.replicas()
+    with asking(deployment, data, num_clients=12, pause_s=0) as many:
+        wait_for(lambda: deployment.states() == ["RUNNING"] * 2, 120)
+        time.sleep(2)  # in which both answer
+    assert left.pid in {process.pid for process in deployment.replicas()}
+    assert {status for status, _ in few} == {status for status, _ in many} == {200}, (few, many)
