@@ -6,13 +6,13 @@ What is wrong with one image is that image's result (an ``ImageError``); what is
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 import re
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
+import pybase64
 from pydantic import BaseModel, ValidationError
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
@@ -110,9 +110,12 @@ def decode_base64(text: str) -> bytes | ImageError:
     if text[:5] == "data:" and (prefix := _DATA_URL.match(text)):
         text = text[prefix.end() :]
     try:
-        return base64.b64decode(text.translate(_BLANKS), validate=True)
-    except (binascii.Error, ValueError):
-        return ImageError(ImageErrorCode.CORRUPT, "not base64")
+        # A tenth of the time that Python's own takes, in which nobody else gets the event loop.
+        return pybase64.b64decode(text, validate=True)
+    except ValueError:  # perhaps for line breaks alone
+        with suppress(ValueError):
+            return pybase64.b64decode(text.translate(_BLANKS), validate=True)
+    return ImageError(ImageErrorCode.CORRUPT, "not base64")
 
 
 @dataclass
