@@ -323,14 +323,8 @@ def run_until_parts(command: list[str], store: Path, count: int) -> subprocess.P
     return process
 
 
-@pytest.mark.parametrize(
-    "how",
-    [
-        signal.SIGKILL,
-        pytest.param(signal.SIGTERM, marks=pytest.mark.slow),
-        pytest.param(signal.SIGINT, marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_a_stopped_job_is_finished_by_the_same_command(
     draw_images: Callable[..., list[Path]], small_model: ModelFolder, tmp_path: Path, how: signal.Signals
 ) -> None:

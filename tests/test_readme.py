@@ -85,6 +85,7 @@ def test_checking_and_splitting_a_dataset_work(
     assert (workplace / "report" / "check_dataset" / "report.html").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_training_evaluating_and_exporting_work(
     workplace: Path, monkeypatch: pytest.MonkeyPatch, ray_session: None

@@ -680,7 +680,8 @@ def output(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return str(tmp_path / "store") if kind == "local" else f"s3://{request.getfixturevalue('bucket')}/store"
 
 
-@pytest.mark.parametrize("kind", ["local", pytest.param("s3", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@STORES
 def test_two_runs_that_label_the_same_units_without_a_lease_double_nothing(
     draw_images: Callable[..., list[Path]], small_model: ModelFolder, tmp_path: Path, output: str
 ) -> None:

@@ -403,7 +403,8 @@ def test_without_grace_nothing_is_waited_for_and_no_process_left(
     wait_until(lambda: not job.processes(), 60)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_second_signal_ends_what_the_grace_would_wait_for(
     start: Callable[..., Job], silent_server: SilentServer, tmp_path: Path, number: signal.Signals
 ) -> None:

@@ -91,6 +91,7 @@ def test_a_lost_worker_is_replaced_and_the_run_is_what_it_would_have_been(
     assert all(one[name].allclose(other[name], atol=1e-5) for name in one)
 
 
+@pytest.mark.slow
 def test_two_workers_share_every_batch(
     make_train_config: Callable[..., TrainConfig], train_here: Callable[..., TrainResult], tmp_path: Path
 ) -> None:
@@ -135,6 +136,7 @@ def test_a_run_on_object_storage_goes_on_after_its_command_was_killed(
     assert folder.spec.metrics["val.top1"] == result["best"]["metrics"]["val.top1"]
 
 
+@pytest.mark.slow
 def test_workers_that_die_again_and_again_end_the_run_with_the_reason(
     make_train_config: Callable[..., TrainConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
