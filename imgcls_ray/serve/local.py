@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -72,6 +73,8 @@ def local_service(config: ServeConfig, num_cores: int) -> Iterator[int]:
         object_store_memory=_OBJECT_STORE_BYTES,
         _metrics_export_port=metrics_port,
     )
+    # Ray has put a handler there that prints its stack.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         _deploy(config, num_cores)
         try:
