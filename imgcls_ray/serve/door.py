@@ -68,7 +68,7 @@ def _of_serve(status: int) -> ApiError:
 class Gate:
     """What a replica tells the door of its own process: how much room it has.
 
-    In overload most requests are turned away, and it costs a tenth to do that before Ray Serve has begun with one.
+    In overload most requests are turned away, and it costs less to do that before Ray Serve has begun with one.
     """
 
     def __init__(self) -> None:
