@@ -45,7 +45,7 @@ class NullLabeller:
         for unit in units_of(units):
             rows = self._store.read_unit(unit)
             results = [self._prediction] * rows.num_rows
-            counts.append(commit_unit(self._store, self._class_names, unit, rows, results, StageSeconds()))
+            counts.append(commit_unit(self._store, self._class_names, unit, rows, results, StageSeconds(), {}))
         return pa.concat_tables(counts)
 
 

@@ -139,7 +139,15 @@ def predict(
         str | None, typer.Option(metavar="parquet|jsonl|csv", help="Also write the newest row of every input.")
     ] = None,
     save_images: Annotated[int | None, typer.Option(metavar="N", help="Leave N annotated samples.")] = None,
-    limit: Annotated[int | None, typer.Option(metavar="N", help="Label at most N inputs in this run.")] = None,
+    limit: Annotated[int | None, typer.Option(metavar="N", help="Label at most N inputs.")] = None,
+    retry: Annotated[
+        str | None,
+        typer.Option(metavar="CODES", help="Ask again for inputs that failed with these, e.g. corrupt,access_denied."),
+    ] = None,
+    accept_missing: Annotated[
+        bool,
+        typer.Option("--accept-missing", help="Record missing images even where their whole folder is gone or empty."),
+    ] = False,
     max_error_rate: Annotated[
         float | None, typer.Option(metavar="SHARE", help="Exit 1 if a larger share of the inputs fails, e.g. 0.05.")
     ] = None,
@@ -172,6 +180,8 @@ def predict(
         "export": export,
         "save_images": save_images,
         "limit": limit,
+        "retry": retry,
+        "accept_missing": accept_missing or None,
         "max_error_rate": max_error_rate,
         "num_workers": num_workers,
         "device": device,

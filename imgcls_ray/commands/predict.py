@@ -28,7 +28,19 @@ if TYPE_CHECKING:
 
 # Without --output one image is printed: what speaks of a store, or of many images, would do nothing.
 _NEED_A_STORE = frozenset(
-    {"dry_run", "embedding", "export", "limit", "logits", "max_error_rate", "num_gpus", "num_workers", "save_images"}
+    {
+        "accept_missing",
+        "dry_run",
+        "embedding",
+        "export",
+        "limit",
+        "logits",
+        "max_error_rate",
+        "num_gpus",
+        "num_workers",
+        "retry",
+        "save_images",
+    }
 )
 _ADVICE = {
     "fetch": "most of the workers' time went into waiting for bytes: the storage is the slowest stage",
@@ -131,17 +143,16 @@ def _tell(report: PredictReport, config: PredictConfig) -> None:
     for run in done:
         _tell_run(console, run)
     _tell_left_out(console, report)
-    if config.limit and report.runs[-1].num_images == config.limit:
+    if config.limit and sum(run.num_labelled for run in report.runs) >= config.limit:
         console.print(f"stopped at limit={config.limit}; the same command goes on with what is left")
     console.print(f"labels: {report.store}")
 
 
 def _tell_run(console: Console, run: RunReport) -> None:
-    labelled = run.num_images - run.num_done_before
-    if not labelled:
+    if not run.num_labelled:
         return
     console.print(
-        f"run {run.run:04d}: {counted(labelled, 'image')} in {duration(run.seconds)} with start-up"
+        f"run {run.run:04d}: {counted(run.num_labelled, 'image')} in {duration(run.seconds)} with start-up"
         + (f", {run.images_per_s:,.1f} images/s once the workers ran" if run.images_per_s else "")
         + f", on {counted(run.num_workers, 'worker')}"
     )
@@ -153,6 +164,11 @@ def _tell_run(console: Console, run: RunReport) -> None:
 
 
 def _tell_left_out(console: Console, report: PredictReport) -> None:
+    if report.plan.waiting and report.plan.next_retry:
+        console.print(
+            f"failed more than once: {counted(report.plan.waiting, 'input')}, asked again from "
+            f"{report.plan.next_retry.astimezone():%Y-%m-%d %H:%M} on; --retry CODES asks now"
+        )
     if report.listing.not_images:
         console.print(f"left out: {report.listing.not_images:,} texts and tables, by their names")
     if report.listing.doubles:

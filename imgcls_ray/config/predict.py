@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Literal, Self
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from imgcls_ray.config.device import OnDevice
 from imgcls_ray.config.limits import ReadLimits
+from imgcls_ray.errors import ImageErrorCode  # noqa: TC001 - pydantic reads the annotation
 
 
 class PredictConfig(ReadLimits, OnDevice):
@@ -41,7 +42,13 @@ class PredictConfig(ReadLimits, OnDevice):
     """Largest number of images in one unit of work. Default: about ten seconds of work, by the model's size."""
 
     limit: PositiveInt | None = None
-    """Label at most this many inputs in this run."""
+    """Label at most this many inputs in this command. Of a run that an earlier command left open, whole units are
+    labelled, and at least one."""
+    retry: tuple[ImageErrorCode, ...] = ()
+    """Codes of errors whose inputs are asked again in this command, e.g. ``[corrupt, access_denied]``."""
+    accept_missing: bool = False
+    """Record ``not_found`` for images that were listed and are missing, even where their whole folder or prefix is gone
+    or empty. Otherwise the job ends then, because a volume that is not mounted looks the same."""
     max_error_rate: float = Field(default=1.0, ge=0, le=1)
     """End with exit code 1 when a larger share of the inputs fails. (If every input fails, the job always does.)"""
     export: Literal["parquet", "jsonl", "csv"] | None = None
@@ -53,6 +60,11 @@ class PredictConfig(ReadLimits, OnDevice):
     ends at once. What is not done by then is done by the next run."""
     dry_run: bool = False
     """Say what would be labelled; write nothing."""
+
+    @field_validator("retry", mode="before")
+    @classmethod
+    def _codes_in_a_text(cls, value: object) -> object:
+        return [code.strip() for code in value.split(",") if code.strip()] if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _gpus_need_torch(self) -> Self:

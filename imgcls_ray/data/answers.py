@@ -9,9 +9,7 @@ import heapq
 import itertools
 from typing import TYPE_CHECKING, NamedTuple
 
-from imgcls_ray.data.schema import parse_part_name
-from imgcls_ray.errors import ImageErrorCode
-from imgcls_ray.storage.http import is_url
+from imgcls_ray.data.schema import LIMITS_KEY, parse_part_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,15 +28,8 @@ class Answer(NamedTuple):
     """Name of the part file."""
     row: int
     """Place in the part file."""
-
-    @property
-    def is_asked_again(self) -> bool:
-        """Whether the same version of the input is planned again: its row holds a failure that may pass."""
-        if self.error is None:
-            return False
-        code = ImageErrorCode(self.error)
-        # A path that was missing shows its version once it is there; an address never does, so it is asked again.
-        return code.is_transient or (code is ImageErrorCode.NOT_FOUND and is_url(self.uri))
+    limits: bytes | None = None
+    """The limits that the row was made under, as JSON; ``None`` in parts of earlier versions."""
 
 
 def all_answers(store: LabelStore) -> Iterator[Answer]:
@@ -46,11 +37,15 @@ def all_answers(store: LabelStore) -> Iterator[Answer]:
     return heapq.merge(*(_answers_of_run(store, parts) for parts in _parts_by_run(store)))
 
 
+def answers_by_input(store: LabelStore) -> Iterator[list[Answer]]:
+    """All rows of every input, oldest first; inputs sorted by URI."""
+    for _, answers in itertools.groupby(all_answers(store), key=lambda answer: answer.uri):
+        yield list(answers)
+
+
 def newest_answers(store: LabelStore) -> Iterator[Answer]:
     """The newest row of every input, sorted by URI: the one that counts."""
-    for _, versions in itertools.groupby(all_answers(store), key=lambda answer: answer.uri):
-        *_, newest = versions
-        yield newest
+    return (answers[-1] for answers in answers_by_input(store))
 
 
 def _parts_by_run(store: LabelStore) -> list[list[tuple[int, int, str]]]:
@@ -67,8 +62,9 @@ def _answers_of_run(store: LabelStore, parts: list[tuple[int, int, str]]) -> Ite
         # Read whole and closed: the merge goes through all runs at once, and a store may have more runs than a process
         # may have open files.
         part = store.read_part(name, ["uri", "etag", "error"])
+        limits = (part.schema.metadata or {}).get(LIMITS_KEY)
         row = 0
         for batch in part.to_batches(max_chunksize=256):
             for uri, etag, error in zip(*(column.to_pylist() for column in batch.columns), strict=True):
-                yield Answer(uri, run, etag, error, name, row)
+                yield Answer(uri, run, etag, error, name, row, limits)
                 row += 1

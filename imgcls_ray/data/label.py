@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from imgcls_ray.data.absence import check_absences
 from imgcls_ray.data.decoding import Decode, decode_in_child, decode_in_time, load_decoders
 from imgcls_ray.data.fetching import NUM_FETCH_THREADS, fetch_inputs
 from imgcls_ray.data.parts import commit_unit, done_before, skipped
@@ -102,8 +103,30 @@ class LabelTask(ClassifierTask):
 
     store: str
 
+    source: str | None = None
+    """The INPUT that the run's inputs were listed in; a path is absolute. ``None``: what is missing stays missing."""
+
     def open_store(self) -> LabelStore:
         return open_store(open_directory(self.store, self.fetch_limits.s3))
+
+    def limits(self) -> dict[str, Any]:
+        """What decides whether a failed input is asked again under other limits, by the configuration's keys."""
+        return {
+            "max_image_bytes": min(self.decode_limits.max_bytes, self.fetch_limits.max_bytes),
+            "max_image_pixels": self.decode_limits.max_pixels,
+            "decode_timeout_s": self.decode_limits.timeout_s,
+            "fetch_timeout_s": self.fetch_limits.timeout_s,
+            "allow_private_urls": self.fetch_limits.allow_private_urls,
+        }
+
+    def check_absences(self, rows: pa.Table, results: Iterable[object]) -> None:
+        """End the job where inputs are missing because their storage is away.
+
+        Raises:
+            StorageError: with the way out.
+        """
+        errors = (result.code if isinstance(result, ImageError) else None for result in results)
+        check_absences(rows, errors, source=self.source, store=self.store, s3=self.fetch_limits.s3)
 
 
 def describe_units(units: Sequence[Unit]) -> pa.Table:
@@ -191,9 +214,12 @@ class UnitLabeller:
                 with self._task.decoder(self._classifier.folder.spec.preprocess, turns.begin(unit)) as decode:
                     inputs = decode_model_inputs(_timed(encoded, seconds), decode, seconds)
                     results = list(self._classifier.classify_inputs(inputs, seconds))
+                self._task.check_absences(rows, results)
                 # Before the next unit may compute, so that at every moment a unit in hand is in one of the two.
                 commit.enter_context(turns.committing)
-            counts = commit_unit(self._store, self._classifier.folder.spec.class_names, unit, rows, results, seconds)
+            counts = commit_unit(
+                self._store, self._classifier.folder.spec.class_names, unit, rows, results, seconds, self._task.limits()
+            )
             turns.end(unit)
         return counts
 
@@ -229,6 +255,7 @@ class UnitDecoder:
             with self._task.decoder(self._preprocess, turns.begin(unit)) as decode:
                 inputs = decode_model_inputs(_timed(encoded, seconds), decode, seconds)
                 pixels, about = pack_inputs(inputs, unit.num_rows, self._preprocess.crop_size)
+            self._task.check_absences(rows, (_error_of(item) for item in about))
         turns.end(unit)
         return self._decoded(unit, pixels, about, seconds)
 
@@ -256,6 +283,7 @@ class UnitClassifier:
     """Classifies and commits decoded units on one GPU. Two threads may call it at once."""
 
     def __init__(self, task: LabelTask, board: Board, device: str = "cuda") -> None:
+        self._task = task
         self._store = task.open_store()
         self._classifier = task.load_classifier(task.open_model(), device=device, num_threads=1)
         self._turns = _Turns("classify", board)
@@ -280,7 +308,7 @@ class UnitClassifier:
                 turns.begin(unit)
                 results = list(self._classifier.classify_inputs(inputs, seconds))
                 commit.enter_context(turns.committing)
-            counts = commit_unit(self._store, spec.class_names, unit, rows, results, seconds)
+            counts = commit_unit(self._store, spec.class_names, unit, rows, results, seconds, self._task.limits())
             turns.end(unit)
         return counts
 
@@ -306,6 +334,10 @@ def pack_inputs(
     return pixels[:num_good], about
 
 
+def _error_of(about: dict[str, Any]) -> ImageError | None:
+    return ImageError(ImageErrorCode(about["code"]), about["detail"]) if "code" in about else None
+
+
 def pixel_column(pixels: np.ndarray | None) -> pa.Array:
     """Pixels as the one value of a column, without a copy."""
     blob = pixels.reshape(-1).data if pixels is not None and pixels.size else b""
@@ -316,8 +348,8 @@ def unpack_inputs(about: list[dict[str, Any]], column: pa.ChunkedArray, size: in
     """What ``pack_inputs`` and ``pixel_column`` made, again as one input for each image."""
     good = iter(np.frombuffer(column[0].as_buffer(), dtype=np.uint8).reshape(-1, size, size, 3))
     for item in about:
-        if "code" in item:
-            yield ImageError(ImageErrorCode(item["code"]), item["detail"])
+        if (error := _error_of(item)) is not None:
+            yield error
         else:
             yield ModelInput(next(good), width=item["width"], height=item["height"])
 

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from imgcls_ray.data.schema import STATUS_ERROR, STATUS_OK
+from imgcls_ray.data.schema import LIMITS_KEY, STATUS_ERROR, STATUS_OK
 from imgcls_ray.errors import ImageError
 from imgcls_ray.models.classifier import StageSeconds
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from imgcls_ray.data.schema import Unit
     from imgcls_ray.data.store import LabelStore
@@ -31,13 +31,16 @@ def commit_unit(
     rows: pa.Table,
     results: Sequence[Prediction | ImageError],
     seconds: StageSeconds,
+    limits: Mapping[str, Any],
 ) -> pa.Table:
     """Write a unit's part file in one create-only step. Returns its counts.
 
-    A part that is there already is as good: it holds the same rows, by another worker.
+    The limits that the rows were made under stand in the file's metadata: what failed by one of them is asked again
+    where it is wider. A part that is there already is as good: it holds the same rows, by another worker.
     """
     start = time.perf_counter()
     table = part_table(store.schema, class_names, rows, results)
+    table = table.replace_schema_metadata({**table.schema.metadata, LIMITS_KEY: json.dumps(limits).encode()})
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)
     committed = store.directory.create(unit.part_name, buffer.getvalue())

@@ -11,19 +11,21 @@ import itertools
 import tempfile
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from imgcls_ray.data.answers import newest_answers
+from imgcls_ray.data.answers import answers_by_input
+from imgcls_ray.data.retrying import RetryRules, may_pass
 from imgcls_ray.data.schema import FILE_SCHEMA, PLAN_SCHEMA, STATUS_OK, image_id
 from imgcls_ray.data.sorting import batches_of, table_of
-from imgcls_ray.data.store import encode_json, now
+from imgcls_ray.data.store import encode_json, now, plan_name, segment_name
 from imgcls_ray.errors import StoreInUseError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
+    from datetime import datetime
 
     from imgcls_ray.data.answers import Answer
     from imgcls_ray.data.store import LabelStore
@@ -44,9 +46,13 @@ class PlanCounts:
     changed: int = 0
     """New versions of inputs that have a row."""
     retried: int = 0
-    """Inputs whose row holds a transient error."""
+    """Inputs that failed before and are asked again."""
     answered: int = 0
     """Inputs whose row stands."""
+    waiting: int = 0
+    """Among these, inputs that failed more than once for a passing reason and are asked again later."""
+    next_retry: datetime | None = None
+    """When the first of them will be."""
     answered_codes: Counter[str] = field(default_factory=Counter)
     """The same per status."""
 
@@ -55,35 +61,50 @@ class PlanCounts:
         return self.new + self.changed + self.retried
 
 
-class _Listed(NamedTuple):
-    info: FileInfo
-    newest: Answer | None
+def unanswered(
+    files: Iterable[FileInfo], store: LabelStore | None, counts: PlanCounts, rules: RetryRules | None = None
+) -> Iterator[FileInfo]:
+    """Keep the inputs that no row of the store answers yet: a merge of two sorted streams.
 
-
-def unanswered(files: Iterable[FileInfo], store: LabelStore | None, counts: PlanCounts) -> Iterator[FileInfo]:
-    """Keep the inputs that no row of the store answers yet: a merge of two sorted streams."""
-    answers = newest_answers(store) if store is not None else iter(())
-    for info, newest in _beside(files, answers):
-        counts.listed += 1
-        if newest is None:
+    Args:
+        files: what is listed, sorted by URI.
+        store: whose answers count; ``None`` where there is none yet.
+        counts: told what became of each.
+        rules: which failures are asked again; by default those that may pass.
+    """
+    if store is None:
+        for info in files:
+            counts.listed += 1
             counts.new += 1
-        elif info.etag is not None and info.etag != newest.etag:
+            yield info
+        return
+    rules = rules or RetryRules(store)
+    for info, answers in _beside(files, answers_by_input(store)):
+        counts.listed += 1
+        if not answers:
+            counts.new += 1
+        elif info.etag is not None and info.etag != answers[-1].etag:
             counts.changed += 1
-        elif newest.is_asked_again:
+        elif rules.is_asked_again(answers):
             counts.retried += 1
         else:
             counts.answered += 1
-            counts.answered_codes[newest.error or STATUS_OK] += 1
+            counts.answered_codes[answers[-1].error or STATUS_OK] += 1
+            if may_pass(answers[-1]):
+                counts.waiting += 1
+                counts.next_retry = min(filter(None, (counts.next_retry, rules.time_of_retry(answers))))
             continue
         yield info
 
 
-def _beside(files: Iterable[FileInfo], answers: Iterator[Answer]) -> Iterator[_Listed]:
-    newest = next(answers, None)
+def _beside(
+    files: Iterable[FileInfo], answers_by_input: Iterator[list[Answer]]
+) -> Iterator[tuple[FileInfo, list[Answer]]]:
+    answers = next(answers_by_input, None)
     for info in files:
-        while newest is not None and newest.uri < info.uri:
-            newest = next(answers, None)
-        yield _Listed(info, newest if newest is not None and newest.uri == info.uri else None)
+        while answers is not None and answers[0].uri < info.uri:
+            answers = next(answers_by_input, None)
+        yield info, answers if answers is not None and answers[0].uri == info.uri else []
 
 
 def default_unit_size(weights_bytes: int) -> int:
@@ -167,10 +188,10 @@ def write_plan(
     row = segment = 0
     while row < planned.num_images:
         data, row = _segment(units, run=run, first_row=row)
-        _create(store, f"plans/{run:04d}/{segment:06d}.parquet", data)
+        _create(store, f"plans/{run:04d}/{segment_name(segment)}", data)
         segment += 1
     record = {"run": run, "created": now(), "num_images": planned.num_images, "num_units": len(sizes), **about}
-    _create(store, f"plans/{run:04d}.json", encode_json(record))
+    _create(store, plan_name(run), encode_json(record))
 
 
 def _segment(units: Iterator[pa.Table], *, run: int, first_row: int) -> tuple[bytes, int]:

@@ -6,10 +6,11 @@ the same command goes on from there.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import time
 from importlib.metadata import version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from imgcls_ray.data.alone import label_alone
 from imgcls_ray.data.board import Board
@@ -23,6 +24,8 @@ from imgcls_ray.data.plan import MAX_UNIT_SIZE, Spool, default_unit_size, unansw
 from imgcls_ray.data.planner import plan_ahead
 from imgcls_ray.data.progress import label_progress, logger
 from imgcls_ray.data.report import PredictReport, RunReport, counted
+from imgcls_ray.data.retrying import LIMITS, RETRIED_KEY, RetryRules
+from imgcls_ray.data.runs import work_off
 from imgcls_ray.data.schema import STATUS_OK
 from imgcls_ray.data.start import check_resources, start_workers
 from imgcls_ray.data.stopping import GracefulStop
@@ -40,6 +43,8 @@ from imgcls_ray.models.engines import check_engine
 from imgcls_ray.models.new import open_model
 from imgcls_ray.options import decode_limits, fetch_limits, s3_options
 from imgcls_ray.storage import open_directory
+from imgcls_ray.storage.http import is_url
+from imgcls_ray.storage.local import path_from_uri
 from imgcls_ray.storage.s3 import is_s3
 
 if TYPE_CHECKING:
@@ -77,7 +82,7 @@ def predict(config: PredictConfig, console: Console) -> PredictReport:
         store = open_store(directory) if is_store(directory) else None
         if store is not None:
             check_identity(store, identity)
-        with _planned(config, store, report) as plans:
+        with _planned(config, store, report, config.limit) as plans:
             for _ in plans:
                 pass
         return report
@@ -85,12 +90,13 @@ def predict(config: PredictConfig, console: Console) -> PredictReport:
     store = create_or_open_store(directory, identity)
     with hold_lease(directory):
         job = _Job(config, folder, store, console)
-        while (new_run := store.take_next_run()) is None:
-            report.runs += [job.finish(run) for run in store.open_runs()]
-        report.num_finished_before = len(report.runs)
-        with _planned(config, store, report) as plans:
-            for run, planned in enumerate(plans, new_run):
-                report.runs.append(job.label(planned, run))
+        work_off(
+            store,
+            job,
+            lambda limit: _planned(config, store, report, limit),
+            report,
+            limit=config.limit,
+        )
     report.seconds = time.monotonic() - start
     return report
 
@@ -108,17 +114,26 @@ def _identity(config: PredictConfig, folder: ModelFolder) -> StoreIdentity:
 
 
 def _planned(
-    config: PredictConfig, store: LabelStore | None, report: PredictReport
+    config: PredictConfig, store: LabelStore | None, report: PredictReport, limit: int | None
 ) -> AbstractContextManager[Iterator[Spool]]:
     """The inputs that the store does not answer, plan by plan; counts go to the report."""
     s3 = s3_options(config)
     inside = open_directory(config.output, s3).uri
     files = list_inputs(config.input, report.listing, s3, leave_out=inside)
-    return plan_ahead(unanswered(files, store, report.plan), limit=config.limit)
+    rules = RetryRules(store, config.model_dump(include=set(LIMITS)), frozenset(config.retry)) if store else None
+    return plan_ahead(unanswered(files, store, report.plan, rules), limit=limit)
+
+
+def _place_of(source: str) -> str:
+    """An INPUT that every process understands, wherever it runs: what a missing image's storage is told by."""
+    if is_s3(source) or is_url(source):
+        return source
+    # Joined, not normalised: the system goes through the links before a "..".
+    return os.path.join(os.getcwd(), path_from_uri(source))
 
 
 class _Job:
-    """The runs of one command on one store; Ray and the engine are started once, when the first unit needs them."""
+    """What one command does with its runs; Ray and the engine are started once, when the first unit needs them."""
 
     def __init__(self, config: PredictConfig, folder: ModelFolder, store: LabelStore, console: Console) -> None:
         self._config, self._folder, self._store, self._console = config, folder, store, console
@@ -137,13 +152,8 @@ class _Job:
             fetch_limits=fetch_limits(config),
         )
 
-    def label(self, planned: Spool, run: int) -> RunReport:
-        """Plan a run and label it; with nothing to label, only record it."""
-        start = time.monotonic()
-        if not planned.num_images:
-            report = RunReport(run, 0, 0)
-            self._record(report)
-            return report
+    def write_plan(self, planned: Spool, run: int) -> None:
+        """Cut the inputs into units and write them down."""
         write_plan(
             self._store,
             planned,
@@ -151,25 +161,15 @@ class _Job:
             num_workers=self._num_workers(planned),
             unit_size=self._unit_size(),
             batch_size=self._config.batch_size,
-            about={"input": self._config.input},
+            about={
+                "input": self._config.input,
+                "place": _place_of(self._config.input),
+                RETRIED_KEY: sorted(self._config.retry),
+            },
         )
-        return self.finish(run, start)
 
-    def finish(self, run: int, start: float | None = None) -> RunReport:
-        """Label the units of a planned run that have no answer, and record the run."""
-        num_images = self._store.plan_record(run)["num_images"]
-        answered = self._store.answered_units(run)
-        todo = [unit for unit in self._store.units(run) if unit.number not in answered]
-        report = RunReport(run, num_images, num_images - sum(unit.num_rows for unit in todo))
-        others = answered
-        if todo:
-            others = answered | self._label(todo, report, start or time.monotonic())
-        self._count_other_parts(report, others)
-        self._record(report)
-        return report
-
-    def _label(self, todo: list[Unit], report: RunReport, start: float) -> set[int]:
-        """Label units; returns those whose part another worker had written.
+    def label_units(self, units: list[Unit], report: RunReport) -> set[int]:
+        """Label units; returns the numbers of those whose part another worker had written.
 
         Raises:
             StoppedError: a signal asked for it; the work that was in hand has ended, if it could.
@@ -177,11 +177,12 @@ class _Job:
         logger.info(
             "run %04d: %s to label in %s",
             report.run,
-            counted(report.num_images - report.num_done_before, "image"),
-            counted(len(todo), "unit"),
+            counted(sum(unit.num_rows for unit in units), "image"),
+            counted(len(units), "unit"),
         )
-        board = None if len(todo) == 1 and not self._config.uses_gpus else Board()
-        results = self._on_ray(todo, board) if board else self._label_here(todo[0])
+        board = None if len(units) == 1 and not self._config.uses_gpus else Board()
+        task = self._task_of(report)
+        results = self._on_ray(units, task, board) if board else self._label_here(units[0], task)
         report.num_workers = self._workers.num_cpu_workers if self._workers else 1
         others: set[int] = set()
         num_done = report.num_done_before
@@ -204,9 +205,13 @@ class _Job:
             raise self._stopped(report, num_done) from error
         if stop.requested:
             raise self._stopped(report, num_done)
-        report.seconds = time.monotonic() - start
         report.images_per_s = progress.images_per_s
         return others
+
+    def _task_of(self, report: RunReport) -> LabelTask:
+        # Where an earlier command listed its inputs is not where this one does.
+        source = None if self._config.accept_missing else report.plan.get("place")
+        return dataclasses.replace(self._task, source=source)
 
     def _stopped(self, report: RunReport, num_done: int) -> StoppedError:
         return StoppedError(
@@ -214,13 +219,13 @@ class _Job:
             f"{counted(report.num_images, 'image')} of run {report.run:04d}), and the same command goes on from there"
         )
 
-    def _label_here(self, unit: Unit) -> Iterator[UnitCounts]:
+    def _label_here(self, unit: Unit, task: LabelTask) -> Iterator[UnitCounts]:
         """A single unit is labelled without Ray: its start would take longer."""
-        yield from counts_of(label_alone(self._task, unit, num_threads=available_cores()))
+        yield from counts_of(label_alone(task, unit, num_threads=available_cores()))
 
-    def _on_ray(self, todo: list[Unit], board: Board) -> Iterator[UnitCounts]:
+    def _on_ray(self, units: list[Unit], task: LabelTask, board: Board) -> Iterator[UnitCounts]:
         workers = self._start()
-        return _with_causes(label_units(todo, self._task, workers, board), self._store)
+        return _with_causes(label_units(units, task, workers, board), self._store)
 
     def _start(self) -> WorkerPlan:
         if self._workers is None:
@@ -242,28 +247,23 @@ class _Job:
             largest = min(largest, _MAX_BLOCK_BYTES // (3 * self._folder.spec.preprocess.crop_size**2))
         return largest
 
-    def _count_other_parts(self, report: RunReport, numbers: set[int]) -> None:
-        for unit in self._store.units(report.run):
-            if unit.number in numbers:
-                codes = self._store.read_part(unit.part_name, ["error"]).column("error").to_pylist()
-                report.codes.update(code or STATUS_OK for code in codes)
-
-    def _record(self, report: RunReport) -> None:
+    def describe_run(self, report: RunReport) -> dict[str, Any]:
+        """The record of a finished run."""
         packages = ("imgcls-ray", "ray", "torch", "torchvision", "timm", "openvino", "pillow", "pyarrow")
-        self._store.finish_run(
-            report.run,
-            {
-                "run": report.run,
-                "finished": now(),
-                "fingerprint": self._folder.spec.fingerprint,
-                "num_images": report.num_images,
-                "counts": dict(sorted(report.codes.items())),
-                "seconds": round(report.seconds, 3),
-                "images_per_s": round(report.images_per_s, 1),
-                "config": self._config.model_dump(),
-                "versions": {package: version(package) for package in packages},
-            },
-        )
+        source = report.plan.get("input", self._config.input)
+        return {
+            "run": report.run,
+            "finished": now(),
+            "fingerprint": self._folder.spec.fingerprint,
+            # Of the plan: the command that finishes a run may have another input.
+            "input": source,
+            "num_images": report.num_images,
+            "counts": dict(sorted(report.codes.items())),
+            "seconds": round(report.seconds, 3),
+            "images_per_s": round(report.images_per_s, 1),
+            "config": {**self._config.model_dump(), "input": source},
+            "versions": {package: version(package) for package in packages},
+        }
 
 
 def _no_one_to_tell() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import Any
 
 from imgcls_ray.data.listing import ListingCounts
 from imgcls_ray.data.plan import PlanCounts
@@ -20,6 +21,12 @@ class RunReport:
     num_images: int
     num_done_before: int
     """Images that an earlier command had labelled in the same run."""
+    plan: dict[str, Any] = field(default_factory=dict)
+    """The record of the run's plan."""
+    num_labelled: int = 0
+    """Images that this command labelled."""
+    is_finished: bool = False
+    """Whether every image has its row; not so where a limit ended the work."""
     codes: Counter[str] = field(default_factory=Counter)
     """Images of the whole run per status."""
     seconds: float = 0.0
@@ -38,7 +45,7 @@ class PredictReport:
     plan: PlanCounts = field(default_factory=PlanCounts)
     listing: ListingCounts = field(default_factory=ListingCounts)
     runs: list[RunReport] = field(default_factory=list)
-    """Runs that were finished by this command; the last one may be empty."""
+    """Runs that this command worked on; the last one may be empty."""
     num_finished_before: int = 0
     """The first ones of them, which an earlier command had planned: their rows are answers to this one's listing."""
     seconds: float = 0.0
@@ -47,25 +54,35 @@ class PredictReport:
         """End the job as failed if every input failed, or more than the accepted share.
 
         Counted are all inputs of the listing, labelled now or before: one image that fails again and again does not
-        fail every run after the first. A command that found nothing to label has not failed.
+        fail every run after the first. The runs that an earlier command left open are counted by themselves: their
+        inputs need not be listed any more. A command that found nothing to label has not failed.
 
         Raises:
             JobFailedError: naming the codes.
         """
         if not any(run.codes for run in self.runs):
             return
-        codes = sum((run.codes for run in self.runs[self.num_finished_before :]), self.plan.answered_codes)
-        total, num_errors = codes.total(), codes.total() - codes[STATUS_OK]
-        if not num_errors:
-            return
-        named = ", ".join(f"{code} {count:,}" for code, count in codes.most_common() if code != STATUS_OK)
-        if num_errors == total:
-            raise JobFailedError(f"all inputs failed ({total:,}): {named}")
-        if num_errors / total > max_error_rate:
-            raise JobFailedError(
-                f"{num_errors:,} of {total:,} inputs failed ({num_errors / total:.1%}, accepted are "
-                f"{max_error_rate:.1%}): {named}"
-            )
+        left_open, planned = self.runs[: self.num_finished_before], self.runs[self.num_finished_before :]
+        _check_codes(_codes_of(left_open), max_error_rate, of=" of what an earlier command left open")
+        _check_codes(_codes_of(planned) + self.plan.answered_codes, max_error_rate)
+
+
+def _codes_of(runs: list[RunReport]) -> Counter[str]:
+    return sum((run.codes for run in runs), Counter())
+
+
+def _check_codes(codes: Counter[str], max_error_rate: float, *, of: str = "") -> None:
+    total, num_errors = codes.total(), codes.total() - codes[STATUS_OK]
+    if not num_errors:
+        return
+    named = ", ".join(f"{code} {count:,}" for code, count in codes.most_common() if code != STATUS_OK)
+    if num_errors == total:
+        raise JobFailedError(f"all inputs{of} failed ({total:,}): {named}")
+    if num_errors / total > max_error_rate:
+        raise JobFailedError(
+            f"{num_errors:,} of {total:,} inputs{of} failed ({num_errors / total:.1%}, accepted are "
+            f"{max_error_rate:.1%}): {named}"
+        )
 
 
 def counted(number: int, noun: str) -> str:

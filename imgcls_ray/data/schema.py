@@ -29,6 +29,8 @@ FILE_SCHEMA = pa.schema(
 PLAN_SCHEMA = pa.schema([pa.field("image_id", pa.int64(), nullable=False), *FILE_SCHEMA])
 
 FINGERPRINT_KEY = b"imgcls.fingerprint"
+LIMITS_KEY = b"imgcls.limits"
+"""In a part file's metadata: the limits that its rows were made under, as JSON."""
 STATUS_OK = "ok"
 STATUS_ERROR = "error"
 

@@ -7,7 +7,11 @@ there has not happened. No lock is needed for that, and none is trusted.
 from __future__ import annotations
 
 import json
+import os
 import re
+import socket
+import uuid
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,14 +22,16 @@ from pydantic import ValidationError
 
 from imgcls_ray.config import StrictModel
 from imgcls_ray.data.schema import Unit, parse_part_name, part_schema
-from imgcls_ray.errors import StoreError
+from imgcls_ray.errors import StorageError, StoreError, StoreInUseError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import BinaryIO
 
     from imgcls_ray.storage import Directory
 
 IDENTITY_FILE = "store.json"
+_CLAIM_FILE = "claim.json"
 _RUN_FILE = re.compile(r"^(\d{4,})\.json$")
 _RUN_ENTRY = re.compile(r"^(\d{4,})(?:\.json)?$")
 _SEGMENT_FILE = re.compile(r"^\d{6,}\.parquet$")
@@ -73,30 +79,49 @@ class LabelStore:
         return sorted(set(self.planned_runs()) - set(self.finished_runs()))
 
     def next_run(self) -> int:
-        """A number that no run has used: planned, finished, or given up while it was planned."""
+        """A number that no run has used: claimed, planned, finished, or given up while it was planned."""
         return max((*self._numbers("plans", _RUN_ENTRY), *self.finished_runs()), default=0) + 1
 
-    def take_next_run(self) -> int | None:
-        """Take a number for a new plan, or ``None`` if an open run has to be finished first.
+    def claim_next_run(self) -> int | None:
+        """Claim a number for a new plan, or return ``None`` if an open run has to be finished first.
 
-        The number is read before the open runs, and a plan that somebody began and did not end is closed for good: so
-        of two runs that plan at once, with or without a lease, one finds its number or its plan taken, and no input
-        is planned twice.
+        The number is read before the open runs are, and claimed after: whoever succeeds knows that every earlier run
+        is finished, so a listing that is compared with the answers from now on misses none of theirs. A plan that
+        somebody began and did not end is closed for good. So of two commands that plan at once, with or without a
+        lease, one finds its number or its plan taken, and no input is planned twice.
+
+        Raises:
+            StoreInUseError: another command claimed the number meanwhile.
         """
         number = self.next_run()
         planned = set(self.planned_runs())
         for run in self._numbers("plans", _RUN_ENTRY):
             closed = {"run": run, "num_images": 0, "num_units": 0, "abandoned": now()}
-            if run not in planned and self.directory.create(f"plans/{run:04d}.json", encode_json(closed)):
+            if run not in planned and self.directory.create(plan_name(run), encode_json(closed)):
                 self.finish_run(run, {**closed, "finished": now(), "counts": {}, "images_per_s": 0.0})
-        return None if self.open_runs() else number
+        if self.open_runs():
+            return None
+        self.claim_run(number)
+        return number
+
+    def claim_run(self, run: int) -> None:
+        """Claim a number that follows a finished run of this command.
+
+        Raises:
+            StoreInUseError: another command has claimed it.
+        """
+        claim = {"run": run, "claimed": now(), "host": socket.gethostname(), "pid": os.getpid()}
+        if not self.directory.create(f"plans/{run:04d}/{_CLAIM_FILE}", encode_json(claim)):
+            raise StoreInUseError(
+                f"{self.uri}: another command is planning into this store (run {run:04d} is claimed); run again later"
+            )
 
     def _numbers(self, folder: str, pattern: re.Pattern[str]) -> list[int]:
         matches = (pattern.match(name) for name in self.directory.entries(folder))
         return sorted({int(match.group(1)) for match in matches if match})
 
     def plan_record(self, run: int) -> dict[str, Any]:
-        return self._record(f"plans/{run:04d}.json", {"num_images", "num_units"})
+        return self._record(plan_name(run), {"num_images", "num_units"})
 
     def run_record(self, run: int) -> dict[str, Any]:
         return self._record(f"runs/{run:04d}.json", {"num_images", "counts", "images_per_s", "finished"})
@@ -104,6 +129,8 @@ class LabelStore:
     def _record(self, name: str, needed: set[str]) -> dict[str, Any]:
         try:
             record = json.loads(self.directory.read(name))
+        except OSError as error:
+            raise StoreError(f"{self.uri}: {name} cannot be read ({error.strerror or error})") from error
         except ValueError as error:
             raise StoreError(f"{self.uri}: {name} is damaged; bring it back from a copy") from error
         if not isinstance(record, dict) or not needed <= record.keys():
@@ -111,22 +138,37 @@ class LabelStore:
         return record
 
     def units(self, run: int) -> Iterator[Unit]:
-        """The units of a planned run in order, read from the footers of its plan files."""
-        if self.plan_record(run)["num_units"] == 0:
+        """The units of a planned run in order, read from the footers of its plan files.
+
+        Raises:
+            StoreError: a plan file is damaged or lost.
+        """
+        num_units = self.plan_record(run)["num_units"]
+        if num_units == 0:
             return  # also a plan that was given up half-way, whose files mean nothing
         number = first_row = 0
         segments = sorted(
             (name for name in self.directory.entries(f"plans/{run:04d}") if _SEGMENT_FILE.match(name)),
-            key=lambda name: (len(name), name),
+            key=lambda name: (len(name), name),  # a millionth file has one digit more
         )
-        for name in segments:
+        for place, name in enumerate(segments):
             segment = f"plans/{run:04d}/{name}"
-            with self.directory.open(segment) as file:
+            # Without it, the units behind the gap would be labelled under the names of others.
+            if name != segment_name(place):
+                raise StoreError(
+                    f"{self.uri}: plans/{run:04d}/{segment_name(place)} is lost; bring it back from a copy"
+                )
+            with self._plan_file(segment) as file:
                 footer = pq.read_metadata(file)
             for row_group in range(footer.num_row_groups):
                 num_rows = footer.row_group(row_group).num_rows
                 yield Unit(run, number, segment, row_group, first_row, num_rows)
                 number, first_row = number + 1, first_row + num_rows
+        if number != num_units:
+            raise StoreError(
+                f"{self.uri}: the files of plans/{run:04d} hold {number:,} of {num_units:,} units; "
+                "bring the lost ones back from a copy"
+            )
 
     def answered_units(self, run: int) -> set[int]:
         """Numbers of the units of a run that have an answer."""
@@ -149,33 +191,81 @@ class LabelStore:
             ) from error
 
     def read_unit(self, unit: Unit) -> pa.Table:
-        """The plan's rows of one unit."""
-        with self.directory.open(unit.segment) as file:
+        """The plan's rows of one unit.
+
+        Raises:
+            StoreError: the plan file is damaged.
+        """
+        with self._plan_file(unit.segment) as file:
             return pq.ParquetFile(file, pre_buffer=True).read_row_group(unit.row_group)
+
+    @contextmanager
+    def _plan_file(self, name: str) -> Iterator[BinaryIO]:
+        try:
+            with self.directory.open(name) as file:
+                yield file
+        except (OSError, pa.ArrowException) as error:
+            raise StoreError(
+                f"{self.uri}: {name} cannot be read ({' '.join(str(error).split())}); bring it back from a copy: "
+                "it says what an open run is to label"
+            ) from error
 
     def finish_run(self, run: int, record: dict[str, Any]) -> None:
         self.directory.create(f"runs/{run:04d}.json", encode_json(record))
+
+
+def plan_name(run: int) -> str:
+    """The file that says that a plan is whole."""
+    return f"plans/{run:04d}.json"
+
+
+def segment_name(number: int) -> str:
+    """One file of a plan, within the plan's folder."""
+    return f"{number:06d}.parquet"
 
 
 def create_or_open_store(directory: Directory, identity: StoreIdentity) -> LabelStore:
     """Open the store for a run of this identity, or make it.
 
     Raises:
-        StoreError: the directory is something else, or a store of another model or other columns.
+        StoreError: the directory is something else, a store of another model or other columns, or on a storage that
+            writes over what is there.
     """
-    if not is_store(directory):
-        content = {**identity.model_dump(), "created": now()}
-        # Of two runs that make the store at once, one wins; both then check what is there. The second try must fail:
-        # on a storage that lets names be written twice, nothing of what a store promises would hold.
-        data = encode_json(content)
-        if directory.create(IDENTITY_FILE, data) and directory.create(IDENTITY_FILE, data):
-            raise StoreError(
-                f"{directory.uri}: this storage writes over what is there although it is asked not to "
-                "(If-None-Match); a label store cannot be kept on it"
-            )
+    if is_store(directory):
+        store = open_store(directory)
+        check_identity(store, identity)
+        prove_create_only(directory)
+        return store
+    prove_create_only(directory)
+    # Of two runs that make the store at once, one wins; both then check what is there.
+    directory.create(IDENTITY_FILE, encode_json({**identity.model_dump(), "created": now()}))
     store = open_store(directory)
     check_identity(store, identity)
     return store
+
+
+def prove_create_only(directory: Directory) -> None:
+    """Try whether the storage keeps what is there when the same name is created again; nothing else protects rows.
+
+    Every command tries: a store may have been moved, and an endpoint may lead elsewhere than it did.
+
+    Raises:
+        StoreError: the storage writes over it. Nothing is left behind.
+        StorageError: that cannot be tried.
+    """
+    # A name of its own: other commands may try at the same time. Names that begin with a dot are nobody's.
+    name = f".create-only-{uuid.uuid4().hex}"
+    is_kept = (
+        directory.create(name, b"first") and not directory.create(name, b"second") and directory.read(name) == b"first"
+    )
+    # Whoever may write and not remove can still keep a store.
+    with suppress(StorageError):
+        directory.remove(name)
+    if not is_kept:
+        raise StoreError(
+            f"{directory.uri}: this storage writes over what is there although it is asked not to "
+            "(If-None-Match); a label store cannot be kept on it"
+        )
 
 
 def is_store(directory: Directory) -> bool:

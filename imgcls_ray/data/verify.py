@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from imgcls_ray.data.answers import all_answers
+from imgcls_ray.data.answers import answers_by_input
 from imgcls_ray.data.report import counted
+from imgcls_ray.data.retrying import RetryRules
 from imgcls_ray.data.schema import FINGERPRINT_KEY, PLAN_SCHEMA, STATUS_ERROR, STATUS_OK, parse_part_name
 from imgcls_ray.errors import ImageErrorCode, StoreError
 
@@ -94,9 +95,7 @@ def _units(store: LabelStore, run: int, report: VerifyReport) -> list[Unit] | No
     try:
         return list(store.units(run))
     except StoreError as error:
-        report.add(f"plans/{run:04d}.json: cannot be read ({error})")
-    except (OSError, pa.ArrowException) as error:
-        report.add(f"plans/{run:04d}: cannot be read ({error})")
+        report.add(str(error).removeprefix(f"{store.uri}: "))
     return None
 
 
@@ -141,7 +140,7 @@ def _check_part(store: LabelStore, unit: Unit, report: VerifyReport) -> None:
     try:
         planned = store.read_unit(unit).cast(PLAN_SCHEMA)
         planned.validate(full=True)
-    except (OSError, ValueError, pa.ArrowException) as error:
+    except (StoreError, ValueError, pa.ArrowException) as error:
         report.add(f"{unit.segment}: cannot be read ({error})")
         return
     _check_rows(planned, part, unit, report)
@@ -173,9 +172,10 @@ def _check_statuses(part: pa.Table, unit: Unit, report: VerifyReport) -> None:
 
 
 def _check_doubles(store: LabelStore, report: VerifyReport) -> None:
-    """One row per input version: two rows of one version stand only where the first failed for a passing reason."""
-    for uri, versions in itertools.groupby(all_answers(store), key=lambda answer: answer.uri):
-        for older, newer in itertools.pairwise(versions):
-            if newer.etag == older.etag and not older.is_asked_again:
+    """One row per input version: two rows of one version stand only where the first failed and was asked again."""
+    rules = RetryRules(store)
+    for answers in answers_by_input(store):
+        for older, newer in itertools.pairwise(answers):
+            if newer.etag == older.etag and not rules.is_second_answer(older, newer):
                 report.num_doubled += 1
-                report.add(f"{uri}: has a row in {older.part} and another of the same version in {newer.part}")
+                report.add(f"{newer.uri}: has a row in {older.part} and another of the same version in {newer.part}")

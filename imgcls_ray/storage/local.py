@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import re
@@ -24,6 +25,9 @@ _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://")
 _NOT_IMAGES = frozenset(
     {".txt", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".md", ".parquet", ".log", ".bak", ".py"}
 )
+# What link(2) and file systems that know no hard links say of it.
+_NO_HARD_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK})
+_AT_FDCWD, _RENAME_NOREPLACE = -100, 1
 _CODE_OF_ERRNO = {
     errno.ENOENT: ImageErrorCode.NOT_FOUND,
     errno.ENOTDIR: ImageErrorCode.NOT_FOUND,
@@ -221,10 +225,8 @@ class LocalDirectory:
         with _storage_errors(path):
             partial = _write_partial(path, data)
             try:
-                # link() refuses an existing name, where rename() would replace it.
-                os.link(partial, path)
-            except FileExistsError:
-                return False
+                if not _move_to_new_name(partial, path):
+                    return False
             finally:
                 partial.unlink(missing_ok=True)
             sync_folder(path.parent)
@@ -260,6 +262,50 @@ class LocalDirectory:
         path = self._root / name
         with _storage_errors(path):
             path.unlink(missing_ok=True)
+
+
+def _move_to_new_name(partial: Path, path: Path) -> bool:
+    """Give a finished file its name in one step; ``False`` if the name exists, whose content then stays."""
+    try:
+        # link() refuses an existing name, where rename() would replace it.
+        os.link(partial, path)
+    except FileExistsError:
+        # Over NFS the server's answer may be lost and the request made again: then the name is this very file
+        # (link(2), "BUGS").
+        return _is_same_file(partial, path)
+    except OSError as error:
+        if error.errno not in _NO_HARD_LINKS:
+            raise
+        return _rename_to_new_name(partial, path, error)
+    return True
+
+
+def _is_same_file(partial: Path, path: Path) -> bool:
+    try:
+        return os.path.samestat(partial.lstat(), path.lstat())
+    except FileNotFoundError:
+        return False
+
+
+def _rename_to_new_name(partial: Path, path: Path, no_link: OSError) -> bool:
+    """The way of file systems without hard links (exFAT, SMB, many FUSE ones): a rename that replaces nothing."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if not hasattr(libc, "renameat2"):
+        raise no_link
+    renamed = libc.renameat2(_AT_FDCWD, os.fsencode(partial), _AT_FDCWD, os.fsencode(path), _RENAME_NOREPLACE)
+    if renamed == 0:
+        return True
+    code = ctypes.get_errno()
+    if code in (errno.EEXIST, errno.ENOENT) and not partial.exists() and path.exists():
+        return True  # the answer to a first try was lost
+    if code == errno.EEXIST:
+        return False
+    if code in (errno.EINVAL, errno.ENOSYS, *_NO_HARD_LINKS):
+        raise StorageError(
+            f"{path}: cannot be written: its file system has neither hard links nor a rename that replaces nothing, "
+            "and one of the two must keep two writers apart; use another place"
+        ) from no_link
+    raise OSError(code, os.strerror(code), str(path))
 
 
 @contextmanager

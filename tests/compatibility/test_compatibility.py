@@ -34,6 +34,7 @@ from imgcls_ray.config import (
     load_config,
     make_config,
 )
+from imgcls_ray.data import lease
 from imgcls_ray.data.predict import predict
 from imgcls_ray.models.exported import TRUSTED_PT2
 from imgcls_ray.models.new import open_model
@@ -226,7 +227,11 @@ def assert_scores_agree(row: Mapping[str, Any], golden: Mapping[str, Any]) -> No
 
 
 @named("vectors")
-def test_the_lease_of_a_command_that_was_killed_does_not_hold_a_store_for_ever(store: Path, photos: Path) -> None:
+def test_the_lease_of_a_command_that_was_killed_does_not_hold_a_store_for_ever(
+    store: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease, "_WATCH_S", 0.2)
+    monkeypatch.setattr(lease, "_LOOK_S", 0.05)
     shutil.copy(DATA / "stores" / "open" / "lease.json", store)
     report = label(photos / "photos" / "0000*.jpg", store, top_k=2, embedding=True, logits=True)
     assert (report.plan.planned, report.plan.answered) == (0, 10)

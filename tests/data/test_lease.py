@@ -78,11 +78,103 @@ def test_the_lease_is_gone_after_a_failure(directory: Directory) -> None:
     assert not [thread for thread in threading.enumerate() if thread.name == "lease"]
 
 
-def test_a_dead_process_of_this_host_is_taken_over_at_once(directory: Directory, dead_pid: int) -> None:
-    leave_lease(directory, host=socket.gethostname(), pid=dead_pid)
+def leave_lease_of(directory: Directory, pid: int, **changes: Any) -> None:
+    """What a process of this machine has left."""
+    process = lease_module._process(os.getpid())
+    assert process is not None
+    told = {**process._asdict(), **changes}
+    leave_lease(directory, host=socket.gethostname(), pid=pid, process=told)
+
+
+@pytest.fixture
+def no_watch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever waits for a sign of life fails the test."""
+
+    def fail(_seconds: float) -> None:
+        pytest.fail("waited for a sign of life")
+
+    monkeypatch.setattr(time, "sleep", fail)
+
+
+@pytest.fixture
+def quick_watch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease_module, "_WATCH_S", 0.3)
+    monkeypatch.setattr(lease_module, "_LOOK_S", 0.02)
+
+
+def test_a_dead_process_of_this_machine_is_taken_over_at_once(
+    directory: Directory, dead_pid: int, no_watch: None
+) -> None:
+    leave_lease_of(directory, dead_pid)
     assert lease_holder(directory) is None
     with hold_lease(directory):
         assert f"process {os.getpid()} " in str(lease_holder(directory))
+
+
+def test_a_process_number_that_was_given_away_again_is_a_dead_process(directory: Directory, no_watch: None) -> None:
+    leave_lease_of(directory, os.getpid(), started="1")
+    with hold_lease(directory):
+        pass
+
+
+def test_a_process_of_another_boot_is_not_looked_for_here(directory: Directory, dead_pid: int, no_watch: None) -> None:
+    leave_lease_of(directory, dead_pid, boot="another")
+    with pytest.raises(StoreInUseError), hold_lease(directory):
+        pytest.fail("its last beat was just now")
+
+
+def test_a_live_holder_in_another_pid_namespace_is_not_taken_for_dead(
+    directory: Directory, dead_pid: int, no_watch: None
+) -> None:
+    """Pods with ``hostNetwork`` share their host's name, and its process numbers say nothing in another container."""
+    leave_lease_of(directory, dead_pid, pid_namespace="pid:[1]")
+    with pytest.raises(StoreInUseError, match=f"process {dead_pid} on {socket.gethostname()}"), hold_lease(directory):
+        pytest.fail("its last beat was just now")
+
+
+@pytest.mark.parametrize("ahead_s", [-7200.0, -61.0, 61.0, 10.0**9])
+def test_a_live_holder_whose_clock_differs_is_not_taken_for_dead(
+    ahead_s: float, directory: Directory, quick_watch: None
+) -> None:
+    leave_lease(directory, beat=time.time() + ahead_s)
+    renewals = iter(range(1, 10**6))
+    stop = threading.Event()
+
+    def renew() -> None:
+        while not stop.wait(0.05):
+            leave_lease(directory, beat=time.time() + ahead_s, num_beats=next(renewals))
+
+    thread = threading.Thread(target=renew)
+    thread.start()
+    try:
+        with pytest.raises(StoreInUseError), hold_lease(directory):
+            pytest.fail("held twice")
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_a_holder_without_a_sign_of_life_is_taken_over_after_a_while(
+    directory: Directory, quick_watch: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "imgcls_ray")
+    leave_lease(directory, beat=time.time() - 3600)
+    assert str(lease_holder(directory)).endswith("unless it died: its last sign of life seems to be old")
+    start = time.monotonic()
+    with hold_lease(directory):
+        assert time.monotonic() - start >= 0.3
+        assert f"process {os.getpid()} " in str(lease_holder(directory))
+    assert "process 1234 on elsewhere" in caplog.text
+    assert "waiting up to" in caplog.text
+
+
+def test_a_lease_that_is_given_back_while_it_is_watched_is_free(directory: Directory, quick_watch: None) -> None:
+    leave_lease(directory, beat=time.time() - 3600)
+    timer = threading.Timer(0.1, directory.remove, (LEASE_FILE,))
+    timer.start()
+    with hold_lease(directory):
+        pass
+    timer.join()
 
 
 def test_a_killed_run_does_not_block_the_next(directory: Directory) -> None:
@@ -91,14 +183,6 @@ def test_a_killed_run_does_not_block_the_next(directory: Directory) -> None:
             os._exit(0)
     os.waitpid(child, 0)
     assert directory.exists(LEASE_FILE)
-    with hold_lease(directory):
-        pass
-
-
-@pytest.mark.parametrize("age_s", [61, 10**6, -61, -(10**9)], ids=["minute", "days", "ahead", "decades-ahead"])
-def test_a_heartbeat_of_another_time_is_no_sign_of_life(age_s: float, directory: Directory) -> None:
-    leave_lease(directory, beat=time.time() - age_s)
-    assert lease_holder(directory) is None
     with hold_lease(directory):
         pass
 
@@ -117,7 +201,8 @@ def test_the_holder_keeps_beating(directory: Directory, monkeypatch: pytest.Monk
         while json.loads(directory.read(LEASE_FILE))["beat"] == lease["beat"]:
             assert time.monotonic() < deadline, "no second beat"
             time.sleep(0.01)
-        assert {**json.loads(directory.read(LEASE_FILE)), "beat": 0} == {**lease, "beat": 0}
+        beat = {"beat": 0, "num_beats": 0}
+        assert {**json.loads(directory.read(LEASE_FILE)), **beat} == {**lease, **beat}
 
 
 def test_a_beat_that_cannot_be_written_is_not_the_last(directory: Directory, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,7 +254,7 @@ def test_a_lease_that_says_nothing_does_not_block(content: bytes, directory: Dir
 
 
 def test_a_process_number_that_cannot_be_is_a_dead_process(directory: Directory) -> None:
-    leave_lease(directory, host=socket.gethostname(), pid=2**70)
+    leave_lease_of(directory, 2**70)
     assert lease_holder(directory) is None
 
 

@@ -15,7 +15,18 @@ from imgcls_ray.data.store import LabelStore, check_identity, create_or_open_sto
 from imgcls_ray.data.verify import verify_store
 from imgcls_ray.errors import StoreError, StoreInUseError
 from imgcls_ray.storage import open_directory
-from tests.data.stores import FINGERPRINT, answer_unit, identity, infos, label, new_store, plan, run_record, spool
+from tests.data.stores import (
+    FINGERPRINT,
+    answer,
+    answer_unit,
+    identity,
+    infos,
+    label,
+    new_store,
+    plan,
+    run_record,
+    spool,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -231,18 +242,38 @@ def test_other_names_are_no_parts(name: str) -> None:
 
 def test_a_plan_that_was_given_up_is_closed_and_its_planner_refused(tmp_path: Path) -> None:
     store = new_store(tmp_path)
-    slow_run = store.take_next_run()
+    slow_run = store.claim_next_run()
     assert slow_run == 1
     store.directory.create("plans/0001/000000.parquet", b"half of a plan")
-    assert store.take_next_run() == 2
+    assert store.claim_next_run() == 2
     assert not store.directory.create("plans/0001.json", b"{}")
     assert list(store.units(1)) == []
     assert (store.open_runs(), store.finished_runs()) == ([], [1])
     assert verify_store(store).is_sound
 
 
+def test_a_number_is_claimed_before_it_is_used(tmp_path: Path) -> None:
+    """Two commands that read the same free number: the second does not get it, whatever each finds to label."""
+    store = new_store(tmp_path)
+    assert store.claim_next_run() == 1
+    with pytest.raises(StoreInUseError, match=r"another command is planning into this store \(run 0001 is claimed\)"):
+        store.claim_run(1)
+    # The next one takes the first for dead, closes its number and goes on with another.
+    assert store.claim_next_run() == 2
+    with spool(infos(0)) as nothing, pytest.raises(StoreInUseError):
+        write_plan(store, nothing, run=1, num_workers=1, unit_size=16, batch_size=16, about={})
+
+
+def test_an_open_run_is_finished_before_a_number_is_claimed(tmp_path: Path) -> None:
+    store = new_store(tmp_path)
+    run = plan(store, infos(20))
+    assert store.claim_next_run() is None
+    answer(store, run)
+    assert store.claim_next_run() == run + 1
+
+
 def test_two_runs_that_plan_at_once_never_plan_an_input_twice(tmp_path: Path) -> None:
-    """Every interleaving of two planners' steps: take a number, compare with the answers, write the plan."""
+    """Every interleaving of two planners' steps: claim a number, compare with the answers, write the plan."""
     for order in set(itertools.permutations("aaabbb")):
         store = new_store(tmp_path / "".join(order))
         planners = {name: _planner(store) for name in "ab"}
@@ -254,7 +285,7 @@ def test_two_runs_that_plan_at_once_never_plan_an_input_twice(tmp_path: Path) ->
 
 
 def _planner(store: LabelStore) -> Iterator[None]:
-    run = store.take_next_run()
+    run = store.claim_next_run()
     yield
     files = list(unanswered(infos(40), store, PlanCounts()))
     yield

@@ -254,7 +254,7 @@ def test_an_edited_record_is_found(store: LabelStore) -> None:
 
 def test_a_damaged_record_is_found(store: LabelStore) -> None:
     store.directory.replace("plans/0001.json", b"{")
-    assert problem_of(store).startswith("plans/0001.json: cannot be read (")
+    assert problem_of(store) == "plans/0001.json is damaged; bring it back from a copy"
 
 
 def test_an_edited_plan_is_found(store: LabelStore) -> None:
@@ -273,7 +273,7 @@ def test_a_damaged_plan_is_found(store: LabelStore) -> None:
     content = store.directory.read("plans/0001/000000.parquet")
     store.directory.replace("plans/0001/000000.parquet", content[:-1])
     report = verify_store(store)
-    assert report.problems[0].startswith("plans/0001: cannot be read (")
+    assert report.problems[0].startswith("plans/0001/000000.parquet cannot be read (")
     assert not report.is_sound
 
 
@@ -285,7 +285,8 @@ def test_a_lost_plan_is_found(store: LabelStore) -> None:
 
 def test_a_lost_file_of_a_plan_is_found(store: LabelStore) -> None:
     store.directory.remove("plans/0001/000000.parquet")
-    assert "plans/0001: holds 0 inputs, its record says 40" in verify_store(store).problems
+    told = "the files of plans/0001 hold 0 of 3 units; bring the lost ones back from a copy"
+    assert told in verify_store(store).problems
 
 
 # --- damage ----------------------------------------------------------------------------------------------------------
