@@ -96,7 +96,7 @@ def one_line(err: str) -> str:
         (["{images}", "-m", "{model}", "-o", "{tmp}/s", "-s", "topk=3"], "topk: no such key; did you mean top_k?"),
         (["{images}", "-m", "{model}", "-o", "{tmp}/s", "--top-k", "0"], "top_k: input should be greater than 0"),
         (["{images}", "-m", "{model}", "-o", "{tmp}/s", "--export", "xlsx"], "export: input should be"),
-        (["{images}", "-m", "{model}", "-o", "{tmp}/s", "--num-gpus", "9"], "needs 9 GPUs, this machine has"),
+        (["{images}", "-m", "{model}", "-o", "{tmp}/s", "--num-gpus", "9"], "9 GPUs, "),
         (["{images}", "-m", "{model}", "-o", "{tmp}/s", "--num-workers", "99"], "needs 99 CPUs, this machine has"),
         (["{images}", "-m", "{model}", "-o", "{tmp}/s", "-c", "{tmp}/none.yaml"], "none.yaml: cannot be read"),
     ],

@@ -65,8 +65,10 @@ def work_off(
             finished = finish_run(store, job, open_run, limit=left)
             report.runs.append(finished)
             report.num_finished_before += 1
-            if left is not None and (left := left - finished.num_labelled) <= 0:
-                return
+            if left is not None:
+                left -= finished.num_labelled
+                if left <= 0 or not finished.is_finished:
+                    return
     with plans(left) as spools:
         for number, planned in enumerate(spools):
             if number:

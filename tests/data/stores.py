@@ -60,7 +60,9 @@ def spool(files: Iterable[FileInfo], *, limit: int | None = None) -> Iterator[Sp
         yield next(plans)
 
 
-def plan(store: LabelStore, files: Iterable[FileInfo], *, num_workers: int = 1, unit_size: int = 16) -> int:
+def plan(
+    store: LabelStore, files: Iterable[FileInfo], *, num_workers: int = 1, unit_size: int = 16, **about: Any
+) -> int:
     """Plan the next run; units hold ``unit_size`` inputs. Returns its number."""
     run = store.next_run()
     with spool(files) as planned:
@@ -71,7 +73,7 @@ def plan(store: LabelStore, files: Iterable[FileInfo], *, num_workers: int = 1, 
             num_workers=num_workers,
             unit_size=unit_size,
             batch_size=unit_size,
-            about={"input": "/in"},
+            about={"input": "/in", **about},
         )
     return run
 

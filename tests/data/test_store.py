@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from imgcls_ray.data import plan as plan_module
 from imgcls_ray.data.plan import PlanCounts, unanswered, write_plan
 from imgcls_ray.data.schema import Unit, parse_part_name
 from imgcls_ray.data.store import LabelStore, check_identity, create_or_open_store, open_store
 from imgcls_ray.data.verify import verify_store
-from imgcls_ray.errors import StoreError, StoreInUseError
+from imgcls_ray.errors import StorageError, StoreError, StoreInUseError
 from imgcls_ray.storage import open_directory
+from tests.data.schedules import MemoryDirectory
 from tests.data.stores import (
     FINGERPRINT,
     answer,
@@ -298,3 +300,90 @@ def _planner(store: LabelStore) -> Iterator[None]:
 def _uris(store: LabelStore, unit: Unit) -> list[str]:
     uris: list[str] = store.read_unit(unit).column("uri").to_pylist()
     return uris
+
+
+# --- storages that write over what is there --------------------------------------------------------------------------
+
+
+class _Overwriting(MemoryDirectory):
+    """As servers do that do not know ``If-None-Match``."""
+
+    def create(self, name: str, data: bytes) -> bool:
+        self.replace(name, data)
+        return True
+
+
+class _Lying(MemoryDirectory):
+    """Says that the name exists, and has written over it."""
+
+    def create(self, name: str, data: bytes) -> bool:
+        is_new = name not in self.files
+        self.replace(name, data)
+        return is_new
+
+
+@pytest.mark.parametrize("kind", [_Overwriting, _Lying])
+def test_a_storage_that_writes_over_names_is_refused_every_time_and_nothing_is_left(
+    kind: type[MemoryDirectory],
+) -> None:
+    directory = kind()
+    for _ in range(3):
+        with pytest.raises(StoreError, match="writes over what is there although it is asked not to"):
+            create_or_open_store(directory, identity())
+        assert directory.files == {}
+
+
+def test_a_store_that_was_moved_to_such_a_storage_is_refused(tmp_path: Path) -> None:
+    honest = MemoryDirectory()
+    create_or_open_store(honest, identity())
+    assert list(honest.files) == ["store.json"]
+    moved = _Overwriting(dict(honest.files))
+    for _ in range(2):
+        with pytest.raises(StoreError, match="writes over what is there"):
+            create_or_open_store(moved, identity())
+    assert moved.files == honest.files
+
+
+def test_who_may_not_remove_can_keep_a_store() -> None:
+    class Keeping(MemoryDirectory):
+        def remove(self, name: str) -> None:
+            raise StorageError("denied")
+
+    create_or_open_store(Keeping(), identity())
+
+
+def test_a_store_of_another_model_is_refused_before_anything_is_tried(tmp_path: Path) -> None:
+    directory = _Overwriting({"store.json": new_store(tmp_path).directory.read("store.json")})
+    with pytest.raises(StoreError, match="belongs to another model"):
+        create_or_open_store(directory, identity(fingerprint="0" * 64))
+
+
+# --- damaged plans ---------------------------------------------------------------------------------------------------
+
+
+def test_a_damaged_plan_is_one_line(tmp_path: Path) -> None:
+    store = new_store(tmp_path)
+    plan(store, infos(40))
+    name = "plans/0001/000000.parquet"
+    units = list(store.units(1))
+    content = store.directory.read(name)
+    store.directory.replace(name, content[:-20])
+    with pytest.raises(StoreError, match=f"{name} cannot be read"):
+        list(store.units(1))
+    store.directory.replace(name, content[:100] + bytes(len(content) - 400) + content[-300:])
+    with pytest.raises(StoreError, match=f"{name} cannot be read"):
+        store.read_unit(units[0])
+    store.directory.remove(name)
+    with pytest.raises(StoreError, match="the files of plans/0001 hold 0 of 3 units"):
+        list(store.units(1))
+
+
+def test_a_plan_that_lost_a_file_in_its_middle_labels_nothing_under_other_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan_module, "_ROWS_PER_SEGMENT", 16)
+    store = new_store(tmp_path)
+    plan(store, infos(64))
+    store.directory.remove("plans/0001/000001.parquet")
+    with pytest.raises(StoreError, match=r"plans/0001/000001\.parquet is lost; bring it back from a copy"):
+        list(store.units(1))
