@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 IDENTITY_FILE = "store.json"
 _CLAIM_FILE = "claim.json"
+# A name that begins with a dot is no part of a store.
+_PROOF_FILE = ".create-only"
 _RUN_FILE = re.compile(r"^(\d{4,})\.json$")
 _RUN_ENTRY = re.compile(r"^(\d{4,})(?:\.json)?$")
 _SEGMENT_FILE = re.compile(r"^\d{6,}\.parquet$")
@@ -253,19 +255,27 @@ def prove_create_only(directory: Directory) -> None:
         StoreError: the storage writes over it. Nothing is left behind.
         StorageError: that cannot be tried.
     """
-    # A name of its own: other commands may try at the same time. Names that begin with a dot are nobody's.
-    name = f".create-only-{uuid.uuid4().hex}"
-    is_kept = (
-        directory.create(name, b"first") and not directory.create(name, b"second") and directory.read(name) == b"first"
-    )
-    # Whoever may write and not remove can still keep a store.
-    with suppress(StorageError):
-        directory.remove(name)
-    if not is_kept:
+    # More than once: another command that tries at the same time may have removed the file between two steps.
+    if not any(_is_kept(directory) for _ in range(3)):
         raise StoreError(
             f"{directory.uri}: this storage writes over what is there although it is asked not to "
             "(If-None-Match); a label store cannot be kept on it"
         )
+
+
+def _is_kept(directory: Directory) -> bool:
+    first, second = uuid.uuid4().bytes, uuid.uuid4().bytes
+    try:
+        if not directory.create(_PROOF_FILE, first):
+            # Another command's, or one that could not be removed: it was in the way, as it should be.
+            return directory.read(_PROOF_FILE) != first
+        is_kept = not directory.create(_PROOF_FILE, second) and directory.read(_PROOF_FILE) == first
+    except FileNotFoundError:
+        return False
+    # Whoever may write and not remove can still keep a store.
+    with suppress(StorageError):
+        directory.remove(_PROOF_FILE)
+    return is_kept
 
 
 def is_store(directory: Directory) -> bool:

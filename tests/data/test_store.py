@@ -349,7 +349,10 @@ def test_who_may_not_remove_can_keep_a_store() -> None:
         def remove(self, name: str) -> None:
             raise StorageError("denied")
 
-    create_or_open_store(Keeping(), identity())
+    directory = Keeping()
+    for _ in range(3):
+        create_or_open_store(directory, identity())
+    assert sorted(directory.files) == [".create-only", "store.json"]
 
 
 def test_a_store_of_another_model_is_refused_before_anything_is_tried(tmp_path: Path) -> None:
