@@ -85,6 +85,7 @@ class ImageErrorCode(StrEnum):
 
     NOT_FOUND = "not_found"
     ACCESS_DENIED = "access_denied"
+    ARCHIVED = "archived"
     NOT_A_FILE = "not_a_file"
     UNSUPPORTED_STORAGE = "unsupported_storage"
     FETCH_FAILED = "fetch_failed"
@@ -114,6 +115,7 @@ class ImageErrorCode(StrEnum):
 _MESSAGES = {
     ImageErrorCode.NOT_FOUND: "there is no such file or object",
     ImageErrorCode.ACCESS_DENIED: "reading it is not allowed",
+    ImageErrorCode.ARCHIVED: "it is in an archive storage class and has to be restored first",
     ImageErrorCode.NOT_A_FILE: "it is a directory, pipe, socket or device, not a file",
     ImageErrorCode.UNSUPPORTED_STORAGE: "it is in a kind of storage that cannot be read",
     ImageErrorCode.FETCH_FAILED: "reading it failed or took too long",
@@ -132,6 +134,7 @@ _MESSAGES = {
 _TRANSIENT = frozenset(
     {
         ImageErrorCode.ACCESS_DENIED,
+        ImageErrorCode.ARCHIVED,
         ImageErrorCode.FETCH_FAILED,
         ImageErrorCode.CHANGED,
     }

@@ -80,8 +80,11 @@ def choose_images(config: ExportConfig, spec: ModelSpec) -> ExportImages:
 
 
 def _from_input(source: str, config: ExportConfig) -> ExportImages:
-    files = list_inputs(source, ListingCounts(), s3_options(config))
+    counts = ListingCounts()
+    files = list_inputs(source, counts, s3_options(config))
     compared, calibrated = _dealt((Listed(info.uri, None) for info in files), config)
+    if counts.num_unlisted:
+        raise InputError(f"images: {counts.unlisted_text}")
     return ExportImages(source, compared, calibrated)
 
 

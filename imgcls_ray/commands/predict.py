@@ -42,6 +42,7 @@ _NEED_A_STORE = frozenset(
         "save_images",
     }
 )
+_UNLISTED_TOLD = 20
 _ADVICE = {
     "fetch": "most of the workers' time went into waiting for bytes: the storage is the slowest stage",
     "decode": "most of the workers' time went into decoding and resizing: more CPU cores would help most",
@@ -69,10 +70,12 @@ def run(config_file: Path | None, overrides: Sequence[str], flags: Mapping[str, 
         ) from error
     if config.dry_run:
         _tell_plan(report, config)
+        report.listing.check_complete()
         return
     _tell(report, config)
     _after(config)
     report.check_errors(config.max_error_rate)
+    report.listing.check_complete()
 
 
 def _predict_one(values: Mapping[str, Any]) -> None:
@@ -169,10 +172,20 @@ def _tell_left_out(console: Console, report: PredictReport) -> None:
             f"failed more than once: {counted(report.plan.waiting, 'input')}, asked again from "
             f"{report.plan.next_retry.astimezone():%Y-%m-%d %H:%M} on; --retry CODES asks now"
         )
-    if report.listing.not_images:
-        console.print(f"left out: {report.listing.not_images:,} texts and tables, by their names")
-    if report.listing.doubles:
-        console.print(f"left out: {report.listing.doubles:,} entries that name an input again")
+    counts = report.listing
+    for number, what in (
+        (counts.not_images, "texts, tables and weights, by their names"),
+        (counts.hidden, "names that begin with a dot"),
+        (counts.stores, "label stores' samples"),
+        (counts.linked, "links to folders that are listed under another name"),
+        (counts.doubles, "entries that name an input again"),
+    ):
+        if number:
+            console.print(f"left out: {number:,} {what}")
+    for unlisted in counts.unlisted[:_UNLISTED_TOLD]:
+        console.print(f"cannot be listed: {unlisted}", markup=False)
+    if (more := counts.num_unlisted - _UNLISTED_TOLD) > 0:
+        console.print(f"cannot be listed: {more:,} more folders")
 
 
 def _after(config: PredictConfig) -> None:

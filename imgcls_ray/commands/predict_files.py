@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 from imgcls_ray.commands.terminal import native_stderr_aside
 from imgcls_ray.data.report import counted
 from imgcls_ray.errors import InputError, JobFailedError, StoppedError, StorageError, UsageError
+from imgcls_ray.storage.files import path_from_uri
 from imgcls_ray.storage.http import is_url
-from imgcls_ray.storage.local import list_folder, may_be_image, path_from_uri
+from imgcls_ray.storage.left_out import ListingCounts
 from imgcls_ray.storage.s3 import is_s3
+from imgcls_ray.storage.walking import list_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,18 +35,19 @@ def label_files(config: PredictConfig, taken: set[str]) -> None:
     Raises:
         InputError: there is no image.
         JobFailedError: none can be labelled.
-        StorageError: the output cannot be written.
+        StorageError: the output cannot be written, or a folder of the input cannot be listed; the others are labelled.
     """
     if is_s3(config.output):
         raise UsageError(f"{config.output}: pictures are saved on this machine; `imgcls predict` labels into a bucket")
     from imgcls_ray.models.api import create_model
 
     output = Path(path_from_uri(config.output))
+    counts = ListingCounts()
     num_images = num_bad = 0
     try:
         with native_stderr_aside():
             for result in create_model(config.model, device=config.device).predict(
-                _images(config), batch_size=config.batch_size
+                _images(config, counts), batch_size=config.batch_size
             ):
                 result.print()
                 _save(result, output, taken)
@@ -53,21 +56,22 @@ def label_files(config: PredictConfig, taken: set[str]) -> None:
     except KeyboardInterrupt as error:
         raise StoppedError(f"stopped; {counted(num_images, 'result')} are in {config.output}") from error
     if not num_images:
+        counts.check_complete()
         raise InputError(f"{config.input}: holds no images; what is in {config.output} is left out")
     if num_bad == num_images:
         raise JobFailedError(f"{config.input}: no image can be labelled, for the reasons told above")
     told = f"; {counted(num_bad, 'image')} could not be read, as told above" if num_bad else ""
     print(f"{counted(num_images - num_bad, 'image')} labelled{told}; results: {config.output}")
+    counts.check_complete()
 
 
-def _images(config: PredictConfig) -> Iterator[str]:
+def _images(config: PredictConfig, counts: ListingCounts) -> Iterator[str]:
     if is_url(config.input) or is_s3(config.input) or not os.path.isdir(folder := path_from_uri(config.input)):
         yield config.input
         return
     # Without what an earlier run has drawn.
-    for info in list_folder(folder, leave_out=path_from_uri(config.output)):
-        if may_be_image(info.uri):
-            yield info.uri
+    for info in list_folder(folder, counts=counts, leave_out=path_from_uri(config.output)):
+        yield info.uri
 
 
 def _save(result: Result, output: Path, taken: set[str]) -> None:

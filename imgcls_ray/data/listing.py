@@ -6,36 +6,27 @@ held in memory whole: folders and prefixes are walked in order, and what comes u
 
 from __future__ import annotations
 
-import glob
-import itertools
 import os
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from imgcls_ray.data.lists import is_list, read_list
+from imgcls_ray.data.lists import is_inventory, is_list, read_list
 from imgcls_ray.data.sorting import sort_files
 from imgcls_ray.errors import InputError
 from imgcls_ray.storage import DEFAULT_S3
+from imgcls_ray.storage.files import FileInfo, absolute_path, path_from_uri, scheme_of, stat_file
 from imgcls_ray.storage.http import is_url
-from imgcls_ray.storage.local import FileInfo, list_folder, may_be_image, path_from_uri, scheme_of, stat_file
+from imgcls_ray.storage.left_out import ListingCounts
+from imgcls_ray.storage.patterns import Pattern, has_magic
 from imgcls_ray.storage.s3 import is_s3
-from imgcls_ray.storage.s3_inputs import check_place, find_object, list_place
+from imgcls_ray.storage.s3_inputs import check_place, find_object, list_place, only_inputs
+from imgcls_ray.storage.walking import list_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from imgcls_ray.storage.s3 import S3Options
 
-
-@dataclass
-class ListingCounts:
-    """What a listing left out, for the summary."""
-
-    not_images: int = 0
-    """Files of a folder that are texts or tables by their names."""
-    doubles: int = 0
-    """Entries of a list that name a URI again."""
+__all__ = ["ListingCounts", "check_input", "is_single_file", "list_inputs"]
 
 
 def is_single_file(source: str, s3: S3Options = DEFAULT_S3) -> bool:
@@ -67,13 +58,14 @@ def check_input(source: str, s3: S3Options = DEFAULT_S3) -> None:
             "http(s) address"
         )
     path = path_from_uri(source)
-    if os.path.lexists(path):
-        return
-    if glob.has_magic(path):
-        if not os.path.isdir(_glob_root(path)):
-            raise InputError(f"{source}: there is no folder {_glob_root(path)}")
-        return
-    raise InputError(f"{source}: there is no such file or folder")
+    try:
+        os.lstat(path)
+    except (OSError, ValueError) as error:
+        if not has_magic(path):
+            raise InputError(f"{source}: {_why_not(error)}") from error
+        root, _ = _split_pattern(path)
+        if not os.path.isdir(root):
+            raise InputError(f"{source}: there is no folder {root}") from error
 
 
 def list_inputs(
@@ -86,7 +78,7 @@ def list_inputs(
             Inventory's ``manifest.json``) or http(s) address.
         counts: told what was left out.
         s3: how to reach object storage.
-        leave_out: a folder or prefix whose files are no inputs: the label store, where it lies inside the input.
+        leave_out: the label store: what it wrote itself is no input, where it lies in the input or around it.
 
     Raises:
         InputError: the input as a whole cannot be read.
@@ -94,45 +86,45 @@ def list_inputs(
     """
     check_input(source, s3)
     if is_s3(source):
-        if is_list(source):
-            return _distinct(sort_files(read_list(source, s3)), counts)
-        return _only_images(_outside(list_place(source, s3), leave_out), counts, named=source)
+        store = leave_out if leave_out and is_s3(leave_out) else None
+        if not is_list(source) or (has_magic(source) and find_object(source, s3) is None):
+            return list_place(source, s3, counts, store=store)
+        listed = _distinct(sort_files(read_list(source, s3)), counts)
+        return only_inputs(listed, s3, counts, store=store) if is_inventory(source) else listed
     if is_url(source):
         return iter([FileInfo(source, None, None, None)])
     path = path_from_uri(source)
-    leave_out = leave_out if leave_out and not is_s3(leave_out) else None
+    store = leave_out if leave_out and not is_s3(leave_out) else None
     if os.path.isdir(path):
-        return _only_images(list_folder(path, leave_out=leave_out), counts)
+        return list_folder(path, counts=counts, store=store)
+    if not os.path.lexists(path):
+        root, parts = _split_pattern(path)
+        return list_folder(root, pattern=Pattern(parts), counts=counts, store=store)
     if is_list(path):
-        return _distinct(sort_files(read_list(path, s3)), counts)
-    if os.path.lexists(path):
-        return iter([stat_file(os.path.abspath(path))])
-    return _distinct(sort_files(_matches(path, leave_out)), counts)
+        listed = _distinct(sort_files(read_list(path, s3)), counts)
+        return only_inputs(listed, s3, counts) if is_inventory(path) else listed
+    return iter([stat_file(absolute_path(path))])
 
 
-def _outside(files: Iterable[FileInfo], leave_out: str | None) -> Iterator[FileInfo]:
-    left_out = f"{leave_out}/" if leave_out and is_s3(leave_out) else None
-    return (info for info in files if not (left_out and info.uri.startswith(left_out)))
+def _why_not(error: OSError | ValueError) -> str:
+    if isinstance(error, FileNotFoundError | NotADirectoryError | ValueError):
+        return "there is no such file or folder"
+    return f"cannot be looked at: {error.strerror}"
 
 
-def _glob_root(pattern: str) -> str:
-    parts = Path(pattern).parts
-    return str(Path(*itertools.takewhile(lambda part: not glob.has_magic(part), parts)))
+def _split_pattern(path: str) -> tuple[str, list[str]]:
+    """The folder that a pattern counts from, and its parts below; what exists as it is written is no pattern.
 
-
-def _matches(pattern: str, leave_out: str | None) -> Iterator[FileInfo]:
-    left_out = os.path.join(os.path.realpath(leave_out), "") if leave_out else None
-    for match in glob.iglob(pattern, recursive=True):
-        if os.path.isfile(match) and not (left_out and os.path.realpath(match).startswith(left_out)):
-            yield stat_file(os.path.abspath(match))
-
-
-def _only_images(files: Iterable[FileInfo], counts: ListingCounts, *, named: str = "") -> Iterator[FileInfo]:
-    for info in files:
-        if may_be_image(info.uri) or info.uri == named:
-            yield info
-        else:
-            counts.not_images += 1
+    Raises:
+        InputError: the pattern leads up again.
+    """
+    parts = path.split("/")
+    start = next(i for i, part in enumerate(parts) if has_magic(part) and not os.path.lexists("/".join(parts[: i + 1])))
+    root = "/".join(parts[:start]) or ("/" if path.startswith("/") else ".")
+    below = [part for part in parts[start:-1] if part not in ("", ".")] + parts[-1:]
+    if ".." in below:
+        raise InputError(f"{path}: .. cannot stand behind a wildcard; write the folder that it leads to")
+    return root, below
 
 
 def _distinct(files: Iterable[FileInfo], counts: ListingCounts) -> Iterator[FileInfo]:

@@ -21,7 +21,15 @@ import pyarrow.parquet as pq
 from imgcls_ray.data.sorting import batches_of
 from imgcls_ray.errors import InputError
 from imgcls_ray.storage import open_file
-from imgcls_ray.storage.local import FileInfo, may_be_image, path_from_uri, scheme_of, stat_file
+from imgcls_ray.storage.files import (
+    FileInfo,
+    absolute_path,
+    host_of_file,
+    opaque_etag,
+    path_from_uri,
+    scheme_of,
+    stat_file,
+)
 from imgcls_ray.storage.s3 import is_s3, split_uri
 
 if TYPE_CHECKING:
@@ -48,7 +56,12 @@ _NOT_UTF8 = re.compile("[\udc80-\udcff]")
 
 def is_list(source: str) -> bool:
     """Whether the name is that of a list of inputs rather than of an input."""
-    return source.lower().endswith(_LIST_SUFFIXES) or PurePosixPath(source).name == _INVENTORY_NAME
+    return source.lower().endswith(_LIST_SUFFIXES) or is_inventory(source)
+
+
+def is_inventory(source: str) -> bool:
+    """Whether the name is that of an S3 Inventory, which has the objects of a bucket, inputs or not."""
+    return PurePosixPath(source).name == _INVENTORY_NAME
 
 
 def read_list(source: str, s3: S3Options) -> Iterator[FileInfo]:
@@ -70,7 +83,7 @@ def read_list(source: str, s3: S3Options) -> Iterator[FileInfo]:
             return
         with open_file(path, s3) as file:
             rows = {".txt": _text_rows, ".csv": _csv_rows, ".parquet": _parquet_rows}[kind](path, file)
-            folder = path.rpartition("/")[0] if is_s3(path) else os.path.dirname(os.path.abspath(path))
+            folder = path.rpartition("/")[0] if is_s3(path) else os.path.dirname(absolute_path(path))
             for row in rows:
                 yield _listed_file(row, folder)
     except OSError as error:
@@ -116,13 +129,13 @@ def _listed_file(row: dict[str, Any], folder: str) -> FileInfo:
     uri = str(row["uri"])
     if not scheme_of(uri) and is_s3(folder) and not uri.startswith("/"):
         uri = f"{folder}/{uri}"
-    if scheme_of(uri) in ("", "file"):
-        return stat_file(os.path.abspath(os.path.join(folder, path_from_uri(uri))))
+    if scheme_of(uri) in ("", "file") and not host_of_file(uri):
+        return stat_file(absolute_path(os.path.join(folder, path_from_uri(uri))))
     size, etag, mtime = (row.get(name) for name in ("size", "etag", "mtime"))
     return FileInfo(
         _NOT_UTF8.sub(lambda byte: f"%{ord(byte[0]) - 0xDC00:02X}", uri),
         int(size) if size else None,
-        str(etag).strip('"') if etag else None,
+        opaque_etag(str(etag)) if etag else None,
         mtime if isinstance(mtime, datetime) else None,
     )
 
@@ -184,12 +197,12 @@ def _inventory_file(row: dict[str, Any]) -> FileInfo | None:
     if lacking := [name for name in ("bucket", "key") if not row.get(name)]:
         raise ValueError(f"its reports have no {' and no '.join(lacking)}")
     uri = f"s3://{row['bucket']}/{row['key']}"
-    if row.get("is_latest") is False or row.get("is_delete_marker") or uri.endswith("/") or not may_be_image(uri):
+    if row.get("is_latest") is False or row.get("is_delete_marker") or uri.endswith("/"):
         return None
     size, etag, mtime = row.get("size"), row.get("e_tag"), row.get("last_modified_date")
     return FileInfo(
         uri,
         int(size) if size not in (None, "") else None,
-        str(etag).strip('"') if etag else None,
+        opaque_etag(str(etag)) if etag else None,
         mtime if isinstance(mtime, datetime) else None,
     )

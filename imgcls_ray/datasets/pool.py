@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from imgcls_ray.datasets.result import SPLITS
 from imgcls_ray.errors import InputError, UsageError
-from imgcls_ray.storage.local import list_folder, may_be_image
+from imgcls_ray.storage.files import absolute_path
+from imgcls_ray.storage.walking import list_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -130,13 +131,11 @@ def _read_class_folders(folder: Path) -> Pool:
     if not names:
         raise UsageError(f"{folder}: has no {', '.join(LISTS)} and no folders of classes")
     ids = {name: class_id for class_id, name in enumerate(names)}
-    start = len(os.path.abspath(folder).rstrip("/")) + 1
+    start = len(absolute_path(str(folder)).rstrip("/")) + 1
     images = []
     for root, name in class_folders:
         _refuse_unwritable(name, f"{folder}/{root}")
-        for info in list_folder(str(folder / root / name)):
-            if not may_be_image(info.uri):
-                continue
+        for info in list_folder(str(folder / root / name), every_name=True):
             if info.uri.startswith("file://"):
                 raise UsageError(f"{info.uri}: the name is not UTF-8, as a list has to be; rename it")
             path = info.uri[start:]

@@ -20,10 +20,11 @@ from imgcls_ray.datasets.findings import Finding, FindingCode
 from imgcls_ray.datasets.result import SPLITS
 from imgcls_ray.errors import InputError, StorageError
 from imgcls_ray.storage import DEFAULT_S3, open_directory, open_file
+from imgcls_ray.storage.files import absolute_path, path_from_uri, scheme_of, uri_from_path
 from imgcls_ray.storage.http import is_url
-from imgcls_ray.storage.local import list_folder, may_be_image, path_from_uri, scheme_of, uri_from_path
 from imgcls_ray.storage.s3 import S3Options, is_s3
 from imgcls_ray.storage.s3_inputs import list_place
+from imgcls_ray.storage.walking import list_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -280,7 +281,7 @@ def _uri(dataset: str, path: str) -> str:
         return path
     if is_s3(dataset):
         return f"{dataset.rstrip('/')}/{posixpath.normpath(path)}"
-    return uri_from_path(os.path.abspath(os.path.join(path_from_uri(dataset), path)))
+    return uri_from_path(absolute_path(os.path.join(path_from_uri(dataset), path)))
 
 
 # Class folders
@@ -288,13 +289,13 @@ def _uri(dataset: str, path: str) -> str:
 
 def _read_class_folders(dataset: str, s3: S3Options) -> DatasetSource:
     """``train/NAME/*.jpg`` and so on, or ``NAME/*.jpg``: all of the latter is to train with."""
-    root = dataset.rstrip("/") + "/" if is_s3(dataset) else os.path.abspath(path_from_uri(dataset)).rstrip("/") + "/"
+    root = dataset.rstrip("/") + "/" if is_s3(dataset) else absolute_path(path_from_uri(dataset)).rstrip("/") + "/"
 
     def paths() -> Iterator[tuple[str, str]]:
-        files = list_place(root, s3) if is_s3(dataset) else list_folder(root)
+        files = list_place(root, s3) if is_s3(dataset) else list_folder(root, every_name=True)
         for info in files:
             where = (info.uri if is_s3(dataset) else path_from_uri(info.uri)).removeprefix(root)
-            if may_be_image(info.uri) and not _REPORT.search(where):
+            if not _REPORT.search(where):
                 yield where, info.uri
 
     parts_of = Counter(tuple(path.split("/")[:-1]) for path, _ in paths())

@@ -6,6 +6,7 @@ Inputs are read, decoded and classified lazily, in true batches: a generator ove
 from __future__ import annotations
 
 import dataclasses
+import errno
 import functools
 import itertools
 import os
@@ -26,10 +27,12 @@ from imgcls_ray.models.engines import check_engine, torch_devices
 from imgcls_ray.models.new import is_model_path, new_model_folder, open_model
 from imgcls_ray.models.results import Result
 from imgcls_ray.storage import DEFAULT_S3, FetchLimits, fetch
+from imgcls_ray.storage.files import host_of_file, path_from_uri
 from imgcls_ray.storage.http import is_url
-from imgcls_ray.storage.local import list_folder, may_be_image, path_from_uri
+from imgcls_ray.storage.left_out import ListingCounts
 from imgcls_ray.storage.s3 import S3Options, is_s3
 from imgcls_ray.storage.s3_inputs import list_place
+from imgcls_ray.storage.walking import list_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -134,6 +137,8 @@ class Model:
 
     def _pixels(self, source: _Source) -> np.ndarray:
         content = source.content
+        if isinstance(content, ImageError):
+            raise content
         if isinstance(content, str):
             content = fetch(content, None, self._fetch_limits)
         if isinstance(content, bytes | bytearray | memoryview):
@@ -234,16 +239,27 @@ def _sources_of_path(path: str, s3: S3Options) -> Iterator[_Source]:
     if is_url(path):
         yield _Source(path, path)
     elif is_s3(path):
-        found = (_Source(info.uri, info.uri) for info in list_place(path, s3) if may_be_image(info.uri))
+        found = (_Source(info.uri, info.uri) for info in list_place(path, s3))
         # A name under which nothing is becomes a result too: its error.
         first = next(found, None if path.endswith("/") else _Source(path, path))
         yield from (() if first is None else itertools.chain([first], found))
-    elif os.path.isdir(folder := path_from_uri(path)):
-        for info in list_folder(folder):
-            if may_be_image(info.uri):
-                yield _Source(info.uri, info.uri)
+    elif not host_of_file(path) and os.path.isdir(folder := path_from_uri(path)):
+        counts = ListingCounts()
+        for info in list_folder(folder, counts=counts):
+            yield from _unlisted(counts)
+            yield _Source(info.uri, info.uri)
+        yield from _unlisted(counts)
     else:
         yield _Source(path, path)
+
+
+def _unlisted(counts: ListingCounts) -> Iterator[_Source]:
+    """A folder that cannot be listed becomes a result: its error."""
+    for folder, reason in counts.unlisted:
+        is_denied = reason == os.strerror(errno.EACCES)
+        code = ImageErrorCode.ACCESS_DENIED if is_denied else ImageErrorCode.FETCH_FAILED
+        yield _Source(folder, ImageError(code, f"the folder cannot be listed: {reason}"))
+    counts.unlisted.clear()
 
 
 def _checked_array(pixels: np.ndarray) -> np.ndarray:

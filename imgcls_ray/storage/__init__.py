@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from imgcls_ray.errors import ImageError, ImageErrorCode, InputError
+from imgcls_ray.storage.files import host_of_file, path_from_uri, scheme_of
 from imgcls_ray.storage.http import fetch_url, is_url
-from imgcls_ray.storage.local import LocalDirectory, fetch_file, path_from_uri, scheme_of
+from imgcls_ray.storage.local import LocalDirectory, fetch_file
 from imgcls_ray.storage.s3 import S3Options, is_s3, s3_client
 from imgcls_ray.storage.s3_directory import S3Directory
 from imgcls_ray.storage.s3_inputs import copy_object
@@ -107,6 +108,8 @@ def fetch(uri: str, etag: str | None, limits: FetchLimits) -> bytes:
         )
     if (scheme := scheme_of(uri)) not in ("", "file"):
         raise ImageError(ImageErrorCode.UNSUPPORTED_STORAGE, f"{scheme}://")
+    if host := host_of_file(uri):
+        raise ImageError(ImageErrorCode.UNSUPPORTED_STORAGE, f"a file of the host {host}")
     return fetch_file(path_from_uri(uri), etag=etag, max_bytes=limits.max_bytes)
 
 

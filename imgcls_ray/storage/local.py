@@ -5,26 +5,34 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-import re
 import shutil
 import stat
 import uuid
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple
-from urllib.parse import quote, unquote_to_bytes
+from typing import TYPE_CHECKING, BinaryIO
 
-from imgcls_ray.errors import ImageError, ImageErrorCode, InputError, StorageError
+from imgcls_ray.errors import ImageError, ImageErrorCode, StorageError
+from imgcls_ray.storage.files import FileInfo, path_from_uri, scheme_of, stat_file, uri_from_path, version_of
+from imgcls_ray.storage.left_out import may_be_image
+from imgcls_ray.storage.walking import list_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://")
-# What data sets keep beside their images. Anything else may be an image, whatever its name: content decides.
-_NOT_IMAGES = frozenset(
-    {".txt", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".md", ".parquet", ".log", ".bak", ".py"}
-)
+__all__ = [
+    "FileInfo",
+    "LocalDirectory",
+    "fetch_file",
+    "list_folder",
+    "may_be_image",
+    "path_from_uri",
+    "scheme_of",
+    "stat_file",
+    "sync_folder",
+    "uri_from_path",
+]
+
 # What link(2) and file systems that know no hard links say of it.
 _NO_HARD_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK})
 _AT_FDCWD, _RENAME_NOREPLACE = -100, 1
@@ -38,102 +46,6 @@ _CODE_OF_ERRNO = {
     errno.EISDIR: ImageErrorCode.NOT_A_FILE,
     errno.ENXIO: ImageErrorCode.NOT_A_FILE,
 }
-
-
-class FileInfo(NamedTuple):
-    """One file as it was listed."""
-
-    uri: str
-    size: int | None
-    """Bytes; ``None`` where it could not be told without reading."""
-    etag: str | None
-    """Names the version of the content; ``None`` where the storage gives none."""
-    mtime: datetime | None
-
-
-def scheme_of(uri: str) -> str:
-    """``s3`` of ``s3://bucket/key``; empty for a path."""
-    match = _SCHEME.match(uri)
-    return match.group(1).lower() if match else ""
-
-
-def path_from_uri(uri: str) -> str:
-    """The path of a local URI; bytes that are not UTF-8 travel as surrogate escapes, as everywhere in Python."""
-    if uri[:7].lower() != "file://":
-        return uri
-    return os.fsdecode(unquote_to_bytes(uri[7:]))
-
-
-def uri_from_path(path: str) -> str:
-    """The path itself, or a percent-encoded ``file://`` URI for a name that is not UTF-8."""
-    try:
-        path.encode("utf-8")
-    except UnicodeEncodeError:
-        return "file://" + quote(os.fsencode(path))
-    return path
-
-
-def stat_file(path: str) -> FileInfo:
-    """Describe one path; a path that cannot be looked at is described without a version."""
-    try:
-        return _file_info(path, os.stat(path))
-    except (OSError, ValueError):  # ValueError: a list may hold null characters
-        return FileInfo(uri_from_path(path), None, None, None)
-
-
-def may_be_image(uri: str) -> bool:
-    """Whether a file found in a folder is taken for an input: texts and tables are not, by their names."""
-    return os.path.splitext(uri)[1].lower() not in _NOT_IMAGES
-
-
-def list_folder(folder: str, *, leave_out: str | None = None) -> Iterator[FileInfo]:
-    """List all files below a folder, sorted by URI, holding one folder's names at a time.
-
-    Links to files and folders are followed; a link to a folder above itself is not. Names that begin with a dot are
-    left out, and so is the folder ``leave_out``.
-
-    Raises:
-        InputError: a folder cannot be listed.
-    """
-    not_utf8: list[FileInfo] = []
-    root = os.path.abspath(folder)
-    forbidden = os.path.realpath(leave_out) if leave_out else None
-    for info in _walk(root, (), forbidden):
-        if info.uri.startswith("file://"):
-            # "file://" sorts after every "/": these few can wait for the end, and keep the order total.
-            not_utf8.append(info)
-        else:
-            yield info
-    yield from sorted(not_utf8)
-
-
-def _walk(folder: str, above: tuple[tuple[int, int], ...], forbidden: str | None) -> Iterator[FileInfo]:
-    try:
-        status = os.stat(folder)
-        with os.scandir(folder) as entries:
-            # A folder sorts as "name/": then the walk gives whole paths in the order of their text.
-            names = sorted(
-                (entry.name + "/" if _is_folder(entry) else entry.name) for entry in entries if entry.name[0] != "."
-            )
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be listed: {error.strerror}") from error
-    here = (status.st_dev, status.st_ino)
-    if here in above or (forbidden and os.path.realpath(folder) == forbidden):
-        return
-    prefix = folder.rstrip("/") + "/"
-    for name in names:
-        if name.endswith("/"):
-            yield from _walk(prefix + name[:-1], (*above, here), forbidden)
-        else:
-            yield stat_file(prefix + name)
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:
-        # A link in a circle, or to where one may not look: an input whose reading will say so.
-        return False
 
 
 def fetch_file(path: str, *, etag: str | None, max_bytes: int) -> bytes:
@@ -161,12 +73,12 @@ def _read_version(descriptor: int, *, etag: str | None, max_bytes: int) -> bytes
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode):
         raise ImageError(ImageErrorCode.NOT_A_FILE)
-    if etag is not None and _etag(status) != etag:
+    if etag is not None and version_of(status) != etag:
         raise ImageError(ImageErrorCode.CHANGED)
     if status.st_size > max_bytes:
         raise ImageError(ImageErrorCode.TOO_MANY_BYTES, f"{status.st_size:,} of at most {max_bytes:,}")
     data = _read_exactly(descriptor, status.st_size)
-    if len(data) < status.st_size or (etag is not None and _etag(os.fstat(descriptor)) != etag):
+    if len(data) < status.st_size or (etag is not None and version_of(os.fstat(descriptor)) != etag):
         raise ImageError(ImageErrorCode.CHANGED, "while it was read")
     return data
 
@@ -179,20 +91,6 @@ def _read_exactly(descriptor: int, size: int) -> bytes:
         parts.append(part)
         left -= len(part)
     return parts[0] if len(parts) == 1 else b"".join(parts)
-
-
-def _file_info(path: str, status: os.stat_result) -> FileInfo:
-    return FileInfo(
-        uri_from_path(path),
-        status.st_size,
-        _etag(status),
-        datetime.fromtimestamp(status.st_mtime_ns // 1000 / 1e6, UTC),
-    )
-
-
-def _etag(status: os.stat_result) -> str:
-    # What web servers use for files: modification time and size, in hexadecimal.
-    return f"{status.st_mtime_ns:x}-{status.st_size:x}"
 
 
 class LocalDirectory:

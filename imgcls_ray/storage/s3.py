@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from imgcls_ray.errors import ConfigError, ImageError, ImageErrorCode, InputError, StorageError
-from imgcls_ray.storage.s3_failures import BY_CODE, AskAgainError, Failure, S3Error, explain
+from imgcls_ray.storage.files import opaque_etag
+from imgcls_ray.storage.s3_failures import BY_CODE, AskAgainError, Failure, S3Error, check_version, explain
 from imgcls_ray.storage.s3_fast import Credentials, Endpoint, FastReader, Refusal
 
 if TYPE_CHECKING:
@@ -94,6 +95,7 @@ class S3Client:
         self._fast = FastReader(self._locate, None if options.anonymous else self._credentials)
         self._failures_in_a_row = 0
         self._has_answered = False
+        self._has_weak_etags = False
 
     @property
     def place(self) -> str:
@@ -114,20 +116,60 @@ class S3Client:
         return self.retried(attempt, deadline_s)
 
     def get(
-        self, bucket: str, key: str, *, deadline_s: float, max_bytes: int | None = None, **parameters: Any
+        self,
+        bucket: str,
+        key: str,
+        *,
+        deadline_s: float,
+        max_bytes: int | None = None,
+        etag: str | None = None,
+        **parameters: Any,
     ) -> tuple[bytes, dict[str, Any]]:
         """Read an object, or the ``Range`` of it, whole; returns its bytes and the answer's head.
 
+        Args:
+            bucket: where it is.
+            key: its name.
+            deadline_s: for all attempts together.
+            max_bytes: the limit on its size.
+            etag: the version that it must be, as ``opaque_etag`` gives it.
+            **parameters: more of the request.
+
         Raises:
-            S3Error: it failed for good.
+            S3Error: it failed for good, or is another version.
             ImageError: too_many_bytes.
         """
+        deadline = time.monotonic() + deadline_s
+        condition = {"IfMatch": f'"{etag}"'} if etag and not self._has_weak_etags else {}
 
         async def attempt(client: Any, _number: int) -> tuple[bytes, dict[str, Any]]:
-            answer = await client.get_object(Bucket=bucket, Key=key, **parameters)
+            answer = await client.get_object(Bucket=bucket, Key=key, **condition, **parameters)
+            try:
+                check_version(answer.get("ETag"), etag)
+            except S3Error:
+                answer["Body"].close()
+                raise
             return await _read_body(answer, max_bytes), answer
 
-        return self.retried(attempt, deadline_s)
+        try:
+            return self.retried(attempt, deadline_s)
+        except S3Error as error:
+            left = deadline - time.monotonic()
+            if not condition or error.failure is not Failure.CONFLICT or not self._is_weak(bucket, key, etag, left):
+                raise
+        left = deadline - time.monotonic()
+        return self.get(bucket, key, deadline_s=left, max_bytes=max_bytes, etag=etag, **parameters)
+
+    def _is_weak(self, bucket: str, key: str, etag: str | None, deadline_s: float) -> bool:
+        """Whether a version was refused although it is there: weak ETags never meet ``If-Match`` (RFC 9110, 13.1.1)."""
+        try:
+            came = self.request("head_object", deadline_s=deadline_s, Bucket=bucket, Key=key).get("ETag", "")
+        except S3Error:
+            return False
+        is_weak = came.startswith("W/") and opaque_etag(came) == etag
+        # What gives one weak ETag gives others.
+        self._has_weak_etags |= is_weak
+        return is_weak
 
     def upload(self, path: str, bucket: str, key: str) -> None:
         """Write a local file of any size, in parts where it is large; it appears whole.
@@ -193,22 +235,14 @@ class S3Client:
         """Read one input whole, if it is still the version that was planned.
 
         Raises:
-            ImageError: not_found, access_denied, changed, too_many_bytes or fetch_failed.
+            ImageError: not_found, access_denied, archived, changed, too_many_bytes or fetch_failed.
             StorageError: no object can be read.
         """
         bucket, key = split_uri(uri)
-        deadline = time.monotonic() + timeout_s
-        answer = self._fast.read(bucket, key, etag=etag, max_bytes=max_bytes, timeout_s=timeout_s)
         try:
-            if isinstance(answer, bytes):
-                data = answer
-            elif isinstance(answer, Refusal) and BY_CODE.get(answer.code) in _CODES:
-                raise S3Error(BY_CODE[answer.code], f"{answer.status} {answer.code}")
-            else:
-                condition = {"IfMatch": f'"{etag}"'} if etag else {}
-                data, _ = self.get(
-                    bucket, key, deadline_s=deadline - time.monotonic(), max_bytes=max_bytes, **condition
-                )
+            data = self._read(
+                bucket, key, etag=opaque_etag(etag) if etag else None, max_bytes=max_bytes, timeout_s=timeout_s
+            )
         except S3Error as error:
             if error.failure in _CODES:
                 self._failures_in_a_row = 0
@@ -220,6 +254,21 @@ class S3Client:
                 raise ImageError(ImageErrorCode.FETCH_FAILED, str(error)) from error
             raise self.storage_error(f"{uri}: cannot be read", error) from error
         self._failures_in_a_row = 0
+        return data
+
+    def _read(self, bucket: str, key: str, *, etag: str | None, max_bytes: int, timeout_s: float) -> bytes:
+        """Read an object in the fast way, and where that tells nothing for certain in the careful one."""
+        deadline = time.monotonic() + timeout_s
+        answer = self._fast.read(
+            bucket, key, etag=etag, if_match=not self._has_weak_etags, max_bytes=max_bytes, timeout_s=timeout_s
+        )
+        if isinstance(answer, bytes):
+            return answer
+        if isinstance(answer, Refusal) and (failure := BY_CODE.get(answer.code)) in _CODES:
+            is_certain = failure is not Failure.CONFLICT or self._has_weak_etags
+            if is_certain or not self._is_weak(bucket, key, etag, deadline - time.monotonic()):
+                raise S3Error(failure, f"{answer.status} {answer.code}")
+        data, _ = self.get(bucket, key, deadline_s=deadline - time.monotonic(), max_bytes=max_bytes, etag=etag)
         return data
 
     def _locate(self, bucket: str) -> Endpoint | None:
@@ -257,6 +306,7 @@ class S3Client:
         advice = {
             Failure.MISSING: "",
             Failure.DENIED: "; check the rights of your credentials on it",
+            Failure.ARCHIVED: "; restore it first",
             Failure.NO_BUCKET: "; check the bucket's name, and the endpoint",
             Failure.UNREACHABLE: "; check the endpoint and the network",
             Failure.STORAGE: "; check credentials (environment, ~/.aws, role), region and endpoint",
@@ -267,6 +317,7 @@ class S3Client:
 _CODES = {
     Failure.MISSING: ImageErrorCode.NOT_FOUND,
     Failure.DENIED: ImageErrorCode.ACCESS_DENIED,
+    Failure.ARCHIVED: ImageErrorCode.ARCHIVED,
     Failure.CONFLICT: ImageErrorCode.CHANGED,
 }
 

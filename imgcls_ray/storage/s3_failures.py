@@ -5,12 +5,18 @@ from __future__ import annotations
 from enum import Enum, auto
 from typing import Any
 
+from imgcls_ray.storage.files import opaque_etag
+
+_ETAG_CHARS = 80
+
 
 class Failure(Enum):
     """What a failed request means for its caller."""
 
     MISSING = auto()
     DENIED = auto()
+    ARCHIVED = auto()
+    """It is in an archive storage class, and was not restored."""
     CONFLICT = auto()
     """A condition on the object's version does not hold."""
     EMPTY_RANGE = auto()
@@ -32,6 +38,16 @@ class S3Error(Exception):
         self.failure = failure
 
 
+def check_version(came: str | None, planned: str | None) -> None:
+    """Compare an answer's ETag with the one that was asked for: some servers do not heed ``If-Match``.
+
+    Raises:
+        S3Error: it is another version. An answer without an ETag is taken.
+    """
+    if came and planned and opaque_etag(came) != planned:
+        raise S3Error(Failure.CONFLICT, f"its ETag is {came[:_ETAG_CHARS]}")
+
+
 class AskAgainError(Exception):
     """An answer that cannot be right: the request is made again."""
 
@@ -41,6 +57,7 @@ BY_CODE = {
     "NoSuchBucket": Failure.NO_BUCKET,
     "InvalidBucketName": Failure.NO_BUCKET,
     "AccessDenied": Failure.DENIED,
+    "InvalidObjectState": Failure.ARCHIVED,
     "PreconditionFailed": Failure.CONFLICT,
     "InvalidRange": Failure.EMPTY_RANGE,
     "ConditionalRequestConflict": Failure.PASSING,

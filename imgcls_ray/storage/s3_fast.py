@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from imgcls_ray.errors import ImageError, ImageErrorCode
+from imgcls_ray.storage.s3_failures import S3Error, check_version
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -70,12 +71,21 @@ class FastReader:
         self._failures_in_a_row = 0
 
     def read(
-        self, bucket: str, key: str, *, etag: str | None, max_bytes: int, timeout_s: float
+        self, bucket: str, key: str, *, etag: str | None, if_match: bool, max_bytes: int, timeout_s: float
     ) -> bytes | Refusal | None:
         """The object's bytes, or the server's refusal, or ``None`` if neither is certain.
 
+        Args:
+            bucket: where it is.
+            key: its name.
+            etag: the version that it must be; the answer's own is compared with it, too.
+            if_match: whether to ask for this version only.
+            max_bytes: the limit on its size.
+            timeout_s: the time for all attempts, of which this is the first.
+
         Raises:
             ImageError: too_many_bytes.
+            S3Error: it is another version.
         """
         # Keys whose parts this client's idea of a path would change.
         if self._failures_in_a_row >= _MAX_FAILURES_IN_A_ROW or key.startswith("/") or key.endswith("/"):
@@ -86,11 +96,12 @@ class FastReader:
         import obstore
 
         try:
-            answer = obstore.get(store, key, options={"if_match": f'"{etag}"'} if etag else None)
+            answer = obstore.get(store, key, options={"if_match": f'"{etag}"'} if etag and if_match else None)
+            check_version(answer.meta["e_tag"], etag)
             if (size := answer.meta["size"]) > max_bytes:
                 raise ImageError(ImageErrorCode.TOO_MANY_BYTES, f"{size:,} bytes, the limit is {max_bytes:,}")
             data = answer.bytes().to_bytes()
-        except ImageError:
+        except (ImageError, S3Error):
             raise
         # The client's kinds of errors are as many as Rust's, and none of them decides anything here.
         except Exception as error:

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-import re
 import tempfile
+from collections import OrderedDict
 from datetime import UTC
 from typing import IO, TYPE_CHECKING
 
 from imgcls_ray.errors import ImgclsError, InputError
-from imgcls_ray.storage.local import FileInfo
+from imgcls_ray.storage.files import FileInfo, opaque_etag
+from imgcls_ray.storage.left_out import BESIDE, ListingCounts, is_hidden, is_of_store
+from imgcls_ray.storage.patterns import EVERYTHING, Pattern, has_magic
 from imgcls_ray.storage.s3 import STORE_DEADLINE_S, s3_client, split_uri
 from imgcls_ray.storage.s3_failures import Failure, S3Error
 from imgcls_ray.storage.s3_listing import is_any_under, list_objects
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
+    from imgcls_ray.storage.patterns import States
     from imgcls_ray.storage.s3 import S3Client, S3Options
 
-_MAGIC = re.compile(r"[*?\[]")
 _COPY_BYTES = 64 * 2**20
+_ANSWERS_KEPT = 1024
 
 
 def find_object(uri: str, options: S3Options) -> FileInfo | None:
@@ -41,7 +44,7 @@ def find_object(uri: str, options: S3Options) -> FileInfo | None:
             return None
         raise _input_error(client, uri, bucket, error) from error
     mtime = head["LastModified"].astimezone(UTC)
-    return FileInfo(f"s3://{bucket}/{key}", head["ContentLength"], head["ETag"].strip('"'), mtime)
+    return FileInfo(f"s3://{bucket}/{key}", head["ContentLength"], opaque_etag(head["ETag"]), mtime)
 
 
 def check_place(uri: str, options: S3Options) -> None:
@@ -59,17 +62,26 @@ def check_place(uri: str, options: S3Options) -> None:
     if find_object(uri, options) is not None:
         return
     try:
-        is_there = is_any_under(client, bucket, _prefix(key))
+        prefix, parts = _prefix(client, bucket, key)
+        is_there = is_any_under(client, bucket, prefix)
     except S3Error as error:
         raise _input_error(client, uri, bucket, error) from error
-    if not is_there and key and not key.endswith("/") and not _MAGIC.search(key):
+    if not is_there and not parts and key and not key.endswith("/"):
         raise InputError(f"{uri}: there is no such object, and none under {uri}/")
 
 
-def list_place(uri: str, options: S3Options) -> Iterator[FileInfo]:
-    """List an object, a prefix or a pattern, in the order of the URIs.
+def list_place(
+    uri: str, options: S3Options, counts: ListingCounts | None = None, *, store: str | None = None
+) -> Iterator[FileInfo]:
+    """List the inputs of an object, a prefix or a pattern, in the order of the URIs.
 
-    ``*`` and ``?`` match within a folder, ``**`` across folders; an object of exactly the pattern's name comes first.
+    What exists is taken as it is written: an object of exactly this name, and folders whose names look like patterns.
+
+    Args:
+        uri: bucket, prefix, key or pattern.
+        options: how to reach the storage.
+        counts: told what was left out.
+        store: a label store, of which what it wrote itself is left out.
 
     Raises:
         InputError, StorageError: it cannot be listed.
@@ -80,9 +92,96 @@ def list_place(uri: str, options: S3Options) -> Iterator[FileInfo]:
         yield info
         return
     try:
-        yield from _matching(list_objects(client, bucket, _prefix(key)), bucket, key)
+        prefix, parts = _prefix(client, bucket, key)
+        pattern = Pattern(parts) if parts else EVERYTHING
+        rule = _Rule(client, f"s3://{bucket}/{prefix}", pattern, counts or ListingCounts(), store)
+        yield from rule.inputs(list_objects(client, bucket, prefix))
     except S3Error as error:
         raise _input_error(client, uri, bucket, error) from error
+
+
+def only_inputs(
+    objects: Iterable[FileInfo], options: S3Options, counts: ListingCounts, *, store: str | None = None
+) -> Iterator[FileInfo]:
+    """Of all objects of buckets, as an inventory has them, those that a listing of the buckets would give.
+
+    Raises:
+        StorageError: that cannot be told.
+    """
+    client = s3_client(options)
+    try:
+        yield from _Rule(client, "s3://", EVERYTHING, counts, store).inputs(objects)
+    except S3Error as error:
+        raise client.storage_error("what is an input cannot be told", error) from error
+
+
+class _Rule:
+    """The rule of ``left_out`` for keys; most follow others of the same folder, whose part of it is kept."""
+
+    def __init__(self, client: S3Client, root: str, pattern: Pattern, counts: ListingCounts, store: str | None) -> None:
+        self._client, self._root, self._pattern, self._counts, self._store = client, root, pattern, counts, store
+        self._hidden = ""
+        self._answers: OrderedDict[str, bool] = OrderedDict()
+
+    def inputs(self, objects: Iterable[FileInfo]) -> Iterator[FileInfo]:
+        folder: str | None = None
+        states: States = frozenset()
+        for info in objects:
+            where, slash, name = info.uri.removeprefix(self._root).rpartition("/")
+            if where + slash != folder:
+                folder = where + slash
+                states = self._states(folder)
+            if states and self._is_wanted(folder, name, states):
+                yield info
+
+    def _states(self, folder: str) -> States:
+        """Where in the pattern a folder leads to; nowhere if what it holds is left out."""
+        states, above = self._pattern.start, self._root
+        if self._store and is_of_store(f"{self._root}{folder}", self._store):
+            return frozenset()
+        for name in folder.split("/")[:-1]:
+            below = self._pattern.below(states, name)
+            if not below:
+                if is_hidden(name) and self._pattern.below(states, name, dots=True) and above + name != self._hidden:
+                    # Counted once, as a folder is that is not looked into: its keys come one after the other.
+                    self._hidden = above + name
+                    self._counts.hidden += 1
+                return below
+            if (other := BESIDE.get(f"{name}/")) and self._is_there(above + other):
+                return frozenset()
+            states, above = below, f"{above}{name}/"
+        return states
+
+    def _is_wanted(self, folder: str, name: str, states: States) -> bool:
+        pattern, counts = self._pattern, self._counts
+        if not pattern.takes(states, name):
+            counts.hidden += is_hidden(name) and pattern.takes(states, name, dots=True)
+            return False
+        if self._store and is_of_store(f"{self._root}{folder}{name}", self._store):
+            return False
+        beside = name in BESIDE and self._is_there(f"{self._root}{folder}{BESIDE[name]}")
+        if beside or not pattern.is_input(name):
+            counts.not_images += 1
+            return False
+        return True
+
+    def _is_there(self, uri: str) -> bool:
+        """Whether an object is there, e.g. the ``store.json`` beside ``samples/``; asked once a folder."""
+        if uri in self._answers:
+            return self._answers[uri]
+        bucket, key = split_uri(uri)
+        try:
+            self._client.request("head_object", Bucket=bucket, Key=key)
+            is_there = True
+        except S3Error as error:
+            if error.failure not in (Failure.MISSING, Failure.DENIED):
+                raise
+            is_there = False
+        self._counts.stores += is_there and uri.endswith(BESIDE["samples/"])
+        self._answers[uri] = is_there
+        if len(self._answers) > _ANSWERS_KEPT:
+            self._answers.popitem(last=False)
+        return is_there
 
 
 def copy_object(uri: str, options: S3Options) -> IO[bytes]:
@@ -104,8 +203,8 @@ def copy_object(uri: str, options: S3Options) -> IO[bytes]:
                 bucket,
                 key,
                 deadline_s=STORE_DEADLINE_S,
+                etag=info.etag,
                 Range=f"bytes={start}-{min(start + _COPY_BYTES, info.size) - 1}",
-                IfMatch=f'"{info.etag}"',
             )
             file.write(data)
     except S3Error as error:
@@ -115,22 +214,17 @@ def copy_object(uri: str, options: S3Options) -> IO[bytes]:
     return file
 
 
-def _prefix(key: str) -> str:
-    """The part of a key that everything meant by it begins with."""
-    magic = _MAGIC.search(key)
-    if magic:
-        return key[: key.rfind("/", 0, magic.start()) + 1]
-    return key if not key or key.endswith("/") else f"{key}/"
+def _prefix(client: S3Client, bucket: str, key: str) -> tuple[str, list[str]]:
+    """What everything meant by a key begins with, and the parts of a pattern behind that.
 
-
-def _matching(objects: Iterator[FileInfo], bucket: str, key: str) -> Iterator[FileInfo]:
-    if not _MAGIC.search(key):
-        yield from objects
-        return
-    from fsspec.utils import glob_translate
-
-    pattern = re.compile(glob_translate(f"s3://{bucket}/{key}"))
-    yield from (info for info in objects if pattern.match(info.uri))
+    Raises:
+        S3Error: it cannot be told whether a folder is there whose name looks like a pattern.
+    """
+    parts = key.split("/")
+    for i, part in enumerate(parts):
+        if has_magic(part) and not is_any_under(client, bucket, "/".join(parts[: i + 1]) + "/"):
+            return "".join(f"{above}/" for above in parts[:i]), parts[i:]
+    return key if not key or key.endswith("/") else f"{key}/", []
 
 
 def _why_not_found(client: S3Client, uri: str, bucket: str, key: str) -> ImgclsError:

@@ -16,7 +16,7 @@ from datetime import UTC
 from typing import IO, TYPE_CHECKING, Any
 
 from imgcls_ray.errors import StorageError
-from imgcls_ray.storage.local import FileInfo
+from imgcls_ray.storage.files import FileInfo, opaque_etag
 from imgcls_ray.storage.s3 import STORE_DEADLINE_S
 from imgcls_ray.storage.s3_failures import AskAgainError
 
@@ -191,7 +191,7 @@ def _range_pages(client: S3Client, bucket: str, prefix: str, after: str, until: 
 
 
 def _row(item: dict[str, Any]) -> _Row:
-    return item["Key"], item["Size"], item["ETag"].strip('"'), item["LastModified"].astimezone(UTC)
+    return item["Key"], item["Size"], opaque_etag(item["ETag"]), item["LastModified"].astimezone(UTC)
 
 
 def _names(page: dict[str, Any]) -> list[str]:

@@ -324,7 +324,8 @@ def test_a_refusal_is_not_tried_again(proxy: S3Proxy, image: str, kind: Kind, co
 @EACH_WAY
 def test_another_version_is_not_tried_again(proxy: S3Proxy, image: str) -> None:
     assert error_of(image, "0" * 32).code == ImageErrorCode.CHANGED
-    assert proxy.counts().requests == {"get": 1}
+    # One question more: it might be a weak ETag, which no condition meets.
+    assert proxy.counts().requests == {"get": 1, "head": 1}
 
 
 # What ends a command

@@ -1,0 +1,115 @@
+"""Local files as they are listed: their URIs, their absolute paths, their versions."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from datetime import UTC, datetime
+from typing import NamedTuple
+from urllib.parse import quote, unquote_to_bytes
+
+from imgcls_ray.errors import InputError
+
+_SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://")
+
+
+class FileInfo(NamedTuple):
+    """One file as it was listed."""
+
+    uri: str
+    size: int | None
+    """Bytes; ``None`` where it could not be told without reading."""
+    etag: str | None
+    """Names the version of the content; ``None`` where the storage gives none."""
+    mtime: datetime | None
+
+
+def scheme_of(uri: str) -> str:
+    """``s3`` of ``s3://bucket/key``; empty for a path."""
+    match = _SCHEME.match(uri)
+    return match.group(1).lower() if match else ""
+
+
+def host_of_file(uri: str) -> str:
+    """The other machine whose file a ``file://`` URI names; empty if it is this one's, or no such URI."""
+    if uri[:7].lower() != "file://":
+        return ""
+    host = uri[7:].partition("/")[0]
+    return "" if host.lower() == "localhost" else host
+
+
+def path_from_uri(uri: str) -> str:
+    """The path of a local URI; bytes that are not UTF-8 travel as surrogate escapes, as everywhere in Python.
+
+    Raises:
+        InputError: it names a file of another machine.
+    """
+    if uri[:7].lower() != "file://":
+        return uri
+    if host := host_of_file(uri):
+        raise InputError(f"{uri}: names a file of the host {host!r}; write file:///PATH for a file of this machine")
+    return os.fsdecode(unquote_to_bytes(uri[7:].removeprefix(uri[7:].partition("/")[0])))
+
+
+def uri_from_path(path: str) -> str:
+    """The path itself, or a percent-encoded ``file://`` URI for a name that is not UTF-8."""
+    try:
+        path.encode("utf-8")
+    except UnicodeEncodeError:
+        return "file://" + quote(os.fsencode(path))
+    return path
+
+
+def absolute_path(path: str) -> str:
+    """The absolute path without ``.`` and ``..`` that the system opens the same file by.
+
+    ``os.path.abspath`` takes ``link/..`` for the folder of the link; the system takes it for the folder above what the
+    link leads to. A ``..`` behind something that is no folder stays: such a path leads nowhere.
+    """
+    if not path.startswith("/"):
+        path = os.path.join(os.getcwd(), path)
+    if "/.." not in path:
+        return os.path.normpath(path).replace("//", "/", 1)
+    whole = "/"
+    for part in path.split("/"):
+        if part == "..":
+            whole = _above(whole)
+        elif part not in ("", "."):
+            whole = os.path.join(whole, part)
+    return whole
+
+
+def _above(folder: str) -> str:
+    try:
+        mode = os.lstat(folder).st_mode
+        if stat.S_ISDIR(mode):
+            return os.path.dirname(folder)
+        if stat.S_ISLNK(mode) and os.path.isdir(folder):
+            return os.path.dirname(os.path.realpath(folder))
+    except (OSError, ValueError):
+        pass
+    return os.path.join(folder, "..")
+
+
+def stat_file(path: str) -> FileInfo:
+    """Describe one path; a path that cannot be looked at is described without a version."""
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):  # ValueError: a list may hold null characters
+        return FileInfo(uri_from_path(path), None, None, None)
+    try:
+        mtime = datetime.fromtimestamp(status.st_mtime_ns // 1000 / 1e6, UTC)
+    except (ValueError, OverflowError):  # a broken clock wrote a year that has five digits
+        mtime = None
+    return FileInfo(uri_from_path(path), status.st_size, version_of(status), mtime)
+
+
+def version_of(status: os.stat_result) -> str:
+    """What web servers use for files: modification time and size, in hexadecimal."""
+    return f"{status.st_mtime_ns:x}-{status.st_size:x}"
+
+
+def opaque_etag(etag: str) -> str:
+    """The value of an ETag as HTTP writes it, ``"abc"`` or the weak ``W/"abc"``: what versions are compared by."""
+    return etag.strip().removeprefix("W/").strip('"')

@@ -1,0 +1,89 @@
+"""Patterns of paths, matched name by name: the same rule for folders and for the keys of a bucket.
+
+``*``, ``?`` and ``[..]`` match within a name, ``**`` matches any number of folders, none too. A name that begins with a
+dot is matched only by a part that begins with one. A pattern that ends with ``/`` means everything below what it
+matches.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import re
+from typing import TYPE_CHECKING
+
+from imgcls_ray.storage.left_out import is_hidden, may_be_image
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_MAGIC = re.compile(r"[*?\[]")
+
+States = frozenset[int]
+"""Places in a pattern that the folders of a path may have led to."""
+
+
+def has_magic(text: str) -> bool:
+    return _MAGIC.search(text) is not None
+
+
+class Pattern:
+    """A relative pattern. Whoever walks starts with ``start``, and asks for each name below.
+
+    Args:
+        parts: the pattern, cut at ``/``.
+    """
+
+    def __init__(self, parts: Sequence[str]) -> None:
+        self._parts = [*parts[:-1], parts[-1] or "**"]
+        self._regexes = [re.compile(fnmatch.translate(part)) for part in self._parts]
+        self._dots = [is_hidden(part) for part in self._parts]
+        self._extension = os.path.splitext(self._parts[-1])[1].lower()
+        self.start = self._with_none({0})
+
+    def below(self, states: States, folder: str, *, dots: bool = False) -> States:
+        """Where a folder's name leads to; nowhere if nothing below it can match.
+
+        Args:
+            dots: as if a dot were a letter like others.
+        """
+        is_open, last = dots or not is_hidden(folder), len(self._parts) - 1
+        found = set()
+        for i in states:
+            if self._parts[i] == "**":
+                if is_open:
+                    found.add(i)
+            elif i < last and (is_open or self._dots[i]) and self._regexes[i].match(folder):
+                found.add(i + 1)
+        return self._with_none(found)
+
+    def takes(self, states: States, file: str, *, dots: bool = False) -> bool:
+        """Whether a file's name completes a match."""
+        last = len(self._parts) - 1
+        if last not in states:
+            return False
+        is_open = dots or not is_hidden(file)
+        if self._parts[last] == "**":
+            return is_open
+        return (is_open or self._dots[last]) and self._regexes[last].match(file) is not None
+
+    def is_input(self, file: str) -> bool:
+        """Whether a file that is matched may be an image by its name, or the pattern names its extension."""
+        return may_be_image(file) or os.path.splitext(file)[1].lower() == self._extension
+
+    def literals(self, states: States) -> list[str] | None:
+        """The only names that can go on from here, sorted; ``None`` if others may."""
+        parts = {self._parts[i] for i in states}
+        return None if any(map(has_magic, parts)) else sorted(parts)
+
+    def _with_none(self, states: set[int]) -> States:
+        # "**" may stand for no folder at all: then the part behind it is due.
+        for i in sorted(states):
+            following = i
+            while self._parts[following] == "**" and following + 1 < len(self._parts):
+                following += 1
+                states.add(following)
+        return frozenset(states)
+
+
+EVERYTHING = Pattern(["**"])
