@@ -39,6 +39,7 @@ Kind = Literal[
     "bad_gateway",
     "not_implemented",
     "denied",
+    "archived",
     "missing",
     "no_bucket",
     "reset",
@@ -51,7 +52,7 @@ Kind = Literal[
 ]
 """What happens to a request.
 
-- ``slow_down``, ``internal_error``, ``not_implemented``, ``denied``, ``missing``, ``no_bucket``: S3's answers of that
+- ``slow_down``, ``internal_error``, ``not_implemented``, ``denied``, ``archived``, ``missing``, ``no_bucket``: S3's answers of that
   meaning; ``bad_gateway`` is a page of HTML. The server is not asked.
 - ``reset``: the connection is reset before the server is asked; ``reset_midway``: in the middle of the answer's body.
 - ``stall``: there is never an answer; ``stall_midway``: it stops in the middle of its body.
@@ -65,6 +66,7 @@ _ANSWERS: dict[str, tuple[int, str]] = {
     "internal_error": (500, "InternalError"),
     "not_implemented": (501, "NotImplemented"),
     "denied": (403, "AccessDenied"),
+    "archived": (403, "InvalidObjectState"),
     "missing": (404, "NoSuchKey"),
     "no_bucket": (404, "NoSuchBucket"),
     "bad_gateway": (502, ""),

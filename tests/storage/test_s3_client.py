@@ -12,10 +12,12 @@ import logging
 import pickle
 import random
 import socket
+import threading
 import time
 import traceback
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 from botocore.exceptions import EndpointConnectionError
@@ -29,6 +31,8 @@ from imgcls_ray.storage.s3_fast import FastReader
 from tests.s3.proxy import Fault, Faults, s3_proxy
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from tests.s3.proxy import Kind, S3Proxy
     from tests.s3.server import S3Server
 
@@ -127,6 +131,16 @@ def test_without_a_planned_version_whatever_is_there_is_read(s3: S3Server, bucke
 @EACH_WAY
 def test_an_object_that_is_gone_is_not_found(bucket: str) -> None:
     assert error_of(f"s3://{bucket}/in/gone.jpg").code == ImageErrorCode.NOT_FOUND
+
+
+@EACH_WAY
+def test_an_archived_object_has_to_be_restored_first(proxy: S3Proxy, image: str) -> None:
+    go_wrong(proxy, "archived")
+    error = error_of(image)
+    assert error.code == ImageErrorCode.ARCHIVED
+    assert error.code.is_transient
+    assert str(error).startswith("it is in an archive storage class and has to be restored first (403 InvalidObjectSt")
+    assert proxy.counts().requests == {"get": 1}
 
 
 @EACH_WAY
@@ -511,3 +525,86 @@ def test_an_endpoint_that_is_no_address_or_holds_secrets_is_refused(url: str, wo
         S3Options(url)
     assert words in str(caught.value)
     assert "secret" not in str(caught.value)
+
+
+# Servers that know versions in their own way
+
+
+class Server(NamedTuple):
+    """A server that has every object, as version ``etag``, and heeds ``If-Match`` or not."""
+
+    url: str
+    asked: list[tuple[str, str | None]]
+    """Method and ``If-Match`` of each request."""
+
+
+@pytest.fixture
+def own_server(bucket: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Server]]:
+    """Start such a server; it is in the environment in place of the other one."""
+    del bucket
+    servers = []
+
+    def start(etag: str, *, heeds: bool) -> Server:
+        asked: list[tuple[str, str | None]] = []
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                wanted = self.headers.get("If-Match")
+                asked.append((self.command, wanted))
+                # A weak one never meets the condition (RFC 9110, 13.1.1).
+                is_met = not heeds or wanted is None or wanted == etag
+                self.send_response(200 if is_met else 412)
+                content = CONTENT if is_met else b"<Error><Code>PreconditionFailed</Code></Error>"
+                for name, value in (("ETag", etag), ("Content-Length", str(len(content)))):
+                    self.send_header(name, value)
+                self.send_header("Last-Modified", "Thu, 01 Jan 2026 08:00:00 GMT")
+                self.end_headers()
+                if self.command == "GET":
+                    self.wfile.write(content)
+
+            do_HEAD = do_GET
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        server.daemon_threads = True
+        servers.append(server)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_address[1]}"
+        monkeypatch.setenv("AWS_ENDPOINT_URL", url)
+        s3_client.cache_clear()
+        return Server(url, asked)
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+@EACH_WAY
+def test_a_server_that_does_not_heed_the_condition_is_found_out(own_server: Callable[..., Server]) -> None:
+    own_server('"new"', heeds=False)
+    assert error_of("s3://bucket/1.jpg", "old").code == ImageErrorCode.CHANGED
+    assert read("s3://bucket/1.jpg", "new") == CONTENT
+    assert read("s3://bucket/1.jpg") == CONTENT
+
+
+@EACH_WAY
+@pytest.mark.parametrize("planned", ["abc", 'W/"abc"', 'W/"abc'])
+def test_weak_versions_are_compared_by_their_value(own_server: Callable[..., Server], planned: str) -> None:
+    server = own_server('W/"abc"', heeds=True)
+    assert read("s3://bucket/1.jpg", planned) == CONTENT
+    server.asked.clear()
+    # Once known, no condition is sent that cannot be met.
+    assert read("s3://bucket/2.jpg", planned) == CONTENT
+    assert server.asked == [("GET", None)]
+    assert error_of("s3://bucket/3.jpg", "other").code == ImageErrorCode.CHANGED
+
+
+@EACH_WAY
+def test_another_weak_version_has_changed(own_server: Callable[..., Server]) -> None:
+    own_server('W/"new"', heeds=True)
+    assert error_of("s3://bucket/1.jpg", "old").code == ImageErrorCode.CHANGED

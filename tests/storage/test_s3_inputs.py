@@ -11,6 +11,7 @@ import pytest
 
 from imgcls_ray.errors import InputError, StorageError
 from imgcls_ray.storage import open_file, s3_inputs, s3_listing
+from imgcls_ray.storage.left_out import ListingCounts
 from imgcls_ray.storage.s3 import S3Client, S3Options
 from imgcls_ray.storage.s3_inputs import check_place, find_object, list_place
 from tests.s3.proxy import Fault, Faults
@@ -115,6 +116,38 @@ def test_a_pattern_lists_what_it_matches(place: str, pattern: str, expected: lis
 
 def test_an_object_named_like_a_pattern_goes_before_the_pattern(place: str) -> None:
     assert keys_in(f"{place}/d[1].jpg") == ["d[1].jpg"]
+
+
+def put(s3: S3Server, bucket: str, *keys: str) -> None:
+    for key in keys:
+        s3.client().put_object(Bucket=bucket, Key=key, Body=b"x")
+
+
+@pytest.mark.parametrize("folder", ["photos [2020]", "what?", "a*b", "[", "x/photos [2020]"])
+def test_a_folder_named_like_a_pattern_is_taken_as_it_is(s3: S3Server, bucket: str, folder: str) -> None:
+    put(s3, bucket, f"{folder}/a.jpg", f"{folder}/b/c.jpg", "photos 2/other.jpg", "whats/other.jpg", "a-b/other.jpg")
+    for uri in (f"s3://{bucket}/{folder}", f"s3://{bucket}/{folder}/"):
+        check(uri)
+        assert keys_in(uri) == [f"{folder}/a.jpg", f"{folder}/b/c.jpg"]
+    assert keys_in(f"s3://{bucket}/{folder}/*.jpg") == [f"{folder}/a.jpg"]
+    assert keys_in(f"s3://{bucket}/{folder}/*/") == [f"{folder}/b/c.jpg"]
+
+
+def test_what_is_only_like_a_pattern_is_one(s3: S3Server, bucket: str) -> None:
+    put(s3, bucket, "photos 2/a.jpg", "photos 0/b.jpg", "photos x/c.jpg")
+    assert keys_in(f"s3://{bucket}/photos [2020]/") == ["photos 0/b.jpg", "photos 2/a.jpg"]
+    assert keys_in(f"s3://{bucket}/photos [2020]/*") == ["photos 0/b.jpg", "photos 2/a.jpg"]
+
+
+def test_samples_beside_a_store_are_asked_after_once(s3: S3Server, bucket: str, proxy: S3Proxy) -> None:
+    put(s3, bucket, *(f"labels/samples/{i}.jpg" for i in range(20)), "labels/store.json", "labels/x.jpg")
+    put(s3, bucket, *(f"raw/samples/{i}.jpg" for i in range(2)), "model/model.bin", "model/model.json", "model.bin")
+    counts = ListingCounts()
+    proxy.set_faults(Faults())
+    found = [info.uri.split("/", 3)[3] for info in list_place(f"s3://{bucket}", OPTIONS, counts)]
+    assert found == ["labels/x.jpg", "model.bin", "raw/samples/0.jpg", "raw/samples/1.jpg"]
+    assert counts == ListingCounts(not_images=3, stores=1)
+    assert proxy.counts().requests == {"head": 4, "list": 1}
 
 
 def test_a_pattern_asks_only_for_what_can_match(crowd: Crowd, proxy: S3Proxy) -> None:
