@@ -52,8 +52,8 @@ Kind = Literal[
 ]
 """What happens to a request.
 
-- ``slow_down``, ``internal_error``, ``not_implemented``, ``denied``, ``archived``, ``missing``, ``no_bucket``: S3's answers of that
-  meaning; ``bad_gateway`` is a page of HTML. The server is not asked.
+- ``slow_down``, ``internal_error``, ``not_implemented``, ``denied``, ``archived``, ``missing``, ``no_bucket``: S3's
+  answers of that meaning; ``bad_gateway`` is a page of HTML. The server is not asked.
 - ``reset``: the connection is reset before the server is asked; ``reset_midway``: in the middle of the answer's body.
 - ``stall``: there is never an answer; ``stall_midway``: it stops in the middle of its body.
 - ``truncate``: the head announces the whole body, the connection is closed half-way.

@@ -564,7 +564,8 @@ def own_server(bucket: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
                 if self.command == "GET":
                     self.wfile.write(content)
 
-            do_HEAD = do_GET
+            def do_HEAD(self) -> None:
+                self.do_GET()
 
             def log_message(self, *_: object) -> None:
                 pass

@@ -6,6 +6,7 @@ import errno
 import glob
 import os
 import random
+import subprocess
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -18,7 +19,7 @@ from imgcls_ray.storage.walking import list_folder
 from tests.storage.test_local import as_nobody, public_folder, write
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 __all__ = ["public_folder"]
@@ -26,6 +27,25 @@ __all__ = ["public_folder"]
 
 def names_in(folder: Path, **options: Any) -> list[str]:
     return [path_from_uri(info.uri).removeprefix(f"{folder}/") for info in list_folder(str(folder), **options)]
+
+
+@pytest.fixture
+def deep_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder for trees that are too deep for pytest to remove; it is also where the test is."""
+    (tmp_path / "deep").mkdir()
+    monkeypatch.chdir(tmp_path / "deep")
+    yield tmp_path / "deep"
+    subprocess.run(["rm", "-rf", str(tmp_path / "deep")], check=True)
+
+
+def nest(name: str, count: int) -> None:
+    """Make a file below so many folders of one name, and come back."""
+    before = os.getcwd()
+    for _ in range(count):
+        os.mkdir(name)
+        os.chdir(name)
+    write_here("deep.jpg")
+    os.chdir(before)
 
 
 def fail_to_list(monkeypatch: pytest.MonkeyPatch, folder: Path, number: int) -> None:
@@ -144,31 +164,18 @@ def test_without_counts_the_walk_goes_on_and_then_fails(tmp_path: Path, monkeypa
     assert [next(files).uri for _ in range(2)] == [f"{tmp_path}/a/x.jpg", f"{tmp_path}/z/x.jpg"]
 
 
-def test_a_thousand_nested_folders_are_walked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    for _ in range(1200):
-        os.mkdir("d")
-        os.chdir("d")
-    write_here("deep.jpg")
-    os.chdir(tmp_path)
-    assert names_in(tmp_path, counts=ListingCounts()) == ["d/" * 1200 + "deep.jpg"]
-    assert names_in(tmp_path, pattern=Pattern(["**", "*.jpg"])) == ["d/" * 1200 + "deep.jpg"]
+def test_a_thousand_nested_folders_are_walked(deep_folder: Path) -> None:
+    nest("d", 1200)
+    assert names_in(deep_folder, counts=ListingCounts()) == ["d/" * 1200 + "deep.jpg"]
+    assert names_in(deep_folder, pattern=Pattern(["**", "*.jpg"])) == ["d/" * 1200 + "deep.jpg"]
 
 
 @pytest.mark.parametrize("pattern", [["**"], ["**", "*.jpg"]])
-def test_a_folder_whose_path_is_too_long_is_told(
-    pattern: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    name = "n" * 250
-    for _ in range(20):
-        os.mkdir(name)
-        os.chdir(name)
-    write_here("too-deep.jpg")
-    os.chdir(tmp_path)
-    write(tmp_path / "z.jpg")
+def test_a_folder_whose_path_is_too_long_is_told(pattern: list[str], deep_folder: Path) -> None:
+    nest("n" * 250, 20)
+    write(deep_folder / "z.jpg")
     counts = ListingCounts()
-    assert names_in(tmp_path, pattern=Pattern(pattern), counts=counts) == ["z.jpg"]
+    assert names_in(deep_folder, pattern=Pattern(pattern), counts=counts) == ["z.jpg"]
     assert [unlisted.reason for unlisted in counts.unlisted] == ["File name too long"]
 
 
