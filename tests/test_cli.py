@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -10,7 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -41,6 +42,52 @@ def imgcls(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) 
         return code, captured.out, captured.err
 
     return run
+
+
+@pytest.fixture
+def broken_folder(draw_images: Callable[..., list[Path]], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Images in ``a``, ``b`` and ``z``; ``b`` cannot be listed."""
+    folder = draw_images(1, "images/a", seed=1)[0].parent.parent
+    for seed, name in enumerate(("b", "z"), 2):
+        draw_images(1, f"images/{name}", seed=seed)
+    scandir = os.scandir
+
+    def scan(path: Any = ".") -> Any:
+        if str(path) == f"{folder}/b":
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", scan)
+    return folder
+
+
+def test_a_folder_that_cannot_be_listed_costs_the_exit_code_and_not_the_rest(
+    imgcls: Callable[..., tuple[int, str, str]], broken_folder: Path, small_model: ModelFolder, tmp_path: Path
+) -> None:
+    args = ("predict", broken_folder, "-m", small_model.path, "-o", tmp_path / "store")
+    for option, said in (
+        (["--dry-run"], "2 inputs, 2 to label"),
+        ([], "2 images in"),
+        ([], "nothing to label: 2 inputs, all have their row"),
+    ):
+        code, out, err = imgcls(*args, *option)
+        assert code == 3
+        assert said in out
+        assert f"cannot be listed: {broken_folder}/b: Input/output error" in out
+        assert "1 folder of the input cannot be listed" in err
+        assert "what they hold was left out, everything else was not. Run the command again" in err
+    assert imgcls("store", "verify", tmp_path / "store")[0] == 0
+
+
+def test_a_failed_job_is_told_before_a_folder_that_cannot_be_listed(
+    imgcls: Callable[..., tuple[int, str, str]], broken_folder: Path, small_model: ModelFolder, tmp_path: Path
+) -> None:
+    for name in ("a", "z"):
+        (broken_folder / name / "00000.jpg").write_bytes(b"no picture")
+    code, out, err = imgcls("predict", broken_folder, "-m", small_model.path, "-o", tmp_path / "store")
+    assert code == 1
+    assert "all inputs failed" in err
+    assert f"cannot be listed: {broken_folder}/b" in out
 
 
 @pytest.mark.parametrize(("command", "default"), [("predict", "[default: 32]"), ("train", "[default: 20]")])

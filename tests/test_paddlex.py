@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import json
 import os
@@ -705,6 +706,24 @@ def test_every_image_of_a_folder_has_its_result(
     told = capsys.readouterr().out
     assert "unsupported_format" in told
     assert "6 images labelled; 1 image could not be read" in told
+
+
+def test_a_folder_that_cannot_be_listed_is_told_when_the_rest_is_labelled(
+    predict: Callable[..., None], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a", "b", "z"):
+        save(f"in/{name}/{name}.jpg")
+    scandir, broken = os.scandir, os.path.abspath("in/b")
+
+    def scan(path: Any = ".") -> Any:
+        if str(path) == broken:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", scan)
+    with pytest.raises(StorageError, match=r"^1 folder of the input cannot be listed \(.*/in/b: Input/output error\)"):
+        predict("in")
+    assert "2 images labelled" in capsys.readouterr().out
 
 
 def test_predicting_again_does_not_label_what_it_drew(predict: Callable[..., None]) -> None:

@@ -141,6 +141,183 @@ def test_an_input_that_cannot_be_listed_is_refused_before_anything_starts(
         list_inputs(source.format(tmp_path), ListingCounts())
 
 
+@pytest.mark.parametrize(
+    ("source", "text"),
+    [
+        (
+            "file://nas/photos",
+            "file://nas/photos: names a file of the host 'nas'; write file:///PATH for a file of this",
+        ),
+        ("{0}/*/../x.jpg", "{0}/*/../x.jpg: .. cannot stand behind a wildcard; write the folder that it leads to"),
+        ("{0}/null\0", "{0}/null\0: there is no such file or folder"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(source: str, text: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError) as caught:
+        check_input(source.format(tmp_path))
+    assert str(caught.value).startswith(text.format(tmp_path))
+
+
+def test_a_uri_with_localhost_is_a_path(tmp_path: Path, images: list[str]) -> None:
+    assert uris(f"file://localhost{tmp_path}/in") == images
+    listed = write(tmp_path / "list.txt", f"file://localhost{images[0]}\nfile://nas/a.jpg\n".encode())
+    assert uris(listed) == [images[0], "file://nas/a.jpg"]
+    with pytest.raises(ImageError) as caught:
+        fetch("file://nas/a.jpg", None, FetchLimits())
+    assert caught.value.code is ImageErrorCode.UNSUPPORTED_STORAGE
+
+
+def test_what_exists_is_taken_as_it_is_written(tmp_path: Path) -> None:
+    for name in (
+        "photos [2020]/a.jpg",
+        "photos [2020]/b/c.jpg",
+        "photos 2/other.jpg",
+        "what?/d.jpg",
+        "whats/other.jpg",
+    ):
+        write(tmp_path / name)
+    both = [f"{tmp_path}/photos [2020]/{name}" for name in ("a.jpg", "b/c.jpg")]
+    assert uris(f"{tmp_path}/photos [2020]") == uris(f"{tmp_path}/photos [2020]/") == both
+    assert uris(f"file://{tmp_path}/photos%20%5B2020%5D/") == both
+    assert uris(f"{tmp_path}/photos [2020]/*.jpg") == both[:1]
+    assert uris(f"{tmp_path}/what?/*") == [f"{tmp_path}/what?/d.jpg"]
+    assert uris(f"{tmp_path}/photos [3-9]/*") == []
+
+
+def test_a_pattern_that_ends_with_a_slash_is_everything_below(tmp_path: Path) -> None:
+    for name in ("2026-01/a.jpg", "2026-02/b/c.jpg", "2025/d.jpg", "2026.jpg"):
+        write(tmp_path / name)
+    assert uris(f"{tmp_path}/2026*/") == [f"{tmp_path}/2026-01/a.jpg", f"{tmp_path}/2026-02/b/c.jpg"]
+
+
+def test_two_dots_behind_a_link_mean_what_the_system_opens(tmp_path: Path) -> None:
+    """``link/..`` is the folder above what the link leads to, in every kind of INPUT."""
+    here, there = write(tmp_path / "here" / "x.jpg", b"here"), write(tmp_path / "far" / "x.jpg", b"far")
+    (tmp_path / "far" / "folder").mkdir()
+    (tmp_path / "here" / "link").symlink_to("../far/folder")
+    list_path = write(here.parent / "list.txt", b"link/../x.jpg\n")
+    csv_path = write(here.parent / "list.csv", b"uri\nlink/../x.jpg\n")
+    for source in (f"{here.parent}/link/../x.jpg", f"{here.parent}/link/..", list_path, csv_path):
+        assert uris(source) == [str(there)], source
+    assert uris(f"{here.parent}/link/../*.jpg") == [str(there)]
+    gone = write(here.parent / "gone.txt", b"gone/../x.jpg\n")
+    [info] = list_inputs(str(gone), ListingCounts())
+    with pytest.raises(ImageError, match="no such file"):
+        fetch(info.uri, info.etag, FetchLimits())
+
+
+def test_folders_and_patterns_are_listed_as_they_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for i in range(40):
+        write(tmp_path / f"{i:02d}" / "x.jpg")
+    read, scandir = [], os.scandir
+    monkeypatch.setattr(os, "scandir", lambda path: read.append(path) or scandir(path))
+    for source in (f"{tmp_path}", f"{tmp_path}/**/*.jpg"):
+        read.clear()
+        assert next(iter(list_inputs(source, ListingCounts()))).uri == f"{tmp_path}/00/x.jpg"
+        assert len(read) <= 3
+
+
+# --- one rule for folders, buckets, and patterns of both --------------------------------------------------------------
+
+TREE = (
+    "a.jpg",
+    "b",
+    "b.weird",
+    ".dot.jpg",
+    ".dots/c.jpg",
+    "in/.dot.jpg",
+    "in/.dots/d/e.jpg",
+    "in/f.dat",
+    "in/notes.TXT",
+    "in/table.parquet",
+    "in/w.safetensors",
+    "in/w.onnx",
+    "in/w.pt2",
+    "labels/store.json",
+    "labels/samples/s.jpg",
+    "labels/plans/0001/000000.parquet",
+    "mine/store.json",
+    "mine/samples/s.jpg",
+    "mine/exports/t.jpg",
+    "mine/incoming/u.jpg",
+    "model/model.json",
+    "model/model.xml",
+    "model/model.bin",
+    "samples/kept.jpg",
+)
+KEPT = ["a.jpg", "b", "b.weird", "in/f.dat", "mine/incoming/u.jpg", "samples/kept.jpg"]
+
+
+@pytest.fixture(params=["folder", "bucket"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """``TREE``, in a folder or in a bucket."""
+    if request.param == "folder":
+        for name in TREE:
+            write(tmp_path / name)
+        return str(tmp_path)
+    server, bucket = request.getfixturevalue("s3"), request.getfixturevalue("bucket")
+    for name in TREE:
+        server.client().put_object(Bucket=bucket, Key=name, Body=b"x")
+    return f"s3://{bucket}"
+
+
+def listed(place: str, pattern: str, **options: Any) -> tuple[list[str], ListingCounts]:
+    counts = ListingCounts()
+    files = list(list_inputs(f"{place}/{pattern}", counts, **options))
+    return [info.uri.removeprefix(f"{place}/") for info in files], counts
+
+
+@pytest.mark.parametrize("pattern", ["", "**", "**/*"])
+def test_the_same_is_left_out_everywhere(place: str, pattern: str) -> None:
+    found, counts = listed(place, pattern, leave_out=f"{place}/mine")
+    assert found == KEPT
+    assert counts == ListingCounts(not_images=10, hidden=4, stores=1)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("*", ["a.jpg", "b", "b.weird"]),
+        (".*", [".dot.jpg"]),
+        (".*/*", [".dots/c.jpg"]),
+        ("**/.dots/**", [".dots/c.jpg", "in/.dots/d/e.jpg"]),
+        ("**/*.jpg", ["a.jpg", "mine/incoming/u.jpg", "samples/kept.jpg"]),
+        ("in/*", ["in/f.dat"]),
+        ("in/*.txt", []),
+        ("in/*.TXT", ["in/notes.TXT"]),
+        ("*/*.safetensors", ["in/w.safetensors"]),
+        ("*/w.*", []),
+        ("samples/*", ["samples/kept.jpg"]),
+        ("m*/", ["mine/incoming/u.jpg"]),
+    ],
+)
+def test_a_pattern_means_the_same_everywhere(place: str, pattern: str, expected: list[str]) -> None:
+    found, _ = listed(place, pattern, leave_out=f"{place}/mine")
+    assert found == expected
+
+
+def test_an_input_below_the_store_is_an_input(place: str) -> None:
+    assert listed(place, "mine/incoming/", leave_out=f"{place}/mine")[0] == ["mine/incoming/u.jpg"]
+    assert listed(place, "mine/", leave_out=f"{place}/mine")[0] == ["mine/incoming/u.jpg"]
+    assert listed(place, "mine/samples/", leave_out=f"{place}/mine")[0] == []
+    # The store at the top: its own folders are left out, others are inputs.
+    found, _ = listed(place, "", leave_out=place)
+    assert found == ["a.jpg", "b", "b.weird", "in/f.dat", "mine/exports/t.jpg", "mine/incoming/u.jpg"]
+
+
+def test_who_names_a_file_gets_it(place: str) -> None:
+    for name in (".dot.jpg", "in/w.onnx", "labels/samples/s.jpg"):
+        assert listed(place, name)[0] == [name]
+
+
+def test_a_list_names_everything(place: str, tmp_path: Path) -> None:
+    names = sorted((".dot.jpg", "in/w.onnx", "labels/samples/s.jpg"))
+    path = write(tmp_path / "list.csv", "\n".join(["uri", *(f"{place}/{name}" for name in names)]).encode())
+    counts = ListingCounts()
+    assert [info.uri for info in list_inputs(str(path), counts)] == [f"{place}/{name}" for name in names]
+    assert counts == ListingCounts()
+
+
 # --- lists -----------------------------------------------------------------------------------------------------------
 
 

@@ -308,3 +308,20 @@ def test_a_list_in_a_bucket_needs_a_column_of_uris(s3: S3Server, bucket: str) ->
 def test_a_list_that_is_not_there_is_refused(bucket: str) -> None:
     words = refusal(f"s3://{bucket}/lists/gone.txt")
     assert words.startswith(f"s3://{bucket}/lists/gone.txt: there is no such object")
+
+
+def test_weak_versions_of_a_list_are_those_of_a_listing(tmp_path: Path) -> None:
+    path = tmp_path / "list.csv"
+    path.write_text('uri,etag\ns3://b/1.jpg,"W/""abc"""\ns3://b/2.jpg,"""abc"""\ns3://b/3.jpg,abc\n')
+    assert [info.etag for info in listed(path)] == ["abc", "abc", "abc"]
+
+
+def test_an_inventory_is_a_listing_of_the_bucket(s3: S3Server, bucket: str) -> None:
+    """What a listing would leave out is left out, and counted."""
+    put(s3, bucket, "labels/store.json", b"{}")
+    keys = ("a.jpg", ".hidden/a.jpg", ".hidden/b.jpg", "c/.d.jpg", "labels/samples/e.jpg", "f.txt", "samples/g.jpg")
+    source = put_inventory(s3, bucket, "CSV", [row_of(key, bucket=bucket) for key in keys])
+    counts = ListingCounts()
+    found = [info.uri.split("/", 3)[3] for info in list_inputs(source, counts)]
+    assert found == ["a.jpg", "samples/g.jpg"]
+    assert counts == ListingCounts(not_images=1, hidden=2, stores=1)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import itertools
 import json
+import os
 import shutil
 from typing import TYPE_CHECKING, Any
 
@@ -60,6 +62,33 @@ def test_a_folder_is_labelled_with_its_subfolders_sorted(
     paths = [*draw_images(2, "all/b"), *draw_images(1, "all/a"), *draw_images(1, "all")]
     (tmp_path / "all" / "label.txt").write_text("0 ant\n")
     assert [r.input for r in model.predict(tmp_path / "all")] == sorted(map(str, paths))
+
+
+def test_a_folder_that_cannot_be_listed_is_one_bad_result(
+    model: Model, draw_images: Callable[..., list[Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "b", "z"):
+        draw_images(1, f"all/{name}")
+    scandir, broken = os.scandir, f"{tmp_path}/all/b"
+
+    def scan(path: Any = ".") -> Any:
+        if str(path) == broken:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", scan)
+    results = {r.input: r.error for r in model.predict(tmp_path / "all")}
+    assert list(results) == [f"{tmp_path}/all/a/00000.jpg", broken, f"{tmp_path}/all/z/00000.jpg"]
+    error = results[broken]
+    assert error is not None
+    assert (error.code, error.detail) == ("fetch_failed", "the folder cannot be listed: Input/output error")
+    assert [e for e in results.values() if e] == [error]
+
+
+def test_a_file_of_another_machine_is_one_bad_result(model: Model) -> None:
+    [result] = model.predict("file://nas/photos")
+    assert result.error is not None
+    assert result.error.code == "unsupported_storage"
 
 
 def test_iterables_nest_and_mix(model: Model, draw_images: Callable[..., list[Path]], tmp_path: Path) -> None:
