@@ -15,6 +15,7 @@ from imgcls_ray.data.listing import ListingCounts, check_input, is_single_file, 
 from imgcls_ray.errors import ImageError, ImageErrorCode, InputError
 from imgcls_ray.storage import FetchLimits, fetch
 from imgcls_ray.storage.local import FileInfo, stat_file
+from tests.storage.test_walking import folders_read
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -209,8 +210,7 @@ def test_two_dots_behind_a_link_mean_what_the_system_opens(tmp_path: Path) -> No
 def test_folders_and_patterns_are_listed_as_they_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for i in range(40):
         write(tmp_path / f"{i:02d}" / "x.jpg")
-    read, scandir = [], os.scandir
-    monkeypatch.setattr(os, "scandir", lambda path: read.append(path) or scandir(path))
+    read = folders_read(monkeypatch)
     for source in (f"{tmp_path}", f"{tmp_path}/**/*.jpg"):
         read.clear()
         assert next(iter(list_inputs(source, ListingCounts()))).uri == f"{tmp_path}/00/x.jpg"

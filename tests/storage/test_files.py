@@ -26,8 +26,8 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (root / "d" / "to_c").symlink_to("../a/b/c")
     (root / "a" / "to_d").symlink_to(root / "d")
     (root / "loop").symlink_to("loop")
-    for folder in (root, *(root / name for name in ("a", "a/b", "a/b/c", "d"))):
-        (folder / "x.jpg").write_text(str(folder))
+    for name in ("", "a", "a/b", "a/b/c", "d"):
+        (root / name / "x.jpg").write_text(name)
     monkeypatch.chdir(root)
     return root
 

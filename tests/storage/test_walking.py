@@ -48,6 +48,19 @@ def nest(name: str, count: int) -> None:
     os.chdir(before)
 
 
+def folders_read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The folders that are read from now on."""
+    read: list[str] = []
+    scandir = os.scandir
+
+    def scan(path: Any) -> Any:
+        read.append(str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", scan)
+    return read
+
+
 def fail_to_list(monkeypatch: pytest.MonkeyPatch, folder: Path, number: int) -> None:
     """``os.scandir`` fails on this one folder."""
     scandir = os.scandir
@@ -414,7 +427,6 @@ def test_the_first_file_comes_before_the_last_folder_is_read(
 ) -> None:
     for i in range(50):
         write(tmp_path / f"{i:02d}" / "x.jpg")
-    read, scandir = [], os.scandir
-    monkeypatch.setattr(os, "scandir", lambda path: read.append(path) or scandir(path))
+    read = folders_read(monkeypatch)
     next(iter(many(str(tmp_path))))
     assert len(read) <= 3
