@@ -281,7 +281,8 @@ def _uri(dataset: str, path: str) -> str:
         return path
     if is_s3(dataset):
         return f"{dataset.rstrip('/')}/{posixpath.normpath(path)}"
-    return uri_from_path(absolute_path(os.path.join(path_from_uri(dataset), path)))
+    # A list may go through folders that only its author has: what is left of ".." is taken out of the text.
+    return uri_from_path(os.path.normpath(absolute_path(os.path.join(path_from_uri(dataset), path))))
 
 
 # Class folders

@@ -266,7 +266,7 @@ def test_only_failures_that_may_pass_are_planned_again(code: ImageErrorCode, tmp
     label(store, [info("/a"), info("/b")], {"/a": code.value})
     uris, counts = planned_again(store, info("/a"), info("/b"))
     # What was listed with a version and is missing when it is read may be away for a moment.
-    transient = code in ("access_denied", "fetch_failed", "changed", "not_found")
+    transient = code in ("access_denied", "archived", "fetch_failed", "changed", "not_found")
     assert uris == (["/a"] if transient else [])
     answered = Counter(ok=1) if transient else Counter({"ok": 1, code.value: 1})
     assert counts == PlanCounts(listed=2, retried=int(transient), answered=answered.total(), answered_codes=answered)

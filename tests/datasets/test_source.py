@@ -193,6 +193,15 @@ def test_two_spellings_of_a_path_lead_to_one_image(tmp_path: Path) -> None:
     assert {entry.uri for entry in entries if entry.split == "train"} == {f"{tmp_path}/a.jpg"}
 
 
+def test_two_dots_behind_a_link_lead_where_the_system_goes(tmp_path: Path) -> None:
+    (tmp_path / "far" / "folder").mkdir(parents=True)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "link").symlink_to("../far/folder")
+    write_lists(tmp_path / "data", "link/../a.jpg 0\n")
+    entries, _ = read(tmp_path / "data")
+    assert {entry.uri for entry in entries if entry.split == "train"} == {f"{tmp_path}/far/a.jpg"}
+
+
 @pytest.mark.parametrize(
     "path", ["/data/a b.jpg", "https://host/a%20b.jpg", "s3://bucket/a b.jpg", "file:///data/caf%E9.jpg"]
 )
