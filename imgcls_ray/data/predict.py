@@ -43,8 +43,8 @@ from imgcls_ray.models.engines import check_engine
 from imgcls_ray.models.new import open_model
 from imgcls_ray.options import decode_limits, fetch_limits, s3_options
 from imgcls_ray.storage import open_directory
+from imgcls_ray.storage.files import absolute_path, path_from_uri
 from imgcls_ray.storage.http import is_url
-from imgcls_ray.storage.local import path_from_uri
 from imgcls_ray.storage.s3 import is_s3
 
 if TYPE_CHECKING:
@@ -128,8 +128,7 @@ def _place_of(source: str) -> str:
     """An INPUT that every process understands, wherever it runs: what a missing image's storage is told by."""
     if is_s3(source) or is_url(source):
         return source
-    # Joined, not normalised: the system goes through the links before a "..".
-    return os.path.join(os.getcwd(), path_from_uri(source))
+    return absolute_path(path_from_uri(source))
 
 
 class _Job:
@@ -139,7 +138,7 @@ class _Job:
         self._config, self._folder, self._store, self._console = config, folder, store, console
         self._workers: WorkerPlan | None = None
         self._task = LabelTask(
-            model=config.model if is_s3(config.model) else os.path.abspath(folder.path),
+            model=config.model if is_s3(config.model) else absolute_path(str(folder.path)),
             fingerprint=folder.spec.fingerprint,
             store=store.uri,
             top_k=store.identity.top_k,
