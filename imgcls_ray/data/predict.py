@@ -7,7 +7,6 @@ the same command goes on from there.
 from __future__ import annotations
 
 import dataclasses
-import os
 import time
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
