@@ -27,6 +27,7 @@ FLOORS = [
     "images",
     "storage",
     "config",
+    "machine",
     "errors",
 ]
 # Floors beside each other, in both directions.

@@ -13,9 +13,9 @@ from rich.console import Console
 
 from imgcls_ray.commands.terminal import native_stderr_aside
 from imgcls_ray.config import ServeConfig, make_config, nested, read_values
-from imgcls_ray.data.cluster import available_cores
 from imgcls_ray.data.report import counted
 from imgcls_ray.errors import ResourceError, UsageError
+from imgcls_ray.machine import available_cores, cores_in_words
 from imgcls_ray.models.engines import check_engine, torch_devices
 from imgcls_ray.models.new import open_model
 from imgcls_ray.options import s3_options
@@ -55,7 +55,7 @@ def run(config_file: Path | None, overrides: Sequence[str], flags: Mapping[str, 
 def _check(config: ServeConfig, num_cores: int) -> None:
     """Refuse what cannot run before anything is started."""
     if num_local_replicas(config, num_cores) > num_cores:
-        raise ResourceError(f"num_replicas={config.num_replicas}: this machine has {num_cores} cores; give fewer")
+        raise ResourceError(f"num_replicas={config.num_replicas} needs as many cores, {cores_in_words()}; give fewer")
     read_api_keys(os.environ)
     torch_devices(config.device)
     s3 = s3_options(config)

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from imgcls_ray.data.report import counted
 from imgcls_ray.errors import ResourceError
+from imgcls_ray.machine import available_cores, cores_in_words
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -42,11 +43,6 @@ class WorkerPlan:
     """Actors of one CPU each: all of the work on CPUs, or fetching and decoding for GPUs."""
     num_gpu_workers: int = 0
     """Actors of one GPU each."""
-
-
-def available_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0))
 
 
 def is_cluster_given() -> bool:
@@ -92,10 +88,9 @@ def check_local(num_workers: int, *, uses_gpus: bool, num_gpus: int, gpu_ids: Se
     Raises:
         ResourceError: with the numbers.
     """
-    cores = available_cores()
-    if num_workers > cores:
+    if num_workers > available_cores():
         raise ResourceError(
-            f"num_workers={num_workers} needs {num_workers} CPUs, this machine has {cores}; "
+            f"num_workers={num_workers} needs {num_workers} CPUs, {cores_in_words()}; "
             "give fewer, or none for all of them"
         )
     if uses_gpus:

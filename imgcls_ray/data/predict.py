@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from imgcls_ray.data.alone import label_alone
 from imgcls_ray.data.board import Board
 from imgcls_ray.data.causes import with_causes
-from imgcls_ray.data.cluster import WorkerPlan, available_cores, is_cluster_given
+from imgcls_ray.data.cluster import WorkerPlan, is_cluster_given
 from imgcls_ray.data.label import LabelTask
 from imgcls_ray.data.lease import hold_lease
 from imgcls_ray.data.listing import check_input, list_inputs
@@ -38,6 +38,7 @@ from imgcls_ray.data.store import (
     open_store,
 )
 from imgcls_ray.errors import JobFailedError, StoppedError
+from imgcls_ray.machine import available_cores
 from imgcls_ray.models.engines import check_engine
 from imgcls_ray.models.new import open_model
 from imgcls_ray.options import decode_limits, fetch_limits, s3_options

@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from imgcls_ray.data.cluster import available_cores, check_local, is_cluster_given, plan_workers, start_ray
+from imgcls_ray.data.cluster import check_local, is_cluster_given, plan_workers, start_ray
 from imgcls_ray.datasets.duplicates import equal_groups, hashes_array, near_pairs
 from imgcls_ray.datasets.entries import EntryFile
 from imgcls_ray.datasets.findings import Finding, FindingCode, Severity
@@ -30,6 +30,7 @@ from imgcls_ray.datasets.source import read_dataset
 from imgcls_ray.errors import ImageError, ImageErrorCode
 from imgcls_ray.images.decoder import decode_image
 from imgcls_ray.images.measure import small_grey
+from imgcls_ray.machine import available_cores
 from imgcls_ray.options import decode_limits, fetch_limits, s3_options
 from imgcls_ray.storage import fetch
 

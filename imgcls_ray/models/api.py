@@ -22,6 +22,7 @@ from imgcls_ray.errors import ImageError, ImageErrorCode
 from imgcls_ray.images.decoder import decode_image, decode_picture
 from imgcls_ray.images.limits import DecodeLimits
 from imgcls_ray.images.preprocess import preprocess_image
+from imgcls_ray.machine import available_cores
 from imgcls_ray.models.classifier import ImageClassifier, ModelInput
 from imgcls_ray.models.engines import check_engine, torch_devices
 from imgcls_ray.models.new import is_model_path, new_model_folder, open_model
@@ -98,7 +99,7 @@ class Model:
 
     def _predict(self, sources: Iterator[_Source], batch_size: int, top_k: int) -> Iterator[Result]:
         classifier = self._classifier_for(batch_size, top_k)
-        with ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="decode") as executor:
+        with ThreadPoolExecutor(available_cores(), thread_name_prefix="decode") as executor:
             ahead = self._submit(sources, batch_size, executor)
             while ahead:
                 batch, ahead = ahead, self._submit(sources, batch_size, executor)

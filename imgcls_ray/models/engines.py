@@ -7,7 +7,6 @@ whatever stands beside it.
 
 from __future__ import annotations
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -15,6 +14,7 @@ import numpy as np
 
 from imgcls_ray.config import parse_device
 from imgcls_ray.errors import ResourceError, UsageError
+from imgcls_ray.machine import available_cores
 from imgcls_ray.models.engine_types import Engine, EngineName, EngineOutput, Precision
 from imgcls_ray.models.exported import read_torch_network
 from imgcls_ray.models.openvino_engine import OpenVINOEngine, converted_network, kept_network
@@ -72,7 +72,7 @@ def load_engine(
     if engine == "openvino" and device != "cpu":
         raise ResourceError(f"engine openvino runs on the CPU, not on {device}; use engine torch")
     devices = torch_devices(device)
-    num_threads = num_threads or os.cpu_count() or 1
+    num_threads = num_threads or available_cores()
     if _is_openvino(folder, engine, device):
         return OpenVINOEngine(
             folder,

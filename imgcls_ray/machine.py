@@ -1,0 +1,84 @@
+"""What this process may use of its machine.
+
+Everything that counts cores asks here. A container sees all cores of its machine, and is stopped for the rest of each
+tenth of a second once it has used its quota: as many workers as the machine has cores would only wait for one another.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_SELF = Path("/proc/self")
+
+
+def available_cores(process: Path = _SELF) -> int:
+    """Cores that this process may use: its affinity, which follows cpusets, and the CPU quota of its cgroups.
+
+    A quota is cut to whole cores, at least one, as Ray does with the quota that it looks at.
+    """
+    cores = len(os.sched_getaffinity(0))
+    quota = cpu_quota(process)
+    return cores if quota is None else max(1, min(cores, int(quota)))
+
+
+def cores_in_words(process: Path = _SELF) -> str:
+    """For people: how many cores there are, and what keeps the process from the others."""
+    cores, quota = available_cores(process), cpu_quota(process)
+    if quota is not None and cores < len(os.sched_getaffinity(0)):
+        return f"this container may use {cores} (its CPU quota is {quota:g}, of the machine's {os.cpu_count()})"
+    return f"this machine has {cores}"
+
+
+def cpu_quota(process: Path = _SELF) -> float | None:
+    """The lowest CPU quota of the process' cgroup and of those around it, in cores; ``None`` without one.
+
+    Args:
+        process: its folder under ``/proc``, with ``cgroup`` and ``mountinfo``.
+    """
+    quotas = [quota for folder in _cpu_cgroups(process) if (quota := _quota_of(folder)) is not None]
+    return min(quotas, default=None)
+
+
+def _cpu_cgroups(process: Path) -> Iterator[Path]:
+    """The folders of the process' cgroup and of those around it, in version 2 and in version 1's ``cpu`` hierarchy."""
+    try:
+        groups = [line.split(":", 2) for line in (process / "cgroup").read_text().splitlines()]
+        mounts = [line.split() for line in (process / "mountinfo").read_text().splitlines()]
+    except OSError:
+        return
+    for _, controllers, path in groups:
+        for mount in mounts:
+            # 36 35 0:30 ROOT MOUNTPOINT OPTIONS [TAGS] - TYPE SOURCE SUPEROPTIONS
+            kind, _, options = mount[mount.index("-") + 1 :][:3]
+            is_version_2 = not controllers and kind == "cgroup2"
+            is_version_1 = "cpu" in controllers.split(",") and kind == "cgroup" and "cpu" in options.split(",")
+            if is_version_2 or is_version_1:
+                root, mountpoint = (re.sub(r"\\(\d{3})", lambda m: chr(int(m[1], 8)), text) for text in mount[3:5])
+                yield from _from_inside_out(path, root, Path(mountpoint))
+
+
+def _from_inside_out(path: str, root: str, mountpoint: Path) -> Iterator[Path]:
+    # A container without a cgroup namespace reads the path that its machine sees, and has only its own part mounted.
+    inside = path if root == "/" else path.removeprefix(root) if f"{path}/".startswith(f"{root}/") else ""
+    names = [name for name in inside.split("/") if name]
+    # A path that leaves the namespace, as "/../other", is mounted nowhere here.
+    for depth in range(0 if ".." in names else len(names), -1, -1):
+        yield mountpoint.joinpath(*names[:depth])
+
+
+def _quota_of(cgroup: Path) -> float | None:
+    for names in (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")):
+        try:
+            words = " ".join((cgroup / name).read_text() for name in names).split()
+        except OSError:
+            continue
+        # "max 100000" and "-1 100000" say that there is none.
+        if len(words) == 2 and all(word.isdigit() for word in words) and int(words[1]):
+            return int(words[0]) / int(words[1])
+    return None

@@ -1,0 +1,124 @@
+"""How many cores a process may use: affinity and the quotas of control groups, versions 1 and 2."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from imgcls_ray.data.cluster import check_local
+from imgcls_ray.errors import ResourceError
+from imgcls_ray.machine import available_cores, cores_in_words, cpu_quota
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture(autouse=True)
+def cores_64(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)))
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+
+
+@pytest.fixture
+def process(tmp_path: Path) -> Path:
+    (tmp_path / "proc").mkdir()
+    return tmp_path / "proc"
+
+
+def version_2(process: Path, path: str, quotas: dict[str, str], *, root: str = "/") -> None:
+    """A cgroup2 hierarchy that shows ``root`` of the machine's; ``quotas`` by folder below the mount."""
+    mount = process.parent / "cgroup"
+    (process / "cgroup").write_text(f"0::{path}\n")
+    (process / "mountinfo").write_text(
+        f"22 27 0:21 / /proc rw,relatime - proc proc rw\n"
+        f"30 23 0:26 {root} {mount} rw,nosuid shared:4 - cgroup2 cgroup2 rw\n"
+    )
+    for folder, quota in quotas.items():
+        (mount / folder).mkdir(parents=True, exist_ok=True)
+        (mount / folder / "cpu.max").write_text(f"{quota}\n")
+
+
+def version_1(process: Path, path: str, quotas: dict[str, tuple[int, int]], *, root: str, controllers: str) -> None:
+    mount = process.parent / "cgroup" / controllers
+    (process / "cgroup").write_text(f"4:memory:/elsewhere\n3:{controllers}:{path}\n1:cpuset:/\n0::/\n")
+    (process / "mountinfo").write_text(
+        f"31 30 0:27 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n"
+        f"32 30 0:28 {root} {mount} rw master:9 - cgroup cgroup rw,{controllers}\n"
+    )
+    for folder, (quota, period) in quotas.items():
+        (mount / folder).mkdir(parents=True, exist_ok=True)
+        (mount / folder / "cpu.cfs_quota_us").write_text(f"{quota}\n")
+        (mount / folder / "cpu.cfs_period_us").write_text(f"{period}\n")
+
+
+@pytest.mark.parametrize(
+    ("quota", "cores"),
+    [
+        ("100000 100000", 1),
+        ("400000 100000", 4),
+        ("350000 100000", 3),  # cut, as Ray does
+        ("20000 100000", 1),
+        ("50000 10000", 5),
+        ("9900000 100000", 64),
+        ("max 100000", 64),
+        ("", 64),
+        ("nonsense", 64),
+    ],
+)
+def test_the_quota_of_a_container_counts(process: Path, quota: str, cores: int) -> None:
+    version_2(process, "/", {".": quota})
+    assert available_cores(process) == cores
+
+
+def test_the_lowest_quota_of_nested_groups_counts(process: Path) -> None:
+    version_2(process, "/pod/job", {".": "max 100000", "pod": "300000 100000", "pod/job": "800000 100000"})
+    assert available_cores(process) == 3
+    version_2(process, "/pod/job", {"pod": "max 100000", "pod/job": "200000 100000"})
+    assert available_cores(process) == 2
+
+
+def test_a_group_that_is_named_from_outside_the_container_is_found(process: Path) -> None:
+    version_2(process, "/docker/abc/job", {"job": "500000 100000", ".": "700000 100000"}, root="/docker/abc")
+    assert available_cores(process) == 5
+
+
+@pytest.mark.parametrize("path", ["/../other", "/docker/abcdef", "/elsewhere"])
+def test_a_group_that_is_not_mounted_here_leaves_what_is(process: Path, path: str) -> None:
+    version_2(process, path, {".": "700000 100000"}, root="/docker/abc")
+    assert available_cores(process) == 7
+
+
+@pytest.mark.parametrize("controllers", ["cpu", "cpu,cpuacct"])
+def test_version_1_counts_with_its_groups_around(process: Path, controllers: str) -> None:
+    quotas = {".": (-1, 100_000), "docker": (-1, 100_000), "docker/abc": (150_000, 50_000)}
+    version_1(process, "/docker/abc", quotas, root="/", controllers=controllers)
+    assert available_cores(process) == 3
+
+
+def test_version_1_without_a_namespace_is_found(process: Path) -> None:
+    version_1(process, "/docker/abc", {".": (200_000, 100_000)}, root="/docker/abc", controllers="cpu,cpuacct")
+    assert available_cores(process) == 2
+
+
+def test_affinity_counts_beside_the_quota(process: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    version_2(process, "/", {".": "400000 100000"})
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3, 5})
+    assert available_cores(process) == 2
+    assert cores_in_words(process) == "this machine has 2"
+
+
+def test_without_control_groups_affinity_is_all(process: Path) -> None:
+    assert cpu_quota(process) is None
+    assert available_cores(process) == 64
+
+
+def test_the_quota_is_named_where_more_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("imgcls_ray.machine.cpu_quota", lambda _process: 4.5)
+    with pytest.raises(
+        ResourceError,
+        match=r"num_workers=8 needs 8 CPUs, this container may use 4 \(its CPU quota is 4.5, of the machine's 64\); "
+        "give fewer, or none for all of them",
+    ):
+        check_local(8, uses_gpus=False, num_gpus=0, gpu_ids=())
