@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from imgcls_ray.errors import ImgclsError
+from imgcls_ray.storage.scratch import scratch_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,7 +25,7 @@ def native_stderr_aside() -> Iterator[None]:
     before = sys.stderr
     with (
         os.fdopen(terminal, "w", buffering=1, encoding="utf-8", errors="backslashreplace") as words,
-        tempfile.TemporaryFile() as native,
+        scratch_file("stderr") as native,
     ):
         before.flush()
         os.dup2(native.fileno(), 2)

@@ -19,6 +19,7 @@ from imgcls_ray.errors import ImageError, ImageErrorCode, StorageError, UsageErr
 from imgcls_ray.models.results import Result
 from imgcls_ray.options import decode_limits, fetch_limits
 from imgcls_ray.storage import fetch
+from imgcls_ray.storage.scratch import scratch_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -82,11 +83,7 @@ def write_latest(store: LabelStore, path: Path) -> int:
         raise UsageError(f"{path}: cannot be written: {error.strerror}") from error
     os.close(descriptor)
     try:
-        if kind == "parquet":
-            num_rows = _write_parquet(store, partial)
-        else:
-            with open(partial, "w", encoding="utf-8", newline="") as file:
-                num_rows = (write_jsonl if kind == "jsonl" else _write_csv)(store, file)
+        num_rows = _write_rows(store, Path(partial), kind)
         os.chmod(partial, 0o644)
         os.replace(partial, path)
     except OSError as error:
@@ -99,11 +96,18 @@ def write_latest(store: LabelStore, path: Path) -> int:
 def export_latest(store: LabelStore, kind: str) -> str:
     """Write ``exports/latest.KIND`` inside the store; returns where."""
     name = f"exports/latest.{kind}"
-    with tempfile.TemporaryDirectory(prefix="imgcls-export-") as folder:
-        path = Path(folder) / f"latest.{kind}"
-        write_latest(store, path)
+    with scratch_folder("export") as folder:
+        path = folder / f"latest.{kind}"
+        _write_rows(store, path, kind)
         store.directory.replace_from(name, str(path))
     return f"{store.uri}/{name}"
+
+
+def _write_rows(store: LabelStore, path: Path, kind: str) -> int:
+    if kind == "parquet":
+        return _write_parquet(store, str(path))
+    with path.open("w", encoding="utf-8", newline="") as file:
+        return (write_jsonl if kind == "jsonl" else _write_csv)(store, file)
 
 
 def write_jsonl(store: LabelStore, file: TextIO) -> int:
@@ -143,9 +147,9 @@ def _cell(value: Any) -> Any:
 
 def save_samples(store: LabelStore, config: PredictConfig) -> str:
     """Leave annotated pictures of ``config.save_images`` inputs, spread over the newest rows, under ``samples/``."""
-    with tempfile.TemporaryDirectory(prefix="imgcls-samples-") as folder:
-        _draw_samples(store, config, Path(folder))
-        for path in sorted(Path(folder).iterdir()):
+    with scratch_folder("samples") as folder:
+        _draw_samples(store, config, folder)
+        for path in sorted(folder.iterdir()):
             store.directory.replace_from(f"samples/{path.name}", str(path))
     return f"{store.uri}/samples"
 

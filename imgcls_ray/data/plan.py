@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import itertools
-import tempfile
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
@@ -18,10 +17,11 @@ import pyarrow.parquet as pq
 
 from imgcls_ray.data.answers import answers_by_input
 from imgcls_ray.data.retrying import RetryRules, may_pass
-from imgcls_ray.data.schema import FILE_SCHEMA, PLAN_SCHEMA, STATUS_OK, image_id
-from imgcls_ray.data.sorting import batches_of, table_of
+from imgcls_ray.data.schema import PLAN_SCHEMA, STATUS_OK, image_id
+from imgcls_ray.data.sorting import ScratchWriter, batches_of, table_of
 from imgcls_ray.data.store import encode_json, now, plan_name, segment_name
 from imgcls_ray.errors import StoreInUseError
+from imgcls_ray.storage.scratch import scratch_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -141,8 +141,8 @@ class Spool:
     """
 
     def __init__(self) -> None:
-        self._file = tempfile.TemporaryFile(prefix="imgcls-plan-")  # noqa: SIM115 - closed on exit
-        self._writer = pq.ParquetWriter(self._file, FILE_SCHEMA, compression="zstd", write_statistics=False)
+        self._file = scratch_file("plan")
+        self._writer = ScratchWriter(self._file)
         self.num_images = 0
 
     def __enter__(self) -> Self:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import heapq
 import itertools
-import tempfile
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -12,6 +11,7 @@ import pyarrow.parquet as pq
 
 from imgcls_ray.data.schema import FILE_SCHEMA
 from imgcls_ray.storage.local import FileInfo
+from imgcls_ray.storage.scratch import ScratchFile, scratch_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -19,6 +19,20 @@ if TYPE_CHECKING:
 _ROWS_IN_MEMORY = 100_000
 # A merge holds one group of each chunk.
 _ROWS_PER_GROUP = 1024
+
+
+class ScratchWriter(pq.ParquetWriter):  # type: ignore[misc]
+    """Writes rows of ``FILE_SCHEMA`` to a temporary file."""
+
+    def __init__(self, file: ScratchFile) -> None:
+        super().__init__(file, FILE_SCHEMA, compression="zstd", write_statistics=False)
+
+    def close(self) -> None:
+        try:
+            super().close()
+        finally:
+            # A writer whose end could not be written tries once more when it is forgotten, and prints a stack then.
+            self.is_open = False
 
 
 def sort_files(files: Iterable[FileInfo]) -> Iterator[FileInfo]:
@@ -29,9 +43,9 @@ def sort_files(files: Iterable[FileInfo]) -> Iterator[FileInfo]:
         yield from chunk
         return
     # One file without a name, however many chunks: it meets no limit on open files, and a kill leaves nothing behind.
-    with tempfile.TemporaryFile(prefix="imgcls-sort-") as file:
+    with scratch_file("sort") as file:
         ends = [0]
-        with pq.ParquetWriter(file, FILE_SCHEMA, compression="zstd", write_statistics=False) as writer:
+        with ScratchWriter(file) as writer:
             while chunk:
                 writer.write_table(table_of(chunk), row_group_size=_ROWS_PER_GROUP)
                 ends.append(ends[-1] + -(-len(chunk) // _ROWS_PER_GROUP))

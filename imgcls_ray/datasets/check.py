@@ -9,7 +9,6 @@ from __future__ import annotations
 import heapq
 import logging
 import posixpath
-import tempfile
 import time
 from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
@@ -33,6 +32,7 @@ from imgcls_ray.images.measure import small_grey
 from imgcls_ray.machine import available_cores
 from imgcls_ray.options import decode_limits, fetch_limits, s3_options
 from imgcls_ray.storage import fetch
+from imgcls_ray.storage.scratch import scratch_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -69,7 +69,7 @@ def check_dataset(config: CheckConfig, on_progress: Callable[[int], None] | None
     start_ray(uses_gpus=False)
     workers = plan_workers(config.num_workers, 0)
     task = InspectTask(fetch_limits(config), decode_limits(config))
-    with tempfile.TemporaryDirectory(prefix="imgcls-check-") as folder:
+    with scratch_folder("check") as folder:
         entries = EntryFile(Path(folder, "entries.parquet"))
         collector = _Collector(config, source, entries)
         for facts in inspect_entries(collector.blocks(), task, num_workers=workers.num_cpu_workers):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import tempfile
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -29,6 +28,7 @@ from imgcls_ray.models.new import is_model_path, open_model
 from imgcls_ray.options import decode_limits, fetch_limits, s3_options
 from imgcls_ray.storage import open_directory
 from imgcls_ray.storage.s3 import is_s3
+from imgcls_ray.storage.scratch import scratch_folder
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -70,7 +70,7 @@ def _evaluate(config: EvaluateConfig, console: Console) -> Evaluation:
     folder = open_model(config.model, s3)
     check_engine(folder, config.engine, "gpu" if config.uses_gpus else "cpu", embedding=False)
     temperatures = TEMPERATURES if config.calibrate else np.ones(1)
-    with tempfile.TemporaryDirectory(prefix="imgcls-evaluate-") as place:
+    with scratch_folder("evaluate") as place:
         split = read_split(
             config.data,
             config.split,

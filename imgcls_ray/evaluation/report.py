@@ -19,7 +19,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import tempfile
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +33,7 @@ from imgcls_ray.evaluation.mistakes import draw_mistakes
 from imgcls_ray.evaluation.reliability import draw_reliability
 from imgcls_ray.options import decode_limits, fetch_limits, s3_options
 from imgcls_ray.storage import open_directory
+from imgcls_ray.storage.scratch import scratch_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -163,7 +163,7 @@ def _csv(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> bytes:
 def _write_rows(directory: Directory, result: Evaluation, entries: EntryFile, answers: Answers) -> None:
     """The two files that have a row an image: through files beside, for there may be millions."""
     schema = PREDICTION_SCHEMA.with_metadata({FINGERPRINT_KEY: result.fingerprint.encode()})
-    with tempfile.TemporaryDirectory(prefix="imgcls-evaluate-") as place:
+    with scratch_folder("evaluate") as place:
         rows, bad = Path(place, "predictions.parquet"), Path(place, "unreadable.csv")
         with (
             pq.ParquetWriter(rows, schema, compression="zstd", write_page_checksum=True) as writer,

@@ -10,7 +10,6 @@ import errno
 import functools
 import itertools
 import os
-import tempfile
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -33,9 +32,11 @@ from imgcls_ray.storage.http import is_url
 from imgcls_ray.storage.left_out import ListingCounts
 from imgcls_ray.storage.s3 import S3Options, is_s3
 from imgcls_ray.storage.s3_inputs import list_place
+from imgcls_ray.storage.scratch import new_scratch_folder
 from imgcls_ray.storage.walking import list_folder
 
 if TYPE_CHECKING:
+    import tempfile
     from collections.abc import Iterator
 
     from imgcls_ray.models.engines import EngineName, Precision
@@ -202,7 +203,7 @@ def create_model(
     if is_folder or (pretrained and num_classes is None and weights is None):
         folder = open_model(path, s3)
     else:
-        made = tempfile.TemporaryDirectory(prefix="imgcls-model-")
+        made = new_scratch_folder("model")
         folder = new_model_folder(
             path,
             Path(made.name) / path,

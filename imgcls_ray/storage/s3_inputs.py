@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
+import io
 from collections import OrderedDict
 from datetime import UTC
 from typing import IO, TYPE_CHECKING
@@ -14,6 +14,7 @@ from imgcls_ray.storage.patterns import EVERYTHING, Pattern, has_magic
 from imgcls_ray.storage.s3 import STORE_DEADLINE_S, s3_client, split_uri
 from imgcls_ray.storage.s3_failures import Failure, S3Error
 from imgcls_ray.storage.s3_listing import is_any_under, list_objects
+from imgcls_ray.storage.scratch import scratch_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -196,7 +197,7 @@ def copy_object(uri: str, options: S3Options) -> IO[bytes]:
     info = find_object(uri, options)
     if info is None or info.size is None:
         raise _why_not_found(client, uri, bucket, key)
-    file = tempfile.TemporaryFile(prefix="imgcls-copy-")  # noqa: SIM115 - the caller's
+    file = scratch_file("copy")
     try:
         for start in range(0, info.size, _COPY_BYTES):
             data, _ = client.get(
@@ -210,8 +211,11 @@ def copy_object(uri: str, options: S3Options) -> IO[bytes]:
     except S3Error as error:
         file.close()
         raise _input_error(client, uri, bucket, error) from error
+    except BaseException:
+        file.close()
+        raise
     file.seek(0)
-    return file
+    return io.BufferedReader(file)
 
 
 def _prefix(client: S3Client, bucket: str, key: str) -> tuple[str, list[str]]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import pickle
 import queue
-import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC
@@ -19,6 +18,7 @@ from imgcls_ray.errors import StorageError
 from imgcls_ray.storage.files import FileInfo, opaque_etag
 from imgcls_ray.storage.s3 import STORE_DEADLINE_S
 from imgcls_ray.storage.s3_failures import AskAgainError
+from imgcls_ray.storage.scratch import scratch_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -107,7 +107,7 @@ class _Pages:
     def fill(self, pages: Iterator[list[_Row]], stopped: threading.Event) -> None:
         """Put pages by until there are no more, or nobody wants them; never raises."""
         try:
-            self._file = tempfile.TemporaryFile(prefix="imgcls-list-")  # noqa: SIM115 - closed by the reader
+            self._file = scratch_file("list")
             for page in pages:
                 if stopped.is_set():
                     return

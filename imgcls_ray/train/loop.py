@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import itertools
 import math
-import tempfile
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from imgcls_ray.images.preprocess import Preprocess
 from imgcls_ray.options import decode_limits, fetch_limits, s3_options
 from imgcls_ray.storage import open_directory
+from imgcls_ray.storage.scratch import scratch_folder
 from imgcls_ray.train.augment import Augmentation
 from imgcls_ray.train.entries import SPLITS, write_entries
 from imgcls_ray.train.events import send
@@ -102,7 +102,7 @@ def run_worker(
     s3 = s3_options(task.config)
     state = load_state(open_directory(task.output, s3), STATE_NAME)
     assert state is not None, "the command writes a state before it starts workers"
-    with tempfile.TemporaryDirectory(prefix="imgcls-train-") as folder:
+    with scratch_folder("train") as folder:
         files = {split: Path(folder, f"{split}.arrow") for split in SPLITS}
         for split in SPLITS:
             write_entries(tables[split], files[split])

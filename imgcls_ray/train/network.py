@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -16,6 +15,7 @@ from imgcls_ray.models.pretrained import pretrained_network
 from imgcls_ray.models.weights import load_weights, network_for_classes
 from imgcls_ray.models.zoo import ZOO
 from imgcls_ray.storage.s3 import is_s3
+from imgcls_ray.storage.scratch import scratch_folder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -143,7 +143,7 @@ def publish_model(
         Its fingerprint.
     """
     model = state.model
-    with tempfile.TemporaryDirectory(prefix="imgcls-model-") as place:
+    with scratch_folder("model") as place:
         folder = save_model_folder(
             Path(place, "model"),
             network_of(model, weights),

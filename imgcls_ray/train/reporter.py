@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import tempfile
 import time
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from imgcls_ray.data.progress import duration
 from imgcls_ray.storage.local import path_from_uri
 from imgcls_ray.storage.s3 import is_s3
+from imgcls_ray.storage.scratch import scratch_folder
 from imgcls_ray.train.curves import draw_curves
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ def report_to(directory: Directory, state: TrainState, console: Console) -> Iter
     """
     with ExitStack() as stack:
         if is_s3(directory.uri):
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="imgcls-train-log-")))
+            folder = stack.enter_context(scratch_folder("train-log"))
             with suppress(FileNotFoundError):
                 (folder / LOG_FILE).write_bytes(directory.read(LOG_FILE))
         else:

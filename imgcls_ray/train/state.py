@@ -7,12 +7,12 @@ mixing from the seed and the step. The file is data: it is read with ``weights_o
 from __future__ import annotations
 
 import io
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imgcls_ray.errors import ModelFolderError
+from imgcls_ray.storage.scratch import scratch_folder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -67,7 +67,7 @@ def save_state(state: TrainState, directory: Directory, name: str) -> None:
     """
     import torch
 
-    with tempfile.TemporaryDirectory(prefix="imgcls-state-") as folder:
+    with scratch_folder("state") as folder:
         path = Path(folder, STATE_FILE)
         values = {name: getattr(state, name) for name in state.__dataclass_fields__}
         torch.save({"format": _FORMAT, **values}, path)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import logging
 import os
-import tempfile
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ from imgcls_ray.data.stopping import GracefulStop
 from imgcls_ray.errors import ResourceError, StoppedError
 from imgcls_ray.storage.local import path_from_uri
 from imgcls_ray.storage.s3 import is_s3
+from imgcls_ray.storage.scratch import scratch_folder
 from imgcls_ray.train.events import receive, send
 from imgcls_ray.train.loop import Outcome, TrainTask, train_worker
 
@@ -121,7 +121,7 @@ class _Fit:
         if config.uses_gpus:
             resources["GPU"] = 1
         is_elastic = config.min_workers is not None and config.min_workers < self._num_workers
-        with tempfile.TemporaryDirectory(prefix="imgcls-ray-train-", ignore_cleanup_errors=True) as folder:
+        with scratch_folder("ray-train") as folder:
             trainer = torch_trainer(
                 train_worker,
                 train_loop_config={"task": task},
@@ -132,7 +132,7 @@ class _Fit:
                 ),
                 run_config=ray_train.RunConfig(
                     # Ray's own account of the run; ours is in the output.
-                    storage_path=folder,
+                    storage_path=str(folder),
                     failure_config=ray_train.FailureConfig(max_failures=config.max_failures),
                     callbacks=[_tell_of_losses(task.board)],
                 ),
