@@ -24,6 +24,7 @@ FLOORS = [
     "demo",
     "models",
     "options",
+    "ray_start",
     "images",
     "storage",
     "config",

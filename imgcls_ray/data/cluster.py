@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 from imgcls_ray.data.report import counted
 from imgcls_ray.errors import ResourceError
 from imgcls_ray.machine import available_cores, cores_in_words
+from imgcls_ray.ray_start import cluster_address, ray_start_errors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -46,31 +47,41 @@ class WorkerPlan:
 
 
 def is_cluster_given() -> bool:
-    """Whether Ray runs already: joined by this process, or named by the environment (as in a submitted job)."""
+    """Whether Ray runs already: joined by this process, or named by the environment (as in a submitted job).
+
+    Raises:
+        ResourceError: the environment names what is no cluster.
+    """
     # A process that has not imported Ray has joined none, and need not import it to say so.
     ray = sys.modules.get("ray")
-    return bool(os.environ.get("RAY_ADDRESS")) or (ray is not None and ray.is_initialized())
+    return cluster_address() is not None or (ray is not None and ray.is_initialized())
 
 
 def start_ray(*, uses_gpus: bool) -> None:
-    """Join the Ray that the environment names, or start one on this machine."""
+    """Join the Ray that the environment names, or start one on this machine.
+
+    Raises:
+        ImgclsError: it cannot be joined, or did not start; with the exit code.
+    """
     import ray
 
     if ray.is_initialized():
         return
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     on_sigterm = signal.getsignal(signal.SIGTERM)
-    if os.environ.get("RAY_ADDRESS"):
-        ray.init(logging_level=logging.ERROR, log_to_driver=False)
-    else:
-        ray.init(
-            address="local",
-            num_cpus=available_cores(),
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            object_store_memory=None if uses_gpus else _CPU_OBJECT_STORE_BYTES,
-        )
+    address = cluster_address()
+    with ray_start_errors(address):
+        if address is not None:
+            ray.init(logging_level=logging.ERROR, log_to_driver=False)
+        else:
+            ray.init(
+                address="local",
+                num_cpus=available_cores(),
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                object_store_memory=None if uses_gpus else _CPU_OBJECT_STORE_BYTES,
+            )
     if threading.current_thread() is threading.main_thread():
         # Ray puts a handler of its own there, which leaves without a word.
         signal.signal(signal.SIGTERM, on_sigterm)
@@ -133,7 +144,7 @@ def plan_workers(num_workers: int | None, num_gpus: int | None) -> WorkerPlan:
 
     resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
     cpus, gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
-    may_grow = bool(os.environ.get("RAY_ADDRESS"))
+    may_grow = cluster_address() is not None
     if may_grow and num_workers is None and not cpus:
         raise ResourceError(
             "the Ray cluster has no CPUs now, so there is no number of workers to choose; give num_workers, and the "

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from imgcls_ray.errors import JobFailedError
+from imgcls_ray.ray_start import ray_start_errors
 from imgcls_ray.serve.door import MAX_BYTES_VARIABLE, SERVE_ENVIRONMENT
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ def local_service(config: ServeConfig, num_cores: int) -> Iterator[int]:
 
     Raises:
         JobFailedError: no replica came up.
+        StorageError: the temporary folder has no place for Ray's files.
     """
     for key, value in {
         **_LOCAL_ENVIRONMENT,
@@ -64,15 +66,16 @@ def local_service(config: ServeConfig, num_cores: int) -> Iterator[int]:
     # What it says of itself is for operators of clusters.
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
     metrics_port = config.metrics_port or int(free_ports(1)[0])
-    ray.init(
-        address="local",
-        num_cpus=num_cores,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        object_store_memory=_OBJECT_STORE_BYTES,
-        _metrics_export_port=metrics_port,
-    )
+    with ray_start_errors():
+        ray.init(
+            address="local",
+            num_cpus=num_cores,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            object_store_memory=_OBJECT_STORE_BYTES,
+            _metrics_export_port=metrics_port,
+        )
     # Ray has put a handler there that prints its stack.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:

@@ -13,6 +13,7 @@ from imgcls_ray.data.causes import with_causes
 from imgcls_ray.data.cluster import show_gpus, start_ray
 from imgcls_ray.data.stopping import GracefulStop
 from imgcls_ray.errors import ResourceError, StoppedError
+from imgcls_ray.ray_start import cluster_address
 from imgcls_ray.storage.local import path_from_uri
 from imgcls_ray.storage.s3 import is_s3
 from imgcls_ray.storage.scratch import scratch_folder
@@ -168,7 +169,7 @@ def _plan(config: TrainConfig) -> tuple[int, int]:
             "device=gpu: the Ray cluster has no GPU now; give num_workers if it can grow, or device=cpu"
         )
     cpus_per_worker = config.cpus_per_worker or max(cpus // num_workers, 1)
-    may_grow = bool(os.environ.get("RAY_ADDRESS"))
+    may_grow = cluster_address() is not None
     if (num_workers * cpus_per_worker > cpus or (config.uses_gpus and num_workers > gpus)) and not may_grow:
         raise ResourceError(
             f"the run needs {num_workers * cpus_per_worker} CPUs ({num_workers} workers of {cpus_per_worker}) and "
