@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from imgcls_ray import __version__
+from imgcls_ray.commands.refusals import as_refusal, flush_stdout, open_standard_streams
 from imgcls_ray.errors import ImgclsError, UsageError
 
 if TYPE_CHECKING:
@@ -70,12 +71,26 @@ def leave_with(program: Callable[[], object]) -> NoReturn:
     # Arrow's own allocator keeps what planning has touched for the rest of the job: 40 MB for 20,000 inputs. It reads
     # this when it is loaded, which no command has done yet.
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
+    open_standard_streams()
     try:
-        program()
+        try:
+            program()
+        except SystemExit:
+            flush_stdout()
+            raise
+        flush_stdout()
     except ImgclsError as error:
-        print(f"imgcls: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+        _end(error)
+    except OSError as error:
+        if (refusal := as_refusal(error)) is None:
+            raise
+        _end(refusal)
     sys.exit(0)
+
+
+def _end(error: ImgclsError) -> NoReturn:
+    print(f"imgcls: {error}", file=sys.stderr)
+    sys.exit(error.exit_code)
 
 
 def log_to_stderr() -> None:

@@ -284,14 +284,16 @@ def is_store(directory: Directory) -> bool:
     Raises:
         StoreError: the directory is something else.
     """
-    if directory.exists(IDENTITY_FILE):
-        return True
     try:
+        if directory.exists(IDENTITY_FILE):
+            return True
         taken = next((name for name in directory.entries() if not name.startswith(".")), None)
-    except OSError as error:
-        raise StoreError(
-            f"{directory.uri}: cannot be looked into ({error.strerror}); give --output a directory"
-        ) from error
+    except StorageError as error:
+        # A wrong --output, rather than a storage that fails.
+        if isinstance(error.__cause__, PermissionError | NotADirectoryError):
+            reason = error.__cause__.strerror
+            raise StoreError(f"{directory.uri}: cannot be looked into ({reason}); give --output a directory") from error
+        raise
     # Looked for again: another run may have made the store between the two looks.
     if taken and not directory.exists(IDENTITY_FILE):
         raise StoreError(

@@ -282,7 +282,11 @@ def open_model_folder(path: Path) -> ModelFolder:
     Raises:
         ModelFolderError: what is missing or does not fit together.
     """
-    if not path.is_dir():
+    try:
+        is_folder = path.is_dir()
+    except OSError as error:
+        raise ModelFolderError(f"{path}: cannot be looked at: {error.strerror}") from error
+    if not is_folder:
         what = "is a file, not a model folder" if path.exists() else "there is no such model folder"
         raise ModelFolderError(f"{path}: {what}; `imgcls models new` makes one")
     spec = read_spec(path / SPEC_FILE)

@@ -19,6 +19,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from imgcls_ray.errors import StorageError
 from imgcls_ray.models.cache import cache_dir
 from imgcls_ray.models.engine_types import EngineOutput
 from imgcls_ray.models.exported import read_openvino_model
@@ -107,14 +108,24 @@ def kept_network(folder: ModelFolder, *, embedding: bool) -> Path:
 
 
 def converted_network(folder: ModelFolder, *, embedding: bool) -> Path:
-    """The network as OpenVINO IR, converted once per node and kept: conversion takes seconds, loading 0.3 s."""
+    """The network as OpenVINO IR, converted once per node and kept: conversion takes seconds, loading 0.3 s.
+
+    Raises:
+        StorageError: there is no place to keep it.
+    """
     network = kept_network(folder, embedding=embedding)
     if network.is_file():
         return network
-    # All actors of a new node start at once, and each conversion takes most of a gigabyte.
-    with _locked(network.parent.with_suffix(".lock")):
-        if not network.is_file():
-            _convert(folder, network, embedding=embedding)
+    try:
+        # All actors of a new node start at once, and each conversion takes most of a gigabyte.
+        with _locked(network.parent.with_suffix(".lock")):
+            if not network.is_file():
+                _convert(folder, network, embedding=embedding)
+    except OSError as error:
+        raise StorageError(
+            f"{cache_dir()}: the converted network cannot be kept there: {error.strerror or error}; "
+            "set IMGCLS_CACHE to a folder that may be written and has room"
+        ) from error
     return network
 
 

@@ -7,6 +7,8 @@ storage is one more module here and one more line in each function below.
 
 from __future__ import annotations
 
+import os
+import stat
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -44,10 +46,18 @@ class Directory(Protocol):
     uri: str
 
     def entries(self, folder: str = "", *, starts_with: str = "") -> Iterator[str]:
-        """Names directly in a folder, of files and of folders, in no particular order; none if it does not exist."""
+        """Names directly in a folder, of files and of folders, in no particular order; none if it does not exist.
+
+        Raises:
+            StorageError: it cannot be listed.
+        """
 
     def exists(self, name: str) -> bool:
-        """Whether the file is there, whole."""
+        """Whether the file is there, whole.
+
+        Raises:
+            StorageError: that cannot be told.
+        """
 
     def open(self, name: str) -> BinaryIO:
         """Open for reading, seekable.
@@ -137,6 +147,10 @@ def open_file(uri: str, s3: S3Options) -> IO[bytes]:
         return copy_object(uri, s3)
     path = path_from_uri(uri)
     try:
+        # Opening a pipe would wait for its writer, and it can be read only once.
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            what = "a folder" if os.path.isdir(path) else "a pipe, socket or device"
+            raise InputError(f"{path}: cannot be read: it is {what}, not a file")
         return open(path, "rb")
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from error

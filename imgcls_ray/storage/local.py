@@ -101,16 +101,24 @@ class LocalDirectory:
         self.uri = str(self._root)
 
     def entries(self, folder: str = "", *, starts_with: str = "") -> Iterator[str]:
+        place = self._root / folder
         try:
-            with os.scandir(self._root / folder) as entries:
+            with os.scandir(place) as entries:
                 for entry in entries:
                     if entry.name.startswith(starts_with):
                         yield entry.name
         except FileNotFoundError:
             return
+        except OSError as error:
+            raise StorageError(f"{place}: cannot be listed: {error.strerror}") from error
 
     def exists(self, name: str) -> bool:
-        return (self._root / name).is_file()
+        path = self._root / name
+        try:
+            return path.is_file()
+        except OSError as error:
+            # Not "no": what may not be looked at may be there.
+            raise StorageError(f"{path}: cannot be looked at: {error.strerror}") from error
 
     def open(self, name: str) -> BinaryIO:
         return (self._root / name).open("rb")

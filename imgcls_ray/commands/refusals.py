@@ -1,0 +1,87 @@
+"""What the system refuses a command, in one line: a full disk, rights, a closed or full stdout, a folder that is gone.
+
+Most of it is foreseen where it happens and has words of its own; this is for the rest.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from imgcls_ray.errors import ImgclsError, StorageError, UsageError
+
+if TYPE_CHECKING:
+    from typing import TextIO
+
+# Of the machine, not of the program: a file that is not there may as well be a mistake of ours, and shows its stack.
+_REFUSALS = frozenset(
+    {
+        errno.EACCES,
+        errno.EPERM,
+        errno.EROFS,
+        errno.ENOSPC,
+        errno.EDQUOT,
+        errno.EFBIG,
+        errno.EIO,
+        errno.ESTALE,
+        errno.EMFILE,
+        errno.ENFILE,
+        errno.ENOTDIR,
+        errno.ELOOP,
+        errno.ENAMETOOLONG,
+    }
+)
+
+
+def open_standard_streams() -> None:
+    """Let stdin, stdout and stderr lead somewhere: the next file would take a closed one's number, and its words."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
+    if sys.stdout is None:
+        sys.stdout = _text_to(1)
+    if sys.stderr is None:
+        sys.stderr = _text_to(2)
+
+
+def _text_to(descriptor: int) -> TextIO:
+    return os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace", closefd=False)
+
+
+def flush_stdout() -> None:
+    """Write what is left for stdout, while its failure can still be told.
+
+    Raises:
+        StorageError: it cannot be written. That its reader has gone, as in ``| head``, is no failure.
+    """
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        # Python would try again, and complain, when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        if not isinstance(error, BrokenPipeError):
+            raise StorageError(f"standard output cannot be written: {error.strerror}") from error
+
+
+def as_refusal(error: OSError) -> ImgclsError | None:
+    """The error of one line, if it is the system that refuses."""
+    try:
+        flush_stdout()
+    except StorageError as told:
+        return told
+    try:
+        os.getcwd()
+    except OSError:
+        return UsageError("the current folder is not there any more; change to one that is")
+    if error.errno not in _REFUSALS:
+        return None
+    reason = os.strerror(error.errno)
+    if isinstance(error.filename, str | bytes):
+        return StorageError(f"{os.fsdecode(error.filename)}: {reason}")
+    if str(error) == f"[Errno {error.errno}] {reason}":
+        return StorageError(f"standard output, or a file, cannot be written: {reason}")
+    return StorageError(" ".join(str(error).split()))  # Arrow's, with words of its own
