@@ -8,16 +8,19 @@ from __future__ import annotations
 import dataclasses
 import errno
 import functools
+import io
 import itertools
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from imgcls_ray.errors import ImageError, ImageErrorCode
+from imgcls_ray.errors import ImageError, ImageErrorCode, ImgclsError
+from imgcls_ray.images.arrays import array_of, is_tensor, rgb_of
 from imgcls_ray.images.decoder import decode_image, decode_picture
 from imgcls_ray.images.limits import DecodeLimits
 from imgcls_ray.images.preprocess import preprocess_image
@@ -85,14 +88,18 @@ class Model:
 
         Args:
             inputs: a path, folder (recursive), ``s3://`` object or prefix, http(s) address, encoded bytes, open binary
-                file, PIL image or uint8 (H, W, 3) RGB array; or any iterable of these, mixed. What has no name is
-                called ``image_0`` and on.
+                file, PIL image, array or torch tensor; or any iterable of these, mixed. Arrays are (H, W), (H, W, 1),
+                (H, W, 3) RGB or (H, W, 4) RGBA, tensors (H, W) or (C, H, W); uint8, uint16 (65535 is white) or bool.
+                One of four dimensions is a batch of such. Floats have no agreed white, and are an error of their item.
+                What has no name is called ``image_0`` and on.
             batch_size: images per forward pass.
             top_k: labels per image, at most the number of classes.
 
         Raises:
             InputError: a folder among the inputs cannot be listed.
             ValueError: batch_size or top_k is not positive.
+
+        What the iterable itself raises is raised after the results of all that it gave before.
         """
         if batch_size < 1 or top_k < 1:
             raise ValueError(f"batch_size and top_k must be positive, got {batch_size} and {top_k}")
@@ -100,10 +107,14 @@ class Model:
 
     def _predict(self, sources: Iterator[_Source], batch_size: int, top_k: int) -> Iterator[Result]:
         classifier = self._classifier_for(batch_size, top_k)
-        with ThreadPoolExecutor(available_cores(), thread_name_prefix="decode") as executor:
-            ahead = self._submit(sources, batch_size, executor)
-            while ahead:
-                batch, ahead = ahead, self._submit(sources, batch_size, executor)
+        executor = ThreadPoolExecutor(available_cores(), thread_name_prefix="decode")
+        batches = self._submitted(sources, batch_size, executor)
+        try:
+            ahead = next(batches, None)
+            while ahead is not None:
+                batch, failure = ahead
+                # The next batch is read and decoded while the engine works on this one.
+                ahead = next(batches, None)
                 decoded = [future.result() for _, future in batch]
                 for (source, _), answer in zip(batch, classifier.classify_inputs(decoded), strict=True):
                     if isinstance(answer, ImageError):
@@ -118,10 +129,29 @@ class Model:
                         height=answer.height,
                         load_pixels=functools.partial(self._pixels, source),
                     )
+                if failure is not None:
+                    raise failure
+        finally:
+            # Whoever closes the generator early wants none of what is still in the queue.
+            executor.shutdown(cancel_futures=True)
 
-    def _submit(self, sources: Iterator[_Source], count: int, executor: ThreadPoolExecutor) -> list[Any]:
-        """Start to read and decode the next batch, while the engine works on this one."""
-        return [(source, executor.submit(self._model_input, source)) for source in itertools.islice(sources, count)]
+    def _submitted(
+        self, sources: Iterator[_Source], batch_size: int, executor: ThreadPoolExecutor
+    ) -> Iterator[tuple[list[Any], Exception | None]]:
+        """Batches whose reading and decoding has begun; the last one with what the input raised behind it."""
+        is_last = False
+        while not is_last:
+            batch: list[Any] = []
+            failure = None
+            try:
+                for source in itertools.islice(sources, batch_size):
+                    # One by one: what came before a failure counts.
+                    batch.append((source, executor.submit(self._model_input, source)))  # noqa: PERF401
+            except Exception as error:  # raised again behind the results of what came before
+                failure = error
+            is_last = failure is not None or len(batch) < batch_size
+            if batch or failure is not None:
+                yield batch, failure
 
     def _classifier_for(self, batch_size: int, top_k: int) -> ImageClassifier:
         if self._classifier is None or self._classifier.batch_size != batch_size:
@@ -134,6 +164,12 @@ class Model:
             pixels = self._pixels(source)
         except ImageError as error:
             return error
+        except ImgclsError:
+            raise  # of a whole storage
+        # Objects of strangers fail as they like, and one of them costs no more than its own result.
+        except Exception as error:
+            words = " ".join(f"{type(error).__name__}: {error}".split())
+            return ImageError(ImageErrorCode.UNSUPPORTED_FORMAT, f"a {type(source.content).__name__}: {words}"[:200])
         model_input = preprocess_image(pixels, self.folder.spec.preprocess)
         return ModelInput(model_input, width=pixels.shape[1], height=pixels.shape[0])
 
@@ -143,15 +179,15 @@ class Model:
             raise content
         if isinstance(content, str):
             content = fetch(content, None, self._fetch_limits)
-        if isinstance(content, bytes | bytearray | memoryview):
-            return decode_image(bytes(content), self._decode_limits)
+        if isinstance(content, bytes):
+            return decode_image(content, self._decode_limits)
         if isinstance(content, np.ndarray):
-            return _checked_array(content)
+            return rgb_of(content, self._decode_limits)
         if hasattr(content, "convert") and hasattr(content, "getexif"):
             return decode_picture(content, self._decode_limits)
         raise ImageError(
             ImageErrorCode.UNSUPPORTED_FORMAT,
-            f"a {type(content).__name__}; expected a path, address, bytes, PIL image or uint8 (H, W, 3) array",
+            f"a {type(content).__name__}; expected a path, address, bytes, PIL image, array or tensor",
         )
 
 
@@ -226,15 +262,62 @@ def create_model(
 
 def _sources_of(item: Any, numbers: Iterator[int], s3: S3Options) -> Iterator[_Source]:
     if isinstance(item, str | os.PathLike):
-        yield from _sources_of_path(os.fspath(item), s3)
-    elif callable(read := getattr(item, "read", None)):
-        # An open file is iterable too, by lines.
-        yield _Source(str(getattr(item, "name", "")) or f"image_{next(numbers)}", read())
-    elif isinstance(item, bytes | bytearray | memoryview | np.ndarray) or not isinstance(item, Iterable):
-        yield _Source(getattr(item, "filename", "") or f"image_{next(numbers)}", item)
-    else:
+        yield from _sources_of_path(os.fsdecode(item), s3)
+    elif _is_batch(item) or (isinstance(item, Iterable) and not _is_one_image(item)):
         for part in item:
             yield from _sources_of(part, numbers, s3)
+    else:
+        yield _Source(_name_of(item) or f"image_{next(numbers)}", _content_of(item))
+
+
+def _name_of(item: Any) -> str:
+    """The name of an open file, or of the file that a picture is from; empty without one."""
+    if is_tensor(item):
+        return ""
+    with suppress(Exception):  # an object of a stranger
+        for name in (getattr(item, "name", ""), getattr(item, "filename", "")):
+            if name and isinstance(name, str):
+                return name
+    return ""
+
+
+def _is_batch(item: Any) -> bool:
+    """Whether it is an array of images, or of paths."""
+    if is_tensor(item):
+        return bool(item.ndim == 4)
+    return isinstance(item, np.ndarray) and (item.ndim == 4 or (item.ndim > 0 and item.dtype.kind in "OSU"))
+
+
+def _is_one_image(item: Any) -> bool:
+    """Whether something iterable means one image: an open file is iterable too, by lines, and a tensor by rows."""
+    kinds = bytes | bytearray | memoryview | np.ndarray | Mapping
+    return isinstance(item, kinds) or is_tensor(item) or callable(getattr(item, "read", None))
+
+
+def _content_of(item: Any) -> Any:
+    """What is decoded later, in a thread; a copy, for callers may use their buffer again for the next image."""
+    try:
+        if callable(read := getattr(item, "read", None)):
+            if isinstance(item, io.TextIOBase):
+                return _no_image("a file that is open as text; open it with mode 'rb'")
+            item = read()
+            if not isinstance(item, bytes | bytearray | memoryview):
+                return _no_image(f"an open file whose read() gives a {type(item).__name__}, not bytes")
+        if isinstance(item, bytes | bytearray | memoryview):
+            return bytes(item)
+        if is_tensor(item):
+            return array_of(item)
+        return item.copy() if isinstance(item, np.ndarray) else item
+    except ImageError as error:
+        return error
+    # Files fail to be read, are closed, buffers are released: the error of this item.
+    except Exception as error:
+        words = " ".join(f"{type(error).__name__}: {error}".split())
+        return ImageError(ImageErrorCode.FETCH_FAILED, words[:200])
+
+
+def _no_image(what: str) -> ImageError:
+    return ImageError(ImageErrorCode.UNSUPPORTED_FORMAT, what)
 
 
 def _sources_of_path(path: str, s3: S3Options) -> Iterator[_Source]:
@@ -262,12 +345,3 @@ def _unlisted(counts: ListingCounts) -> Iterator[_Source]:
         code = ImageErrorCode.ACCESS_DENIED if is_denied else ImageErrorCode.FETCH_FAILED
         yield _Source(folder, ImageError(code, f"the folder cannot be listed: {reason}"))
     counts.unlisted.clear()
-
-
-def _checked_array(pixels: np.ndarray) -> np.ndarray:
-    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or 0 in pixels.shape:
-        raise ImageError(
-            ImageErrorCode.UNSUPPORTED_FORMAT, f"an array {pixels.dtype} {pixels.shape}; expected uint8 (H, W, 3), RGB"
-        )
-    # Contiguous and writable, as the resize wants it; the caller's array stays as it is.
-    return np.array(pixels, order="C")

@@ -8,10 +8,12 @@ import itertools
 import json
 import os
 import shutil
+import threading
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import imgcls_ray
@@ -212,6 +214,187 @@ def test_exif_turns_a_pil_image_too(model: Model) -> None:
     from_bytes, from_pil = model.predict([buffer.getvalue(), Image.open(buffer)])
     assert (from_pil.width, from_pil.height) == (from_bytes.width, from_bytes.height) == (256, 100)
     assert from_pil.scores == pytest.approx(from_bytes.scores, abs=1e-3)
+
+
+def picture(seed: int = 0, channels: int = 3) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (40, 50, channels), dtype=np.uint8)
+
+
+def test_a_failing_iterable_raises_behind_the_results_of_what_it_gave(model: Model) -> None:
+    def failing(count: int) -> Any:
+        for seed in range(count):
+            yield picture(seed)
+        raise RuntimeError("my reader broke")
+
+    for count in (0, 1, 8, 20):
+        results = []
+        with pytest.raises(RuntimeError, match="my reader broke"):
+            results.extend(iter(model.predict(failing(count), batch_size=8)))
+        assert len(results) == count
+        assert all(result.error is None for result in results)
+
+
+def test_a_consumer_that_stops_early_leaves_no_thread(model: Model) -> None:
+    results = model.predict((picture(seed) for seed in range(40)), batch_size=4)
+    next(results)
+    results.close()  # type: ignore[attr-defined]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("decode")]
+
+
+def as_tensor(array: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(array.copy())
+
+
+RGB, GREY, RGBA = picture(), picture(1)[:, :, 0], picture(2, 4)
+
+
+@pytest.mark.parametrize(
+    ("item", "same"),
+    [
+        (GREY, Image.fromarray(GREY)),
+        (GREY[:, :, None], Image.fromarray(GREY)),
+        (RGBA, Image.fromarray(RGBA)),
+        (RGBA[:, :, 2:], Image.fromarray(np.ascontiguousarray(RGBA[:, :, 2:]))),
+        (GREY > 100, Image.fromarray(GREY > 100)),
+        (RGB.astype(np.uint16) * 257, RGB),
+        (GREY.astype(np.uint16) * 200, Image.fromarray(GREY.astype(np.uint16) * 200)),
+        (GREY.astype(">u2") * 257, GREY),
+        (RGB[::-1, ::2], np.ascontiguousarray(RGB[::-1, ::2])),
+        (as_tensor(RGB).permute(2, 0, 1), RGB),
+        (as_tensor(RGB).permute(2, 0, 1).contiguous(), RGB),
+        (as_tensor(GREY), GREY),
+        (as_tensor(GREY)[None], GREY),
+        (as_tensor(RGBA).permute(2, 0, 1), RGBA),
+        (as_tensor(RGB.astype(np.uint16) * 257).permute(2, 0, 1), RGB),
+        (as_tensor(GREY > 100), GREY > 100),
+    ],
+)
+def test_arrays_and_tensors_are_labelled_as_the_same_picture(model: Model, item: Any, same: Any) -> None:
+    first, second = model.predict([item, same])
+    assert first.error is None
+    assert (first.scores, first.class_ids) == (second.scores, second.class_ids)
+    assert (first.width, first.height) == (second.width, second.height)
+
+
+def test_one_of_four_dimensions_is_a_batch(model: Model) -> None:
+    images = [picture(seed) for seed in range(3)]
+    alone = [result.scores for result in model.predict(images)]
+    assert [result.scores for result in model.predict(np.stack(images))] == alone
+    assert [result.scores for result in model.predict(as_tensor(np.stack(images)).permute(0, 3, 1, 2))] == alone
+    assert [result.scores for result in model.predict([np.stack(images), as_tensor(images[0]).movedim(2, 0)])] == [
+        *alone,
+        alone[0],
+    ]
+
+
+def test_an_array_of_paths_is_its_paths(model: Model, draw_images: Callable[..., list[Path]]) -> None:
+    paths = [str(path) for path in draw_images(2)]
+    assert [result.input for result in model.predict(np.array(paths))] == paths
+
+
+class Reader:
+    """An open file of a stranger."""
+
+    def __init__(self, answer: Any) -> None:
+        self._answer = answer
+
+    def read(self) -> Any:
+        if isinstance(self._answer, Exception):
+            raise self._answer
+        return self._answer
+
+
+class Hostile:
+    """Looks like a Pillow image, and is none."""
+
+    getexif = None
+
+    @property
+    def name(self) -> str:
+        raise RuntimeError("no name")
+
+    def convert(self) -> None: ...
+
+
+def closed_file() -> Any:
+    file = io.BytesIO(b"x")
+    file.close()
+    return file
+
+
+def released_view() -> memoryview:
+    view = memoryview(b"abc")
+    view.release()
+    return view
+
+
+@pytest.mark.parametrize(
+    ("item", "code", "words"),
+    [
+        (io.StringIO("/etc/hostname"), "unsupported_format", "open as text; open it with mode 'rb'"),
+        (Reader("/etc/hostname"), "unsupported_format", "read() gives a str, not bytes"),
+        (Reader(None), "unsupported_format", "read() gives a NoneType, not bytes"),
+        (Reader(OSError(5, "Input/output error")), "fetch_failed", "Input/output error"),
+        (Reader(KeyError("x")), "fetch_failed", "KeyError"),
+        (Reader(b""), "empty", ""),
+        (closed_file(), "fetch_failed", "closed file"),
+        (released_view(), "fetch_failed", "released memoryview"),
+        (Hostile(), "corrupt", ""),
+        (GREY.astype(np.float32), "unsupported_format", "an array float32 (40, 50); expected uint8, uint16 or bool"),
+        (RGB.astype(np.int32), "unsupported_format", "an array int32"),
+        (np.uint8(3), "unsupported_format", "uint8"),
+        (np.array(3, np.uint8), "unsupported_format", "an array uint8 ()"),
+        (np.zeros((2, 2, 5), np.uint8), "unsupported_format", "(2, 2, 5)"),
+        (np.zeros((1, 1, 2, 2, 3), np.uint8), "unsupported_format", "(1, 1, 2, 2, 3)"),
+        (np.zeros((0, 5), np.uint8), "unsupported_format", "(0, 5)"),
+        (torch.zeros(3, 8, 8), "unsupported_format", "an array float32"),
+        (torch.zeros(3, 8, 8, requires_grad=True), "unsupported_format", "float32"),
+        (torch.zeros(3, 8, 8, dtype=torch.bfloat16), "unsupported_format", "a tensor bfloat16 (3, 8, 8)"),
+        (torch.zeros(8, 8, 3, dtype=torch.uint8), "unsupported_format", "a tensor uint8 (8, 8, 3); expected"),
+        (torch.tensor(3, dtype=torch.uint8), "unsupported_format", "a tensor uint8 ()"),
+        (torch.empty(3, 8, 8, dtype=torch.uint8, device="meta"), "unsupported_format", "a tensor uint8 (3, 8, 8)"),
+        (torch.zeros(3, 8, 8).to_sparse(), "unsupported_format", "a tensor float32 (3, 8, 8)"),
+        ({"a": RGB}, "unsupported_format", "a dict"),
+        (Image.new("I", (5, 5)), "unsupported_format", ""),
+        ("null\0.jpg", "not_found", ""),
+        ("lone-\ud800.jpg", "not_found", ""),
+    ],
+)
+def test_an_odd_item_is_its_own_error_and_the_batch_goes_on(model: Model, item: Any, code: str, words: str) -> None:
+    before, odd, after = model.predict([RGB, item, RGB], batch_size=2)
+    assert odd.error is not None
+    assert odd.error.code.value == code
+    assert words in str(odd.error)
+    assert before.error is None
+    assert before.scores == after.scores
+
+
+def test_a_text_file_is_not_taken_for_a_path(model: Model, tmp_path: Path) -> None:
+    (tmp_path / "names.txt").write_text("/etc/hostname")
+    with (tmp_path / "names.txt").open() as file:
+        [result] = model.predict(file)
+    assert result.input == str(tmp_path / "names.txt")
+    assert "open it with mode 'rb'" in str(result.error)
+
+
+def test_a_buffer_that_is_used_again_keeps_its_images_apart(model: Model) -> None:
+    def from_one_buffer() -> Any:
+        buffer, view = np.zeros((40, 50, 3), np.uint8), torch.zeros(3, 40, 50, dtype=torch.uint8)
+        for seed in range(6):
+            buffer[:] = picture(seed)
+            view[:] = as_tensor(picture(seed)).permute(2, 0, 1)
+            yield buffer
+            yield view
+
+    expected = [result.scores for result in model.predict([picture(seed) for seed in range(6)])]
+    found = [result.scores for result in model.predict(from_one_buffer(), batch_size=3)]
+    assert found[::2] == found[1::2] == expected
+
+
+def test_too_many_pixels_are_too_many_in_an_array(small_model: ModelFolder) -> None:
+    [result] = create_model(small_model.path, max_image_pixels=1000).predict(RGB)
+    assert result.error is not None
+    assert result.error.code.value == "too_many_pixels"
 
 
 @pytest.mark.parametrize("options", [{"batch_size": 0}, {"top_k": 0}, {"top_k": -1}])

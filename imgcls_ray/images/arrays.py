@@ -1,0 +1,83 @@
+"""Arrays and tensors that a caller holds, as upright 8-bit RGB: the rules of the decoder for pixels that need none.
+
+What has no agreed black and white (floats, wide integers) is refused rather than guessed.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from imgcls_ray.errors import ImageError, ImageErrorCode
+from imgcls_ray.images.decoder import decode_picture
+from imgcls_ray.images.limits import DEFAULT_LIMITS, DecodeLimits
+
+_GREY, _GREY_ALPHA, _RGB, _RGBA = 1, 2, 3, 4
+_EXPECTED = "uint8, uint16 or bool (H, W), (H, W, 1), (H, W, 3) or (H, W, 4)"
+_EXPECTED_TENSOR = "uint8, uint16 or bool (H, W), (1, H, W), (3, H, W) or (4, H, W)"
+
+
+def is_tensor(item: Any) -> bool:
+    """Whether it is a torch tensor; torch is not imported for that."""
+    torch: Any = sys.modules.get("torch")
+    return torch is not None and isinstance(item, torch.Tensor)
+
+
+def array_of(tensor: Any) -> np.ndarray:
+    """A copy of an image tensor, (H, W) or (C, H, W) on any device, as an array (H, W) or (H, W, C).
+
+    Raises:
+        ImageError: it is no image.
+    """
+    shape = tuple(tensor.shape)
+    seen = f"a tensor {str(tensor.dtype).removeprefix('torch.')} {shape}; expected {_EXPECTED_TENSOR}"
+    try:
+        array = np.array(tensor.detach().cpu().numpy(), order="C")
+    # Sparse, quantised and meta tensors, and types that numpy has not, each in its own way.
+    except Exception as error:
+        raise ImageError(ImageErrorCode.UNSUPPORTED_FORMAT, seen) from error
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[0] not in (_GREY, _GREY_ALPHA, _RGB, _RGBA)):
+        raise ImageError(ImageErrorCode.UNSUPPORTED_FORMAT, seen)
+    return array if array.ndim == 2 else np.moveaxis(array, 0, -1)
+
+
+def rgb_of(array: np.ndarray, limits: DecodeLimits = DEFAULT_LIMITS) -> np.ndarray:
+    """Bring an image array to uint8 (H, W, 3), RGB: grey is repeated, alpha is laid on white, 16 bits are scaled.
+
+    Args:
+        array: uint8, uint16 (65535 is white) or bool; (H, W), (H, W, 1), (H, W, 2), (H, W, 3) or (H, W, 4). It stays
+            as it is.
+        limits: on the number of pixels.
+
+    Raises:
+        ImageError: it is no image, or too large.
+    """
+    channels = array.shape[2] if array.ndim == 3 else _GREY
+    if (
+        array.dtype.name not in ("uint8", "uint16", "bool")
+        or array.ndim not in (2, 3)
+        or channels not in (_GREY, _GREY_ALPHA, _RGB, _RGBA)
+        or 0 in array.shape
+    ):
+        raise ImageError(
+            ImageErrorCode.UNSUPPORTED_FORMAT, f"an array {array.dtype} {array.shape}; expected {_EXPECTED}"
+        )
+    limits.check_size(array.shape[1], array.shape[0])
+    pixels = _to_8_bits(array).reshape(*array.shape[:2], channels)
+    if channels == _GREY:
+        return np.repeat(pixels, 3, axis=2)
+    if channels == _RGB:
+        return np.array(pixels, order="C")
+    return decode_picture(Image.fromarray(np.ascontiguousarray(pixels)), limits)
+
+
+def _to_8_bits(array: np.ndarray) -> np.ndarray:
+    if array.dtype == np.bool_:
+        return array.astype(np.uint8) * np.uint8(255)
+    if array.dtype.itemsize == 1:
+        return array
+    # As the decoder scales a file of 16 bits.
+    return ((array.astype(np.uint32) * 255 + 0x7FFF) // 0xFFFF).astype(np.uint8)
