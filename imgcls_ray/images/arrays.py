@@ -22,8 +22,9 @@ _EXPECTED_TENSOR = "uint8, uint16 or bool (H, W), (1, H, W), (3, H, W) or (4, H,
 
 def is_tensor(item: Any) -> bool:
     """Whether it is a torch tensor; torch is not imported for that."""
-    torch: Any = sys.modules.get("torch")
-    return torch is not None and isinstance(item, torch.Tensor)
+    # Another thread may be importing it: whoever has a tensor has all of torch.
+    kind = getattr(sys.modules.get("torch"), "Tensor", None)
+    return kind is not None and isinstance(item, kind)
 
 
 def array_of(tensor: Any) -> np.ndarray:

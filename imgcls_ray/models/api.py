@@ -290,8 +290,11 @@ def _is_batch(item: Any) -> bool:
 
 def _is_one_image(item: Any) -> bool:
     """Whether something iterable means one image: an open file is iterable too, by lines, and a tensor by rows."""
-    kinds = bytes | bytearray | memoryview | np.ndarray | Mapping
-    return isinstance(item, kinds) or is_tensor(item) or callable(getattr(item, "read", None))
+    return (
+        isinstance(item, (bytes, bytearray, memoryview, np.ndarray, Mapping))
+        or is_tensor(item)
+        or callable(getattr(item, "read", None))
+    )
 
 
 def _content_of(item: Any) -> Any:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from imgcls_ray.models.folder import ModelFolder
+    from imgcls_ray.models.results import Result
 
 
 @pytest.fixture
@@ -227,7 +228,7 @@ def test_a_failing_iterable_raises_behind_the_results_of_what_it_gave(model: Mod
         raise RuntimeError("my reader broke")
 
     for count in (0, 1, 8, 20):
-        results = []
+        results: list[Result] = []
         with pytest.raises(RuntimeError, match="my reader broke"):
             results.extend(iter(model.predict(failing(count), batch_size=8)))
         assert len(results) == count
