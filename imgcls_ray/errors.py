@@ -122,7 +122,9 @@ _MESSAGES = {
     ImageErrorCode.CHANGED: "it changed after the run was planned",
     ImageErrorCode.EMPTY: "it has no bytes",
     ImageErrorCode.TOO_MANY_BYTES: "it is larger than the limit on bytes",
-    ImageErrorCode.UNSUPPORTED_FORMAT: "its content is not a JPEG, PNG, WebP, AVIF, GIF, BMP or TIFF that can be read",
+    ImageErrorCode.UNSUPPORTED_FORMAT: (
+        "its content is not a JPEG, PNG, WebP, AVIF, GIF, BMP, TIFF, HEIF or JPEG XL that can be read"
+    ),
     ImageErrorCode.TOO_MANY_PIXELS: "it has more pixels than the limit",
     ImageErrorCode.TOO_MANY_SCANS: "it is a progressive JPEG with more scans than the limit",
     ImageErrorCode.TRUNCATED: "its end is missing",

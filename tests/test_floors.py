@@ -62,6 +62,8 @@ ONLY_IN = {
     "onnx": {"models"},
     "nncf": {"models"},
     "xxhash": {"images"},
+    "imagecodecs": {"images"},
+    "pillow_heif": {"images"},
     "fastapi": {"serve"},
     "starlette": {"serve"},
     "ray": {"data", "datasets", "evaluation", "serve", "train"},

@@ -1,4 +1,4 @@
-"""Decode anything on the allow-list with Pillow, and decide which code a broken file gets.
+"""Decode anything on the allow-list with Pillow (JPEG XL with libjxl), and decide which code a broken file gets.
 
 Slow beside the fast JPEG decoder, but the arbiter: what fails there is decided here. It changes nothing in Pillow's
 global state, so it can run in threads and beside other users of Pillow.
@@ -12,7 +12,6 @@ import warnings
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-import numpy as np
 from PIL import (
     AvifImagePlugin,
     BmpImagePlugin,
@@ -26,19 +25,34 @@ from PIL import (
 )
 
 from imgcls_ray.errors import ImageError, ImageErrorCode
+from imgcls_ray.images.bmp import read_alpha_of_16_bits
 from imgcls_ray.images.containers import (
     check_bmff_complete,
     check_riff_complete,
-    is_tiff_complete,
     keep_head,
     keep_pixel_chunks,
+    read_png_exif,
 )
 from imgcls_ray.images.jpeg import check_jpeg, has_end_of_image, read_jpeg_header
+from imgcls_ray.images.jxl import decode_jxl, read_jxl_header
 from imgcls_ray.images.orientation import UPRIGHT, read_orientation, turn_upright
+from imgcls_ray.images.pixels import correct_palette, scale_colour_key, to_rgb
 from imgcls_ray.images.sniff import ImageFormat
+from imgcls_ray.images.tiff import (
+    PLANAR_CONFIGURATION,
+    PLANES_APART,
+    SAMPLES_PER_PIXEL,
+    Planes,
+    check_tiff,
+    is_tiff_complete,
+    read_planes,
+    with_first_directory,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    import numpy as np
 
     from imgcls_ray.images.limits import DecodeLimits
 
@@ -53,16 +67,13 @@ _PLUGINS: dict[ImageFormat, type[ImageFile.ImageFile]] = {
     ImageFormat.BMP: BmpImagePlugin.BmpImageFile,
     ImageFormat.TIFF: TiffImagePlugin.TiffImageFile,
 }
-_GREY16_MODES = frozenset({"I;16", "I;16B", "I;16L", "I;16N"})
-# Not among them: integers and floats of 32 bits, which have no agreed black and white, and LAB, which Pillow cannot
-# convert.
-_READABLE_MODES = frozenset({"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr"})
 _PNG_BIT_DEPTH_AT = 24
-_TIFF_BITS_PER_SAMPLE, _TIFF_PHOTOMETRIC = 258, 262
-_TIFF_WHITE_IS_ZERO = 0
 _EXIF_ORIENTATION = 0x0112
 _FORMATS_WITHOUT_END = frozenset({ImageFormat.GIF, ImageFormat.BMP})
-_UNSUPPORTED_WORDS = ("unsupported", "not implemented", "unknown pixel mode")
+_UNSUPPORTED_WORDS = ("unsupported", "not implemented", "unknown pixel mode", "unknown raw mode")
+# A sequence without a still picture, and one of a codec that libheif was not built with.
+_UNSUPPORTED_HEIF_WORDS = ("meta box", "not identified by this driver")
+_TRUNCATED_WORDS = ("truncated", "need_more_input")
 _MAX_DETAIL_CHARS = 200
 
 
@@ -88,41 +99,59 @@ def read_pillow_image(image: Image.Image, limits: DecodeLimits) -> np.ndarray:
     with _as_image_errors():
         limits.check_size(*image.size)
         image.load()
-        return turn_upright(_to_rgb(image), read_orientation(image.info.get("exif", b"")))
+        return turn_upright(to_rgb(image), read_orientation(image.info.get("exif", b"")))
 
 
 def read_stored_form(data: bytes, image_format: ImageFormat) -> tuple[str, int]:
     """Say how a file that can be decoded stores its picture, at the cost of reading its head.
 
     Returns:
-        Pillow's mode, or ``I;16`` for a PNG with 16 bits a sample whatever its colours; and the EXIF orientation, 1 to
-        8, that decoding follows.
+        Pillow's mode, or ``I;16`` for a PNG or JPEG XL with more than 8 bits a sample whatever its colours; and the
+        orientation, 1 to 8, that decoding follows.
 
     Raises:
         ImageError: Anything that went wrong.
     """
     with _as_image_errors(data, image_format):
+        if image_format is ImageFormat.JXL:
+            header = read_jxl_header(data)
+            return "I;16" if header.bits > 8 else "L" if header.is_grey else "RGB", header.orientation
+        planes = read_planes(data) if image_format is ImageFormat.TIFF else None
+        if planes is not None:
+            return planes.mode, planes.orientation
         data = keep_head(data) if image_format is ImageFormat.PNG else data
-        with _PLUGINS[image_format](io.BytesIO(data)) as image:
+        with _plugin(image_format)(io.BytesIO(data)) as image:
             is_deep = image_format is ImageFormat.PNG and data[_PNG_BIT_DEPTH_AT] == 16
-            if isinstance(image, TiffImagePlugin.TiffImageFile):
-                orientation = image.tag_v2.get(_EXIF_ORIENTATION, UPRIGHT)
-                orientation = orientation if orientation in range(1, 9) else UPRIGHT
-            else:
-                orientation = read_orientation(image.info.get("exif", b""))
-            return "I;16" if is_deep else image.mode, orientation
+            return "I;16" if is_deep else image.mode, _stored_orientation(image, data)
 
 
 def read_size(data: bytes, image_format: ImageFormat) -> tuple[int, int]:
-    """Width and height as stored, before any turning, at the cost of reading a file's head.
+    """Width and height, before any turning or after it, at the cost of reading a file's head.
 
     Raises:
         ImageError: Anything that went wrong.
     """
     with _as_image_errors(data, image_format):
+        if image_format is ImageFormat.JXL:
+            return read_jxl_header(data)[:2]
+        planes = read_planes(data) if image_format is ImageFormat.TIFF else None
+        data = with_first_directory(data, planes.directories[0]) if planes is not None else data
         data = keep_head(data) if image_format is ImageFormat.PNG else data
-        with _PLUGINS[image_format](io.BytesIO(data)) as image:
+        with _plugin(image_format)(io.BytesIO(data)) as image:
             return image.size
+
+
+def _plugin(image_format: ImageFormat) -> type[ImageFile.ImageFile]:
+    if image_format is not ImageFormat.HEIF:
+        return _PLUGINS[image_format]
+    try:
+        from pillow_heif import HeifImageFile
+    except ImportError as exc:
+        raise ImageError(
+            ImageErrorCode.UNSUPPORTED_FORMAT, "HEIC/HEIF needs an extra: pip install 'imgcls-ray[heif]'"
+        ) from exc
+    plugin: type[ImageFile.ImageFile] = HeifImageFile
+    return plugin
 
 
 @contextmanager
@@ -143,6 +172,9 @@ def _as_image_errors(data: bytes = b"", image_format: ImageFormat | None = None)
 
 
 def _decode(data: bytes, image_format: ImageFormat, limits: DecodeLimits) -> np.ndarray:
+    if image_format is ImageFormat.JXL:
+        return decode_jxl(data, limits)
+    plugin = _plugin(image_format)
     orientation: int | None = None
     if image_format is ImageFormat.JPEG:
         header = read_jpeg_header(data)
@@ -154,61 +186,66 @@ def _decode(data: bytes, image_format: ImageFormat, limits: DecodeLimits) -> np.
         data = keep_pixel_chunks(data)
     elif image_format is ImageFormat.WEBP:
         check_riff_complete(data)
-    elif image_format is ImageFormat.AVIF:
-        check_bmff_complete(data)
+    elif image_format in (ImageFormat.AVIF, ImageFormat.HEIF):
+        check_bmff_complete(data, image_format.name)
+    elif image_format is ImageFormat.TIFF:
+        check_tiff(data)
+        planes = read_planes(data)
+        if planes is not None:
+            return _decode_planes(data, planes, limits)
 
-    with _PLUGINS[image_format](io.BytesIO(data)) as image:
+    with plugin(io.BytesIO(data)) as image:
         limits.check_size(*image.size)
+        if orientation is None:
+            orientation = _stored_orientation(image, data)
         if isinstance(image, TiffImagePlugin.TiffImageFile):
-            orientation = UPRIGHT  # Pillow turns TIFFs while it loads them
+            _check_planes_together(image)
+            # Pillow turns TIFFs while it loads them, by what it finds here: it would look into XMP too.
+            image.getexif()[_EXIF_ORIENTATION] = orientation
+            orientation = UPRIGHT
+            correct_palette(image)
+        elif image_format is ImageFormat.HEIF:
+            orientation = UPRIGHT  # libheif has turned it, as the file's own properties say
         image.load()
         if image_format is ImageFormat.PNG:
-            _scale_colour_key(image, bit_depth=data[_PNG_BIT_DEPTH_AT])
-        pixels = _to_rgb(image)
-    if orientation is None:
-        orientation = read_orientation(image.info.get("exif", b""))
+            scale_colour_key(image, bit_depth=data[_PNG_BIT_DEPTH_AT])
+        pixels = to_rgb(image)
+        if image_format is ImageFormat.BMP:
+            is_opaque = read_alpha_of_16_bits(data)
+            if is_opaque is not None:
+                pixels[~is_opaque] = 255
     return turn_upright(pixels, orientation)
 
 
-def _scale_colour_key(image: ImageFile.ImageFile, *, bit_depth: int) -> None:
-    """Bring a PNG's transparent grey or colour to 8 bits, as Pillow does with the pixels but not with the key."""
-    key = image.info.get("transparency")
-    if isinstance(key, tuple) and bit_depth == 16:
-        # Pillow keeps the high bytes; colours that differ from the key in the low ones only become transparent too.
-        image.info["transparency"] = tuple(sample >> 8 for sample in key)
-    elif isinstance(key, int) and image.mode in ("1", "L"):
-        image.info["transparency"] = key * 255 // ((1 << bit_depth) - 1)
+def _check_planes_together(image: TiffImagePlugin.TiffImageFile) -> None:
+    """Planes stored apart that could not be told apart: the file is damaged, and Pillow would guess."""
+    planes = image.tag_v2.get(PLANAR_CONFIGURATION), image.tag_v2.get(SAMPLES_PER_PIXEL, 1)
+    if planes[0] == PLANES_APART and planes[1] > 1:
+        raise ValueError("its planes cannot be told apart")
 
 
-def _to_rgb(image: Image.Image) -> np.ndarray:
-    if image.mode in _GREY16_MODES:
-        return _grey16_to_rgb(image)
-    if image.mode not in _READABLE_MODES:
-        raise ImageError(ImageErrorCode.UNSUPPORTED_FORMAT, f"pixels of Pillow mode {image.mode}")
-    if not image.has_transparency_data:
-        return np.array(image.convert("RGB"))
-    # Pillow would drop the premultiplied alpha of "La" on the direct way.
-    return _composite_on_white((image.convert("LA") if image.mode == "La" else image).convert("RGBA"))
+def _decode_planes(data: bytes, planes: Planes, limits: DecodeLimits) -> np.ndarray:
+    bands = []
+    for directory in planes.directories:
+        with TiffImagePlugin.TiffImageFile(io.BytesIO(with_first_directory(data, directory))) as image:
+            limits.check_size(*image.size)
+            image.load()
+            bands.append(Image.fromarray(to_rgb(image)[:, :, 0]))
+    return turn_upright(to_rgb(Image.merge(planes.mode, bands) if len(bands) > 1 else bands[0]), planes.orientation)
 
 
-def _composite_on_white(rgba: Image.Image) -> np.ndarray:
-    white = Image.new("RGB", rgba.size, (255, 255, 255))
-    white.paste(rgba, mask=rgba.getchannel("A"))
-    return np.array(white)
-
-
-def _grey16_to_rgb(image: Image.Image) -> np.ndarray:
-    """Scale by the depth that the file declares, so that 4095 is white in a 12-bit file and grey in a 16-bit one."""
-    samples = np.asarray(image).astype(np.uint32)
-    white = 0xFFFF
+def _stored_orientation(image: ImageFile.ImageFile, data: bytes) -> int:
+    """What the file says of the way up, 1 to 8, before Pillow loads it and forgets."""
+    if isinstance(image, PngImagePlugin.PngImageFile):
+        return read_orientation(*read_png_exif(data))
     if isinstance(image, TiffImagePlugin.TiffImageFile):
-        white = (1 << image.tag_v2.get(_TIFF_BITS_PER_SAMPLE, (16,))[0]) - 1
-        if image.tag_v2.get(_TIFF_PHOTOMETRIC) == _TIFF_WHITE_IS_ZERO:
-            samples = white - samples
-    grey = ((samples * 255 + white // 2) // white).astype(np.uint8)
-    if "transparency" in image.info:
-        grey[samples == image.info["transparency"]] = 255
-    return np.repeat(grey[:, :, np.newaxis], 3, axis=2)
+        value = image.tag_v2.get(_EXIF_ORIENTATION, UPRIGHT)
+        value = value[0] if isinstance(value, tuple | bytes) and value else value
+        return value if value in range(1, 9) else UPRIGHT
+    if image.format == ImageFormat.HEIF.name:
+        value = image.info.get("original_orientation")
+        return value if value is not None and value in range(1, 9) else UPRIGHT
+    return read_orientation(image.info.get("exif", b""))
 
 
 def _code_of(exc: Exception, data: bytes, image_format: ImageFormat | None) -> ImageErrorCode:
@@ -216,7 +253,11 @@ def _code_of(exc: Exception, data: bytes, image_format: ImageFormat | None) -> I
     text = str(exc).lower()
     if isinstance(exc, NotImplementedError) or any(words in text for words in _UNSUPPORTED_WORDS):
         return ImageErrorCode.UNSUPPORTED_FORMAT
-    if "truncated" in text or (image_format is ImageFormat.TIFF and not is_tiff_complete(data)):
+    if image_format is ImageFormat.HEIF and any(words in text for words in _UNSUPPORTED_HEIF_WORDS):
+        return ImageErrorCode.UNSUPPORTED_FORMAT
+    if any(words in text for words in _TRUNCATED_WORDS) or (
+        image_format is ImageFormat.TIFF and not is_tiff_complete(data)
+    ):
         return ImageErrorCode.TRUNCATED
     # Pillow's plugins read on past the end and trip over what is not there. Elsewhere the file is known to be whole.
     if image_format in _FORMATS_WITHOUT_END and isinstance(exc.__cause__ or exc, EOFError | IndexError | struct.error):

@@ -13,8 +13,15 @@ from imgcls_ray.images.sniff import ImageFormat, sniff_format
 HEAVY_COST = 24_000_000
 """From here on decoding takes a quarter of a second or more: such pictures wait in a line of their own."""
 
-# Beside a JPEG's pixel: an AVIF's and a WebP's take several times as long.
-_COST_OF_FORMAT = {ImageFormat.AVIF: 4, ImageFormat.WEBP: 3, ImageFormat.PNG: 2, ImageFormat.TIFF: 2}
+# Beside a JPEG's pixel: the younger formats' take several times as long.
+_COST_OF_FORMAT = {
+    ImageFormat.AVIF: 4,
+    ImageFormat.HEIF: 4,
+    ImageFormat.JXL: 4,
+    ImageFormat.WEBP: 3,
+    ImageFormat.PNG: 2,
+    ImageFormat.TIFF: 2,
+}
 # Encoders write about ten scans, each a pass over the coefficients that costs about a third of decoding them once.
 _SCANS_OF_COST_1 = 3
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from imgcls_ray.errors import ImageError, ImageErrorCode
-from imgcls_ray.images.orientation import UPRIGHT, read_orientation, turn_upright
+from imgcls_ray.images.orientation import EXIF_PREFIX, UPRIGHT, find_orientation, turn_upright
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -77,7 +77,7 @@ def read_jpeg_header(data: bytes) -> JpegHeader:
         ImageError: ``truncated`` where the file ends before its frame header, ``corrupt`` where there is none.
     """
     frame: tuple[int, int, int, int, int] | None = None
-    orientation = UPRIGHT
+    orientation: int | None = None
     position = 2
     for _ in range(_MAX_SEGMENTS):
         found = _NEXT_MARKER.search(data, position)
@@ -86,18 +86,20 @@ def read_jpeg_header(data: bytes) -> JpegHeader:
         if position > len(data) or segment + 2 > len(data):
             if frame is None:
                 raise ImageError(ImageErrorCode.TRUNCATED, "the file ends inside its header")
-            return JpegHeader(*frame, orientation, scan=None, num_scan_components=0)
+            return JpegHeader(*frame, orientation or UPRIGHT, scan=None, num_scan_components=0)
         marker = data[segment - 1]
         if marker == _EOI or position < segment + 2:
             raise ImageError(ImageErrorCode.CORRUPT, f"JPEG marker {marker:#x} makes no sense in the header")
         if marker == _SOS:
             if frame is None:
                 raise ImageError(ImageErrorCode.CORRUPT, "a JPEG scan comes before the frame header")
-            return JpegHeader(*frame, orientation, segment, data[segment + 2] if position > segment + 2 else 0)
+            num_scan_components = data[segment + 2] if position > segment + 2 else 0
+            return JpegHeader(*frame, orientation or UPRIGHT, segment, num_scan_components)
         if marker in _SOF_MARKERS and frame is None:
             frame = _read_frame(marker, data[segment + 2 : position])
-        elif marker == _APP1 and orientation == UPRIGHT:
-            orientation = read_orientation(data[segment + 2 : position])
+        # XMP is in such segments too. The first block that gives an orientation counts, also where it says upright.
+        elif marker == _APP1 and orientation is None and data.startswith(EXIF_PREFIX, segment + 2):
+            orientation = find_orientation(data[segment + 2 : position])
     raise ImageError(ImageErrorCode.CORRUPT, f"more than {_MAX_SEGMENTS} segments in the JPEG header")
 
 

@@ -11,8 +11,11 @@ import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 
+import imagecodecs
 import numpy as np
+import pillow_heif
 import pytest
+import tifffile
 from PIL import EpsImagePlugin, Image, ImageFile
 
 from imgcls_ray.errors import ConfigError, ImageError, ImageErrorCode
@@ -23,6 +26,21 @@ from tests.images import bad_images as make
 pytestmark = pytest.mark.filterwarnings("ignore:The image decoding and encoding capabilities:DeprecationWarning")
 
 PICTURE = make.slopes(64, 48)
+
+
+def make_planar_tiff() -> bytes:
+    file = io.BytesIO()
+    samples = np.moveaxis(PICTURE, -1, 0).astype(np.uint16) * 257
+    tifffile.imwrite(file, samples, photometric="rgb", planarconfig="separate", metadata=None)
+    return file.getvalue()
+
+
+def make_heif() -> bytes:
+    file = io.BytesIO()
+    pillow_heif.from_pillow(Image.fromarray(PICTURE)).save(file, quality=60)
+    return file.getvalue()
+
+
 SEEDS = {
     "jpeg": make.jpeg(PICTURE),
     "progressive-jpeg": make.jpeg(PICTURE, progressive=True),
@@ -37,6 +55,10 @@ SEEDS = {
     "tiff": make.encode(PICTURE, "TIFF"),
     "lzw-tiff": make.encode(PICTURE, "TIFF", compression="tiff_lzw"),
     "jpeg-tiff": make.encode(PICTURE, "TIFF", compression="jpeg"),
+    "planar-tiff": make_planar_tiff(),
+    "heif": make_heif(),
+    "jxl": bytes(imagecodecs.jpegxl_encode(PICTURE)),
+    "jxl-container": bytes(imagecodecs.jpegxl_encode(PICTURE, lossless=True, usecontainer=True)),
     "grey16-tiff": make.tiff((4, 4), (16,), 1, bytes(range(32))),
 }
 NUM_MUTATIONS = 300
@@ -147,7 +169,8 @@ def test_pillows_own_settings_stay_as_they_are() -> None:
 def test_pixels_are_limited_by_the_header_in_every_format(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     width, height = (4, 4) if name == "grey16-tiff" else (64, 48)
     decode_image(SEEDS[name], DecodeLimits(max_pixels=width * height))
-    monkeypatch.setattr(careful, "_to_rgb", pytest.fail)
+    monkeypatch.setattr(careful, "to_rgb", pytest.fail)
+    monkeypatch.setattr(imagecodecs, "jpegxl_decode", pytest.fail)
     with pytest.raises(ImageError) as raised:
         decode_image(SEEDS[name], DecodeLimits(max_pixels=width * height - 1))
     assert raised.value.code is ImageErrorCode.TOO_MANY_PIXELS
@@ -168,7 +191,7 @@ def test_running_out_of_memory_is_a_code(monkeypatch: pytest.MonkeyPatch) -> Non
     def no_memory(*_: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(careful, "_to_rgb", no_memory)
+    monkeypatch.setattr(careful, "to_rgb", no_memory)
     with pytest.raises(ImageError) as raised:
         decode_image(SEEDS["png"])
     assert raised.value.code is ImageErrorCode.DECODER_CRASHED
@@ -178,7 +201,7 @@ def test_an_interrupt_is_not_an_image_error(monkeypatch: pytest.MonkeyPatch) -> 
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(careful, "_to_rgb", interrupted)
+    monkeypatch.setattr(careful, "to_rgb", interrupted)
     with pytest.raises(KeyboardInterrupt):
         decode_image(SEEDS["png"])
 
@@ -187,7 +210,7 @@ def test_details_are_one_short_line(monkeypatch: pytest.MonkeyPatch) -> None:
     def verbose(*_: object) -> None:
         raise ValueError("first\nsecond\x1b[31m\t" + "x" * 1000)
 
-    monkeypatch.setattr(careful, "_to_rgb", verbose)
+    monkeypatch.setattr(careful, "to_rgb", verbose)
     with pytest.raises(ImageError) as raised:
         decode_image(SEEDS["png"])
     assert raised.value.detail.startswith("ValueError: first second [31m xxx")
