@@ -81,7 +81,7 @@ def check_output(output: str, s3: S3Options) -> None:
         UsageError: it is a file.
     """
     from imgcls_ray.storage import open_directory
-    from imgcls_ray.storage.local import path_from_uri
+    from imgcls_ray.storage.files import path_from_uri
     from imgcls_ray.storage.s3 import is_s3
 
     open_directory(output, s3)

@@ -15,7 +15,7 @@ from imgcls_ray.data.progress import image_progress, logger
 from imgcls_ray.data.report import counted
 from imgcls_ray.errors import JobFailedError, StoppedError, UsageError
 from imgcls_ray.options import s3_options
-from imgcls_ray.storage.local import path_from_uri
+from imgcls_ray.storage.files import path_from_uri
 from imgcls_ray.storage.s3 import is_s3
 
 if TYPE_CHECKING:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from imgcls_ray.data.answers import Answer
     from imgcls_ray.data.store import LabelStore
-    from imgcls_ray.storage.local import FileInfo
+    from imgcls_ray.storage.files import FileInfo
 
 MIN_UNIT_SIZE, MAX_UNIT_SIZE = 16, 2048
 # One plan file is built in memory: a quarter of a million rows are some ten megabytes.

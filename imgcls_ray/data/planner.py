@@ -20,7 +20,7 @@ from imgcls_ray.data.plan import Spool
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from imgcls_ray.storage.local import FileInfo
+    from imgcls_ray.storage.files import FileInfo
 
 # A run has a beginning and an end in which workers wait: it should be worth them.
 _PLAN_AFTER_S = 60.0

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from imgcls_ray.data.schema import FILE_SCHEMA
-from imgcls_ray.storage.local import FileInfo
+from imgcls_ray.storage.files import FileInfo
 from imgcls_ray.storage.scratch import ScratchFile, scratch_file
 
 if TYPE_CHECKING:

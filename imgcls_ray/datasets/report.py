@@ -27,7 +27,7 @@ from imgcls_ray.datasets.histogram import draw_histogram
 from imgcls_ray.datasets.page import render_page
 from imgcls_ray.datasets.pictures import draw_samples, draw_thumbnails
 from imgcls_ray.storage import open_directory
-from imgcls_ray.storage.local import path_from_uri, scheme_of
+from imgcls_ray.storage.files import path_from_uri, scheme_of
 
 if TYPE_CHECKING:
     from imgcls_ray.datasets.pictures import DrawnSample

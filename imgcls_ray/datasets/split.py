@@ -18,7 +18,7 @@ from imgcls_ray.datasets.result import SPLITS
 from imgcls_ray.datasets.rewrite import refuse_if_unfinished, replace_lists
 from imgcls_ray.datasets.stratify import UncoveredError, deal_groups, deal_images
 from imgcls_ray.errors import InputError, UsageError
-from imgcls_ray.storage.local import path_from_uri, scheme_of
+from imgcls_ray.storage.files import path_from_uri, scheme_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

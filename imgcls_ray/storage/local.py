@@ -13,25 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from imgcls_ray.errors import ImageError, ImageErrorCode, StorageError
-from imgcls_ray.storage.files import FileInfo, path_from_uri, scheme_of, stat_file, uri_from_path, version_of
-from imgcls_ray.storage.left_out import may_be_image
-from imgcls_ray.storage.walking import list_folder
+from imgcls_ray.storage.files import absolute_path, version_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-__all__ = [
-    "FileInfo",
-    "LocalDirectory",
-    "fetch_file",
-    "list_folder",
-    "may_be_image",
-    "path_from_uri",
-    "scheme_of",
-    "stat_file",
-    "sync_folder",
-    "uri_from_path",
-]
 
 # What link(2) and file systems that know no hard links say of it.
 _NO_HARD_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK})
@@ -97,7 +82,7 @@ class LocalDirectory:
     """A folder whose files appear whole, durable, and never over one another."""
 
     def __init__(self, path: str) -> None:
-        self._root = Path(os.path.abspath(path))
+        self._root = Path(absolute_path(path))
         self.uri = str(self._root)
 
     def entries(self, folder: str = "", *, starts_with: str = "") -> Iterator[str]:

@@ -18,7 +18,7 @@ from imgcls_ray.data.start import check_resources
 from imgcls_ray.errors import ImgclsError, JobFailedError, StoppedError, UsageError
 from imgcls_ray.options import s3_options
 from imgcls_ray.storage import open_directory
-from imgcls_ray.storage.local import path_from_uri
+from imgcls_ray.storage.files import path_from_uri
 from imgcls_ray.storage.s3 import is_s3
 from imgcls_ray.train.entries import read_entries
 from imgcls_ray.train.loop import STATE_NAME

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from imgcls_ray.models.folder import SPEC_FILE, WEIGHTS_FILE
 from imgcls_ray.storage import open_directory
-from imgcls_ray.storage.local import path_from_uri
+from imgcls_ray.storage.files import path_from_uri
 from imgcls_ray.storage.s3 import is_s3
 from imgcls_ray.train.network import publish_model
 from imgcls_ray.train.state import STATE_FILE, save_state

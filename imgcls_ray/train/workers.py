@@ -14,7 +14,7 @@ from imgcls_ray.data.cluster import show_gpus, start_ray
 from imgcls_ray.data.stopping import GracefulStop
 from imgcls_ray.errors import ResourceError, StoppedError
 from imgcls_ray.ray_start import cluster_address
-from imgcls_ray.storage.local import path_from_uri
+from imgcls_ray.storage.files import path_from_uri
 from imgcls_ray.storage.s3 import is_s3
 from imgcls_ray.storage.scratch import scratch_folder
 from imgcls_ray.train.events import receive, send

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from imgcls_ray.data.schema import Unit
-    from imgcls_ray.storage.local import FileInfo
+    from imgcls_ray.storage.files import FileInfo
 
 T = TypeVar("T")
 _NUM_INPUTS = 80

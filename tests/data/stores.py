@@ -14,7 +14,7 @@ from imgcls_ray.data.plan import write_plan
 from imgcls_ray.data.planner import plan_ahead
 from imgcls_ray.data.store import StoreIdentity, create_or_open_store
 from imgcls_ray.storage import open_directory
-from imgcls_ray.storage.local import FileInfo
+from imgcls_ray.storage.files import FileInfo
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping

@@ -14,7 +14,7 @@ from imgcls_ray.data import fetching
 from imgcls_ray.data.fetching import NUM_FETCH_THREADS, fetch_inputs
 from imgcls_ray.errors import ImageError, ImageErrorCode
 from imgcls_ray.storage import FetchLimits
-from imgcls_ray.storage.local import stat_file
+from imgcls_ray.storage.files import stat_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -14,7 +14,7 @@ from imgcls_ray.data import sorting
 from imgcls_ray.data.listing import ListingCounts, check_input, is_single_file, list_inputs
 from imgcls_ray.errors import ImageError, ImageErrorCode, InputError
 from imgcls_ray.storage import FetchLimits, fetch
-from imgcls_ray.storage.local import FileInfo, stat_file
+from imgcls_ray.storage.files import FileInfo, stat_file
 from tests.storage.test_walking import folders_read
 
 if TYPE_CHECKING:

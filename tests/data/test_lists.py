@@ -17,7 +17,7 @@ from pyarrow import orc
 
 from imgcls_ray.data.listing import ListingCounts, list_inputs
 from imgcls_ray.errors import InputError
-from imgcls_ray.storage.local import FileInfo, stat_file
+from imgcls_ray.storage.files import FileInfo, stat_file
 
 if TYPE_CHECKING:
     from pathlib import Path

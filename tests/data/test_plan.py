@@ -23,7 +23,7 @@ from imgcls_ray.data.plan import (
 )
 from imgcls_ray.data.schema import PLAN_SCHEMA, image_id
 from imgcls_ray.errors import ImageErrorCode, InputError, StoreInUseError
-from imgcls_ray.storage.local import FileInfo
+from imgcls_ray.storage.files import FileInfo
 from tests.data.stores import answer, info, infos, label, new_store, plan, spool
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from imgcls_ray.data.plan import Spool
-    from imgcls_ray.storage.local import FileInfo
+    from imgcls_ray.storage.files import FileInfo
 
 ROWS_PER_PLAN = 10
 

@@ -27,7 +27,7 @@ from imgcls_ray.data.verify import verify_store
 from imgcls_ray.errors import InputError, JobFailedError, ModelFolderError, ResourceError, StorageError, StoreError
 from imgcls_ray.models.api import create_model
 from imgcls_ray.storage import open_directory
-from imgcls_ray.storage.local import list_folder
+from imgcls_ray.storage.walking import list_folder
 from tests.conftest import make_small_model
 from tests.data.stores import run_record, spool
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from imgcls_ray.data.plan import Spool
     from imgcls_ray.data.schema import Unit
     from imgcls_ray.data.store import LabelStore
-    from imgcls_ray.storage.local import FileInfo
+    from imgcls_ray.storage.files import FileInfo
 
 
 @dataclass

@@ -18,7 +18,9 @@ import pytest
 
 from imgcls_ray.errors import ImageError, ImageErrorCode, InputError, StorageError
 from imgcls_ray.storage import FetchLimits, fetch, open_directory
-from imgcls_ray.storage.local import FileInfo, LocalDirectory, list_folder, path_from_uri, stat_file, uri_from_path
+from imgcls_ray.storage.files import FileInfo, path_from_uri, stat_file, uri_from_path
+from imgcls_ray.storage.local import LocalDirectory
+from imgcls_ray.storage.walking import list_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

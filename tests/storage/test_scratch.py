@@ -19,7 +19,7 @@ import pytest
 from imgcls_ray.data.planner import plan_ahead
 from imgcls_ray.data.sorting import sort_files
 from imgcls_ray.errors import StorageError
-from imgcls_ray.storage.local import FileInfo
+from imgcls_ray.storage.files import FileInfo
 from imgcls_ray.storage.scratch import ScratchFile, new_scratch_folder, scratch_file, scratch_folder
 
 if TYPE_CHECKING:
