@@ -30,7 +30,8 @@ def imgcls(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) 
     """Run the command in this process: exit code, stdout, stderr."""
     monkeypatch.setenv("COLUMNS", "200")
     # Other tests of the session may have joined this process to a Ray; a command begins without one.
-    monkeypatch.setattr("imgcls_ray.data.predict.is_cluster_given", lambda: False)
+    for module in ("predict", "start"):
+        monkeypatch.setattr(f"imgcls_ray.data.{module}.is_cluster_given", lambda: False)
 
     def run(*args: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["imgcls", *map(str, args)])
@@ -143,7 +144,7 @@ def one_line(err: str) -> str:
         (["{images}", "-m", "{model}", "-o", "{tmp}/s", "-s", "topk=3"], "topk: no such key; did you mean top_k?"),
         (["{images}", "-m", "{model}", "-o", "{tmp}/s", "--top-k", "0"], "top_k: input should be greater than 0"),
         (["{images}", "-m", "{model}", "-o", "{tmp}/s", "--export", "xlsx"], "export: input should be"),
-        (["{images}", "-m", "{model}", "-o", "{tmp}/s", "--num-gpus", "9"], "9 GPUs, "),
+        (["{images}", "-m", "{model}", "-o", "{tmp}/s", "--num-gpus", "9"], "needs 9 GPUs, this machine has"),
         (["{images}", "-m", "{model}", "-o", "{tmp}/s", "--num-workers", "99"], "needs 99 CPUs, this machine has"),
         (["{images}", "-m", "{model}", "-o", "{tmp}/s", "-c", "{tmp}/none.yaml"], "none.yaml: cannot be read"),
     ],

@@ -464,7 +464,7 @@ def test_an_output_that_may_not_be_written_ends_the_command(
     act_as_other_user(s3, place.bucket, monkeypatch, allow={"ListBucket": "", "GetObject": "/*"})
     ended = imgcls(*place.args())
     assert ended.code == 3
-    assert ended.complaint.startswith(f"s3://{place.bucket}/store/store.json: cannot be written: ")
+    assert ended.complaint.startswith(f"s3://{place.bucket}/store/.create-only: cannot be written: ")
     assert "check the rights of your credentials on it" in ended.complaint
     assert keys_under(s3, place.bucket, "store") == []
 
@@ -642,8 +642,12 @@ from pathlib import Path
 import imgcls_ray.data.predict as predict
 from imgcls_ray.cli import main
 
-call, meeting = sys.argv.pop(1), Path(sys.argv.pop(1))
-function = getattr(predict, call)
+owner, call = predict, sys.argv.pop(1)
+meeting = Path(sys.argv.pop(1))
+while "." in call:
+    first, _, call = call.partition(".")
+    owner = getattr(owner, first)
+function = getattr(owner, call)
 
 def meet(*args, **kwargs):
     (meeting / str(os.getpid())).touch()
@@ -653,7 +657,7 @@ def meet(*args, **kwargs):
         time.sleep(0.01)
     return function(*args, **kwargs)
 
-setattr(predict, call, meet)
+setattr(owner, call, meet)
 predict.hold_lease = lambda directory: contextlib.nullcontext()
 main()
 """
@@ -710,9 +714,9 @@ def test_two_runs_that_plan_the_same_inputs_without_a_lease_double_nothing(
 ) -> None:
     folder = draw_images(20)[0].parent
     args = ("predict", folder, "-m", small_model.path, "-o", output)
-    jobs = sorted(run_two_at_once("write_plan", tmp_path, *args))
+    jobs = sorted(run_two_at_once("LabelStore.claim_run", tmp_path, *args))
     assert [job.code for job in jobs] == [0, 75], [job.err for job in jobs]
-    assert f"{output}: another run is planning into this store (plans/0001" in jobs[1].complaint
+    assert f"{output}: another command is planning into this store (run 0001 is claimed)" in jobs[1].complaint
     assert run_beside(*args).code == 0
     report = verify_store(open_store(open_directory(output)))
     assert (report.problems, report.num_rows, report.num_doubled) == ([], 20, 0)
