@@ -4,50 +4,67 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+PIP_INSTALL := $(BIN)/python -u tools/pip_install.py -c constraints.txt
 
 # The tests' S3 server: one node of Ceph with its gateway, on loopback, objects in memory.
+S3_PROGRAMS := ceph-mon ceph-osd ceph-mgr radosgw radosgw-admin
 S3_PACKAGES := ceph-mon ceph-osd ceph-mgr radosgw ceph-common
 # The browser that opens the service's page in tests.
+BROWSER_PROGRAMS := chromium
 BROWSER_PACKAGES := chromium fonts-dejavu-core
 
-.PHONY: help install s3-server browser demo test test-all check format bench clean
+# $(call is_installed,PROGRAMS)
+is_installed = (for program in $(1); do command -v $$program >/dev/null || exit 1; done)
+# $(call apt_install,PACKAGES), as root or by a sudo that asks for no password
+apt_install = sudo=; [ "$$(id -u)" = 0 ] || sudo="sudo -n"; \
+  $$sudo apt-get update -q && $$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $(1)
+
+.PHONY: help install s3-server browser test-programs demo test test-all check format bench clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo      draw a data set, train a small model, label all of it (2 minutes)"
-	@echo "make install   set up $(VENV) with the command imgcls"
-	@echo "make s3-server install the S3 server that the tests start (Debian and its kin, as root)"
-	@echo "make browser   install the browser that the tests open the page in (likewise)"
-	@echo "make check     format, lint, types, floors"
-	@echo "make test      the default tests (minutes on 2 cores)"
+	@echo "make install   set up $(VENV) with the command imgcls (3.4 GB to download, 7.5 GB on disk)"
+	@echo "make test      the default tests, with all that they need (a quarter of an hour on 2 cores)"
 	@echo "make test-all  the slow ones too"
+	@echo "make check     format, lint, types, floors"
 	@echo "make bench     rates beside the machine's limit and other pipelines (see benchmarks/README.md)"
+	@echo "make s3-server install the S3 server that tests and benchmarks start (as root; Debian and its kin)"
+	@echo "make browser   install the browser that the tests open the service's page in (likewise)"
 
 install: $(READY)
 
 $(READY): pyproject.toml constraints.txt
-	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13) and "imgcls-ray needs Python 3.11-3.13, this is " + sys.version)'
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
-	touch $(READY)
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13) and "imgcls-ray needs Python 3.11-3.13, this is " + sys.version)'
+	@test -x $(BIN)/python || { \
+	  echo "Setting up $(VENV), once: 3.4 GB to download, 7.5 GB on disk, 3 to 5 minutes on a fast line. Most of it is for GPUs."; \
+	  $(PYTHON) -m venv $(VENV); }
+	@$(PIP_INSTALL) -e '.[dev]'
+	@touch $(READY)
 
 s3-server:
-	(for program in ceph-mon ceph-osd ceph-mgr radosgw radosgw-admin; do command -v $$program >/dev/null || exit 1; done) || \
-	  (apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $(S3_PACKAGES))
+	@$(call is_installed,$(S3_PROGRAMS)) || { \
+	  echo "Installing the S3 server of the tests (Ceph): 95 MB to download, 370 MB on disk."; \
+	  $(call apt_install,$(S3_PACKAGES)); }
 
 browser:
-	command -v chromium >/dev/null || \
-	  (apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $(BROWSER_PACKAGES))
+	@$(call is_installed,$(BROWSER_PROGRAMS)) || { \
+	  echo "Installing the browser of the tests (Chromium): 200 MB to download, 670 MB on disk."; \
+	  $(call apt_install,$(BROWSER_PACKAGES)); }
+
+# Where they cannot be installed, the tests that need them are skipped, and pytest's last line says so.
+test-programs:
+	@if [ "$$(id -u)" = 0 ] || sudo -n true 2>/dev/null; then $(MAKE) --no-print-directory -k s3-server browser || true; fi
 
 demo: $(READY)
 	rm -rf build/demo
 	$(BIN)/imgcls demo --output build/demo
 
 # Two processes, each with a Ray and an S3 server of its own: most tests wait for something.
-test: $(READY)
+test: $(READY) test-programs
 	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
 
-test-all: $(READY)
+test-all: $(READY) test-programs
 	$(BIN)/python -m pytest
 
 check: $(READY)
@@ -61,7 +78,7 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 
 bench: $(READY)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
+	@$(PIP_INSTALL) -e '.[bench]'
 	$(BIN)/python -m benchmarks.run_all
 
 clean:

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.programs import leave_out, summary
 from tests.s3.proxy import Faults, S3Proxy, s3_proxy
-from tests.s3.server import S3Server, s3_server
+from tests.s3.server import S3Server, missing_programs, s3_server
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -24,6 +25,18 @@ if TYPE_CHECKING:
 
 # Ray would otherwise write a token into the home folder of whoever runs the tests.
 os.environ["RAY_AUTH_MODE"] = "disabled"
+
+
+# The last line of all, behind what pytest says at its end; with pytest-xdist only its first process has a reporter.
+def pytest_unconfigure(config: pytest.Config) -> None:
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is None or hasattr(config, "workerinput"):
+        return
+    skipped = (report.longrepr for report in reporter.stats.get("skipped", ()))
+    line = summary(reason[2].removeprefix("Skipped: ") for reason in skipped if isinstance(reason, tuple | list))
+    if line:
+        reporter.write_line(line, yellow=True)
+
 
 SMALL_CLASSES = ("ant", "bee", "cat", "dog", "eel", "fox", "gnu")
 
@@ -134,7 +147,10 @@ def no_ray_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    """The one S3 server of the test session; a test that needs it fails where it is not installed."""
+    """The one S3 server of the test session; a test that needs it is skipped where it is not installed."""
+    if missing := missing_programs():
+        leave_out("the S3 server", "s3-server", missing)
+
     from botocore import loaders
 
     with pytest.MonkeyPatch.context() as patch:

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 ACCESS_KEY, SECRET_KEY = "imgcls", "imgcls-secret"
 _PROGRAMS = ("ceph-authtool", "ceph-mon", "ceph-mgr", "ceph-osd", "ceph", "radosgw", "radosgw-admin", "setpriv")
-_INSTALL = "apt-get install -y --no-install-recommends ceph-mon ceph-osd ceph-mgr radosgw ceph-common"
 _START_DEADLINE_S = 60
 # Below the ports that connections going out are given: none of those can take one before its daemon does.
 _PORTS = range(15_000, 30_000)
@@ -125,6 +124,11 @@ def _client(endpoint_url: str, keys: Keys) -> Any:
     )
 
 
+def missing_programs() -> list[str]:
+    """What the server needs and this machine has not."""
+    return [program for program in _PROGRAMS if shutil.which(program) is None]
+
+
 @contextmanager
 def s3_server(folder: Path) -> Iterator[S3Server]:
     """Start a server, and end it with the block.
@@ -137,8 +141,8 @@ def s3_server(folder: Path) -> Iterator[S3Server]:
     Raises:
         S3ServerError: its programs are not installed, or one of them does not start.
     """
-    if missing := [program for program in _PROGRAMS if shutil.which(program) is None]:
-        raise S3ServerError(f"the S3 server of the tests needs {', '.join(missing)}; install them with: {_INSTALL}")
+    if missing := missing_programs():
+        raise S3ServerError(f"the S3 server of the tests needs {', '.join(missing)}; install it with: make s3-server")
     folder = folder.absolute()
     shutil.rmtree(folder, ignore_errors=True)
     for name in ("mon", "osd", "mgr", "rgw", "log", "run"):
