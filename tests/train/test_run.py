@@ -91,6 +91,21 @@ def test_it_leaves_what_people_and_programs_look_for(trained: Path) -> None:
         assert (trained / name / "train_state.pt").exists()
 
 
+def test_the_result_has_paddlexs_keys(trained: Path) -> None:
+    result = result_of(trained)
+    paddlex = ["model_name", "label_dict", "train_log", "visualdl_log", "config", "models", "done_flag"]
+    assert list(result)[: len(paddlex)] == paddlex
+    assert {"last_1", "best"} <= result["models"].keys()
+    assert all({"score", "path"} <= model.keys() for model in result["models"].values())
+
+
+def test_the_epoch_with_the_best_metric_is_kept(trained: Path) -> None:
+    result = result_of(trained)
+    best = max(result["history"], key=lambda row: row["val.top1"])
+    assert result["best"]["metrics"]["val.top1"] == best["val.top1"]
+    assert result["history"][result["best"]["epoch"] - 1]["val.top1"] == best["val.top1"]
+
+
 def test_run_again_it_is_done(
     trained: Path, make_train_config: Callable[..., TrainConfig], train_here: Callable[..., TrainResult]
 ) -> None:

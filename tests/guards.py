@@ -1,0 +1,375 @@
+"""The promises that hold today and must go on holding, each with the tests that hold it.
+
+A change that breaks one of them is wrong, whatever else it brings. Where a promise needs hours or other software, or is
+a figure of an idle machine, the benchmark that shows it stands beside its tests.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Promise(NamedTuple):
+    """What users may rely on."""
+
+    text: str
+    tests: tuple[str, ...]
+    """As pytest names them, below ``tests/``; parameters left out."""
+    benchmarks: tuple[str, ...] = ()
+    """Arguments of ``python -m``."""
+
+
+_COMPATIBILITY = "compatibility/test_compatibility.py::"
+_PROMISES = "test_promises.py::"
+
+GUARDS: dict[str, tuple[Promise, ...]] = {
+    "earlier versions": (
+        Promise(
+            "label stores of earlier versions are read, verified and gone on with",
+            (
+                _COMPATIBILITY + "test_the_newest_rows_of_a_store_are_those_of_the_version_that_made_it",
+                _COMPATIBILITY + "test_a_finished_store_of_an_earlier_version_is_sound",
+                _COMPATIBILITY + "test_the_next_run_on_a_store_labels_only_what_is_new_or_changed",
+                _COMPATIBILITY + "test_an_open_run_of_an_earlier_version_is_finished_with_no_row_lost_or_doubled",
+                _COMPATIBILITY + "test_the_lease_of_a_command_that_was_killed_does_not_hold_a_store_for_ever",
+            ),
+        ),
+        Promise(
+            "model folders of earlier versions keep their fingerprint and their answers",
+            (_COMPATIBILITY + "test_a_model_folder_says_what_it_said",),
+        ),
+        Promise(
+            "jobs/*.yaml, serve_config.yaml and documented command lines of earlier versions are understood",
+            (
+                _COMPATIBILITY + "test_a_jobs_yaml_of_an_earlier_version_is_accepted",
+                _COMPATIBILITY + "test_the_serve_config_of_an_earlier_version_is_accepted",
+                _COMPATIBILITY + "test_a_documented_command_line_is_understood",
+                _COMPATIBILITY + "test_a_documented_job_is_understood",
+            ),
+        ),
+    ),
+    "bulk": (
+        Promise("one row per input", ("data/test_predict.py::test_every_input_has_one_row_with_its_own_label",)),
+        Promise(
+            "a worker that dies costs at most two units done again",
+            (
+                "benchmarks/test_kills.py::test_a_worker_that_dies_costs_at_most_two_units_done_again",
+                "data/test_cluster_recovery.py::test_after_a_death_only_units_without_counts_are_labelled_again",
+                "jobs/test_node_loss.py::test_a_lost_node_costs_no_input_its_row_and_none_two",
+            ),
+            ("benchmarks.kills",),
+        ),
+        Promise(
+            "grace_s: a stop finishes what is in hand, for so long and no longer",
+            (
+                "data/test_stopping.py::test_units_in_hand_are_finished_and_no_more_are_begun",
+                "data/test_stopping.py::test_the_end_of_the_grace_raises_whatever_the_main_thread_waits_for",
+                "data/test_stopping.py::test_without_grace_nothing_is_waited_for_and_no_process_left",
+            ),
+        ),
+        Promise(
+            "exit codes 0, 1, 2, 3, 75 and 130 keep their meaning",
+            (
+                _PROMISES + "test_exit_codes_mean_what_they_always_meant",
+                "test_cli.py::test_a_request_that_cannot_be_carried_out_is_one_line_and_exit_code_2",
+                "test_cli.py::test_verify_finds_a_removed_part_and_exits_1",
+                "test_cli.py::test_the_second_run_on_a_store_in_use_is_told_who_holds_it",
+                "data/test_predict_s3.py::test_a_bucket_that_disappears_is_told_in_one_line_and_exit_code_3",
+                "data/test_stopping.py::test_a_stop_before_the_first_unit_says_how_to_go_on",
+            ),
+        ),
+        Promise(
+            "one image on the command line starts no Ray",
+            (
+                "test_cli.py::test_one_image_is_labelled_without_ray_or_store",
+                "test_cli.py::test_one_image_goes_into_a_store_without_ray",
+            ),
+        ),
+        Promise(
+            "a decoder stuck in C is ended (decode_timeout)",
+            ("data/test_poison.py::test_only_the_poisonous_images_fail_and_each_with_its_code",),
+        ),
+        Promise(
+            "a worker that wakes up late changes nothing",
+            (
+                "data/test_late_writer.py::test_a_late_worker_changes_nothing_in_a_local_store",
+                "data/test_late_writer.py::test_a_late_worker_changes_nothing_in_a_store_on_s3",
+            ),
+        ),
+        Promise(
+            "the driver takes 10 bytes of memory an input",
+            ("data/test_plan.py::test_planning_takes_no_more_memory_for_ten_times_the_inputs",),
+            ("benchmarks.planning", "benchmarks.memory"),
+        ),
+    ),
+    "same numbers": (
+        Promise(
+            "a row does not depend on what stands beside the image",
+            (
+                "models/test_classifier.py::test_the_place_in_a_batch_does_not_matter",
+                "models/test_classifier.py::test_errors_come_out_in_place_and_neighbours_keep_their_exact_numbers",
+            ),
+        ),
+        Promise(
+            "a row does not depend on the number of workers, on what schedules them, or on retries",
+            (
+                _PROMISES + "test_rows_do_not_depend_on_the_number_of_workers_or_on_what_schedules_them",
+                "data/test_predict.py::test_an_open_run_is_finished_and_only_its_missing_units_are_done_again",
+            ),
+        ),
+        Promise(
+            "batches have one fixed shape in bulk", (_PROMISES + "test_batches_of_the_bulk_job_have_one_fixed_shape",)
+        ),
+    ),
+    "zoo": (
+        Promise(
+            "PaddleClas' logits with PaddleClas' weights for all 80 networks, within 4e-5 of the largest logit",
+            (
+                "models/test_weights.py::test_paddles_weights_give_paddles_logits",
+                "models/test_weights.py::test_every_family_has_paddles_logits_to_compare_with",
+            ),
+            ("benchmarks.paddle_parity",),
+        ),
+        Promise(
+            "parameter counts of the published networks",
+            ("models/test_zoo.py::test_a_network_has_exactly_its_parameters_and_an_output_per_class_at_its_size",),
+        ),
+    ),
+    "one preprocessing": (
+        Promise(
+            "train, evaluate, predict, serve and export see the same pixels",
+            (
+                "images/test_preprocess.py::test_pixels_equal_torchvisions",
+                "train/test_run.py::test_it_learns_what_pictures_show_and_leaves_a_model_that_knows_it",
+                "evaluation/test_evaluate.py::test_bulk_labelling_and_python_give_every_image_the_same_label",
+                "serve/test_classify.py::test_a_png_is_labelled_as_the_same_pixels_are_in_python",
+                "serve/test_deployment.py::test_both_replicas_label_as_everything_else_does",
+                "models/test_export.py::test_the_classifier_gives_the_labels_of_the_original",
+            ),
+        ),
+        Promise(
+            "what changes a folder's pixels is in its preprocess, and so in its fingerprint",
+            (
+                _PROMISES + "test_every_part_of_preprocess_is_in_the_fingerprint",
+                "models/test_folder.py::test_an_edited_description_is_refused",
+            ),
+        ),
+    ),
+    "training": (
+        Promise(
+            "a run that goes on sees the same batches, and on CPUs ends with the same weights to the bit",
+            (
+                "train/test_run.py::test_stopped_anywhere_it_goes_on_as_if_it_had_not_been",
+                "train/test_order.py::test_the_middle_of_an_epoch_is_its_end_and_nothing_else",
+                "train/test_order.py::test_batches_are_the_same_however_they_are_shared_out",
+                "train/test_workers.py::test_a_lost_worker_is_replaced_and_the_run_is_what_it_would_have_been",
+            ),
+            ("benchmarks.training",),
+        ),
+        Promise(
+            "the epoch with the best metric is kept",
+            ("train/test_run.py::test_the_epoch_with_the_best_metric_is_kept",),
+        ),
+        Promise(
+            "bad images are counted, never replaced",
+            (
+                "train/test_run.py::test_images_that_cannot_be_read_are_left_out_and_told_of",
+                "train/test_learner.py::test_an_image_that_could_not_be_read_adds_nothing_and_takes_nothing",
+            ),
+        ),
+        Promise(
+            "train_result.json keeps PaddleX's keys",
+            (
+                "train/test_run.py::test_the_result_has_paddlexs_keys",
+                "test_paddlex.py::test_a_failure_is_written_where_paddlex_writes_it",
+            ),
+        ),
+    ),
+    "check and split": (
+        Promise(
+            "nothing of the original lists is lost (.bak)",
+            (
+                "datasets/test_split.py::test_originals_are_kept_through_three_splits",
+                "datasets/test_split.py::test_a_backup_of_someone_else_is_not_written_over",
+                "datasets/test_split.py::test_many_runs_at_once_lose_no_original",
+            ),
+        ),
+        Promise(
+            "lists are written in one step",
+            (
+                "datasets/test_split.py::test_a_failure_before_the_first_list_leaves_all_as_they_were",
+                "datasets/test_split.py::test_after_a_crash_half_way_nothing_is_split_until_the_originals_are_back",
+            ),
+        ),
+        Promise(
+            "no false near-duplicate",
+            (
+                "datasets/test_check.py::test_a_clean_dataset_passes_without_any_finding",
+                "datasets/test_duplicates.py::test_every_pair_of_at_most_seven_bits_is_found_and_no_other",
+                "images/test_measure.py::test_the_hashes_of_strangers_differ_in_many_bits",
+            ),
+        ),
+    ),
+    "serving": (
+        Promise(
+            "a model change that is refused keeps the old model answering",
+            (
+                "serve/test_fleet.py::test_a_model_that_is_refused_leaves_the_old_one_serving",
+                "serve/test_fleet.py::test_models_are_replaced_all_or_none",
+            ),
+        ),
+        Promise(
+            "golden pictures",
+            (
+                "serve/test_model.py::test_a_model_that_knows_its_golden_picture_is_loaded",
+                "serve/test_model.py::test_a_model_that_takes_a_golden_picture_for_another_is_refused",
+            ),
+        ),
+        Promise(
+            "a replica that starts later takes the models that others accepted",
+            (
+                "serve/test_last_good.py::test_a_replica_that_starts_later_finds_the_models_that_others_accepted",
+                "serve/test_deployment.py::test_models_change_under_load_and_a_broken_one_is_refused",
+            ),
+        ),
+        Promise(
+            "no request of a roll-out fails",
+            (
+                "serve/test_fleet.py::test_models_change_while_requests_run_and_each_is_answered_by_one_of_them",
+                "serve/test_deployment.py::test_models_change_under_load_and_a_broken_one_is_refused",
+                "serve/test_deployment.py::test_replicas_go_and_come_with_the_requests_and_none_of_those_fails",
+            ),
+            ("benchmarks.serving",),
+        ),
+        Promise(
+            "canary and shadow",
+            (
+                "serve/test_fleet.py::test_a_canary_answers_its_share",
+                "serve/test_fleet.py::test_a_shadow_sees_its_share_and_no_bad_images",
+                "serve/test_fleet.py::test_a_shadow_that_fails_harms_nobody",
+            ),
+        ),
+        Promise(
+            "bad images never reach a batch",
+            (
+                "serve/test_bad_images.py::test_whatever_is_damaged_the_neighbours_are_labelled_as_ever",
+                "serve/test_bad_images.py::test_a_request_of_bad_images_alone_is_answered",
+            ),
+        ),
+        Promise(
+            "503 with Retry-After before the body is read",
+            (
+                "serve/test_pipeline.py::test_a_full_service_turns_requests_away_at_once_and_unread",
+                "serve/test_door.py::test_what_there_is_no_room_for_is_turned_away_unread",
+            ),
+            ("benchmarks.serving",),
+        ),
+        Promise(
+            "addresses are read of allowed hosts only, every address public, checked on each redirect",
+            (
+                "serve/test_urls.py::test_addresses_are_refused_unless_hosts_are_named",
+                "serve/test_urls.py::test_no_other_address_is_asked",
+                "serve/test_urls.py::test_a_name_that_is_allowed_but_leads_inside_is_refused",
+                "serve/test_urls.py::test_a_redirect_leads_to_no_host_that_is_not_named",
+                "storage/test_http.py::test_one_private_address_among_public_ones_is_enough",
+                "storage/test_http.py::test_a_redirect_from_a_public_host_inside_is_refused",
+                "storage/test_http.py::test_the_address_that_was_checked_is_the_one_connected_to",
+            ),
+        ),
+    ),
+    "trust": (
+        Promise(
+            "nothing in weights, images, configurations or addresses runs code",
+            (
+                "models/test_weights.py::test_a_hostile_pickle_runs_nothing",
+                "models/test_pdparams.py::test_a_hostile_file_runs_nothing_and_is_refused",
+                "train/test_state.py::test_a_state_runs_no_code",
+                "images/test_decoder_hostile.py::test_eps_starts_nothing",
+                "test_config.py::test_a_file_that_is_no_plain_mapping_is_refused",
+                "test_paddlex.py::test_no_value_is_ever_run",
+                "storage/test_http.py::test_other_schemes_reach_no_host",
+            ),
+        ),
+        Promise(
+            "an exported .pt2 is read only where this user made it or its hash is named (IMGCLS_TRUSTED_PT2)",
+            (
+                "models/test_export.py::test_a_pt2_is_read_only_where_it_was_exported_or_its_hash_is_named",
+                "models/test_export.py::test_nothing_in_a_pt2_from_others_is_run",
+            ),
+        ),
+        Promise(
+            "credentials are in no log, plan, task or record",
+            (
+                "data/test_predict_s3.py::test_the_secret_is_in_nothing_that_the_job_leaves_or_says",
+                "storage/test_s3_client.py::test_options_hold_no_credentials",
+                "storage/test_s3_client.py::test_errors_and_logs_hold_no_credentials",
+                "serve/test_auth.py::test_a_key_is_in_no_answer_and_no_line",
+            ),
+        ),
+        Promise(
+            "no network is needed once a model folder is local",
+            (
+                _PROMISES + "test_a_local_model_folder_labels_without_a_network",
+                "models/test_pretrained.py::test_weights_are_downloaded_once_and_found_again_without_a_network",
+                "serve/test_page.py::test_documentation_describes_requests_without_a_network",
+            ),
+        ),
+    ),
+    "storage": (
+        Promise(
+            "create-only writes are proven before a storage is used",
+            (
+                "storage/test_s3_directory.py::test_a_server_without_conditional_writes_is_named",
+                "storage/test_local.py::test_of_many_processes_exactly_one_creates",
+                "storage/test_s3_directory.py::test_of_eight_that_race_one_creates_though_answers_are_lost",
+            ),
+        ),
+        Promise(
+            "S3 inventories are read",
+            (
+                "data/test_lists.py::test_an_inventory_gives_objects_with_their_versions",
+                "data/test_lists.py::test_the_files_of_an_inventory_are_one_sorted_stream",
+            ),
+        ),
+        Promise(
+            "the rate from S3 with 50 ms added is at least 0.92 of the local one",
+            ("data/test_fetching.py::test_one_slow_address_holds_up_no_other",),
+            ("benchmarks.remote",),
+        ),
+        Promise(
+            "14 faults of the storage end with no row lost and none doubled",
+            (
+                _PROMISES + "test_the_benchmark_of_faults_has_at_least_fourteen",
+                "storage/test_s3_directory.py::test_every_kind_of_write_goes_through_what_passes",
+                "data/test_predict_s3.py::test_a_bucket_that_disappears_costs_nothing_that_is_labelled_and_no_input_its_row",
+            ),
+            ("benchmarks.faults",),
+        ),
+    ),
+    "PaddleX's door": (
+        Promise(
+            "every command of the tutorial works with only the program's name changed",
+            (
+                "test_paddlex.py::test_the_tutorials_commands_work_one_after_the_other",
+                "test_paddlex.py::test_every_command_of_the_tutorial_is_one_of_ours",
+                "test_paddlex.py::test_the_tutorials_python_lines_work",
+            ),
+        ),
+    ),
+    "README": (
+        Promise(
+            "every command runs",
+            (
+                "test_readme.py::test_labelling_and_reading_labels_work_in_the_readmes_order",
+                "test_readme.py::test_making_a_model_works",
+                "test_readme.py::test_checking_and_splitting_a_dataset_work",
+                "test_readme.py::test_training_evaluating_and_exporting_work",
+                "test_readme.py::test_the_python_lines_work",
+            ),
+        ),
+        Promise(
+            "every figure has the command that repeats it",
+            (_PROMISES + "test_every_command_that_repeats_a_figure_is_there",),
+        ),
+    ),
+}
