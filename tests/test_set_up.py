@@ -43,9 +43,13 @@ def test_silence_is_broken_also_where_the_output_is_no_terminal(
 ) -> None:
     monkeypatch.setattr(pip_install, "_SILENCE_S", 0.1)
     said = threading.Event()
-    progress = pip_install._Progress(tmp_path)
-    say = progress.say
-    monkeypatch.setattr(progress, "say", lambda text: (say(text), said.set()))
+
+    class Progress(pip_install._Progress):
+        def say(self, text: str) -> None:
+            super().say(text)
+            said.set()
+
+    progress = Progress(tmp_path)
     threading.Thread(target=progress.tell_of_silence, daemon=True).start()
     assert said.wait(10)
     assert capsys.readouterr().out.startswith("  looking for packages; ")

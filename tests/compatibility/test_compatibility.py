@@ -70,8 +70,10 @@ def photos() -> Iterator[Path]:
 
 
 @pytest.fixture
-def store(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+def store(tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of one of the stores."""
+    # A lease of another machine is watched for so long before its holder is taken for dead.
+    monkeypatch.setattr("imgcls_ray.data.lease._WATCH_S", 2.0)
     return Path(shutil.copytree(DATA / "stores" / request.param, tmp_path / "store"))
 
 
