@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.programs import leave_out, summary
+from tests.programs import leave_out, summary, wanted_program
 from tests.s3.proxy import Faults, S3Proxy, s3_proxy
 from tests.s3.server import S3Server, missing_programs, s3_server
 
@@ -27,14 +27,20 @@ if TYPE_CHECKING:
 os.environ["RAY_AUTH_MODE"] = "disabled"
 
 
-# The last line of all, behind what pytest says at its end; with pytest-xdist only its first process has a reporter.
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Tests that are skipped for want of a program are one line of pytest's summary, not one each."""
+    if report.skipped and isinstance(report.longrepr, tuple | list) and wanted_program(report.longrepr[2]):
+        report.longrepr = ("tests/programs.py", 1, report.longrepr[2])
+
+
 def pytest_unconfigure(config: pytest.Config) -> None:
+    """Say what to install in the last line of all, behind what pytest says at its end."""
     reporter = config.pluginmanager.get_plugin("terminalreporter")
-    if reporter is None or hasattr(config, "workerinput"):
+    if reporter is None or hasattr(config, "workerinput"):  # of pytest-xdist's processes the first one reports
         return
     skipped = (report.longrepr for report in reporter.stats.get("skipped", ()))
-    line = summary(reason[2].removeprefix("Skipped: ") for reason in skipped if isinstance(reason, tuple | list))
-    if line:
+    if line := summary(reason[2] for reason in skipped if isinstance(reason, tuple | list)):
         reporter.write_line(line, yellow=True)
 
 

@@ -47,6 +47,7 @@ def test_what_needs_a_program_that_is_missing_is_skipped_and_the_last_line_says_
     )
     num_skipped = int(last.partition(" ")[0])
     assert f"1 passed, {num_skipped} skipped" in done.stdout
+    assert num_skipped > done.stdout.count("SKIPPED [") == 2
 
 
 def test_a_program_that_is_missing_is_a_failure_in_ci(tmp_path: Path) -> None:
@@ -58,5 +59,8 @@ def test_a_program_that_is_missing_is_a_failure_in_ci(tmp_path: Path) -> None:
 
 
 def test_other_skipped_tests_are_not_told_of() -> None:
-    assert summary(["this kernel has no user namespaces"]) is None
-    assert summary(["needs a (b): c", "other"]) == "1 test was skipped for want of a (b)"
+    assert summary(["Skipped: this kernel has no user namespaces", "needs root"]) is None
+    reason = "Skipped: needs the browser (`make browser` as root installs it): there is no chromium"
+    assert (
+        summary([reason, "other"]) == "1 test was skipped for want of the browser (`make browser` as root installs it)"
+    )

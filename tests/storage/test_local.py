@@ -68,7 +68,9 @@ def write(path: Path, data: bytes = b"x") -> Path:
 
 @pytest.fixture
 def public_folder() -> Iterator[Path]:
-    """A folder that everybody may enter; pytest's own are for their owner."""
+    """A folder that everybody may enter, for ``as_nobody``; pytest's own are for their owner."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can become nobody")
     folder = Path(tempfile.mkdtemp(prefix="imgcls-test-"))
     folder.chmod(0o755)
     yield folder
@@ -77,8 +79,6 @@ def public_folder() -> Iterator[Path]:
 
 def as_nobody(call: Callable[[], object]) -> object:
     """The result or the exception of a call in a child process that is not root."""
-    if os.geteuid() != 0:
-        pytest.skip("needs root, to become nobody")
     reader, writer = os.pipe()
     if (child := os.fork()) == 0:
         os.setgroups([])
