@@ -47,7 +47,7 @@ def _composite_on_white(rgba: Image.Image) -> np.ndarray:
 
 def _grey16_to_rgb(image: Image.Image) -> np.ndarray:
     """Scale by the depth that the file declares, so that 4095 is white in a 12-bit file and grey in a 16-bit one."""
-    samples = np.asarray(image).astype(np.uint32)
+    samples = np.asarray(image)
     white = 0xFFFF
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         white = (1 << image.tag_v2.get(tiff.BITS_PER_SAMPLE, (16,))[0]) - 1
