@@ -165,6 +165,50 @@ def test_a_request_that_cannot_be_carried_out_is_one_line_and_exit_code_2(
     assert not (tmp_path / "s").exists()
 
 
+def test_a_plan_whose_folder_is_gone_waits_for_it_or_is_told_that_it_will_not_come_back(
+    imgcls: Callable[..., tuple[int, str, str]],
+    draw_images: Callable[..., list[Path]],
+    small_model: ModelFolder,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder, args = draw_images(20)[0].parent, ("-m", small_model.path, "-o", tmp_path / "store")
+    with monkeypatch.context() as patch:
+        patch.setattr("imgcls_ray.data.predict._Job.label_units", lambda *_: sys.exit(9))
+        assert imgcls("predict", folder, *args)[0] == 9
+    shutil.move(folder, tmp_path / "away")
+    code, _, err = imgcls("predict", folder, *args)
+    assert code == 3
+    assert f"{folder}: there is no such file or folder, and 20 images in a row" in err
+    assert "--accept-missing" in err
+    shutil.move(tmp_path / "away", folder)
+    assert imgcls("predict", folder, *args)[0] == 0
+    assert imgcls("store", "verify", tmp_path / "store")[0] == 0
+
+    draw_images(20, seed=1)
+    with monkeypatch.context() as patch:
+        patch.setattr("imgcls_ray.data.predict._Job.label_units", lambda *_: sys.exit(9))
+        assert imgcls("predict", folder, *args)[0] == 9
+    shutil.rmtree(folder)
+    code, _, err = imgcls("predict", folder, *args, "--accept-missing")
+    # The open run has ended; that its input is gone is told too.
+    assert (code, "there is no such file or folder" in err) == (2, True)
+    assert imgcls("store", "verify", tmp_path / "store")[0] == 0
+
+
+def test_a_folder_whose_name_is_not_utf8_is_labelled(
+    imgcls: Callable[..., tuple[int, str, str]],
+    draw_images: Callable[..., list[Path]],
+    small_model: ModelFolder,
+    tmp_path: Path,
+) -> None:
+    folder = os.fsencode(tmp_path) + b"/caf\xe9"
+    os.rename(draw_images(3)[0].parent, folder)
+    for source in (f"file://{tmp_path}/caf%E9", os.fsdecode(folder)):
+        assert imgcls("predict", source, "-m", small_model.path, "-o", tmp_path / "store")[0] == 0
+    assert imgcls("store", "verify", tmp_path / "store")[0] == 0
+
+
 def test_one_image_is_labelled_without_ray_or_store(
     imgcls: Callable[..., tuple[int, str, str]], draw_images: Callable[..., list[Path]], small_model: ModelFolder
 ) -> None:

@@ -146,8 +146,9 @@ def _tell(report: PredictReport, config: PredictConfig) -> None:
     for run in done:
         _tell_run(console, run)
     _tell_left_out(console, report)
-    if config.limit and sum(run.num_labelled for run in report.runs) >= config.limit:
-        console.print(f"stopped at limit={config.limit}; the same command goes on with what is left")
+    is_reached = config.limit and sum(run.num_labelled for run in report.runs) >= config.limit
+    if is_reached or not report.runs[-1].is_finished:
+        console.print(f"stopped at limit={config.limit}; the same command goes on with what is left, if anything is")
     console.print(f"labels: {report.store}")
 
 

@@ -67,9 +67,12 @@ class PredictConfig(ReadLimits, OnDevice):
         return [code.strip() for code in value.split(",") if code.strip()] if isinstance(value, str) else value
 
     @model_validator(mode="after")
-    def _gpus_need_torch(self) -> Self:
+    def _keys_fit_together(self) -> Self:
         if self.uses_gpus and self.engine == "openvino":
             raise ValueError("engine=openvino labels on CPUs; use engine=torch (or auto) with device=gpu or num_gpus")
+        if self.retry and self.limit:
+            # The first ones would be asked again and again, and the others never.
+            raise ValueError("retry asks again for all inputs with its codes; give it without limit")
         if self.num_gpus and self.gpu_ids:
             raise ValueError(
                 f"device={self.device} names the GPUs, num_gpus={self.num_gpus} lets them be chosen: give one"

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from imgcls_ray.data.listing import ListingCounts, list_inputs
 from imgcls_ray.data.lists import is_list
 from imgcls_ray.errors import ImageErrorCode, InputError, StorageError
+from imgcls_ray.storage.files import path_from_uri, uri_from_path
 from imgcls_ray.storage.http import is_url
 from imgcls_ray.storage.s3 import is_s3, split_uri
 
@@ -26,7 +27,9 @@ if TYPE_CHECKING:
     from imgcls_ray.storage.s3 import S3Options
 
 MANY = 16
-"""As many missing inputs in a row are no accident."""
+"""As many inputs in a row that are away are no accident."""
+# ENOENT of an empty mount point, EIO, ESTALE or ENOTCONN of a dead one, EACCES of an expired ticket.
+_OF_A_VOLUME = frozenset({ImageErrorCode.NOT_FOUND, ImageErrorCode.FETCH_FAILED, ImageErrorCode.ACCESS_DENIED})
 # Of a place that lists: so long it is not asked again.
 _TRUSTED_S = 30.0
 _looks: dict[str, float] = {}
@@ -48,31 +51,36 @@ def check_absences(
     Raises:
         StorageError: with the way out.
     """
-    missing = _missing_in_a_row(rows, errors)
-    if len(missing) < MANY or source is None:
+    if source is None:
         return
-    place = _common_folder(missing) if is_list(source) else source
-    if place is None or _is_trusted(place):
-        return
-    if reason := _why_empty(place, store, s3):
-        raise StorageError(
-            f"{place}: {reason}, and {len(missing)} images in a row that were listed there are missing. Nothing was "
-            "recorded for them. Bring it back (is the volume mounted?) and run the command again; if the images were "
-            "deleted on purpose, run it once with --accept-missing"
-        )
-    with _lock:
-        _looks[place] = time.monotonic()
+    for missing in _many_in_a_row(rows, list(errors)):
+        place = _common_folder(missing) if is_list(source) else source
+        if place is None or _is_trusted(place):
+            continue
+        if reason := _why_empty(place, store, s3):
+            raise StorageError(
+                f"{place}: {reason}, and {len(missing)} images in a row that were listed there cannot be read. Nothing "
+                "was recorded for them. Bring it back (is the volume mounted?) and run the command again; if the "
+                "images were deleted on purpose, run it once with --accept-missing"
+            )
+        with _lock:
+            _looks[place] = time.monotonic()
 
 
-def _missing_in_a_row(rows: pa.Table, errors: Iterable[ImageErrorCode | None]) -> list[str]:
-    """The longest sequence of missing inputs; those that were missing when they were listed do not count."""
-    errors = list(errors)
-    if ImageErrorCode.NOT_FOUND not in errors:
+def _many_in_a_row(rows: pa.Table, errors: list[ImageErrorCode | None]) -> list[list[str]]:
+    """Sequences of inputs that are away; those that were missing when they were listed do not count."""
+    if _OF_A_VOLUME.isdisjoint(errors):
         return []
     columns = (rows.column(name).to_pylist() for name in ("uri", "etag"))
-    seen = [(uri, error) for uri, etag, error in zip(*columns, errors, strict=True) if etag is not None]
-    sequences = itertools.groupby(seen, key=lambda item: item[1] is ImageErrorCode.NOT_FOUND)
-    return max(([uri for uri, _ in items] for is_missing, items in sequences if is_missing), key=len, default=[])
+    seen = [(uri, _is_away(uri, error)) for uri, etag, error in zip(*columns, errors, strict=True) if etag is not None]
+    sequences = itertools.groupby(seen, key=lambda item: item[1])
+    away = ([uri for uri, _ in items] for is_away, items in sequences if is_away)
+    return [uris for uris in away if len(uris) >= MANY]
+
+
+def _is_away(uri: str, error: ImageErrorCode | None) -> bool:
+    # Without the right to list, S3 says of a missing object that it is refused, and then its prefix says nothing.
+    return error in (_OF_A_VOLUME if not is_s3(uri) else {ImageErrorCode.NOT_FOUND})
 
 
 def _is_trusted(place: str) -> bool:
@@ -90,13 +98,12 @@ def _why_empty(place: str, store: str, s3: S3Options) -> str | None:
 
 
 def _common_folder(uris: Sequence[str]) -> str | None:
-    """The folder or prefix that all of these are below; ``None`` where they have none, or it says nothing."""
+    """The folder that all of these are below, or their bucket; ``None`` where they have none, or it says nothing."""
     if any(is_url(uri) for uri in uris) or len({is_s3(uri) for uri in uris}) > 1:
         return None
-    if not is_s3(uris[0]):
-        folder = os.path.commonpath([os.path.dirname(uri) for uri in uris])
-        return folder if folder not in ("", "/") else None
-    if len({split_uri(uri)[0] for uri in uris}) > 1:
-        return None
-    # Keys are texts and no paths: "a//b" is not "a/b".
-    return os.path.commonprefix(list(uris)).rpartition("/")[0] + "/"  # noqa: RUF071 - cut at a folder's end
+    if is_s3(uris[0]):
+        # Not their prefix, which may have been emptied on purpose: no volume can be away in a bucket.
+        buckets = {split_uri(uri)[0] for uri in uris}
+        return f"s3://{buckets.pop()}/" if len(buckets) == 1 else None
+    folder = os.path.commonpath([os.path.dirname(path_from_uri(uri)) for uri in uris])
+    return uri_from_path(folder) if folder not in ("", "/") else None

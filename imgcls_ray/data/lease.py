@@ -37,6 +37,7 @@ _RECENT_S = 60.0
 _WATCH_S = 25.0
 """So long a lease that seems old is watched: a holder that lives renews it twice meanwhile."""
 _LOOK_S = 1.0
+_STATE, _START_TIME = 0, 19
 
 
 class _Process(NamedTuple):
@@ -92,7 +93,7 @@ def _acquire(directory: Directory, token: str) -> None:
         "beat": time.time(),
         "num_beats": 0,
     }
-    if (process := _process(os.getpid())) is not None:
+    if (process := _process()) is not None:
         lease["process"] = process._asdict()
     data = encode_json(lease)
     if directory.create(LEASE_FILE, data):
@@ -143,7 +144,7 @@ def _keep(directory: Directory, token: str, stop: threading.Event) -> None:
 def _read(directory: Directory) -> dict[str, Any] | None:
     try:
         lease = json.loads(directory.read(LEASE_FILE))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     kinds: dict[str, type | tuple[type, ...]] = {
         "token": str,
@@ -154,7 +155,10 @@ def _read(directory: Directory) -> dict[str, Any] | None:
     }
     if not isinstance(lease, dict) or not all(isinstance(lease.get(key), kind) for key, kind in kinds.items()):
         return None
-    return lease if math.isfinite(lease["beat"]) else None
+    try:
+        return lease if math.isfinite(lease["beat"]) else None
+    except OverflowError:  # an integer that is no float
+        return None
 
 
 def _is_recent(lease: dict[str, Any]) -> bool:
@@ -165,22 +169,38 @@ def _is_recent(lease: dict[str, Any]) -> bool:
 
 def _is_alive(lease: dict[str, Any]) -> bool | None:
     """Whether the holder's process lives; ``None`` where that cannot be known from here."""
-    here, there = _process(os.getpid()), lease.get("process")
+    here, there = _process(), lease.get("process")
     if here is None or not isinstance(there, dict):
         return None
     if (there.get("boot"), there.get("pid_namespace")) != (here.boot, here.pid_namespace):
         return None
-    return _process(lease["pid"]) == here._replace(started=str(there.get("started")))
-
-
-def _process(pid: int) -> _Process | None:
-    """The running process of this number; ``None`` if there is none, or this system does not tell."""
     try:
-        # The name of the program, in brackets, may hold anything: the fields are counted from behind it.
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        if fields[0] in ("Z", "X"):
-            return None  # dead, and only not yet asked for by its parent
+        os.kill(lease["pid"], 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass  # somebody else's, and there
+    fields = _stat_fields(lease["pid"])
+    if fields is None:
+        return None  # a system that hides others' processes
+    is_running = fields[_STATE] not in ("Z", "X")
+    return is_running and fields[_START_TIME] == str(there.get("started"))
+
+
+def _process() -> _Process | None:
+    """This process; ``None`` where the system does not tell."""
+    fields = _stat_fields(os.getpid())
+    try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return _Process(boot, os.readlink("/proc/self/ns/pid"), started=fields[19])
-    except (OSError, IndexError, ValueError):
+        return _Process(boot, os.readlink("/proc/self/ns/pid"), fields[_START_TIME]) if fields else None
+    except OSError:
         return None
+
+
+def _stat_fields(pid: int) -> list[str] | None:
+    """What ``/proc/PID/stat`` says behind the program's name, which may hold anything (proc_pid_stat(5))."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (OSError, ValueError):
+        return None
+    return fields if len(fields) > _START_TIME else None

@@ -55,6 +55,8 @@ class PlanCounts:
     """When the first of them will be."""
     answered_codes: Counter[str] = field(default_factory=Counter)
     """The same per status."""
+    replaced: Counter[tuple[int, str]] = field(default_factory=Counter)
+    """Rows that stand no longer, by run and status: their inputs are planned, as changed or to be retried."""
 
     @property
     def planned(self) -> int:
@@ -81,6 +83,7 @@ def unanswered(
     rules = rules or RetryRules(store)
     for info, answers in _beside(files, answers_by_input(store)):
         counts.listed += 1
+        status = (answers[-1].error or STATUS_OK) if answers else ""
         if not answers:
             counts.new += 1
         elif info.etag is not None and info.etag != answers[-1].etag:
@@ -89,11 +92,13 @@ def unanswered(
             counts.retried += 1
         else:
             counts.answered += 1
-            counts.answered_codes[answers[-1].error or STATUS_OK] += 1
+            counts.answered_codes[status] += 1
             if may_pass(answers[-1]):
                 counts.waiting += 1
                 counts.next_retry = min(filter(None, (counts.next_retry, rules.time_of_retry(answers))))
             continue
+        if answers:
+            counts.replaced[answers[-1].run, status] += 1
         yield info
 
 

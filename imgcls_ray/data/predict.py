@@ -23,7 +23,7 @@ from imgcls_ray.data.plan import MAX_UNIT_SIZE, Spool, default_unit_size, unansw
 from imgcls_ray.data.planner import plan_ahead
 from imgcls_ray.data.progress import label_progress, logger
 from imgcls_ray.data.report import PredictReport, RunReport, counted
-from imgcls_ray.data.retrying import LIMITS, RETRIED_KEY, RetryRules
+from imgcls_ray.data.retrying import LIMITS, LIMITS_FIELD, RETRIED_FIELD, RetryRules
 from imgcls_ray.data.runs import work_off
 from imgcls_ray.data.schema import STATUS_OK
 from imgcls_ray.data.start import check_resources, start_workers
@@ -43,7 +43,7 @@ from imgcls_ray.models.engines import check_engine
 from imgcls_ray.models.new import open_model
 from imgcls_ray.options import decode_limits, fetch_limits, s3_options
 from imgcls_ray.storage import open_directory
-from imgcls_ray.storage.files import absolute_path, path_from_uri
+from imgcls_ray.storage.files import absolute_path, path_from_uri, uri_from_path
 from imgcls_ray.storage.http import is_url
 from imgcls_ray.storage.s3 import is_s3
 
@@ -74,14 +74,16 @@ def predict(config: PredictConfig, console: Console) -> PredictReport:
     check_resources(config, num_workers=config.num_workers, num_gpus=config.num_gpus, some_gpus="num_gpus={}")
     folder = open_model(config.model, s3)
     check_engine(folder, config.engine, "gpu" if config.uses_gpus else "cpu", config.embedding)
-    check_input(config.input, s3)
     directory = open_directory(config.output, s3)
     identity = _identity(config, folder)
     report = PredictReport(directory.uri)
+    store = open_store(directory) if is_store(directory) else None
+    if store is not None:
+        check_identity(store, identity)
+    # What an earlier command left open is finished also where this input is gone.
+    if store is None or config.dry_run or not store.open_runs():
+        check_input(config.input, s3)
     if config.dry_run:
-        store = open_store(directory) if is_store(directory) else None
-        if store is not None:
-            check_identity(store, identity)
         with _planned(config, store, report, config.limit) as plans:
             for _ in plans:
                 pass
@@ -120,15 +122,20 @@ def _planned(
     s3 = s3_options(config)
     inside = open_directory(config.output, s3).uri
     files = list_inputs(config.input, report.listing, s3, leave_out=inside)
-    rules = RetryRules(store, config.model_dump(include=set(LIMITS)), frozenset(config.retry)) if store else None
+    own_runs = frozenset(run.run for run in report.runs)
+    rules = RetryRules(store, _limits(config), frozenset(config.retry), own_runs) if store else None
     return plan_ahead(unanswered(files, store, report.plan, rules), limit=limit)
+
+
+def _limits(config: PredictConfig) -> dict[str, Any]:
+    return config.model_dump(include=set(LIMITS))
 
 
 def _place_of(source: str) -> str:
     """An INPUT that every process understands, wherever it runs: what a missing image's storage is told by."""
     if is_s3(source) or is_url(source):
         return source
-    return absolute_path(path_from_uri(source))
+    return uri_from_path(absolute_path(path_from_uri(source)))
 
 
 class _Job:
@@ -163,7 +170,8 @@ class _Job:
             about={
                 "input": self._config.input,
                 "place": _place_of(self._config.input),
-                RETRIED_KEY: sorted(self._config.retry),
+                RETRIED_FIELD: sorted(self._config.retry),
+                LIMITS_FIELD: _limits(self._config),
             },
         )
 
@@ -209,7 +217,10 @@ class _Job:
 
     def _task_of(self, report: RunReport) -> LabelTask:
         # Where an earlier command listed its inputs is not where this one does.
-        source = None if self._config.accept_missing else report.plan.get("place")
+        place = report.plan.get("place", report.plan.get("input", ""))
+        # Plans of earlier versions hold the input as it was typed, which may count from another folder.
+        is_known = is_s3(place) or path_from_uri(place).startswith("/")
+        source = place if is_known and not self._config.accept_missing else None
         return dataclasses.replace(self._task, source=source)
 
     def _stopped(self, report: RunReport, num_done: int) -> StoppedError:

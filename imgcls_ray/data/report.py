@@ -54,16 +54,22 @@ class PredictReport:
         """End the job as failed if every input failed, or more than the accepted share.
 
         Counted are all inputs of the listing, labelled now or before: one image that fails again and again does not
-        fail every run after the first. The runs that an earlier command left open are counted by themselves: their
-        inputs need not be listed any more. A command that found nothing to label has not failed.
+        fail every run after the first. The runs that an earlier command left open are counted by themselves, because
+        their inputs need not be listed any more; without the rows that this command has already replaced. A command
+        that found nothing to label has not failed, unless it only waits for failures to pass.
 
         Raises:
             JobFailedError: naming the codes.
         """
-        if not any(run.codes for run in self.runs):
-            return
         left_open, planned = self.runs[: self.num_finished_before], self.runs[self.num_finished_before :]
-        _check_codes(_codes_of(left_open), max_error_rate, of=" of what an earlier command left open")
+        if not any(run.codes for run in self.runs) and not self.plan.waiting:
+            return
+        codes = _codes_of(left_open)
+        numbers = {run.run for run in left_open}
+        for (run, status), count in self.plan.replaced.items():
+            if run in numbers:
+                codes[status] -= count
+        _check_codes(+codes, max_error_rate, of=" of what an earlier command left open")
         _check_codes(_codes_of(planned) + self.plan.answered_codes, max_error_rate)
 
 

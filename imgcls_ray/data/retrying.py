@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from imgcls_ray.errors import ImageErrorCode
+from imgcls_ray.errors import ImageErrorCode, StoreError
 from imgcls_ray.storage.http import is_url
+from imgcls_ray.storage.s3 import is_s3
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
     from imgcls_ray.data.answers import Answer
     from imgcls_ray.data.store import LabelStore
 
-RETRIED_KEY = "retried"
-"""In the record of a plan: the codes that the command named."""
+RETRIED_FIELD, LIMITS_FIELD = "retried", "limits"
+"""In the record of a plan: the codes that the command named, and its limits."""
 FIRST_PAUSE = timedelta(hours=1)
 """After the second failure in a row; each further one doubles it. After the first there is no pause."""
 LONGEST_PAUSE = timedelta(days=7)
@@ -48,16 +49,15 @@ def may_pass(answer: Answer) -> bool:
     code = ImageErrorCode(answer.error)
     if code is ImageErrorCode.NOT_FOUND:
         # What was listed with a version was there, and may be away for a moment: a volume that is not mounted, a
-        # proxy's 404. An address never shows a version. A path that was missing when it was listed shows one once
-        # it is there.
-        return answer.etag is not None or is_url(answer.uri)
+        # proxy's 404. An address, and an object that a list names, may never show a version. A path that was missing
+        # when it was listed shows one once it is there.
+        return answer.etag is not None or is_url(answer.uri) or is_s3(answer.uri)
     return code.is_transient
 
 
-def is_limit_wider(code: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
-    """Whether the limit that made an input fail with this code is wider now; not so where one is not known."""
-    key = _LIMIT_OF_CODE.get(ImageErrorCode(code))
-    return key is not None and key in before and key in now and bool(now[key] > before[key])
+def is_limit_wider(key: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether a limit is wider than the one before, or that one is not known any more."""
+    return key in now and (key not in before or bool(now[key] > before[key]))
 
 
 @dataclass
@@ -68,18 +68,19 @@ class RetryRules:
         store: whose rows it decides about.
         limits: the command's own, by the keys of its configuration.
         codes: asked again in any case.
+        own_runs: runs that this command has finished before: what they asked again by its code is not asked twice.
         time: the moment of the command.
     """
 
     store: LabelStore
     limits: Mapping[str, Any] = field(default_factory=dict)
     codes: frozenset[str] = frozenset()
+    own_runs: frozenset[int] = frozenset()
     time: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     def __post_init__(self) -> None:
-        self._planned_at = functools.lru_cache(maxsize=None)(self._read_planned_at)
+        self._plan = functools.lru_cache(maxsize=None)(self._read_plan)
         self._limits_of_run = functools.lru_cache(maxsize=None)(self._read_limits_of_run)
-        self._retried_by = functools.lru_cache(maxsize=None)(self._read_retried_by)
 
     def is_asked_again(self, answers: Sequence[Answer]) -> bool:
         """Whether to ask again for a version of an input.
@@ -90,7 +91,12 @@ class RetryRules:
         newest = answers[-1]
         if newest.error is None:
             return False
-        if newest.error in self.codes or is_limit_wider(newest.error, self._limits_of(newest), self.limits):
+        if newest.error in self.codes and not (
+            newest.run in self.own_runs and self._is_named(newest.run, newest.error)
+        ):
+            return True
+        key = _LIMIT_OF_CODE.get(ImageErrorCode(newest.error))
+        if key is not None and is_limit_wider(key, self._limits_of(newest), self.limits):
             return True
         return may_pass(newest) and self.time_of_retry(answers) <= self.time
 
@@ -108,7 +114,7 @@ class RetryRules:
             num_failures += 1
         if num_failures < 2:
             return self.time
-        asked: datetime | None = self._planned_at(newest.run)
+        asked = self._planned_at(newest.run)
         if asked is None or asked > self.time:
             return self.time
         pause: timedelta = FIRST_PAUSE * 2 ** min(num_failures - 2, 16)
@@ -118,28 +124,52 @@ class RetryRules:
         """Whether a row may stand beside an older one of the same version: there was a reason to ask again."""
         if older.error is None:
             return False
-        if may_pass(older) or is_limit_wider(older.error, self._limits_of(older), self._limits_of(newer)):
+        if may_pass(older) or self._is_named(newer.run, older.error):
             return True
-        return older.error in self._retried_by(newer.run)
+        key = _LIMIT_OF_CODE.get(ImageErrorCode(older.error))
+        if key is None:
+            return False
+        # Of the command that planned: the one that labelled may have had other limits.
+        planned = self._plan(newer.run).get(LIMITS_FIELD)
+        limits = planned if isinstance(planned, dict) else self._limits_of(newer)
+        return is_limit_wider(key, self._limits_of(older), limits)
+
+    def _is_named(self, run: int, code: str) -> bool:
+        """Whether the command that planned a run named this code."""
+        codes = self._plan(run).get(RETRIED_FIELD)
+        return isinstance(codes, list) and code in codes
 
     def _limits_of(self, answer: Answer) -> Mapping[str, Any]:
         # Parts of earlier versions say nothing: then the run's own record does.
-        return _read_limits(answer.limits) if answer.limits is not None else self._limits_of_run(answer.run)
+        if answer.limits is not None:
+            return _read_limits(answer.limits)
+        limits: Mapping[str, Any] = self._limits_of_run(answer.run)
+        return limits
 
     def _read_limits_of_run(self, run: int) -> Mapping[str, Any]:
-        record = self.store.run_record(run) if run in self.store.finished_runs() else {}
-        config = record.get("config")
-        return {key: config[key] for key in LIMITS & config.keys()} if isinstance(config, dict) else {}
-
-    def _read_retried_by(self, run: int) -> frozenset[str]:
-        return frozenset(self.store.plan_record(run).get(RETRIED_KEY, ()))
-
-    def _read_planned_at(self, run: int) -> datetime | None:
         try:
-            planned = datetime.fromisoformat(self.store.plan_record(run)["created"])
+            record = self.store.run_record(run)
+        except StoreError:
+            return {}  # damaged, or not written yet
+        config = record.get("config")
+        # Begun by an earlier version and finished by one that keeps limits in parts: the record has its limits, and
+        # those of the first are not known.
+        if not isinstance(config, dict) or ("input" in record and LIMITS_FIELD not in self._plan(run)):
+            return {}
+        return {key: config[key] for key in LIMITS & config.keys()}
+
+    def _planned_at(self, run: int) -> datetime | None:
+        try:
+            planned = datetime.fromisoformat(self._plan(run)["created"])
         except (KeyError, TypeError, ValueError):
             return None
         return planned if planned.tzinfo is not None else planned.replace(tzinfo=UTC)
+
+    def _read_plan(self, run: int) -> Mapping[str, Any]:
+        try:
+            return self.store.plan_record(run)
+        except StoreError:
+            return {}  # damaged: what it said is not known any more
 
 
 @functools.lru_cache(maxsize=256)

@@ -34,6 +34,7 @@ IDENTITY_FILE = "store.json"
 _CLAIM_FILE = "claim.json"
 # A name that begins with a dot is no part of a store.
 _PROOF_FILE = ".create-only"
+_NUM_PROOFS = 3
 _RUN_FILE = re.compile(r"^(\d{4,})\.json$")
 _RUN_ENTRY = re.compile(r"^(\d{4,})(?:\.json)?$")
 _SEGMENT_FILE = re.compile(r"^\d{6,}\.parquet$")
@@ -255,26 +256,29 @@ def prove_create_only(directory: Directory) -> None:
         StoreError: the storage writes over it. Nothing is left behind.
         StorageError: that cannot be tried.
     """
-    # More than once: another command that tries at the same time may have removed the file between two steps.
-    if not any(_is_kept(directory) for _ in range(3)):
+    # The second name is nobody else's: under the first one, another command that tries at the same time may have
+    # removed the file between two steps. Where nothing may be removed, only the first one stays.
+    if not (_is_kept(directory, _PROOF_FILE) or _is_kept(directory, f"{_PROOF_FILE}-{uuid.uuid4().hex}")):
         raise StoreError(
             f"{directory.uri}: this storage writes over what is there although it is asked not to "
             "(If-None-Match); a label store cannot be kept on it"
         )
 
 
-def _is_kept(directory: Directory) -> bool:
-    first, second = uuid.uuid4().bytes, uuid.uuid4().bytes
+def _is_kept(directory: Directory, name: str) -> bool:
+    content = uuid.uuid4().bytes
+    is_new = directory.create(name, content)
     try:
-        if not directory.create(_PROOF_FILE, first):
-            # Another command's, or one that could not be removed: it was in the way, as it should be.
-            return directory.read(_PROOF_FILE) != first
-        is_kept = not directory.create(_PROOF_FILE, second) and directory.read(_PROOF_FILE) == first
+        before = content if is_new else directory.read(name)
+        # Several times: of the servers behind one address some may be older than others.
+        is_kept = not any(directory.create(name, uuid.uuid4().bytes) for _ in range(_NUM_PROOFS))
+        is_kept = is_kept and directory.read(name) == before
     except FileNotFoundError:
         return False
-    # Whoever may write and not remove can still keep a store.
-    with suppress(StorageError):
-        directory.remove(_PROOF_FILE)
+    if is_new:
+        # Whoever may write and not remove can still keep a store.
+        with suppress(StorageError):
+            directory.remove(name)
     return is_kept
 
 
@@ -340,7 +344,8 @@ def open_store(directory: Directory) -> LabelStore:
 
 
 def encode_json(content: dict[str, Any]) -> bytes:
-    return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
+    # A path may hold bytes that are not UTF-8; as escapes they come back as they were.
+    return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode(errors="backslashreplace")
 
 
 def now() -> str:

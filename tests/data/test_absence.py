@@ -54,8 +54,8 @@ def test_a_folder_that_is_empty_ends_the_job(photos: Path) -> None:
     with pytest.raises(StorageError) as caught:
         check(str(photos), [MISSING] * MANY)
     assert str(caught.value).startswith(
-        f"{photos}: it holds no images, and {MANY} images in a row that were listed there are missing. Nothing was "
-        "recorded for them. Bring it back"
+        f"{photos}: it holds no images, and {MANY} images in a row that were listed there cannot be read. Nothing "
+        "was recorded for them. Bring it back"
     )
     assert "--accept-missing" in str(caught.value)
 
@@ -130,9 +130,51 @@ def test_a_prefix_that_is_empty_ends_the_job(s3: S3Server, bucket: str) -> None:
     check(f"s3://{bucket}/photos/", [MISSING] * MANY)
 
 
-def test_of_a_list_of_objects_their_common_prefix_is_looked_at(s3: S3Server, bucket: str) -> None:
+def test_of_a_list_of_objects_their_bucket_is_looked_at(s3: S3Server, bucket: str) -> None:
+    """Not their prefix: it may have been emptied on purpose, and no volume can be away in a bucket."""
     uris = [f"s3://{bucket}/a/b/{i}.jpg" for i in range(MANY)]
-    with pytest.raises(StorageError, match=f"^s3://{bucket}/a/b/: it holds no images"):
+    with pytest.raises(StorageError, match=f"^s3://{bucket}/: it holds no images"):
         check("/lists/list.parquet", [MISSING] * MANY, uris=uris)
-    s3.client().put_object(Bucket=bucket, Key="a/b/left.jpg", Body=b"x")
+    s3.client().put_object(Bucket=bucket, Key="z/left.jpg", Body=b"x")
     check("/lists/list.parquet", [MISSING] * MANY, uris=uris)
+
+
+@pytest.mark.parametrize("error", [ImageErrorCode.FETCH_FAILED, ImageErrorCode.ACCESS_DENIED])
+def test_a_volume_may_be_away_by_other_errors_too(error: ImageErrorCode, photos: Path) -> None:
+    """A dead mount answers EIO, ESTALE or ENOTCONN, one whose ticket expired EACCES."""
+    check(str(photos), [error] * MANY)
+    (photos / "left.jpg").unlink()
+    absence._looks.clear()
+    with pytest.raises(StorageError):
+        check(str(photos), [error, MISSING] * (MANY // 2))
+
+
+def test_objects_that_are_refused_say_nothing_of_their_prefix() -> None:
+    check("s3://bucket/a/", [ImageErrorCode.ACCESS_DENIED] * 100)
+
+
+def test_every_volume_of_a_list_is_looked_at(tmp_path: Path) -> None:
+    for name in ("here", "away"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "here" / "left.jpg").write_bytes(b"x")
+    uris = [str(tmp_path / "here" / f"{i}.jpg") for i in range(30)]
+    uris += [str(tmp_path / "here" / "left.jpg")] + [str(tmp_path / "away" / f"{i}.jpg") for i in range(MANY)]
+    with pytest.raises(StorageError, match=f"^{tmp_path}/away: it holds no images"):
+        check(str(tmp_path / "list.txt"), [MISSING] * 30 + [None] + [MISSING] * MANY, uris=uris)
+
+
+def test_names_that_are_not_utf8_have_a_folder_too(tmp_path: Path) -> None:
+    folder = tmp_path / "away"
+    folder.mkdir()
+    uris = [str(folder / f"{i}.jpg") if i % 2 else f"file://{folder}/%FF{i}.jpg" for i in range(MANY)]
+    with pytest.raises(StorageError, match=f"^{folder}: it holds no images"):
+        check(str(tmp_path / "list.txt"), [MISSING] * MANY, uris=uris)
+    (folder / "left.jpg").write_bytes(b"x")
+    check(str(tmp_path / "list.txt"), [MISSING] * MANY, uris=uris)
+
+
+def test_a_pattern_below_a_folder_whose_name_looks_like_one(tmp_path: Path) -> None:
+    folder = tmp_path / "[2024]"
+    folder.mkdir()
+    (folder / "left.jpg").write_bytes(b"x")
+    check(f"{folder}/*.jpg", [MISSING] * MANY, uris=[f"{folder}/{i}.jpg" for i in range(MANY)])

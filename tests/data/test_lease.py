@@ -80,7 +80,7 @@ def test_the_lease_is_gone_after_a_failure(directory: Directory) -> None:
 
 def leave_lease_of(directory: Directory, pid: int, **changes: Any) -> None:
     """What a process of this machine has left."""
-    process = lease_module._process(os.getpid())
+    process = lease_module._process()
     assert process is not None
     told = {**process._asdict(), **changes}
     leave_lease(directory, host=socket.gethostname(), pid=pid, process=told)
@@ -119,6 +119,22 @@ def test_a_process_number_that_was_given_away_again_is_a_dead_process(directory:
 
 def test_a_process_of_another_boot_is_not_looked_for_here(directory: Directory, dead_pid: int, no_watch: None) -> None:
     leave_lease_of(directory, dead_pid, boot="another")
+    with pytest.raises(StoreInUseError), hold_lease(directory):
+        pytest.fail("its last beat was just now")
+
+
+def test_a_live_holder_whose_process_is_hidden_is_not_taken_for_dead(
+    directory: Directory, monkeypatch: pytest.MonkeyPatch, no_watch: None
+) -> None:
+    """Where ``/proc`` is mounted with ``hidepid``, another user's process is there, and cannot be looked at."""
+    own, stat_fields = os.getpid(), lease_module._stat_fields
+    leave_lease_of(directory, own + 1)
+    monkeypatch.setattr(lease_module, "_stat_fields", lambda pid: stat_fields(pid) if pid == own else None)
+
+    def kill(_pid: int, _signal: int) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "kill", kill)
     with pytest.raises(StoreInUseError), hold_lease(directory):
         pytest.fail("its last beat was just now")
 
@@ -242,6 +258,8 @@ def test_who_was_taken_over_neither_beats_nor_releases(directory: Directory, mon
         b'{"token": "t", "host": "h", "pid": 1, "since": "s", "beat": "yesterday"}',
         b'{"token": "t", "host": "h", "pid": 1, "since": "s", "beat": NaN}',
         b'{"token": "t", "host": "h", "pid": "one", "since": "s", "beat": 0}',
+        b'{"token": "t", "host": "h", "pid": 1, "since": "s", "beat": 1' + b"0" * 400 + b"}",
+        b"[" * 100_000,
     ],
     ids=ascii,
 )

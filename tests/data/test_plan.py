@@ -249,7 +249,8 @@ def test_a_new_version_is_planned(tmp_path: Path) -> None:
     label(store, [info("/a", "v1"), info("/b", "v1")])
     uris, counts = planned_again(store, info("/a", "v2"), info("/b", "v1"))
     assert uris == ["/a"]
-    assert counts == PlanCounts(listed=2, changed=1, answered=1, answered_codes=Counter(ok=1))
+    replaced = Counter({(1, "ok"): 1})
+    assert counts == PlanCounts(listed=2, changed=1, answered=1, answered_codes=Counter(ok=1), replaced=replaced)
 
 
 def test_the_newest_row_decides_also_for_a_version_that_came_back(tmp_path: Path) -> None:
@@ -269,7 +270,15 @@ def test_only_failures_that_may_pass_are_planned_again(code: ImageErrorCode, tmp
     transient = code in ("access_denied", "archived", "fetch_failed", "changed", "not_found")
     assert uris == (["/a"] if transient else [])
     answered = Counter(ok=1) if transient else Counter({"ok": 1, code.value: 1})
-    assert counts == PlanCounts(listed=2, retried=int(transient), answered=answered.total(), answered_codes=answered)
+    replaced = Counter({(1, code.value): 1} if transient else {})
+    assert counts == PlanCounts(
+        listed=2,
+        retried=int(transient),
+        answered=answered.total(),
+        answered_codes=answered,
+        waiting=0,
+        replaced=replaced,
+    )
 
 
 def test_a_failure_that_passed_is_not_asked_again(tmp_path: Path) -> None:

@@ -131,12 +131,14 @@ def test_a_second_row_without_a_reason_is_a_double(store: LabelStore) -> None:
     assert verify_store(store).num_doubled == 1
 
 
-def label_under(store: LabelStore, code: str, limits: dict[str, Any] | None, *, record: dict[str, Any]) -> None:
+def label_under(
+    store: LabelStore, code: str, under: dict[str, Any] | None, *, record: dict[str, Any], **about: Any
+) -> None:
     uri = "http://h/a" if code == "access_denied" else "/a"
-    run = plan(store, [info(uri)])
+    run = plan(store, [info(uri)], **about)
     schema = store.schema
-    if limits is not None:
-        schema = schema.with_metadata({**schema.metadata, LIMITS_KEY: json.dumps(limits).encode()})
+    if under is not None:
+        schema = schema.with_metadata({**schema.metadata, LIMITS_KEY: json.dumps(under).encode()})
     for unit in store.units(run):
         rows = rows_of(store, unit, {uri: code})
         store.directory.create(unit.part_name, part_bytes(rows, pa.schema(schema)))
@@ -185,3 +187,60 @@ def test_an_input_that_was_listed_with_a_version_and_is_missing_is_asked_again(s
     label(store, [info("/a"), info("/b", None)], {"/a": "not_found", "/b": "not_found"})
     assert asked(store, "/a")[0] == ["/a"]
     assert asked(store, "/b", etag=None)[0] == []
+
+
+def test_the_limits_of_the_command_that_planned_are_the_reason_for_a_second_row(store: LabelStore) -> None:
+    """A third command, with the old limit, may have finished the run."""
+    label_under(store, "too_many_bytes", LIMITS, record={}, limits=LIMITS)
+    wider = {**LIMITS, "max_image_bytes": 2000}
+    label_under(store, "too_many_bytes", LIMITS, record={}, limits=wider)
+    assert verify_store(store).is_sound
+
+
+def test_limits_that_are_not_known_any_more_are_asked_once(store: LabelStore) -> None:
+    label_under(store, "too_many_bytes", None, record={})
+    store.directory.replace("runs/0001.json", b"")
+    assert asked(store, "/a", limits=LIMITS)[0] == ["/a"]
+    store.directory.remove("runs/0001.json")
+    assert asked(store, "/a", limits=LIMITS)[0] == ["/a"]
+    label_under(store, "too_many_bytes", LIMITS, record={}, limits=LIMITS)
+    assert asked(store, "/a", limits=LIMITS)[0] == []
+
+
+def test_the_record_of_a_command_that_finished_a_run_of_an_earlier_version_is_not_believed(store: LabelStore) -> None:
+    run = plan(store, [info("/a")])
+    for unit in store.units(run):
+        store.directory.create(unit.part_name, part_bytes(rows_of(store, unit, {"/a": "too_many_bytes"}), store.schema))
+    store.finish_run(run, run_record(run, config={**LIMITS, "max_image_bytes": 10**9}, input="/in"))
+    assert asked(store, "/a", limits={**LIMITS, "max_image_bytes": 10**9})[0] == ["/a"]
+
+
+def test_a_lost_plan_record_makes_nobody_wait(store: LabelStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    for hour in range(2):
+        fail(store, "fetch_failed", at=START + hour * HOUR, monkeypatch=monkeypatch)
+    store.directory.replace("plans/0002.json", b"{")
+    assert asked(store, "/a", time=START + 1.1 * HOUR)[0] == ["/a"]
+
+
+def test_a_code_is_asked_once_by_the_command_that_names_it(store: LabelStore) -> None:
+    """Killed after its plan, it finishes the run first, and does not ask the same inputs in another one."""
+    label(store, [info("/a")], {"/a": "corrupt"})
+    run = plan(store, [info("/a")], retried=["corrupt"])
+    for unit in store.units(run):
+        store.directory.create(unit.part_name, part_bytes(rows_of(store, unit, {"/a": "corrupt"}), store.schema))
+    store.finish_run(run, run_record(run))
+    codes = frozenset({"corrupt"})
+    assert asked(store, "/a", codes=codes, own_runs=frozenset({run}))[0] == []
+    assert asked(store, "/a", codes=codes)[0] == ["/a"]
+
+
+def test_an_object_of_a_list_without_versions_that_is_missing_is_asked_again(store: LabelStore) -> None:
+    label(store, [info("s3://b/a", None)], {"s3://b/a": "not_found"})
+    assert asked(store, "s3://b/a", etag=None)[0] == ["s3://b/a"]
+
+
+def test_codes_without_a_limit_cost_no_request(store: LabelStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    label(store, [info("/a")], {"/a": "corrupt"})
+    monkeypatch.setattr(type(store), "run_record", lambda *_: pytest.fail("a record was read"))
+    monkeypatch.setattr(type(store), "plan_record", lambda *_: pytest.fail("a record was read"))
+    assert asked(store, "/a", limits=LIMITS)[0] == []

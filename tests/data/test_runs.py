@@ -194,3 +194,29 @@ def test_the_share_of_errors_of_an_open_run_counts(store: LabelStore) -> None:
     report.check_errors(0.1)
     with pytest.raises(JobFailedError, match=r"1 of 10 inputs of what an earlier command left open failed \(10.0%"):
         report.check_errors(0.05)
+
+
+def test_what_the_same_command_cured_is_no_failure_of_the_open_run(store: LabelStore) -> None:
+    run = plan(store, infos(10))
+    answer_unit(store, next(iter(store.units(run))), {f"/in/{i:08d}.jpg": "fetch_failed" for i in range(10)})
+    report, job = command(store, infos(10))
+    assert job.labelled == [(2, 10)]
+    report.check_errors(0.0)
+
+
+def test_a_command_that_only_waits_for_failures_to_pass_has_failed(
+    store: LabelStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    errors = {f"/in/{i:08d}.jpg": "fetch_failed" for i in range(10)}
+    for _ in range(2):
+        command(store, infos(10), errors=errors)
+    report, job = command(store, infos(10), errors=errors)
+    assert (job.labelled, report.plan.waiting) == ([], 10)
+    with pytest.raises(JobFailedError, match=r"all inputs failed \(10\): fetch_failed 10"):
+        report.check_errors(1.0)
+
+
+def test_a_command_with_nothing_new_beside_old_failures_has_not_failed(store: LabelStore) -> None:
+    command(store, infos(10), errors={f"/in/{i:08d}.jpg": "corrupt" for i in range(10)})
+    report, _ = command(store, infos(10))
+    report.check_errors(0.0)

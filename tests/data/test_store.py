@@ -322,7 +322,20 @@ class _Lying(MemoryDirectory):
         return is_new
 
 
-@pytest.mark.parametrize("kind", [_Overwriting, _Lying])
+class _Mixed(MemoryDirectory):
+    """Behind its address stand servers of two kinds."""
+
+    num_creates = 0
+
+    def create(self, name: str, data: bytes) -> bool:
+        self.num_creates += 1
+        if self.num_creates % 2:
+            return super().create(name, data)
+        self.replace(name, data)
+        return True
+
+
+@pytest.mark.parametrize("kind", [_Overwriting, _Lying, _Mixed])
 def test_a_storage_that_writes_over_names_is_refused_every_time_and_nothing_is_left(
     kind: type[MemoryDirectory],
 ) -> None:
@@ -390,3 +403,9 @@ def test_a_plan_that_lost_a_file_in_its_middle_labels_nothing_under_other_names(
     store.directory.remove("plans/0001/000001.parquet")
     with pytest.raises(StoreError, match=r"plans/0001/000001\.parquet is lost; bring it back from a copy"):
         list(store.units(1))
+
+
+def test_a_path_that_is_not_utf8_is_recorded_and_read_back(tmp_path: Path) -> None:
+    store = new_store(tmp_path)
+    plan(store, infos(1), input="/in/caf\udce9", place="file:///in/caf%E9")
+    assert store.plan_record(1)["input"] == "/in/caf\udce9"
