@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from imgcls_ray import __version__
-from imgcls_ray.commands.refusals import as_refusal, flush_stdout, open_standard_streams
+from imgcls_ray.commands.refusals import as_refusal, check_current_folder, flush_stdout, open_standard_streams
 from imgcls_ray.errors import ImgclsError, UsageError
 
 if TYPE_CHECKING:
@@ -124,6 +124,7 @@ def _options(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and leave.")
     ] = False,
 ) -> None:
+    check_current_folder()
     log_to_stderr()
 
 

@@ -47,20 +47,27 @@ def cpu_quota(process: Path = _SELF) -> float | None:
 
 def _cpu_cgroups(process: Path) -> Iterator[Path]:
     """The folders of the process' cgroup and of those around it, in version 2 and in version 1's ``cpu`` hierarchy."""
-    try:
-        groups = [line.split(":", 2) for line in (process / "cgroup").read_text().splitlines()]
-        mounts = [line.split() for line in (process / "mountinfo").read_text().splitlines()]
-    except OSError:
-        return
-    for _, controllers, path in groups:
-        for mount in mounts:
-            # 36 35 0:30 ROOT MOUNTPOINT OPTIONS [TAGS] - TYPE SOURCE SUPEROPTIONS
-            kind, _, options = mount[mount.index("-") + 1 :][:3]
+    groups = [fields for line in _lines(process / "cgroup") if len(fields := line.split(":", 2)) == 3]
+    for line in _lines(process / "mountinfo"):
+        # 36 35 0:30 ROOT MOUNTPOINT OPTIONS [TAGS] - TYPE SOURCE SUPEROPTIONS; single spaces, for a field may be empty.
+        fields, _, rest = (part.split(" ") for part in line.partition(" - "))
+        if len(fields) < 5 or len(rest) < 3:
+            continue
+        kind, options = rest[0], rest[2].split(",")
+        for _, controllers, path in groups:
             is_version_2 = not controllers and kind == "cgroup2"
-            is_version_1 = "cpu" in controllers.split(",") and kind == "cgroup" and "cpu" in options.split(",")
+            is_version_1 = "cpu" in controllers.split(",") and kind == "cgroup" and "cpu" in options
             if is_version_2 or is_version_1:
-                root, mountpoint = (re.sub(r"\\(\d{3})", lambda m: chr(int(m[1], 8)), text) for text in mount[3:5])
+                root, mountpoint = (re.sub(r"\\(\d{3})", lambda m: chr(int(m[1], 8)), text) for text in fields[3:5])
                 yield from _from_inside_out(path, root, Path(mountpoint))
+
+
+def _lines(file: Path) -> list[str]:
+    """Of a file of the kernel's, where a path may hold any bytes; none if it is not there."""
+    try:
+        return os.fsdecode(file.read_bytes()).split("\n")
+    except OSError:
+        return []
 
 
 def _from_inside_out(path: str, root: str, mountpoint: Path) -> Iterator[Path]:

@@ -102,6 +102,17 @@ def test_version_1_without_a_namespace_is_found(process: Path) -> None:
     assert available_cores(process) == 2
 
 
+def test_lines_that_cannot_be_read_cost_nothing(process: Path) -> None:
+    """A mount without a source (``mount -t tmpfs "" x``), names that are not UTF-8, and whatever else comes."""
+    version_2(process, "/pod", {"pod": "300000 100000"})
+    odd = [b"36 35 0:30 / /a rw -  tmpfs  rw", b"37 35 0:31 / /b\xff rw - tmpfs tmpfs rw", b"nonsense", b"1 2 - x", b""]
+    odd.append(b"38 35 0:32 / /c rw - tmpfs  rw")
+    mounts = (process / "mountinfo").read_bytes()
+    (process / "mountinfo").write_bytes(b"\n".join(odd) + b"\n" + mounts)
+    (process / "cgroup").write_bytes(b"no colons\n5:pids:/\xff\n" + (process / "cgroup").read_bytes())
+    assert available_cores(process) == 3
+
+
 def test_affinity_counts_beside_the_quota(process: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     version_2(process, "/", {".": "400000 100000"})
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3, 5})

@@ -67,6 +67,15 @@ def test_a_folder_that_is_gone_is_told(tmp_path: Path, monkeypatch: pytest.Monke
     assert str(refusal) == "the current folder is not there any more; change to one that is"
 
 
+def test_a_command_in_a_folder_that_is_gone_begins_nothing(tmp_path: Path) -> None:
+    (tmp_path / "gone").mkdir()
+    imgcls = Path(sys.executable).with_name("imgcls")
+    script = f"cd {tmp_path}/gone && rmdir {tmp_path}/gone && {imgcls} predict {tmp_path} -m {tmp_path} -o {tmp_path}/s"
+    ended = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr == "imgcls: the current folder is not there any more; change to one that is\n"
+
+
 def test_refusals_are_told_and_other_errors_keep_their_stack(tmp_path: Path) -> None:
     denied = as_refusal(PermissionError(errno.EACCES, "Permission denied", "/some/file"))
     assert str(denied) == "/some/file: Permission denied"

@@ -67,6 +67,18 @@ def flush_stdout() -> None:
             raise StorageError(f"standard output cannot be written: {error.strerror}") from error
 
 
+def check_current_folder() -> None:
+    """Refuse to work from a folder that was removed: libraries and child processes fail there in words of their own.
+
+    Raises:
+        UsageError: it is gone.
+    """
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise UsageError("the current folder is not there any more; change to one that is") from error
+
+
 def as_refusal(error: OSError) -> ImgclsError | None:
     """The error of one line, if it is the system that refuses."""
     try:
@@ -74,9 +86,9 @@ def as_refusal(error: OSError) -> ImgclsError | None:
     except StorageError as told:
         return told
     try:
-        os.getcwd()
-    except OSError:
-        return UsageError("the current folder is not there any more; change to one that is")
+        check_current_folder()
+    except UsageError as told:
+        return told
     if error.errno not in _REFUSALS:
         return None
     reason = os.strerror(error.errno)

@@ -25,7 +25,7 @@ from imgcls_ray.data.schema import Unit, parse_part_name, part_schema
 from imgcls_ray.errors import StorageError, StoreError, StoreInUseError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from typing import BinaryIO
 
     from imgcls_ray.storage import Directory
@@ -124,19 +124,19 @@ class LabelStore:
         return sorted({int(match.group(1)) for match in matches if match})
 
     def plan_record(self, run: int) -> dict[str, Any]:
-        return self._record(plan_name(run), {"num_images", "num_units"})
+        return self._record(plan_name(run), _is_plan_record)
 
     def run_record(self, run: int) -> dict[str, Any]:
-        return self._record(f"runs/{run:04d}.json", {"num_images", "counts", "images_per_s", "finished"})
+        return self._record(f"runs/{run:04d}.json", _is_run_record)
 
-    def _record(self, name: str, needed: set[str]) -> dict[str, Any]:
+    def _record(self, name: str, is_valid: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
         try:
             record = json.loads(self.directory.read(name))
         except OSError as error:
             raise StoreError(f"{self.uri}: {name} cannot be read ({error.strerror or error})") from error
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise StoreError(f"{self.uri}: {name} is damaged; bring it back from a copy") from error
-        if not isinstance(record, dict) or not needed <= record.keys():
+        if not isinstance(record, dict) or not is_valid(record):
             raise StoreError(f"{self.uri}: {name} is damaged; bring it back from a copy")
         return record
 
@@ -215,6 +215,25 @@ class LabelStore:
 
     def finish_run(self, run: int, record: dict[str, Any]) -> None:
         self.directory.create(f"runs/{run:04d}.json", encode_json(record))
+
+
+def _is_plan_record(record: dict[str, Any]) -> bool:
+    return all(_is_count(record.get(key)) for key in ("num_images", "num_units"))
+
+
+def _is_run_record(record: dict[str, Any]) -> bool:
+    counts, rate = record.get("counts"), record.get("images_per_s")
+    return (
+        _is_count(record.get("num_images"))
+        and isinstance(counts, dict)
+        and all(map(_is_count, counts.values()))
+        and isinstance(rate, int | float)
+        and isinstance(record.get("finished"), str)
+    )
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 def plan_name(run: int) -> str:
@@ -339,7 +358,7 @@ def open_store(directory: Directory) -> LabelStore:
         return LabelStore(directory, StoreIdentity.model_validate(content))
     except OSError as error:
         raise StoreError(f"{directory.uri}: is not a label store (no readable {IDENTITY_FILE})") from error
-    except (ValueError, AttributeError, TypeError, ValidationError) as error:
+    except (ValueError, AttributeError, TypeError, RecursionError, ValidationError) as error:
         raise StoreError(f"{directory.uri}: {IDENTITY_FILE} is damaged, or of another version") from error
 
 

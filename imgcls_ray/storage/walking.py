@@ -13,7 +13,7 @@ import stat
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote
 
-from imgcls_ray.errors import InputError
+from imgcls_ray.errors import InputError, StorageError
 from imgcls_ray.storage.files import FileInfo, absolute_path, stat_file, uri_from_path
 from imgcls_ray.storage.left_out import BESIDE, ListingCounts, is_hidden, is_of_store
 from imgcls_ray.storage.patterns import EVERYTHING
@@ -52,6 +52,7 @@ def list_folder(
 
     Raises:
         InputError: ``folder`` itself cannot be listed; without ``counts`` also, at the end, if any other could not.
+        StorageError: ``folder`` went away while it was listed.
     """
     told = ListingCounts() if counts is None else counts
     root = absolute_path(folder)
@@ -61,6 +62,8 @@ def list_folder(
     except OSError as error:
         raise InputError(f"{folder}: cannot be listed: {error.strerror}") from error
     yield from _Walk(root, pattern, told, leave_out, store, every_name=every_name).files()
+    if not os.path.isdir(root):
+        raise StorageError(f"{folder}: went away while it was listed; run the command again when it is back")
     if counts is None and told.num_unlisted:
         raise InputError(told.unlisted_text)
 

@@ -409,3 +409,39 @@ def test_a_path_that_is_not_utf8_is_recorded_and_read_back(tmp_path: Path) -> No
     store = new_store(tmp_path)
     plan(store, infos(1), input="/in/caf\udce9", place="file:///in/caf%E9")
     assert store.plan_record(1)["input"] == "/in/caf\udce9"
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value"),
+    [
+        ("plans", "num_units", "x"),
+        ("plans", "num_units", None),
+        ("plans", "num_units", -1),
+        ("plans", "num_images", "x"),
+        ("plans", "num_images", 1.5),
+        ("runs", "num_images", "3"),
+        ("runs", "images_per_s", "fast"),
+        ("runs", "finished", 3),
+        ("runs", "counts", []),
+        ("runs", "counts", {"ok": "x"}),
+    ],
+)
+def test_a_record_with_values_of_another_kind_is_damaged(name: str, key: str, value: Any, tmp_path: Path) -> None:
+    store = new_store(tmp_path)
+    answer(store, plan(store, infos(3)))
+    path = f"{name}/0001.json"
+    store.directory.replace(path, json.dumps({**json.loads(store.directory.read(path)), key: value}).encode())
+    with pytest.raises(StoreError, match=f"{path} is damaged; bring it back from a copy"):
+        (store.plan_record if name == "plans" else store.run_record)(1)
+    assert not verify_store(store).is_sound
+
+
+def test_a_record_of_brackets_is_damaged(tmp_path: Path) -> None:
+    store = new_store(tmp_path)
+    plan(store, infos(3))
+    for name in ("plans/0001.json", "store.json"):
+        store.directory.replace(name, b"[" * 100_000)
+    with pytest.raises(StoreError, match="is damaged"):
+        store.plan_record(1)
+    with pytest.raises(StoreError, match="is damaged"):
+        open_store(store.directory)

@@ -6,6 +6,7 @@ import errno
 import glob
 import os
 import random
+import shutil
 import subprocess
 from typing import TYPE_CHECKING, Any
 
@@ -131,6 +132,19 @@ def test_a_folder_that_fails_half_way_gives_what_it_gave(tmp_path: Path, monkeyp
     assert found[0] == "a/x.jpg"
     assert len(found) == 2
     assert counts.num_unlisted == 1
+
+
+def test_a_root_that_goes_away_while_it_is_listed_is_told_behind_what_was_found(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    for name in ("a.jpg", "b.jpg"):
+        (root / name).write_bytes(b"x")
+    files = list_folder(str(root), counts=ListingCounts())
+    assert next(files).uri == f"{root}/a.jpg"
+    shutil.rmtree(root)
+    assert next(files).uri == f"{root}/b.jpg"
+    with pytest.raises(StorageError, match="went away while it was listed; run the command again"):
+        next(files)
 
 
 def test_a_folder_that_is_gone_when_its_turn_comes_is_no_error(tmp_path: Path) -> None:
