@@ -42,13 +42,27 @@ class ApiKeys:
 
 
 def read_api_keys(environment: Mapping[str, str]) -> ApiKeys:
-    """The keys in ``IMGCLS_API_KEYS``, with commas between them; none: everybody may ask.
+    """The keys in ``IMGCLS_API_KEYS``, with commas between them; where it is not set, everybody may ask.
 
     Raises:
-        ConfigError: one is too short; it is not shown.
+        ConfigError: it is set and holds no key, or one that is too short or that no header can carry; no key is shown.
     """
-    keys = [key.strip() for key in environment.get(KEYS_VARIABLE, "").split(",")]
+    text = environment.get(KEYS_VARIABLE)
+    if text is None:
+        return ApiKeys([])
+    keys = [key for part in text.split(",") if (key := part.strip())]
+    # Whoever set it meant to keep others out: an empty secret must not open the service to everybody.
+    if not any(character.isprintable() and not character.isspace() for key in keys for character in key):
+        raise ConfigError(
+            f"{KEYS_VARIABLE}: is set but holds no key; give keys of at least {MIN_KEY_CHARS} characters with commas "
+            "between them, or unset it, and everybody may ask"
+        )
+    if not all(key.isprintable() for key in keys):
+        raise ConfigError(
+            f"{KEYS_VARIABLE}: a key holds a line break or another character that cannot be printed; put commas "
+            "between keys"
+        )
     try:
-        return ApiKeys([key for key in keys if key])
+        return ApiKeys(keys)
     except ValueError as error:
         raise ConfigError(f"{KEYS_VARIABLE}: {error}") from error

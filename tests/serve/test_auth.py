@@ -139,10 +139,22 @@ def test_a_short_key_is_refused_unseen() -> None:
     assert KEY not in str(refused.value)
 
 
-@pytest.mark.parametrize("text", ["", " ", ",", " , ,"])
-def test_no_keys_in_the_environment_are_none(text: str) -> None:
-    assert not read_api_keys({"IMGCLS_API_KEYS": text})
+@pytest.mark.parametrize("text", ["", " ", ",", " , ,", "\n", "\t,\r\n", "\0", "\0,\0", "\u200b" * 20, "\ufeff"])
+def test_a_variable_without_a_key_is_refused_not_taken_for_none(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"^IMGCLS_API_KEYS: is set but holds no key; .* or unset it") as refused:
+        read_api_keys({"IMGCLS_API_KEYS": text})
+    assert "\n" not in str(refused.value)
+
+
+def test_without_the_variable_there_are_no_keys() -> None:
     assert not read_api_keys({})
+
+
+@pytest.mark.parametrize("text", [f"{KEY}\n{OTHER_KEY}", f"{KEY}\0", f"{KEY},\udcff{OTHER_KEY}", f"\ufeff{KEY}"])
+def test_a_key_that_no_caller_can_show_is_refused_unseen(text: str) -> None:
+    with pytest.raises(ConfigError, match="IMGCLS_API_KEYS: a key holds a line break or another character") as refused:
+        read_api_keys({"IMGCLS_API_KEYS": text})
+    assert KEY not in str(refused.value)
 
 
 def test_keys_in_the_environment_stand_between_commas() -> None:

@@ -145,4 +145,7 @@ def test_what_cannot_run_is_refused_before_anything_starts(small_model: ModelFol
     error = refused("--model", str(small_model.path), IMGCLS_API_KEYS="short")
     assert "IMGCLS_API_KEYS: a key has fewer than 16 characters" in error
     assert "short" not in error
+    for empty in ("", " ", ",", "\n"):
+        error = refused("--model", str(small_model.path), IMGCLS_API_KEYS=empty)
+        assert "IMGCLS_API_KEYS: is set but holds no key" in error
     assert "can never be taken in" in refused("--model", str(small_model.path), "-s", "max_queued_images=1")
