@@ -3,6 +3,8 @@
 Anyone may have written the file, and Python's own unpickler runs functions, follows structures without end into deep
 recursion, and copies without limit. So the pickle's few instructions that arrays by name are made of are carried out
 here, on a stack of plain values: numbers, text, bytes, lists, tables with text for keys. Nothing else is understood.
+Time and memory are in proportion to the file: instructions are counted, each costs the same, and whatever is made of
+bytes that the file holds only once counts against a budget.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import math
 import pickletools
 import re
 import struct
+import sys
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
@@ -22,8 +25,12 @@ if TYPE_CHECKING:
 
 _NAMES_KEY = "StructuredToParameterName@@"
 """Paddle's own table of internal names beside the arrays."""
-_MAX_INSTRUCTIONS = 1_000_000
-"""The largest networks take 10,000."""
+_MAX_INSTRUCTIONS = 100_000
+"""The largest networks take 10,000. Each costs microseconds, and one byte may make an object of a hundred."""
+_MAX_NAME = 1000
+"""Characters of a name; the zoo's have less than 100."""
+_TEXT_OVERHEAD = 100
+"""Bytes that Python adds to a text of narrow characters, at most."""
 _MAX_DIMENSIONS = 16
 _MAX_LENGTH = 2**40
 _NUMBER_TYPE = re.compile(r"[biuf][1248]")
@@ -44,9 +51,8 @@ def read_pdparams(path: Path) -> dict[str, np.ndarray]:
     """
     try:
         with path.open("rb") as file:
-            num_bytes = file.seek(0, 2)
-            file.seek(0)
-            content = _Machine(budget=2 * num_bytes + 2**20).run(file)
+            reader = _Reader(file)
+            content = _Machine(budget=2 * reader.num_bytes + 2**20).run(reader)
         return _arrays(content)
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read: {error.strerror}") from error
@@ -58,7 +64,16 @@ def read_pdparams(path: Path) -> dict[str, np.ndarray]:
     except _OtherContentError as error:
         raise WeightsError(f"{path}: {error}") from error
     # Damaged bytes make every kind of error.
-    except (ValueError, IndexError, KeyError, TypeError, AttributeError, struct.error, MemoryError) as error:
+    except (
+        ValueError,
+        IndexError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        struct.error,
+        OverflowError,
+        MemoryError,
+    ) as error:
         raise WeightsError(f"{path}: is not a readable .pdparams file ({type(error).__name__})") from error
 
 
@@ -70,8 +85,23 @@ class _OtherContentError(Exception):
     """It is a pickle of plain values, but not of arrays by name."""
 
 
-class _Mark:
-    """Where a list, tuple or table on the stack begins."""
+class _Reader:
+    """The file for ``pickletools``: never asked for more than it has, whatever length the pickle claims."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.num_bytes = file.seek(0, 2)
+        file.seek(0)
+        self._file, self._left = file, self.num_bytes
+
+    def read(self, num_bytes: int) -> bytes:
+        content = self._file.read(min(num_bytes, self._left))
+        self._left -= len(content)
+        return content
+
+    def readline(self) -> bytes:
+        line = self._file.readline(self._left)
+        self._left -= len(line)
+        return line
 
 
 class _Global:
@@ -105,8 +135,6 @@ class _Array:
 
     def build(self, state: Any) -> None:
         _, shape, number_type, is_fortran, data = state
-        if isinstance(data, str):
-            data = data.encode("latin1")
         is_shape = isinstance(shape, tuple) and len(shape) <= _MAX_DIMENSIONS
         if not is_shape or not all(type(length) is int and 0 <= length <= _MAX_LENGTH for length in shape):
             raise _NotAllowedError("has an array of a shape that is none")
@@ -119,15 +147,20 @@ class _Array:
 
 
 class _Machine:
-    """The pickle's stack and memo, and how many bytes may be made anew."""
+    """The pickle's stack and memo, and how many bytes may be made of others.
+
+    A mark puts the stack aside and begins a new one, as in CPython: to look for the last mark in one long stack would
+    cost its length, each time.
+    """
 
     def __init__(self, *, budget: int) -> None:
         self._stack: list[Any] = []
+        self._aside: list[list[Any]] = []
         self._memo: dict[int, Any] = {}
         self._budget = budget
 
-    def run(self, file: BinaryIO) -> Any:
-        for count, (instruction, argument, _) in enumerate(pickletools.genops(file)):
+    def run(self, reader: _Reader) -> Any:
+        for count, (instruction, argument, _) in enumerate(pickletools.genops(reader)):
             if count == _MAX_INSTRUCTIONS:
                 raise _NotAllowedError(f"has more than {_MAX_INSTRUCTIONS:,} pickle instructions")
             if instruction.name == "STOP":
@@ -138,6 +171,9 @@ class _Machine:
     def _step(self, name: str, argument: Any) -> None:
         stack = self._stack
         if name in _PUSHED:
+            if isinstance(argument, str):
+                # One wide character makes every other one four bytes wide.
+                self._spend(max(0, sys.getsizeof(argument) - len(argument) - _TEXT_OVERHEAD))
             stack.append(argument)
         elif name in _CONSTANTS:
             stack.append(_CONSTANTS[name])
@@ -150,12 +186,13 @@ class _Machine:
         elif name in ("GET", "BINGET", "LONG_BINGET"):
             stack.append(self._memo[int(argument)])
         elif name == "MARK":
-            stack.append(_Mark())
+            self._aside.append(stack)
+            self._stack = []
         elif name in _FIXED_TUPLES:
             stack.append(tuple(self._pop(_FIXED_TUPLES[name])))
         elif name in ("TUPLE", "LIST"):
             items = self._pop_to_mark()
-            stack.append(tuple(items) if name == "TUPLE" else items)
+            self._stack.append(tuple(items) if name == "TUPLE" else items)
         elif name in ("EMPTY_LIST", "EMPTY_DICT"):
             stack.append([] if name == "EMPTY_LIST" else {})
         elif name in ("APPEND", "APPENDS"):
@@ -164,19 +201,21 @@ class _Machine:
         elif name in ("SETITEM", "SETITEMS", "DICT"):
             items = self._pop(2) if name == "SETITEM" else self._pop_to_mark()
             if name == "DICT":
-                stack.append({})
+                self._stack.append({})
             self._set_items(self._top(dict), items)
         elif name in ("GLOBAL", "STACK_GLOBAL"):
-            words = argument.split(" ") if name == "GLOBAL" else self._pop(2)
-            stack.append(_Global(".".join(map(str, words)).replace("numpy._core.", "numpy.core.")))
+            stack.append(_named_global(argument.split(" ", 1) if name == "GLOBAL" else self._pop(2)))
         elif name == "REDUCE":
             function, arguments = self._pop(2)
             stack.append(self._call(function, arguments))
         elif name == "BUILD":
             (state,) = self._pop(1)
-            if not isinstance(stack[-1], _Array | _NumberType):
+            if isinstance(stack[-1], _Array):
+                self._fill(stack[-1], state)
+            elif isinstance(stack[-1], _NumberType):
+                stack[-1].build(state)
+            else:
                 raise _NotAllowedError("changes something else than an array")
-            stack[-1].build(state)
         else:
             raise _NotAllowedError(f"has the pickle instruction {name}")
 
@@ -188,9 +227,21 @@ class _Machine:
         return items
 
     def _pop_to_mark(self) -> list[Any]:
-        place = max(i for i, item in enumerate(self._stack) if isinstance(item, _Mark))
-        items = self._pop(len(self._stack) - place)
-        return items[1:]
+        items, self._stack = self._stack, self._aside.pop()
+        return items
+
+    def _spend(self, num_bytes: int) -> None:
+        self._budget -= num_bytes
+        if self._budget < 0:
+            raise _NotAllowedError("asks for more bytes than it has")
+
+    def _fill(self, array: _Array, state: Any) -> None:
+        """Give an array its content, which counts each time: arrays that share one would all be copied later."""
+        *parts, data = state
+        if not isinstance(data, str | bytes | bytearray):
+            raise _NotAllowedError("has an array whose content is not plain numbers")
+        self._spend(len(data))
+        array.build((*parts, data.encode("latin1") if isinstance(data, str) else data))
 
     def _top(self, kind: type[Any]) -> Any:
         if type(self._stack[-1]) is not kind:
@@ -210,7 +261,7 @@ class _Machine:
         if name == "numpy.core.numeric._frombuffer":
             data, number_type, shape, order = arguments
             array = _Array()
-            array.build((1, shape, number_type, order == "F", data))
+            self._fill(array, (1, shape, number_type, order == "F", data))
             return array
         if name == "numpy.dtype":
             return _NumberType(arguments[0])
@@ -223,11 +274,16 @@ class _Machine:
             return b""
         if name == "_codecs.encode" and len(arguments) == 2 and arguments[1] == "latin1":
             # Bytes in old pickles.
-            self._budget -= len(arguments[0])
-            if self._budget < 0:
-                raise _NotAllowedError("asks for more bytes than it has")
+            self._spend(len(arguments[0]))
             return arguments[0].encode("latin1")
         raise _NotAllowedError(f"asks for {shown_name(name) or 'a function that it made itself'}")
+
+
+def _named_global(words: list[Any]) -> _Global:
+    """What a module and a name say; anything else than two texts is not even looked at."""
+    if not all(isinstance(word, str) and len(word) <= _MAX_NAME for word in words):
+        raise _NotAllowedError("asks for a function by something that is no name")
+    return _Global(".".join(words).replace("numpy._core.", "numpy.core."))
 
 
 def _arrays(content: Any) -> dict[str, np.ndarray]:
@@ -237,6 +293,8 @@ def _arrays(content: Any) -> dict[str, np.ndarray]:
     for name, value in content.items():
         if name == _NAMES_KEY:
             continue
+        if len(name) > _MAX_NAME:
+            raise _OtherContentError(f"holds something under a name of {len(name):,} characters, {shown_name(name)!r}")
         array = value[1] if isinstance(value, tuple) and len(value) == 2 else value
         if not isinstance(array, _Array) or array.value is None:
             raise _OtherContentError(
