@@ -398,7 +398,7 @@ def test_no_value_is_ever_run(workplace: Path, asked: dict[str, Any]) -> None:
         ("Global.mode=null", "must be one of check_dataset"),
         ("Global.mode=[train]", r"Global.mode: expected a text, got \['train'\]"),
         ("Global.output=2024", r"""Global.output: expected a text, got 2024; .* -o 'Global.output="2024"'"""),
-        ("Global.output=[", "the value is not YAML"),
+        ("Global.output=[", "the value is not plain YAML"),
         ("CheckDataset.convert.enable=True", "image classification has no conversion"),
     ],
 )

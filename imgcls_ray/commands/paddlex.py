@@ -18,7 +18,15 @@ from typing import TYPE_CHECKING, Any
 from imgcls_ray.commands import check, evaluate, export, train
 from imgcls_ray.commands.check import check_output
 from imgcls_ray.commands.predict_files import label_files
-from imgcls_ray.config import PredictConfig, load_config, make_config, parse_device, parse_overrides
+from imgcls_ray.config import (
+    PredictConfig,
+    load_config,
+    make_config,
+    parse_device,
+    parse_overrides,
+    shown,
+    shown_text,
+)
 from imgcls_ray.data.cluster import is_cluster_given
 from imgcls_ray.errors import ConfigError, ImgclsError, UsageError
 from imgcls_ray.models.folder import SPEC_FILE, WEIGHTS_FILE
@@ -131,7 +139,8 @@ class _Request:
     def text(self, key: str) -> str | None:
         value = self.values.get(key)
         if value is not None and not isinstance(value, str):
-            raise ConfigError(f"""{key}: expected a text, got {value!r}; put it in quotes: -o '{key}="{value}"'""")
+            quoted = f"""-o '{key}="{shown_text(str(value))}"'"""
+            raise ConfigError(f"{key}: expected a text, got {shown(value)}; put it in quotes: {quoted}")
         return value or None
 
 
@@ -148,7 +157,9 @@ def run(config: str, overrides: Sequence[str]) -> None:
     request = _read(config, overrides)
     mode = request.text("Global.mode") or ""
     if mode not in _OURS:
-        raise ConfigError(f"Global.mode: must be one of {', '.join(_OURS)}, got {mode!r}; e.g. -o Global.mode=train")
+        raise ConfigError(
+            f"Global.mode: must be one of {', '.join(_OURS)}, got {shown(mode)}; e.g. -o Global.mode=train"
+        )
     output = (request.text("Global.output") or "output").rstrip("/") or "/"
     check_output(output, DEFAULT_S3)
     with _failure_written(output, mode):
@@ -180,9 +191,11 @@ def _do(mode: str, ours: Mapping[str, Any]) -> None:
 
 def _read(config: str, overrides: Sequence[str]) -> _Request:
     if pairs := [pair for pair in overrides if "=" not in pair]:
-        raise ConfigError(f"{pairs[0]!r}: expected KEY=VALUE, without spaces around '=', e.g. -o Global.mode=train")
+        raise ConfigError(
+            f"{shown(pairs[0])}: expected KEY=VALUE, without spaces around '=', e.g. -o Global.mode=train"
+        )
     path = Path(config)
-    if not path.is_file() and path.stem in ZOO:
+    if not os.path.isfile(path) and path.stem in ZOO:
         logger.info("%s: is not here; PaddleX's defaults and the recipe of %s's family are taken", config, path.stem)
         values = {**_DEFAULTS, "Global.model": path.stem}
     else:
@@ -210,11 +223,11 @@ def _flat(tables: Mapping[str, Any], above: str = "") -> dict[str, Any]:
 def _check_keys(values: Mapping[str, Any], where: str) -> None:
     for key in values:
         if any(part.isdigit() for part in key.split(".")):
-            raise ConfigError(f"{where}{key}: has an index, but no key of image classification is a list")
+            raise ConfigError(f"{where}{shown_text(key)}: has an index, but no key of image classification is a list")
         if key not in _KNOWN and not _idle_name(key):
             near = difflib.get_close_matches(key, _KNOWN, n=1, cutoff=0.4)
             hint = f"did you mean {near[0]}?" if near else "docs/paddlex.md lists the keys"
-            raise ConfigError(f"{where}{key}: no such key of PaddleX's image classification; {hint}")
+            raise ConfigError(f"{where}{shown_text(key)}: no such key of PaddleX's image classification; {hint}")
 
 
 def _idle_name(key: str) -> str | None:
@@ -227,7 +240,7 @@ def _idle_keys(request: _Request, mode: str) -> Iterator[str]:
     for key, value in request.values.items():
         is_meant = key in request.given or key.split(".")[0] in sections
         if is_meant and value not in (None, False, "") and (name := _idle_name(key)):
-            yield f"{key}={value} ({_IDLE[name]})"
+            yield f"{shown_text(key)}={shown_text(str(value))} ({_IDLE[name]})"
 
 
 def _same(request: _Request, mode: str) -> dict[str, Any]:
@@ -334,7 +347,7 @@ def _device(request: _Request) -> str:
         try:
             parse_device(device)
         except ValueError as error:
-            raise ConfigError(f"Global.device: {error}, got {device!r}") from error
+            raise ConfigError(f"Global.device: {error}, got {shown(device)}") from error
         return device
     here = _device_here(device or "gpu")
     if device not in (None, here):
@@ -372,22 +385,25 @@ def _model(request: _Request, key: str) -> dict[str, str]:
         return {"model": path.rpartition("/")[0] if path.endswith(".pdparams") else path}
     if is_url(path):
         raise UsageError(
-            f"{key}={path}: is an address; give {_TRAINED} for what was trained, or null for timm's weights of {name}"
+            f"{key}={shown_text(path)}: is an address; give {_TRAINED} for what was trained, or null for timm's "
+            f"weights of {name}"
         )
     if folder := _meant_folder(path):
         return {"model": folder}
     command = f"`imgcls models new {name} --weights FILE.pdparams --labels label.txt --output DIR`"
     if os.path.exists(path):
         raise UsageError(
-            f"{key}={path}: is no model folder; {command} makes one of PaddleClas' weights, then {key}=DIR"
+            f"{key}={shown_text(path)}: is no model folder; {command} makes one of PaddleClas' weights, then {key}=DIR"
         )
-    raise UsageError(f"{key}={path}: there is no model folder; -o Global.mode=train makes one, or {command}")
+    raise UsageError(
+        f"{key}={shown_text(path)}: there is no model folder; -o Global.mode=train makes one, or {command}"
+    )
 
 
 def _meant_folder(path: str) -> str | None:
     """The model folder at a path, or at the place where PaddleX would have put the files of that path."""
     place = Path(path)
     is_paddlex_name = place.suffix == ".pdparams" or place.name == "inference"
-    if place.name == WEIGHTS_FILE or (is_paddlex_name and not place.exists()):
+    if place.name == WEIGHTS_FILE or (is_paddlex_name and not os.path.exists(place)):
         place = place.parent
-    return str(place) if (place / SPEC_FILE).is_file() else None
+    return str(place) if os.path.isfile(place / SPEC_FILE) else None

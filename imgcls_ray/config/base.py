@@ -1,4 +1,4 @@
-"""One strict model per job, and the only door to YAML.
+"""One strict model per job.
 
 A configuration is checked once, at the edge: unknown keys are refused with the nearest known one, nothing is guessed or
 repaired. Below the function that a job calls, values travel as plain arguments.
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from imgcls_ray.config.plain import MAX_CHARS, MAX_DEPTH, clipped, parse_yaml, shown, shown_text
 from imgcls_ray.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -36,23 +37,29 @@ def make_config(kind: type[M], values: Mapping[str, Any]) -> M:
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(_first_problem(kind, error)) from error
+        message = clipped(_first_problem(kind, error))
+    # Without its cause: pydantic's own text holds the value, whose aliases may make it of any length.
+    raise ConfigError(message)
 
 
 def load_config(path: Path) -> dict[str, Any]:
     """Read one YAML file of plain values.
 
     Raises:
-        ConfigError: missing, not YAML, not a mapping, or carrying a tag that would build an object.
+        ConfigError: missing, not YAML, not a mapping, carrying a tag that would build an object, or more than a
+            configuration ever is (``parse_yaml``).
     """
-    import yaml
-
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            # One byte more than can be taken, and no more: what is there may have no end.
+            content = file.read(4 * MAX_CHARS + 1)
+        values = parse_yaml(content.decode("utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not plain YAML: {' '.join(str(error).split())}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not plain YAML: {error}") from error
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
     if values is None:
         return {}
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
@@ -82,17 +89,15 @@ def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
     Raises:
         ConfigError: a pair without ``=``, or a value that is not YAML.
     """
-    import yaml
-
     values: dict[str, Any] = {}
     for pair in overrides:
         key, equals, text = pair.partition("=")
         if not equals or not key:
-            raise ConfigError(f"{pair!r}: expected key=value, e.g. top_k=3")
+            raise ConfigError(f"{shown(pair)}: expected key=value, e.g. top_k=3")
         try:
-            values[key.strip()] = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"{pair!r}: the value is not YAML: {' '.join(str(error).split())}") from error
+            values[key.strip()] = parse_yaml(text)
+        except ConfigError as error:
+            raise ConfigError(f"{shown(pair)}: the value is {error}") from error
     return values
 
 
@@ -100,23 +105,25 @@ def nested(values: Mapping[str, Any]) -> dict[str, Any]:
     """Keys with a dot as tables in tables.
 
     Raises:
-        ConfigError: a key is a value and a table at once.
+        ConfigError: a key is a value and a table at once, or lies deeper than any.
     """
     result: dict[str, Any] = {}
     for key, value in values.items():
         *tables, last = key.split(".")
+        if len(tables) >= MAX_DEPTH:
+            raise ConfigError(f"{shown(key)}: lies more than {MAX_DEPTH} tables deep")
         place = result
         for table in tables:
             place = place.setdefault(table, {})
             if not isinstance(place, dict):
-                raise ConfigError(f"{key}: {table} is set to a value already")
+                raise ConfigError(f"{shown_text(key)}: {shown_text(table)} is set to a value already")
         place[last] = value
     return result
 
 
 def _first_problem(kind: type[StrictModel], error: ValidationError) -> str:
     problem = error.errors()[0]
-    key = ".".join(str(part) for part in problem["loc"])
+    key = ".".join(shown_text(str(part)) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
         near = difflib.get_close_matches(key, kind.model_fields, n=1, cutoff=0.4)
         hint = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(kind.model_fields)}"
@@ -128,4 +135,4 @@ def _first_problem(kind: type[StrictModel], error: ValidationError) -> str:
     message = problem["msg"].removeprefix("Value error, ")
     if not key:
         return message
-    return f"{key}: {message[0].lower()}{message[1:]}, got {problem['input']!r}"
+    return f"{key}: {message[0].lower()}{message[1:]}, got {shown(problem['input'])}"
