@@ -14,7 +14,7 @@ from imgcls_ray.config.device import Device, OnDevice, parse_device
 from imgcls_ray.config.evaluate import EvaluateConfig
 from imgcls_ray.config.export import ExportConfig
 from imgcls_ray.config.limits import ReadLimits
-from imgcls_ray.config.plain import shown, shown_text
+from imgcls_ray.config.plain import clipped, shown, shown_text
 from imgcls_ray.config.predict import PredictConfig
 from imgcls_ray.config.serve import GoldenImage, ModelChoice, ModelsConfig, ModelShare, ServeConfig
 from imgcls_ray.config.train import TrainConfig
@@ -35,6 +35,7 @@ __all__ = [
     "SplitOptions",
     "StrictModel",
     "TrainConfig",
+    "clipped",
     "dump_config",
     "load_config",
     "make_config",

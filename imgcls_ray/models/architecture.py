@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from contextlib import AbstractContextManager
 
     from torch import nn
 
@@ -33,6 +34,13 @@ class Architecture:
 
     name: str
     args: dict[str, Argument] = field(default_factory=dict)
+
+
+def no_memory() -> AbstractContextManager[object]:
+    """Networks that are built within have shapes and no weights: they cost milliseconds, whatever their size."""
+    import torch
+
+    return torch.device("meta")
 
 
 def build_network(architecture: Architecture, *, num_classes: int, drop_path: float = 0.0) -> nn.Module:

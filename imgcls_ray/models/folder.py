@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import tempfile
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -23,10 +24,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from imgcls_ray.config import StrictModel
+from imgcls_ray.config import StrictModel, clipped, shown, shown_text
 from imgcls_ray.errors import ModelFolderError
 from imgcls_ray.images.preprocess import Preprocess
-from imgcls_ray.models.architecture import Architecture, build_network
+from imgcls_ray.models.architecture import Architecture, build_network, no_memory
 from imgcls_ray.storage import DEFAULT_S3, open_directory
 
 if TYPE_CHECKING:
@@ -38,7 +39,10 @@ if TYPE_CHECKING:
 
 WEIGHTS_FILE = "model.safetensors"
 SPEC_FILE = "model.json"
-_MAX_SPEC_BYTES = 64 * 2**20
+MAX_SPEC_BYTES = 16 * 2**20
+"""Of ``model.json``: the 21,841 names of ImageNet take one."""
+_MAX_CLASSES = 1_000_000
+_MAX_FACTS = 1000
 
 
 ExportFormat = Literal["onnx", "openvino", "torch_export"]
@@ -74,14 +78,14 @@ class ModelSpec(StrictModel):
     model_config = ConfigDict(protected_namespaces=())
 
     format_version: Literal[1] = 1
-    name: str
+    name: str = Field(max_length=1000)
     """Zoo name, or the name the model was given."""
     architecture: Architecture
-    class_names: tuple[str, ...] = Field(min_length=1)
+    class_names: tuple[str, ...] = Field(min_length=1, max_length=_MAX_CLASSES)
     """In the order of the network's outputs."""
     preprocess: Preprocess
-    metrics: dict[str, float] = Field(default_factory=dict)
-    versions: dict[str, str] = Field(default_factory=dict)
+    metrics: dict[str, float] = Field(default_factory=dict, max_length=_MAX_FACTS)
+    versions: dict[str, str] = Field(default_factory=dict, max_length=_MAX_FACTS)
     """Of the libraries that wrote the folder."""
     weights_sha256: str = Field(pattern="^[0-9a-f]{64}$")
     """Of ``model.safetensors``; of an exported folder, that of the folder it was exported from."""
@@ -95,7 +99,7 @@ class ModelSpec(StrictModel):
         seen: set[str] = set()
         for name in names:
             if name in seen:
-                raise ValueError(f"class name {name!r} stands twice")
+                raise ValueError(f"class name {shown(name)} stands twice")
             seen.add(name)
         return names
 
@@ -137,14 +141,18 @@ class ModelFolder:
                 "again; give the model folder that it was exported from"
             )
         try:
-            network = build_network(spec.architecture, num_classes=spec.num_classes)
-        except (ValueError, TypeError) as error:
-            raise ModelFolderError(f"{self.path}: the network cannot be built: {error}") from error
-        try:
+            # Compared without memory first: a network of as many outputs as model.json likes must be in the file, too.
+            with no_memory():
+                skeleton = build_network(spec.architecture, num_classes=spec.num_classes)
+            _check_weights_fit(self, skeleton, _stored_weights(self.path / WEIGHTS_FILE))
             weights = load_file(self.path / WEIGHTS_FILE)
+            network = build_network(spec.architecture, num_classes=spec.num_classes)
+        # The builders of some networks refuse sizes that are none with an error of their own kind.
+        except (ValueError, TypeError, ArithmeticError, LookupError, AssertionError, RuntimeError) as error:
+            raise ModelFolderError(clipped(f"{self.path}: the network cannot be built: {error}")) from error
         except SafetensorError as error:
-            raise ModelFolderError(f"{self.path / WEIGHTS_FILE}: not a safetensors file: {error}") from error
-        _check_weights_fit(self, network, weights)
+            raise ModelFolderError(clipped(f"{self.path / WEIGHTS_FILE}: not a safetensors file: {error}")) from error
+        _check_values(self, weights)
         network.load_state_dict(weights)
         return network
 
@@ -176,10 +184,11 @@ def save_model_folder(
             class_names=tuple(class_names),
             preprocess=preprocess,
             metrics=dict(metrics or {}),
-            weights_sha256=_sha256_file(partial / WEIGHTS_FILE),
+            weights_sha256=sha256_file(partial / WEIGHTS_FILE),
         )
         _write_spec(partial, spec)
         _check_weights_fit(ModelFolder(path, spec), network, state)
+        _check_values(ModelFolder(path, spec), state)
         ModelFolder(partial, spec).load_network()
     return ModelFolder(path, spec)
 
@@ -195,7 +204,7 @@ def describe_exported_folder(partial: Path, source: ModelSpec, fmt: ExportFormat
     exported = Exported(
         format=fmt,
         precision="int8" if is_int8 else "fp32",
-        files={name: _sha256_file(partial / name) for name in EXPORTED_FILES[fmt]},
+        files={name: sha256_file(partial / name) for name in EXPORTED_FILES[fmt]},
         source_fingerprint=source.fingerprint,
     )
     spec = _make_spec(
@@ -269,7 +278,7 @@ def check_is_free(path: Path) -> None:
         ModelFolderError: it is taken, or no place for a folder.
     """
     try:
-        is_taken = path.is_symlink() or (path.exists() and (not path.is_dir() or any(path.iterdir())))
+        is_taken = path.is_symlink() or (os.path.exists(path) and (not path.is_dir() or any(path.iterdir())))
     except OSError as error:
         raise ModelFolderError(f"{path}: cannot be written: {error.strerror}") from error
     if is_taken:
@@ -300,7 +309,7 @@ def _check_file(folder: Path, name: str, expected: str) -> None:
     if not path.is_file():
         raise ModelFolderError(f"{folder}: has no {name}; use the folder exactly as it was written")
     try:
-        found = _sha256_file(path)
+        found = sha256_file(path)
     except OSError as error:
         raise ModelFolderError(f"{path}: cannot be read: {error.strerror}") from error
     if found != expected:
@@ -316,22 +325,49 @@ def read_spec(path: Path) -> ModelSpec:
     Raises:
         ModelFolderError: it is unreadable, or was edited.
     """
+    return parse_spec(read_spec_file(path), str(path))
+
+
+def read_spec_file(path: Path) -> bytes:
+    """What stands in a ``model.json``, at most ``MAX_SPEC_BYTES`` and one byte.
+
+    Raises:
+        ModelFolderError: it cannot be read, or is no file.
+    """
     try:
-        if path.stat().st_size > _MAX_SPEC_BYTES:
-            raise ModelFolderError(f"{path}: larger than {_MAX_SPEC_BYTES >> 20} MiB, not a model description")
-        spec = ModelSpec.model_validate_json(path.read_bytes())
+        # A pipe without a writer would never open, and a device never end.
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise ModelFolderError(f"{path}: is a pipe, device or socket, not a file")
+            return file.read(MAX_SPEC_BYTES + 1)
     except OSError as error:
         raise ModelFolderError(f"{path}: cannot be read: {error.strerror}; is this a model folder?") from error
+
+
+def parse_spec(content: bytes, where: str) -> ModelSpec:
+    """Check what stands in a ``model.json`` in itself.
+
+    Raises:
+        ModelFolderError: it is no model description, or was edited.
+    """
+    if len(content) > MAX_SPEC_BYTES:
+        raise ModelFolderError(f"{where}: larger than {MAX_SPEC_BYTES >> 20} MiB, not a model description")
+    try:
+        spec = ModelSpec.model_validate_json(content)
     except ValidationError as error:
-        problem = error.errors()[0]
-        where = ".".join(str(part) for part in problem["loc"])
-        raise ModelFolderError(f"{path}: {where + ': ' if where else ''}{problem['msg']}") from error
+        raise ModelFolderError(clipped(f"{where}: {_told(error)}")) from None
     if spec.fingerprint != _fingerprint(spec.model_dump(mode="json")):
         raise ModelFolderError(
-            f"{path}: weights, preprocessing, class names and fingerprint do not belong together: the file was edited; "
-            "use the folder exactly as it was written"
+            f"{where}: weights, preprocessing, class names and fingerprint do not belong together: the file was "
+            "edited; use the folder exactly as it was written"
         )
     return spec
+
+
+def _told(error: ValidationError) -> str:
+    problem = error.errors()[0]
+    where = ".".join(shown_text(str(part)) for part in problem["loc"])
+    return f"{where + ': ' if where else ''}{problem['msg'].removeprefix('Value error, ')}"
 
 
 def _make_spec(*, architecture: Architecture, preprocess: Preprocess, weights_sha256: str, **parts: Any) -> ModelSpec:
@@ -347,9 +383,7 @@ def _make_spec(*, architecture: Architecture, preprocess: Preprocess, weights_sh
         draft = ModelSpec.model_validate({**values, "fingerprint": "0" * 64})
         return ModelSpec.model_validate({**values, "fingerprint": _fingerprint(draft.model_dump(mode="json"))})
     except ValidationError as error:
-        problem = error.errors()[0]
-        where = ".".join(map(str, problem["loc"]))
-        raise ModelFolderError(f"{where}: {problem['msg'].removeprefix('Value error, ')}") from error
+        raise ModelFolderError(clipped(_told(error))) from error
 
 
 def _fingerprint(spec: dict[str, Any]) -> str:
@@ -361,12 +395,32 @@ def _fingerprint(spec: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
+@dataclass(frozen=True)
+class _Stored:
+    """A tensor of a safetensors file, not yet read."""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+    def is_floating_point(self) -> bool:
+        return "F" in self.dtype
+
+
+def _stored_weights(path: Path) -> dict[str, _Stored]:
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+        return {name: _Stored(tuple(part.get_shape()), part.get_dtype()) for name, part in slices.items()}
+
+
 def _check_weights_fit(folder: ModelFolder, network: nn.Module, weights: Mapping[str, Any]) -> None:
+    """Compare names, shapes and kinds; values are not looked at."""
     expected = network.state_dict()
     if missing := sorted(set(expected) - set(weights)):
         raise ModelFolderError(f"{folder.path}: {len(missing)} weights are missing, first {missing[0]!r}")
     if extra := sorted(set(weights) - set(expected)):
-        raise ModelFolderError(f"{folder.path}: {len(extra)} weights are not of this network, first {extra[0]!r}")
+        raise ModelFolderError(f"{folder.path}: {len(extra)} weights are not of this network, first {shown(extra[0])}")
     for key, tensor in weights.items():
         if tensor.shape != expected[key].shape:
             raise ModelFolderError(
@@ -375,6 +429,10 @@ def _check_weights_fit(folder: ModelFolder, network: nn.Module, weights: Mapping
             )
         if tensor.is_floating_point() != expected[key].is_floating_point():
             raise ModelFolderError(f"{folder.path}: {key} holds {tensor.dtype}, the network has {expected[key].dtype}")
+
+
+def _check_values(folder: ModelFolder, weights: Mapping[str, Any]) -> None:
+    for key, tensor in weights.items():
         if tensor.is_floating_point() and not tensor.float().isfinite().all():
             raise ModelFolderError(f"{folder.path}: {key} holds values that are not finite numbers")
 
@@ -388,7 +446,8 @@ def _spec_json(spec: ModelSpec) -> bytes:
     return spec.model_dump_json(indent=2, exclude_none=True).encode() + b"\n"
 
 
-def _sha256_file(path: Path) -> str:
+def sha256_file(path: Path) -> str:
+    """Of a file's content, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

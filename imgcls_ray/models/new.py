@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
+import tempfile
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from imgcls_ray.errors import ModelFolderError, UnknownModelError
 from imgcls_ray.models.architecture import build_network
-from imgcls_ray.models.cache import cache_dir
+from imgcls_ray.models.cache import cache_dir, private_folder, replace_folder
 from imgcls_ray.models.folder import check_is_free, open_model_folder, save_model_folder
 from imgcls_ray.models.pretrained import imagenet_class_names, pretrained_network
 from imgcls_ray.models.remote import open_remote_folder
@@ -26,6 +29,8 @@ if TYPE_CHECKING:
     from imgcls_ray.models.folder import ModelFolder
     from imgcls_ray.models.zoo import ZooModel
     from imgcls_ray.storage.s3 import S3Options
+
+logger = logging.getLogger("imgcls_ray")
 
 
 def new_model_folder(
@@ -117,14 +122,24 @@ def open_model(model: str, s3: S3Options = DEFAULT_S3) -> ModelFolder:
     except UnknownModelError as error:
         raise UnknownModelError(f"{error}; nor is there a folder {model}") from error
     kept = cache_dir() / "models" / model
-    if not kept.exists():
-        try:
-            new_model_folder(model, kept)
-        except ModelFolderError:
-            # Another process was first; a name that exists is whole.
-            if not kept.exists():
-                raise
+    if kept.exists():
+        with suppress(ModelFolderError):
+            return open_model_folder(kept)
+        logger.warning("%s: is damaged, and made again", kept)
+    private_folder(kept.parent)
+    with tempfile.TemporaryDirectory(prefix=".new-", dir=kept.parent) as temporary:
+        partial = Path(temporary) / kept.name
+        new_model_folder(model, partial)
+        replace_folder(partial, kept, is_good=lambda: _is_model_folder(kept))
     return open_model_folder(kept)
+
+
+def _is_model_folder(path: Path) -> bool:
+    try:
+        open_model_folder(path)
+    except ModelFolderError:
+        return False
+    return True
 
 
 def default_class_names(num_classes: int | None) -> Sequence[str]:

@@ -1,6 +1,7 @@
 """Run a network with OpenVINO: the fastest CPU engine measured (see the benchmarks).
 
-A model folder's network is converted once per node and kept; an exported one is read as it is.
+A model folder's network is converted once per node and kept, for this user only and with the hashes of its files, which
+are compared each time before it is read; an exported one is read as it is.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import fcntl
 import functools
 import hashlib
 import json
-import os
+import logging
 import shutil
 import tempfile
 import warnings
@@ -20,9 +21,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imgcls_ray.errors import StorageError
-from imgcls_ray.models.cache import cache_dir
+from imgcls_ray.models.cache import cache_dir, is_own, private_folder, replace_folder
 from imgcls_ray.models.engine_types import EngineOutput
 from imgcls_ray.models.exported import read_openvino_model
+from imgcls_ray.models.folder import sha256_file
 from imgcls_ray.models.torch_engine import from_uint8
 
 if TYPE_CHECKING:
@@ -32,6 +34,12 @@ if TYPE_CHECKING:
 
     from imgcls_ray.models.engine_types import Precision
     from imgcls_ray.models.folder import ModelFolder
+
+
+logger = logging.getLogger("imgcls_ray")
+
+_NETWORK_FILES = ("network.xml", "network.bin")
+_HASHES_FILE = "SHA256SUMS"
 
 
 class OpenVINOEngine:
@@ -104,7 +112,7 @@ def kept_network(folder: ModelFolder, *, embedding: bool) -> Path:
     parts = [spec.weights_sha256, str(spec.architecture), spec.num_classes, str(spec.preprocess), embedding]
     parts += [version(package) for package in ("openvino", "timm", "imgcls-ray")]
     key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
-    return cache_dir() / "openvino" / key / "network.xml"
+    return cache_dir() / "openvino" / key / _NETWORK_FILES[0]
 
 
 def converted_network(folder: ModelFolder, *, embedding: bool) -> Path:
@@ -112,27 +120,48 @@ def converted_network(folder: ModelFolder, *, embedding: bool) -> Path:
 
     Raises:
         StorageError: there is no place to keep it.
+        ModelFolderError: the folder's weights do not fit.
     """
     network = kept_network(folder, embedding=embedding)
-    if network.is_file():
+    if _is_whole(network.parent):
         return network
     try:
         # All actors of a new node start at once, and each conversion takes most of a gigabyte.
         with _locked(network.parent.with_suffix(".lock")):
-            if not network.is_file():
+            if not _is_whole(network.parent):
                 _convert(folder, network, embedding=embedding)
     except OSError as error:
         raise StorageError(
             f"{cache_dir()}: the converted network cannot be kept there: {error.strerror or error}; "
-            "set IMGCLS_CACHE to a folder that may be written and has room"
+            "set IMGCLS_CACHE to a folder of your own that may be written and has room"
         ) from error
     return network
+
+
+def _is_whole(kept: Path) -> bool:
+    """Whether a kept network is this user's own and still what was written: it is run without further questions."""
+    try:
+        if not is_own(kept) or not all(is_own(kept / name) for name in (*_NETWORK_FILES, _HASHES_FILE)):
+            return False
+        if (kept / _HASHES_FILE).read_text() != _hashes(kept):
+            raise ValueError
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError):
+        logger.warning("%s: is not what was kept there; the network is converted again", kept)
+        return False
+    return True
+
+
+def _hashes(kept: Path) -> str:
+    """As ``sha256sum`` writes and checks them."""
+    return "".join(f"{sha256_file(kept / name)}  {name}\n" for name in _NETWORK_FILES)
 
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Hold a lock among the processes of this node; a process that dies lets go of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    private_folder(path.parent)
     with path.open("a") as file:
         # A file system without locks costs a conversion per process; whoever is first keeps the network.
         with suppress(OSError):
@@ -160,11 +189,10 @@ def _convert(folder: ModelFolder, network: Path, *, embedding: bool) -> None:
     partial = Path(tempfile.mkdtemp(prefix=f".{kept.name}-", dir=kept.parent))
     try:
         # Weights stay float32: halving them here would change labels, and the engine chooses its own precision.
-        ov.save_model(converted, partial / "network.xml", compress_to_fp16=False)
-        os.replace(partial, kept)
-    except OSError:
-        # Another process kept the same network first; a name that exists is whole.
-        if not network.is_file():
-            raise
+        ov.save_model(converted, partial / network.name, compress_to_fp16=False)
+        (partial / _HASHES_FILE).write_text(_hashes(partial))
+        for name in (*_NETWORK_FILES, _HASHES_FILE):
+            (partial / name).chmod(0o600)
+        replace_folder(partial, kept, is_good=lambda: _is_whole(kept))
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,11 +12,14 @@ from urllib.parse import urlsplit
 
 from imgcls_ray.errors import UnknownModelError, WeightsError
 from imgcls_ray.models.architecture import Architecture, build_network
+from imgcls_ray.models.folder import sha256_file
 from imgcls_ray.models.timm_models import preprocess_of
 from imgcls_ray.models.weights import LoadedNetwork, tell_of_new_head
 
 if TYPE_CHECKING:
     from imgcls_ray.models.zoo import ZooModel
+
+logger = logging.getLogger("imgcls_ray")
 
 _WAYS_OUT = "make a model folder with `imgcls models new NAME --weights FILE` (or --random, for benchmarks)"
 _CONNECT_TIMEOUT_S = 5.0
@@ -105,9 +109,23 @@ def _cached_file(config: Any) -> Path | None:
     repo, _, revision = config.hf_hub_id.partition("@")
     for name in (config.hf_hub_filename, "model.safetensors", "pytorch_model.bin"):
         found = try_to_load_from_cache(repo, name, revision=revision or None) if name else None
-        if isinstance(found, str):
+        if isinstance(found, str) and _is_whole(Path(found)):
             return Path(found)
     return None
+
+
+def _is_whole(file: Path) -> bool:
+    """Whether a downloaded file is what it was; one that is not is removed, and the hub sends it again.
+
+    The hub's client keeps large files under the hash of their content, but does not compare it later.
+    """
+    blob = file.resolve()
+    if not re.fullmatch(r"[0-9a-f]{64}", blob.name) or sha256_file(blob) == blob.name:
+        return True
+    logger.warning("%s: is damaged, and fetched again", blob)
+    blob.unlink(missing_ok=True)
+    file.unlink(missing_ok=True)
+    return False
 
 
 def _check_hub_is_reachable(model: ZooModel) -> None:

@@ -1,8 +1,13 @@
-"""Model folders on object storage: copied once to this machine, and opened like any other."""
+"""Model folders on object storage: copied once to this machine, and opened like any other.
+
+Every file is kept under the hash of its content, and no copy is read before its content was compared with that hash.
+So two folders share what is equal in them, and none can take the place of another's copy, not even with its
+fingerprint. A copy that was damaged is fetched again.
+"""
 
 from __future__ import annotations
 
-import json
+import hashlib
 import os
 import shutil
 import tempfile
@@ -10,53 +15,91 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from imgcls_ray.errors import ModelFolderError
-from imgcls_ray.models.cache import cache_dir
-from imgcls_ray.models.folder import SPEC_FILE, open_model_folder, read_spec
+from imgcls_ray.models.cache import cache_dir, private_folder, replace_folder
+from imgcls_ray.models.folder import MAX_SPEC_BYTES, SPEC_FILE, ModelFolder, open_model_folder, parse_spec, sha256_file
 from imgcls_ray.storage import open_directory, open_file
 
 if TYPE_CHECKING:
-    from imgcls_ray.models.folder import ModelFolder
+    from imgcls_ray.models.folder import ModelSpec
     from imgcls_ray.storage.s3 import S3Options
 
 
 def open_remote_folder(uri: str, s3: S3Options) -> ModelFolder:
-    """Open the model folder under an ``s3://`` prefix; its copy is kept under the cache, by fingerprint.
+    """Open the model folder under an ``s3://`` prefix; its copy is kept under the cache, by its content.
 
     Raises:
         ModelFolderError: there is none, or it does not fit together.
         StorageError: the storage cannot be read.
     """
     try:
-        spec = open_directory(uri, s3).read(SPEC_FILE)
-        fingerprint = str(json.loads(spec)["fingerprint"])
+        with open_directory(uri, s3).open(SPEC_FILE) as file:
+            content = file.read(MAX_SPEC_BYTES + 1)
     except FileNotFoundError as error:
         raise ModelFolderError(f"{uri}: has no {SPEC_FILE}; is this a model folder?") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise ModelFolderError(f"{uri}/{SPEC_FILE}: is not a model description") from error
-    if not fingerprint.isalnum():
-        raise ModelFolderError(f"{uri}/{SPEC_FILE}: is not a model description")
-    kept = cache_dir() / "remote" / fingerprint
-    if not kept.exists():
-        _copy(uri, spec, kept, s3)
-    elif (kept / SPEC_FILE).read_bytes() != spec:
-        # Metrics change and the fingerprint does not: an evaluation writes them beside the weights.
-        open_directory(str(kept)).replace(SPEC_FILE, spec)
+    spec = parse_spec(content, f"{uri}/{SPEC_FILE}")
+    # By the whole description: metrics and names change where the fingerprint does not.
+    kept = cache_dir() / "remote" / hashlib.sha256(content).hexdigest()
+    if (folder := _opened(kept, content)) is not None:
+        return folder
+    try:
+        _copy(uri, content, spec, kept, s3)
+    except OSError as error:
+        raise ModelFolderError(f"{uri}: cannot be copied to {kept}: {error.strerror or error}") from error
     return open_model_folder(kept)
 
 
-def _copy(uri: str, spec: bytes, target: Path, s3: S3Options) -> None:
-    """Copy in one step: of several workers that start at once, one puts its copy there."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=".copy-", dir=target.parent))
+def _opened(kept: Path, content: bytes) -> ModelFolder | None:
+    """The copy, if it is there, says what the original says, and holds the files that it says."""
     try:
-        (partial / SPEC_FILE).write_bytes(spec)
-        for name in read_spec(partial / SPEC_FILE).files:
-            with open_file(f"{uri.rstrip('/')}/{name}", s3) as source, (partial / name).open("wb") as copy:
-                shutil.copyfileobj(source, copy, 2**20)
-        open_model_folder(partial)  # what does not fit together is not kept
-        os.replace(partial, target)
-    except OSError as error:
-        if not target.exists():
-            raise ModelFolderError(f"{uri}: cannot be copied to {target}: {error.strerror or error}") from error
+        with (kept / SPEC_FILE).open("rb") as file:
+            if file.read(len(content) + 1) != content:
+                return None
+        return open_model_folder(kept)
+    except (OSError, ModelFolderError):
+        return None
+
+
+def _copy(uri: str, content: bytes, spec: ModelSpec, kept: Path, s3: S3Options) -> None:
+    """Copy in one step: of several workers that start at once, one puts its copy there."""
+    private_folder(kept.parent)
+    partial = Path(tempfile.mkdtemp(prefix=".copy-", dir=kept.parent))
+    try:
+        (partial / SPEC_FILE).write_bytes(content)
+        for name, sha256 in spec.files.items():
+            _link(_kept_file(f"{uri.rstrip('/')}/{name}", sha256, s3), partial / name)
+        replace_folder(partial, kept, is_good=lambda: _opened(kept, content) is not None)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _kept_file(uri: str, sha256: str, s3: S3Options) -> Path:
+    """The file of this content, fetched if it is not here or is another one by now.
+
+    Raises:
+        ModelFolderError: what is there is not of this content.
+    """
+    files = private_folder(cache_dir() / "remote" / "files")
+    kept = files / sha256
+    if kept.is_file() and sha256_file(kept) == sha256:
+        return kept
+    handle, name = tempfile.mkstemp(prefix=".fetch-", dir=files)
+    partial = Path(name)
+    try:
+        with open_file(uri, s3) as source, open(handle, "wb") as copy:
+            shutil.copyfileobj(source, copy, 2**20)
+        if (found := sha256_file(partial)) != sha256:
+            raise ModelFolderError(
+                f"{uri}: is not the file that {SPEC_FILE} describes (sha256 {found[:12]}…, expected {sha256[:12]}…); "
+                "use the folder exactly as it was written"
+            )
+        os.replace(partial, kept)
+    finally:
+        partial.unlink(missing_ok=True)
+    return kept
+
+
+def _link(file: Path, place: Path) -> None:
+    try:
+        os.link(file, place)
+    except OSError:  # a file system without hard links
+        shutil.copyfile(file, place)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from imgcls_ray.errors import WeightsError
-from imgcls_ray.models.architecture import build_network
+from imgcls_ray.models.architecture import build_network, no_memory
 from imgcls_ray.models.folder import SPEC_FILE, open_model_folder
 from imgcls_ray.models.paddle_weights import from_paddle, paddle_architecture
 from imgcls_ray.models.pdparams import read_pdparams, shown_name
@@ -176,9 +176,7 @@ def _is_plain(value: Any) -> bool:
 
 def _skeleton(architecture: Architecture, num_classes: int = 1000) -> nn.Module:
     """The network without memory."""
-    import torch
-
-    with torch.device("meta"):
+    with no_memory():
         return build_network(architecture, num_classes=num_classes)
 
 

@@ -23,7 +23,7 @@ def rewrite_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], ob
     change(weights)
     save_file(weights, folder / "model.safetensors")
     spec = json.loads((folder / "model.json").read_text())
-    spec["weights_sha256"] = module._sha256_file(folder / "model.safetensors")
+    spec["weights_sha256"] = module.sha256_file(folder / "model.safetensors")
     spec["fingerprint"] = module._fingerprint(spec)
     (folder / "model.json").write_text(json.dumps(spec))
     return open_model_folder(folder)

@@ -1,17 +1,20 @@
-"""Actors that start together on a new node."""
+"""The converted network that is kept on a node: once, for its user only, and never read when it is another one."""
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 from typing import TYPE_CHECKING
 
+import pytest
+
+from imgcls_ray.errors import StorageError
 from imgcls_ray.models import openvino_engine
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
-
-    import pytest
 
     from imgcls_ray.models.folder import ModelFolder
 
@@ -40,3 +43,73 @@ def test_processes_that_start_together_convert_the_network_once(
         worker.join()
     assert [worker.exitcode for worker in workers] == [0, 0, 0]
     assert len((tmp_path / "log").read_text().splitlines()) == 1
+
+
+@pytest.fixture
+def kept(small_model: ModelFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of a converted network; what its conversion would make is stood in for."""
+    monkeypatch.setenv("IMGCLS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("openvino.convert_model", lambda *_, **__: None)
+    monkeypatch.setattr("openvino.save_model", _save)
+    monkeypatch.setattr(openvino_engine, "from_uint8", lambda *_, **__: None)
+    return openvino_engine.converted_network(small_model, embedding=False).parent
+
+
+def _save(_: object, path: Path, **__: object) -> None:
+    path.write_text("<net/>")
+    path.with_suffix(".bin").write_bytes(b"weights")
+
+
+def test_it_is_kept_for_its_user_only(kept: Path) -> None:
+    assert sorted(path.name for path in kept.iterdir()) == ["SHA256SUMS", "network.bin", "network.xml"]
+    assert {path.stat().st_mode & 0o777 for path in kept.iterdir()} == {0o600}
+    assert {path.stat().st_mode & 0o777 for path in (kept, kept.parent)} == {0o700}
+
+
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "weights": lambda kept: (kept / "network.bin").write_bytes(b"weightz"),
+    "network": lambda kept: (kept / "network.xml").write_text("<evil/>"),
+    "cut": lambda kept: (kept / "network.bin").write_bytes(b""),
+    "hashes": lambda kept: (kept / "SHA256SUMS").write_text("0" * 64),
+    "no hashes, as earlier versions left it": lambda kept: (kept / "SHA256SUMS").unlink(),
+    "a part is missing": lambda kept: (kept / "network.bin").unlink(),
+    "hashes that are no text": lambda kept: (kept / "SHA256SUMS").write_bytes(b"\xff" * 100),
+    "open to all": lambda kept: kept.chmod(0o777),
+    "a file open to all": lambda kept: (kept / "network.bin").chmod(0o666),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_what_is_not_what_was_kept_is_converted_again(kept: Path, small_model: ModelFolder, damage: str) -> None:
+    DAMAGES[damage](kept)
+    assert openvino_engine.converted_network(small_model, embedding=False).parent == kept
+    assert (kept / "network.xml").read_text() == "<net/>"
+    assert (kept / "network.bin").read_bytes() == b"weights"
+    test_it_is_kept_for_its_user_only(kept)
+    assert [path.name for path in kept.parent.iterdir() if path.name.startswith(".")] == []
+
+
+def test_what_a_link_leads_to_is_not_read(kept: Path, small_model: ModelFolder, tmp_path: Path) -> None:
+    kept.rename(tmp_path / "elsewhere")
+    kept.symlink_to(tmp_path / "elsewhere")
+    openvino_engine.converted_network(small_model, embedding=False)
+    assert not kept.is_symlink()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_what_another_user_put_there_is_not_read(
+    kept: Path, small_model: ModelFolder, caplog: pytest.LogCaptureFixture
+) -> None:
+    os.chown(kept / "network.bin", 12345, 12345)
+    with caplog.at_level(logging.WARNING, "imgcls_ray"):
+        openvino_engine.converted_network(small_model, embedding=False)
+    assert (kept / "network.bin").stat().st_uid == 0
+
+
+def test_a_cache_that_cannot_be_written_is_told_in_a_line(
+    small_model: ModelFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cache").write_text("a file")
+    monkeypatch.setenv("IMGCLS_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(StorageError, match=r"cannot be kept there: .*; set IMGCLS_CACHE to a folder of your own"):
+        openvino_engine.converted_network(small_model, embedding=False)

@@ -73,7 +73,7 @@ def rewrite(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
     """Change a description as someone would who knows the format: hashes and fingerprint are made to fit."""
     spec = json.loads((folder / "model.json").read_text())
     for name in spec["exported"]["files"]:
-        spec["exported"]["files"][name] = folder_module._sha256_file(folder / name)
+        spec["exported"]["files"][name] = folder_module.sha256_file(folder / name)
     change(spec)
     spec["fingerprint"] = folder_module._fingerprint(spec)
     (folder / "model.json").write_text(json.dumps(spec))

@@ -126,7 +126,7 @@ def test_a_file_that_is_not_safetensors_is_refused(folder: Path, header: bytes) 
     from imgcls_ray.models import folder as module
 
     (folder / "model.safetensors").write_bytes(header)
-    digest = module._sha256_file(folder / "model.safetensors")
+    digest = module.sha256_file(folder / "model.safetensors")
     edit_spec(folder, lambda spec: spec.update(weights_sha256=digest))
     spec = json.loads((folder / "model.json").read_text())
     edit_spec(folder, lambda spec_: spec_.update(fingerprint=module._fingerprint(spec)))

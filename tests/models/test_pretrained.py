@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from safetensors.torch import save
 from imgcls_ray.errors import WeightsError
 from imgcls_ray.models.folder import open_model_folder
 from imgcls_ray.models.new import new_model_folder
+from imgcls_ray.models.pretrained import _is_whole
 from tests.models.hub import serve_hub
 
 if TYPE_CHECKING:
@@ -131,3 +133,13 @@ def test_a_download_that_is_damaged_makes_no_folder(tmp_path: Path) -> None:
 def test_pretrained_weights_that_timm_lacks_are_refused(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="PP-LCNet_x2_5: timm has no weights of this network; make a model folder"):
         new_model_folder("PP-LCNet_x2_5", tmp_path / "new")
+
+
+def test_a_downloaded_file_that_was_damaged_is_removed_to_be_fetched_again(tmp_path: Path) -> None:
+    blob = tmp_path / hashlib.sha256(b"weights").hexdigest()
+    blob.write_bytes(b"weights")
+    (tmp_path / "model.safetensors").symlink_to(blob)
+    assert _is_whole(tmp_path / "model.safetensors")
+    blob.write_bytes(b"weightz")
+    assert not _is_whole(tmp_path / "model.safetensors")
+    assert list(tmp_path.iterdir()) == []
