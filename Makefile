@@ -27,7 +27,7 @@ help:
 	@echo "make install   set up $(VENV) with the command imgcls (3.4 GB to download, 7.5 GB on disk)"
 	@echo "make test      the default tests, with all that they need (a quarter of an hour on 2 cores)"
 	@echo "make test-all  the slow ones too"
-	@echo "make check     format, lint, types, floors"
+	@echo "make check     format, lint, types, floors, known holes of dependencies"
 	@echo "make bench     rates beside the machine's limit and other pipelines (see benchmarks/README.md)"
 	@echo "make s3-server install the S3 server that tests and benchmarks start (as root; Debian and its kin)"
 	@echo "make browser   install the browser that the tests open the service's page in (likewise)"
@@ -71,7 +71,7 @@ check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -q tests/test_floors.py
+	$(BIN)/python -m pytest -q tests/test_floors.py tests/test_advisories.py
 
 format: $(READY)
 	$(BIN)/ruff format .

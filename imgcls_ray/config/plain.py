@@ -106,7 +106,7 @@ def _loader() -> Callable[[str], SafeLoader]:
             """Values under each anchor that is complete, with those of its aliases."""
 
         def compose_node(self, parent: Any, index: Any) -> Any:
-            event = self.peek_event()
+            event: Any = self.peek_event()  # type: ignore[no-untyped-call]
             anchor: str | None = getattr(event, "anchor", None)
             if isinstance(event, yaml.AliasEvent):
                 if anchor in self.anchors and anchor not in self._sizes:

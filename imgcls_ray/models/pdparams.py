@@ -14,7 +14,7 @@ import pickletools
 import re
 import struct
 import sys
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import numpy as np
 
@@ -160,7 +160,7 @@ class _Machine:
         self._budget = budget
 
     def run(self, reader: _Reader) -> Any:
-        for count, (instruction, argument, _) in enumerate(pickletools.genops(reader)):
+        for count, (instruction, argument, _) in enumerate(pickletools.genops(cast("BinaryIO", reader))):
             if count == _MAX_INSTRUCTIONS:
                 raise _NotAllowedError(f"has more than {_MAX_INSTRUCTIONS:,} pickle instructions")
             if instruction.name == "STOP":

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from imgcls_ray import storage
 from imgcls_ray.errors import ModelFolderError
 from imgcls_ray.models import remote
 from imgcls_ray.models.folder import update_metrics
@@ -37,7 +38,7 @@ def origin(small_model: ModelFolder, tmp_path: Path, cache: Path) -> Path:
 def fetched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What was read of the storage beside descriptions."""
     names: list[str] = []
-    real = remote.open_file
+    real = storage.open_file
 
     def counted(uri: str, *rest: Any) -> Any:
         names.append(Path(uri).name)
