@@ -291,6 +291,28 @@ GUARDS: dict[str, tuple[Promise, ...]] = {
             ),
         ),
         Promise(
+            "what weights, model folders and configurations cost is bounded by their size",
+            (
+                "models/test_pdparams_bounds.py::test_it_is_refused_in_a_second_and_in_memory_of_its_size",
+                "models/test_folder_bounds.py::test_a_head_of_a_million_classes_is_refused_before_it_is_built",
+                "models/test_folder_bounds.py::test_a_description_that_costs_is_refused_in_a_line",
+                "test_config_bounds.py::test_a_hostile_file_is_refused_in_one_line_and_at_once",
+                "test_config_bounds.py::test_what_a_service_is_given_is_shown_in_part",
+            ),
+        ),
+        Promise(
+            "nothing that is kept on a machine takes another's place, and nothing damaged is read",
+            (
+                "models/test_remote.py::test_another_folder_with_the_same_fingerprint_does_not_change_the_copy",
+                "models/test_remote.py::test_a_damaged_copy_is_fetched_again",
+                "models/test_engine_cache.py::test_what_is_not_what_was_kept_is_converted_again",
+            ),
+        ),
+        Promise(
+            "a service whose keys are set but empty does not start",
+            ("serve/test_auth.py::test_a_variable_without_a_key_is_refused_not_taken_for_none",),
+        ),
+        Promise(
             "an exported .pt2 is read only where this user made it or its hash is named (IMGCLS_TRUSTED_PT2)",
             (
                 "models/test_export.py::test_a_pt2_is_read_only_where_it_was_exported_or_its_hash_is_named",

@@ -379,7 +379,7 @@ def test_no_value_is_ever_run(workplace: Path, asked: dict[str, Any]) -> None:
     run(f"Global.output={code}")
     assert asked["output"] == code
     assert not (workplace / "X").exists()
-    with pytest.raises(ConfigError, match="not YAML"):
+    with pytest.raises(ConfigError, match="not plain YAML"):
         run('Global.output=!!python/object/apply:os.system ["touch X"]')
     assert not (workplace / "X").exists()
 

@@ -108,18 +108,19 @@ def _loader() -> Callable[[str], SafeLoader]:
         def compose_node(self, parent: Any, index: Any) -> Any:
             event: Any = self.peek_event()  # type: ignore[no-untyped-call]
             anchor: str | None = getattr(event, "anchor", None)
+            mark: Any = event.start_mark
             if isinstance(event, yaml.AliasEvent):
                 if anchor in self.anchors and anchor not in self._sizes:
-                    raise ConstructorError(problem=f"*{anchor} stands within itself", problem_mark=event.start_mark)
-                self._count(self._sizes.get(str(anchor), 0), event.start_mark)
+                    raise ConstructorError(problem=f"*{anchor} stands within itself", problem_mark=mark)
+                self._count(self._sizes.get(str(anchor), 0), mark)
                 return super().compose_node(parent, index)
             before = self._num_values
             # A long text counts as several values: aliases could repeat it, too.
-            self._count(1 + len(getattr(event, "value", "")) // 100, event.start_mark)
+            self._count(1 + len(getattr(event, "value", "")) // 100, mark)
             self._depth += 1
             if self._depth > MAX_DEPTH:
                 problem = f"values lie more than {MAX_DEPTH} deep in each other"
-                raise ConstructorError(problem=problem, problem_mark=event.start_mark)
+                raise ConstructorError(problem=problem, problem_mark=mark)
             node = super().compose_node(parent, index)
             self._depth -= 1
             if anchor is not None:
