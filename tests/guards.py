@@ -294,6 +294,7 @@ GUARDS: dict[str, tuple[Promise, ...]] = {
             "what weights, model folders and configurations cost is bounded by their size",
             (
                 "models/test_pdparams_bounds.py::test_it_is_refused_in_a_second_and_in_memory_of_its_size",
+                "models/test_torch_file_bounds.py::test_a_pickle_that_costs_is_refused_in_an_archive_and_alone",
                 "models/test_folder_bounds.py::test_a_head_of_a_million_classes_is_refused_before_it_is_built",
                 "models/test_folder_bounds.py::test_a_description_that_costs_is_refused_in_a_line",
                 "test_config_bounds.py::test_a_hostile_file_is_refused_in_one_line_and_at_once",

@@ -51,7 +51,7 @@ def read_pdparams(path: Path) -> dict[str, np.ndarray]:
     """
     try:
         with path.open("rb") as file:
-            reader = _Reader(file)
+            reader = Reader(file)
             content = _Machine(budget=2 * reader.num_bytes + 2**20).run(reader)
         return _arrays(content)
     except OSError as error:
@@ -85,7 +85,7 @@ class _OtherContentError(Exception):
     """It is a pickle of plain values, but not of arrays by name."""
 
 
-class _Reader:
+class Reader:
     """The file for ``pickletools``: never asked for more than it has, whatever length the pickle claims."""
 
     def __init__(self, file: BinaryIO) -> None:
@@ -159,7 +159,7 @@ class _Machine:
         self._memo: dict[int, Any] = {}
         self._budget = budget
 
-    def run(self, reader: _Reader) -> Any:
+    def run(self, reader: Reader) -> Any:
         for count, (instruction, argument, _) in enumerate(pickletools.genops(cast("BinaryIO", reader))):
             if count == _MAX_INSTRUCTIONS:
                 raise _NotAllowedError(f"has more than {_MAX_INSTRUCTIONS:,} pickle instructions")

@@ -18,6 +18,7 @@ from imgcls_ray.models.paddle_weights import from_paddle, paddle_architecture
 from imgcls_ray.models.pdparams import read_pdparams, shown_name
 from imgcls_ray.models.remote import open_remote_folder
 from imgcls_ray.models.timm_models import PREFIX
+from imgcls_ray.models.torch_file import check_torch_file
 from imgcls_ray.storage import DEFAULT_S3
 from imgcls_ray.storage.s3 import is_s3
 
@@ -149,6 +150,8 @@ def _read_state_dict(path: Path) -> dict[str, torch.Tensor]:
         # weights_only: a checkpoint is a pickle and may come from anyone. timm finds the state dict in a checkpoint of
         # its own, averaged weights before raw ones, and takes the prefixes of wrappers off.
         logging.getLogger("timm").setLevel(logging.ERROR)
+        if path.suffix.lower() != ".safetensors":
+            check_torch_file(path)
         with warnings.catch_warnings():
             # torch speaks of protocols of pickles that it may not understand: the outcome is told below.
             warnings.simplefilter("ignore", UserWarning)
