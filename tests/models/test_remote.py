@@ -88,6 +88,7 @@ def test_another_folder_with_the_same_fingerprint_does_not_change_the_copy(
     # What the fingerprint does not cover.
     edited(evil, name="another", metrics={"top1": 1.0})
     other = opened(evil)
+    assert (kept.path / "model.json").read_bytes() == (origin / "model.json").read_bytes()
     assert (other.spec.name, kept.spec.name) == ("another", "small")
     assert opened(origin).spec == kept.spec
     assert (kept.path / "model.json").read_bytes() == (origin / "model.json").read_bytes()
