@@ -151,6 +151,11 @@ class ImageError(Exception):
         self.code = code
         self.detail = detail
 
+    def as_value(self) -> ImageError:
+        """The same error without the way it came: its frames would keep the file's bytes for as long as the result."""
+        self.__cause__ = self.__context__ = None
+        return self.with_traceback(None)
+
     def __reduce__(self) -> tuple[type[ImageError], tuple[ImageErrorCode, str]]:
         # Errors cross process boundaries as values; the default would pass the sentence where the code belongs.
         return (ImageError, (self.code, self.detail))

@@ -102,4 +102,4 @@ def _fetch_one(uri: str, etag: str | None, limits: FetchLimits) -> bytes | Image
     try:
         return fetch(uri, etag, limits)
     except ImageError as error:
-        return error
+        return error.as_value()

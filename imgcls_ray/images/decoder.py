@@ -71,11 +71,7 @@ def decode_picture(picture: Image.Image, limits: DecodeLimits = DEFAULT_LIMITS) 
 
 
 def _check_bytes(data: bytes | memoryview, limits: DecodeLimits) -> tuple[bytes, ImageFormat]:
-    num_bytes = data.nbytes if isinstance(data, memoryview) else len(data)
-    if not num_bytes:
-        raise ImageError(ImageErrorCode.EMPTY)
-    if num_bytes > limits.max_bytes:
-        raise ImageError(ImageErrorCode.TOO_MANY_BYTES, f"{num_bytes} bytes, the limit is {limits.max_bytes}")
+    limits.check_bytes(data.nbytes if isinstance(data, memoryview) else len(data))
     data = bytes(data)  # only a view is copied
     image_format = sniff_format(data)
     if image_format is None:

@@ -39,6 +39,17 @@ class DecodeLimits:
                 "or warns by itself; lower max_pixels, or raise PIL.Image.MAX_IMAGE_PIXELS before making the limits."
             )
 
+    def check_bytes(self, num_bytes: int) -> None:
+        """Refuse an encoded image by its size.
+
+        Raises:
+            ImageError: ``empty`` or ``too_many_bytes``.
+        """
+        if not num_bytes:
+            raise ImageError(ImageErrorCode.EMPTY)
+        if num_bytes > self.max_bytes:
+            raise ImageError(ImageErrorCode.TOO_MANY_BYTES, f"{num_bytes} bytes, the limit is {self.max_bytes}")
+
     def check_size(self, width: int, height: int) -> None:
         """Refuse an image by its header alone.
 

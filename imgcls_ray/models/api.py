@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from imgcls_ray.errors import ImageError, ImageErrorCode, ImgclsError
-from imgcls_ray.images.arrays import array_of, is_tensor, rgb_of
+from imgcls_ray.errors import ImageError, ImageErrorCode, ImgclsError, InputError
+from imgcls_ray.images.arrays import copy_array, is_array, is_batch, is_tensor, rgb_of
 from imgcls_ray.images.decoder import decode_image, decode_picture
 from imgcls_ray.images.limits import DecodeLimits
 from imgcls_ray.images.preprocess import preprocess_image
@@ -34,6 +34,7 @@ from imgcls_ray.storage.files import host_of_file, path_from_uri
 from imgcls_ray.storage.http import is_url
 from imgcls_ray.storage.left_out import ListingCounts
 from imgcls_ray.storage.s3 import S3Options, is_s3
+from imgcls_ray.storage.s3_failures import Failure, S3Error
 from imgcls_ray.storage.s3_inputs import list_place
 from imgcls_ray.storage.scratch import new_scratch_folder
 from imgcls_ray.storage.walking import list_folder
@@ -50,7 +51,15 @@ class _Source(NamedTuple):
     """One image of the input, not yet read."""
 
     name: str
-    content: Any
+    content: str | bytes | np.ndarray | ImageError
+    """A path or address, an encoded image, pixels, or why there is none."""
+
+
+class _Limits(NamedTuple):
+    """Of what is decoded, and of what is read."""
+
+    decode: DecodeLimits
+    fetch: FetchLimits
 
 
 class Model:
@@ -73,7 +82,7 @@ class Model:
         self._load = functools.partial(
             ImageClassifier.load, folder, engine=engine, device=device, precision=precision, limits=decode_limits
         )
-        self._decode_limits, self._fetch_limits = decode_limits, fetch_limits
+        self._limits = _Limits(decode_limits, fetch_limits)
         self._classifier: ImageClassifier | None = None
         # Inputs without a name are numbered through the model's life: their saved results stay apart.
         self._numbers = itertools.count()
@@ -88,22 +97,27 @@ class Model:
 
         Args:
             inputs: a path, folder (recursive), ``s3://`` object or prefix, http(s) address, encoded bytes, open binary
-                file, PIL image, array or torch tensor; or any iterable of these, mixed. Arrays are (H, W), (H, W, 1),
-                (H, W, 3) RGB or (H, W, 4) RGBA, tensors (H, W) or (C, H, W); uint8, uint16 (65535 is white) or bool.
-                One of four dimensions is a batch of such. Floats have no agreed white, and are an error of their item.
-                What has no name is called ``image_0`` and on.
+                file, PIL image, array or torch tensor; or any iterable of these, mixed, which stands for its items: an
+                empty one has no result. Arrays are (H, W), (H, W, 1), (H, W, 3) RGB or (H, W, 4) RGBA, tensors (H, W)
+                or (C, H, W); uint8, uint16 (65535 is white) or bool. One of four dimensions is a batch of such. Floats
+                have no agreed white, and are an error of their item. Any other buffer, such as an ``array.array``,
+                holds an encoded image. What has no name is called ``image_0`` and on.
+                Images, arrays and buffers are copied when they are taken, one after the other, and may be used again
+                for the next; paths, addresses and encoded bytes are read and decoded by several threads.
             batch_size: images per forward pass.
             top_k: labels per image, at most the number of classes.
 
         Raises:
-            InputError: a folder among the inputs cannot be listed.
             ValueError: batch_size or top_k is not positive.
 
-        What the iterable itself raises is raised after the results of all that it gave before.
+        A folder or prefix that cannot be listed, and a storage that cannot be reached, are errors of their item; what
+        else is in that storage is tried all the same, and may fail one by one.
+        An exception of the iterable itself is raised after the results of all that it gave before; ``SystemExit``,
+        ``KeyboardInterrupt`` and ``GeneratorExit`` pass through at once.
         """
         if batch_size < 1 or top_k < 1:
             raise ValueError(f"batch_size and top_k must be positive, got {batch_size} and {top_k}")
-        return self._predict(_sources_of(inputs, self._numbers, self._fetch_limits.s3), batch_size, top_k)
+        return self._predict(_sources_of(inputs, self._numbers, self._limits), batch_size, top_k)
 
     def _predict(self, sources: Iterator[_Source], batch_size: int, top_k: int) -> Iterator[Result]:
         classifier = self._classifier_for(batch_size, top_k)
@@ -163,13 +177,12 @@ class Model:
         try:
             pixels = self._pixels(source)
         except ImageError as error:
-            return error
-        except ImgclsError:
-            raise  # of a whole storage
-        # Objects of strangers fail as they like, and one of them costs no more than its own result.
+            return error.as_value()
+        except ImgclsError as error:
+            return _storage_image_error(error)
+        # One input costs no more than its own result, whatever the libraries below raise.
         except Exception as error:
-            words = " ".join(f"{type(error).__name__}: {error}".split())
-            return ImageError(ImageErrorCode.UNSUPPORTED_FORMAT, f"a {type(source.content).__name__}: {words}"[:200])
+            return _image_error(ImageErrorCode.FETCH_FAILED, error)
         model_input = preprocess_image(pixels, self.folder.spec.preprocess)
         return ModelInput(model_input, width=pixels.shape[1], height=pixels.shape[0])
 
@@ -178,17 +191,10 @@ class Model:
         if isinstance(content, ImageError):
             raise content
         if isinstance(content, str):
-            content = fetch(content, None, self._fetch_limits)
+            content = fetch(content, None, self._limits.fetch)
         if isinstance(content, bytes):
-            return decode_image(content, self._decode_limits)
-        if isinstance(content, np.ndarray):
-            return rgb_of(content, self._decode_limits)
-        if hasattr(content, "convert") and hasattr(content, "getexif"):
-            return decode_picture(content, self._decode_limits)
-        raise ImageError(
-            ImageErrorCode.UNSUPPORTED_FORMAT,
-            f"a {type(content).__name__}; expected a path, address, bytes, PIL image, array or tensor",
-        )
+            return decode_image(content, self._limits.decode)
+        return rgb_of(content, self._limits.decode)
 
 
 def create_model(
@@ -260,44 +266,60 @@ def create_model(
     )
 
 
-def _sources_of(item: Any, numbers: Iterator[int], s3: S3Options) -> Iterator[_Source]:
-    if isinstance(item, str | os.PathLike):
-        yield from _sources_of_path(os.fsdecode(item), s3)
-    elif _is_batch(item) or (isinstance(item, Iterable) and not _is_one_image(item)):
-        for part in item:
-            yield from _sources_of(part, numbers, s3)
+def _sources_of(item: Any, numbers: Iterator[int], limits: _Limits) -> Iterator[_Source]:
+    try:
+        path = os.fsdecode(item) if isinstance(item, str | os.PathLike) else None
+        is_many = path is None and _is_many(item)
+    # An object of a stranger that does not even tell what it is.
+    except Exception as error:
+        odd = _image_error(ImageErrorCode.UNSUPPORTED_FORMAT, error, item)
+        yield _Source(_name_of(item) or f"image_{next(numbers)}", odd)
+        return
+    if path is not None:
+        yield from _sources_of_path(path, limits.fetch.s3)
+    elif is_many:
+        # A matrix gives matrices for ever.
+        for part in np.asarray(item) if isinstance(item, np.ndarray) else item:
+            yield from _sources_of(part, numbers, limits)
     else:
-        yield _Source(_name_of(item) or f"image_{next(numbers)}", _content_of(item))
+        yield _Source(_name_of(item) or f"image_{next(numbers)}", _content_of(item, limits.decode))
 
 
 def _name_of(item: Any) -> str:
     """The name of an open file, or of the file that a picture is from; empty without one."""
-    if is_tensor(item):
-        return ""
     with suppress(Exception):  # an object of a stranger
+        if is_tensor(item):
+            return ""
         for name in (getattr(item, "name", ""), getattr(item, "filename", "")):
             if name and isinstance(name, str):
                 return name
     return ""
 
 
-def _is_batch(item: Any) -> bool:
-    """Whether it is an array of images, or of paths."""
-    if is_tensor(item):
-        return bool(item.ndim == 4)
-    return isinstance(item, np.ndarray) and (item.ndim == 4 or (item.ndim > 0 and item.dtype.kind in "OSU"))
-
-
-def _is_one_image(item: Any) -> bool:
-    """Whether something iterable means one image: an open file is iterable too, by lines, and a tensor by rows."""
+def _is_many(item: Any) -> bool:
+    """Whether it stands for its items: an open file is iterable too, by lines, and an array of one image by rows."""
+    if is_array(item) and (is_tensor(item) or hasattr(item, "shape")):
+        return is_batch(item)
     return (
-        isinstance(item, (bytes, bytearray, memoryview, np.ndarray, Mapping))
-        or is_tensor(item)
-        or callable(getattr(item, "read", None))
+        isinstance(item, Iterable)
+        and not isinstance(item, Mapping)
+        and not callable(getattr(item, "read", None))
+        and not _is_buffer(item)
     )
 
 
-def _content_of(item: Any) -> Any:
+def _is_buffer(item: Any) -> bool:
+    """Whether it holds bytes: ``bytes`` and its like, ``array.array``, what ``ctypes`` makes."""
+    if isinstance(item, bytes | bytearray | memoryview):
+        return True
+    try:
+        memoryview(item).release()
+    except TypeError:
+        return False
+    return True
+
+
+def _content_of(item: Any, limits: DecodeLimits) -> bytes | np.ndarray | ImageError:
     """What is decoded later, in a thread; a copy, for callers may use their buffer again for the next image."""
     try:
         if callable(read := getattr(item, "read", None)):
@@ -306,24 +328,53 @@ def _content_of(item: Any) -> Any:
             item = read()
             if not isinstance(item, bytes | bytearray | memoryview):
                 return _no_image(f"an open file whose read() gives a {type(item).__name__}, not bytes")
-        if isinstance(item, bytes | bytearray | memoryview):
-            return bytes(item)
-        if is_tensor(item):
-            return array_of(item)
-        return item.copy() if isinstance(item, np.ndarray) else item
+        if hasattr(item, "convert") and hasattr(item, "getexif"):
+            # Pillow reads a lazily opened image when it is first needed, and one object may show the next frame then.
+            return decode_picture(item, limits)
+        if is_array(item):
+            return copy_array(item, limits)
+        if _is_buffer(item):
+            limits.check_bytes(memoryview(item).nbytes)
+            return bytes(memoryview(item))
     except ImageError as error:
-        return error
+        return error.as_value()
     # Files fail to be read, are closed, buffers are released: the error of this item.
     except Exception as error:
-        words = " ".join(f"{type(error).__name__}: {error}".split())
-        return ImageError(ImageErrorCode.FETCH_FAILED, words[:200])
+        return _image_error(ImageErrorCode.FETCH_FAILED, error)
+    return _no_image(f"a {type(item).__name__}; expected a path, address, bytes, PIL image, array or tensor")
 
 
 def _no_image(what: str) -> ImageError:
     return ImageError(ImageErrorCode.UNSUPPORTED_FORMAT, what)
 
 
+def _image_error(code: ImageErrorCode, error: Exception, item: Any = None) -> ImageError:
+    """What a stranger's object raised, as the error of its item."""
+    words = type(error).__name__
+    with suppress(Exception):
+        words = " ".join(f"{words}: {error}".split())
+    return ImageError(code, (f"a {type(item).__name__}: {words}" if item is not None else words)[:200])
+
+
+def _storage_image_error(error: ImgclsError) -> ImageError:
+    """A failure of a whole storage, or of a place in it, as the error of one item."""
+    code = ImageErrorCode.NOT_FOUND if isinstance(error, InputError) else ImageErrorCode.FETCH_FAILED
+    if isinstance(cause := error.__cause__, S3Error) and cause.failure in (Failure.DENIED, Failure.STORAGE):
+        code = ImageErrorCode.ACCESS_DENIED
+    return ImageError(code, " ".join(str(error).split()))
+
+
 def _sources_of_path(path: str, s3: S3Options) -> Iterator[_Source]:
+    """What a path stands for; a place that cannot be listed, or not to its end, becomes a result: its error."""
+    try:
+        yield from _listed(path, s3)
+    except ImgclsError as error:
+        yield _Source(path, _storage_image_error(error))
+    except Exception as error:
+        yield _Source(path, _image_error(ImageErrorCode.FETCH_FAILED, error))
+
+
+def _listed(path: str, s3: S3Options) -> Iterator[_Source]:
     if is_url(path):
         yield _Source(path, path)
     elif is_s3(path):

@@ -71,7 +71,7 @@ def decode_model_input(data: bytes, preprocess: Preprocess, limits: DecodeLimits
     try:
         pixels = decode_image(data, limits)
     except ImageError as error:
-        return error
+        return error.as_value()
     return ModelInput(preprocess_image(pixels, preprocess), width=pixels.shape[1], height=pixels.shape[0])
 
 

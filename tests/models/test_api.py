@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import array
+import ctypes
 import errno
+import gc
 import io
 import itertools
 import json
 import os
 import shutil
 import threading
+import tracemalloc
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageSequence
 
 import imgcls_ray
-from imgcls_ray.errors import ModelFolderError, UnknownModelError
+from imgcls_ray.errors import InputError, ModelFolderError, StorageError, UnknownModelError
+from imgcls_ray.models import api
 from imgcls_ray.models.api import Model, create_model
+from imgcls_ray.storage.s3_failures import Failure, S3Error
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -246,7 +252,14 @@ def as_tensor(array: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(array.copy())
 
 
+def png_of(pixels: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
 RGB, GREY, RGBA = picture(), picture(1)[:, :, 0], picture(2, 4)
+PNG = png_of(RGB)
 
 
 @pytest.mark.parametrize(
@@ -268,6 +281,9 @@ RGB, GREY, RGBA = picture(), picture(1)[:, :, 0], picture(2, 4)
         (as_tensor(RGBA).permute(2, 0, 1), RGBA),
         (as_tensor(RGB.astype(np.uint16) * 257).permute(2, 0, 1), RGB),
         (as_tensor(GREY > 100), GREY > 100),
+        (np.matrix(GREY), GREY),
+        (array.array("B", PNG), PNG),
+        ((ctypes.c_ubyte * len(PNG)).from_buffer_copy(PNG), PNG),
     ],
 )
 def test_arrays_and_tensors_are_labelled_as_the_same_picture(model: Model, item: Any, same: Any) -> None:
@@ -290,7 +306,15 @@ def test_one_of_four_dimensions_is_a_batch(model: Model) -> None:
 
 def test_an_array_of_paths_is_its_paths(model: Model, draw_images: Callable[..., list[Path]]) -> None:
     paths = [str(path) for path in draw_images(2)]
-    assert [result.input for result in model.predict(np.array(paths))] == paths
+    for items in (np.array(paths), np.matrix(paths), OtherArray(np.array(paths, object))):
+        assert [result.input for result in model.predict(items)] == paths
+
+
+def test_arrays_of_other_libraries_are_pictures_too(model: Model) -> None:
+    images = np.stack([picture(seed) for seed in range(3)])
+    alone = [result.scores for result in model.predict(list(images))]
+    assert [result.scores for result in model.predict(OtherArray(images))] == alone
+    assert [result.scores for result in model.predict(OtherArray(images[0]))] == alone[:1]
 
 
 class Reader:
@@ -303,6 +327,42 @@ class Reader:
         if isinstance(self._answer, Exception):
             raise self._answer
         return self._answer
+
+
+class OddPath:
+    """A path that has none."""
+
+    def __init__(self, answer: Any) -> None:
+        self._answer = answer
+
+    def __fspath__(self) -> Any:
+        if isinstance(self._answer, Exception):
+            raise self._answer
+        return self._answer
+
+
+class Unreadable:
+    """Does not even tell whether it is a file."""
+
+    @property
+    def read(self) -> Any:
+        raise RuntimeError("no read")
+
+    def __iter__(self) -> Any:
+        return iter([RGB])
+
+
+class OtherArray:
+    """An array of another library."""
+
+    def __init__(self, pixels: np.ndarray) -> None:
+        self._pixels, self.shape, self.dtype = pixels, pixels.shape, pixels.dtype
+
+    def __array__(self, *_args: Any, **_options: Any) -> np.ndarray:
+        return self._pixels
+
+    def __iter__(self) -> Any:
+        return (OtherArray(row) if isinstance(row, np.ndarray) else row for row in self._pixels)
 
 
 class Hostile:
@@ -356,6 +416,16 @@ def released_view() -> memoryview:
         (torch.empty(3, 8, 8, dtype=torch.uint8, device="meta"), "unsupported_format", "a tensor uint8 (3, 8, 8)"),
         (torch.zeros(3, 8, 8).to_sparse(), "unsupported_format", "a tensor float32 (3, 8, 8)"),
         ({"a": RGB}, "unsupported_format", "a dict"),
+        (OddPath(RuntimeError("no path")), "unsupported_format", "a OddPath: RuntimeError: no path"),
+        (OddPath(7), "unsupported_format", "a OddPath: TypeError"),
+        (Unreadable(), "unsupported_format", "a Unreadable: RuntimeError: no read"),
+        ("s3://", "not_found", "s3://: names no bucket; write s3://BUCKET/PREFIX"),
+        (array.array("B", b"GIF89a" * 500), "truncated", ""),
+        (array.array("f", [0.5] * 500), "unsupported_format", "it begins with"),
+        (array.array("B"), "empty", ""),
+        (np.matrix(GREY, np.float32), "unsupported_format", "an array float32 (40, 50)"),
+        (OtherArray(GREY.astype(np.float32)), "unsupported_format", "an array float32 (40, 50)"),
+        (OtherArray(np.zeros(500, np.uint8)), "unsupported_format", "an array uint8 (500,)"),
         (Image.new("I", (5, 5)), "unsupported_format", ""),
         ("null\0.jpg", "not_found", ""),
         ("lone-\ud800.jpg", "not_found", ""),
@@ -390,6 +460,150 @@ def test_a_buffer_that_is_used_again_keeps_its_images_apart(model: Model) -> Non
     expected = [result.scores for result in model.predict([picture(seed) for seed in range(6)])]
     found = [result.scores for result in model.predict(from_one_buffer(), batch_size=3)]
     assert found[::2] == found[1::2] == expected
+
+
+def test_frames_of_one_image_object_are_its_frames(model: Model, tmp_path: Path) -> None:
+    frames = [Image.fromarray(np.random.default_rng(i).integers(0, 256, (200, 200, 3), np.uint8)) for i in range(5)]
+    frames[0].save(tmp_path / "pages.tiff", save_all=True, append_images=frames[1:])
+    expected = [result.scores for result in model.predict(frames)]
+    for batch_size in (2, 8):
+        pages = ImageSequence.Iterator(Image.open(tmp_path / "pages.tiff"))
+        assert [result.scores for result in model.predict(pages, batch_size=batch_size)] == expected
+
+
+def test_a_lazily_opened_image_may_come_several_times(model: Model) -> None:
+    content = png_of(np.random.default_rng(0).integers(0, 256, (1000, 1000, 3), np.uint8))
+    [expected] = model.predict(content)
+    image = Image.open(io.BytesIO(content))
+    results = list(model.predict([image] * 8))
+    assert [(result.scores, result.error) for result in results] == [(expected.scores, None)] * 8
+    assert (image.mode, image.size, image.info) == ("RGB", (1000, 1000), {})
+
+
+def test_an_image_that_is_painted_anew_keeps_its_pictures_apart(model: Model) -> None:
+    def from_one_image() -> Any:
+        image = Image.new("RGB", (50, 40))
+        for seed in range(6):
+            image.paste(Image.fromarray(picture(seed)))
+            yield image
+
+    expected = [result.scores for result in model.predict([picture(seed) for seed in range(6)])]
+    assert [result.scores for result in model.predict(from_one_image(), batch_size=3)] == expected
+
+
+def test_an_image_that_cannot_be_loaded_is_its_own_error(small_model: ModelFolder) -> None:
+    cut = Image.open(io.BytesIO(png_of(picture(0))[:-3000]))
+    large = Image.open(io.BytesIO(png_of(np.zeros((2000, 2000), np.uint8))))
+    model = create_model(small_model.path, max_image_pixels=10_000)
+    before, first, second, after = model.predict([RGB, cut, large, RGB])
+    assert first.error is not None
+    assert first.error.code.value == "truncated"
+    assert second.error is not None
+    assert second.error.code.value == "too_many_pixels"
+    assert getattr(large, "_im", None) is None, "it was loaded before its size was looked at"
+    assert before.scores == after.scores
+
+
+def test_failed_results_do_not_keep_their_files(model: Model, tmp_path: Path) -> None:
+    num_files, num_bytes = 30, 5 * 2**20
+    for i in range(num_files):
+        # No image, a JPEG without a picture, a PNG with damage.
+        head = (b"JUNK", b"\xff\xd8\xff\xe0", PNG[:200])[i % 3]
+        (tmp_path / f"{i:02}.jpg").write_bytes(head + bytes(num_bytes))
+    list(model.predict(b"warm up"))
+    gc.collect()
+    gc.disable()
+    tracemalloc.start()
+    try:
+        results = list(model.predict(tmp_path, batch_size=4))
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+        gc.enable()
+    assert kept < 2 * num_bytes
+    assert len(results) == num_files
+    for result in results:
+        assert result.error is not None
+        assert str(result.error) == f"{result.error.code.message} ({result.error.detail})"
+        assert result.error.__traceback__ is result.error.__cause__ is result.error.__context__ is None
+
+
+HUGE = np.broadcast_to(np.uint8(7), (2**20, 2**20, 3))
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        HUGE,
+        HUGE[:, :, 0],
+        np.broadcast_to(np.uint16(7), (2**20, 2**20)),
+        torch.zeros(1, dtype=torch.uint8).expand(3, 2**20, 2**20),
+        OtherArray(HUGE),
+    ],
+)
+def test_what_has_too_many_pixels_is_not_copied(model: Model, item: Any) -> None:
+    huge, after = model.predict([item, RGB])
+    assert huge.error is not None
+    assert huge.error.code.value == "too_many_pixels"
+    assert after.error is None
+
+
+def test_buffers_beyond_the_limit_on_bytes_are_not_copied(small_model: ModelFolder) -> None:
+    model = create_model(small_model.path, max_image_bytes=1000)
+    [result] = model.predict(memoryview(bytearray(1001)))
+    assert result.error is not None
+    assert (result.error.code.value, result.error.detail) == ("too_many_bytes", "1001 bytes, the limit is 1000")
+
+
+@pytest.mark.parametrize(
+    ("failure", "code"),
+    [(Failure.STORAGE, "access_denied"), (Failure.DENIED, "access_denied"), (Failure.UNREACHABLE, "fetch_failed")],
+)
+@pytest.mark.parametrize("uri", ["s3://bucket/", "S3://bucket/a", "s3://bucket/a.jpg"])
+@pytest.mark.parametrize("step", ["list_place", "fetch"])
+def test_a_storage_that_fails_is_an_error_of_its_item(
+    model: Model, monkeypatch: pytest.MonkeyPatch, uri: str, failure: Failure, code: str, step: str
+) -> None:
+    def fail(*_args: Any) -> Any:
+        raise StorageError("S3: it fails; the way out") from S3Error(failure, "it fails")
+
+    def nothing(*_args: Any) -> Any:
+        return iter([api._Source(uri, uri)])
+
+    monkeypatch.setattr(api, "_listed" if step == "fetch" else "list_place", nothing if step == "fetch" else fail)
+    monkeypatch.setattr(api, "fetch", fail)
+    [failed] = model.predict([uri])
+    monkeypatch.undo()
+    assert failed.input == uri
+    assert failed.error is not None
+    assert (failed.error.code.value, failed.error.detail) == (code, "S3: it fails; the way out")
+
+
+def test_a_listing_that_breaks_off_ends_with_its_error(
+    model: Model, monkeypatch: pytest.MonkeyPatch, draw_images: Callable[..., list[Path]]
+) -> None:
+    [path] = draw_images(1)
+
+    def break_off(*_args: Any, **_options: Any) -> Any:
+        raise InputError("it is gone")
+        yield
+
+    monkeypatch.setattr(api, "list_folder", break_off)
+    broken, after = model.predict([path.parent, path])
+    assert (broken.input, after.error) == (str(path.parent), None)
+    assert broken.error is not None
+    assert broken.error.detail == "it is gone"
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit, GeneratorExit])
+def test_what_ends_a_program_passes_at_once(model: Model, kind: type[BaseException]) -> None:
+    def ending() -> Any:
+        yield RGB
+        raise kind
+
+    results = model.predict(ending())
+    with pytest.raises(kind):
+        next(results)
 
 
 def test_too_many_pixels_are_too_many_in_an_array(small_model: ModelFolder) -> None:
