@@ -61,7 +61,8 @@ def copy_array(item: Any, limits: DecodeLimits = DEFAULT_LIMITS) -> np.ndarray:
         return _copy_tensor(item, limits)
     if not isinstance(item, np.ndarray):
         # Before another library makes the array: what has no such shape is found to be none afterwards.
-        if len(shape := getattr(item, "shape", ())) in (2, 3) and 0 not in shape:
+        shape = tuple(getattr(item, "shape", None) or ())
+        if len(shape) in (2, 3) and 0 not in shape:
             limits.check_size(shape[1], shape[0])
         try:
             item = np.asarray(item)

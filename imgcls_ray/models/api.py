@@ -270,6 +270,8 @@ def _sources_of(item: Any, numbers: Iterator[int], limits: _Limits) -> Iterator[
     try:
         path = os.fsdecode(item) if isinstance(item, str | os.PathLike) else None
         is_many = path is None and _is_many(item)
+    except RecursionError:  # a list that holds itself
+        raise
     # An object of a stranger that does not even tell what it is.
     except Exception as error:
         odd = _image_error(ImageErrorCode.UNSUPPORTED_FORMAT, error, item)

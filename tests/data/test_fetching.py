@@ -69,6 +69,14 @@ def test_files_come_in_the_plans_order(count: int, tmp_path: Path, executor: Thr
     assert list(fetch_inputs(table, LIMITS, executor)) == [b"%d" % i for i in range(count)]
 
 
+def test_a_failure_comes_without_the_way_it_came(tmp_path: Path, executor: ThreadPoolExecutor) -> None:
+    [error] = fetch_inputs(fetching.any_version([f"{tmp_path}/none.jpg"]), FetchLimits(), executor)
+    assert isinstance(error, ImageError)
+    assert error.code is ImageErrorCode.NOT_FOUND
+    # What its frames hold would live as long as the row.
+    assert (error.__traceback__, error.__cause__, error.__context__) == (None, None, None)
+
+
 def test_slow_and_failing_inputs_keep_their_places(
     monkeypatch: pytest.MonkeyPatch, executor: ThreadPoolExecutor
 ) -> None:

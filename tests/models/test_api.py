@@ -281,7 +281,7 @@ PNG = png_of(RGB)
         (as_tensor(RGBA).permute(2, 0, 1), RGBA),
         (as_tensor(RGB.astype(np.uint16) * 257).permute(2, 0, 1), RGB),
         (as_tensor(GREY > 100), GREY > 100),
-        (np.matrix(GREY), GREY),
+        (GREY.view(np.matrix), GREY),
         (array.array("B", PNG), PNG),
         ((ctypes.c_ubyte * len(PNG)).from_buffer_copy(PNG), PNG),
     ],
@@ -306,7 +306,7 @@ def test_one_of_four_dimensions_is_a_batch(model: Model) -> None:
 
 def test_an_array_of_paths_is_its_paths(model: Model, draw_images: Callable[..., list[Path]]) -> None:
     paths = [str(path) for path in draw_images(2)]
-    for items in (np.array(paths), np.matrix(paths), OtherArray(np.array(paths, object))):
+    for items in (np.array(paths), np.array([paths]).view(np.matrix), OtherArray(np.array(paths, object))):
         assert [result.input for result in model.predict(items)] == paths
 
 
@@ -423,7 +423,7 @@ def released_view() -> memoryview:
         (array.array("B", b"GIF89a" * 500), "truncated", ""),
         (array.array("f", [0.5] * 500), "unsupported_format", "it begins with"),
         (array.array("B"), "empty", ""),
-        (np.matrix(GREY, np.float32), "unsupported_format", "an array float32 (40, 50)"),
+        (GREY.astype(np.float32).view(np.matrix), "unsupported_format", "an array float32 (40, 50)"),
         (OtherArray(GREY.astype(np.float32)), "unsupported_format", "an array float32 (40, 50)"),
         (OtherArray(np.zeros(500, np.uint8)), "unsupported_format", "an array uint8 (500,)"),
         (Image.new("I", (5, 5)), "unsupported_format", ""),
@@ -525,7 +525,7 @@ def test_failed_results_do_not_keep_their_files(model: Model, tmp_path: Path) ->
     for result in results:
         assert result.error is not None
         assert str(result.error) == f"{result.error.code.message} ({result.error.detail})"
-        assert result.error.__traceback__ is result.error.__cause__ is result.error.__context__ is None
+        assert (result.error.__traceback__, result.error.__cause__, result.error.__context__) == (None, None, None)
 
 
 HUGE = np.broadcast_to(np.uint8(7), (2**20, 2**20, 3))
@@ -586,13 +586,19 @@ def test_a_listing_that_breaks_off_ends_with_its_error(
 
     def break_off(*_args: Any, **_options: Any) -> Any:
         raise InputError("it is gone")
-        yield
 
     monkeypatch.setattr(api, "list_folder", break_off)
     broken, after = model.predict([path.parent, path])
     assert (broken.input, after.error) == (str(path.parent), None)
     assert broken.error is not None
     assert broken.error.detail == "it is gone"
+
+
+def test_a_list_that_holds_itself_is_a_mistake_of_the_caller(model: Model) -> None:
+    items: list[Any] = []
+    items.append(items)
+    with pytest.raises(RecursionError):
+        list(model.predict(items))
 
 
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit, GeneratorExit])

@@ -11,9 +11,15 @@ import torch
 from PIL import Image
 
 from imgcls_ray.errors import ImageError, ImageErrorCode, ResourceError
-from imgcls_ray.images.decoder import decode_image
+from imgcls_ray.images.decoder import DecodeLimits, decode_image
 from imgcls_ray.images.preprocess import preprocess_image
-from imgcls_ray.models.classifier import ImageClassifier, Prediction, StageSeconds, top_k_scores
+from imgcls_ray.models.classifier import (
+    ImageClassifier,
+    Prediction,
+    StageSeconds,
+    decode_model_input,
+    top_k_scores,
+)
 from imgcls_ray.models.engines import EngineOutput, load_engine
 
 if TYPE_CHECKING:
@@ -75,6 +81,13 @@ def test_bf16_keeps_the_labels(small_model: ModelFolder, engine: str) -> None:
 def test_the_test_model_tells_images_apart(small_model: ModelFolder) -> None:
     # Otherwise no test below could see a mixed-up row.
     assert len({int(i) for i in reference_logits(small_model, jpegs(32)).argmax(axis=1)}) >= 4
+
+
+def test_a_failure_does_not_hold_what_it_is_of(small_model: ModelFolder) -> None:
+    error = decode_model_input(b"\x89PNG\r\n\x1a\n" + bytes(100), small_model.spec.preprocess, DecodeLimits())
+    assert isinstance(error, ImageError)
+    assert error.code is ImageErrorCode.TRUNCATED
+    assert (error.__traceback__, error.__cause__, error.__context__) == (None, None, None)
 
 
 def test_errors_come_out_in_place_and_neighbours_keep_their_exact_numbers(small_model: ModelFolder) -> None:
