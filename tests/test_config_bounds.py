@@ -81,10 +81,10 @@ KINDS: dict[str, tuple[str, str]] = {
 def test_a_hostile_file_is_refused_in_one_line_and_at_once(tmp_path: Path, kind: str) -> None:
     content, message = KINDS[kind]
     (tmp_path / "c.yaml").write_text(content)
-    start = time.process_time()
+    start = time.thread_time()
     with pytest.raises(ConfigError, match=message) as refused:
         load_config(tmp_path / "c.yaml")
-    assert time.process_time() - start < 1
+    assert time.thread_time() - start < 1
     assert str(refused.value).startswith(f"{tmp_path / 'c.yaml'}: ")
     assert "\n" not in str(refused.value)
     assert len(str(refused.value)) < 1200
@@ -155,11 +155,11 @@ def test_what_a_service_is_given_is_shown_in_part(key: str, value: Any) -> None:
     """A ``user_config`` comes from Ray Serve, which reads YAML itself."""
     if (key, type(value)) in (("model", str), ("revision", str)):
         return
-    start = time.process_time()
+    start = time.thread_time()
     with pytest.raises(ConfigError) as refused:
         make_config(ModelsConfig, {"model": "m", key: value})
     told = "".join(traceback.format_exception(refused.value))
-    assert time.process_time() - start < 1
+    assert time.thread_time() - start < 1
     assert len(str(refused.value)) <= 1000
     assert "\n" not in str(refused.value)
     assert len(told) < 5000

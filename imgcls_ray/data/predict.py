@@ -37,7 +37,7 @@ from imgcls_ray.data.store import (
     now,
     open_store,
 )
-from imgcls_ray.errors import JobFailedError, StoppedError
+from imgcls_ray.errors import InputError, JobFailedError, StoppedError
 from imgcls_ray.machine import available_cores
 from imgcls_ray.models.engines import check_engine
 from imgcls_ray.models.new import open_model
@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from imgcls_ray.data.pipeline import UnitCounts
     from imgcls_ray.data.schema import Unit
     from imgcls_ray.models.folder import ModelFolder
+    from imgcls_ray.storage.s3 import S3Options
 
 # Pixels of a unit cross Ray's object store as one block on the way to a GPU.
 _MAX_BLOCK_BYTES = 128 * 2**20
@@ -74,6 +75,7 @@ def predict(config: PredictConfig, console: Console) -> PredictReport:
     check_resources(config, num_workers=config.num_workers, num_gpus=config.num_gpus, some_gpus="num_gpus={}")
     folder = open_model(config.model, s3)
     check_engine(folder, config.engine, "gpu" if config.uses_gpus else "cpu", config.embedding)
+    input_error = _input_error(config, s3)
     directory = open_directory(config.output, s3)
     identity = _identity(config, folder)
     report = PredictReport(directory.uri)
@@ -81,8 +83,8 @@ def predict(config: PredictConfig, console: Console) -> PredictReport:
     if store is not None:
         check_identity(store, identity)
     # What an earlier command left open is finished also where this input is gone.
-    if store is None or config.dry_run or not store.open_runs():
-        check_input(config.input, s3)
+    if input_error is not None and (store is None or config.dry_run or not store.open_runs()):
+        raise input_error
     if config.dry_run:
         with _planned(config, store, report, config.limit) as plans:
             for _ in plans:
@@ -101,6 +103,14 @@ def predict(config: PredictConfig, console: Console) -> PredictReport:
         )
     report.seconds = time.monotonic() - start
     return report
+
+
+def _input_error(config: PredictConfig, s3: S3Options) -> InputError | None:
+    try:
+        check_input(config.input, s3)
+    except InputError as error:
+        return error
+    return None
 
 
 def _identity(config: PredictConfig, folder: ModelFolder) -> StoreIdentity:

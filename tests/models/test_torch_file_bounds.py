@@ -40,10 +40,10 @@ def archive(path: Path, pickle: bytes | None = None, compression: int = zipfile.
 
 
 def refused(path: Path) -> str:
-    start = time.process_time()
+    start = time.thread_time()
     with pytest.raises(ValueError, match=r".") as error:
         check_torch_file(path)
-    assert time.process_time() - start < 1
+    assert time.thread_time() - start < 3
     with pytest.raises(WeightsError, match=r"weights\.pth: is not a readable file of weights"):
         load_weights(find_model("PP-LCNet_x0_25"), path)
     return str(error.value)
