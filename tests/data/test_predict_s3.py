@@ -704,7 +704,8 @@ def test_two_runs_that_label_the_same_units_without_a_lease_double_nothing(
     options = ("--batch-size", "16", "--num-workers", "1")
     args = ("predict", folder, "-m", small_model.path, "-o", output, *options)
     jobs = run_two_at_once("label_units", tmp_path, *args)
-    assert [job.code for job in jobs] == [0, 0], [job.err for job in jobs]
+    # They may meet once more where both claim the next run, of nothing: only one of them gets it.
+    assert sorted(job.code for job in jobs) in ([0, 0], [0, 75]), [job.err for job in jobs]
     report = verify_store(store)
     assert (report.problems, report.num_rows, report.num_doubled) == ([], 160, 0)
 
