@@ -10,8 +10,7 @@ import json
 import os
 import re
 import socket
-import uuid
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
@@ -22,7 +21,8 @@ from pydantic import ValidationError
 
 from imgcls_ray.config import StrictModel
 from imgcls_ray.data.schema import Unit, parse_part_name, part_schema
-from imgcls_ray.errors import StorageError, StoreError, StoreInUseError
+from imgcls_ray.errors import StoreError, StoreInUseError
+from imgcls_ray.storage.create_only import prove_create_only
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -32,9 +32,6 @@ if TYPE_CHECKING:
 
 IDENTITY_FILE = "store.json"
 _CLAIM_FILE = "claim.json"
-# A name that begins with a dot is no part of a store.
-_PROOF_FILE = ".create-only"
-_NUM_PROOFS = 3
 _RUN_FILE = re.compile(r"^(\d{4,})\.json$")
 _RUN_ENTRY = re.compile(r"^(\d{4,})(?:\.json)?$")
 _SEGMENT_FILE = re.compile(r"^\d{6,}\.parquet$")
@@ -264,41 +261,6 @@ def create_or_open_store(directory: Directory, identity: StoreIdentity) -> Label
     store = open_store(directory)
     check_identity(store, identity)
     return store
-
-
-def prove_create_only(directory: Directory) -> None:
-    """Try whether the storage keeps what is there when the same name is created again; nothing else protects rows.
-
-    Every command tries: a store may have been moved, and an endpoint may lead elsewhere than it did.
-
-    Raises:
-        StoreError: the storage writes over it. Nothing is left behind.
-        StorageError: that cannot be tried.
-    """
-    # The second name is nobody else's: under the first one, another command that tries at the same time may have
-    # removed the file between two steps. Where nothing may be removed, only the first one stays.
-    if not (_is_kept(directory, _PROOF_FILE) or _is_kept(directory, f"{_PROOF_FILE}-{uuid.uuid4().hex}")):
-        raise StoreError(
-            f"{directory.uri}: this storage writes over what is there although it is asked not to "
-            "(If-None-Match); a label store cannot be kept on it"
-        )
-
-
-def _is_kept(directory: Directory, name: str) -> bool:
-    content = uuid.uuid4().bytes
-    is_new = directory.create(name, content)
-    try:
-        before = content if is_new else directory.read(name)
-        # Several times: of the servers behind one address some may be older than others.
-        is_kept = not any(directory.create(name, uuid.uuid4().bytes) for _ in range(_NUM_PROOFS))
-        is_kept = is_kept and directory.read(name) == before
-    except FileNotFoundError:
-        return False
-    if is_new:
-        # Whoever may write and not remove can still keep a store.
-        with suppress(StorageError):
-            directory.remove(name)
-    return is_kept
 
 
 def is_store(directory: Directory) -> bool:
