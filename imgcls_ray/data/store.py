@@ -21,7 +21,7 @@ from pydantic import ValidationError
 
 from imgcls_ray.config import StrictModel
 from imgcls_ray.data.schema import Unit, parse_part_name, part_schema
-from imgcls_ray.errors import StoreError, StoreInUseError
+from imgcls_ray.errors import StorageError, StoreError, StoreInUseError
 from imgcls_ray.storage.create_only import prove_create_only
 
 if TYPE_CHECKING:
