@@ -155,7 +155,12 @@ def predict(
         str | None, typer.Option(metavar="parquet|jsonl|csv", help="Also write the newest row of every input.")
     ] = None,
     save_images: Annotated[int | None, typer.Option(metavar="N", help="Leave N annotated samples.")] = None,
-    limit: Annotated[int | None, typer.Option(metavar="N", help="Label at most N inputs.")] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", help="Label at most N inputs; of a run that was left open whole units, and at least one."
+        ),
+    ] = None,
     retry: Annotated[
         str | None,
         typer.Option(metavar="CODES", help="Ask again for inputs that failed with these, e.g. corrupt,access_denied."),

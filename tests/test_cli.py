@@ -190,10 +190,51 @@ def test_a_plan_whose_folder_is_gone_waits_for_it_or_is_told_that_it_will_not_co
         patch.setattr("imgcls_ray.data.predict._Job.label_units", lambda *_: sys.exit(9))
         assert imgcls("predict", folder, *args)[0] == 9
     shutil.rmtree(folder)
-    code, _, err = imgcls("predict", folder, *args, "--accept-missing")
-    # The open run has ended; that its input is gone is told too.
-    assert (code, "there is no such file or folder" in err) == (2, True)
+    code, out, _ = imgcls("predict", folder, *args, "--accept-missing")
+    assert code == 0
+    assert "not_found" in out
+    assert f"{folder}: there is no such file or folder; nothing new was looked for" in out
     assert imgcls("store", "verify", tmp_path / "store")[0] == 0
+
+
+def test_names_with_brackets_are_printed_as_they_are(
+    imgcls: Callable[..., tuple[int, str, str]],
+    draw_images: Callable[..., list[Path]],
+    small_model: ModelFolder,
+    tmp_path: Path,
+) -> None:
+    folder, store = draw_images(2, "photos [2020]")[0].parent, tmp_path / "st[red][b]"
+    code, out, _ = imgcls("predict", folder, "-m", small_model.path, "-o", store)
+    assert (code, f"labels: {store}" in out) == (0, True)
+    code, out, _ = imgcls("predict", folder, "-m", small_model.path, "-o", store, "--dry-run")
+    assert (code, f"{folder}: 2 inputs" in out) == (0, True)
+    code, out, _ = imgcls("store", "status", store)
+    assert (code, f"{store}: small" in out) == (0, True)
+    code, _, err = imgcls("predict", folder / "typo.jpg", "-m", small_model.path)
+    assert (code, one_line(err)) == (2, f"imgcls: {folder}/typo.jpg: there is no such file or folder")
+
+
+def test_a_link_that_leads_nowhere_is_one_image_that_cannot_be_read(
+    imgcls: Callable[..., tuple[int, str, str]], small_model: ModelFolder, tmp_path: Path
+) -> None:
+    (tmp_path / "broken.jpg").symlink_to("gone.jpg")
+    code, _, err = imgcls("predict", tmp_path / "broken.jpg", "-m", small_model.path)
+    assert (code, "not_found" in one_line(err)) == (1, True)
+
+
+def test_a_dry_run_tells_what_was_left_open(
+    imgcls: Callable[..., tuple[int, str, str]],
+    draw_images: Callable[..., list[Path]],
+    small_model: ModelFolder,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    args = (draw_images(20)[0].parent, "-m", small_model.path, "-o", tmp_path / "store")
+    with monkeypatch.context() as patch:
+        patch.setattr("imgcls_ray.data.predict._Job.label_units", lambda *_: sys.exit(9))
+        imgcls("predict", *args)
+    code, out, _ = imgcls("predict", *args, "--dry-run")
+    assert (code, "an earlier command left 20 images open, which are labelled first" in out) == (0, True)
 
 
 def test_a_folder_whose_name_is_not_utf8_is_labelled(

@@ -90,7 +90,7 @@ def check_output(output: str, s3: S3Options) -> None:
 
 
 def _tell(result: CheckResult, config: CheckConfig) -> None:
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, markup=False, soft_wrap=True)
     shares = ", ".join(f"{count:,} to {split}" for split, count in result.num_images.items())
     num_classes = sum(name is not None for name in result.class_names)
     console.print(

@@ -59,7 +59,7 @@ def run(config_file: Path | None, overrides: Sequence[str], flags: Mapping[str, 
 
 
 def _tell(result: Evaluation, config: EvaluateConfig) -> None:
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, markup=False, soft_wrap=True)
     console.print(
         f"{result.model_name} on {result.split} of {result.dataset}: {counted(result.num_images, 'image')}, "
         f"{result.num_dataset_classes:,} of the model's {len(result.class_names):,} classes; "

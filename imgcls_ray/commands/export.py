@@ -182,7 +182,7 @@ def _versions() -> dict[str, str]:
 def _tell(report: dict[str, Any], config: ExportConfig) -> None:
     from imgcls_ray.commands.export_images import DRAWN
 
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, markup=False, soft_wrap=True)
     before, after = (report["size_bytes"][key] / 2**20 for key in ("before", "after"))
     console.print(
         f"{config.output}: {config.model} as {config.format}, {report['precision']}, {after:.1f} MiB "

@@ -74,7 +74,11 @@ def run(config_file: Path | None, overrides: Sequence[str], flags: Mapping[str, 
         return
     _tell(report, config)
     _after(config)
-    report.check_errors(config.max_error_rate)
+    report.check_errors(config.max_error_rate, accept_missing=config.accept_missing)
+    if report.input_error is not None:
+        if not config.accept_missing:
+            raise report.input_error
+        print(f"{report.input_error}; nothing new was looked for")
     report.listing.check_complete()
 
 
@@ -106,8 +110,13 @@ def _predict_one(values: Mapping[str, Any]) -> None:
 
 
 def _tell_plan(report: PredictReport, config: PredictConfig) -> None:
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, markup=False, soft_wrap=True)
     plan = report.plan
+    if report.num_left_open:
+        console.print(
+            f"an earlier command left {counted(report.num_left_open, 'image')} open, which are labelled first; those "
+            "that are listed count below as if they had no row"
+        )
     console.print(
         f"{config.input}: {plan.listed:,} inputs, {plan.planned:,} to label "
         f"({plan.new:,} new, {plan.changed:,} changed, {plan.retried:,} to retry), "
@@ -117,7 +126,7 @@ def _tell_plan(report: PredictReport, config: PredictConfig) -> None:
 
 
 def _tell(report: PredictReport, config: PredictConfig) -> None:
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, markup=False, soft_wrap=True)
     done = [run for run in report.runs if run.num_images]
     for run in done:
         if run.num_done_before:
@@ -145,6 +154,11 @@ def _tell(report: PredictReport, config: PredictConfig) -> None:
     console.print(table)
     for run in done:
         _tell_run(console, run)
+    if codes[ImageErrorCode.UNSUPPORTED_FORMAT.value]:
+        console.print(
+            "unsupported_format: `imgcls predict FILE --model MODEL` says more of one file; HEIC and JPEG XL need "
+            "extras (pip install 'imgcls-ray[heif,jxl]')"
+        )
     _tell_left_out(console, report)
     is_reached = config.limit and sum(run.num_labelled for run in report.runs) >= config.limit
     if is_reached or not report.runs[-1].is_finished:

@@ -36,7 +36,7 @@ def run(config_file: Path | None, overrides: Sequence[str], flags: Mapping[str, 
         ImgclsError: with the exit code.
     """
     config = make_config(ServeConfig, nested(read_values(config_file, overrides, flags)))
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, markup=False, soft_wrap=True)
     num_cores = available_cores()
     _check(config, num_cores)
     start = time.monotonic()

@@ -26,7 +26,7 @@ def run(
         seed=seed,
         group_by=group_by,
     )
-    Console(highlight=False).print(_table(report))
+    Console(highlight=False, markup=False).print(_table(report))
     for line in _notes(report):
         print(line)
 

@@ -27,7 +27,7 @@ _MAX_PROBLEMS_SHOWN = 20
 
 def status(uri: str, s3: S3Options) -> None:
     store = open_store(open_directory(uri, s3))
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, markup=False, soft_wrap=True)
     identity = store.identity
     columns = "".join(f", {name}" for name in ("embedding", "logits") if getattr(identity, name))
     console.print(f"{store.uri}: {identity.model}, {identity.num_classes:,} classes, top {identity.top_k}{columns}")
@@ -46,7 +46,7 @@ def status(uri: str, s3: S3Options) -> None:
                 f"{record['num_images']:,}",
                 f"{num_ok:,}",
                 f"{record['num_images'] - num_ok:,}",
-                f"{record['images_per_s']:,}",
+                f"{record['images_per_s']:,}" if record["images_per_s"] else "-",
                 record["finished"][:16].replace("T", " "),
             )
             continue
@@ -62,7 +62,7 @@ def status(uri: str, s3: S3Options) -> None:
 def verify(uri: str, s3: S3Options) -> None:
     store = open_store(open_directory(uri, s3))
     report = verify_store(store)
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, markup=False, soft_wrap=True)
     counts = ", ".join(f"{code} {count:,}" for code, count in report.counts.most_common())
     console.print(f"{store.uri}: {report.num_planned:,} inputs planned, {report.num_rows:,} rows ({counts or 'none'})")
     for problem in report.problems[:_MAX_PROBLEMS_SHOWN]:

@@ -35,7 +35,9 @@ def is_single_file(source: str, s3: S3Options = DEFAULT_S3) -> bool:
         return False
     if is_s3(source):
         return find_object(source, s3) is not None
-    return is_url(source) or os.path.isfile(path_from_uri(source))
+    path = path_from_uri(source)
+    # Also a link that leads nowhere, or a pipe: one image that cannot be read.
+    return is_url(source) or (os.path.lexists(path) and not os.path.isdir(path))
 
 
 def check_input(source: str, s3: S3Options = DEFAULT_S3) -> None:
@@ -116,10 +118,13 @@ def _split_pattern(path: str) -> tuple[str, list[str]]:
     """The folder that a pattern counts from, and its parts below; what exists as it is written is no pattern.
 
     Raises:
-        InputError: the pattern leads up again.
+        InputError: it is no pattern, or leads up again.
     """
     parts = path.split("/")
-    start = next(i for i, part in enumerate(parts) if has_magic(part) and not os.path.lexists("/".join(parts[: i + 1])))
+    places = (i for i, part in enumerate(parts) if has_magic(part) and not os.path.lexists("/".join(parts[: i + 1])))
+    start = next(places, None)
+    if start is None:  # every part that looks like a pattern is the name of a folder
+        raise InputError(f"{path}: there is no such file or folder")
     root = "/".join(parts[:start]) or ("/" if path.startswith("/") else ".")
     below = [part for part in parts[start:-1] if part not in ("", ".")] + parts[-1:]
     if ".." in below:

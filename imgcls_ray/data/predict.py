@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from contextlib import nullcontext
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -86,6 +87,7 @@ def predict(config: PredictConfig, console: Console) -> PredictReport:
     if input_error is not None and (store is None or config.dry_run or not store.open_runs()):
         raise input_error
     if config.dry_run:
+        report.num_left_open = _count_left_open(store) if store is not None else 0
         with _planned(config, store, report, config.limit) as plans:
             for _ in plans:
                 pass
@@ -97,12 +99,24 @@ def predict(config: PredictConfig, console: Console) -> PredictReport:
         work_off(
             store,
             job,
-            lambda limit: _planned(config, store, report, limit),
+            lambda limit: _planned(config, store, report, limit) if input_error is None else nullcontext(iter(())),
             report,
             limit=config.limit,
         )
+    report.input_error = input_error
     report.seconds = time.monotonic() - start
     return report
+
+
+def _count_left_open(store: LabelStore) -> int:
+    """Inputs of open runs that have no row."""
+    return sum(
+        unit.num_rows
+        for run in store.open_runs()
+        for answered in [store.answered_units(run)]
+        for unit in store.units(run)
+        if unit.number not in answered
+    )
 
 
 def _input_error(config: PredictConfig, s3: S3Options) -> InputError | None:

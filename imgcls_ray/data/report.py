@@ -9,7 +9,7 @@ from typing import Any
 from imgcls_ray.data.listing import ListingCounts
 from imgcls_ray.data.plan import PlanCounts
 from imgcls_ray.data.schema import STATUS_OK
-from imgcls_ray.errors import JobFailedError
+from imgcls_ray.errors import ImageErrorCode, InputError, JobFailedError
 from imgcls_ray.models.classifier import StageSeconds
 
 
@@ -48,15 +48,23 @@ class PredictReport:
     """Runs that this command worked on; the last one may be empty."""
     num_finished_before: int = 0
     """The first ones of them, which an earlier command had planned: their rows are answers to this one's listing."""
+    num_left_open: int = 0
+    """For a dry run: inputs of open runs that have no row."""
+    input_error: InputError | None = None
+    """Why nothing new was looked for: the runs that were open are finished all the same."""
     seconds: float = 0.0
 
-    def check_errors(self, max_error_rate: float) -> None:
+    def check_errors(self, max_error_rate: float, *, accept_missing: bool = False) -> None:
         """End the job as failed if every input failed, or more than the accepted share.
 
         Counted are all inputs of the listing, labelled now or before: one image that fails again and again does not
         fail every run after the first. The runs that an earlier command left open are counted by themselves, because
         their inputs need not be listed any more; without the rows that this command has already replaced. A command
         that found nothing to label has not failed, unless it only waits for failures to pass.
+
+        Args:
+            max_error_rate: the accepted share, 0 to 1.
+            accept_missing: whether ``not_found`` in a run that was left open is what the user expects.
 
         Raises:
             JobFailedError: naming the codes.
@@ -69,6 +77,8 @@ class PredictReport:
         for (run, status), count in self.plan.replaced.items():
             if run in numbers:
                 codes[status] -= count
+        if accept_missing:
+            del codes[ImageErrorCode.NOT_FOUND.value]
         _check_codes(+codes, max_error_rate, of=" of what an earlier command left open")
         _check_codes(_codes_of(planned) + self.plan.answered_codes, max_error_rate)
 
