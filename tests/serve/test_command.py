@@ -80,8 +80,7 @@ def test_it_answers_asks_for_keys_and_ends_when_it_is_told_to(
             assert answer.json()["results"][0]["status"] == "ok"
             assert client.post("/v1/classify", content=b"x", headers={"content-type": "image/jpeg"}).status_code == 401
             assert client.get("/").text.startswith("<!doctype html>")
-            too_large = client.post("/v1/classify", content=bytes(2_000_000), headers=headers)
-            assert too_large.status_code == 413
+            assert _status_of_a_large_body(client, headers) == 413
         # A request that is in work when the command is told to end has its answer.
         answers: list[int] = []
 
@@ -107,6 +106,15 @@ def test_it_answers_asks_for_keys_and_ends_when_it_is_told_to(
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         probe.bind(("127.0.0.1", int(port)))  # nothing listens there any more
+
+
+def _status_of_a_large_body(client: httpx.Client, headers: dict[str, str]) -> int:
+    for _ in range(3):
+        try:
+            return client.post("/v1/classify", content=bytes(2_000_000), headers=headers).status_code
+        except httpx.TransportError:
+            pass  # closed before all was sent: the answer may be lost with it
+    return 0
 
 
 @pytest.mark.slow
