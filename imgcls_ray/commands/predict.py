@@ -198,7 +198,7 @@ def _tell_left_out(console: Console, report: PredictReport) -> None:
         if number:
             console.print(f"left out: {number:,} {what}")
     for unlisted in counts.unlisted[:_UNLISTED_TOLD]:
-        console.print(f"cannot be listed: {unlisted}", markup=False)
+        console.print(f"cannot be listed: {unlisted}")
     if (more := counts.num_unlisted - _UNLISTED_TOLD) > 0:
         console.print(f"cannot be listed: {more:,} more folders")
 

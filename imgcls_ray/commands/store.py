@@ -66,7 +66,7 @@ def verify(uri: str, s3: S3Options) -> None:
     counts = ", ".join(f"{code} {count:,}" for code, count in report.counts.most_common())
     console.print(f"{store.uri}: {report.num_planned:,} inputs planned, {report.num_rows:,} rows ({counts or 'none'})")
     for problem in report.problems[:_MAX_PROBLEMS_SHOWN]:
-        console.print(f"  {problem}", markup=False)
+        console.print(f"  {problem}")
     if report.num_problems > _MAX_PROBLEMS_SHOWN:
         console.print(f"  and {report.num_problems - _MAX_PROBLEMS_SHOWN:,} more")
     if holder := lease_holder(store.directory):

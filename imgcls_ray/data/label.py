@@ -102,22 +102,13 @@ class LabelTask(ClassifierTask):
     """What every worker of a run is told."""
 
     store: str
-
     source: str | None = None
     """The INPUT that the run's inputs were listed in; a path is absolute. ``None``: what is missing stays missing."""
+    limits: dict[str, Any] = field(default_factory=dict)
+    """What decides whether a failed input is asked again under wider limits, by the configuration's keys."""
 
     def open_store(self) -> LabelStore:
         return open_store(open_directory(self.store, self.fetch_limits.s3))
-
-    def limits(self) -> dict[str, Any]:
-        """What decides whether a failed input is asked again under other limits, by the configuration's keys."""
-        return {
-            "max_image_bytes": min(self.decode_limits.max_bytes, self.fetch_limits.max_bytes),
-            "max_image_pixels": self.decode_limits.max_pixels,
-            "decode_timeout_s": self.decode_limits.timeout_s,
-            "fetch_timeout_s": self.fetch_limits.timeout_s,
-            "allow_private_urls": self.fetch_limits.allow_private_urls,
-        }
 
     def check_absences(self, rows: pa.Table, results: Iterable[object]) -> None:
         """End the job where inputs are missing because their storage is away.
@@ -218,7 +209,7 @@ class UnitLabeller:
                 # Before the next unit may compute, so that at every moment a unit in hand is in one of the two.
                 commit.enter_context(turns.committing)
             counts = commit_unit(
-                self._store, self._classifier.folder.spec.class_names, unit, rows, results, seconds, self._task.limits()
+                self._store, self._classifier.folder.spec.class_names, unit, rows, results, seconds, self._task.limits
             )
             turns.end(unit)
         return counts
@@ -308,7 +299,7 @@ class UnitClassifier:
                 turns.begin(unit)
                 results = list(self._classifier.classify_inputs(inputs, seconds))
                 commit.enter_context(turns.committing)
-            counts = commit_unit(self._store, spec.class_names, unit, rows, results, seconds, self._task.limits())
+            counts = commit_unit(self._store, spec.class_names, unit, rows, results, seconds, self._task.limits)
             turns.end(unit)
         return counts
 

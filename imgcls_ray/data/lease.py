@@ -77,9 +77,9 @@ def hold_lease(directory: Directory) -> Iterator[None]:
 def lease_holder(directory: Directory) -> str | None:
     """Who holds the store as far as one look can tell, in words, or ``None``."""
     lease = _read(directory)
-    if lease is None or _is_alive(lease) is False:
+    if lease is None or (is_alive := _is_alive(lease)) is False:
         return None
-    if _is_recent(lease) or _is_alive(lease):
+    if is_alive or _is_recent(lease):
         return _words(lease)
     return f"{_words(lease)}, unless it died: its last sign of life seems to be old"
 

@@ -44,6 +44,7 @@ from imgcls_ray.models.engines import check_engine
 from imgcls_ray.models.new import open_model
 from imgcls_ray.options import decode_limits, fetch_limits, s3_options
 from imgcls_ray.storage import open_directory
+from imgcls_ray.storage.create_only import prove_create_only
 from imgcls_ray.storage.files import absolute_path, path_from_uri, uri_from_path
 from imgcls_ray.storage.http import is_url
 from imgcls_ray.storage.s3 import is_s3
@@ -93,7 +94,10 @@ def predict(config: PredictConfig, console: Console) -> PredictReport:
                 pass
         return report
 
-    store = create_or_open_store(directory, identity)
+    if store is None:
+        store = create_or_open_store(directory, identity)
+    else:
+        prove_create_only(directory)
     with hold_lease(directory):
         job = _Job(config, folder, store, console)
         work_off(
@@ -180,6 +184,7 @@ class _Job:
             batch_size=config.batch_size,
             decode_limits=decode_limits(config),
             fetch_limits=fetch_limits(config),
+            limits=_limits(config),
         )
 
     def write_plan(self, planned: Spool, run: int) -> None:
