@@ -41,6 +41,9 @@ WEIGHTS_FILE = "model.safetensors"
 SPEC_FILE = "model.json"
 MAX_SPEC_BYTES = 16 * 2**20
 """Of ``model.json``: the 21,841 names of ImageNet take one."""
+_MAX_NETWORK_BYTES = 16 * 2**30
+"""Of one file of a network: the largest of timm take 8 GiB. Files with holes may claim any size, and cost their reader
+as much."""
 _MAX_CLASSES = 1_000_000
 _MAX_FACTS = 1000
 
@@ -309,6 +312,10 @@ def _check_file(folder: Path, name: str, expected: str) -> None:
     if not path.is_file():
         raise ModelFolderError(f"{folder}: has no {name}; use the folder exactly as it was written")
     try:
+        if (num_bytes := path.stat().st_size) > _MAX_NETWORK_BYTES:
+            raise ModelFolderError(
+                f"{path}: {num_bytes:,} bytes; the file of a network has at most {_MAX_NETWORK_BYTES >> 30} GiB"
+            )
         found = sha256_file(path)
     except OSError as error:
         raise ModelFolderError(f"{path}: cannot be read: {error.strerror}") from error

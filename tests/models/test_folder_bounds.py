@@ -128,6 +128,11 @@ def test_a_pipe_in_place_of_a_file_is_refused(folder: Path, name: str) -> None:
     assert name in refused_at_once(folder)
 
 
+def test_a_file_with_holes_is_not_read_to_its_end(folder: Path) -> None:
+    os.truncate(folder / "model.safetensors", 2**40)
+    assert "1,099,511,627,776 bytes; the file of a network has at most 16 GiB" in refused_at_once(folder)
+
+
 def test_a_path_of_any_length_is_refused_in_a_line() -> None:
     with pytest.raises(ModelFolderError, match="cannot be looked at: File name too long"):
         open_model_folder(Path("m" * 5000))
