@@ -6,6 +6,7 @@ those that take milliseconds.
 
 from __future__ import annotations
 
+from imgcls_ray.errors import ImageError
 from imgcls_ray.images.careful import read_size
 from imgcls_ray.images.jpeg import read_jpeg_header
 from imgcls_ray.images.sniff import ImageFormat, sniff_format
@@ -22,6 +23,7 @@ _COST_OF_FORMAT = {
     ImageFormat.PNG: 2,
     ImageFormat.TIFF: 2,
 }
+_ORDINARY_FORMATS = frozenset({ImageFormat.JPEG, ImageFormat.PNG, ImageFormat.WEBP})
 # Encoders write about ten scans, each a pass over the coefficients that costs about a third of decoding them once.
 _SCANS_OF_COST_1 = 3
 
@@ -43,3 +45,23 @@ def decode_cost(data: bytes) -> float:
         return width * height * _COST_OF_FORMAT.get(image_format, 1)
     except Exception:
         return 0
+
+
+def is_ordinary(data: bytes) -> bool:
+    """Whether decoding it in a thread beside others holds up nobody: a still JPEG, PNG or WebP of ordinary cost.
+
+    Everything else, also what looks like an image and cannot be read, belongs into a process of its own. What no
+    decoder will take counts as ordinary: it is refused at once.
+    """
+    image_format = sniff_format(data)
+    if image_format is None:
+        return True
+    if image_format not in _ORDINARY_FORMATS:
+        return False
+    if image_format is ImageFormat.JPEG:
+        try:
+            if not read_jpeg_header(data).is_fast:
+                return False
+        except ImageError:
+            return False
+    return 0 < decode_cost(data) <= HEAVY_COST
