@@ -25,7 +25,8 @@ from PIL import (
 )
 
 from imgcls_ray.errors import ImageError, ImageErrorCode
-from imgcls_ray.images.bmp import read_alpha_of_16_bits
+from imgcls_ray.images.bmff import check_avif_sizes
+from imgcls_ray.images.bmp import expand_runs, read_alpha_of_16_bits
 from imgcls_ray.images.containers import (
     check_bmff_complete,
     check_riff_complete,
@@ -33,7 +34,8 @@ from imgcls_ray.images.containers import (
     keep_pixel_chunks,
     read_png_exif,
 )
-from imgcls_ray.images.jpeg import check_jpeg, has_end_of_image, read_jpeg_header
+from imgcls_ray.images.gif import keep_first_picture
+from imgcls_ray.images.jpeg import check_jpeg, has_end_of_image, keep_pixel_segments, read_jpeg_header
 from imgcls_ray.images.jxl import decode_jxl, read_jxl_header
 from imgcls_ray.images.orientation import UPRIGHT, read_orientation, turn_upright
 from imgcls_ray.images.pixels import correct_palette, scale_colour_key, to_rgb
@@ -45,8 +47,8 @@ from imgcls_ray.images.tiff import (
     Planes,
     check_tiff,
     is_tiff_complete,
+    keep_picture,
     read_planes,
-    with_first_directory,
 )
 
 if TYPE_CHECKING:
@@ -102,7 +104,7 @@ def read_pillow_image(image: Image.Image, limits: DecodeLimits) -> np.ndarray:
         return turn_upright(to_rgb(image), read_orientation(image.info.get("exif", b"")))
 
 
-def read_stored_form(data: bytes, image_format: ImageFormat) -> tuple[str, int]:
+def read_stored_form(data: bytes, image_format: ImageFormat, limits: DecodeLimits) -> tuple[str, int]:
     """Say how a file that can be decoded stores its picture, at the cost of reading its head.
 
     Returns:
@@ -119,26 +121,15 @@ def read_stored_form(data: bytes, image_format: ImageFormat) -> tuple[str, int]:
         planes = read_planes(data) if image_format is ImageFormat.TIFF else None
         if planes is not None:
             return planes.mode, planes.orientation
-        data = keep_head(data) if image_format is ImageFormat.PNG else data
+        if image_format is ImageFormat.PNG:
+            data = keep_head(data)
+        elif image_format is ImageFormat.TIFF:
+            data = keep_picture(data, limits)
+        elif image_format is ImageFormat.GIF:
+            data = keep_first_picture(data)
         with _plugin(image_format)(io.BytesIO(data)) as image:
             is_deep = image_format is ImageFormat.PNG and data[_PNG_BIT_DEPTH_AT] == 16
             return "I;16" if is_deep else image.mode, _stored_orientation(image, data)
-
-
-def read_size(data: bytes, image_format: ImageFormat) -> tuple[int, int]:
-    """Width and height, before any turning or after it, at the cost of reading a file's head.
-
-    Raises:
-        ImageError: Anything that went wrong.
-    """
-    with _as_image_errors(data, image_format):
-        if image_format is ImageFormat.JXL:
-            return read_jxl_header(data)[:2]
-        planes = read_planes(data) if image_format is ImageFormat.TIFF else None
-        data = with_first_directory(data, planes.directories[0]) if planes is not None else data
-        data = keep_head(data) if image_format is ImageFormat.PNG else data
-        with _plugin(image_format)(io.BytesIO(data)) as image:
-            return image.size
 
 
 def _plugin(image_format: ImageFormat) -> type[ImageFile.ImageFile]:
@@ -182,17 +173,25 @@ def _decode(data: bytes, image_format: ImageFormat, limits: DecodeLimits) -> np.
         if header.scan is None or not has_end_of_image(data, header.scan):
             raise ImageError(ImageErrorCode.TRUNCATED, "the JPEG's end-of-image marker is missing")
         orientation = header.orientation
+        data = keep_pixel_segments(data, header)
     elif image_format is ImageFormat.PNG:
         data = keep_pixel_chunks(data)
+    elif image_format is ImageFormat.GIF:
+        data = keep_first_picture(data)
+    elif image_format is ImageFormat.BMP:
+        data = expand_runs(data, limits)
     elif image_format is ImageFormat.WEBP:
         check_riff_complete(data)
     elif image_format in (ImageFormat.AVIF, ImageFormat.HEIF):
         check_bmff_complete(data, image_format.name)
+        if image_format is ImageFormat.AVIF:
+            check_avif_sizes(data, limits)
     elif image_format is ImageFormat.TIFF:
         check_tiff(data)
         planes = read_planes(data)
         if planes is not None:
             return _decode_planes(data, planes, limits)
+        data = keep_picture(data, limits)
 
     with plugin(io.BytesIO(data)) as image:
         limits.check_size(*image.size)
@@ -227,7 +226,7 @@ def _check_planes_together(image: TiffImagePlugin.TiffImageFile) -> None:
 def _decode_planes(data: bytes, planes: Planes, limits: DecodeLimits) -> np.ndarray:
     bands = []
     for directory in planes.directories:
-        with TiffImagePlugin.TiffImageFile(io.BytesIO(with_first_directory(data, directory))) as image:
+        with TiffImagePlugin.TiffImageFile(io.BytesIO(keep_picture(data, limits, directory))) as image:
             limits.check_size(*image.size)
             image.load()
             bands.append(Image.fromarray(to_rgb(image)[:, :, 0]))

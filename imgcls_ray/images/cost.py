@@ -1,15 +1,25 @@
-"""Guess what decoding an image will cost, from its header alone.
+"""Guess what decoding an image will cost, from a few numbers of its head.
 
 A server decodes what strangers send. Pictures that are within the limits and still take seconds must not stand before
-those that take milliseconds.
+those that take milliseconds, and what may hold up a process is decoded in another one. So the guess itself takes a
+millisecond at most, whatever the bytes are: no decoder is asked, and nothing is read to its end.
 """
 
 from __future__ import annotations
 
-from imgcls_ray.errors import ImageError
-from imgcls_ray.images.careful import read_size
-from imgcls_ray.images.jpeg import read_jpeg_header
+from typing import TYPE_CHECKING
+
+from imgcls_ray.images.bmff import read_bmff_size
+from imgcls_ray.images.bmp import read_bmp_size
+from imgcls_ray.images.containers import has_few_png_chunks, is_still_webp, read_png_size, read_webp_size
+from imgcls_ray.images.gif import read_gif_size
+from imgcls_ray.images.jpeg import JpegHeader, read_jpeg_header
+from imgcls_ray.images.jxl import read_jxl_size
 from imgcls_ray.images.sniff import ImageFormat, sniff_format
+from imgcls_ray.images.tiff import read_coded_size
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 HEAVY_COST = 24_000_000
 """From here on decoding takes a quarter of a second or more: such pictures wait in a line of their own."""
@@ -23,9 +33,22 @@ _COST_OF_FORMAT = {
     ImageFormat.PNG: 2,
     ImageFormat.TIFF: 2,
 }
-_ORDINARY_FORMATS = frozenset({ImageFormat.JPEG, ImageFormat.PNG, ImageFormat.WEBP})
+_READ_SIZE: dict[ImageFormat, Callable[[bytes], tuple[int, int]]] = {
+    ImageFormat.PNG: read_png_size,
+    ImageFormat.WEBP: read_webp_size,
+    ImageFormat.AVIF: read_bmff_size,
+    ImageFormat.HEIF: read_bmff_size,
+    ImageFormat.GIF: read_gif_size,
+    ImageFormat.BMP: read_bmp_size,
+    ImageFormat.TIFF: read_coded_size,
+    ImageFormat.JXL: read_jxl_size,
+}
 # Encoders write about ten scans, each a pass over the coefficients that costs about a third of decoding them once.
 _SCANS_OF_COST_1 = 3
+# Scans are counted in so many bytes, and guessed behind them: a progressive file of this size is heavy anyhow.
+_BYTES_FOR_SCANS, _SCANS_OF_LARGE_FILES = 1 << 20, 10
+# In a JPEG's header. One of an ordinary file has tens, of 64 kB each where it holds a profile or a depth map.
+_MAX_SEGMENTS, _MAX_JUNK_BYTES = 500, 1 << 14
 
 
 def decode_cost(data: bytes) -> float:
@@ -33,15 +56,13 @@ def decode_cost(data: bytes) -> float:
 
     Never raises: whatever is wrong with an image is for the decoder to say.
     """
+    image_format = sniff_format(data)
+    if image_format is None:
+        return 0
     try:
-        image_format = sniff_format(data)
-        if image_format is None:
-            return 0
         if image_format is ImageFormat.JPEG:
-            header = read_jpeg_header(data)
-            num_scans = data.count(b"\xff\xda") if header.has_many_scans else 1
-            return header.width * header.height * max(1.0, num_scans / _SCANS_OF_COST_1)
-        width, height = read_size(data, image_format)
+            return _jpeg_cost(data, _read_head(data))
+        width, height = _READ_SIZE[image_format](data)
         return width * height * _COST_OF_FORMAT.get(image_format, 1)
     except Exception:
         return 0
@@ -56,12 +77,29 @@ def is_ordinary(data: bytes) -> bool:
     image_format = sniff_format(data)
     if image_format is None:
         return True
-    if image_format not in _ORDINARY_FORMATS:
-        return False
-    if image_format is ImageFormat.JPEG:
-        try:
-            if not read_jpeg_header(data).is_fast:
-                return False
-        except ImageError:
+    try:
+        if image_format is ImageFormat.JPEG:
+            header = _read_head(data)
+            cost = _jpeg_cost(data, header) if header.is_fast and header.scan is not None else 0
+        elif (image_format is ImageFormat.PNG and has_few_png_chunks(data)) or (
+            image_format is ImageFormat.WEBP and is_still_webp(data)
+        ):
+            cost = decode_cost(data)
+        else:
             return False
-    return 0 < decode_cost(data) <= HEAVY_COST
+    except Exception:
+        return False
+    return 0 < cost <= HEAVY_COST
+
+
+def _read_head(data: bytes) -> JpegHeader:
+    return read_jpeg_header(data, max_segments=_MAX_SEGMENTS, max_junk=_MAX_JUNK_BYTES)
+
+
+def _jpeg_cost(data: bytes, header: JpegHeader) -> float:
+    num_scans = 1
+    if header.has_many_scans:
+        num_scans = data.count(b"\xff\xda", 0, _BYTES_FOR_SCANS)
+        if len(data) > _BYTES_FOR_SCANS:
+            num_scans = max(num_scans, _SCANS_OF_LARGE_FILES)
+    return header.width * header.height * max(1.0, num_scans / _SCANS_OF_COST_1)

@@ -39,6 +39,12 @@ _MODE_RGB = 3  # torchvision.io.ImageReadMode.RGB
 _NEXT_MARKER = re.compile(rb"\xff[\x02-\xcf\xd9-\xfe]")
 # Real files have tens of segments; 100 MiB of the smallest one would cost half a minute.
 _MAX_SEGMENTS = 10_000
+# How many EXIF blocks are asked for an orientation. Editors leave two or three.
+_MAX_EXIFS = 8
+# What the pixels need beside the frame: tables, the restart interval, and which colours there are (JFIF, Adobe).
+_PIXEL_SEGMENTS = frozenset({_DHT, _DAC, 0xDB, 0xDD, 0xE0, 0xEE})
+# They are some kilobytes with a thumbnail in the JFIF segment.
+_MAX_TABLE_BYTES = 1 << 18
 
 
 class JpegHeader(NamedTuple):
@@ -70,8 +76,12 @@ class JpegHeader(NamedTuple):
         return self.sof in _PROGRESSIVE_SOFS or self.num_scan_components < self.num_components
 
 
-def read_jpeg_header(data: bytes) -> JpegHeader:
+def read_jpeg_header(data: bytes, *, max_segments: int = _MAX_SEGMENTS, max_junk: int | None = None) -> JpegHeader:
     """Parse the segments up to the first scan.
+
+    Args:
+        max_segments: how many there may be.
+        max_junk: bytes between two segments; None for any number.
 
     Raises:
         ImageError: ``truncated`` where the file ends before its frame header, ``corrupt`` where there is none.
@@ -79,8 +89,9 @@ def read_jpeg_header(data: bytes) -> JpegHeader:
     frame: tuple[int, int, int, int, int] | None = None
     orientation: int | None = None
     position = 2
-    for _ in range(_MAX_SEGMENTS):
-        found = _NEXT_MARKER.search(data, position)
+    num_exifs = 0
+    for _ in range(max_segments):
+        found = _NEXT_MARKER.search(data, position, len(data) if max_junk is None else position + max_junk)
         segment = found.end() if found else len(data)
         position = segment + _segment_bytes(data, segment)
         if position > len(data) or segment + 2 > len(data):
@@ -98,9 +109,44 @@ def read_jpeg_header(data: bytes) -> JpegHeader:
         if marker in _SOF_MARKERS and frame is None:
             frame = _read_frame(marker, data[segment + 2 : position])
         # XMP is in such segments too. The first block that gives an orientation counts, also where it says upright.
-        elif marker == _APP1 and orientation is None and data.startswith(EXIF_PREFIX, segment + 2):
+        elif (
+            marker == _APP1
+            and orientation is None
+            and num_exifs < _MAX_EXIFS
+            and data.startswith(EXIF_PREFIX, segment + 2)
+        ):
+            num_exifs += 1
             orientation = find_orientation(data[segment + 2 : position])
-    raise ImageError(ImageErrorCode.CORRUPT, f"more than {_MAX_SEGMENTS} segments in the JPEG header")
+    raise ImageError(ImageErrorCode.CORRUPT, f"more than {max_segments} segments in the JPEG header")
+
+
+def keep_pixel_segments(data: bytes, header: JpegHeader) -> bytes:
+    """The file with only those segments before its first scan that its pixels need, and no junk between them.
+
+    Pillow takes each of them by itself, and junk byte for byte, in Python.
+
+    Raises:
+        ImageError: ``corrupt`` for more tables than any file has.
+    """
+    view = memoryview(data)
+    kept = [view[:2]]
+    num_bytes = 0
+    position = 2
+    while position < (header.scan or 0):
+        found = _NEXT_MARKER.search(data, position)
+        if found is None:
+            break
+        segment = found.end()
+        position = segment + _segment_bytes(data, segment)
+        if segment == header.scan:
+            break
+        marker = data[segment - 1]
+        if marker in _SOF_MARKERS or marker in _PIXEL_SEGMENTS:
+            kept.append(view[segment - 2 : position])
+            num_bytes += position - segment + 2
+            if num_bytes > _MAX_TABLE_BYTES:
+                raise ImageError(ImageErrorCode.CORRUPT, f"more than {_MAX_TABLE_BYTES} bytes of JPEG tables")
+    return b"".join([*kept, view[(header.scan or 0) - 2 :]])
 
 
 def _segment_bytes(data: bytes, segment: int) -> int:

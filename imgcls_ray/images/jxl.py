@@ -7,11 +7,13 @@ the size of a picture before it decodes it, and the limits are kept before anyth
 from __future__ import annotations
 
 import struct
+from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from imgcls_ray.errors import ImageError, ImageErrorCode
+from imgcls_ray.images.containers import MAX_BOXES
 from imgcls_ray.images.pixels import row_blocks, scale_to_8_bits
 from imgcls_ray.images.sniff import JXL_CODESTREAM_MAGIC as CODESTREAM_MAGIC
 from imgcls_ray.images.sniff import JXL_CONTAINER_MAGIC as CONTAINER_MAGIC
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 
 # A header is shorter than this, but for the names of its channels, which nobody writes.
 _MAX_HEADER_BYTES = 1 << 14
+# Within so many boxes its header has begun and ended: only metadata may stand before.
+_BOXES_BEFORE_CODESTREAM = 500
 # Width by height, where a header gives the one and a ratio.
 _RATIOS = ((1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))
 _ALPHA, _SPOT_COLOUR, _CFA = 0, 2, 5
@@ -62,12 +66,7 @@ def read_jxl_header(data: bytes) -> JxlHeader:
         ImageError: ``truncated`` where the file ends before or in it, or within a box of the container; ``corrupt``
             where there is none.
     """
-    codestream = _first_bytes(data) if data.startswith(CONTAINER_MAGIC) else data[:_MAX_HEADER_BYTES]
-    if not codestream:
-        raise ImageError(ImageErrorCode.TRUNCATED, "the JPEG XL ends before its codestream")
-    if not codestream.startswith(CODESTREAM_MAGIC):
-        raise ImageError(ImageErrorCode.CORRUPT, "the JPEG XL holds no codestream")
-    bits = _Bits(codestream[len(CODESTREAM_MAGIC) :])
+    bits = _open_codestream(data)
     width, height = _read_size(bits)
     if bits.flag():  # all as in most files
         return JxlHeader(width, height, 1, 8, False, False, 0, False, False)
@@ -97,6 +96,20 @@ def read_jxl_header(data: bytes) -> JxlHeader:
     return JxlHeader(
         width, height, orientation, depth, is_float, is_grey, len(alphas), any(alphas), has_unknown_channels
     )
+
+
+def read_jxl_size(data: bytes) -> tuple[int, int]:
+    """Width and height alone; raises as ``read_jxl_header``."""
+    return _read_size(_open_codestream(data))
+
+
+def _open_codestream(data: bytes) -> _Bits:
+    codestream = _first_bytes(data) if data.startswith(CONTAINER_MAGIC) else data[:_MAX_HEADER_BYTES]
+    if not codestream:
+        raise ImageError(ImageErrorCode.TRUNCATED, "the JPEG XL ends before its codestream")
+    if not codestream.startswith(CODESTREAM_MAGIC):
+        raise ImageError(ImageErrorCode.CORRUPT, "the JPEG XL holds no codestream")
+    return _Bits(codestream[len(CODESTREAM_MAGIC) :])
 
 
 def decode_jxl(data: bytes, limits: DecodeLimits) -> np.ndarray:
@@ -163,7 +176,7 @@ def _first_bytes(data: bytes) -> bytes:
     """The codestream's beginning: in one box, or in several that follow each other."""
     parts = []
     num_bytes = 0
-    for kind, start, end in _boxes(data):
+    for kind, start, end in islice(_boxes(data), _BOXES_BEFORE_CODESTREAM):
         if kind in (b"jxlc", b"jxlp"):
             # The parts of a codestream are numbered.
             part = data[start + 4 * (kind == b"jxlp") : min(end, start + _MAX_HEADER_BYTES)]
@@ -176,7 +189,11 @@ def _first_bytes(data: bytes) -> bytes:
 
 def _boxes(data: bytes) -> Iterator[tuple[bytes, int, int]]:
     position = 0
+    num_boxes = 0
     while position < len(data):
+        num_boxes += 1
+        if num_boxes > MAX_BOXES:
+            raise ImageError(ImageErrorCode.CORRUPT, f"more than {MAX_BOXES} boxes in the JPEG XL")
         if position + 8 > len(data):
             raise ImageError(ImageErrorCode.TRUNCATED, "the JPEG XL ends inside the header of a box")
         size, kind = struct.unpack_from(">I4s", data, position)

@@ -8,6 +8,11 @@ from PIL import Image
 
 from imgcls_ray.errors import ConfigError, ImageError, ImageErrorCode
 
+# A file may come in so many pieces, and in one more for so many pixels: chunks, strips and tiles cost time each,
+# however few pixels and bytes they hold. Real files are far below: the smallest tiles have 256 pixels, and a PNG has a
+# chunk for 8 kB or, at the worst, for each row.
+_PIECES_OF_ANY_PICTURE, _PIXELS_PER_PIECE = 10_000, 64
+
 
 @dataclass(frozen=True)
 class DecodeLimits:
@@ -62,6 +67,35 @@ class DecodeLimits:
             raise ImageError(
                 ImageErrorCode.TOO_MANY_PIXELS, f"{width} x {height} pixels, the limit is {self.max_pixels}"
             )
+
+    def check_coded_size(self, coded_width: int, coded_height: int, width: int, height: int) -> None:
+        """Refuse a picture for which a decoder would have to make many more pixels than it has, e.g. a huge tile.
+
+        Raises:
+            ImageError: ``too_many_pixels``.
+        """
+        # Tiles that are no larger than their picture are at most four times as large together.
+        if coded_width * coded_height > max(self.max_pixels, 4 * width * height):
+            raise ImageError(
+                ImageErrorCode.TOO_MANY_PIXELS,
+                f"{width} x {height} pixels coded as {coded_width} x {coded_height}, the limit is {self.max_pixels}",
+            )
+
+
+def check_pieces(num_pieces: int, name: str, width: int, height: int) -> None:
+    """Refuse a picture that comes in too many pieces for its size.
+
+    Raises:
+        ImageError: ``corrupt``.
+    """
+    most = max_pieces(width, height)
+    if num_pieces > most:
+        raise ImageError(ImageErrorCode.CORRUPT, f"{num_pieces} {name} for {width} x {height} pixels, more than {most}")
+
+
+def max_pieces(width: int, height: int) -> int:
+    """Into how many pieces (chunks, strips, tiles) a picture may be cut."""
+    return _PIECES_OF_ANY_PICTURE + width * height // _PIXELS_PER_PIECE
 
 
 DEFAULT_LIMITS = DecodeLimits()

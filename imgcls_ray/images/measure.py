@@ -56,7 +56,7 @@ def measure_image(data: bytes, limits: DecodeLimits = DEFAULT_LIMITS) -> ImageFa
         ImageError: as ``decode_image``.
     """
     pixels, header = decode_with_header(data, limits)
-    kind, is_turned = _kind(data, header)
+    kind, is_turned = _kind(data, header, limits)
     small = small_grey(pixels)
     brightness, contrast = _mean_and_deviation(small)
     return ImageFacts(
@@ -128,13 +128,13 @@ def _cosines(count: int) -> np.ndarray:
     return np.cos(angles).astype(np.float32)
 
 
-def _kind(data: bytes, header: JpegHeader | None) -> tuple[str, bool]:
+def _kind(data: bytes, header: JpegHeader | None, limits: DecodeLimits) -> tuple[str, bool]:
     """Format and colours, and whether EXIF turns the picture. The bytes were decoded before, so they have a format."""
     if header is not None:
         colours = {1: "grey", 4: "CMYK"}.get(header.num_components, "RGB")
         return f"JPEG {colours if header.precision == 8 else f'{header.precision}-bit'}", header.orientation != UPRIGHT
     image_format = sniff_format(data)
     assert image_format is not None
-    mode, orientation = read_stored_form(data, image_format)
+    mode, orientation = read_stored_form(data, image_format, limits)
     colours = "16-bit" if mode.startswith("I") else _COLOURS_OF_MODE.get(mode, "RGB")
     return f"{image_format.name} {colours}", orientation != UPRIGHT

@@ -5,17 +5,21 @@ Only EXIF counts, as in OpenCV and in browsers: an orientation in XMP, or in a P
 
 from __future__ import annotations
 
+import re
 import struct
 
 import numpy as np
 
 UPRIGHT = 1
 EXIF_PREFIX = b"Exif\0\0"
+_PREFIXES = re.compile(rb"(?:Exif\0\0)*")
 _ORIENTATION_TAG = 0x0112
 # Cameras write SHORT, and libraries every other integer. In a big-endian file a value lies in the first bytes of its
 # field, however short it is.
 _INTEGERS = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 13: "I", 16: "Q", 17: "q"}
 _BYTE_ORDERS = {b"II*\0": "<", b"MM\0*": ">"}
+# A block has tens of entries, in the order of their tags, of which orientation is among the first.
+_MAX_ENTRIES = 1_000
 _IFD_ENTRY_BYTES, _VALUE_BYTES = 12, 4
 
 
@@ -29,9 +33,9 @@ def find_orientation(exif: bytes) -> int | None:
         1 to 8: what the block says, 1 for a value that does not exist. None: it says nothing, or is damaged before the
         tag.
     """
-    tiff = exif
-    while tiff.startswith(EXIF_PREFIX):  # some writers put it twice
-        tiff = tiff.removeprefix(EXIF_PREFIX)
+    # Some writers put it twice; a block that is full of them must not cost a copy for each.
+    prefixes = _PREFIXES.match(exif)
+    tiff = exif[prefixes.end() :] if prefixes else exif
     byte_order = _BYTE_ORDERS.get(tiff[:4])
     if byte_order is None:
         return None
@@ -40,7 +44,7 @@ def find_orientation(exif: bytes) -> int | None:
         (num_entries,) = struct.unpack_from(byte_order + "H", tiff, ifd)
         first = ifd + 2
         # A damaged count must not cost the entries that are there.
-        num_entries = min(num_entries, (len(tiff) - first) // _IFD_ENTRY_BYTES)
+        num_entries = min(num_entries, (len(tiff) - first) // _IFD_ENTRY_BYTES, _MAX_ENTRIES)
         entries = tiff[first : first + num_entries * _IFD_ENTRY_BYTES]
         for index, (tag, kind, count) in enumerate(struct.iter_unpack(byte_order + "HHI4x", entries)):
             if tag == _ORIENTATION_TAG and kind in _INTEGERS:
