@@ -16,10 +16,11 @@ from contextlib import suppress
 from typing import IO, TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from types import TracebackType
 
-_LENGTH = struct.Struct("<Q")
+LENGTH = struct.Struct("<Q")
+"""Before each message, how many bytes it has."""
 
 
 class ChildDiedError(Exception):
@@ -31,6 +32,30 @@ class ChildDiedError(Exception):
         """Minus the signal's number, or the exit code."""
 
 
+def start_python(
+    module: str,
+    function: str,
+    *,
+    stdin: int,
+    stdout: int | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> subprocess.Popen[bytes]:
+    """Run ``function`` of ``module`` in a new Python that can import what this one can."""
+    # The parent decides when the child ends: a Ctrl-C at a terminal goes to all processes of a job, and must not
+    # end the work in hand. A child inherits which signals are blocked.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-c", f"from {module} import {function}; {function}()"],
+            stdin=stdin,
+            stdout=stdout,
+            # What this process can import, the child can, however this one came to it.
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **(environment or {})},
+        )
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 class ChildProcess:
     """Runs ``function`` of ``module`` in another process: it calls ``answer_messages``.
 
@@ -38,19 +63,7 @@ class ChildProcess:
     """
 
     def __init__(self, module: str, function: str) -> None:
-        # The parent decides when the child ends: a Ctrl-C at a terminal goes to all processes of a job, and must not
-        # end the work in hand. A child inherits which signals are blocked.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
-        try:
-            self._process = subprocess.Popen(
-                [sys.executable, "-c", f"from {module} import {function}; {function}()"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                # What this process can import, the child can, however this one came to it.
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-            )
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        self._process = start_python(module, function, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
     def __enter__(self) -> Self:
         return self
@@ -94,15 +107,15 @@ def answer_messages(answer: Callable[[bytes], bytes]) -> None:
 
 
 def _write(stream: IO[bytes], message: bytes) -> None:
-    stream.write(_LENGTH.pack(len(message)))
+    stream.write(LENGTH.pack(len(message)))
     stream.write(message)
     stream.flush()
 
 
 def _read(stream: IO[bytes]) -> bytes | None:
-    header = stream.read(_LENGTH.size)
-    if len(header) < _LENGTH.size:
+    header = stream.read(LENGTH.size)
+    if len(header) < LENGTH.size:
         return None
-    (length,) = _LENGTH.unpack(header)
+    (length,) = LENGTH.unpack(header)
     message = stream.read(length)
     return message if len(message) == length else None

@@ -75,7 +75,7 @@ def decode_in_child(preprocess: Preprocess, limits: DecodeLimits) -> Iterator[De
 
         def decode(data: bytes) -> ModelInput | ImageError:
             answer = ask(data)
-            return answer if isinstance(answer, ImageError) else _read_answer(answer, preprocess.crop_size)
+            return answer if isinstance(answer, ImageError) else read_answer(answer, preprocess.crop_size)
 
         yield decode
 
@@ -107,15 +107,25 @@ def ask_child(
         except ChildDiedError as death:
             child.kill()
             child = None
-            if death.return_code == -signal.SIGALRM:
-                return ImageError(ImageErrorCode.DECODE_TIMEOUT, f"more than {limits.timeout_s:g} s")
-            return ImageError(ImageErrorCode.DECODER_CRASHED, str(death))
+            return error_of_death(death, limits)
 
     try:
         yield ask
     finally:
         if child is not None:
             child.kill()
+
+
+def error_of_death(death: ChildDiedError, limits: DecodeLimits) -> ImageError:
+    """The error of the image that ended its process."""
+    if death.return_code == -signal.SIGALRM:
+        return late(limits)
+    return ImageError(ImageErrorCode.DECODER_CRASHED, str(death))
+
+
+def late(limits: DecodeLimits) -> ImageError:
+    """The error of an image that took too long."""
+    return ImageError(ImageErrorCode.DECODE_TIMEOUT, f"more than {limits.timeout_s:g} s")
 
 
 def serve_decoding() -> None:
@@ -125,7 +135,7 @@ def serve_decoding() -> None:
         told = json.loads(task)
         limits = DecodeLimits(**told["limits"])
         decode = decode_in_time(Preprocess(**told["preprocess"]), limits)
-        return limits, lambda data: _write_answer(decode(data))
+        return limits, lambda data: write_answer(decode(data))
 
     serve_images(begin)
 
@@ -174,16 +184,31 @@ def _limit_memory(limits: DecodeLimits) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
 
 
-def _write_answer(result: ModelInput | ImageError) -> bytes:
+def write_error(error: ImageError) -> bytes:
+    """An image's error as a child's answer."""
+    return json.dumps({"code": error.code, "detail": error.detail}).encode()
+
+
+def read_error(answer: bytes) -> ImageError | None:
+    """The error that a child's answer is; None where it is a result, which begins with a zero byte."""
+    if answer[:1] == b"\0":
+        return None
+    error: dict[str, Any] = json.loads(answer)
+    return ImageError(ImageErrorCode(error["code"]), error["detail"])
+
+
+def write_answer(result: ModelInput | ImageError) -> bytes:
+    """A decoded image, or its error, as a child's answer."""
     if isinstance(result, ImageError):
-        return json.dumps({"code": result.code, "detail": result.detail}).encode()
+        return write_error(result)
     return b"\0" + _SIZE.pack(result.width, result.height) + result.pixels.tobytes()
 
 
-def _read_answer(answer: bytes, crop_size: int) -> ModelInput | ImageError:
-    if answer[:1] != b"\0":
-        error: dict[str, Any] = json.loads(answer)
-        return ImageError(ImageErrorCode(error["code"]), error["detail"])
+def read_answer(answer: bytes, crop_size: int) -> ModelInput | ImageError:
+    """What ``write_answer`` wrote."""
+    error = read_error(answer)
+    if error is not None:
+        return error
     width, height = _SIZE.unpack_from(answer, 1)
     pixels = np.frombuffer(answer, np.uint8, offset=1 + _SIZE.size).reshape(crop_size, crop_size, 3)
     return ModelInput(pixels, width=width, height=height)

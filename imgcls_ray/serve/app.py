@@ -35,7 +35,7 @@ _CODES = {404: ErrorCode.NOT_FOUND, 405: ErrorCode.METHOD_NOT_ALLOWED}
 
 
 def make_service(config: ServeConfig, *, num_cores: int, metrics: Metrics) -> Service:
-    """The threads of one replica, which has no model yet. To be called in the event loop that will answer."""
+    """What one replica works with, without a model yet. To be called in the event loop that will answer."""
     decoding, fetching = decode_limits(config), fetch_limits(config)
     num_engines = 1 if config.uses_gpus else max(1, num_cores // config.num_threads)
     options = ModelOptions(
@@ -52,6 +52,8 @@ def make_service(config: ServeConfig, *, num_cores: int, metrics: Metrics) -> Se
         num_cores=num_cores,
         num_engines=num_engines,
         max_batch_size=config.max_batch_size,
+        max_queued_images=config.max_queued_images,
+        max_queued_bytes=config.max_queued_bytes,
         limits=decoding,
         metrics=metrics,
     )
@@ -65,7 +67,7 @@ def make_app(service: Service, keys: ApiKeys) -> Guard:
     room = Room(
         max_bytes=config.max_queued_bytes,
         max_images=config.max_queued_images,
-        num_images=lambda: service.pipeline.num_images,
+        num_images=lambda: service.pipeline.num_ordinary,
     )
     return Guard(
         app,

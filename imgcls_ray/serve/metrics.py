@@ -40,6 +40,9 @@ class Metrics(Protocol):
     def waiting(self, num_images: int, num_bytes: int) -> None:
         """What is in the replica now."""
 
+    def stuck(self, num_threads: int) -> None:
+        """So many decode threads do not come back from an image."""
+
     def loaded(self, fingerprints: Mapping[str, str], *, is_refused: bool) -> None:
         """Which models answer, by role, and whether the last change of them was refused."""
 
@@ -60,6 +63,8 @@ class NoMetrics:
     def compared(self, model: ServedModel, *, agrees: bool | None) -> None: ...
 
     def waiting(self, num_images: int, num_bytes: int) -> None: ...
+
+    def stuck(self, num_threads: int) -> None: ...
 
     def loaded(self, fingerprints: Mapping[str, str], *, is_refused: bool) -> None: ...
 
@@ -110,6 +115,9 @@ class RayMetrics:
         )
         self._waiting_images = gauge("imgcls_waiting_images", description="Images in the replica, waiting or in work.")
         self._waiting_bytes = gauge("imgcls_waiting_bytes", description="Bytes of requests in the replica.")
+        self._stuck = gauge(
+            "imgcls_stuck_threads", description="Decode threads that do not come back from an image, and were replaced."
+        )
         self._loaded = gauge(
             "imgcls_model_loaded", description="1 for each model that answers.", tag_keys=("role", "fingerprint")
         )
@@ -148,6 +156,9 @@ class RayMetrics:
     def waiting(self, num_images: int, num_bytes: int) -> None:
         self._waiting_images.set(num_images)
         self._waiting_bytes.set(num_bytes)
+
+    def stuck(self, num_threads: int) -> None:
+        self._stuck.set(num_threads)
 
     def loaded(self, fingerprints: Mapping[str, str], *, is_refused: bool) -> None:
         for role, fingerprint in self._before.items():

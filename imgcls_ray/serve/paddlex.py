@@ -7,23 +7,14 @@ larger than five.
 
 from __future__ import annotations
 
-import asyncio
-import base64
-import io
 import re
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
-from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
 from imgcls_ray.errors import ImageError
-from imgcls_ray.images.annotate import annotate_image
-from imgcls_ray.images.cost import HEAVY_COST, decode_cost
-from imgcls_ray.images.decoder import decode_image
 from imgcls_ray.serve.api import best, fetch_image, summarise
 from imgcls_ray.serve.errors import refuse_image
 from imgcls_ray.serve.inputs import decode_base64, read_json
@@ -31,14 +22,9 @@ from imgcls_ray.serve.json import to_json
 from imgcls_ray.serve.schemas import TopK, body_schema
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from imgcls_ray.images.limits import DecodeLimits
     from imgcls_ray.serve.service import Service
 
 _URL = re.compile(r"https?://", re.IGNORECASE)
-# A drawn picture is for people to look at.
-_MAX_DRAWN_PIXELS = 2048
 
 
 class PaddleXParams(BaseModel):
@@ -98,8 +84,6 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
 def make_router(service: Service) -> APIRouter:
     """The routes, which ask this service."""
     router = APIRouter(tags=["paddlex"])
-    # Drawing decodes again: as in the pipeline, pictures that take long do not stand before the others.
-    draw, draw_heavy = (ThreadPoolExecutor(1, thread_name_prefix=name) for name in ("draw", "draw-heavy"))
 
     @router.post(
         "/image-classification",
@@ -134,9 +118,10 @@ def make_router(service: Service) -> APIRouter:
         if service.config.visualize if wanted.visualize is None else wanted.visualize:
             assert isinstance(content, bytes)
             lines = [f"{category['name']} {category['score']:.2f}" for category in categories[:5]]
-            limits = service.pipeline.limits
-            lane = draw_heavy if decode_cost(content) > HEAVY_COST else draw
-            answer["image"] = await asyncio.get_running_loop().run_in_executor(lane, _draw, content, lines, limits)
+            drawn = await service.draw(content, lines)
+            if isinstance(drawn, ImageError):
+                raise refuse_image(drawn)
+            answer["image"] = drawn
         return to_json(
             {
                 "logId": request.scope["imgcls_request_id"],
@@ -152,11 +137,3 @@ def make_router(service: Service) -> APIRouter:
         return to_json({"logId": request.scope["imgcls_request_id"], "errorCode": 0, "errorMsg": "Healthy"})
 
     return router
-
-
-def _draw(data: bytes, lines: Sequence[str], limits: DecodeLimits) -> str:
-    picture = Image.fromarray(decode_image(data, limits))
-    picture.thumbnail((_MAX_DRAWN_PIXELS, _MAX_DRAWN_PIXELS))
-    file = io.BytesIO()
-    annotate_image(np.asarray(picture), lines).save(file, "JPEG", quality=90)
-    return base64.b64encode(file.getvalue()).decode()

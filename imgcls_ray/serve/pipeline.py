@@ -1,8 +1,9 @@
-"""From bytes to labels for many requests at once: decoding in threads, then batches of whatever waits.
+"""From bytes to labels for many requests at once: decoding, then batches of whatever waits.
 
 One image cannot harm another. It is decoded before it comes near a batch, so a bad one fails alone and its error
-travels as a value; pictures that will take long have a thread of their own, so that they never stand before the others;
-what its caller no longer waits for is skipped at every step.
+travels as a value. Ordinary images are decoded in threads; everything else in decoder processes (``serve/pool.py``),
+because a decoder in a thread can hold the interpreter and cannot be ended. What its caller no longer waits for is
+skipped at every step.
 
 An engine that is free takes what waits, at most a batch: a lone image is never held back for company, and batches grow
 by themselves when there is more to do. (Ray Serve's ``@serve.batch`` waits for a full batch or a timeout, and its queue
@@ -19,29 +20,31 @@ import threading
 import time
 from collections import deque
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from imgcls_ray.data.decoding import late
 from imgcls_ray.errors import ImageError, ImageErrorCode
-from imgcls_ray.images.cost import HEAVY_COST, decode_cost
-from imgcls_ray.models.classifier import decode_model_input
+from imgcls_ray.images.cost import HEAVY_COST, decode_cost, is_ordinary
+from imgcls_ray.models.classifier import ModelInput
+from imgcls_ray.serve.decoders import NICENESS, Decoding, Drawing
+from imgcls_ray.serve.errors import no_room
+from imgcls_ray.serve.pool import DecoderPool, Work
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from imgcls_ray.images.limits import DecodeLimits
-    from imgcls_ray.models.classifier import ModelInput, Prediction
+    from imgcls_ray.models.classifier import Prediction
     from imgcls_ray.serve.metrics import Metrics
     from imgcls_ray.serve.model import ServedModel
 
 logger = logging.getLogger("imgcls_ray.serve")
 
-_NICENESS = 5
+_LONGEST_WATCH_S = 0.25
 
 
-class Job:
-    """One image on its way."""
-
-    __slots__ = ("data", "future", "image", "is_shadow", "model", "top_k")
+class Job(Work):
+    """One image on its way to a label."""
 
     def __init__(
         self,
@@ -49,64 +52,93 @@ class Job:
         model: ServedModel,
         top_k: int,
         future: asyncio.Future[Prediction | ImageError],
+        request: object = None,
     ) -> None:
-        self.data: bytes | None = None
-        self.image: ModelInput | None = None
+        data = content if isinstance(content, bytes) else None
+        super().__init__(data, Decoding(model.preprocess), future, request if request is not None else self)
+        self.image = None if isinstance(content, bytes) else content
         """Once it is decoded."""
-        if isinstance(content, bytes):
-            self.data = content
-        else:
-            self.image = content
         self.model = model
         self.top_k = top_k
-        self.future = future
-        self.is_shadow = False
 
 
 class Pipeline:
-    """The threads of one replica. Made in the event loop that submits to it."""
+    """The threads and decoder processes of one replica. Made in the event loop that submits to it."""
 
     def __init__(
-        self, *, num_cores: int, num_engines: int, max_batch_size: int, limits: DecodeLimits, metrics: Metrics
+        self,
+        *,
+        num_cores: int,
+        num_engines: int,
+        max_batch_size: int,
+        max_queued_images: int,
+        max_queued_bytes: int,
+        limits: DecodeLimits,
+        metrics: Metrics,
     ) -> None:
         self.num_engines = num_engines
         self._max_batch_size = max_batch_size
         self.limits = limits
         self._metrics = metrics
         self._loop = asyncio.get_running_loop()
-        self._light: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
-        self._heavy: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._encoded: queue.SimpleQueue[Work | None] = queue.SimpleQueue()
         self._ready: deque[Job] = deque()
         self._shadows: deque[Job] = deque()
         self._condition = threading.Condition()
         self._is_open = True
-        self._decoding_since: dict[int, float] = {}
         self.num_images = 0
         """Submitted and not answered."""
         self.num_shadows = 0
-        lanes = [self._light] * num_cores + [self._heavy]
-        self._threads = [
-            threading.Thread(target=self._decode, args=(lane,), name=f"decode-{i}", daemon=True)
-            for i, lane in enumerate(lanes)
-        ]
-        self._threads += [
-            threading.Thread(target=self._classify, args=(i,), name=f"engine-{i}", daemon=True)
-            for i in range(num_engines)
-        ]
-        for thread in self._threads:
-            thread.start()
+        # A lane of the pool holds as many images as the threads' queue: neither kind takes the other's room. Bytes are
+        # shared, and half of them stay for ordinary images.
+        self.pool = DecoderPool(
+            num_processes=num_cores,
+            limits=limits,
+            max_images=max_queued_images,
+            max_bytes=max_queued_bytes // 2,
+            finish=self._finish,
+        )
+        self._max_stuck = num_cores
+        self._stuck: set[_Decoder] = set()
+        self._decoders: set[_Decoder] = set()
+        self._decoder_lock = threading.Lock()
+        for _ in range(num_cores):
+            self._add_decoder()
+        for i in range(num_engines):
+            threading.Thread(target=self._classify, args=(i,), name=f"engine-{i}", daemon=True).start()
+        self._watch()
 
-    def submit(self, content: bytes | ModelInput, model: ServedModel, top_k: int) -> Job:
-        """Take in one image, encoded or decoded; its future gets the prediction or the error, and may be cancelled."""
-        future: asyncio.Future[Prediction | ImageError] = self._loop.create_future()
-        future.add_done_callback(self._leave)
-        self.num_images += 1
-        job = Job(content, model, top_k, future)
+    @property
+    def num_ordinary(self) -> int:
+        """Of ``num_images``, those that are not in the pool: what ``max_queued_images`` bounds."""
+        return self.num_images - self.pool.num_images
+
+    @property
+    def num_stuck(self) -> int:
+        """Decode threads that do not come back from an image; each has another in its place."""
+        return len(self._stuck)
+
+    def submit(self, content: bytes | ModelInput, model: ServedModel, top_k: int, request: object = None) -> Job:
+        """Take in one image, encoded or decoded; its future gets the prediction or the error, and may be cancelled.
+
+        The future fails with an ``ApiError`` where there is no room in the pool. ``request`` is the same object for
+        the images of one request.
+        """
+        job = Job(content, model, top_k, self._loop.create_future(), request)
+        self._take_in(job)
         if job.data is None:
             self._enqueue(job)
         else:
-            self._light.put(job)
+            self._encoded.put(job)
         return job
+
+    def submit_drawing(self, data: bytes, lines: Sequence[str]) -> asyncio.Future[str | ImageError]:
+        """Draw an image with its labels: base64 of a JPEG. The future is as that of ``submit``."""
+        future: asyncio.Future[str | ImageError] = self._loop.create_future()
+        work = Work(data, Drawing(tuple(lines)), future, future)
+        self._take_in(work)
+        self._encoded.put(work)
+        return future
 
     def submit_shadow(self, original: Job, model: ServedModel) -> Job | None:
         """Let another model label the same image when there is nothing else to do; None where too many wait already."""
@@ -121,54 +153,93 @@ class Pipeline:
         if job.data is None:
             self._enqueue(job)
         else:
-            self._heavy.put(job)
+            self.pool.put(job, is_heavy=True)
         return job
 
-    def seconds_stuck(self) -> float:
-        """How long the image that is being decoded for longest has taken until now; 0 if there is none."""
-        started = list(self._decoding_since.values())
-        return time.monotonic() - min(started) if started else 0.0
-
     def close(self) -> None:
-        """End the threads; what waits is not answered."""
+        """End the threads and processes; what waits is not answered."""
         self._is_open = False
-        for thread in self._threads:
-            if thread.name.startswith("decode"):
-                self._light.put(None)
-        self._heavy.put(None)
+        for _ in range(len(self._decoders)):
+            self._encoded.put(None)
         with self._condition:
             self._condition.notify_all()
+        self.pool.close()
 
-    def _leave(self, _future: object) -> None:
-        self.num_images -= 1
+    def _take_in(self, work: Work) -> None:
+        self.num_images += 1
+
+        def leave(_future: object) -> None:
+            self.num_images -= 1
+            self.pool.give_up(work)
+
+        work.future.add_done_callback(leave)
 
     def _leave_shadow(self, _future: object) -> None:
         self.num_shadows -= 1
 
-    def _decode(self, lane: queue.SimpleQueue[Job | None]) -> None:
+    def _add_decoder(self) -> None:
+        decoder = _Decoder()
+        self._decoders.add(decoder)
+        threading.Thread(target=self._decode, args=(decoder,), name="decode", daemon=True).start()
+
+    def _watch(self) -> None:
+        """Give up images that a thread does not come back from, and let another thread take its place.
+
+        A thread cannot be ended. It goes when it comes back, if ever; until then it costs a core's share and an
+        ordinary image's memory. With ``_max_stuck`` of them no image is decoded in threads any more.
+        """
+        if not self._is_open:
+            return
+        started_before = time.monotonic() - self.limits.timeout_s
+        with self._decoder_lock:
+            stuck = [decoder for decoder in self._decoders if decoder.work and decoder.started < started_before]
+            for decoder in stuck:
+                self._decoders.discard(decoder)
+                self._stuck.add(decoder)
+        for decoder in stuck:
+            logger.error("a thread does not come back from an image; another one takes its place")
+            self._add_decoder()
+            if decoder.work is not None:
+                _resolve([(decoder.work, late(self.limits))])
+        self._loop.call_later(min(_LONGEST_WATCH_S, self.limits.timeout_s / 8), self._watch)
+
+    def _decode(self, decoder: _Decoder) -> None:
         _give_way()
-        number = threading.get_ident()
-        while (job := lane.get()) is not None and self._is_open:
-            data = job.data
-            if job.future.done() or data is None:
+        while (work := self._encoded.get()) is not None and self._is_open:
+            if work.future.done():
                 continue
-            if lane is self._light and decode_cost(data) > HEAVY_COST:
-                self._heavy.put(job)
-                continue
-            start = self._decoding_since[number] = time.monotonic()
+            decoder.started = time.monotonic()
+            decoder.work = work
             try:
-                image = decode_model_input(data, job.model.preprocess, self.limits)
+                result = self._decode_here_or_pass_on(work)
             except BaseException:  # of which nobody thought: this image, and not the thread that others need
                 logger.exception("decoding failed")
-                image = ImageError(ImageErrorCode.DECODER_CRASHED)
-            finally:
-                del self._decoding_since[number]
-            self._metrics.decoded(time.monotonic() - start)
-            if isinstance(image, ImageError):
-                self._answer([(job, image)])
-                continue
-            job.image = image
-            self._enqueue(job)
+                result = ImageError(ImageErrorCode.DECODER_CRASHED)
+            with self._decoder_lock:
+                decoder.work = None
+                is_replaced = decoder in self._stuck
+                self._stuck.discard(decoder)
+            if result is not None:
+                self._finish(work, result, time.monotonic() - decoder.started)
+            if is_replaced:
+                return
+
+    def _decode_here_or_pass_on(self, work: Work) -> ModelInput | str | ImageError | None:
+        """None where a decoder process does it, or there is no room for that."""
+        assert work.data is not None
+        if len(self._stuck) < self._max_stuck and is_ordinary(work.data):
+            return work.task(work.data, self.limits)
+        if not self.pool.put(work, is_heavy=decode_cost(work.data) > HEAVY_COST):
+            self._tell(_fail, [work], no_room())
+        return None
+
+    def _finish(self, work: Work, result: Any, seconds: float) -> None:
+        self._metrics.decoded(seconds)
+        if isinstance(work, Job) and isinstance(result, ModelInput):
+            work.image = result
+            self._enqueue(work)
+        else:
+            self._tell(_resolve, [(work, result)])
 
     def _enqueue(self, job: Job) -> None:
         with self._condition:
@@ -210,35 +281,44 @@ class Pipeline:
             answers = list(zip(batch, results, strict=True))
         except Exception as error:
             logger.exception("the engine failed on a batch of %d images", len(batch))
-            self._loop.call_soon_threadsafe(_fail, batch, error)
+            self._tell(_fail, batch, error)
             return
         self._metrics.classified(model, len(batch), time.monotonic() - start, is_shadow=batch[0].is_shadow)
-        self._answer(answers)
+        self._tell(_resolve, answers)
 
-    def _answer(self, results: Sequence[tuple[Job, Prediction | ImageError]]) -> None:
+    def _tell(self, tell: Callable[..., None], *about: object) -> None:
+        """Answer in the event loop."""
         try:
             # One call for a batch: waking the event loop costs more than what it then does.
-            self._loop.call_soon_threadsafe(_resolve, results)
+            self._loop.call_soon_threadsafe(tell, *about)
         except RuntimeError:
             if self._is_open:  # otherwise the loop has ended, and nobody waits
                 raise
 
 
+class _Decoder:
+    """What one decode thread is at."""
+
+    def __init__(self) -> None:
+        self.work: Work | None = None
+        self.started = 0.0
+
+
 def _give_way() -> None:
     """Let the event loop go before this thread: in overload it must still say so to those there is no room for."""
     with suppress(OSError, AttributeError):  # where threads have no priority of their own
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
 
 
-def _resolve(results: Sequence[tuple[Job, Prediction | ImageError]]) -> None:
-    for job, result in results:
-        if not job.future.done():
-            job.future.set_result(result)
+def _resolve(results: Sequence[tuple[Work, Any]]) -> None:
+    for work, result in results:
+        if not work.future.done():
+            work.future.set_result(result)
 
 
-def _fail(batch: Sequence[Job], error: Exception) -> None:
-    for job in batch:
-        if not job.future.done():
-            job.future.set_exception(error)
+def _fail(works: Sequence[Work], error: Exception) -> None:
+    for work in works:
+        if not work.future.done():
+            work.future.set_exception(error)
             # It is logged; asyncio would log it again for those of a request that nobody asks after the first.
-            job.future.exception()
+            work.future.exception()

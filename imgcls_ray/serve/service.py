@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from imgcls_ray.errors import ImageError, ImageErrorCode
+from imgcls_ray.errors import ImageError
 from imgcls_ray.serve.errors import ErrorCode, no_room, refuse
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Service:
-    """One replica's models and threads."""
+    """One replica's models, threads and decoder processes."""
 
     config: ServeConfig
     fleet: Fleet
@@ -52,7 +52,7 @@ class Service:
         """
         if num_images > self.config.max_images_per_request:
             raise refuse(ErrorCode.TOO_MANY_IMAGES, f"at most {self.config.max_images_per_request} images a request")
-        if self.pipeline.num_images + num_images > self.config.max_queued_images:
+        if self.pipeline.num_ordinary + num_images > self.config.max_queued_images:
             raise no_room()
 
     async def classify(
@@ -61,15 +61,16 @@ class Service:
         """Label images, in order, one result each; an error in is the same error out.
 
         Raises:
-            ApiError: there is no room for so many.
+            ApiError: there is no room for so many, or one would wait too long for its turn.
         """
         self.check_room(len(images))
+        request = object()
         jobs = [
-            None if isinstance(image, ImageError) else self.pipeline.submit(image, chosen.model, top_k)
+            None if isinstance(image, ImageError) else self.pipeline.submit(image, chosen.model, top_k, request)
             for image in images
         ]
         try:
-            await self._wait([job for job in jobs if job is not None])
+            await _wait([job for job in jobs if job is not None])
         except BaseException:  # the caller went away, or the deadline passed: nobody waits for what is left
             for job in jobs:
                 if job is not None:
@@ -85,15 +86,13 @@ class Service:
         self._compare([job for job in jobs if job is not None])
         return results
 
-    async def _wait(self, jobs: Sequence[Job]) -> None:
-        """Until all have an answer; what is not decoded by its deadline gets none."""
-        if not jobs:
-            return
-        timer = asyncio.get_running_loop().call_later(self.config.decode_timeout_s, _give_up_decoding, jobs)
-        try:
-            await asyncio.wait([job.future for job in jobs])
-        finally:
-            timer.cancel()
+    async def draw(self, image: bytes, lines: Sequence[str]) -> str | ImageError:
+        """An image with its labels below it: base64 of a JPEG.
+
+        Raises:
+            ApiError: there is no room for it.
+        """
+        return await self.pipeline.submit_drawing(image, lines)
 
     def _compare(self, jobs: Sequence[Job]) -> None:
         """Let the shadow model label the same images, after their caller has his answer."""
@@ -122,15 +121,20 @@ class Service:
         self.metrics.compared(shadow.model, agrees=agrees)
 
 
-def _give_up_decoding(jobs: Sequence[Job]) -> None:
-    for job in jobs:
-        if job.image is None and not job.future.done():
-            job.future.set_result(ImageError(ImageErrorCode.DECODE_TIMEOUT))
+async def _wait(jobs: Sequence[Job]) -> None:
+    """Until all have an answer, or one of them ends the request: there was no room for it, or the engine failed."""
+    if not jobs:
+        return
+    done, waiting = await asyncio.wait([job.future for job in jobs], return_when=asyncio.FIRST_EXCEPTION)
+    if waiting:
+        for future in done:
+            future.result()
 
 
 def _result(job: Job | None) -> Prediction | ImageError:
     assert job is not None
-    return job.future.result()
+    result: Prediction | ImageError = job.future.result()
+    return result
 
 
 def _status(result: Prediction | ImageError, chosen: Chosen) -> tuple[str, str]:

@@ -13,7 +13,7 @@ import pytest
 
 from imgcls_ray.errors import ImageError, ImageErrorCode
 from imgcls_ray.models.classifier import decode_model_input
-from imgcls_ray.serve import pipeline
+from imgcls_ray.serve import decoders
 from tests.images import bad_images as make
 from tests.images.test_decoder import BROKEN_IMAGES, GOOD_IMAGES, NOT_IMAGES
 from tests.images.test_decoder_hostile import SEEDS, mutate
@@ -198,7 +198,7 @@ def test_heavy_pictures_do_not_delay_light_ones(make_heavy: Callable[[], bytes],
 @pytest.fixture
 def decoder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Decoder]:
     decoder = Decoder()
-    monkeypatch.setattr(pipeline, "decode_model_input", decoder)
+    monkeypatch.setattr(decoders, "decode_model_input", decoder)
     yield decoder
     decoder.go_on.set()
 
@@ -282,7 +282,7 @@ def test_a_decoder_that_fails_as_nobody_thought_costs_one_image(
             raise SystemExit("a bug")
         return decode_model_input(data, preprocess, limits)
 
-    monkeypatch.setattr(pipeline, "decode_model_input", fail)
+    monkeypatch.setattr(decoders, "decode_model_input", fail)
     for _ in range(4):  # more often than there are threads
         first, bad, last = live.classify_files(GOOD[0], broken, GOOD[1]).json()["results"]
         check_same(first, alone[0])

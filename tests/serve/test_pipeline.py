@@ -67,7 +67,13 @@ class Asked:
 
     async def _make(self, num_engines: int) -> Pipeline:
         return Pipeline(
-            num_cores=2, num_engines=num_engines, max_batch_size=8, limits=DecodeLimits(), metrics=NoMetrics()
+            num_cores=2,
+            num_engines=num_engines,
+            max_batch_size=8,
+            max_queued_images=64,
+            max_queued_bytes=2**28,
+            limits=DecodeLimits(),
+            metrics=NoMetrics(),
         )
 
     def submit(
@@ -240,7 +246,7 @@ def test_a_pipeline_that_is_closed_leaves_no_threads(events: EventLoop, small_mo
     before = set(threading.enumerate())
     asked = Asked(events, num_engines=2)
     asked.results(asked.submit([IMAGE, decoded(1)], fake_model(small_model)))
-    assert len(set(threading.enumerate()) - before) == 5
+    assert len(set(threading.enumerate()) - before) == 7  # two decode, two run engines, three wait for processes
     asked.pipeline.close()
     wait_until(lambda: not set(threading.enumerate()) - before)
 

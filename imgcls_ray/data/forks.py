@@ -1,0 +1,270 @@
+"""Processes that are there in milliseconds: forks of a server that has everything loaded already.
+
+A process with threads must not fork itself, and a new Python takes seconds to load what a decoder needs. So one process
+of a single thread loads it once and forks on request; it also ends its forks and says how they ended. All of them end
+with their parent, however that ends.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import os
+import resource
+import select
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from contextlib import suppress
+from typing import TYPE_CHECKING, NoReturn
+
+from imgcls_ray.data.child import LENGTH, ChildDiedError, start_python
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+# A request is a process to end, or 0 and the socket of a new one; the answer is how it ended, or the new one's id.
+_NUMBER = struct.Struct("<i")
+_CANNOT_FORK = -1
+# Loading comes before the first answer: from a slow disk it takes a minute.
+_SERVER_TIMEOUT_S = 180.0
+_CLOSE_TIMEOUT_S = 5.0
+# Libraries that start threads when they are loaded would make the server one that must not fork.
+_ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+_PR_SET_PDEATHSIG = 1
+
+
+class ForkServerDiedError(Exception):
+    """The server is gone, and its forks with it: none of them is to blame."""
+
+
+class ForkServer:
+    """Runs ``function`` of ``module``, which calls ``serve_forks``, in another process. Safe to call from threads."""
+
+    def __init__(self, module: str, function: str) -> None:
+        self._socket, theirs = socket.socketpair()
+        with theirs:
+            self._process = start_python(module, function, stdin=theirs.fileno(), environment=_ONE_THREAD)
+        self._socket.settimeout(_SERVER_TIMEOUT_S)
+        self._lock = threading.Lock()
+        self._is_ready = False
+        self.is_gone = False
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def fork(self) -> Fork:
+        """Make a process; the first one waits until the server has loaded everything.
+
+        Raises:
+            ForkServerDiedError: there is no server any more.
+            OSError: the system has no room for another process.
+        """
+        ours, theirs = socket.socketpair()
+        with theirs:
+            try:
+                pid = self._ask(0, theirs)
+            except BaseException:
+                ours.close()
+                raise
+        if pid == _CANNOT_FORK:
+            ours.close()
+            raise OSError("the system has no room for another process")
+        return Fork(self, pid, ours)
+
+    def end(self, pid: int) -> int:
+        """End a fork and leave nothing of it.
+
+        Returns:
+            Minus the signal's number, or the exit code; that of its own end where that came first.
+
+        Raises:
+            ForkServerDiedError: it has ended with the server.
+        """
+        return self._ask(pid)
+
+    def _ask(self, number: int, passed: socket.socket | None = None) -> int:
+        with self._lock:
+            if self.is_gone:
+                raise ForkServerDiedError
+            try:
+                socket.send_fds(self._socket, [_NUMBER.pack(number)], [passed.fileno()] if passed is not None else [])
+                answer = self._socket.recv(_NUMBER.size)
+                if len(answer) < _NUMBER.size:
+                    raise EOFError("the server is gone")
+            except (OSError, EOFError) as error:
+                self.is_gone = True
+                raise ForkServerDiedError from error
+            self._is_ready = True
+        return int(_NUMBER.unpack(answer)[0])
+
+    def close(self) -> None:
+        """End the server and its forks."""
+        # Nothing of a server that still loads has to be ended but itself; one that is ready ends its forks first.
+        if not self._is_ready:
+            self._process.kill()
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        try:
+            self._process.wait(_CLOSE_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        with self._lock:
+            self.is_gone = True
+            self._socket.close()
+
+
+class Fork:
+    """One process. One thread asks it; any thread may interrupt it."""
+
+    def __init__(self, server: ForkServer, pid: int, connection: socket.socket) -> None:
+        self._server = server
+        self.pid = pid
+        self._socket = connection
+        self._lock = threading.Lock()
+
+    def ask(self, *message: bytes, timeout_s: float, max_bytes: int) -> bytes:
+        """Send a message, in parts, and wait for its answer, which has at most ``max_bytes``.
+
+        Raises:
+            ChildDiedError: the process ended instead, or answered what is none. It is gone.
+            TimeoutError: there was no answer in time. It is gone.
+            ForkServerDiedError: it has ended with the server.
+        """
+        deadline = time.monotonic() + timeout_s
+        try:
+            self._socket.settimeout(timeout_s)
+            with suppress(BrokenPipeError, ConnectionResetError):  # its death is seen below
+                self._socket.sendall(LENGTH.pack(sum(map(len, message))))
+                for part in message:
+                    self._socket.sendall(part)
+            header = self._receive(LENGTH.size, deadline)
+            if len(header) == LENGTH.size:
+                (length,) = LENGTH.unpack(header)
+                # One that promises more than it may say is no decoder any more.
+                if length <= max_bytes and len(answer := self._receive(length, deadline)) == length:
+                    return answer
+        except TimeoutError:
+            self.end()
+            raise
+        except OSError:  # interrupted
+            pass
+        raise ChildDiedError(self.end())
+
+    def is_waiting(self) -> bool:
+        """Whether it waits for a message: one that ended meanwhile, or writes unasked, does not."""
+        with self._lock:
+            if self._socket.fileno() < 0:
+                return False
+            readable = select.poll()  # select knows no file descriptors above 1023
+            readable.register(self._socket, select.POLLIN)
+            return not readable.poll(0)
+
+    def interrupt(self) -> None:
+        """Let whoever asks it get a ``ChildDiedError`` at once; costs the caller nothing."""
+        with self._lock, suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+
+    def end(self) -> int:
+        """End the process, whatever it does. Returns and raises as ``ForkServer.end``."""
+        with self._lock:
+            self._socket.close()
+        return self._server.end(self.pid)
+
+    def _receive(self, num_bytes: int, deadline: float) -> bytes:
+        """So many bytes, fewer if the connection ends."""
+        received = bytearray(num_bytes)
+        view, num_received = memoryview(received), 0
+        while num_received < num_bytes:
+            self._socket.settimeout(max(deadline - time.monotonic(), 0.001))
+            count = self._socket.recv_into(view[num_received:])
+            if not count:
+                break
+            num_received += count
+        return bytes(view[:num_received])
+
+
+def serve_forks(prepare: Callable[[], Callable[[], None]]) -> None:
+    """Fork and end processes until the parent is gone; to be called in the server, by its only thread.
+
+    Args:
+        prepare: loads what the forks need, and says what each of them runs, with its connection as stdin and stdout:
+            ``answer_messages``.
+    """
+    with socket.socket(fileno=os.dup(0)) as control:
+        run = prepare()
+        # Pages that no collection writes to stay shared with the forks.
+        gc.collect()
+        gc.freeze()
+        forks: set[int] = set()
+        try:
+            while True:
+                request, passed, _, _ = socket.recv_fds(control, _NUMBER.size, 1)
+                if len(request) < _NUMBER.size:
+                    return
+                (number,) = _NUMBER.unpack(request)
+                if passed:
+                    answer = _fork(run, control, passed[0])
+                    forks.add(answer)
+                else:
+                    answer = _end(number)
+                    forks.discard(number)
+                control.sendall(_NUMBER.pack(answer))
+        except (BrokenPipeError, ConnectionResetError):
+            pass
+        finally:
+            forks.discard(_CANNOT_FORK)
+            for pid in forks:
+                _end(pid)
+
+
+def _fork(run: Callable[[], None], control: socket.socket, connection: int) -> int:
+    server = os.getpid()
+    try:
+        pid = os.fork()
+    except OSError:
+        pid = _CANNOT_FORK
+    if pid == 0:
+        _be_fork(run, control, connection, server)
+    os.close(connection)
+    return pid
+
+
+def _be_fork(run: Callable[[], None], control: socket.socket, connection: int, server: int) -> NoReturn:
+    exit_code = 1
+    try:
+        _end_with(server)
+        # A core file of gigabytes takes longer to write than everything else.
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        control.close()
+        os.dup2(connection, 0)
+        os.dup2(connection, 1)
+        os.close(connection)
+        run()
+        exit_code = 0
+    except BaseException:
+        traceback.print_exc()
+        sys.stderr.flush()
+    finally:
+        os._exit(exit_code)
+
+
+def _end_with(server: int) -> None:
+    """Let this process end when the server does: the parent's connection alone would not end one that computes."""
+    with suppress(AttributeError):  # not Linux: it ends when it next reads
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != server:
+        os._exit(1)
+
+
+def _end(pid: int) -> int:
+    # A process that has ended keeps its id, and how it ended, until it is waited for.
+    os.kill(pid, signal.SIGKILL)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])

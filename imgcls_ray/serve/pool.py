@@ -1,0 +1,325 @@
+"""Decoder processes of one replica, for every image that is not certain to be done in milliseconds.
+
+An image cannot harm more than the process that decodes it: one that takes too long or crashes gets its code, and the
+next image another process, forked in some 20 ms. What its caller no longer waits for is ended in the middle.
+
+Two lanes. Large pictures share one process, which may take the memory of the largest picture; the others may take that
+of a picture at ``HEAVY_COST``. In both lanes requests take turns, so that one of many images does not keep another
+waiting; a request that would wait too long is refused when it comes.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any
+
+from imgcls_ray.data.child import ChildDiedError
+from imgcls_ray.data.decoding import error_of_death, late
+from imgcls_ray.data.forks import ForkServer, ForkServerDiedError
+from imgcls_ray.errors import ImageError, ImageErrorCode
+from imgcls_ray.images.cost import HEAVY_COST
+from imgcls_ray.serve.decoders import serve_decoders, write_request, write_setup
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable, Iterator
+
+    from imgcls_ray.data.forks import Fork
+    from imgcls_ray.images.limits import DecodeLimits
+    from imgcls_ray.serve.decoders import Decoding, Drawing
+
+logger = logging.getLogger("imgcls_ray.serve")
+
+_SERVER = (serve_decoders.__module__, serve_decoders.__name__)
+# A decoder ends itself in time; this is for one that took its timer away.
+_LATER_S = 5.0
+_SETUP_TIMEOUT_S = 60.0
+_RETRY_S = 1.0
+# Of a lane's mean time per image, what one more image counts.
+_WEIGHT = 0.2
+
+
+class Work:
+    """Something to do with one encoded image, for one request."""
+
+    def __init__(
+        self, data: bytes | None, task: Decoding | Drawing, future: asyncio.Future[Any], request: object
+    ) -> None:
+        self.data = data
+        self.task = task
+        self.future = future
+        self.request = request
+        """Whose turn it is when this is done: any object."""
+        self.is_shadow = False
+
+
+class Lane:
+    """Images that wait for processes of one kind; under the lock of its pool."""
+
+    def __init__(self, num_processes: int, max_pixels: int) -> None:
+        self.num_processes = num_processes
+        self.max_pixels = max_pixels
+        """For whose memory a process has room."""
+        self.waiting: dict[object, deque[Work]] = {}
+        """By request, the one whose turn it is first."""
+        self.running: list[Work] = []
+        self.mean_s = 0.0
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self.works())
+
+    def works(self) -> Iterator[Work]:
+        """What runs and what waits; not what is being given up."""
+        for works in (self.running, *self.waiting.values()):
+            yield from (work for work in works if not work.future.done())
+
+    def num_bytes(self) -> int:
+        return sum(len(work.data or b"") for work in self.works())
+
+    def expected_wait_s(self, request: object) -> float:
+        """How long a request's next image waits; 0 for one whose turn comes anyway."""
+        if request in self.waiting:
+            return 0.0
+        return (len(self.running) + len(self.waiting)) * self.mean_s / self.num_processes
+
+    def add(self, work: Work) -> None:
+        self.waiting.setdefault(work.request, deque()).append(work)
+
+    def take(self) -> Work | None:
+        """The next image; its request's others come after those of all other requests."""
+        while self.waiting:
+            request = next(iter(self.waiting))
+            queue = self.waiting.pop(request)
+            work = queue.popleft()
+            if queue:
+                self.waiting[request] = queue
+            if not work.future.done():
+                self.running.append(work)
+                return work
+        return None
+
+    def remove(self, work: Work) -> None:
+        """Forget one that waits."""
+        queue = self.waiting.get(work.request)
+        if queue is not None and work in queue:
+            queue.remove(work)
+            if not queue:
+                del self.waiting[work.request]
+
+    def leave(self, work: Work, seconds: float) -> None:
+        """One that ran does so no more."""
+        self.running.remove(work)
+        self.mean_s += _WEIGHT * (seconds - self.mean_s)
+
+
+class DecoderPool:
+    """The decoder processes of a replica, and one thread for each that waits for its answers."""
+
+    def __init__(
+        self,
+        *,
+        num_processes: int,
+        limits: DecodeLimits,
+        max_images: int,
+        max_bytes: int,
+        finish: Callable[[Work, Any, float], None],
+    ) -> None:
+        """Start them, which takes seconds and delays nobody.
+
+        Args:
+            num_processes: for pictures that are not large; there is one more for those.
+            limits: of every image; a process ends ``timeout_s`` after it began with one.
+            max_images: in a lane.
+            max_bytes: encoded, in both.
+            finish: gets work, its result and how long it took, in a thread of the pool.
+        """
+        self.limits = limits
+        self._max_images, self._max_bytes = max_images, max_bytes
+        self._finish = finish
+        self.light = Lane(num_processes, min(HEAVY_COST, limits.max_pixels))
+        self.heavy = Lane(1, limits.max_pixels)
+        self._condition = threading.Condition()
+        self._server: ForkServer | None = None
+        self._server_lock = threading.Lock()
+        self._closed = threading.Event()
+        lanes = [self.light] * num_processes + [self.heavy]
+        self.threads = [
+            threading.Thread(target=_Slot(self, lane).run, name=f"decoder-{i}", daemon=True)
+            for i, lane in enumerate(lanes)
+        ]
+        self._asked: dict[Work, Fork] = {}
+        for thread in self.threads:
+            thread.start()
+
+    @property
+    def num_images(self) -> int:
+        """Waiting or in work, shadows left out."""
+        with self._condition:
+            return sum(not work.is_shadow for lane in (self.light, self.heavy) for work in lane.works())
+
+    @property
+    def server_pid(self) -> int | None:
+        """Of the process that the others are forked from; None before there is one."""
+        return self._server.pid if self._server is not None else None
+
+    def put(self, work: Work, *, is_heavy: bool) -> bool:
+        """Take work in; False where there is no room, or it would wait for longer than one image may take."""
+        lane = self.heavy if is_heavy else self.light
+        with self._condition:
+            num_bytes = self.light.num_bytes() + self.heavy.num_bytes()
+            has_room = len(lane) < self._max_images and (
+                not num_bytes or num_bytes + len(work.data or b"") <= self._max_bytes
+            )
+            # What one image may take is also what a request is willing to wait for its turn.
+            if not work.is_shadow and not (has_room and lane.expected_wait_s(work.request) <= self.limits.timeout_s):
+                return False
+            lane.add(work)
+            self._condition.notify_all()
+        return True
+
+    def give_up(self, work: Work) -> None:
+        """Stop with work whose future is done, in the middle if need be. Never waits."""
+        with self._condition:
+            for lane in (self.light, self.heavy):
+                lane.remove(work)
+            if (fork := self._asked.get(work)) is not None:
+                fork.interrupt()
+
+    def close(self) -> None:
+        """End the threads and all processes; what waits is not answered."""
+        self._closed.set()
+        with self._condition:
+            self._condition.notify_all()
+        # Without its lock: a thread that holds it may wait until the server has loaded everything.
+        server = self._server
+        if server is not None:
+            server.close()
+        with self._server_lock:
+            if self._server is not None and self._server is not server:
+                self._server.close()
+
+    @property
+    def is_open(self) -> bool:
+        return not self._closed.is_set()
+
+    def take(self, lane: Lane) -> Work | None:
+        """The next work of a lane; None when the pool is closed."""
+        with self._condition:
+            while self.is_open:
+                if (work := lane.take()) is not None:
+                    return work
+                self._condition.wait()
+        return None
+
+    def leave(self, lane: Lane, work: Work, result: object, seconds: float) -> None:
+        with self._condition:
+            lane.leave(work, seconds)
+        self._finish(work, result, seconds)
+
+    @contextmanager
+    def asking(self, work: Work, fork: Fork) -> Iterator[None]:
+        """While this lasts the caller's going away interrupts the process."""
+        with self._condition:
+            self._asked[work] = fork
+        try:
+            if work.future.done():
+                fork.interrupt()
+            yield
+        finally:
+            with self._condition:
+                del self._asked[work]
+
+    def new_decoder(self, lane: Lane) -> Fork | None:
+        """A process that is ready to decode; None when the pool is closed."""
+        while self.is_open:
+            try:
+                fork = self._running_server().fork()
+                fork.ask(write_setup(self.limits, lane.max_pixels), timeout_s=_SETUP_TIMEOUT_S, max_bytes=len(b"ready"))
+            except (ChildDiedError, ForkServerDiedError, OSError) as error:
+                if self.is_open:
+                    logger.error("no decoder process came up: %s %s", type(error).__name__, error)
+                    self._closed.wait(_RETRY_S)
+            else:
+                return fork
+        return None
+
+    def _running_server(self) -> ForkServer:
+        with self._server_lock:
+            if not self.is_open:
+                raise ForkServerDiedError
+            if self._server is not None and self._server.is_gone:
+                logger.error("the process that decoder processes are forked from ended; another one is started")
+                self._server.close()
+                self._server = None
+            if self._server is None:
+                self._server = ForkServer(*_SERVER)
+            return self._server
+
+
+class _Slot:
+    """One place for a process, whose thread sees to it that there is always one."""
+
+    def __init__(self, pool: DecoderPool, lane: Lane) -> None:
+        self._pool = pool
+        self._lane = lane
+        self._fork: Fork | None = None
+
+    def run(self) -> None:
+        pool, lane = self._pool, self._lane
+        self._renew()
+        while (work := pool.take(lane)) is not None:
+            start = time.monotonic()
+            try:
+                result = self._do(work)
+            except Exception:  # of which nobody thought: this image, and not the thread that others need
+                logger.exception("decoding failed")
+                result = ImageError(ImageErrorCode.DECODER_CRASHED)
+                self._drop()
+            if not pool.is_open:
+                return
+            pool.leave(lane, work, result, time.monotonic() - start)
+            self._renew()
+
+    def _do(self, work: Work) -> object:
+        limits = self._pool.limits
+        for _ in range(2):
+            # One that ended while it waited was not ended by the image that comes next.
+            if self._fork is None or not self._fork.is_waiting():
+                self._drop()
+                self._renew()
+            fork = self._fork
+            if fork is None or work.data is None:
+                break
+            try:
+                with self._pool.asking(work, fork):
+                    answer = fork.ask(
+                        write_request(work.task),
+                        work.data,
+                        timeout_s=limits.timeout_s + _LATER_S,
+                        max_bytes=work.task.max_answer_bytes,
+                    )
+                return work.task.read_answer(answer)
+            except ForkServerDiedError:
+                self._fork = None
+                continue
+            except ChildDiedError as death:
+                self._fork = None
+                return error_of_death(death, limits)
+            except TimeoutError:
+                self._fork = None
+                return late(limits)
+        return ImageError(ImageErrorCode.DECODER_CRASHED)
+
+    def _renew(self) -> None:
+        if self._fork is None:
+            self._fork = self._pool.new_decoder(self._lane)
+
+    def _drop(self) -> None:
+        if self._fork is not None:
+            with suppress(ForkServerDiedError, OSError):
+                self._fork.end()
+            self._fork = None

@@ -1,0 +1,76 @@
+"""Decoder processes that do what an image tells them: it stands for a decoder with a bug, or one that was taken over.
+
+``order("spin")`` is a file that begins as a TIFF does, so that it goes to a process; other files are decoded as ever.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import time
+from typing import TYPE_CHECKING
+
+from imgcls_ray.data.child import LENGTH
+from imgcls_ray.data.forks import serve_forks
+from imgcls_ray.models import classifier
+from imgcls_ray.serve import decoders
+
+if TYPE_CHECKING:
+    from imgcls_ray.errors import ImageError
+    from imgcls_ray.images.limits import DecodeLimits
+    from imgcls_ray.images.preprocess import Preprocess
+    from imgcls_ray.models.classifier import ModelInput
+
+SERVER = (__name__, "serve_bad_decoders")
+_MAGIC = b"II*\0 order "
+
+
+def order(what: str, image: bytes = b"") -> bytes:
+    """A file that makes its decoder do something; after ``nap`` it decodes ``image``."""
+    return _MAGIC + what.encode() + b"\n" + image
+
+
+def serve_bad_decoders() -> None:
+    decoders.decode_model_input = obey
+    serve_forks(decoders.prepare_decoders)
+
+
+def obey(data: bytes, preprocess: Preprocess, limits: DecodeLimits) -> ModelInput | ImageError:
+    if data.startswith(_MAGIC):
+        what, _, data = data.removeprefix(_MAGIC).partition(b"\n")
+        _ORDERS[what.decode()]()
+    return classifier.decode_model_input(data, preprocess, limits)
+
+
+def _spin() -> None:
+    """In C, with the interpreter's lock, for hours."""
+    pow(3, (1 << 400_000) - 1, (1 << 400_001) - 3)
+
+
+def _disarm() -> None:
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    time.sleep(3600)
+
+
+def _promise_too_much() -> None:
+    os.write(0, LENGTH.pack(1 << 62))
+    time.sleep(3600)
+
+
+def _say_nonsense() -> None:
+    os.write(0, LENGTH.pack(8) + b"nonsense")
+
+
+_ORDERS = {
+    "spin": _spin,
+    "sleep": lambda: time.sleep(3600),
+    "nap": lambda: time.sleep(1),
+    "abort": os.abort,
+    "segfault": lambda: ctypes.string_at(0),
+    "exit": lambda: os._exit(0),
+    "hog": lambda: bytearray(1 << 36),
+    "disarm": _disarm,
+    "promise": _promise_too_much,
+    "nonsense": _say_nonsense,
+}
