@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 # A request is a process to end, or 0 and the socket of a new one; the answer is how it ended, or the new one's id.
 _NUMBER = struct.Struct("<i")
 _CANNOT_FORK = -1
+_TIME = struct.Struct("@ll")
 # Loading comes before the first answer: from a slow disk it takes a minute.
 _SERVER_TIMEOUT_S = 180.0
 _CLOSE_TIMEOUT_S = 5.0
@@ -139,21 +140,23 @@ class Fork:
             ForkServerDiedError: it has ended with the server.
         """
         deadline = time.monotonic() + timeout_s
+        parts = [LENGTH.pack(sum(map(len, message))), *message]
         try:
-            self._socket.settimeout(timeout_s)
+            # Timeouts of the kernel and one call for all: with Python's, a thread would ask for the interpreter again
+            # for each few hundred kilobytes.
+            self._set_timeout(socket.SO_SNDTIMEO, timeout_s)
             with suppress(BrokenPipeError, ConnectionResetError):  # its death is seen below
-                self._socket.sendall(LENGTH.pack(sum(map(len, message))))
-                for part in message:
-                    self._socket.sendall(part)
+                if self._socket.sendmsg(parts) < sum(map(len, parts)):
+                    raise TimeoutError
             header = self._receive(LENGTH.size, deadline)
             if len(header) == LENGTH.size:
                 (length,) = LENGTH.unpack(header)
                 # One that promises more than it may say is no decoder any more.
                 if length <= max_bytes and len(answer := self._receive(length, deadline)) == length:
                     return answer
-        except TimeoutError:
+        except (TimeoutError, BlockingIOError) as error:
             self.end()
-            raise
+            raise TimeoutError(f"no answer within {timeout_s:g} s") from error
         except OSError:  # interrupted
             pass
         raise ChildDiedError(self.end())
@@ -183,12 +186,18 @@ class Fork:
         received = bytearray(num_bytes)
         view, num_received = memoryview(received), 0
         while num_received < num_bytes:
-            self._socket.settimeout(max(deadline - time.monotonic(), 0.001))
-            count = self._socket.recv_into(view[num_received:])
+            self._set_timeout(socket.SO_RCVTIMEO, deadline - time.monotonic())
+            count = self._socket.recv_into(view[num_received:], 0, socket.MSG_WAITALL)
             if not count:
                 break
             num_received += count
         return bytes(view[:num_received])
+
+    def _set_timeout(self, option: int, seconds: float) -> None:
+        if seconds <= 0:
+            raise TimeoutError
+        # Zero would be for ever.
+        self._socket.setsockopt(socket.SOL_SOCKET, option, _TIME.pack(int(seconds), int(seconds % 1 * 1e6) or 1))
 
 
 def serve_forks(prepare: Callable[[], Callable[[], None]]) -> None:

@@ -32,7 +32,7 @@ def order(what: str, image: bytes = b"") -> bytes:
 
 
 def serve_bad_decoders() -> None:
-    decoders.decode_model_input = obey
+    vars(decoders)["decode_model_input"] = obey
     serve_forks(decoders.prepare_decoders)
 
 

@@ -307,7 +307,7 @@ def test_a_killed_replica_or_server_leaves_no_process(victim: str) -> None:
 def _runs(process: psutil.Process) -> bool:
     """A container's first process may not wait for orphans."""
     try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False
 
@@ -444,8 +444,8 @@ def test_requests_take_turns(events: EventLoop) -> None:
         lane.add(work)
     lane.remove(works[1])
     order_of_turns = []
-    while (work := lane.take()) is not None:
-        order_of_turns.append(work.request)
+    while (turn := lane.take()) is not None:
+        order_of_turns.append(turn.request)
     assert order_of_turns == ["a", "b", "c", "a", "b", "a"]
 
 
