@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 
 from imgcls_ray.errors import ImageError
+from imgcls_ray.serve.bodies import in_thread, read_body
 from imgcls_ray.serve.errors import ErrorCode, refuse, refuse_image
-from imgcls_ray.serve.inputs import Upload, decode_base64, read_form, read_json
-from imgcls_ray.serve.json import to_json
+from imgcls_ray.serve.inputs import Upload, read_form, without_findings
+from imgcls_ray.serve.json import encode, in_pieces, json_response
+from imgcls_ray.serve.json_bodies import decode_texts, read_json
 from imgcls_ray.serve.schemas import (
     ClassifyJson,
     ClassifyResponse,
@@ -24,17 +27,18 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from imgcls_ray.models.classifier import Prediction
-    from imgcls_ray.serve.fleet import Chosen
+    from imgcls_ray.serve.fleet import Chosen, Lineup
     from imgcls_ray.serve.model import ServedModel
     from imgcls_ray.serve.service import Service
 
 _RAW = "application/octet-stream"
+_IMAGES = ("image/jpeg", "image/png", "image/webp", "image/avif", "image/heic", "image/jxl")
 _BINARY = {"schema": {"type": "string", "contentMediaType": _RAW}}
 _BODY = {
     "requestBody": {
         "required": True,
         "content": {
-            **dict.fromkeys(("image/jpeg", "image/png", "image/webp", "image/avif", _RAW), _BINARY),
+            **dict.fromkeys((*_IMAGES, _RAW), _BINARY),
             "multipart/form-data": {
                 "schema": {
                     "type": "object",
@@ -53,7 +57,8 @@ _REASONS = {
     400: "The request cannot be read.",
     401: "No key, or a wrong one.",
     413: "Larger than the limit.",
-    415: "Neither an image, a form nor JSON; or an image of a format that is not read.",
+    415: "Neither an image, a form nor JSON; a content coding other than gzip; or an image of a format that is not "
+    "read.",
     422: "A value does not fit; or the only image cannot be labelled: `truncated`, `corrupt`, ...",
     500: "The service's own fault.",
     503: "No room now, or not ready: see Retry-After.",
@@ -87,7 +92,7 @@ def make_router(service: Service) -> APIRouter:
         is_raw = kind.startswith("image/") or kind == _RAW
         told = None
         if is_raw:
-            uploads = [Upload(await request.body())]
+            uploads = [Upload(await read_body(request))]
         elif kind == "multipart/form-data":
             uploads, told = await _read_form(request, service)
         elif kind == "application/json":
@@ -103,41 +108,42 @@ def make_router(service: Service) -> APIRouter:
         request.scope["imgcls_log"] = summarise(chosen, results)
         if is_raw and isinstance(results[0], ImageError):
             raise refuse_image(results[0])
-        return to_json(
-            {
-                "request_id": request.scope["imgcls_request_id"],
-                "model": {
-                    "name": chosen.model.name,
-                    "fingerprint": chosen.model.fingerprint,
-                    "role": chosen.role,
-                },
-                "results": [
-                    _describe(i, upload.name, result, chosen.model, top_k)
-                    for i, (upload, result) in enumerate(zip(uploads, results, strict=True))
-                ],
-            }
+        head = {
+            "request_id": request.scope["imgcls_request_id"],
+            "model": {"name": chosen.model.name, "fingerprint": chosen.model.fingerprint, "role": chosen.role},
+        }
+        described = (
+            _describe(i, upload, result, chosen.model, top_k)
+            for i, (upload, result) in enumerate(zip(uploads, results, strict=True))
         )
+        return await in_pieces(head, "results", described)
 
-    @router.get("/v1/model", responses={k: v for k, v in ERRORS.items() if k in (401, 500, 503)}, tags=["model"])
-    async def model() -> ModelInfo:
+    known: dict[bool, tuple[weakref.ref[Lineup], bytes]] = {}
+
+    @router.get(
+        "/v1/model",
+        response_model=ModelInfo,
+        responses={k: v for k, v in ERRORS.items() if k in (401, 500, 503)},
+        tags=["model"],
+    )
+    async def model() -> Response:
         """Say which model answers: its classes in order, its preprocessing, its fingerprint."""
         lineup = service.fleet.lineup
         if lineup is None:
             raise refuse(ErrorCode.NOT_READY, "the model is not loaded yet")
-        beside = {
-            role: {**_describe_model(model), "share": getattr(lineup.config, role).share}
-            for role, model in lineup.by_role().items()
-            if role != "stable"
-        }
-        return ModelInfo.model_validate(
-            {**_describe_model(lineup.stable), **beside, "refused": service.fleet.refused is not None}
-        )
+        refused = service.fleet.refused is not None
+        # Tens of thousands of classes are not written anew for everybody who asks.
+        if refused not in known or known[refused][0]() is not lineup:
+            known[refused] = weakref.ref(lineup), await in_thread(_describe_lineup, lineup, refused=refused)
+        return json_response(known[refused][1])
 
+    @router.head("/healthz", include_in_schema=False)
     @router.get("/healthz", tags=["health"])
     async def healthz() -> Health:
         """Whether the process answers."""
         return Health(status="ok")
 
+    @router.head("/readyz", include_in_schema=False)
     @router.get("/readyz", responses={503: ERRORS[503]}, tags=["health"])
     async def readyz() -> Health:
         """Whether a model is loaded and warm."""
@@ -156,16 +162,17 @@ async def _read_form(request: Request, service: Service) -> tuple[list[Upload], 
 
 
 async def _read_json(request: Request, service: Service) -> tuple[list[Upload], int | None]:
-    wanted = read_json(ClassifyJson, await request.body())
+    wanted, cut = await read_json(ClassifyJson, await read_body(request))
     service.check_room(len(wanted.images))
+    decoded = iter(await decode_texts([image.base64 for image in wanted.images if image.base64 is not None], cut))
     uploads = []
     for image in wanted.images:
         if image.base64 is not None:
-            content = decode_base64(image.base64)
+            uploads.append(Upload(next(decoded), image.name))
         else:
             # One after the other: what is too large in all must be found out before it has been fetched.
             content = await fetch_image(request, image.url or "", service)
-        uploads.append(Upload(content, image.name))
+            uploads.append(Upload(content, image.name, is_fetched=True))
     return uploads, wanted.top_k
 
 
@@ -184,9 +191,11 @@ def _read_top_k(text: str) -> int:
 
 
 def _describe(
-    index: int, name: str | None, result: Prediction | ImageError, model: ServedModel, top_k: int
+    index: int, upload: Upload, result: Prediction | ImageError, model: ServedModel, top_k: int
 ) -> dict[str, Any]:
-    about: dict[str, Any] = {"index": index} if name is None else {"index": index, "name": name}
+    about: dict[str, Any] = {"index": index} if upload.name is None else {"index": index, "name": upload.name}
+    if upload.is_fetched:
+        result = without_findings(result)
     if isinstance(result, ImageError):
         return {**about, "status": result.code.value, "message": str(result)}
     return {
@@ -205,6 +214,15 @@ def best(result: Prediction, top_k: int) -> list[tuple[int, float]]:
     """Class ids and scores, best first; a batch may have been asked for more than this request."""
     ids, scores = result.class_ids[:top_k].tolist(), result.scores[:top_k].tolist()
     return list(zip(ids, scores, strict=True))
+
+
+def _describe_lineup(lineup: Lineup, *, refused: bool) -> bytes:
+    beside = {
+        role: {**_describe_model(model), "share": getattr(lineup.config, role).share}
+        for role, model in lineup.by_role().items()
+        if role != "stable"
+    }
+    return encode({**_describe_model(lineup.stable), "canary": None, "shadow": None, **beside, "refused": refused})
 
 
 def _describe_model(model: ServedModel) -> dict[str, Any]:

@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
-from fastapi.responses import FileResponse, HTMLResponse, Response
+from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
 from imgcls_ray import __version__
 from imgcls_ray.options import decode_limits, fetch_limits
 from imgcls_ray.serve import api, kserve, paddlex
+from imgcls_ray.serve.bodies import in_thread
 from imgcls_ray.serve.errors import ApiError, ErrorCode, error_body, failed, not_found, refuse
 from imgcls_ray.serve.fleet import Fleet
 from imgcls_ray.serve.guard import Guard, Room
 from imgcls_ray.serve.inputs import UrlReader
-from imgcls_ray.serve.json import to_json
+from imgcls_ray.serve.json import encode, json_response, to_json
 from imgcls_ray.serve.model import ModelOptions
 from imgcls_ray.serve.pipeline import Pipeline
 from imgcls_ray.serve.service import Service
+from imgcls_ray.serve.static import StaticFile
 
 if TYPE_CHECKING:
     from imgcls_ray.config import ServeConfig
@@ -29,7 +31,12 @@ if TYPE_CHECKING:
     from imgcls_ray.serve.metrics import Metrics
 
 _PAGE = Path(__file__).parent / "page"
-_ASSETS = {"page.js": "text/javascript", "page.css": "text/css", "icon.svg": "image/svg+xml"}
+_ASSETS = {
+    "page.js": "text/javascript",
+    "docs.js": "text/javascript",
+    "page.css": "text/css",
+    "icon.svg": "image/svg+xml",
+}
 _DOCS = {"swagger-ui-bundle.js": "text/javascript", "swagger-ui.css": "text/css"}
 _CODES = {404: ErrorCode.NOT_FOUND, 405: ErrorCode.METHOD_NOT_ALLOWED}
 
@@ -88,9 +95,9 @@ def make_routes(service: Service) -> FastAPI:
         "`status` of its own.",
         docs_url=None,
         redoc_url=None,
+        openapi_url=None,
         redirect_slashes=False,
     )
-    app.openapi = lambda: _description(app)  # type: ignore[method-assign]
     for router in (api.make_router(service), paddlex.make_router(service), kserve.make_router(service)):
         app.include_router(router)
     app.add_exception_handler(ApiError, _tell_api_error)
@@ -98,36 +105,50 @@ def make_routes(service: Service) -> FastAPI:
     app.add_exception_handler(HTTPException, _tell_http)
     app.add_exception_handler(Exception, _tell_failure)
 
+    page = StaticFile(_PAGE / "page.html", "text/html", is_kept=False)
+    docs = StaticFile(_PAGE / "docs.html", "text/html")
+    assets = {name: StaticFile(_PAGE / name, kind) for name, kind in _ASSETS.items()}
+    assets |= {name: StaticFile(_swagger() / name, kind) for name, kind in _DOCS.items()}
+    described: dict[str, bytes] = {}
+
     @app.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
-    async def page() -> Response:
-        return FileResponse(_PAGE / "page.html", media_type="text/html", headers={"cache-control": "no-cache"})
+    async def get_page(request: Request) -> Response:
+        return page.answer(request)
 
-    @app.get("/docs", include_in_schema=False)
-    async def docs() -> Response:
-        return HTMLResponse((_PAGE / "docs.html").read_text(encoding="utf-8"))
+    @app.api_route("/docs", methods=["GET", "HEAD"], include_in_schema=False)
+    async def get_docs(request: Request) -> Response:
+        return docs.answer(request)
 
-    @app.get("/assets/{name}", include_in_schema=False)
-    async def asset(name: str) -> Response:
-        if name in _ASSETS or name == "docs.js":
-            return FileResponse(_PAGE / name, media_type=_ASSETS.get(name, "text/javascript"))
-        if name in _DOCS:
-            return FileResponse(_swagger() / name, media_type=_DOCS[name])
-        raise not_found()
+    @app.api_route("/assets/{name}", methods=["GET", "HEAD"], include_in_schema=False)
+    async def get_asset(name: str, request: Request) -> Response:
+        if name not in assets:
+            raise not_found()
+        return assets[name].answer(request)
+
+    @app.api_route("/openapi.json", methods=["GET", "HEAD"], include_in_schema=False)
+    async def get_description(request: Request) -> Response:
+        root = request.scope.get("root_path", "").rstrip("/")
+        if root not in described:
+            described[root] = await in_thread(_encode_description, app, root)
+        return json_response(described[root])
 
     return app
 
 
-def _description(app: FastAPI) -> dict[str, Any]:
-    """The OpenAPI description, with the two ways to show a key; a service without keys asks for none."""
-    if app.openapi_schema is None:
-        schema = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
-        schema["components"]["securitySchemes"] = {
-            "bearer": {"type": "http", "scheme": "bearer"},
-            "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
-        }
-        schema["security"] = [{"bearer": []}, {"key": []}, {}]
-        app.openapi_schema = schema
-    return app.openapi_schema
+def _encode_description(app: FastAPI, root: str) -> bytes:
+    """The OpenAPI description, with the two ways to show a key; a service without keys asks for none.
+
+    ``root`` is the path that the application is mounted at.
+    """
+    schema = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+    schema["components"]["securitySchemes"] = {
+        "bearer": {"type": "http", "scheme": "bearer"},
+        "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+    }
+    schema["security"] = [{"bearer": []}, {"key": []}, {}]
+    if root:
+        schema["servers"] = [{"url": root}]
+    return encode(schema)
 
 
 def _swagger() -> Path:

@@ -7,16 +7,16 @@ deadline off; and Serve's own errors are plain text. Named in ``RAY_SERVE_HTTP_P
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
-import uuid
 from typing import TYPE_CHECKING
 
 from imgcls_ray.serve.errors import ApiError, ErrorCode, failed, no_room, not_found, refuse, too_large
-from imgcls_ray.serve.guard import announced_bytes, request_id_of, send_error
+from imgcls_ray.serve.guard import announced_bytes, check_head, request_id_of, send_error, with_headers
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from starlette.middleware import Middleware
 
@@ -47,7 +47,7 @@ _REPLACED = frozenset(
     {
         b"x-request-timeout-seconds",
         b"x-request-disconnect-disabled",
-        b"serve_multiplexed_model_id",
+        b"serve-multiplexed-model-id",
         b"x-session-id",
         b"x-request-id",
     }
@@ -93,6 +93,7 @@ class Door:
     def __init__(self, app: AsgiApp, max_bytes: int) -> None:
         self._app = app
         self._max_bytes = max_bytes
+        _keep_trailers_apart()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let one request through."""
@@ -105,7 +106,8 @@ class Door:
             return
         if room.is_full():
             GATE.num_refused += 1
-            await send_error(send, no_room(), scope["path"], uuid.uuid4().hex)
+            given = dict(reversed(scope["headers"]))
+            await send_error(send, no_room(), scope["path"], request_id_of(given))
             return
         place = room.take_place()
         try:
@@ -116,17 +118,40 @@ class Door:
     async def _admit(self, scope: Scope, receive: Receive, send: Send) -> None:
         given = dict(reversed(scope["headers"]))  # of several with one name the first counts
         request_id = request_id_of(given)
-        headers = [(name, value) for name, value in scope["headers"] if name not in _REPLACED]
-        scope = {**scope, "headers": [*headers, (b"x-request-id", request_id.encode())]}
         visit = _Visit(scope["path"], request_id, receive, send, self._max_bytes)
-        if announced_bytes(given) > self._max_bytes:
-            await visit.refuse(too_large(self._max_bytes))
+        try:
+            check_head(scope)
+            headers = [*_without_steering(scope["headers"]), (b"x-request-id", request_id.encode())]
+            if announced_bytes(given) > self._max_bytes:
+                raise too_large(self._max_bytes)
+        except ApiError as error:
+            await visit.refuse(error)
             return
         try:
-            await self._app(scope, visit.receive, visit.send)
-        finally:
-            if visit.is_too_large:
-                await visit.refuse(too_large(self._max_bytes))
+            await self._app({**scope, "headers": headers}, visit.receive, visit.send)
+        except Exception:
+            await visit.refuse(too_large(self._max_bytes) if visit.is_too_large else failed())
+            raise
+        if visit.is_too_large:
+            await visit.refuse(too_large(self._max_bytes))
+
+
+@functools.cache
+def _keep_trailers_apart() -> None:
+    """Let uvicorn, Serve's HTTP server, not take the trailers behind a chunked body for headers.
+
+    It collects them in the list that it has given to the application, which would find a key or an encoding there that
+    no proxy before it has seen.
+    """
+    from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+    complete = HttpToolsProtocol.on_headers_complete
+
+    def on_headers_complete(protocol: HttpToolsProtocol) -> None:
+        complete(protocol)
+        protocol.headers = list(protocol.headers)
+
+    HttpToolsProtocol.on_headers_complete = on_headers_complete  # type: ignore[method-assign, assignment]
 
 
 class _Visit:
@@ -163,7 +188,7 @@ class _Visit:
                 self._replaced = _of_serve(message["status"])
                 return
             self._is_answered = True
-            message["headers"] = _without_doubles(message.get("headers", ()))
+            message["headers"] = with_headers(_without_doubles(message.get("headers", ())), self._request_id)
         elif self._replaced is not None:
             if not message.get("more_body", False):
                 await self.refuse(self._replaced)
@@ -175,6 +200,30 @@ class _Visit:
             return
         self._is_answered = True
         await send_error(self._send, error, self._path, self._request_id)
+
+
+def _without_steering(headers: Iterable[tuple[bytes, bytes]]) -> Iterator[tuple[bytes, bytes]]:
+    """A request's headers without those that Serve would follow.
+
+    Raises:
+        ApiError: one of them is no text; Serve would fail on it.
+    """
+    for name, value in headers:
+        if not name.isascii():
+            raise refuse(ErrorCode.BAD_REQUEST, "the name of a header is not ASCII")
+        # Serve takes both for the same, as proxies before it write one for the other.
+        if name.replace(b"_", b"-") not in _REPLACED:
+            yield name, value
+        elif name != b"x-request-id" and not _is_text(value):
+            raise refuse(ErrorCode.BAD_REQUEST, f"the header {name.decode()} is not UTF-8")
+
+
+def _is_text(value: bytes) -> bool:
+    try:
+        value.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _without_doubles(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:

@@ -20,6 +20,7 @@ class ErrorCode(StrEnum):
     METHOD_NOT_ALLOWED = "method_not_allowed"
     PAYLOAD_TOO_LARGE = "payload_too_large"
     UNSUPPORTED_MEDIA_TYPE = "unsupported_media_type"
+    RANGE_NOT_SATISFIABLE = "range_not_satisfiable"
     INVALID = "invalid"
     TOO_MANY_IMAGES = "too_many_images"
     URLS_NOT_ALLOWED = "urls_not_allowed"
@@ -41,6 +42,7 @@ _STATUS = {
     ErrorCode.METHOD_NOT_ALLOWED: 405,
     ErrorCode.PAYLOAD_TOO_LARGE: 413,
     ErrorCode.UNSUPPORTED_MEDIA_TYPE: 415,
+    ErrorCode.RANGE_NOT_SATISFIABLE: 416,
     ErrorCode.INVALID: 422,
     ErrorCode.TOO_MANY_IMAGES: 422,
     ErrorCode.URLS_NOT_ALLOWED: 422,

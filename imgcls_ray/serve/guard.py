@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.requests import ClientDisconnect
 
-from imgcls_ray.serve.errors import ApiError, ErrorCode, error_body, failed, no_room, refuse, too_large
+from imgcls_ray.serve.errors import ApiError, ErrorCode, error_body, failed, no_room, not_found, refuse, too_large
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 
     from imgcls_ray.serve.keys import ApiKeys
     from imgcls_ray.serve.metrics import Metrics
@@ -46,6 +46,10 @@ _ENDPOINT_PREFIXES = (_OPEN_PREFIX, "/v2/models/")
 # How long a request whose body is on its way keeps a place. Bodies of quick callers are there much sooner; slow ones
 # would keep everybody else out.
 _PLACE_S = 0.5
+# Of the head of a request. Those of browsers and clients are a tenth of it.
+_MAX_PATH_CHARS = 4096
+_MAX_QUERY_BYTES = 4096
+_MAX_HEADERS = 200
 _GONE = 499  # nginx's status for callers that went away: it stands in logs and counts, and is sent to nobody
 _QUIET_PATHS = frozenset({"/healthz", "/readyz", "/health", "/v2/health/live", "/v2/health/ready"})
 # Of the page and of the documentation, which bring everything with them; answers in JSON are never shown as a page.
@@ -157,6 +161,7 @@ class Guard:
 
     def _admit(self, method: str, exchange: _Exchange) -> None:
         path = exchange.path
+        check_head(exchange.scope)
         if self._keys and not (path in _OPEN_PATHS or path.startswith(_OPEN_PREFIX)):
             shown = exchange.headers.get(b"x-api-key") or _bearer(exchange.headers.get(b"authorization", b""))
             if not self._keys.admit(shown):
@@ -180,7 +185,7 @@ class Guard:
             return
         access.info(
             "%s %s %d %.1f ms",
-            json.dumps(scope["method"])[1:-1],
+            json.dumps(scope["method"][:20])[1:-1],
             # Quotation marks, line breaks, escape sequences: as JSON writes them, whatever the log's format is.
             json.dumps(path[:200])[1:-1],
             exchange.status,
@@ -202,7 +207,9 @@ class _Exchange:
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, room: Room, max_bytes: int) -> None:
         self.start = time.perf_counter()
-        self.headers: dict[bytes, bytes] = dict(scope["headers"])
+        self.scope = scope
+        # Of several with one name the first counts, as at the door.
+        self.headers: dict[bytes, bytes] = dict(reversed(scope["headers"]))
         self.request_id = request_id_of(self.headers)
         # Ray Serve mounts an application under its route_prefix, which ASGI leaves in the path.
         self.path: str = scope["path"].removeprefix(scope.get("root_path", "")) or "/"
@@ -242,11 +249,9 @@ class _Exchange:
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            headers: list[tuple[bytes, bytes]] = list(message.get("headers", ()))
-            names = {name for name, _ in headers}
-            headers += [(name, value) for name, value in _ALWAYS if name not in names]
-            headers.append((b"x-request-id", self.request_id.encode()))
-            message["headers"] = headers
+            message["headers"] = with_headers(message.get("headers", ()), self.request_id)
+        elif self.scope["method"] == "HEAD" and message["type"] == "http.response.body":
+            message["body"] = b""
         await self._send(message)
 
     async def fail(self, error: ApiError) -> None:
@@ -263,6 +268,28 @@ def request_id_of(headers: Mapping[bytes, bytes]) -> str:
     return given.decode() if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
 
 
+def with_headers(headers: Iterable[tuple[bytes, bytes]], request_id: str) -> list[tuple[bytes, bytes]]:
+    """The headers of an answer with those that every answer has."""
+    found = list(headers)
+    names = {name.lower() for name, _ in found}
+    always = [*_ALWAYS, (b"x-request-id", request_id.encode())]
+    return found + [(name, value) for name, value in always if name not in names]
+
+
+def check_head(scope: Scope) -> None:
+    """Refuse a head that would cost more to look at than a picture to label.
+
+    Raises:
+        ApiError: its address is too long, or it has too many headers.
+    """
+    if len(scope["path"]) > _MAX_PATH_CHARS:
+        raise not_found()
+    if len(scope.get("query_string", b"")) > _MAX_QUERY_BYTES:
+        raise refuse(ErrorCode.BAD_REQUEST, f"what follows ? in the address is longer than {_MAX_QUERY_BYTES} bytes")
+    if len(scope["headers"]) > _MAX_HEADERS:
+        raise refuse(ErrorCode.BAD_REQUEST, f"the request has more than {_MAX_HEADERS} headers")
+
+
 def announced_bytes(headers: Mapping[bytes, bytes]) -> int:
     """How large the body will be, as its caller says; 0 if he does not, or not in numbers."""
     announced = headers.get(b"content-length", b"")
@@ -273,12 +300,12 @@ def announced_bytes(headers: Mapping[bytes, bytes]) -> int:
 async def send_error(send: Send, error: ApiError, path: str, request_id: str) -> None:
     """Answer with an error."""
     body = json.dumps(error_body(error, path, request_id)).encode()
-    headers: Sequence[tuple[bytes, bytes]] = [
+    headers = [
         (b"content-type", b"application/json"),
         (b"content-length", str(len(body)).encode()),
         *((name.encode(), value.encode()) for name, value in error.headers.items()),
     ]
-    await send({"type": "http.response.start", "status": error.status, "headers": headers})
+    await send({"type": "http.response.start", "status": error.status, "headers": with_headers(headers, request_id)})
     await send({"type": "http.response.body", "body": body})
 
 

@@ -13,9 +13,10 @@ from fastapi.responses import Response
 
 from imgcls_ray import __version__
 from imgcls_ray.serve.api import summarise
+from imgcls_ray.serve.bodies import INLINE_BYTES, in_thread, read_body
 from imgcls_ray.serve.errors import ErrorCode, refuse
 from imgcls_ray.serve.fleet import Chosen
-from imgcls_ray.serve.inputs import read_json
+from imgcls_ray.serve.json_bodies import read_json
 from imgcls_ray.serve.kserve_schemas import (
     InferRequest,
     InferResponse,
@@ -32,7 +33,9 @@ if TYPE_CHECKING:
     from imgcls_ray.serve.service import Service
 
 # Six pictures of 224 pixels; more of them come as binary data.
-_MAX_JSON_VALUES = 1_000_000
+_MAX_JSON_NUMBERS = 1_000_000
+# Labels of an answer that is written in the event loop.
+_INLINE_LABELS = 1_000
 
 _ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": KServeError} for status in (400, 401, 404, 413, 415, 422, 500, 503, 504)
@@ -64,16 +67,19 @@ def make_router(service: Service) -> APIRouter:
     """The routes, which ask this service."""
     router = APIRouter(tags=["kserve v2"])
 
+    @router.head("/v2", include_in_schema=False)
     @router.get("/v2")
     async def server() -> ServerMetadata:
         """Say what this server is."""
         return ServerMetadata(name="imgcls-ray", version=__version__, extensions=["binary_tensor_data"])
 
+    @router.head("/v2/health/live", include_in_schema=False)
     @router.get("/v2/health/live")
     async def live() -> dict[str, bool]:
         """Whether the process answers."""
         return {"live": True}
 
+    @router.head("/v2/health/ready", include_in_schema=False)
     @router.get("/v2/health/ready", responses={503: _ERRORS[503]})
     async def ready() -> dict[str, bool]:
         """Whether a model answers."""
@@ -146,15 +152,20 @@ def _for_pixels(service: Service, chosen: Chosen) -> Chosen:
 
 
 async def _infer(service: Service, request: Request, chosen: Chosen, *, for_pixels: Chosen) -> Response:
-    body = await request.body()
+    body = await read_body(request)
     header, binary = split_body(request.headers.get(HEADER_LENGTH), body)
-    wanted = read_json(InferRequest, header, max_values=_MAX_JSON_VALUES)
+    wanted, cut = await read_json(InferRequest, header, max_numbers=_MAX_JSON_NUMBERS)
     [tensor] = wanted.inputs
     if tensor.name == "pixels":
         chosen = for_pixels
     service.check_room(tensor.shape[0])
-    images = read_tensor(tensor, binary, chosen.model)
+    if len(body) <= INLINE_BYTES:
+        images = read_tensor(tensor, binary, chosen.model, cut)
+    else:
+        images = await in_thread(read_tensor, tensor, binary, chosen.model, cut)
     top_k = min(wanted.parameters.top_k or service.config.top_k, len(chosen.model.class_names))
     results = await service.classify(images, chosen, top_k)
     request.scope["imgcls_log"] = summarise(chosen, results)
-    return write_tensors(wanted, results, chosen.model, top_k)
+    if len(results) * top_k <= _INLINE_LABELS:
+        return write_tensors(wanted, results, chosen.model, top_k)
+    return await in_thread(write_tensors, wanted, results, chosen.model, top_k)

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from fastapi.responses import Response
+from pydantic_core import from_json
 
 from imgcls_ray.errors import ImageError
 from imgcls_ray.models.classifier import ModelInput
-from imgcls_ray.serve.api import best
 from imgcls_ray.serve.errors import ErrorCode, refuse
-from imgcls_ray.serve.inputs import decode_base64
-from imgcls_ray.serve.json import to_json
+from imgcls_ray.serve.json import encode_list, json_response
+from imgcls_ray.serve.json_bodies import Cut, decode_base64
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 BINARY = "application/octet-stream"
 HEADER_LENGTH = "inference-header-content-length"
+_NUMBERS_STEP_BYTES = 65_536
+_DIGITS_ALIKE = bytes.maketrans(b"123456789", b"000000000")
+_NO_LISTS = bytes.maketrans(b"[]", b"  ")
 _OUTPUTS = ("class_ids", "scores", "labels", "status")
 
 
@@ -42,8 +45,12 @@ def split_body(length: str | None, body: bytes) -> tuple[bytes, bytes]:
     return body[: int(length)], body[int(length) :]
 
 
-def read_tensor(tensor: InferInput, binary: bytes, model: ServedModel) -> list[bytes | ModelInput | ImageError]:
+def read_tensor(
+    tensor: InferInput, binary: bytes, model: ServedModel, cut: Cut
+) -> list[bytes | ModelInput | ImageError]:
     """The images of an input: encoded ones, pixels, or what is wrong with one.
+
+    ``cut`` has what was cut out of the JSON.
 
     Raises:
         ApiError: it is not what the model takes.
@@ -56,27 +63,34 @@ def read_tensor(tensor: InferInput, binary: bytes, model: ServedModel) -> list[b
     if tensor.name == "image":
         if tensor.datatype != "BYTES" or tensor.shape[1:] not in ([], [1]):
             raise refuse(ErrorCode.INVALID, "inputs.0: image must be BYTES of the shape [B]")
-        images: list[bytes | ModelInput | ImageError] = (
-            _read_strings(binary) if tensor.data is None else [_from_base64(item) for item in _flat(tensor.data)]
-        )
+        if tensor.data is None:
+            images = _read_strings(binary)
+        else:
+            strings = _flat(tensor.data)
+            _check_count(tensor, len(strings))
+            images = [_from_base64(item, cut) for item in strings]
     else:
         crop = model.preprocess.crop_size
         if tensor.datatype != "UINT8" or tensor.shape[1:] != [crop, crop, 3]:
             raise refuse(ErrorCode.INVALID, f"inputs.0: pixels must be UINT8 of the shape [B, {crop}, {crop}, 3]")
-        images = _read_pixels(tensor, binary)
-    if len(images) != tensor.shape[0] or not images:
-        raise refuse(ErrorCode.INVALID, f"inputs.0: its shape says {tensor.shape[0]} images, {len(images)} came")
+        images = _read_pixels(tensor, binary, cut)
+    _check_count(tensor, len(images))
     return images
+
+
+def _check_count(tensor: InferInput, num_images: int) -> None:
+    if num_images != tensor.shape[0] or not num_images:
+        raise refuse(ErrorCode.INVALID, f"inputs.0: its shape says {tensor.shape[0]} images, {num_images} came")
 
 
 def _flat(data: list[Any]) -> list[Any]:
     return [part for item in data for part in (item if isinstance(item, list) else [item])]
 
 
-def _from_base64(item: Any) -> bytes | ImageError:
+def _from_base64(item: Any, cut: Cut) -> bytes | ImageError:
     if not isinstance(item, str):
         raise refuse(ErrorCode.INVALID, "inputs.0.data: must be strings in base64")
-    return decode_base64(item)
+    return decode_base64(item, cut)
 
 
 def _read_strings(binary: bytes) -> list[bytes | ModelInput | ImageError]:
@@ -97,11 +111,13 @@ def _read_strings(binary: bytes) -> list[bytes | ModelInput | ImageError]:
     return strings
 
 
-def _read_pixels(tensor: InferInput, binary: bytes) -> list[bytes | ModelInput | ImageError]:
+def _read_pixels(tensor: InferInput, binary: bytes, cut: Cut) -> list[bytes | ModelInput | ImageError]:
     count = math.prod(tensor.shape)
     try:
         if tensor.data is None:
             flat = np.frombuffer(binary, np.uint8)
+        elif (raw := cut.get(tensor.data[0]) if _is_text_alone(tensor.data) else None) is not None:
+            flat = _read_numbers(raw, tensor.shape)
         else:
             numbers = np.array(tensor.data)
             if numbers.dtype.kind not in "iu" or (numbers.size and (numbers.min() < 0 or numbers.max() > 255)):
@@ -115,6 +131,50 @@ def _read_pixels(tensor: InferInput, binary: bytes) -> list[bytes | ModelInput |
     return [ModelInput(pixels, width, height) for pixels in flat.reshape(tensor.shape)]
 
 
+def _is_text_alone(data: list[Any]) -> bool:
+    return len(data) == 1 and isinstance(data[0], str)
+
+
+def _read_numbers(raw: memoryview, shape: Sequence[int]) -> np.ndarray:
+    """uint8 of a list in JSON, of as many lists in lists as the shape has, or of fewer.
+
+    A million numbers are a million objects of Python, and lists of three another third of one: here each step makes a
+    small part of them, and none of the lists.
+
+    Raises:
+        ValueError: it is no such list.
+    """
+    count = math.prod(shape)
+    if not 0 < count <= len(raw):
+        raise ValueError("another number of values")
+    text = bytes(raw)
+    # Digits tell nothing of the lists; the rest must be what a list of this shape looks like.
+    compact = text.translate(_DIGITS_ALIKE, b" \t\r\n")
+    if any(wrong in compact for wrong in (b"0[", b"]0", b"[,", b",]", b",,")):
+        raise ValueError("not a list of numbers")
+    lists = compact.translate(None, b"0+-.eE")
+    depth = len(lists) - len(lists.lstrip(b"[")) - 1
+    if depth >= len(shape):
+        raise ValueError("more lists in lists than the shape has")
+    expected = b"[" + b"," * (math.prod(shape[depth:]) - 1) + b"]"
+    for size in reversed(shape[:depth]):
+        expected = b"[" + b",".join([expected] * size) + b"]"
+    if lists != expected:
+        raise ValueError("not of this shape")
+    numbers = text.translate(_NO_LISTS)
+    found = np.empty(count, np.uint8)
+    position = start = 0
+    while start < len(numbers):
+        end = numbers.find(b",", min(start + _NUMBERS_STEP_BYTES, len(numbers)))
+        end = len(numbers) if end < 0 else end
+        values = np.array(from_json(b"[%b]" % numbers[start:end]))
+        if values.dtype.kind not in "iu" or values.min() < 0 or values.max() > 255:
+            raise ValueError("not from 0 to 255")
+        found[position : position + len(values)] = values
+        position, start = position + len(values), end + 1
+    return found
+
+
 def write_tensors(
     wanted: InferRequest, results: Sequence[Prediction | ImageError], model: ServedModel, top_k: int
 ) -> Response:
@@ -126,8 +186,8 @@ def write_tensors(
         if isinstance(result, ImageError):
             status[i] = result.code.value
             continue
-        for j, (class_id, score) in enumerate(best(result, top_k)):
-            class_ids[i, j], scores[i, j] = class_id, score
+        count = min(top_k, len(result.class_ids))
+        class_ids[i, :count], scores[i, :count] = result.class_ids[:count], result.scores[:count]
     labels = [model.class_names[i] if i >= 0 else "" for i in class_ids.reshape(-1).tolist()]
     values: dict[str, tuple[str, list[int], list[Any] | np.ndarray]] = {
         "class_ids": ("INT32", list(class_ids.shape), class_ids),
@@ -135,25 +195,26 @@ def write_tensors(
         "labels": ("BYTES", list(class_ids.shape), labels),
         "status": ("BYTES", [len(results)], status),
     }
-    outputs: list[dict[str, Any]] = []
+    outputs: list[str] = []
     chunks: list[bytes] = []
     is_binary: dict[str, bool | None] = {output.name: output.parameters.binary_data for output in wanted.outputs}
     for name in [output.name for output in wanted.outputs] or _OUTPUTS:
         datatype, shape, value = values[name]
-        output: dict[str, Any] = {"name": name, "datatype": datatype, "shape": shape}
+        about = json.dumps({"name": name, "datatype": datatype, "shape": shape}, separators=(",", ":"))[:-1]
         chosen = is_binary.get(name)
         if wanted.parameters.binary_data_output if chosen is None else chosen:
             chunks.append(value.tobytes() if isinstance(value, np.ndarray) else _to_strings(value))
-            output["parameters"] = {"binary_data_size": len(chunks[-1])}
+            outputs.append(f'{about},"parameters":{{"binary_data_size":{len(chunks[-1])}}}}}')
         else:
-            output["data"] = value.reshape(-1).tolist() if isinstance(value, np.ndarray) else value
-        outputs.append(output)
-    content: dict[str, Any] = {"model_name": model.name, "model_version": model.fingerprint[:12], "outputs": outputs}
+            data = value.reshape(-1).tolist() if isinstance(value, np.ndarray) else value
+            outputs.append(f'{about},"data":{encode_list(data)}}}')
+    content: dict[str, Any] = {"model_name": model.name, "model_version": model.fingerprint[:12]}
     if wanted.id is not None:
         content["id"] = wanted.id
+    about = json.dumps(content, separators=(",", ":"))[:-1]
+    header = f'{about},"outputs":[{",".join(outputs)}]}}'.encode("ascii")
     if not chunks:
-        return to_json(content)
-    header = json.dumps(content, separators=(",", ":")).encode()
+        return json_response(header)
     return Response(
         b"".join([header, *chunks]),
         media_type=BINARY,

@@ -16,9 +16,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from imgcls_ray.errors import ImageError
 from imgcls_ray.serve.api import best, fetch_image, summarise
+from imgcls_ray.serve.bodies import read_body
 from imgcls_ray.serve.errors import refuse_image
-from imgcls_ray.serve.inputs import decode_base64, read_json
+from imgcls_ray.serve.inputs import without_findings
 from imgcls_ray.serve.json import to_json
+from imgcls_ray.serve.json_bodies import decode_texts, read_json
 from imgcls_ray.serve.schemas import TopK, body_schema
 
 if TYPE_CHECKING:
@@ -99,17 +101,18 @@ def make_router(service: Service) -> APIRouter:
     )
     async def classify(request: Request) -> Response:
         """Label one image as PaddleX's server does."""
-        wanted = read_json(PaddleXRequest, await request.body())
+        wanted, cut = await read_json(PaddleXRequest, await read_body(request))
         chosen = service.choose()
-        if _URL.match(wanted.image):
+        is_fetched = _URL.match(wanted.image) is not None
+        if is_fetched:
             content = await fetch_image(request, wanted.image, service)
         else:
-            content = decode_base64(wanted.image)
+            [content] = await decode_texts([wanted.image], cut)
         top_k = wanted.topk or (wanted.params and wanted.params.top_k) or service.config.top_k
         [result] = await service.classify([content], chosen, top_k)
         request.scope["imgcls_log"] = summarise(chosen, [result])
         if isinstance(result, ImageError):
-            raise refuse_image(result)
+            raise refuse_image(without_findings(result) if is_fetched else result)
         categories = [
             {"id": class_id, "name": chosen.model.class_names[class_id], "score": score}
             for class_id, score in best(result, top_k)
@@ -131,6 +134,7 @@ def make_router(service: Service) -> APIRouter:
             }
         )
 
+    @router.head("/health", include_in_schema=False)
     @router.get("/health", response_model=PaddleXError, summary="PaddleX's health")
     async def health(request: Request) -> Response:
         """Whether the process answers."""
