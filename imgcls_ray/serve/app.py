@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import gc
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,6 +45,7 @@ _CODES = {404: ErrorCode.NOT_FOUND, 405: ErrorCode.METHOD_NOT_ALLOWED}
 
 def make_service(config: ServeConfig, *, num_cores: int, metrics: Metrics) -> Service:
     """What one replica works with, without a model yet. To be called in the event loop that will answer."""
+    _leave_modules_to_themselves()
     decoding, fetching = decode_limits(config), fetch_limits(config)
     num_engines = 1 if config.uses_gpus else max(1, num_cores // config.num_threads)
     options = ModelOptions(
@@ -65,6 +68,19 @@ def make_service(config: ServeConfig, *, num_cores: int, metrics: Metrics) -> Se
         metrics=metrics,
     )
     return Service(config, Fleet(options, metrics), pipeline, UrlReader(config.url_hosts, fetching), metrics)
+
+
+@functools.cache
+def _leave_modules_to_themselves() -> None:
+    """Let Python's garbage collector not walk through what was imported, for the life of the process.
+
+    Ray and torch are half a million objects. A full collection holds up every thread for a third of a second, and
+    callers can bring one about.
+    """
+    import torch  # noqa: F401  # which the first model would import
+
+    gc.collect()
+    gc.freeze()
 
 
 def make_app(service: Service, keys: ApiKeys) -> Guard:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import io
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
@@ -30,6 +29,7 @@ STEP_BYTES = 2**20
 """What one call of C code is given at most, where it keeps the interpreter."""
 _NUM_THREADS = 2
 _PACKED_STEP = 64 * 1024
+_SMALL_BYTES = 4096
 _CHUNKS_PER_TURN = 256
 _MAX_SHOWN_CHARS = 60
 
@@ -66,27 +66,57 @@ async def read_body(request: Request) -> bytes:
 
 
 async def _read_plain(request: Request) -> bytes:
-    first, several = b"", None
+    body = _Pieces()
     num_chunks = 0
     async for chunk in request.stream():
         num_chunks += 1
         if num_chunks % _CHUNKS_PER_TURN == 0:
             # Chunks that are there already are handed out without a pause: millions of them would be one long turn.
             await asyncio.sleep(0)
-        if not first:
-            first = chunk
-        elif chunk:
-            if several is None:
-                several = io.BytesIO()
-                several.write(first)
-            several.write(chunk)
-    return first if several is None else several.getvalue()
+        body.add(chunk)
+    return await body.joined()
+
+
+class _Pieces:
+    """What comes, piece by piece; a million small ones are no million objects."""
+
+    def __init__(self) -> None:
+        self._pieces: list[bytes] = []
+        self._small = bytearray()
+        self._num_bytes = 0
+
+    def add(self, piece: bytes) -> None:
+        self._num_bytes += len(piece)
+        if not self._small and (len(piece) >= _SMALL_BYTES or not self._pieces):
+            self._pieces.append(piece)
+            return
+        self._small += piece
+        if len(self._small) >= _PACKED_STEP:
+            self._put_away()
+
+    def _put_away(self) -> None:
+        self._pieces.append(bytes(self._small))
+        self._small.clear()
+
+    async def joined(self) -> bytes:
+        if self._small:
+            self._put_away()
+        if self._num_bytes <= INLINE_BYTES:
+            return b"".join(self._pieces)
+        return await in_thread(b"".join, self._pieces)
+
+
+def copy_bytes(view: memoryview) -> bytes:
+    """A copy, made in steps: in one the interpreter would wait for it, which a join of many pieces does not."""
+    if len(view) <= STEP_BYTES:
+        return bytes(view)
+    return b"".join([bytes(view[start : start + STEP_BYTES]) for start in range(0, len(view), STEP_BYTES)])
 
 
 async def _read_gzip(request: Request) -> bytes:
     """Unpack what comes, in steps, each counted as if it had come like that: a bomb ends at the limit."""
     take: Callable[[int], None] = request.scope["imgcls_take"]
-    unpacked = io.BytesIO()
+    unpacked = _Pieces()
     unpacker = zlib.decompressobj(16 + zlib.MAX_WBITS)
     try:
         async with aclosing(request.stream()) as stream:
@@ -98,12 +128,12 @@ async def _read_gzip(request: Request) -> bytes:
                     step = _PACKED_STEP
                     part = unpacker.decompress(chunk[start : start + _PACKED_STEP], step)
                     take(len(part))
-                    unpacked.write(part)
+                    unpacked.add(part)
                     while not unpacker.eof and (unpacker.unconsumed_tail or len(part) == step):
                         step = STEP_BYTES
                         part = await in_thread(unpacker.decompress, unpacker.unconsumed_tail, step)
                         take(len(part))
-                        unpacked.write(part)
+                        unpacked.add(part)
                     await asyncio.sleep(0)
     except zlib.error as error:
         raise refuse(ErrorCode.BAD_REQUEST, "the body is not readable as gzip") from error
@@ -111,4 +141,4 @@ async def _read_gzip(request: Request) -> bytes:
         raise refuse(ErrorCode.BAD_REQUEST, "the body ends before its gzip data does")
     if unpacker.unused_data:
         raise refuse(ErrorCode.BAD_REQUEST, "the body goes on after the end of its gzip data")
-    return unpacked.getvalue()
+    return await unpacked.joined()

@@ -6,20 +6,22 @@ in memory anyway.
 
 from __future__ import annotations
 
+import itertools
 import re
 from typing import NamedTuple
 from urllib.parse import unquote_to_bytes
 
+from imgcls_ray.serve.bodies import STEP_BYTES, copy_bytes
 from imgcls_ray.serve.errors import ApiError, ErrorCode, refuse
 
 _PARAMETER = re.compile(r';[ \t]*([\w!#$%&+^`|~.-]+\*?)[ \t]*=[ \t]*("(?:[^"\\]|\\.)*"|[^;]*)')
 _DELIMITER_REST = re.compile(rb"[ \t]{0,100}\r\n")
 _MAX_BOUNDARY_CHARS = 70  # RFC 2046
-_MAX_HEAD_BYTES = 8192
+_MAX_HEAD_BYTES = 4096
 _MAX_HEAD_LINES = 16
+_MAX_PARAMETERS = 16
 _MAX_FIELDS = 8
 _MAX_FIELD_BYTES = 4096
-_WINDOW_BYTES = 4 * 2**20
 # Parts that are images although no file name says so.
 _IMAGE_NAMES = frozenset({"files", "file", "images", "image"})
 
@@ -75,10 +77,10 @@ def read_parts(body: bytes, content_type: str, *, max_files: int) -> list[Part]:
 def _find(body: bytes, delimiter: bytes, start: int) -> int:
     """As ``bytes.find``, but giving the interpreter back now and then."""
     while start < len(body):
-        found = body.find(delimiter, start, start + _WINDOW_BYTES + len(delimiter))
+        found = body.find(delimiter, start, start + STEP_BYTES + len(delimiter))
         if found >= 0:
             return found
-        start += _WINDOW_BYTES
+        start += STEP_BYTES
     return -1
 
 
@@ -106,13 +108,14 @@ def _part(head: bytes, body: bytes, start: int, end: int) -> Part:
             f"a field is larger than {_MAX_FIELD_BYTES} bytes; give an image a file name, or call it files"
         )
     filename = _extended(parameters.get("filename*", "")) or parameters.get("filename")
-    return Part(name, body[start:end], is_file, filename or None)
+    return Part(name, copy_bytes(memoryview(body)[start:end]), is_file, filename or None)
 
 
 def _parameters(header: str) -> list[tuple[str, str]]:
     """Of a header with a value and parameters, keys in lower case; of several with one key the last counts."""
     found = []
-    for key, value in _PARAMETER.findall(header):
+    for parameter in itertools.islice(_PARAMETER.finditer(header[:_MAX_HEAD_BYTES]), _MAX_PARAMETERS):
+        key, value = parameter.groups()
         if value.startswith('"') and value.endswith('"') and len(value) > 1:
             # As browsers write it: only these two are escaped, and a path of Windows keeps its own backslashes.
             value = value[1:-1].replace("\\\\", "\\").replace('\\"', '"')

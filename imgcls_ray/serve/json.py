@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 # Some tenth of a millisecond of the encoder, and of the event loop where it is called there.
-_CHARS_PER_TURN = 65_536
+_BYTES_PER_TURN = 65_536
 _VALUES_PER_STEP = 4096
 
 
@@ -41,7 +41,7 @@ async def in_pieces(head: dict[str, Any], key: str, items: Iterable[Any]) -> Res
     for item in items:
         parts.append(_dump(item))
         num_chars += len(parts[-1])
-        if num_chars > _CHARS_PER_TURN:
+        if num_chars > _BYTES_PER_TURN:
             num_chars = 0
             await asyncio.sleep(0)
     return json_response(f"{_dump(head)[:-1]},{_dump(key)}:[{','.join(parts)}]}}".encode("ascii"))

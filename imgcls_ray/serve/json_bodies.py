@@ -56,7 +56,7 @@ def _read(kind: type[M], body: bytes, max_numbers: int) -> tuple[M, Cut]:
     cut: Cut = {}
     rest = body
     if len(body) > INLINE_BYTES:
-        if body.count(b'"') > 2 * MAX_JSON_VALUES:
+        if _count(body, b'"') > 2 * MAX_JSON_VALUES:
             raise _too_many_values(MAX_JSON_VALUES)
         rest = _without_texts(body, cut)
     if max_numbers:
@@ -69,7 +69,11 @@ def _read(kind: type[M], body: bytes, max_numbers: int) -> tuple[M, Cut]:
 
 
 def _num_values(body: bytes) -> int:
-    return body.count(b",") + body.count(b"[") + body.count(b"{")
+    return _count(body, b",") + _count(body, b"[") + _count(body, b"{")
+
+
+def _count(body: bytes, mark: bytes) -> int:
+    return sum(body.count(mark, start, start + STEP_BYTES) for start in range(0, len(body), STEP_BYTES))
 
 
 def _too_many_values(limit: int) -> ApiError:
@@ -101,20 +105,31 @@ def _without_texts(body: bytes, cut: Cut) -> bytes:
             parts += [view[copied : start + 1], _cut_out(view[start + 1 : end], cut)]
             copied = end
         start = body.find(b'"', end + 1)
-    return b"".join([*parts, view[copied:]])
+    return b"".join([*parts, view[copied:]]) if cut else body
 
 
 def _end_of_string(body: bytes, start: int) -> int:
     """Where the quotation mark is that ends the string which begins here; -1 if there is none."""
     begin = start
     while (end := body.find(b'"', start)) >= 0:
-        before = body[max(begin, end - 64) : end]
-        if before.count(b"\\") == 64:  # perhaps one of millions
-            before = body[max(begin, start) : end]
-        if (len(before) - len(before.rstrip(b"\\"))) % 2 == 0:
+        if _num_backslashes(body, begin, end) % 2 == 0:
             return end
         start = end + 1
     return -1
+
+
+def _num_backslashes(body: bytes, begin: int, end: int) -> int:
+    """How many stand right before the end; perhaps millions."""
+    run, step = 0, 64
+    while begin < end:
+        piece = body[max(begin, end - step) : end]
+        kept = len(piece.rstrip(b"\\"))
+        run += len(piece) - kept
+        if kept:
+            break
+        end -= len(piece)
+        step = STEP_BYTES
+    return run
 
 
 def _cut_out(raw: memoryview, cut: Cut) -> bytes:
@@ -195,8 +210,7 @@ def _plain_texts(raw: memoryview) -> Iterator[str]:
         piece = bytes(raw[start : start + STEP_BYTES])
         if start + len(piece) < len(raw) and (found := piece.rfind(b"\\", -6)) >= 0:
             # Not in the middle of an escape, which an even number of backslashes is not the beginning of.
-            run = len(piece[: found + 1]) - len(piece[: found + 1].rstrip(b"\\"))
-            if run % 2:
+            if _num_backslashes(piece, 0, found + 1) % 2:
                 piece = piece[:found]
         yield from_json(b'"%b"' % piece)
         start += len(piece)

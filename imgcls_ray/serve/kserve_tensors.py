@@ -13,6 +13,7 @@ from pydantic_core import from_json
 
 from imgcls_ray.errors import ImageError
 from imgcls_ray.models.classifier import ModelInput
+from imgcls_ray.serve.bodies import copy_bytes
 from imgcls_ray.serve.errors import ErrorCode, refuse
 from imgcls_ray.serve.json import encode_list, json_response
 from imgcls_ray.serve.json_bodies import Cut, decode_base64
@@ -32,21 +33,21 @@ _NO_LISTS = bytes.maketrans(b"[]", b"  ")
 _OUTPUTS = ("class_ids", "scores", "labels", "status")
 
 
-def split_body(length: str | None, body: bytes) -> tuple[bytes, bytes]:
+def split_body(length: str | None, body: bytes) -> tuple[bytes, memoryview]:
     """The JSON of a request and the binary data behind it, where the header says how long the first is.
 
     Raises:
         ApiError: it does not fit.
     """
     if length is None:
-        return body, b""
+        return body, memoryview(b"")
     if not (length.isascii() and length.isdigit() and len(length) < 12 and int(length) <= len(body)):
         raise refuse(ErrorCode.BAD_REQUEST, "Inference-Header-Content-Length does not fit the body")
-    return body[: int(length)], body[int(length) :]
+    return body[: int(length)], memoryview(body)[int(length) :]
 
 
 def read_tensor(
-    tensor: InferInput, binary: bytes, model: ServedModel, cut: Cut
+    tensor: InferInput, binary: memoryview, model: ServedModel, cut: Cut
 ) -> list[bytes | ModelInput | ImageError]:
     """The images of an input: encoded ones, pixels, or what is wrong with one.
 
@@ -93,7 +94,7 @@ def _from_base64(item: Any, cut: Cut) -> bytes | ImageError:
     return decode_base64(item, cut)
 
 
-def _read_strings(binary: bytes) -> list[bytes | ModelInput | ImageError]:
+def _read_strings(binary: memoryview) -> list[bytes | ModelInput | ImageError]:
     """BYTES as they travel: each with its length before it, four bytes, little-endian."""
     strings: list[bytes | ModelInput | ImageError] = []
     position = 0
@@ -104,14 +105,14 @@ def _read_strings(binary: bytes) -> list[bytes | ModelInput | ImageError]:
         position += 4
         if position + length > len(binary):
             raise refuse(ErrorCode.INVALID, "inputs.0: its binary data ends within an image")
-        strings.append(binary[position : position + length])
+        strings.append(copy_bytes(binary[position : position + length]))
         position += length
         if len(strings) > 10_000:
             raise refuse(ErrorCode.TOO_MANY_IMAGES, "inputs.0: too many images")
     return strings
 
 
-def _read_pixels(tensor: InferInput, binary: bytes, cut: Cut) -> list[bytes | ModelInput | ImageError]:
+def _read_pixels(tensor: InferInput, binary: memoryview, cut: Cut) -> list[bytes | ModelInput | ImageError]:
     count = math.prod(tensor.shape)
     try:
         if tensor.data is None:
@@ -147,32 +148,48 @@ def _read_numbers(raw: memoryview, shape: Sequence[int]) -> np.ndarray:
     count = math.prod(shape)
     if not 0 < count <= len(raw):
         raise ValueError("another number of values")
-    text = bytes(raw)
-    # Digits tell nothing of the lists; the rest must be what a list of this shape looks like.
-    compact = text.translate(_DIGITS_ALIKE, b" \t\r\n")
-    if any(wrong in compact for wrong in (b"0[", b"]0", b"[,", b",]", b",,")):
-        raise ValueError("not a list of numbers")
-    lists = compact.translate(None, b"0+-.eE")
+    found = np.empty(count, np.uint8)
+    num_found = start = 0
+    lists: list[bytes] = []
+    while start < len(raw):
+        end = start + _find_comma(raw, start)
+        piece = bytes(raw[start:end])
+        values = np.array(from_json(b"[%b]" % piece.translate(_NO_LISTS)))
+        if values.dtype.kind not in "iu" or values.min() < 0 or values.max() > 255:
+            raise ValueError("not from 0 to 255")
+        found[num_found : num_found + len(values)] = values
+        num_found += len(values)
+        # Digits tell nothing of the lists.
+        lists.append(piece.translate(_DIGITS_ALIKE, b" \t\r\n"))
+        start = end + 1
+    if not _is_list_of(b",".join(lists), shape):
+        raise ValueError("not a list of this shape")
+    return found
+
+
+def _find_comma(raw: memoryview, start: int) -> int:
+    """How far the first comma is that lies a step on, or the end."""
+    position = start + _NUMBERS_STEP_BYTES
+    while position < len(raw):
+        window = bytes(raw[position : position + _NUMBERS_STEP_BYTES])
+        if (found := window.find(b",")) >= 0:
+            return position + found - start
+        position += len(window)
+    return len(raw) - start
+
+
+def _is_list_of(text: bytes, shape: Sequence[int]) -> bool:
+    """Whether it is what lists of a shape look like, with every digit a 0."""
+    if any(wrong in text for wrong in (b"0[", b"]0", b"[,", b",]", b",,")):
+        return False
+    lists = text.translate(None, b"0+-.eE")
     depth = len(lists) - len(lists.lstrip(b"[")) - 1
     if depth >= len(shape):
-        raise ValueError("more lists in lists than the shape has")
+        return False
     expected = b"[" + b"," * (math.prod(shape[depth:]) - 1) + b"]"
     for size in reversed(shape[:depth]):
         expected = b"[" + b",".join([expected] * size) + b"]"
-    if lists != expected:
-        raise ValueError("not of this shape")
-    numbers = text.translate(_NO_LISTS)
-    found = np.empty(count, np.uint8)
-    position = start = 0
-    while start < len(numbers):
-        end = numbers.find(b",", min(start + _NUMBERS_STEP_BYTES, len(numbers)))
-        end = len(numbers) if end < 0 else end
-        values = np.array(from_json(b"[%b]" % numbers[start:end]))
-        if values.dtype.kind not in "iu" or values.min() < 0 or values.max() > 255:
-            raise ValueError("not from 0 to 255")
-        found[position : position + len(values)] = values
-        position, start = position + len(values), end + 1
-    return found
+    return lists == expected
 
 
 def write_tensors(

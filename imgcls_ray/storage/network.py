@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import functools
 import ipaddress
+import queue
 import socket
 import ssl
+import threading
 import time
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -27,6 +29,10 @@ _WEB_PORTS = frozenset({80, 443, 8080, 8443})
 _GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")  # neither IPv4-mapped nor NAT64 addresses are in it
 # Addresses that carry an IPv4 address inside: what is behind them cannot be told from outside.
 _TRANSLATED = tuple(ipaddress.ip_network(net) for net in ("2002::/16", "2001::/32"))
+
+# As many as there are connections. A name that is asked for while all wait has until its own deadline.
+_MAX_RESOLVING = 64
+_resolving = threading.BoundedSemaphore(_MAX_RESOLVING)
 
 _deadline: ContextVar[float] = ContextVar("_deadline")
 
@@ -111,7 +117,7 @@ def checked_addresses(host: str, port: int, *, allow_private: bool) -> list[str]
         ImageError: access_denied, or fetch_failed if the name does not resolve.
     """
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        found = _resolve(host, port)
     except (OSError, UnicodeError) as error:
         raise ImageError(ImageErrorCode.FETCH_FAILED, f"{host}: the name does not resolve") from error
     addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
@@ -120,6 +126,34 @@ def checked_addresses(host: str, port: int, *, allow_private: bool) -> list[str]
     if not allow_private and port not in _WEB_PORTS:
         raise ImageError(ImageErrorCode.ACCESS_DENIED, f"port {port} is none of the web's")
     return addresses
+
+
+def _resolve(host: str, port: int) -> list[Any]:
+    """``getaddrinfo`` by the deadline of the request, which it knows nothing of: it waits for a resolver that does not
+    answer for half a minute and more.
+
+    It cannot be ended either, so it has a thread of its own, of which there is a bounded number.
+    """
+    if not _resolving.acquire(timeout=_seconds_left()):
+        raise httpcore.ConnectTimeout("too many names wait to be resolved")
+    answers: queue.SimpleQueue[list[Any] | BaseException] = queue.SimpleQueue()
+
+    def resolve() -> None:
+        try:
+            answers.put(list(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)))
+        except BaseException as error:
+            answers.put(error)
+        finally:
+            _resolving.release()
+
+    threading.Thread(target=resolve, name="resolve", daemon=True).start()
+    try:
+        answer = answers.get(timeout=_seconds_left())
+    except queue.Empty as error:
+        raise httpcore.ConnectTimeout("the name was not resolved in time") from error
+    if isinstance(answer, BaseException):
+        raise answer
+    return answer
 
 
 def _is_public(address: str) -> bool:

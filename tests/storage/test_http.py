@@ -21,6 +21,7 @@ import pytest
 
 from imgcls_ray.errors import ImageError, ImageErrorCode
 from imgcls_ray.storage import FetchLimits, fetch, http, network
+from imgcls_ray.storage.http import fetch_url
 
 PUBLIC = "93.184.215.14"
 
@@ -585,7 +586,44 @@ def test_private_networks_are_refused_unless_allowed(server: Server) -> None:
 @pytest.mark.parametrize("port", [22, 25, 3306, 6379, 9200])
 def test_a_public_host_is_asked_on_the_webs_ports_only(monkeypatch: pytest.MonkeyPatch, port: int) -> None:
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [(2, 1, 6, "", ("93.184.216.34", port))])
-    with pytest.raises(ImageError, match=f"port {port} is none of the web's") as caught:
-        network.checked_addresses("example.org", port, allow_private=False)
-    assert caught.value.code is ImageErrorCode.ACCESS_DENIED
-    assert network.checked_addresses("example.org", 443, allow_private=False) == ["93.184.216.34"]
+    with network.deadline_of_requests(time.monotonic() + 60):
+        with pytest.raises(ImageError, match=f"port {port} is none of the web's") as caught:
+            network.checked_addresses("example.org", port, allow_private=False)
+        assert caught.value.code is ImageErrorCode.ACCESS_DENIED
+        assert network.checked_addresses("example.org", 443, allow_private=False) == ["93.184.216.34"]
+
+
+@pytest.fixture
+def silent_resolver(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """One that answers nothing until the test ends."""
+    ends = threading.Event()
+    names: list[str] = []
+
+    def getaddrinfo(host: str, *_: object, **__: object) -> list[Any]:
+        names.append(host)
+        ends.wait(60)
+        raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    yield names
+    ends.set()
+
+
+def test_a_resolver_that_does_not_answer_is_waited_for_until_the_deadline(silent_resolver: list[str]) -> None:
+    started = time.monotonic()
+    with pytest.raises(ImageError) as caught:
+        fetch_url("http://slow.example/a.jpg", max_bytes=1000, timeout_s=0.3, allow_private=False)
+    assert caught.value.code is ImageErrorCode.FETCH_FAILED
+    assert time.monotonic() - started < 20
+    assert set(silent_resolver) == {"slow.example"}
+
+
+def test_a_resolver_that_does_not_answer_has_a_bounded_number_of_threads(
+    silent_resolver: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(network, "_resolving", threading.BoundedSemaphore(2))
+    for i in range(5):
+        with pytest.raises(ImageError) as caught:
+            fetch_url(f"http://slow{i}.example/a.jpg", max_bytes=1000, timeout_s=0.05, allow_private=False)
+        assert caught.value.code is ImageErrorCode.FETCH_FAILED
+    assert len(silent_resolver) == 2
