@@ -1,17 +1,28 @@
-"""Which Ray the environment names, and what keeps Ray from starting: one line each, before Ray waits for minutes.
+"""Which Ray the environment names, how one of our own stays ours, and what keeps either from starting.
 
 Ray answers a wrong ``RAY_ADDRESS`` with a stack, or after two minutes, or never; on a full disk it starts workers that
-die, and starts them again.
+die, and starts them again. Here each is one line, before Ray waits for minutes.
+
+Whoever reaches a Ray can run code in it. One that a command starts for itself listens on loopback, asks for a token
+that only its user can read, and keeps its files where nobody else looks in.
 """
 
 from __future__ import annotations
 
+import atexit
+import functools
+import logging
 import os
 import re
+import secrets
+import shutil
 import socket
+import stat
+import sys
 import tempfile
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from imgcls_ray.errors import ImgclsError, JobFailedError, ResourceError, StorageError
 
@@ -24,6 +35,11 @@ _MIN_ROOM_BYTES = 16 * 2**20
 # HTTP/2's greeting with empty settings; gRPC, which Ray speaks, answers with its own.
 _GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 _SETTINGS = 4
+# A Unix socket's name has at most 107 bytes. Behind the temporary folder Ray's need so many for themselves, and
+# HAProxy's, which are in a folder named by the node's id, so many.
+_MAX_SOCKET_NAME = 107
+_RAY_NAME = len("/imgcls-65535/ray/session_2026-12-31_23-59-59_123456_1234567/sockets/plasma_store")
+_HAPROXY_NAME = len(f"/imgcls-12345678/{'0' * 56}/a.1234567.tmp")
 _WAYS_OUT = "set it to auto on a node of the cluster or to HEAD:6379, or unset it to work on this machine"
 
 
@@ -56,6 +72,106 @@ def cluster_address() -> str | None:
     return address
 
 
+def own_ray() -> dict[str, Any]:
+    """Options of ``ray.init`` for a Ray that nobody but this user, on this machine, can reach.
+
+    Sets the environment that Ray and all its processes read. A caller's own
+    ``RAY_AUTH_MODE=disabled``, ``RAY_AUTH_TOKEN`` and ``RAY_AUTH_TOKEN_PATH`` are left as they are.
+
+    Raises:
+        StorageError: there is no place for Ray's files.
+    """
+    # Ray then takes 127.0.0.1 for the node's address, and everything that listens at the node's address with it.
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    is_disabled = os.environ.get("RAY_AUTH_MODE", "token").lower() != "token"
+    if not is_disabled and "RAY_AUTH_TOKEN" not in os.environ and "RAY_AUTH_TOKEN_PATH" not in os.environ:
+        # Ray would write ~/.ray/auth_token, and every later `ray start` and `ray job submit` would go by it.
+        os.environ["RAY_AUTH_TOKEN_PATH"] = str(_token_file())
+    # What Ray has read already, where the caller has imported it.
+    if constants := sys.modules.get("ray._private.ray_constants"):
+        vars(constants)["ENABLE_RAY_CLUSTER"] = False
+    if raylet := sys.modules.get("ray._raylet"):
+        raylet.AuthenticationTokenLoader.instance().reset_cache()
+    options = {
+        "address": "local",
+        "include_dashboard": False,
+        "log_to_driver": False,
+        "logging_level": logging.ERROR,
+        "_temp_dir": str(_session_folder()),
+    }
+    if not _has_short_name(_RAY_NAME):
+        # Sockets and logs are then in /tmp; what takes room is where the caller wants it.
+        options["_object_spilling_directory"] = str(_new_folder(_folder()))
+    return options
+
+
+@functools.cache
+def run_folder() -> Path:
+    """A folder that only this user can look into, until the process ends: for tokens and for sockets.
+
+    Raises:
+        StorageError: there is no place for it.
+    """
+    return _new_folder(_folder() if _has_short_name(_HAPROXY_NAME) else "/tmp")
+
+
+def hush_ray() -> None:
+    """Keep what Ray prints for its tasks off the terminal, once Ray is imported.
+
+    Ray prints each task that a stop has interrupted ("There are infinite retries remaining"), to standard output, and
+    has no setting for it. What failed, the commands say themselves; Ray's log files have the rest.
+    """
+    vars(sys.modules["ray._private.worker"])["_worker_logs_enabled"] = False
+
+
+def _new_folder(parent: str) -> Path:
+    try:
+        folder = tempfile.mkdtemp(prefix="imgcls-", dir=parent)
+    except OSError as error:
+        raise _no_place(os.strerror(error.errno or 0)) from error
+    # Ray ends its processes at exit as well, and before: what is registered first runs last.
+    atexit.register(_remove, folder, os.getpid())
+    return Path(folder)
+
+
+def _remove(folder: str, pid: int) -> None:
+    if os.getpid() == pid:  # not in a process that this one has forked
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _has_short_name(num_bytes: int) -> bool:
+    return len(os.fsencode(_folder())) + num_bytes <= _MAX_SOCKET_NAME
+
+
+@functools.cache
+def _token_file() -> Path:
+    path = run_folder() / "token"
+    path.touch(mode=0o600)
+    path.write_text(secrets.token_hex(32))
+    return path
+
+
+@functools.cache
+def _session_folder() -> Path:
+    """Where Ray keeps its sockets and logs.
+
+    Ray lets every user write there, so the folder around it is closed to others.
+    """
+    path = Path(_folder() if _has_short_name(_RAY_NAME) else "/tmp", f"imgcls-{os.getuid()}")
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = path.lstat()
+        if stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid():
+            path.chmod(0o700)
+            return path / "ray"
+    except FileExistsError:
+        pass
+    except OSError as error:
+        raise _no_place(os.strerror(error.errno or 0)) from error
+    # Somebody else has made it. The logs will not outlive the run, but nobody reads or changes them.
+    return run_folder() / "ray"
+
+
 @contextmanager
 def ray_start_errors(address: str | None = None) -> Iterator[None]:
     """Let Ray start, or be joined, in the block.
@@ -84,7 +200,7 @@ def ray_start_errors(address: str | None = None) -> Iterator[None]:
         if isinstance(error, OSError) and error.errno is not None:
             raise _no_place(os.strerror(error.errno)) from error
         raise JobFailedError(
-            f"Ray did not start on this machine: {words}; its logs are in {_folder()}/ray/session_latest/logs"
+            f"Ray did not start on this machine: {words}; its logs are in {_session_folder()}/session_latest/logs"
         ) from error
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import signal
 import socket
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-_LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
-
 
 def run(config_file: Path | None, overrides: Sequence[str], flags: Mapping[str, Any]) -> None:
     """Start, say where, and answer until Ctrl-C or SIGTERM.
@@ -39,6 +38,7 @@ def run(config_file: Path | None, overrides: Sequence[str], flags: Mapping[str, 
     console = Console(highlight=False, markup=False, soft_wrap=True)
     num_cores = available_cores()
     _check(config, num_cores)
+    _warn(config)
     start = time.monotonic()
     replicas = counted(num_local_replicas(config, num_cores), "replica")
     console.print(f"starting {replicas} of {config.model} ...", markup=False)
@@ -73,6 +73,22 @@ def _check(config: ServeConfig, num_cores: int) -> None:
             ) from error
 
 
+def _warn(config: ServeConfig) -> None:
+    if os.environ.get(KEYS_VARIABLE) or _is_loopback(config.host):
+        return
+    words = (
+        f"warning: host={config.host} lets everybody who reaches this machine ask; set {KEYS_VARIABLE} to ask for keys"
+    )
+    Console(stderr=True, highlight=False, markup=False, soft_wrap=True).print(words, markup=False)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 def _tell(config: ServeConfig, console: Console, seconds: float, metrics_port: int) -> None:
     host = "127.0.0.1" if config.host == "0.0.0.0" else config.host
     base = f"http://[{host}]:{config.port}" if ":" in host else f"http://{host}:{config.port}"
@@ -85,6 +101,4 @@ def _tell(config: ServeConfig, console: Console, seconds: float, metrics_port: i
         f"  metrics        http://127.0.0.1:{metrics_port}/metrics",
         f"  try it         curl -H 'Content-Type: image/jpeg'{key} --data-binary @photo.jpg {base}/v1/classify",
     ]
-    if config.host not in _LOOPBACK and not has_keys:
-        lines.append(f"  whoever reaches this address may ask; set {KEYS_VARIABLE} to ask for keys")
     console.print("\n".join([*lines, "Ctrl-C ends it"]), markup=False)

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 from imgcls_ray.data.report import counted
 from imgcls_ray.errors import ResourceError
 from imgcls_ray.machine import available_cores, cores_in_words
-from imgcls_ray.ray_start import cluster_address, ray_start_errors
+from imgcls_ray.ray_start import cluster_address, hush_ray, own_ray, ray_start_errors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -52,9 +52,13 @@ def is_cluster_given() -> bool:
     Raises:
         ResourceError: the environment names what is no cluster.
     """
+    return cluster_address() is not None or _is_ray_started()
+
+
+def _is_ray_started() -> bool:
     # A process that has not imported Ray has joined none, and need not import it to say so.
     ray = sys.modules.get("ray")
-    return cluster_address() is not None or (ray is not None and ray.is_initialized())
+    return ray is not None and ray.is_initialized()
 
 
 def start_ray(*, uses_gpus: bool) -> None:
@@ -63,23 +67,22 @@ def start_ray(*, uses_gpus: bool) -> None:
     Raises:
         ImgclsError: it cannot be joined, or did not start; with the exit code.
     """
-    import ray
-
-    if ray.is_initialized():
+    if _is_ray_started():
         return
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     on_sigterm = signal.getsignal(signal.SIGTERM)
     address = cluster_address()
     with ray_start_errors(address):
-        if address is not None:
+        own = own_ray() if address is None else None
+        import ray
+
+        hush_ray()
+        if own is None:
             ray.init(logging_level=logging.ERROR, log_to_driver=False)
         else:
             ray.init(
-                address="local",
+                **own,
                 num_cpus=available_cores(),
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
                 object_store_memory=None if uses_gpus else _CPU_OBJECT_STORE_BYTES,
             )
     if threading.current_thread() is threading.main_thread():

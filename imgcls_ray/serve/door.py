@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from imgcls_ray.serve.errors import ApiError, ErrorCode, failed, no_room, not_found, refuse, too_large
 from imgcls_ray.serve.guard import announced_bytes, check_head, request_id_of, send_error, with_headers
+from imgcls_ray.serve.slow_callers import SlowCallers
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -84,7 +85,11 @@ def middlewares() -> list[Middleware]:
     """For Ray Serve, which calls this once in each of its HTTP servers."""
     from starlette.middleware import Middleware
 
-    return [Middleware(Door, max_bytes=int(os.environ.get(MAX_BYTES_VARIABLE, _DEFAULT_MAX_BYTES)))]
+    max_bytes = int(os.environ.get(MAX_BYTES_VARIABLE, _DEFAULT_MAX_BYTES))
+    return [
+        Middleware(Door, max_bytes=max_bytes),
+        Middleware(SlowCallers),
+    ]  # the last one is the first to see a request
 
 
 class Door:

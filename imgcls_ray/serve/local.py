@@ -10,8 +10,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from imgcls_ray.errors import JobFailedError
-from imgcls_ray.ray_start import ray_start_errors
+from imgcls_ray.ray_start import hush_ray, own_ray, ray_start_errors, run_folder
 from imgcls_ray.serve.door import MAX_BYTES_VARIABLE, SERVE_ENVIRONMENT
+from imgcls_ray.serve.haproxy import BINARY_VARIABLE, HOST_VARIABLE, REAL_BINARY_VARIABLE, front_binary
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,6 +36,15 @@ _PORT_VARIABLES = (
     "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT",
     "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT",
 )
+# HAProxy's files, in one folder of /tmp by default: there the first user who serves keeps all others from it, and its
+# admin socket takes commands from everybody.
+_PATH_VARIABLES = {
+    "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": "haproxy.cfg",
+    "RAY_SERVE_HAPROXY_SOCKET_PATH": "a",
+    "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": "",
+    "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": "state",
+    "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": "m",
+}
 _OBJECT_STORE_BYTES = 128 * 2**20  # nothing passes through it
 # Replicas keep the deadline themselves; Serve's is for one that cannot any more.
 _MORE_TIMEOUT_S = 5
@@ -51,8 +61,14 @@ def local_service(config: ServeConfig, num_cores: int) -> Iterator[int]:
         JobFailedError: no replica came up.
         StorageError: the temporary folder has no place for Ray's files.
     """
+    with ray_start_errors():
+        own = own_ray()
+        folder = str(run_folder())
+    for key, value in _own_front(config.host).items():
+        os.environ[key] = value
     for key, value in {
         **_LOCAL_ENVIRONMENT,
+        **{name: f"{folder}/{file}".rstrip("/") for name, file in _PATH_VARIABLES.items()},
         # Serve's four threads are for a machine of their own; HAProxy takes a tenth of what its replicas do.
         "RAY_SERVE_HAPROXY_NBTHREAD": str(max(1, min(4, num_cores // 4))),
         **port_environment(),
@@ -66,13 +82,11 @@ def local_service(config: ServeConfig, num_cores: int) -> Iterator[int]:
     # What it says of itself is for operators of clusters.
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
     metrics_port = config.metrics_port or int(free_ports(1)[0])
+    hush_ray()
     with ray_start_errors():
         ray.init(
-            address="local",
+            **own,
             num_cpus=num_cores,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
             object_store_memory=_OBJECT_STORE_BYTES,
             _metrics_export_port=metrics_port,
         )
@@ -104,6 +118,23 @@ def port_environment() -> dict[str, str]:
     return dict(zip(_PORT_VARIABLES, free_ports(len(_PORT_VARIABLES)), strict=True))
 
 
+def _own_front(host: str) -> dict[str, str]:
+    """Let HAProxy, if there is one, listen where the service is to be asked; everything behind it is on loopback.
+
+    Raises:
+        JobFailedError: this package is only half installed.
+    """
+    os.environ.pop(HOST_VARIABLE, None)
+    if os.environ.get("RAY_SERVE_ENABLE_HA_PROXY", SERVE_ENVIRONMENT["RAY_SERVE_ENABLE_HA_PROXY"]) != "1":
+        return {}
+    try:
+        front = front_binary()
+    except FileNotFoundError as error:
+        raise JobFailedError(str(error)) from error
+    given = os.environ.get(BINARY_VARIABLE, front)
+    return {HOST_VARIABLE: host, BINARY_VARIABLE: front, **({} if given == front else {REAL_BINARY_VARIABLE: given})}
+
+
 def free_ports(count: int) -> list[str]:
     """Ports that nothing listens at now."""
     probes = [socket.socket() for _ in range(count)]
@@ -122,18 +153,20 @@ def _deploy(config: ServeConfig, num_cores: int) -> None:
     from imgcls_ray.serve.deployment import application
 
     logs = {"encoding": "JSON", "enable_access_log": False}
-    serve.start(
-        proxy_location="HeadOnly",
-        http_options={
-            "host": config.host,
-            "port": config.port,
-            "request_timeout_s": config.request_timeout_s + _MORE_TIMEOUT_S,
-        },
-        logging_config=logs,
-    )
     # Serve's own actors ask for no core: all of them are for replicas.
     num_replicas = num_local_replicas(config, num_cores)
     try:
+        serve.start(
+            proxy_location="HeadOnly",
+            http_options={
+                # The replicas' own ports are at this host too. HAProxy, which stands before them, listens at the
+                # asked-for one.
+                "host": "127.0.0.1" if HOST_VARIABLE in os.environ else config.host,
+                "port": config.port,
+                "request_timeout_s": config.request_timeout_s + _MORE_TIMEOUT_S,
+            },
+            logging_config=logs,
+        )
         serve.run(
             application(config, num_cpus=num_cores // num_replicas, num_replicas=num_replicas),
             name=APPLICATION,

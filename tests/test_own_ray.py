@@ -1,0 +1,158 @@
+"""A Ray that a command starts for itself belongs to its user: no other user, and nobody in the network, reaches it."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import httpx
+import psutil
+import pytest
+
+from imgcls_ray.serve.local import free_ports
+from tests.jobs.cluster import environment
+from tests.listening import Listener, can_be_nobody, listeners, open_to_others, own_address, private_folders
+from tests.train.conftest import write_colours
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from imgcls_ray.models.folder import ModelFolder
+
+IMGCLS = Path(sys.executable).with_name("imgcls")
+BETWEEN_REPLICAS = "/ray.serve.ASGIService/HandleRequest"
+NODES = "/ray.rpc.NodeInfoGcsService/GetAllNodeInfo"
+# Ray's prefix for what its processes say, its colours, and what it says when a stop interrupts tasks.
+OF_RAY = re.compile(r"raylet|retries remaining|ray::|\x1b\[|Traceback|\*\*\* SIG|core_worker|gcs_|pid=\d")
+
+
+def own_environment(home: Path, **values: str) -> dict[str, str]:
+    """That of a user who has never met Ray."""
+    home.mkdir(exist_ok=True)
+    kept = {key: value for key, value in environment(HOME=str(home), **values).items() if key != "RAY_AUTH_MODE"}
+    return {**kept, "RAY_AUTH_MODE": values["RAY_AUTH_MODE"]} if "RAY_AUTH_MODE" in values else kept
+
+
+@contextmanager
+def started(command: list[str], env: dict[str, str]) -> Iterator[tuple[subprocess.Popen[str], Path]]:
+    """A command whose output goes to a file, as a service manager's does."""
+    output = Path(env["HOME"], "output")
+    with output.open("w") as file, subprocess.Popen(command, env=env, stdout=file, stderr=file, text=True) as process:
+        try:
+            yield process, output
+        finally:
+            process.terminate()
+            try:
+                process.wait(90)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+def wait_for(process: subprocess.Popen[str], output: Path, words: str) -> None:
+    deadline = time.monotonic() + 180
+    while words not in output.read_text():
+        assert process.poll() is None, output.read_text()
+        assert time.monotonic() < deadline, output.read_text()
+        time.sleep(0.05)
+
+
+def check_reach(found: set[Listener], asked_for: int | None = None) -> None:
+    """Everything that listens is on loopback, is what was asked for, or refuses who has no token."""
+    assert any("gcs_server" in listener.name for listener in found)
+    for listener in found:
+        if "gcs_server" in listener.name:
+            assert listener.refuses(NODES)
+        if not listener.is_local and listener.port != asked_for:
+            assert listener.refuses(BETWEEN_REPLICAS), listener
+
+
+def serve_command(model: ModelFolder, port: str, *more: str) -> list[str]:
+    return [str(IMGCLS), "serve", "--model", str(model.path), "--port", port, *more]
+
+
+def test_a_service_shows_the_network_its_one_port_and_other_users_nothing(
+    small_model: ModelFolder, draw_images: Callable[..., list[Path]], tmp_path: Path
+) -> None:
+    [port] = free_ports(1)
+    [image] = draw_images(1)
+    env = own_environment(tmp_path / "home")
+    command = serve_command(small_model, port, "--host", "0.0.0.0")
+    with started(command, env) as (process, output):
+        wait_for(process, output, "Ctrl-C")
+        assert output.read_text().count("IMGCLS_API_KEYS") == 1
+        url = f"http://{own_address()}:{port}"
+        assert httpx.post(f"{url}/v1/classify", content=image.read_bytes(), timeout=60).status_code == 200
+        check_reach(listeners(process.pid), int(port))
+        folders = private_folders(process.pid)
+        assert all(folder.stat().st_mode & 0o777 == 0o700 for folder in folders)
+        assert any(path.name == "haproxy.cfg" for folder in folders for path in folder.rglob("*"))
+        if can_be_nobody():
+            assert open_to_others(folders) == []
+        children = psutil.Process(process.pid).children(recursive=True)
+        # Killed, the command takes nothing away, and stands in no other's way.
+        process.kill()
+        process.wait(60)
+        psutil.wait_procs(children, timeout=60)
+    with started(command, env) as (process, output):
+        wait_for(process, output, "Ctrl-C")
+        [run_folder] = private_folders(process.pid) - folders
+        assert httpx.post(f"{url}/v1/classify", content=image.read_bytes(), timeout=60).status_code == 200
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(90) == 0
+        assert not OF_RAY.search(output.read_text())
+    assert not run_folder.exists()
+    assert not (tmp_path / "home" / ".ray").exists()
+
+
+def watch_until_it_ends(process: subprocess.Popen[str]) -> tuple[set[Listener], set[Path], list[str]]:
+    """What listened at any time, where Ray's files were, and what of them another user could open."""
+    found: set[Listener] = set()
+    folders: set[Path] = set()
+    opened: list[str] = []
+    while process.poll() is None:
+        new = listeners(process.pid) - found
+        for listener in new:
+            if not listener.is_local:
+                check_reach({listener, *(one for one in new | found if "gcs_server" in one.name)})
+        found |= new
+        if not folders and any("raylet" in listener.name for listener in found):
+            folders = private_folders(process.pid)
+            if can_be_nobody():
+                opened = open_to_others(folders)
+        time.sleep(0.05)
+    return found, folders, opened
+
+
+def commands(model: ModelFolder, images: Path, colours: Path, output: Path) -> dict[str, list[str]]:
+    train = {"model": "PP-LCNet_x0_25", "pretrained": False, "image_size": 32, "epochs": 1, "batch_size": 8}
+    train |= {"num_workers": 2, "cpus_per_worker": 1, "loader_processes": 1}
+    settings = [f"-o{key}={value}" for key, value in train.items()]
+    return {
+        "predict": [str(images), "-m", str(model.path), "-o", str(output)],
+        "evaluate": [str(colours), "-m", str(model.path), "-o", str(output)],
+        "train": [f"-odata={colours}", f"-ooutput={output}", *settings],
+    }
+
+
+@pytest.mark.parametrize("name", ["predict", "train"])
+def test_a_job_shows_the_network_and_other_users_nothing(
+    name: str, small_model: ModelFolder, draw_images: Callable[..., list[Path]], tmp_path: Path
+) -> None:
+    images = draw_images(300)
+    write_colours(tmp_path / "colours")
+    arguments = commands(small_model, images[0].parent, tmp_path / "colours", tmp_path / "output")[name]
+    with started([str(IMGCLS), name, *arguments], own_environment(tmp_path / "home")) as (process, output):
+        found, folders, opened = watch_until_it_ends(process)
+    assert process.returncode == 0, output.read_text()
+    assert not OF_RAY.search(output.read_text())
+    check_reach(found)
+    assert opened == []
+    assert len(folders) == 2
+    assert sum(folder.exists() for folder in folders) == 1  # the logs stay
+    assert not (tmp_path / "home" / ".ray").exists()
