@@ -25,6 +25,7 @@ from benchmarks.common import available_cores, emit, isolated_environment, print
 from benchmarks.http_load import GOOD, ClosedLoop, Load, LoadResult, loading
 from benchmarks.servers import Server, is_ready, pids_of, started
 from benchmarks.serving_common import BENCHMARK, NUM_PICTURES, WARM_UP_S, in_ms, stderr_console, tell_checks
+from imgcls_ray.serve.haproxy import front_binary
 from imgcls_ray.serve.local import free_ports, port_environment
 
 if TYPE_CHECKING:
@@ -110,6 +111,7 @@ def _deployed(model: Path, environment: Mapping[str, str]) -> Iterator[_Deployme
     port, gcs_port, dashboard_port, agent_port = free_ports(4)
     config = yaml.safe_load(_CONFIG.read_text(encoding="utf-8"))
     config["http_options"] |= {"host": "127.0.0.1", "port": int(port)}
+    config["controller_options"]["runtime_env"]["env_vars"]["RAY_SERVE_HAPROXY_BINARY_PATH"] = front_binary()
     [application] = config["applications"]
     application["args"]["model"] = str(model.resolve())
     [deployment] = application["deployments"]

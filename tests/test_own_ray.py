@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
@@ -43,7 +44,12 @@ def own_environment(home: Path, **values: str) -> dict[str, str]:
 def started(command: list[str], env: dict[str, str]) -> Iterator[tuple[subprocess.Popen[str], Path]]:
     """A command whose output goes to a file, as a service manager's does."""
     output = Path(env["HOME"], "output")
-    with output.open("w") as file, subprocess.Popen(command, env=env, stdout=file, stderr=file, text=True) as process:
+    with (
+        output.open("w") as file,
+        subprocess.Popen(
+            command, env=env, stdout=file, stderr=subprocess.STDOUT, text=True, start_new_session=True
+        ) as process,
+    ):
         try:
             yield process, output
         finally:
@@ -156,3 +162,52 @@ def test_a_job_shows_the_network_and_other_users_nothing(
     assert len(folders) == 2
     assert sum(folder.exists() for folder in folders) == 1  # the logs stay
     assert not (tmp_path / "home" / ".ray").exists()
+
+
+def has_started_ray(process: subprocess.Popen[str]) -> bool:
+    return any("raylet" in listener.name for listener in listeners(process.pid))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_terminal", [True, False], ids=["ctrl-c", "sigterm"])
+@pytest.mark.parametrize("moment", ["at once", "Ray is there", "at work"])
+@pytest.mark.parametrize("name", ["predict", "train", "serve"])
+def test_a_stop_shows_the_commands_own_words_only(
+    name: str,
+    moment: str,
+    is_terminal: bool,
+    small_model: ModelFolder,
+    draw_images: Callable[..., list[Path]],
+    tmp_path: Path,
+) -> None:
+    images = draw_images(600)
+    write_colours(tmp_path / "colours")
+    [port] = free_ports(1)
+    command = [str(IMGCLS), name]
+    command += commands(small_model, images[0].parent, tmp_path / "colours", tmp_path / "output").get(name, [])
+    if name == "serve":
+        command = serve_command(small_model, port)
+    elif name == "train":
+        command.append("-oepochs=500")
+    at_work = {"serve": "Ctrl-C", "train": "epoch 1", "predict": ""}[name]
+    with started(command, own_environment(tmp_path / "home")) as (process, output):
+        deadline = time.monotonic() + 180
+        while (
+            process.poll() is None
+            and not {
+                "at once": bool(output.read_text()),
+                "Ray is there": has_started_ray(process),
+                "at work": at_work in output.read_text()
+                and (name != "predict" or any(tmp_path.glob("output/pred*/*"))),
+            }[moment]
+        ):
+            assert time.monotonic() < deadline, output.read_text()
+            time.sleep(0.02)
+        if is_terminal:
+            os.killpg(process.pid, signal.SIGINT)  # a terminal asks every process that it runs
+        else:
+            process.send_signal(signal.SIGTERM)
+        process.wait(90)
+        said = output.read_text()
+        assert process.returncode in (0, 130), said
+        assert not OF_RAY.search(said), said

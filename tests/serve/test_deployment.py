@@ -21,6 +21,7 @@ import pytest
 import yaml
 
 from imgcls_ray import create_model
+from imgcls_ray.serve.haproxy import front_binary
 from imgcls_ray.serve.local import free_ports, port_environment
 from tests.conftest import make_small_model
 from tests.jobs.cluster import ROOT, OwnCluster, environment
@@ -46,6 +47,7 @@ class Deployment:
         # Both nodes are this machine: there is one port to listen at.
         self.config["proxy_location"] = "HeadOnly"
         self.config["http_options"] |= {"host": "127.0.0.1", "port": int(port)}
+        self.config["controller_options"]["runtime_env"]["env_vars"]["RAY_SERVE_HAPROXY_BINARY_PATH"] = front_binary()
         [self.application] = self.config["applications"]
         [self.deployment] = self.application["deployments"]
         self.deployment["autoscaling_config"] |= {"min_replicas": 2, "max_replicas": 2}
