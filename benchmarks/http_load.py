@@ -87,6 +87,10 @@ class Load:
     tag: bytes = b""
     """What stands, in the body of an answer, before a value in quotation marks that is to be kept."""
     host: str = "127.0.0.1"
+    source: str | None = None
+    """Address that its connections come from; the system chooses by default."""
+    niceness: int = 0
+    """Of a process of its own: a load that is not measured itself must not take the cores from what is."""
     seed: int = 0
 
 
@@ -376,10 +380,11 @@ class _Run:
         task.add_done_callback(self._connecting.discard)
 
     async def _connect(self, kind: Kind, due: float, abort_after_s: float | None) -> None:
+        source = (self.load.source, 0) if self.load.source else None
         try:
             async with asyncio.timeout(self.load.timeout_s):
                 _, connection = await self.loop.create_connection(
-                    lambda: _Connection(self), self.load.host, self.load.port
+                    lambda: _Connection(self), self.load.host, self.load.port, local_addr=source
                 )
         except TimeoutError:
             self.finish(None, kind, TIMEOUT, due)
@@ -451,6 +456,7 @@ def measure(load: Load) -> LoadResult:
 def _run_and_send(load: Load, pipe: Pipe) -> None:
     # Ctrl-C goes to the whole group; who started this process ends it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.nice(load.niceness)
     result = uvloop.run(_run_until_told(load, pipe))
     # The event loop watched the pipe, and left it so that a large result would not fit in at once.
     os.set_blocking(pipe.fileno(), True)

@@ -27,10 +27,10 @@ def in_ms(seconds: float) -> str:
     return f"{1000 * seconds:.1f}"
 
 
-def tell_checks(checks: Mapping[str, bool], *, title: str) -> bool:
+def tell_checks(checks: Mapping[str, bool], *, title: str, benchmark: str = BENCHMARK) -> bool:
     """Tell which promises were kept; returns whether all were."""
     for name, is_kept in checks.items():
-        emit(BENCHMARK, name, float(is_kept), "bool")
+        emit(benchmark, name, float(is_kept), "bool")
     rows = [[name, "yes" if is_kept else "NO"] for name, is_kept in checks.items()]
     print_table(("promise", "kept"), rows, title=title, console=stderr_console())
     return all(checks.values())

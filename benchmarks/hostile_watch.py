@@ -1,0 +1,175 @@
+"""What an attack does to others: a bystander's answers, the replicas, and the memory of the whole service."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import psutil
+
+from benchmarks.bodies import CLASSIFY
+from benchmarks.http_load import GOOD, Kind, Load, OpenLoop, loading
+from benchmarks.http_wire import make_request
+from benchmarks.servers import pids_of, processes_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from benchmarks.http_load import Loading, LoadResult
+    from benchmarks.servers import Server
+
+BYSTANDER_RATE = 5.0
+"""Requests per second, on a connection that is kept and as many on fresh ones."""
+# Longer than the service's own deadline: what takes longer hangs.
+_TIMEOUT_S = 35.0
+_MEMORY_INTERVAL_S = 1.0
+
+
+class Request(NamedTuple):
+    """One of a bystander's that came to its end."""
+
+    due: float
+    """Seconds of the monotonic clock, as ``ended``."""
+    ended: float
+    result: str
+    """Status of the answer, or what became of the request instead."""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a bystander got in a time; seconds."""
+
+    counts: dict[str, int]
+    p50_s: float
+    p99_s: float
+    max_s: float
+    silence_s: float
+    """The longest time without a good answer."""
+
+    @property
+    def num_wrong(self) -> int:
+        return sum(count for result, count in self.counts.items() if result != GOOD)
+
+
+def summarise(requests: Sequence[Request], start: float, end: float) -> Answers:
+    """What became of the requests that were due between two moments of the monotonic clock.
+
+    Requests without a good answer count with the time after which that was certain. A silence that lasts beyond the end
+    counts until the first good answer after it, or until the last request had come to its end.
+    """
+    chosen = [request for request in requests if start <= request.due <= end]
+    seconds = [request.ended - request.due for request in chosen]
+    if not seconds:
+        nothing = float("nan")
+        return Answers({}, nothing, nothing, nothing, end - start)
+    good = sorted(request.ended for request in requests if request.result == GOOD and request.ended >= start)
+    during = [moment for moment in good if moment <= end]
+    after = [moment for moment in good if moment > end]
+    last = after[0] if after else max(end, *(request.ended for request in chosen))
+    moments = [start, *during, last]
+    p50, p99, longest = np.percentile(seconds, (50, 99, 100))
+    return Answers(
+        counts=dict(sorted(Counter(request.result for request in chosen).items())),
+        p50_s=float(p50),
+        p99_s=float(p99),
+        max_s=float(longest),
+        silence_s=float(np.diff(moments).max()),
+    )
+
+
+def requests_of(result: LoadResult) -> list[Request]:
+    """One by one, in moments of the monotonic clock."""
+    return [
+        Request(result.start + ended - latency, result.start + ended, result.outcomes[code].result)
+        for code, ended, latency in zip(
+            result.codes.tolist(), result.ended.tolist(), result.latencies.tolist(), strict=True
+        )
+    ]
+
+
+class Bystander:
+    """One who asks on."""
+
+    def __init__(self, loads: Sequence[Loading]) -> None:
+        self._loads = loads
+
+    def stop(self) -> list[Request]:
+        """Let it ask no more; what became of all its requests."""
+        for load in self._loads:
+            load.stop()
+        return [request for load in self._loads for request in requests_of(load.wait())]
+
+
+@contextmanager
+def bystanding(server: Server, jpeg: bytes, key: str, *, most_s: float = 3600.0) -> Iterator[Bystander]:
+    """Ask from processes of their own, until told to stop."""
+    kinds = [
+        Kind(
+            name, make_request(CLASSIFY, jpeg, "image/jpeg", headers=(f"X-API-Key: {key}", f"Connection: {connection}"))
+        )
+        for name, connection in (("kept", "keep-alive"), ("fresh", "close"))
+    ]
+    arrivals = OpenLoop(BYSTANDER_RATE, is_even=True)
+    with ExitStack() as stack:
+        loads = [
+            stack.enter_context(loading(Load(server.port, [kind], arrivals, most_s, timeout_s=_TIMEOUT_S)))
+            for kind in kinds
+        ]
+        yield Bystander(loads)
+
+
+def replicas_of(session: int) -> set[int]:
+    """Ids of the replicas' processes; those that they have started themselves may carry their name for a while."""
+    pids = set(pids_of(session, "replica"))
+    parents = {}
+    for pid in pids:
+        with suppress(psutil.Error):
+            parents[pid] = psutil.Process(pid).ppid()
+    return {pid for pid, parent in parents.items() if parent not in pids}
+
+
+def proportional_bytes(pid: int) -> int:
+    """Memory of one process, of which what it shares with others counts in part: sums count nothing twice.
+
+    Raises:
+        OSError: it has ended.
+    """
+    with open(f"/proc/{pid}/smaps_rollup", encoding="ascii") as file:
+        return next((int(line.split()[1]) * 1024 for line in file if line.startswith("Pss:")), 0)
+
+
+class TreeWatch:
+    """Measures all processes of a session together every so often, in a thread of its own."""
+
+    def __init__(self, session: int) -> None:
+        self.samples: list[int] = []
+        """Bytes, the first when the watch began."""
+        self._session = session
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="tree-watch", daemon=True)
+
+    def __enter__(self) -> TreeWatch:
+        self.look()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        self.look()
+
+    def look(self) -> None:
+        """Measure once."""
+        total = 0
+        for process in processes_of(self._session):
+            with suppress(OSError):
+                total += proportional_bytes(process.pid)
+        self.samples.append(total)
+
+    def _run(self) -> None:
+        while not self._stop.wait(_MEMORY_INTERVAL_S):
+            self.look()
