@@ -216,6 +216,7 @@ GUARDS: dict[str, tuple[Promise, ...]] = {
             (
                 "serve/test_fleet.py::test_a_model_that_is_refused_leaves_the_old_one_serving",
                 "serve/test_fleet.py::test_models_are_replaced_all_or_none",
+                "serve/test_late_replica.py::test_a_replica_that_answers_keeps_its_model_when_a_change_is_refused",
             ),
         ),
         Promise(
@@ -228,6 +229,7 @@ GUARDS: dict[str, tuple[Promise, ...]] = {
         Promise(
             "a replica that starts later takes the models that others accepted",
             (
+                "serve/test_late_replica.py::test_a_late_replica_takes_what_its_siblings_accepted",
                 "serve/test_last_good.py::test_a_replica_that_starts_later_finds_the_models_that_others_accepted",
                 "serve/test_deployment.py::test_models_change_under_load_and_a_broken_one_is_refused",
             ),

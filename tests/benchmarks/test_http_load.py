@@ -59,7 +59,7 @@ def load_server(
     *,
     seconds: float = 0.1,
     kinds: Sequence[Kind] = (GOOD_KIND,),
-    **options: float | bytes,
+    **options: float | bytes | str,
 ) -> LoadResult:
     async def run() -> LoadResult:
         server = await start_server(respond)
@@ -237,6 +237,17 @@ def test_it_runs_in_a_process_of_its_own() -> None:
     result = asyncio.run(run())
     assert set(result.counts()) == {"200"}
     assert 0 < result.cpu_share <= 1.1
+
+
+def test_connections_come_from_the_address_that_is_asked_for() -> None:
+    addresses: set[str] = set()
+
+    async def note(_body: bytes, writer: asyncio.StreamWriter) -> None:
+        addresses.add(writer.get_extra_info("peername")[0])
+        writer.write(answer(200))
+
+    assert set(load_server(note, source="127.0.0.66").counts()) == {"200"}
+    assert addresses == {"127.0.0.66"}
 
 
 def test_it_can_be_stopped_before_its_time() -> None:
