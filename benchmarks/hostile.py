@@ -29,7 +29,7 @@ from benchmarks.bodies import CLASSIFY, SIZES, draw_jpegs
 from benchmarks.common import emit, imgcls, isolated_environment, print_table
 from benchmarks.hostile_attacks import MIX, all_attacks, attacking, choose_attacks
 from benchmarks.hostile_outcome import Outcome, checks_of, columns, describe, row_of
-from benchmarks.hostile_watch import TreeWatch, bystanding, replicas_of, summarise
+from benchmarks.hostile_watch import QUICK_S, TreeWatch, bystanding, replicas_of, summarise, well_after
 from benchmarks.in_process import keep_conversion
 from benchmarks.servers import CpuWatch, Server, our_server
 from benchmarks.serving_common import stderr_console, tell_checks
@@ -47,8 +47,8 @@ _MODEL = "PP-LCNet_x1_0"
 _KEY, _ATTACKERS_KEY = "bystander-0123456789", "attacker-0123456789"
 _LEAD_S = 2.0
 """For which the bystander asks before it is measured, to have its connection."""
-_QUICK_S, _NUM_QUICK = 1.0, 5
-"""So many answers in a row, each within this time: the service is well again."""
+_NUM_QUICK = 5
+"""So many quick answers in a row: the service is well again."""
 _SETTLED_CORES = 0.3
 _MAX_SETTLE_S = 120.0
 _NUM_WARM_UP = 50
@@ -111,7 +111,7 @@ def _measure(
         time.sleep(_LEAD_S)
         with attacking(attack, server.port, rate=rate, seconds=seconds) as attacker:
             attacker.wait()
-            well = _wait_until_well(server.port, jpeg, recovery_s)
+            is_well = _wait_until_well(server.port, jpeg, recovery_s)
             over = time.monotonic()
             requests = bystander.stop()
             attacked = attacker.attacked()
@@ -120,27 +120,23 @@ def _measure(
         attack=attack.name,
         answers=summarise(requests, attacked.start, max(attacked.end, over)),
         idle=idle,
-        recovery_s=None if well is None else max(0.0, well - attacked.end),
-        is_well=well is not None and is_settled,
+        recovery_s=well_after(requests, attacked.end) if is_well else None,
+        is_well=is_well and is_settled,
         num_replicas_lost=len(replicas - replicas_of(server.session)) if server.session else None,
         memory_bytes=(watch.samples[0], max(watch.samples), watch.samples[-1]) if server.session else None,
         attackers_counts=attacked.counts,
     )
 
 
-def _wait_until_well(port: int, jpeg: bytes, most_s: float) -> float | None:
-    """Ask until answers come quickly; when the first of them was asked for, or None if they do not come."""
+def _wait_until_well(port: int, jpeg: bytes, most_s: float) -> bool:
+    """Ask until answers come quickly; says whether they did within the time."""
     end = time.monotonic() + most_s
     num_quick = 0
-    first = 0.0
-    while (began := time.monotonic()) < end:
-        is_quick = _ask(port, jpeg) == 200 and time.monotonic() - began < _QUICK_S
-        first = began if is_quick and not num_quick else first
+    while num_quick < _NUM_QUICK and (began := time.monotonic()) < end:
+        is_quick = _ask(port, jpeg) == 200 and time.monotonic() - began < QUICK_S
         num_quick = num_quick + 1 if is_quick else 0
-        if num_quick == _NUM_QUICK:
-            return first
         time.sleep(0.05)
-    return None
+    return num_quick == _NUM_QUICK
 
 
 def _wait_until_settled(server: Server) -> bool:
@@ -156,7 +152,7 @@ def _wait_until_settled(server: Server) -> bool:
 
 def _ask(port: int, jpeg: bytes) -> int | None:
     """The status of one answer; None if there is none."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2 * _QUICK_S)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2 * QUICK_S)
     try:
         connection.request("POST", CLASSIFY, jpeg, {"Content-Type": "image/jpeg", "X-API-Key": _KEY})
         return connection.getresponse().status

@@ -38,7 +38,7 @@ class Outcome:
     """From its beginning until the service was well again, or was given up."""
     idle: Answers
     recovery_s: float | None
-    """From the attack's end until answers came quickly again; None if that took too long."""
+    """From the attack's end until all answers were good and quick again; None if that took too long."""
     is_well: bool
     """Nothing was left of the attack to work on."""
     num_replicas_lost: int | None

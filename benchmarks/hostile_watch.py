@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 BYSTANDER_RATE = 5.0
 """Requests per second, on a connection that is kept and as many on fresh ones."""
+QUICK_S = 1.0
+"""What nobody minds."""
 # Longer than the service's own deadline: what takes longer hangs.
 _TIMEOUT_S = 35.0
 _MEMORY_INTERVAL_S = 1.0
@@ -79,6 +81,12 @@ def summarise(requests: Sequence[Request], start: float, end: float) -> Answers:
         max_s=float(longest),
         silence_s=float(np.diff(moments).max()),
     )
+
+
+def well_after(requests: Sequence[Request], end: float) -> float:
+    """Seconds from an attack's end until the last of the requests was over that was not answered well and quickly."""
+    bad = [r.ended for r in requests if r.result != GOOD or r.ended - r.due > QUICK_S]
+    return max(0.0, *(moment - end for moment in bad)) if bad else 0.0
 
 
 def requests_of(result: LoadResult) -> list[Request]:

@@ -50,7 +50,7 @@ from benchmarks.hostile_images import (
     webp_frames,
 )
 from benchmarks.hostile_outcome import Outcome, checks_of, columns, describe, row_of
-from benchmarks.hostile_watch import Answers, Request, proportional_bytes, requests_of, summarise
+from benchmarks.hostile_watch import Answers, Request, proportional_bytes, requests_of, summarise, well_after
 from benchmarks.http_load import LoadResult
 from benchmarks.http_load import Outcome as LoadOutcome
 from imgcls_ray.images.sniff import ImageFormat, sniff_format
@@ -287,6 +287,13 @@ def test_a_silence_at_the_beginning_and_one_beyond_the_end_count() -> None:
     assert summarise(late, 100.0, 105.0).silence_s == pytest.approx(120.0 - 101.81)
     never = [*asked(10), Request(103.0, 138.0, "timeout")]
     assert summarise(never, 100.0, 105.0).silence_s == pytest.approx(138.0 - 101.81)
+
+
+def test_it_is_well_after_the_last_answer_that_was_bad_or_slow() -> None:
+    assert well_after(asked(100), 105.0) == 0
+    assert well_after([Request(103.0, 104.9, "200"), *asked(100)], 105.0) == 0
+    assert well_after([Request(103.0, 107.5, "200"), *asked(100)], 105.0) == 2.5
+    assert well_after([Request(108.0, 108.1, "503"), Request(103.0, 107.5, "200")], 105.0) == pytest.approx(3.1)
 
 
 def test_of_nothing_asked_nothing_is_told() -> None:
