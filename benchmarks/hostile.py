@@ -27,7 +27,7 @@ from urllib.parse import urlsplit
 
 from benchmarks.bodies import CLASSIFY, SIZES, draw_jpegs
 from benchmarks.common import emit, imgcls, isolated_environment, print_table
-from benchmarks.hostile_attacks import MIX, all_attacks, attacking, choose_attacks
+from benchmarks.hostile_attacks import MIX, attacking, make_attacks
 from benchmarks.hostile_outcome import Outcome, checks_of, columns, describe, row_of
 from benchmarks.hostile_watch import QUICK_S, TreeWatch, bystanding, replicas_of, summarise, well_after
 from benchmarks.in_process import keep_conversion
@@ -226,7 +226,7 @@ def main() -> None:
         name, service = stack.enter_context(services)
         bodies = args.bodies or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="imgcls-hostile-")))
         bodies.mkdir(parents=True, exist_ok=True)
-        attacks = choose_attacks(all_attacks(bodies, model=name, key=_ATTACKERS_KEY), args.only)
+        attacks = make_attacks(args.only, bodies, model=name, key=_ATTACKERS_KEY)
         outcomes = measure_all(
             [attack for attack in attacks if attack.name != MIX or args.mix_seconds],
             service,

@@ -48,31 +48,40 @@ class Attacked(NamedTuple):
     """What became of the attacker's requests and connections."""
 
 
-def all_attacks(bodies: Path, *, model: str, key: str) -> list[Attack]:
+def make_attacks(only: Sequence[str], bodies: Path, *, model: str, key: str) -> list[Attack]:
     """Each alone, and last all of them in one.
 
     Args:
+        only: words; attacks with one of them in their name are made. All, if there are none.
         bodies: folder where they are kept.
         model: name of the model that answers.
         key: of the attacker.
+
+    Raises:
+        SystemExit: a word is in no name.
     """
-    kinds = make_kinds(hostile_bodies(model), bodies, key)
-    alone = [Attack(name, of_attack) for name, of_attack in kinds.items()]
-    held = [Attack(connections.name, connections=[connections]) for connections in CONNECTION_ATTACKS]
+    requests = hostile_bodies(model)
+    held = {connections.name: connections for connections in CONNECTION_ATTACKS}
+    names = [*dict.fromkeys(request.attack for request in requests), *held, MIX]
+    chosen = choose(names, only)
+    kinds = make_kinds([request for request in requests if request.attack in chosen or MIX in chosen], bodies, key)
     mix = Attack(MIX, [kind for of_attack in kinds.values() for kind in of_attack], CONNECTION_ATTACKS)
-    return [*alone, *held, mix]
+    return [
+        mix if name == MIX else Attack(name, connections=[held[name]]) if name in held else Attack(name, kinds[name])
+        for name in chosen
+    ]
 
 
-def choose_attacks(attacks: Sequence[Attack], only: Sequence[str]) -> list[Attack]:
-    """Those with one of the words in their name, in capitals or not; all if there are no words.
+def choose(names: Sequence[str], only: Sequence[str]) -> list[str]:
+    """Those with one of the words in them, in capitals or not; all if there are no words.
 
     Raises:
         SystemExit: a word is in none.
     """
     for word in only:
-        if not any(word.lower() in attack.name.lower() for attack in attacks):
-            sys.exit(f"--only {word}: no such attack; there are: {'; '.join(attack.name for attack in attacks)}")
-    return [a for a in attacks if not only or any(word.lower() in a.name.lower() for word in only)]
+        if not any(word.lower() in name.lower() for name in names):
+            sys.exit(f"--only {word}: no such attack; there are: {'; '.join(names)}")
+    return [name for name in names if not only or any(word.lower() in name.lower() for word in only)]
 
 
 class Attacker:

@@ -9,6 +9,7 @@ import base64
 import gzip
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -81,15 +82,17 @@ def _drawn(make: Callable[[], bytes]) -> Callable[[], bytes]:
 def make_kinds(bodies: Sequence[HostileBody], folder: Path, key: str) -> dict[str, list[Kind]]:
     """The requests of each attack as they go over the wire, with a caller's key; bodies come from the folder.
 
-    Those of one attack have the weight 1 together, so that in a mix of attacks each has its turn.
+    Those of one attack have the weight 1 together, so that in a mix of attacks each has its turn. All of them are to be
+    given: files are named for their places in it.
     """
     version = _version()
     of_attack: dict[str, list[bytes]] = {}
-    for number, body in enumerate(bodies):
+    for body in bodies:
+        requests = of_attack.setdefault(body.attack, [])
+        words = re.sub(r"\W+", "-", body.attack)
+        content = _kept(body, folder / f"{version}-{words}-{len(requests)}")
         headers = (*body.headers, f"X-API-Key: {key}")
-        content = _kept(body, folder / f"{version}-{number:03d}")
-        request = make_request(body.path, content, body.content_type, headers=headers)
-        of_attack.setdefault(body.attack, []).append(request)
+        requests.append(make_request(body.path, content, body.content_type, headers=headers))
     return {
         attack: [Kind(attack, request, weight=1 / len(requests)) for request in requests]
         for attack, requests in of_attack.items()

@@ -9,13 +9,16 @@ import json
 import math
 import os
 import socket
+import subprocess
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.hostile_attacks import Attack, choose_attacks
+from benchmarks.hostile_attacks import choose, make_attacks
 from benchmarks.hostile_bodies import (
     HostileBody,
     base64_not_ascii,
@@ -57,7 +60,8 @@ from imgcls_ray.images.sniff import ImageFormat, sniff_format
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
+
+ROOT = Path(__file__).parent.parent.parent
 
 # --- images -----------------------------------------------------------------------------------------------------------
 
@@ -204,11 +208,22 @@ def test_bodies_are_made_once_and_each_attack_has_one_turn_in_a_mix(tmp_path: Pa
 
 
 def test_attacks_are_chosen_by_words_in_their_names() -> None:
-    attacks = [Attack(name) for name in ("TIFF, tiles", "TIFF, tags", "slow headers")]
-    assert choose_attacks(attacks, []) == attacks
-    assert [attack.name for attack in choose_attacks(attacks, ["tags", "SLOW"])] == ["TIFF, tags", "slow headers"]
+    names = ["TIFF, tiles", "TIFF, tags", "slow headers"]
+    assert choose(names, []) == names
+    assert choose(names, ["tags", "SLOW"]) == ["TIFF, tags", "slow headers"]
     with pytest.raises(SystemExit, match="--only psd: no such attack; there are: TIFF, tiles;"):
-        choose_attacks(attacks, ["tags", "psd"])
+        choose(names, ["tags", "psd"])
+
+
+def test_only_what_is_chosen_is_made(tmp_path: Path) -> None:
+    [strips, headers] = make_attacks(["300 kB", "slow headers"], tmp_path, model="model", key="the-key")
+    assert (strips.name, strips.connections) == ("TIFF, strips, 300 kB", ())
+    [kind] = strips.kinds
+    assert 300_000 < len(kind.content) < 301_000
+    assert (headers.name, headers.kinds) == ("slow headers", ())
+    [connections] = headers.connections
+    assert connections.name == "slow headers"
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 # --- connections ------------------------------------------------------------------------------------------------------
@@ -381,3 +396,22 @@ def test_a_row_has_what_another_run_found_in_brackets() -> None:
     both = dict(zip(columns(), row_of(line, before), strict=True))
     assert (both["not 200"], both["p99, ms"]) == ("2 x 503 (200 x timeout)", "30 (35000)")
     assert both["well after, s"] == "0.5 (never)"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_an_attack_on_a_real_service_is_measured(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks.hostile", "--only", "empty strings", "--only", "slow bodies"]
+    options = ["--seconds", "3", "--idle-s", "3", "--memory-mb", "100000", "--bodies", str(tmp_path)]
+    done = subprocess.run([*command, *options], cwd=ROOT, capture_output=True, text=True, timeout=390, check=False)
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    told = {line["attack"]: line for line in lines if line["figure"] == "attack"}
+    assert set(told) == {"KServe, empty strings", "slow bodies"}, done.stdout + done.stderr
+    for line in told.values():
+        assert sum(line["counts"].values()) > 20
+        assert line["attacker"]
+        assert 0 < line["memory_mb"][0] <= line["memory_mb"][1]
+    promises = {line["figure"]: line["value"] for line in lines if line["figure"] != "attack"}
+    assert len(promises) == 6
+    assert promises["memory stayed below 100,000 MB"] == 1
+    assert done.returncode == int(not all(promises.values()))
