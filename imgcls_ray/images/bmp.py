@@ -15,7 +15,7 @@ _CORE_HEADER_BYTES = 12
 # From this header on, a fourth mask says which bits are alpha.
 _ALPHA_HEADER_BYTES = 56
 _RLE8, _RLE4, _BITFIELDS = 1, 2, 3
-_LONG_HEADER_BYTES = 40
+_LONG_HEADER_BYTES, _PALETTE_BYTES = 40, 4 * 256
 # Codes of run lengths have two bytes. Some thousands at a time: each may stand for 255 pixels, of 24 bytes here.
 _CODES_OF_BLOCK = 1 << 13
 _END_OF_LINE, _END_OF_PICTURE, _MOVE = 0, 1, 2
@@ -71,10 +71,14 @@ def expand_runs(bmp: bytes, limits: DecodeLimits) -> bytes:
     num_bytes = _BYTES_PER_PIXEL_AND_ROW * (width * abs(height) + abs(height) + 1)
     codes = np.frombuffer(bmp, np.uint8)[pixels_at : pixels_at + num_bytes]
     rows = _read_runs(codes, width, abs(height), is_rle4=compression == _RLE4)
-    head = bytearray(bmp[:pixels_at])
+    head = bytearray(bmp[: _INFO_HEADER_AT + header_bytes])
     struct.pack_into("<HHI", head, _INFO_HEADER_AT + 12, 1, 8, 0)
-    struct.pack_into("<I", head, _INFO_HEADER_AT + 32, num_colours or 1 << min(bits, 8))
-    return b"".join([head, rows.data])
+    struct.pack_into("<I", head, _INFO_HEADER_AT + 32, 256)
+    struct.pack_into("<I", head, 10, len(head) + _PALETTE_BYTES)
+    # All 256 colours: two that are black and white would mean pixels of one bit.
+    num_colours = min(num_colours or 1 << min(bits, 8), 256)
+    palette = bmp[len(head) : len(head) + 4 * num_colours].ljust(_PALETTE_BYTES, b"\0")
+    return b"".join([head, palette, rows.data])
 
 
 def _read_runs(codes: np.ndarray, width: int, height: int, *, is_rle4: bool) -> np.ndarray:
