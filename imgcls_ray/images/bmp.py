@@ -102,7 +102,8 @@ def _read_runs(codes: np.ndarray, width: int, height: int, *, is_rle4: bool) -> 
         is_literal, is_move = is_escape & (second > _MOVE), is_escape & (second == _MOVE)
         is_line_end = is_escape & (second == _END_OF_LINE)
         moves = np.zeros((len(starts), 2), np.int64)
-        moves[is_move] = pairs[np.minimum(starts[is_move] + 1, len(pairs) - 1)]
+        is_move &= starts + 1 < len(pairs)
+        moves[is_move] = pairs[starts[is_move] + 1]
         counts = np.where(is_literal, second, first)
         # Where each code begins: pixels and moves since the last end of a line, and lines.
         behind = x + np.cumsum(counts + moves[:, 0])

@@ -193,6 +193,18 @@ def _decode(data: bytes, image_format: ImageFormat, limits: DecodeLimits) -> np.
             return _decode_planes(data, planes, limits)
         data = keep_picture(data, limits)
 
+    # Pillow's picture is gone before the pixels are turned, which copies them.
+    return turn_upright(*_read_pixels(data, image_format, plugin, orientation, limits))
+
+
+def _read_pixels(
+    data: bytes,
+    image_format: ImageFormat,
+    plugin: type[ImageFile.ImageFile],
+    orientation: int | None,
+    limits: DecodeLimits,
+) -> tuple[np.ndarray, int]:
+    """The pixels as they are stored, and the orientation that is left to apply."""
     with plugin(io.BytesIO(data)) as image:
         limits.check_size(*image.size)
         if orientation is None:
@@ -213,7 +225,7 @@ def _decode(data: bytes, image_format: ImageFormat, limits: DecodeLimits) -> np.
             is_opaque = read_alpha_of_16_bits(data)
             if is_opaque is not None:
                 pixels[~is_opaque] = 255
-    return turn_upright(pixels, orientation)
+    return pixels, orientation
 
 
 def _check_planes_together(image: TiffImagePlugin.TiffImageFile) -> None:

@@ -32,6 +32,7 @@ def keep_first_picture(gif: bytes) -> bytes:
     flags = gif[_FLAGS_AT] if len(gif) > _FLAGS_AT else 0
     start = position = _SCREEN_BYTES + ((6 << (flags & 7)) if flags & _HAS_PALETTE else 0)
     control = b""
+    length = len(gif)
     num_sub_blocks = 0
     for _ in range(_MAX_EXTENSIONS):
         found = _NEXT_BLOCK.search(gif, position)
@@ -42,7 +43,7 @@ def keep_first_picture(gif: bytes) -> bytes:
             return b"".join([gif[:start], control, memoryview(gif)[position:]])
         first = position + 2
         end = first
-        while end < len(gif) and gif[end]:
+        while end < length and gif[end]:
             end += gif[end] + 1
             num_sub_blocks += 1
             if num_sub_blocks > _MAX_SUB_BLOCKS:

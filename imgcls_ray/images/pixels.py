@@ -30,19 +30,24 @@ def to_rgb(image: Image.Image) -> np.ndarray:
         return _grey16_to_rgb(image)
     if image.mode not in _READABLE_MODES:
         raise ImageError(ImageErrorCode.UNSUPPORTED_FORMAT, f"pixels of Pillow mode {image.mode}")
-    if not image.has_transparency_data:
-        return np.array(image.convert("RGB"))
-    if isinstance(image, BmpImagePlugin.BmpImageFile) and image.getchannel("A").getextrema() == (0, 0):
+    is_transparent = image.has_transparency_data
+    if is_transparent and isinstance(image, BmpImagePlugin.BmpImageFile):
         # A fourth byte that nobody set: no writer means a picture of which nothing is seen.
-        return np.array(image.convert("RGB"))
+        is_transparent = image.getchannel("A").getextrema() != (0, 0)
+    pixels = np.empty((image.height, image.width, 3), np.uint8)
+    # Some rows at a time: each step of a conversion is a picture of its own, of four bytes a pixel.
+    for rows in row_blocks(pixels):
+        block = image.crop((0, rows.start, image.width, min(rows.stop, image.height)))
+        pixels[rows] = np.asarray(_composite_on_white(block) if is_transparent else block.convert("RGB"))
+    return pixels
+
+
+def _composite_on_white(image: Image.Image) -> Image.Image:
     # Pillow would drop the premultiplied alpha of "La" on the direct way.
-    return _composite_on_white((image.convert("LA") if image.mode == "La" else image).convert("RGBA"))
-
-
-def _composite_on_white(rgba: Image.Image) -> np.ndarray:
+    rgba = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
     white = Image.new("RGB", rgba.size, (255, 255, 255))
     white.paste(rgba, mask=rgba.getchannel("A"))
-    return np.array(white)
+    return white
 
 
 def _grey16_to_rgb(image: Image.Image) -> np.ndarray:
