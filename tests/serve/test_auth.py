@@ -146,6 +146,19 @@ def test_a_variable_without_a_key_is_refused_not_taken_for_none(text: str) -> No
     assert "\n" not in str(refused.value)
 
 
+def test_an_application_is_not_built_with_keys_that_no_replica_would_start_with(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """``serve run`` and ``serve deploy`` say so at once, and not after replicas that did not come up."""
+    from imgcls_ray.serve.deployment import build_app
+
+    monkeypatch.setenv("IMGCLS_API_KEYS", " ,")
+    with pytest.raises(ConfigError, match="IMGCLS_API_KEYS: is set but holds no key"):
+        build_app({"model": "model"})
+    monkeypatch.delenv("IMGCLS_API_KEYS")
+    assert build_app({"model": "model"}) is not None
+
+
 def test_without_the_variable_there_are_no_keys() -> None:
     assert not read_api_keys({})
 
