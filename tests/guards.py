@@ -267,6 +267,10 @@ GUARDS: dict[str, tuple[Promise, ...]] = {
             ("benchmarks.serving",),
         ),
         Promise(
+            "no request holds up the event loop that answers everybody",
+            ("serve/test_event_loop.py::test_no_request_holds_up_the_event_loop",),
+        ),
+        Promise(
             "addresses are read of allowed hosts only, every address public, checked on each redirect",
             (
                 "serve/test_urls.py::test_addresses_are_refused_unless_hosts_are_named",
@@ -329,6 +333,7 @@ GUARDS: dict[str, tuple[Promise, ...]] = {
                 "storage/test_s3_client.py::test_options_hold_no_credentials",
                 "storage/test_s3_client.py::test_errors_and_logs_hold_no_credentials",
                 "serve/test_auth.py::test_a_key_is_in_no_answer_and_no_line",
+                "serve/test_answers.py::test_credentials_are_in_no_log_and_in_no_answer",
             ),
         ),
         Promise(

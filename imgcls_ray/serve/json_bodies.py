@@ -162,7 +162,9 @@ async def decode_texts(texts: Sequence[str], cut: Cut) -> list[bytes | ImageErro
 
 def decode_base64(text: str, cut: Cut) -> bytes | ImageError:
     """One image in base64, also as a ``data:`` address; line breaks are allowed, junk is not."""
-    return _decode_cut(cut[text]) if text in cut else _decode_text(text)
+    # To look up megabytes they would have to be hashed.
+    is_cut = len(text) == _MAX_TEXT_BYTES and text in cut
+    return _decode_cut(cut[text]) if is_cut else _decode_text(text)
 
 
 def _decode_text(text: str) -> bytes | ImageError:
@@ -208,9 +210,9 @@ def _plain_texts(raw: memoryview) -> Iterator[str]:
     start = 0
     while start < len(raw):
         piece = bytes(raw[start : start + STEP_BYTES])
-        if start + len(piece) < len(raw) and (found := piece.rfind(b"\\", -6)) >= 0:
-            # Not in the middle of an escape, which an even number of backslashes is not the beginning of.
-            if _num_backslashes(piece, 0, found + 1) % 2:
-                piece = piece[:found]
+        found = piece.rfind(b"\\", -6) if start + len(piece) < len(raw) else -1
+        # Not in the middle of an escape, which an even number of backslashes is not the beginning of.
+        if found >= 0 and _num_backslashes(piece, 0, found + 1) % 2:
+            piece = piece[:found]
         yield from_json(b'"%b"' % piece)
         start += len(piece)

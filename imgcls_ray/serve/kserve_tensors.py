@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import struct
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,7 @@ from imgcls_ray.errors import ImageError
 from imgcls_ray.models.classifier import ModelInput
 from imgcls_ray.serve.bodies import copy_bytes
 from imgcls_ray.serve.errors import ErrorCode, refuse
-from imgcls_ray.serve.json import encode_list, json_response
+from imgcls_ray.serve.json import encode, encode_list, json_response
 from imgcls_ray.serve.json_bodies import Cut, decode_base64
 
 if TYPE_CHECKING:
@@ -212,24 +211,23 @@ def write_tensors(
         "labels": ("BYTES", list(class_ids.shape), labels),
         "status": ("BYTES", [len(results)], status),
     }
-    outputs: list[str] = []
+    outputs: list[bytes] = []
     chunks: list[bytes] = []
     is_binary: dict[str, bool | None] = {output.name: output.parameters.binary_data for output in wanted.outputs}
     for name in [output.name for output in wanted.outputs] or _OUTPUTS:
         datatype, shape, value = values[name]
-        about = json.dumps({"name": name, "datatype": datatype, "shape": shape}, separators=(",", ":"))[:-1]
+        about = encode({"name": name, "datatype": datatype, "shape": shape})[:-1]
         chosen = is_binary.get(name)
         if wanted.parameters.binary_data_output if chosen is None else chosen:
             chunks.append(value.tobytes() if isinstance(value, np.ndarray) else _to_strings(value))
-            outputs.append(f'{about},"parameters":{{"binary_data_size":{len(chunks[-1])}}}}}')
+            outputs.append(b'%b,"parameters":{"binary_data_size":%d}}' % (about, len(chunks[-1])))
         else:
             data = value.reshape(-1).tolist() if isinstance(value, np.ndarray) else value
-            outputs.append(f'{about},"data":{encode_list(data)}}}')
+            outputs.append(b'%b,"data":%b}' % (about, encode_list(data)))
     content: dict[str, Any] = {"model_name": model.name, "model_version": model.fingerprint[:12]}
     if wanted.id is not None:
         content["id"] = wanted.id
-    about = json.dumps(content, separators=(",", ":"))[:-1]
-    header = f'{about},"outputs":[{",".join(outputs)}]}}'.encode("ascii")
+    header = b'%b,"outputs":[%b]}' % (encode(content)[:-1], b",".join(outputs))
     if not chunks:
         return json_response(header)
     return Response(

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from imgcls_ray.config import ServeConfig, make_config
-from imgcls_ray.errors import ConfigError
+from imgcls_ray.errors import ConfigError, ImageError, ImageErrorCode
 from imgcls_ray.storage import network
 from tests.serve.conftest import check_labels, in_base64, picture
 
@@ -303,6 +303,22 @@ def test_what_is_found_is_not_told(
     assert found["status"] == status
     for told in ("HTTP", "418", "images.example", PUBLIC, "httpcore"):
         assert told not in found["message"]
+
+
+@pytest.mark.parametrize(
+    "body", [b"<!-- an internal page -->", IMAGE[:300], b"\x89PNG\r\n\x1a\n" + b"secret", b"BM" + bytes(60)]
+)
+def test_an_error_tells_nothing_of_the_content_behind_an_address(body: bytes, open_live: Live, web: Web) -> None:
+    """Its first bytes, or its size. What a caller sends himself he may know."""
+    web.pages["/x"] = (200, {}, body)
+    url = "http://images.example/x"
+    found = result(open_live, url)
+    assert found["message"] == str(ImageError(ImageErrorCode(found["status"])))
+    paddlex = open_live.ask_in_json({"image": url}, "/image-classification").json()
+    assert paddlex["errorMsg"] == f"{found['status']}: {found['message']}"
+    [sent] = open_live.ask_in_json({"images": [{"base64": in_base64(body)}]}).json()["results"]
+    assert sent["status"] == found["status"]
+    assert len(sent["message"]) > len(found["message"])
 
 
 def test_a_name_that_leads_nowhere_and_one_that_answers_nothing_look_the_same(
