@@ -87,6 +87,9 @@ def own_ray() -> dict[str, Any]:
     if not is_disabled and "RAY_AUTH_TOKEN" not in os.environ and "RAY_AUTH_TOKEN_PATH" not in os.environ:
         # Ray would write ~/.ray/auth_token, and every later `ray start` and `ray job submit` would go by it.
         os.environ["RAY_AUTH_TOKEN_PATH"] = str(_token_file())
+    # Training workers talk to each other past Ray.
+    for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
+        os.environ.setdefault(name, "lo0" if sys.platform == "darwin" else "lo")
     # What Ray has read already, where the caller has imported it.
     if constants := sys.modules.get("ray._private.ray_constants"):
         vars(constants)["ENABLE_RAY_CLUSTER"] = False

@@ -19,6 +19,7 @@ from imgcls_ray.storage.s3 import is_s3
 from imgcls_ray.storage.scratch import scratch_folder
 from imgcls_ray.train.events import receive, send
 from imgcls_ray.train.loop import Outcome, TrainTask, train_worker
+from imgcls_ray.train.meeting import torch_config
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -126,6 +127,7 @@ class _Fit:
             trainer = torch_trainer(
                 train_worker,
                 train_loop_config={"task": task},
+                torch_config=torch_config(uses_gpus=config.uses_gpus),
                 scaling_config=ray_train.ScalingConfig(
                     num_workers=(config.min_workers, self._num_workers) if is_elastic else self._num_workers,
                     use_gpu=config.uses_gpus,
