@@ -123,7 +123,7 @@ def _measure(
         recovery_s=well_after(requests, attacked.end) if is_well else None,
         is_well=is_well and is_settled,
         num_replicas_lost=len(replicas - replicas_of(server.session)) if server.session else None,
-        memory_bytes=(watch.samples[0], max(watch.samples), watch.samples[-1]) if server.session else None,
+        memory=(watch.samples[0], watch.most(), watch.samples[-1]) if server.session else None,
         attackers_counts=attacked.counts,
     )
 
@@ -210,7 +210,7 @@ def main() -> None:
     parser.add_argument("--mix-seconds", type=float, default=600, help="of all of them mixed; 0: not [default: 600]")
     parser.add_argument("--idle-s", type=float, default=20, help="before the first attack [default: 20]")
     parser.add_argument("--recovery-s", type=float, default=120, help="then it is started anew [default: 120]")
-    parser.add_argument("--memory-mb", type=float, help="that the service may take at most, all processes together")
+    parser.add_argument("--memory-mb", type=float, help="that a replica may take at most, with the processes it starts")
     parser.add_argument("--bodies", type=Path, help="folder that keeps what is sent [default: a temporary one]")
     parser.add_argument(
         "--before", type=Path, metavar="FILE", help="what another run printed, to stand beside this one"

@@ -10,7 +10,7 @@ from benchmarks.http_load import GOOD
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from benchmarks.hostile_watch import Answers
+    from benchmarks.hostile_watch import Answers, Used
 
 MAX_RATIO = 5.0
 """Of a bystander's p99 to its idle one."""
@@ -24,8 +24,8 @@ _COLUMNS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "silence, s": lambda line: f"{line['silence_s']:.1f}",
     "well after, s": lambda line: "never" if line["recovery_s"] is None else f"{line['recovery_s']:.1f}",
     "replicas lost": lambda line: "?" if line["replicas_lost"] is None else str(line["replicas_lost"]),
-    "peak, MB": lambda line: "?" if line["memory_mb"] is None else f"{line['memory_mb'][1]:,.0f}",
-    "then, MB": lambda line: "?" if line["memory_mb"] is None else f"{line['memory_mb'][2]:,.0f}",
+    "all, MB": lambda line: _memory(line, "all"),
+    "replica, MB": lambda line: _memory(line, "replica"),
 }
 
 
@@ -43,8 +43,8 @@ class Outcome:
     """Nothing was left of the attack to work on."""
     num_replicas_lost: int | None
     """That had answered before; None where the service's processes were not looked at."""
-    memory_bytes: tuple[int, int, int] | None
-    """Of all processes of the service together: before, at most, and when it was well again."""
+    memory: tuple[Used, Used, Used] | None
+    """Before, at most, and when it was well again."""
     attackers_counts: Mapping[str, int]
 
     @property
@@ -56,7 +56,7 @@ class Outcome:
 def describe(outcome: Outcome) -> dict[str, Any]:
     """Everything about an attack, as its line of JSON has it."""
     answers, idle = outcome.answers, outcome.idle
-    memory = outcome.memory_bytes
+    before, most, after = outcome.memory or (None, None, None)
     return {
         "attack": outcome.attack,
         "counts": dict(answers.counts),
@@ -70,7 +70,7 @@ def describe(outcome: Outcome) -> dict[str, Any]:
         "recovery_s": None if outcome.recovery_s is None else round(outcome.recovery_s, 1),
         "is_well": outcome.is_well,
         "replicas_lost": outcome.num_replicas_lost,
-        "memory_mb": None if memory is None else [round(value / 1e6, 1) for value in memory],
+        "memory_mb": [_in_mb(before), _in_mb(most), _in_mb(after)],
         "attacker": dict(outcome.attackers_counts),
     }
 
@@ -99,10 +99,20 @@ def checks_of(outcomes: Sequence[Outcome], max_bytes: float | None) -> dict[str,
     lost = [o.num_replicas_lost for o in outcomes if o.num_replicas_lost is not None]
     if lost:
         checks["no replica was restarted"] = not any(lost)
-    peaks = [o.memory_bytes[1] for o in outcomes if o.memory_bytes is not None]
+    peaks = [most.replica for o in outcomes if o.memory is not None for most in o.memory]
     if peaks and max_bytes is not None:
-        checks[f"memory stayed below {max_bytes / 1e6:,.0f} MB"] = max(peaks) <= max_bytes
+        checks[f"no replica took more than {max_bytes / 1e6:,.0f} MB"] = max(peaks) <= max_bytes
     return checks
+
+
+def _in_mb(used: Used | None) -> dict[str, float] | None:
+    return None if used is None else {name: round(size / 1e6, 1) for name, size in used._asdict().items()}
+
+
+def _memory(line: Mapping[str, Any], of: str) -> str:
+    """At most, and what was left."""
+    _, most, after = line["memory_mb"]
+    return "?" if most is None else f"{most[of]:,.0f}, {after[of]:,.0f}"
 
 
 def _wrong(counts: Mapping[str, int]) -> str:

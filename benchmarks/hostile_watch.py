@@ -17,7 +17,7 @@ from benchmarks.http_wire import make_request
 from benchmarks.servers import pids_of, processes_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from benchmarks.http_load import Loading, LoadResult
     from benchmarks.servers import Server
@@ -131,13 +131,16 @@ def bystanding(server: Server, jpeg: bytes, key: str, *, most_s: float = 3600.0)
 
 
 def replicas_of(session: int) -> set[int]:
-    """Ids of the replicas' processes; those that they have started themselves may carry their name for a while."""
-    pids = set(pids_of(session, "replica"))
-    parents = {}
-    for pid in pids:
-        with suppress(psutil.Error):
-            parents[pid] = psutil.Process(pid).ppid()
-    return {pid for pid, parent in parents.items() if parent not in pids}
+    """Ids of the replicas' processes."""
+    parents = {pid: parent for pid in pids_of(session, "replica") if (parent := _parent(pid)) is not None}
+    # What a replica has forked carries its name.
+    return {pid for pid, parent in parents.items() if parent not in parents}
+
+
+def _parent(pid: int) -> int | None:
+    with suppress(psutil.Error):
+        return int(psutil.Process(pid).ppid())
+    return None
 
 
 def proportional_bytes(pid: int) -> int:
@@ -150,12 +153,39 @@ def proportional_bytes(pid: int) -> int:
         return next((int(line.split()[1]) * 1024 for line in file if line.startswith("Pss:")), 0)
 
 
+class Used(NamedTuple):
+    """Memory of a service at one moment, bytes."""
+
+    all: int
+    """Of all its processes together."""
+    replica: int
+    """Of the replica that takes most, with the processes that it has started."""
+
+
+def used_memory(sizes: Mapping[int, int], parents: Mapping[int, int], replicas: Collection[int]) -> Used:
+    """Sum the sizes of processes.
+
+    Args:
+        sizes: bytes, by process.
+        parents: of each process.
+        replicas: those whose families count together.
+    """
+    of_replica = dict.fromkeys(replicas, 0)
+    for pid, size in sizes.items():
+        ancestor: int | None = pid
+        while ancestor is not None and ancestor not in of_replica:
+            ancestor = parents.get(ancestor)
+        if ancestor is not None:
+            of_replica[ancestor] += size
+    return Used(sum(sizes.values()), max(of_replica.values(), default=0))
+
+
 class TreeWatch:
-    """Measures all processes of a session together every so often, in a thread of its own."""
+    """Measures all processes of a session every so often, in a thread of its own."""
 
     def __init__(self, session: int) -> None:
-        self.samples: list[int] = []
-        """Bytes, the first when the watch began."""
+        self.samples: list[Used] = []
+        """The first when the watch began, the last when it ended."""
         self._session = session
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="tree-watch", daemon=True)
@@ -172,11 +202,17 @@ class TreeWatch:
 
     def look(self) -> None:
         """Measure once."""
-        total = 0
+        sizes: dict[int, int] = {}
+        parents: dict[int, int] = {}
         for process in processes_of(self._session):
-            with suppress(OSError):
-                total += proportional_bytes(process.pid)
-        self.samples.append(total)
+            with suppress(OSError, psutil.Error):
+                parents[process.pid] = process.ppid()
+                sizes[process.pid] = proportional_bytes(process.pid)
+        self.samples.append(used_memory(sizes, parents, replicas_of(self._session)))
+
+    def most(self) -> Used:
+        """The peaks of both, which may have been at different moments."""
+        return Used(max(used.all for used in self.samples), max(used.replica for used in self.samples))
 
     def _run(self) -> None:
         while not self._stop.wait(_MEMORY_INTERVAL_S):

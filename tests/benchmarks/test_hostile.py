@@ -53,7 +53,16 @@ from benchmarks.hostile_images import (
     webp_frames,
 )
 from benchmarks.hostile_outcome import Outcome, checks_of, columns, describe, row_of
-from benchmarks.hostile_watch import Answers, Request, proportional_bytes, requests_of, summarise, well_after
+from benchmarks.hostile_watch import (
+    Answers,
+    Request,
+    Used,
+    proportional_bytes,
+    requests_of,
+    summarise,
+    used_memory,
+    well_after,
+)
 from benchmarks.http_load import LoadResult
 from benchmarks.http_load import Outcome as LoadOutcome
 from imgcls_ray.images.sniff import ImageFormat, sniff_format
@@ -336,6 +345,15 @@ def test_the_memory_of_a_process_is_read() -> None:
     assert 1e6 < proportional_bytes(os.getpid()) < 1e11
 
 
+def test_memory_is_that_of_all_and_of_the_largest_replica_with_what_it_started() -> None:
+    sizes = {1: 100, 2: 10, 3: 20, 4: 1, 5: 2, 6: 4}
+    # 2 and 3 are replicas; 2 started 4, which started 5; 6 is something else's.
+    parents = {2: 1, 3: 1, 4: 2, 5: 4, 6: 1}
+    assert used_memory(sizes, parents, {2, 3}) == Used(137, 20)
+    assert used_memory({**sizes, 5: 30}, parents, {2, 3}) == Used(165, 41)
+    assert used_memory(sizes, parents, set()) == Used(137, 0)
+
+
 IDLE = Answers({"200": 200}, 0.008, 0.015, 0.02, 0.2)
 
 
@@ -344,10 +362,12 @@ def outcome(
     counts: dict[str, int] | None = None,
     p99_s: float = 0.03,
     lost: int | None = 0,
-    memory: tuple[int, int, int] | None = (2_000_000_000, 3_000_000_000, 2_100_000_000),
+    replica_mb: int | None = 3000,
     is_well: bool = True,
 ) -> Outcome:
     answers = Answers({"200": 200} if counts is None else counts, 0.01, p99_s, 2 * p99_s, 0.3)
+    usual = Used(2_000_000_000, 500_000_000)
+    memory = None if replica_mb is None else (usual, Used(9_000_000_000, replica_mb * 1_000_000), usual)
     return Outcome("attack", answers, IDLE, 0.5 if is_well else None, is_well, lost, memory, {"422": 100})
 
 
@@ -372,7 +392,7 @@ def test_all_promises_are_kept_where_nothing_happened() -> None:
             {"its p99 is at most 5 times the idle one", "its p99 is never above 1 s"},
         ),
         (outcome(lost=1), {"no replica was restarted"}),
-        (outcome(memory=(1, 3_600_000_000, 1)), {"memory stayed below 3,500 MB"}),
+        (outcome(replica_mb=3600), {"no replica took more than 3,500 MB"}),
         (outcome(is_well=False), {"the service got well again by itself"}),
     ],
     ids=["status", "no-answers", "ratio", "p99", "no-p99", "replica", "memory", "not-well"],
@@ -382,9 +402,8 @@ def test_one_attack_that_breaks_a_promise_breaks_it(bad: Outcome, promises: set[
 
 
 def test_what_was_not_looked_at_is_not_told() -> None:
-    told = checks_of([outcome(lost=None, memory=None)], 3.5e9)
-    assert not any("replica" in name or "memory" in name for name in told)
-    assert not any("memory" in name for name in checks_of([outcome()], None))
+    assert not any("replica" in name for name in checks_of([outcome(lost=None, replica_mb=None)], 3.5e9))
+    assert not any("MB" in name for name in checks_of([outcome()], None))
 
 
 def test_a_row_has_what_another_run_found_in_brackets() -> None:
@@ -392,7 +411,10 @@ def test_a_row_has_what_another_run_found_in_brackets() -> None:
     before = json.loads(json.dumps(describe(outcome(counts={"timeout": 200}, p99_s=35.0, is_well=False))))
     row = dict(zip(columns(), row_of(line), strict=True))
     assert (row["attack"], row["not 200"], row["p99, ms"], row["p99/idle"]) == ("attack", "2 x 503", "30", "2.0")
-    assert (row["peak, MB"], row["well after, s"]) == ("3,000", "0.5")
+    assert (row["all, MB"], row["replica, MB"]) == ("9,000, 2,000", "3,000, 500")
+    assert row["well after, s"] == "0.5"
+    unseen = dict(zip(columns(), row_of(describe(outcome(lost=None, replica_mb=None))), strict=True))
+    assert (unseen["all, MB"], unseen["replica, MB"], unseen["replicas lost"]) == ("?", "?", "?")
     both = dict(zip(columns(), row_of(line, before), strict=True))
     assert (both["not 200"], both["p99, ms"]) == ("2 x 503 (200 x timeout)", "30 (35000)")
     assert both["well after, s"] == "0.5 (never)"
@@ -410,8 +432,9 @@ def test_an_attack_on_a_real_service_is_measured(tmp_path: Path) -> None:
     for line in told.values():
         assert sum(line["counts"].values()) > 20
         assert line["attacker"]
-        assert 0 < line["memory_mb"][0] <= line["memory_mb"][1]
+        before, most, _ = line["memory_mb"]
+        assert 1e8 < 1e6 * before["replica"] < 1e6 * before["all"] <= 1e6 * most["all"]
     promises = {line["figure"]: line["value"] for line in lines if line["figure"] != "attack"}
     assert len(promises) == 6
-    assert promises["memory stayed below 100,000 MB"] == 1
+    assert promises["no replica took more than 100,000 MB"] == 1
     assert done.returncode == int(not all(promises.values()))
