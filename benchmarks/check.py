@@ -59,8 +59,8 @@ def _files(images: Path) -> list[Path]:
 
 def decode_bare(paths: list[str]) -> float:
     """Seconds of one process to read and decode files with nothing else around it."""
-    from imgcls_ray.data.decoding import load_decoders
     from imgcls_ray.images.decoder import decode_image
+    from imgcls_ray.workers.decoding import load_decoders
 
     load_decoders()
     for path in paths[:20]:

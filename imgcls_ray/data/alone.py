@@ -8,8 +8,8 @@ import traceback
 from typing import TYPE_CHECKING
 
 from imgcls_ray import errors
-from imgcls_ray.data.child import ChildDiedError, ChildProcess, answer_messages
 from imgcls_ray.errors import ImgclsError, JobFailedError
+from imgcls_ray.workers.child import ChildDiedError, ChildProcess, answer_messages
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -21,7 +21,6 @@ import numpy as np
 import pyarrow as pa
 
 from imgcls_ray.data.absence import check_absences
-from imgcls_ray.data.decoding import Decode, decode_in_child, decode_in_time, load_decoders
 from imgcls_ray.data.fetching import NUM_FETCH_THREADS, fetch_inputs
 from imgcls_ray.data.parts import commit_unit, done_before, skipped
 from imgcls_ray.data.schema import Unit
@@ -31,6 +30,7 @@ from imgcls_ray.images.limits import DecodeLimits
 from imgcls_ray.models.classifier import ImageClassifier, ModelInput, StageSeconds, decode_model_inputs
 from imgcls_ray.models.new import open_model
 from imgcls_ray.storage import FetchLimits, open_directory
+from imgcls_ray.workers.decoding import Decode, decode_in_child, decode_in_time, load_decoders
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

@@ -21,13 +21,13 @@ import pyarrow as pa
 
 from imgcls_ray.data.board import Board
 from imgcls_ray.data.causes import with_causes
-from imgcls_ray.data.decoding import ask_child, end_process_when_late, load_decoders, serve_images
 from imgcls_ray.data.fetching import NUM_FETCH_THREADS, any_version, fetch_inputs
 from imgcls_ray.data.label import CAREFUL_AFTER_DEATHS, MAX_DEATHS_OF_UNIT
 from imgcls_ray.data.pipeline import map_units, quiet_ray_data
 from imgcls_ray.errors import ImageError, ImageErrorCode, JobFailedError
 from imgcls_ray.images.limits import DecodeLimits
 from imgcls_ray.images.measure import ImageFacts, measure_image
+from imgcls_ray.workers.decoding import ask_child, end_process_when_late, load_decoders, serve_images
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

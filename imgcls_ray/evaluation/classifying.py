@@ -20,13 +20,13 @@ import pyarrow as pa
 from imgcls_ray.data.board import Board
 from imgcls_ray.data.causes import with_causes
 from imgcls_ray.data.cluster import outlive_deaths
-from imgcls_ray.data.decoding import load_decoders
 from imgcls_ray.data.fetching import NUM_FETCH_THREADS, any_version, fetch_inputs
 from imgcls_ray.data.label import MAX_DEATHS_OF_UNIT, ClassifierTask, pack_inputs, pixel_column, unpack_inputs
 from imgcls_ray.data.pipeline import map_units, quiet_ray_data
 from imgcls_ray.errors import ImageError, JobFailedError
 from imgcls_ray.evaluation.calibration import calibration_table, empty_table
 from imgcls_ray.models.classifier import StageSeconds, decode_model_inputs
+from imgcls_ray.workers.decoding import load_decoders
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

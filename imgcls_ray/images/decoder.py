@@ -7,7 +7,10 @@ trained on pixels read that way. Everything here is safe to call from several th
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
+
+from PIL import AvifImagePlugin
 
 from imgcls_ray.errors import ImageError, ImageErrorCode
 from imgcls_ray.images.careful import decode_with_pillow, read_pillow_image
@@ -21,7 +24,15 @@ if TYPE_CHECKING:
 
     from imgcls_ray.images.jpeg import JpegHeader
 
-__all__ = ["DEFAULT_LIMITS", "DecodeLimits", "decode_careful", "decode_image", "decode_picture", "decode_with_header"]
+__all__ = [
+    "DEFAULT_LIMITS",
+    "DecodeLimits",
+    "decode_careful",
+    "decode_image",
+    "decode_picture",
+    "decode_with_header",
+    "load_optional_decoders",
+]
 
 
 def decode_image(data: bytes | memoryview, limits: DecodeLimits = DEFAULT_LIMITS) -> np.ndarray:
@@ -68,6 +79,20 @@ def decode_careful(data: bytes | memoryview, limits: DecodeLimits = DEFAULT_LIMI
 def decode_picture(picture: Image.Image, limits: DecodeLimits = DEFAULT_LIMITS) -> np.ndarray:
     """Bring a Pillow image that a caller holds to the form, and under the rules, of ``decode_image``."""
     return read_pillow_image(picture, limits)
+
+
+def load_optional_decoders() -> None:
+    """Load the decoders of the extras, where they are installed, and let each decoder use one thread.
+
+    For a process that is one core: what more threads take is not in its limit of memory.
+    """
+    AvifImagePlugin.DEFAULT_MAX_THREADS = 1
+    with suppress(ImportError):
+        import pillow_heif
+
+        pillow_heif.options.DECODE_THREADS = 1
+    with suppress(ImportError):
+        import imagecodecs  # noqa: F401
 
 
 def _check_bytes(data: bytes | memoryview, limits: DecodeLimits) -> tuple[bytes, ImageFormat]:

@@ -10,14 +10,19 @@ import io
 import json
 import os
 import struct
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import AvifImagePlugin, Image
+from PIL import Image
 
-from imgcls_ray.data.decoding import (
+from imgcls_ray.errors import ImageError
+from imgcls_ray.images.annotate import annotate_image
+from imgcls_ray.images.decoder import decode_image, load_optional_decoders
+from imgcls_ray.images.limits import DecodeLimits
+from imgcls_ray.images.preprocess import Preprocess
+from imgcls_ray.models.classifier import ModelInput, decode_model_input
+from imgcls_ray.workers.decoding import (
     end_process_when_late,
     load_decoders,
     read_answer,
@@ -26,13 +31,7 @@ from imgcls_ray.data.decoding import (
     write_answer,
     write_error,
 )
-from imgcls_ray.data.forks import serve_forks
-from imgcls_ray.errors import ImageError
-from imgcls_ray.images.annotate import annotate_image
-from imgcls_ray.images.decoder import decode_image
-from imgcls_ray.images.limits import DecodeLimits
-from imgcls_ray.images.preprocess import Preprocess
-from imgcls_ray.models.classifier import ModelInput, decode_model_input
+from imgcls_ray.workers.forks import serve_forks
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -113,14 +112,7 @@ def prepare_decoders() -> Callable[[], None]:
     """Load everything that decoding and drawing ever load, and say what a decoder process runs."""
     os.setpriority(os.PRIO_PROCESS, 0, NICENESS)
     load_decoders()
-    # A process is one core, as everywhere; the memory of more threads is not in its limit.
-    AvifImagePlugin.DEFAULT_MAX_THREADS = 1
-    with suppress(ImportError):
-        import pillow_heif
-
-        pillow_heif.options.DECODE_THREADS = 1
-    with suppress(ImportError):
-        import imagecodecs  # noqa: F401
+    load_optional_decoders()
     file = io.BytesIO()
     Image.new("RGB", (64, 48)).save(file, "JPEG")
     limits = DecodeLimits()

@@ -22,13 +22,13 @@ from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from imgcls_ray.data.decoding import late
 from imgcls_ray.errors import ImageError, ImageErrorCode
 from imgcls_ray.images.cost import HEAVY_COST, decode_cost, is_ordinary
 from imgcls_ray.models.classifier import ModelInput
 from imgcls_ray.serve.decoders import NICENESS, Decoding, Drawing
 from imgcls_ray.serve.errors import no_room
 from imgcls_ray.serve.pool import DecoderPool, Work
+from imgcls_ray.workers.decoding import late
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -17,20 +17,20 @@ from collections import deque
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from imgcls_ray.data.child import ChildDiedError
-from imgcls_ray.data.decoding import error_of_death, late
-from imgcls_ray.data.forks import ForkServer, ForkServerDiedError
 from imgcls_ray.errors import ImageError, ImageErrorCode
 from imgcls_ray.images.cost import HEAVY_COST
 from imgcls_ray.serve.decoders import serve_decoders, write_request, write_setup
+from imgcls_ray.workers.child import ChildDiedError
+from imgcls_ray.workers.decoding import error_of_death, late
+from imgcls_ray.workers.forks import ForkServer, ForkServerDiedError
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Iterator
 
-    from imgcls_ray.data.forks import Fork
     from imgcls_ray.images.limits import DecodeLimits
     from imgcls_ray.serve.decoders import Decoding, Drawing
+    from imgcls_ray.workers.forks import Fork
 
 logger = logging.getLogger("imgcls_ray.serve")
 

@@ -11,10 +11,10 @@ import signal
 import time
 from typing import TYPE_CHECKING
 
-from imgcls_ray.data.child import LENGTH
-from imgcls_ray.data.forks import serve_forks
 from imgcls_ray.models import classifier
 from imgcls_ray.serve import decoders
+from imgcls_ray.workers.child import LENGTH
+from imgcls_ray.workers.forks import serve_forks
 
 if TYPE_CHECKING:
     from imgcls_ray.errors import ImageError

@@ -17,8 +17,6 @@ import numpy as np
 import psutil
 import pytest
 
-from imgcls_ray.data import forks
-from imgcls_ray.data.child import ChildDiedError
 from imgcls_ray.errors import ImageError, ImageErrorCode
 from imgcls_ray.images.cost import HEAVY_COST, is_ordinary
 from imgcls_ray.images.limits import DecodeLimits
@@ -27,6 +25,8 @@ from imgcls_ray.models.classifier import decode_model_input
 from imgcls_ray.serve import decoders, pipeline, pool
 from imgcls_ray.serve.decoders import Decoding, Drawing
 from imgcls_ray.serve.pool import DecoderPool, Lane, Work
+from imgcls_ray.workers import forks
+from imgcls_ray.workers.child import ChildDiedError
 from tests import hostile_images as hostile
 from tests.images import bad_images as make
 from tests.serve.bad_decoders import SERVER, order

@@ -23,7 +23,7 @@ import traceback
 from contextlib import suppress
 from typing import TYPE_CHECKING, NoReturn
 
-from imgcls_ray.data.child import LENGTH, ChildDiedError, start_python
+from imgcls_ray.workers.child import LENGTH, ChildDiedError, start_python
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -20,12 +20,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from imgcls_ray.data.child import ChildDiedError, ChildProcess, answer_messages
 from imgcls_ray.errors import ImageError, ImageErrorCode, JobFailedError
 from imgcls_ray.images.jpeg import load_fast_decoder
 from imgcls_ray.images.limits import DecodeLimits
 from imgcls_ray.images.preprocess import Preprocess
 from imgcls_ray.models.classifier import ModelInput, decode_model_input
+from imgcls_ray.workers.child import ChildDiedError, ChildProcess, answer_messages
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
