@@ -78,6 +78,11 @@ def check_reach(found: set[Listener], asked_for: int | None = None) -> None:
             assert listener.refuses(BETWEEN_REPLICAS), listener
 
 
+def classify(url: str, image: Path) -> int:
+    headers = {"content-type": "image/jpeg"}
+    return httpx.post(f"{url}/v1/classify", content=image.read_bytes(), headers=headers, timeout=60).status_code
+
+
 def serve_command(model: ModelFolder, port: str, *more: str) -> list[str]:
     return [str(IMGCLS), "serve", "--model", str(model.path), "--port", port, *more]
 
@@ -93,7 +98,7 @@ def test_a_service_shows_the_network_its_one_port_and_other_users_nothing(
         wait_for(process, output, "Ctrl-C")
         assert output.read_text().count("IMGCLS_API_KEYS") == 1
         url = f"http://{own_address()}:{port}"
-        assert httpx.post(f"{url}/v1/classify", content=image.read_bytes(), timeout=60).status_code == 200
+        assert classify(url, image) == 200
         check_reach(listeners(process.pid), int(port))
         folders = private_folders(process.pid)
         assert all(folder.stat().st_mode & 0o777 == 0o700 for folder in folders)
@@ -108,7 +113,7 @@ def test_a_service_shows_the_network_its_one_port_and_other_users_nothing(
     with started(command, env) as (process, output):
         wait_for(process, output, "Ctrl-C")
         [run_folder] = private_folders(process.pid) - folders
-        assert httpx.post(f"{url}/v1/classify", content=image.read_bytes(), timeout=60).status_code == 200
+        assert classify(url, image) == 200
         process.send_signal(signal.SIGTERM)
         assert process.wait(90) == 0
         assert not OF_RAY.search(output.read_text())
