@@ -131,7 +131,7 @@ def measure_in_time(limits: DecodeLimits) -> Callable[[bytes], ImageFacts | Imag
         try:
             return measure_image(data, limits)
         except ImageError as error:
-            return error
+            return error.as_value()
 
     return end_process_when_late(measure, limits)
 

@@ -22,7 +22,7 @@ import numpy as np
 
 from imgcls_ray.errors import ImageError, ImageErrorCode, JobFailedError
 from imgcls_ray.images.jpeg import load_fast_decoder
-from imgcls_ray.images.limits import DecodeLimits
+from imgcls_ray.images.limits import PEAK_BYTES_PER_PIXEL, DecodeLimits
 from imgcls_ray.images.preprocess import Preprocess
 from imgcls_ray.models.classifier import ModelInput, decode_model_input
 from imgcls_ray.workers.child import ChildDiedError, ChildProcess, answer_messages
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 Decode = Callable[[bytes], ModelInput | ImageError]
 R = TypeVar("R")
 
-# Of one decoded pixel, in the worst way through the careful decoder: grey of 16 bits scaled in 32.
-_BYTES_PER_PIXEL = 24
 _BYTES_FOR_THE_REST = 512 * 2**20
 _SIZE = struct.Struct("<II")
 
@@ -171,7 +169,7 @@ def load_decoders() -> None:
 
 def _limit_memory(limits: DecodeLimits) -> None:
     """Let this process have as much more than it has as one image may take: a bomb is to end here, and nobody else."""
-    num_bytes = _BYTES_PER_PIXEL * limits.max_pixels + 4 * limits.max_bytes + _BYTES_FOR_THE_REST
+    num_bytes = PEAK_BYTES_PER_PIXEL * limits.max_pixels + 4 * limits.max_bytes + _BYTES_FOR_THE_REST
     try:
         # Where the system runs out all the same, this process is the one to go.
         Path("/proc/self/oom_score_adj").write_text("1000")

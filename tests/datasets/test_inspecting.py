@@ -53,6 +53,14 @@ def test_a_child_measures_as_its_parent_does() -> None:
             assert in_child(data) == in_time(data), name
 
 
+def test_a_result_keeps_neither_frames_nor_causes() -> None:
+    """They would keep the file's bytes, of each bad image of a block."""
+    for data in bad_bytes().values():
+        result = measure_in_time(LIMITS)(data)
+        assert isinstance(result, ImageError)
+        assert (result.__traceback__, result.__cause__, result.__context__) == (None, None, None)
+
+
 def test_a_child_fails_as_its_parent_does() -> None:
     in_time = measure_in_time(LIMITS)
     with measure_in_child(LIMITS) as in_child:
