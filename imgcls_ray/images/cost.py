@@ -47,6 +47,8 @@ _READ_SIZE: dict[ImageFormat, Callable[[bytes], tuple[int, int]]] = {
 _SCANS_OF_COST_1 = 3
 # Scans are counted in so many bytes, and guessed behind them: a progressive file of this size is heavy anyhow.
 _BYTES_FOR_SCANS, _SCANS_OF_LARGE_FILES = 1 << 20, 10
+# Few files hold more than their pixels need: a profile, a thumbnail, a depth map.
+_ORDINARY_BYTES, _ORDINARY_BYTES_PER_PIXEL = 1 << 22, 8
 # In a JPEG's header. One of an ordinary file has tens, of 64 kB each where it holds a profile or a depth map.
 _MAX_SEGMENTS, _MAX_JUNK_BYTES = 500, 1 << 14
 
@@ -89,7 +91,7 @@ def is_ordinary(data: bytes) -> bool:
             return False
     except Exception:
         return False
-    return 0 < cost <= HEAVY_COST
+    return 0 < cost <= HEAVY_COST and len(data) <= _ORDINARY_BYTES + _ORDINARY_BYTES_PER_PIXEL * cost
 
 
 def _read_head(data: bytes) -> JpegHeader:

@@ -17,7 +17,7 @@ Measured: JPEG 3 to 12, PNG 8, TIFF 13, WebP 16, AVIF 17, and the worst of all, 
 # A file may come in so many pieces, and in one more for so many pixels: chunks, strips and tiles cost time each,
 # however few pixels and bytes they hold. Real files are far below: the smallest tiles have 256 pixels, and a PNG has a
 # chunk for 8 kB or, at the worst, for each row.
-_PIECES_OF_ANY_PICTURE, _PIXELS_PER_PIECE = 10_000, 64
+_PIECES_OF_ANY_PICTURE, _PIXELS_PER_PIECE = 10_000, 128
 
 
 @dataclass(frozen=True)

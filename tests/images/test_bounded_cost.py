@@ -116,7 +116,8 @@ def test_guessing_does_not_depend_on_the_number_of_bytes(head: bytes, rest: byte
         (make.jpeg(), True),
         (make.jpeg(mode="L"), True),
         (make.jpeg(progressive=True), True),
-        (make.insert_segments(make.jpeg(), *[make.segment(0xE2, b"\0" * 60_000)] * 100), True),
+        (make.insert_segments(make.jpeg(), *[make.segment(0xE2, b"\0" * 60_000)] * 50), True),
+        (make.insert_segments(make.jpeg(), *[make.segment(0xE2, b"\0" * 60_000)] * 100), False),
         (make.encode(make.slopes(), "PNG"), True),
         (make.encode(make.slopes(), "PNG", "RGBA"), True),
         (make.encode(make.slopes(), "WEBP"), True),
@@ -204,7 +205,7 @@ def test_nothing_of_ours_is_read_as_pixels_of_a_cut_tiff(planes: bool) -> None:
 
 
 def test_a_tall_picture_may_have_many_strips() -> None:
-    pixels = np.zeros((20_000, 64), np.uint8)
+    pixels = np.zeros((20_000, 128), np.uint8)
     pixels[::7] = 200
     np.testing.assert_array_equal(decode_image(tiff_of(pixels, rowsperstrip=1))[:, :, 0], pixels)
 
