@@ -285,6 +285,23 @@ GUARDS: dict[str, tuple[Promise, ...]] = {
     ),
     "trust": (
         Promise(
+            "a Ray that a command starts is reached by its user alone, and one started with a token by who has it",
+            (
+                "test_own_ray.py::test_a_service_shows_the_network_its_one_port_and_other_users_nothing",
+                "test_own_ray.py::test_a_job_shows_the_network_and_other_users_nothing",
+                "serve/test_haproxy.py::test_only_what_is_asked_for_is_open",
+                "serve/test_token_cluster.py::test_who_has_the_token_deploys_and_submits_and_who_has_not_does_not",
+            ),
+        ),
+        Promise(
+            "slow callers keep nobody else out",
+            (
+                "serve/test_haproxy.py::test_connections_are_bounded_in_all_and_for_one_address",
+                "serve/test_slow_callers.py::test_the_oldest_of_too_many_slow_bodies_is_told_so_and_ends",
+                "serve/test_slow_callers.py::test_the_oldest_of_too_many_slow_readers_ends",
+            ),
+        ),
+        Promise(
             "nothing in weights, images, configurations or addresses runs code",
             (
                 "models/test_weights.py::test_a_hostile_pickle_runs_nothing",

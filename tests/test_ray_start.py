@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import errno
 import http.server
+import json
 import os
 import socket
+import subprocess
+import sys
+import tempfile
 import threading
 import time
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -18,7 +23,6 @@ from imgcls_ray.ray_start import cluster_address, ray_start_errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 
 @pytest.mark.parametrize(
@@ -161,3 +165,84 @@ def test_ray_is_not_started_on_a_full_disk(monkeypatch: pytest.MonkeyPatch, tmp_
         ray_start_errors(),
     ):
         raise AssertionError("Ray would start workers that die")
+
+
+def own(tmp: Path, **environment: str) -> dict[str, Any]:
+    """What a process would start Ray with: its options, and what it sets in the environment."""
+    code = (
+        "import json, os; from imgcls_ray.ray_start import own_ray; options = own_ray(); path = os.environ.get;"
+        "token = path('RAY_AUTH_TOKEN_PATH');"
+        "mode = oct(os.stat(token).st_mode & 0o777) if token and os.path.exists(token) else None;"
+        "print(json.dumps({**options, 'token': token, 'mode': mode, 'auth': path('RAY_AUTH_MODE')}))"
+    )
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**kept, "TMPDIR": str(tmp), **environment},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+@pytest.fixture
+def short_folder() -> Iterator[Path]:
+    """As short as the temporary folders of people are."""
+    with tempfile.TemporaryDirectory(prefix="t", dir="/tmp") as folder:
+        yield Path(folder)
+
+
+def test_a_ray_of_our_own_keeps_its_token_and_its_files_to_its_user(short_folder: Path) -> None:
+    found = own(short_folder)
+    session = short_folder / f"imgcls-{os.getuid()}"
+    assert found["_temp_dir"] == str(session / "ray")
+    assert session.stat().st_mode & 0o777 == 0o700
+    assert found["mode"] == "0o600"
+    assert not Path(found["token"]).exists()  # it went with the process
+    assert [path.name for path in short_folder.iterdir()] == [session.name]
+
+
+@pytest.mark.parametrize("kind", ["link", "file"])
+def test_a_folder_that_somebody_else_has_made_is_not_used(short_folder: Path, kind: str) -> None:
+    path = short_folder / f"imgcls-{os.getuid()}"
+    if kind == "link":
+        (short_folder / "theirs").mkdir()
+        path.symlink_to(short_folder / "theirs")
+    else:
+        path.write_text("")
+    found = own(short_folder)
+    assert Path(found["_temp_dir"]).parent == Path(found["token"]).parent
+    assert not list(short_folder.glob("theirs/*"))
+
+
+def test_a_temporary_folder_with_a_long_name_has_no_sockets(tmp_path: Path) -> None:
+    folder = tmp_path / "a-name-that-is-longer-than-names-of-sockets-may-be"
+    folder.mkdir()
+    found = own(folder)
+    assert found["_temp_dir"] == f"/tmp/imgcls-{os.getuid()}/ray"
+    assert found["token"].startswith("/tmp/imgcls-")
+    assert found["_object_spilling_directory"].startswith(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("environment", "token"),
+    [
+        ({"RAY_AUTH_MODE": "disabled"}, None),
+        ({"RAY_AUTH_TOKEN": "a" * 64}, None),
+        ({"RAY_AUTH_TOKEN_PATH": "/somewhere/token"}, "/somewhere/token"),
+    ],
+)
+def test_a_callers_own_token_is_respected(short_folder: Path, environment: dict[str, str], token: str | None) -> None:
+    found = own(short_folder, **environment)
+    assert found["token"] == token
+    assert found["auth"] == environment.get("RAY_AUTH_MODE")
+
+
+def test_no_room_for_sockets_is_said_in_one_line(short_folder: Path) -> None:
+    with pytest.raises(subprocess.CalledProcessError) as caught:
+        own(short_folder / "missing" / "file", RAY_TMPDIR="/proc/missing")
+    last = caught.value.stderr.splitlines()[-1]
+    assert "StorageError: /proc/missing: Ray cannot keep its files there: " in last
