@@ -134,7 +134,8 @@ def _resolve(host: str, port: int) -> list[Any]:
 
     It cannot be ended either, so it has a thread of its own, of which there is a bounded number.
     """
-    if not _resolving.acquire(timeout=_seconds_left()):
+    room = _resolving
+    if not room.acquire(timeout=_seconds_left()):
         raise httpcore.ConnectTimeout("too many names wait to be resolved")
     answers: queue.SimpleQueue[list[Any] | BaseException] = queue.SimpleQueue()
 
@@ -144,7 +145,7 @@ def _resolve(host: str, port: int) -> list[Any]:
         except BaseException as error:
             answers.put(error)
         finally:
-            _resolving.release()
+            room.release()
 
     threading.Thread(target=resolve, name="resolve", daemon=True).start()
     try:
