@@ -125,6 +125,7 @@ def _measure(
         num_replicas_lost=len(replicas - replicas_of(server.session)) if server.session else None,
         memory=(watch.samples[0], watch.most(), watch.samples[-1]) if server.session else None,
         attackers_counts=attacked.counts,
+        attackers_examples=attacked.examples,
     )
 
 

@@ -46,6 +46,8 @@ class Attacked(NamedTuple):
     end: float
     counts: dict[str, int]
     """What became of the attacker's requests and connections."""
+    examples: dict[str, str]
+    """Of each status but 200, how one body begins."""
 
 
 def make_attacks(only: Sequence[str], bodies: Path, *, model: str, key: str) -> list[Attack]:
@@ -108,9 +110,10 @@ class Attacker:
     def attacked(self) -> Attacked:
         """What was done, once every answer has come or is given up."""
         if self._load is None:
-            return Attacked(self._start, self._end, dict(self._counts))
+            return Attacked(self._start, self._end, dict(self._counts), {})
         result = self._load.wait()
-        return Attacked(result.start, result.start + result.seconds, result.counts() | self._counts)
+        counts = result.counts() | self._counts
+        return Attacked(result.start, result.start + result.seconds, counts, result.examples)
 
 
 @contextmanager

@@ -46,6 +46,8 @@ class Outcome:
     memory: tuple[Used, Used, Used] | None
     """Before, at most, and when it was well again."""
     attackers_counts: Mapping[str, int]
+    attackers_examples: Mapping[str, str]
+    """Of each status but 200, how one body begins."""
 
     @property
     def ratio(self) -> float:
@@ -72,6 +74,7 @@ def describe(outcome: Outcome) -> dict[str, Any]:
         "replicas_lost": outcome.num_replicas_lost,
         "memory_mb": [_in_mb(before), _in_mb(most), _in_mb(after)],
         "attacker": dict(outcome.attackers_counts),
+        "examples": dict(outcome.attackers_examples),
     }
 
 

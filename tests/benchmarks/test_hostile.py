@@ -368,7 +368,9 @@ def outcome(
     answers = Answers({"200": 200} if counts is None else counts, 0.01, p99_s, 2 * p99_s, 0.3)
     usual = Used(2_000_000_000, 500_000_000)
     memory = None if replica_mb is None else (usual, Used(9_000_000_000, replica_mb * 1_000_000), usual)
-    return Outcome("attack", answers, IDLE, 0.5 if is_well else None, is_well, lost, memory, {"422": 100})
+    return Outcome(
+        "attack", answers, IDLE, 0.5 if is_well else None, is_well, lost, memory, {"422": 100}, {"422": "why"}
+    )
 
 
 def broken(*outcomes: Outcome, max_bytes: float | None = 3.5e9) -> set[str]:
