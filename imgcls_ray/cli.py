@@ -367,6 +367,13 @@ def split(
             metavar="REGEX", help="Keep images together whose paths give the same first group, or the same match."
         ),
     ] = None,
+    delimiter: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEXT",
+            help="Text between path and class id of the lists. \\[default: the last spaces or tab of a line]",
+        ),
+    ] = None,
 ) -> None:
     """Split a labelled dataset anew: every class keeps its shares, every list that is replaced is kept as .bak."""
     from imgcls_ray.commands import split as command
@@ -378,6 +385,7 @@ def split(
         test_percent=test_percent,
         seed=seed,
         group_by=group_by,
+        delimiter=delimiter,
     )
 
 

@@ -66,6 +66,7 @@ def _check(config: CheckConfig, console: Console) -> CheckResult:
             test_percent=split.test_percent,
             seed=split.seed,
             group_by=split.group_by,
+            delimiter=config.delimiter,
         )
     with image_progress("checking", console) as add:
         result = check_dataset(config, add)

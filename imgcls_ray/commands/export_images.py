@@ -67,7 +67,7 @@ def choose_images(config: ExportConfig, spec: ModelSpec) -> ExportImages:
     if config.images is None:
         return ExportImages(DRAWN, [], [])
     try:
-        dataset = read_dataset(config.images, s3=s3_options(config))
+        dataset = read_dataset(config.images, delimiter=config.delimiter, s3=s3_options(config))
     except InputError:
         # No dataset: then it is what `imgcls predict` takes, whose error is the one to tell.
         chosen = _from_input(config.images, config)

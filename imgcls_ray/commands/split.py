@@ -8,14 +8,21 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from imgcls_ray.datasets.split import class_label, split_dataset
+from imgcls_ray.datasets.split import split_dataset
 
 if TYPE_CHECKING:
     from imgcls_ray.datasets.split import SplitReport
 
 
 def run(
-    dataset: str, *, train_percent: float, val_percent: float, test_percent: float, seed: int, group_by: str | None
+    dataset: str,
+    *,
+    train_percent: float,
+    val_percent: float,
+    test_percent: float,
+    seed: int,
+    group_by: str | None,
+    delimiter: str | None,
 ) -> None:
     """Split, and say what came of it."""
     report = split_dataset(
@@ -25,6 +32,7 @@ def run(
         test_percent=test_percent,
         seed=seed,
         group_by=group_by,
+        delimiter=delimiter,
     )
     Console(highlight=False, markup=False).print(_table(report))
     for line in _notes(report):
@@ -49,7 +57,7 @@ def _notes(report: SplitReport) -> list[str]:
         notes.append(f"lines that named an image again, and were left out: {report.num_duplicates:,}")
     deviation = report.deviation
     notes.append(
-        f"farthest from its share: {class_label(deviation.class_id, report.class_names)} with "
+        f"farthest from its share: {deviation.class_name} with "
         f"{deviation.num_images:,} in {deviation.split}, exact would be {deviation.wanted:,.2f}"
     )
     if report.backups:

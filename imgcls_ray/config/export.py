@@ -27,6 +27,9 @@ class ExportConfig(ReadLimits):
     images: str | None = None
     """Real images to compare on and to calibrate with: a dataset (its val split; with labels the accuracy is told too),
     a folder, ``s3://bucket/prefix/``, a glob or a list. Without them the comparison is on drawn pictures."""
+    delimiter: str | None = Field(default=None, min_length=1)
+    """Between path and class id of the lists, where ``images`` is a dataset. Default: spaces or a tab, whichever is
+    last in a line."""
     num_images: PositiveInt = 512
     """How many of the images are compared, spread over all of them."""
     num_calibration_images: PositiveInt = 300

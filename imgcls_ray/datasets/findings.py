@@ -80,6 +80,12 @@ class Finding(NamedTuple):
     other_uri: str = ""
     """Where the other one of a pair is."""
 
+    @property
+    def text(self) -> str:
+        """One line for people: ``train.txt:3: the class id is not a whole number ('a.jpg x')``."""
+        where = f"{self.file}:{self.line}" if self.line else self.file or self.path
+        return f"{where}: " * bool(where) + self.code.meaning + f" ({self.detail})" * bool(self.detail)
+
 
 FINDING_SCHEMA = pa.schema(
     [

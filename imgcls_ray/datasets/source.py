@@ -14,7 +14,7 @@ import re
 from collections import Counter
 from contextlib import closing
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, Protocol
 
 from imgcls_ray.datasets.findings import Finding, FindingCode
 from imgcls_ray.datasets.result import SPLITS
@@ -29,10 +29,8 @@ from imgcls_ray.storage.walking import list_folder
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from imgcls_ray.storage import Directory
-
 LABEL_FILE = "label.txt"
-_LISTS = frozenset({LABEL_FILE, *(f"{split}.txt" for split in SPLITS)})
+LISTS = tuple(f"{split}.txt" for split in SPLITS)
 _TABLES = (".csv", ".parquet")
 _MAX_LINE_BYTES = 64 * 2**10
 # Ids become places in tables of counts: a mistyped one must not make a table of a billion places.
@@ -61,6 +59,21 @@ class Entry(NamedTuple):
     uri: str
     label: int
 
+    @property
+    def where(self) -> str:
+        """``train.txt:17``; the path of an image that no list names."""
+        return f"{self.file}:{self.line}" if self.file else self.path
+
+
+class ListFolder(Protocol):
+    """What is needed of a folder to read the lists in it."""
+
+    def entries(self) -> Iterator[str]:
+        """Names of what it holds."""
+
+    def open(self, name: str) -> BinaryIO:
+        """Read a file of it."""
+
 
 @dataclass
 class DatasetSource:
@@ -75,7 +88,9 @@ class DatasetSource:
     read: Callable[[Callable[[Finding], None]], Iterator[Entry]]
     """Read the entries, and tell the faults of their lines."""
     findings: list[Finding] = field(default_factory=list)
-    """Of the class names."""
+    """Of the class names, and of lists and folders as a whole."""
+    files: frozenset[str] = frozenset()
+    """``label.txt`` and the lists, those that there are; none of class folders and tables."""
 
     def class_name(self, label: int) -> str:
         """For people: also of an id that no class has."""
@@ -83,7 +98,9 @@ class DatasetSource:
         return name if name is not None else f"class {label}"
 
 
-def read_dataset(dataset: str, *, delimiter: str | None = None, s3: S3Options = DEFAULT_S3) -> DatasetSource:
+def read_dataset(
+    dataset: str, *, delimiter: str | None = None, s3: S3Options = DEFAULT_S3, folder: ListFolder | None = None
+) -> DatasetSource:
     """Find out what kind of dataset it is, and read its class names.
 
     Args:
@@ -91,6 +108,8 @@ def read_dataset(dataset: str, *, delimiter: str | None = None, s3: S3Options = 
             one of class folders, ``train/NAME/*.jpg`` or ``NAME/*.jpg``; or a ``.csv`` or ``.parquet`` file with the
             columns ``uri``, ``label`` and maybe ``split``.
         delimiter: between path and class id of the lists; spaces or a tab, whichever is last in a line, if not given.
+        s3: object storage of the dataset.
+        folder: where its lists are read; the folder ``dataset`` itself if not given.
 
     Raises:
         InputError: there is no such dataset, or it is of no known kind.
@@ -100,20 +119,20 @@ def read_dataset(dataset: str, *, delimiter: str | None = None, s3: S3Options = 
         return _read_table(dataset, s3)
     if not is_s3(dataset) and not is_folder:
         raise InputError(f"{dataset}: there is no such folder; a dataset is a folder, or a .csv or .parquet file")
-    folder = open_directory(dataset, s3)
+    folder = folder or open_directory(dataset, s3)
     # A folder may hold millions of names: only these few are kept.
-    names = {name.rstrip("/") for name in folder.entries() if name.rstrip("/") in _LISTS}
-    lists = [f"{split}.txt" for split in SPLITS if f"{split}.txt" in names]
-    if names:
-        return _read_lists(dataset, folder, lists, delimiter)
+    files = frozenset(name.rstrip("/") for name in folder.entries() if name.rstrip("/") in (LABEL_FILE, *LISTS))
+    if files:
+        return _read_lists(dataset, folder, files, delimiter)
     return _read_class_folders(dataset, s3)
 
 
 # Lists
 
 
-def _read_lists(dataset: str, folder: Directory, lists: list[str], delimiter: str | None) -> DatasetSource:
+def _read_lists(dataset: str, folder: ListFolder, files: frozenset[str], delimiter: str | None) -> DatasetSource:
     findings: list[Finding] = []
+    lists = [name for name in LISTS if name in files]
     names = _read_class_names(folder, findings)
     findings += [
         Finding(FindingCode.UNREADABLE_LIST, needed, split=needed.removesuffix(".txt"), detail="there is none")
@@ -125,14 +144,15 @@ def _read_lists(dataset: str, folder: Directory, lists: list[str], delimiter: st
         for name in lists:
             yield from _read_list(dataset, folder, name, names, delimiter, report)
 
-    return DatasetSource(dataset, LABEL_FILE, names, [name.removesuffix(".txt") for name in lists], read, findings)
+    splits = [name.removesuffix(".txt") for name in lists]
+    return DatasetSource(dataset, LABEL_FILE, names, splits, read, findings, files)
 
 
-def _read_class_names(folder: Directory, findings: list[Finding]) -> list[str | None]:
+def _read_class_names(folder: ListFolder, findings: list[Finding]) -> list[str | None]:
     names: dict[int, str] = {}
     ids_of: dict[str, int] = {}
     try:
-        for number, line in _lines(folder, LABEL_FILE):
+        for number, line in _lines(folder.open(LABEL_FILE)):
             if len(findings) == _MAX_LABEL_FAULTS:
                 what = f"{_MAX_LABEL_FAULTS:,} of its lines are wrong; from line {number} on it was not read"
                 findings.append(Finding(FindingCode.UNREADABLE_LABELS, LABEL_FILE, number, detail=what))
@@ -186,7 +206,7 @@ def _by_id(names: dict[int, str], file: str, findings: list[Finding]) -> list[st
 
 def _read_list(
     dataset: str,
-    folder: Directory,
+    folder: ListFolder,
     name: str,
     names: list[str | None],
     delimiter: str | None,
@@ -200,7 +220,7 @@ def _read_list(
         return 0 <= label < len(names) and names[label] is not None if names else 0 <= label <= _MAX_CLASS_ID
 
     try:
-        for number, line in _lines(folder, name):
+        for number, line in _lines(folder.open(name)):
             if isinstance(line, BadBytes):
                 report(Finding(FindingCode.BAD_LINE, name, number, split, detail=line.what))
                 continue
@@ -233,6 +253,32 @@ def _parse_line(line: str, delimiter: str | None) -> tuple[str, str, FindingCode
     return path, label, FindingCode.LABEL_NOT_INTEGER if path and label else FindingCode.BAD_LINE
 
 
+def write_entry(dataset: str, entry: Entry, delimiter: str | None) -> str | None:
+    """The line of a list that is read as this image with this class id; None where there is no such line."""
+    line = f"{entry.path}{delimiter or ' '}{entry.label}\n"
+    parsed = [_parse_line(text, delimiter) for text in _read_back(line)]
+    if parsed != [(entry.path, str(entry.label), None)]:
+        return None
+    # A name of a class folder that is not UTF-8 is another name as text.
+    return line if entry.file or _uri(dataset, entry.path) == entry.uri else None
+
+
+def write_class_name(label: int, name: str) -> str | None:
+    """The line of ``label.txt`` that is read as this class; None where there is no such line."""
+    line = f"{label} {name}\n"
+    names: dict[int, str] = {}
+    faults = [_take_class_name(1, text, names, {}) for text in _read_back(line)]
+    return line if (faults, names) == ([None], {label: name}) else None
+
+
+def _read_back(line: str) -> list[str]:
+    """What a reader finds where the line is the first one of a file."""
+    try:
+        return [text for _, text in _lines(io.BytesIO(line.encode())) if isinstance(text, str)]
+    except UnicodeEncodeError:
+        return []
+
+
 def _is_integer(text: str) -> bool:
     return _INTEGER.fullmatch(text) is not None
 
@@ -250,9 +296,9 @@ class BadBytes(NamedTuple):
     """Its beginning, and what is wrong with it."""
 
 
-def _lines(folder: Directory, name: str) -> Iterator[tuple[int, str | BadBytes]]:
+def _lines(opened: BinaryIO) -> Iterator[tuple[int, str | BadBytes]]:
     """Lines by number from 1, blank ones left out."""
-    with closing(folder.open(name)) as file:
+    with closing(opened) as file:
         number = 0
         while line := file.readline(_MAX_LINE_BYTES):
             number += 1
@@ -317,7 +363,23 @@ def _read_class_folders(dataset: str, s3: S3Options) -> DatasetSource:
             if len(parts) > depth and (not splits or parts[0] in splits):
                 yield Entry(parts[0] if splits else "train", "", None, _text(path), uri, ids[parts[depth]])
 
-    return DatasetSource(dataset, None, [_text(name) for name in classes], splits or ["train"], read)
+    names: list[str | None] = [_text(name) for name in classes]
+    # An object storage has no empty folders.
+    findings = [] if is_s3(dataset) else list(_empty_folders(root, splits, frozenset(classes)))
+    return DatasetSource(dataset, None, names, splits or ["train"], read, findings)
+
+
+def _empty_folders(root: str, splits: list[str], classes: frozenset[str]) -> Iterator[Finding]:
+    """Folders beside those of classes in which no image lies: none of them is a class."""
+    for split in splits or [""]:
+        for name in sorted(os.listdir(root + split)):
+            place = posixpath.join(split, name)
+            if name in classes or name.startswith(".") or not os.path.isdir(root + place):
+                continue
+            if next(list_folder(root + place, every_name=True), None) is None:
+                what = f"the folder {_text(place)} holds no image, so it is no class"
+                code = FindingCode.CLASS_WITHOUT_IMAGES
+                yield Finding(code, split=split or "train", class_name=_text(name), detail=what)
 
 
 def _text(name: str) -> str:

@@ -1,29 +1,36 @@
 """Split a labelled dataset anew: the same images, dealt to other lists.
 
-Stratified by class, seeded, and the same whatever the order of the lines was. No image is read or moved.
+Stratified by class, seeded, and the same whatever the order of the lines was. No image is read or moved. The dataset is
+read as check and training read it; what has a fault is refused, because a new list must not lose a line of an old one.
 """
 
 from __future__ import annotations
 
+import io
+import logging
 import math
 import re
 from collections import Counter
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
-from imgcls_ray.datasets.pool import LABELS, LISTS, read_pool
+from imgcls_ray.datasets.findings import Finding, FindingCode, Severity
 from imgcls_ray.datasets.result import SPLITS
 from imgcls_ray.datasets.rewrite import refuse_if_unfinished, replace_lists
+from imgcls_ray.datasets.source import LABEL_FILE, LISTS, read_dataset, write_class_name, write_entry
 from imgcls_ray.datasets.stratify import UncoveredError, deal_groups, deal_images
 from imgcls_ray.errors import InputError, UsageError
 from imgcls_ray.storage.files import path_from_uri, scheme_of
+from imgcls_ray.storage.local import LocalDirectory
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
-    from imgcls_ray.datasets.pool import Pool, PooledImage
+    from imgcls_ray.datasets.source import DatasetSource, Entry
+
+logger = logging.getLogger("imgcls_ray")
 
 _TOLERANCE_PERCENT = 1e-6
 _MAX_CLASSES_NAMED = 10
@@ -32,7 +39,7 @@ _MAX_CLASSES_NAMED = 10
 class Deviation(NamedTuple):
     """Of the class and split whose count is farthest from its exact share."""
 
-    class_id: int
+    class_name: str
     split: str
     num_images: int
     wanted: float
@@ -48,8 +55,6 @@ class SplitReport:
     """By split, in the order train, val, test; those that were asked for."""
     images_per_class: dict[str, Counter[int]]
     """By split, then by class id."""
-    class_names: list[str] | None
-    """By class id, where folders gave the classes; None where lists gave ids."""
     num_groups: int | None
     """How many groups stayed together; None without ``group_by``."""
     num_duplicates: int
@@ -67,44 +72,46 @@ def split_dataset(
     test_percent: float = 0,
     seed: int = 0,
     group_by: str | None = None,
+    delimiter: str | None = None,
 ) -> SplitReport:
     """Pool all images of train, val and test, and split them anew.
 
     Args:
-        dataset: a local folder with lists (``train.txt``, ``val.txt``, ``test.txt``; ``PATH CLASS_ID`` a line), or with
-            folders of classes, for which lists and ``label.txt`` are written beside them.
+        dataset: a local folder with lists (any of ``train.txt``, ``val.txt``, ``test.txt``; ``PATH CLASS_ID`` a line),
+            or with folders of classes, for which lists and ``label.txt`` are written beside them.
         train_percent: above 0; all three add up to 100.
         val_percent: above 0.
         test_percent: 0 makes no ``test.txt``, and takes away one that is there.
         seed: the same one splits the same images in the same way.
         group_by: a regular expression; images whose paths give the same first group (or, without groups, the same
             match) stay together.
+        delimiter: between path and class id of the lists, the new ones too. If not given, spaces or a tab are read and
+            a space is written.
 
     Raises:
-        UsageError: the percentages do not add up, a line cannot be read, an image has two classes, a class has too few
-            images, or a path is not matched; nothing was written.
+        UsageError: the percentages do not add up, the dataset has a fault, an image has two classes, a class has too
+            few images, or a path is not matched; nothing was written.
         StorageError: something cannot be written; with the state that the folder is in.
     """
     shares = _shares(dict(zip(SPLITS, (train_percent, val_percent, test_percent), strict=True)))
     pattern = _compile(group_by)
+    if delimiter == "":
+        raise UsageError("delimiter must not be empty; leave it out for spaces and tabs")
     folder = _local_folder(dataset)
     refuse_if_unfinished(folder)
-    pool = read_pool(folder)
+    pool = _read(folder, delimiter)
     groups = None if pattern is None else _groups(folder, pool.images, pattern)
     _refuse_small_classes(dataset, pool, groups, list(shares))
     dealt = _deal(dataset, pool, groups, shares, seed=seed)
     backups = replace_lists(folder, _contents(pool, dealt, list(shares)), pool.originals)
-    per_class = {
-        split: Counter(image.class_id for image in pool.images if dealt[image.path] == split) for split in shares
-    }
+    per_class = {split: Counter(image.label for image in pool.images if dealt[image.path] == split) for split in shares}
     return SplitReport(
         dataset=dataset,
         num_images={split: counts.total() for split, counts in per_class.items()},
         images_per_class=per_class,
-        class_names=pool.class_names,
         num_groups=None if groups is None else len(set(groups.values())),
         num_duplicates=pool.num_duplicates,
-        deviation=_largest_deviation(per_class, shares),
+        deviation=_largest_deviation(pool.source, per_class, shares),
         backups=backups,
     )
 
@@ -144,7 +151,98 @@ def _local_folder(dataset: str) -> Path:
     return folder
 
 
-def _groups(folder: Path, images: Iterable[PooledImage], pattern: re.Pattern[str]) -> dict[str, str]:
+@dataclass(frozen=True)
+class _Pool:
+    """All images of a dataset, each once."""
+
+    source: DatasetSource
+    images: list[Entry]
+    lines: list[str]
+    """Of new lists, one for each image."""
+    label_lines: list[str]
+    """Of ``label.txt``, where folders give the classes."""
+    originals: dict[str, bytes]
+    """By name, as they were read, the lists that new ones will replace."""
+    num_duplicates: int
+
+
+class _ReadOnce:
+    """A folder that keeps what is read of it: whatever happens to a list meanwhile, its backup is what was read."""
+
+    def __init__(self, folder: LocalDirectory) -> None:
+        self._folder = folder
+        self.contents: dict[str, bytes] = {}
+
+    def entries(self) -> Iterator[str]:
+        return self._folder.entries()
+
+    def open(self, name: str) -> BinaryIO:
+        if name not in self.contents:
+            self.contents[name] = self._folder.read(name)
+        return io.BytesIO(self.contents[name])
+
+
+def _read(folder: Path, delimiter: str | None) -> _Pool:
+    opened = _ReadOnce(LocalDirectory(str(folder)))
+    source = read_dataset(str(folder), delimiter=delimiter, folder=opened)
+    if source.files and not source.splits:
+        # Otherwise the folder of all the images would be taken for a class.
+        raise UsageError(
+            f"{folder}: has {LABEL_FILE}, but none of {', '.join(LISTS)}; add them, or remove {LABEL_FILE} to have it "
+            "made of folders of classes"
+        )
+
+    def refuse(finding: Finding) -> None:
+        if finding.code.severity is Severity.WARNING:
+            logger.warning("%s: %s", folder, finding.text)
+        # Lists that are not there are what a split makes; without label.txt classes are called by their ids.
+        elif finding.file in source.files:
+            way_out = "give delimiter, e.g. ','; " if finding.code is FindingCode.UNKNOWN_DELIMITER else ""
+            raise UsageError(f"{folder}: {finding.text}; {way_out}`imgcls check {folder}` lists every fault")
+
+    for finding in source.findings:
+        refuse(finding)
+    images, num_duplicates = _each_once(folder, source.read(refuse))
+    if not images:
+        raise UsageError(f"{folder}: no image in {', '.join(name for name in LISTS if name in source.files)}")
+    lines = [_written(folder, image.where, image.path, write_entry(str(folder), image, delimiter)) for image in images]
+    labels = []
+    if source.label_file is None:
+        names = enumerate(map(str, source.class_names))
+        labels = [_written(folder, LABEL_FILE, name, write_class_name(label, name)) for label, name in names]
+    originals = {name: data for name, data in opened.contents.items() if name in LISTS}
+    return _Pool(source, images, lines, labels, originals, num_duplicates)
+
+
+def _each_once(folder: Path, entries: Iterable[Entry]) -> tuple[list[Entry], int]:
+    """Each image once, and the number of lines that named one again."""
+    kept: dict[str, Entry] = {}
+    num_lines = 0
+    for image in entries:
+        num_lines += 1
+        # "./a.jpg" and "a.jpg" are one image: it must not come into two splits.
+        known = kept.setdefault(image.uri, image)
+        if known.label != image.label:
+            raise UsageError(
+                f"{folder / image.where}: {image.path} is of class {image.label} here and of class {known.label} in "
+                f"{known.where}; leave one of the lines"
+            )
+        if image.path < known.path:
+            # Whichever line comes first, the same spelling stays.
+            kept[image.uri] = known._replace(path=image.path)
+    return list(kept.values()), num_lines - len(kept)
+
+
+def _written(folder: Path, where: str, name: str, line: str | None) -> str:
+    if line is None:
+        raise UsageError(
+            f"{folder / where}: the name {name[:200]!r} cannot stand in a list: it would be read back as another one; "
+            "rename it"
+        )
+    return line
+
+
+def _groups(folder: Path, images: Iterable[Entry], pattern: re.Pattern[str]) -> dict[str, str]:
     groups = {}
     for image in images:
         match = pattern.search(image.path)
@@ -158,15 +256,15 @@ def _groups(folder: Path, images: Iterable[PooledImage], pattern: re.Pattern[str
     return groups
 
 
-def _refuse_small_classes(dataset: str, pool: Pool, groups: Mapping[str, str] | None, splits: list[str]) -> None:
-    members: dict[int, set[str]] = {class_id: set() for class_id in range(len(pool.class_names or ()))}
+def _refuse_small_classes(dataset: str, pool: _Pool, groups: Mapping[str, str] | None, splits: list[str]) -> None:
+    members: dict[int, set[str]] = {}
     for image in pool.images:
-        members.setdefault(image.class_id, set()).add(groups[image.path] if groups else image.path)
+        members.setdefault(image.label, set()).add(groups[image.path] if groups else image.path)
     small = [class_id for class_id in sorted(members) if len(members[class_id]) < len(splits)]
     if not small:
         return
     noun = "groups" if groups else "images"
-    named = ", ".join(f"{class_label(i, pool.class_names)} ({len(members[i])})" for i in small[:_MAX_CLASSES_NAMED])
+    named = ", ".join(f"{pool.source.class_name(i)} ({len(members[i])})" for i in small[:_MAX_CLASSES_NAMED])
     more = f" and {len(small) - _MAX_CLASSES_NAMED:,} more" if len(small) > _MAX_CLASSES_NAMED else ""
     fewer = " or ask for fewer splits" if len(splits) > 2 else ""
     raise UsageError(
@@ -176,10 +274,10 @@ def _refuse_small_classes(dataset: str, pool: Pool, groups: Mapping[str, str] | 
 
 
 def _deal(
-    dataset: str, pool: Pool, groups: Mapping[str, str] | None, shares: Mapping[str, Fraction], *, seed: int
+    dataset: str, pool: _Pool, groups: Mapping[str, str] | None, shares: Mapping[str, Fraction], *, seed: int
 ) -> dict[str, str]:
     """The split of every path."""
-    class_ids = {image.path: image.class_id for image in pool.images}
+    class_ids = {image.path: image.label for image in pool.images}
     splits = list(shares)
     try:
         if groups is None:
@@ -187,7 +285,7 @@ def _deal(
         else:
             dealt = deal_groups(class_ids, groups, list(shares.values()), seed=seed)
     except UncoveredError as error:
-        name = class_label(error.class_id, pool.class_names)
+        name = pool.source.class_name(error.class_id)
         raise UsageError(
             f"{dataset}: the groups hold several classes, and no image of {name} came into "
             f"{splits[error.split]}; try another seed or smaller groups"
@@ -195,30 +293,26 @@ def _deal(
     return {path: splits[number] for path, number in dealt.items()}
 
 
-def _contents(pool: Pool, dealt: Mapping[str, str], splits: list[str]) -> dict[str, bytes | None]:
+def _contents(pool: _Pool, dealt: Mapping[str, str], splits: list[str]) -> dict[str, bytes | None]:
     """What is to be written, by name of file; None for what is to go."""
-    lines: dict[str, list[str]] = {split: [] for split in splits}
-    for image in sorted(pool.images):
-        lines[dealt[image.path]].append(f"{image.path} {image.class_id}\n")
-    contents: dict[str, bytes | None] = {f"{split}.txt": "".join(lines[split]).encode() for split in splits}
-    contents |= {name: None for name in LISTS if name in pool.originals and name not in contents}
-    if pool.class_names is not None:
-        contents[LABELS] = "".join(f"{i} {name}\n" for i, name in enumerate(pool.class_names)).encode()
-    return contents
+    lines: dict[str, list[str]] = {f"{split}.txt": [] for split in splits}
+    for image, line in sorted(zip(pool.images, pool.lines, strict=True), key=lambda pair: pair[0].path):
+        lines[f"{dealt[image.path]}.txt"].append(line)
+    if pool.label_lines:
+        lines[LABEL_FILE] = pool.label_lines
+    gone = {name: None for name in pool.originals if name not in lines}
+    return {**{name: "".join(text).encode() for name, text in lines.items()}, **gone}
 
 
-def _largest_deviation(per_class: Mapping[str, Counter[int]], shares: Mapping[str, Fraction]) -> Deviation:
+def _largest_deviation(
+    source: DatasetSource, per_class: Mapping[str, Counter[int]], shares: Mapping[str, Fraction]
+) -> Deviation:
     num_images = sum(per_class.values(), Counter[int]())
     return max(
         (
-            Deviation(class_id, split, per_class[split][class_id], float(num_images[class_id] * share))
-            for class_id in sorted(num_images)
+            Deviation(source.class_name(label), split, per_class[split][label], float(num_images[label] * share))
+            for label in sorted(num_images)
             for split, share in shares.items()
         ),
         key=lambda deviation: abs(deviation.num_images - deviation.wanted),
     )
-
-
-def class_label(class_id: int, class_names: list[str] | None) -> str:
-    """A class as people are told of it."""
-    return f"class {class_id}" if class_names is None else class_names[class_id]

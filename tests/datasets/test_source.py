@@ -439,6 +439,45 @@ def test_what_lies_beside_class_folders_is_no_class(tmp_path: Path, stray: str) 
     assert [entry.path for entry in read(tmp_path)[0]] == ["train/cat/1.jpg", "val/cat/2.jpg"]
 
 
+@pytest.mark.parametrize(
+    ("folder", "split", "name"),
+    [
+        ("train/empty", "train", "empty"),
+        ("val/empty/deeper", "val", "empty"),
+        ("train/猫", "train", "猫"),
+        ("train/\udce9", "train", r"\udce9"),
+    ],
+)
+def test_an_empty_class_folder_is_no_class_and_is_told(tmp_path: Path, folder: str, split: str, name: str) -> None:
+    write_files(tmp_path, "train/cat/1.jpg", "val/cat/2.jpg")
+    (tmp_path / folder).mkdir(parents=True)
+    source = read_dataset(str(tmp_path))
+    assert source.class_names == ["cat"]
+    assert [(f.code, f.split, f.class_name, f.detail) for f in source.findings] == [
+        (
+            FindingCode.CLASS_WITHOUT_IMAGES,
+            split,
+            name,
+            f"the folder {split}/{name} holds no image, so it is no class",
+        )
+    ]
+
+
+@pytest.mark.parametrize("folder", ["val/cat", "raw/empty", ".cache", "train/.cache"])
+def test_an_empty_folder_that_is_none_of_a_class_of_its_own_is_not_told(tmp_path: Path, folder: str) -> None:
+    write_files(tmp_path, "train/cat/1.jpg", "val/dog/2.jpg")
+    (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "train" / "loop").symlink_to("loop")
+    assert read_dataset(str(tmp_path)).findings == []
+
+
+def test_an_empty_folder_beside_class_folders_without_splits_is_told(tmp_path: Path) -> None:
+    write_files(tmp_path, "cat/1.jpg")
+    (tmp_path / "dog").mkdir()
+    [finding] = read_dataset(str(tmp_path)).findings
+    assert (finding.split, finding.class_name) == ("train", "dog")
+
+
 @pytest.mark.parametrize("folder", ["output", "runs/monday", "cat"])
 def test_an_earlier_report_within_the_dataset_is_no_class_and_no_image(tmp_path: Path, folder: str) -> None:
     report = (f"{folder}/{SAMPLES_FOLDER}/train_00_a.jpg", f"{folder}/{HISTOGRAM_NAME}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -14,6 +15,7 @@ import pytest
 from imgcls_ray import cli
 from imgcls_ray.datasets import rewrite
 from imgcls_ray.datasets.rewrite import JOURNAL
+from imgcls_ray.datasets.source import read_dataset
 from imgcls_ray.datasets.split import split_dataset
 from imgcls_ray.errors import InputError, StorageError, UsageError
 from imgcls_ray.storage.local import LocalDirectory
@@ -127,35 +129,142 @@ def test_crlf_bom_blank_lines_and_spaces_at_the_end_are_no_part_of_a_path(tmp_pa
     assert pooled(folder) == {"a.jpg": 0, "b.jpg": 0, "c.jpg": 0}
 
 
+def refused_by_check(folder: Path, delimiter: str | None = None) -> str:
+    """The first error that a check of the same folder tells, as text; nothing without any."""
+    source = read_dataset(str(folder), delimiter=delimiter)
+    findings = list(source.findings)
+    for _ in source.read(findings.append):
+        pass
+    # A list that is not there is what a split makes.
+    errors = [finding for finding in findings if finding.code.severity == "error" and finding.detail != "there is none"]
+    return errors[0].text if errors else ""
+
+
 @pytest.mark.parametrize(
-    "line",
+    ("line", "message"),
     [
-        "b.jpg",
-        "b.jpg x",
-        "b.jpg 1.5",
-        "b.jpg -1",
-        "b.jpg +1",
-        "b.jpg,1",
-        " 1",
-        "b.jpg ",
-        "b.jpg ²",
-        "b 1234567890",
+        ("b.jpg", "the line is not a path and a class id"),
+        (" 1", "the line is not a path and a class id"),
+        ("b.jpg ", "the line is not a path and a class id"),
+        ("b" * 70_000 + " 1", "the line is not a path and a class id"),
+        ("b.jpg x", "the class id is not a whole number"),
+        ("b.jpg 1.5", "the class id is not a whole number"),
+        ("b.jpg ²", "the class id is not a whole number"),
+        ("b.jpg \u0661", "the class id is not a whole number"),
+        ("b.jpg -1", "no class has this id"),
+        ("b 1234567890", "no class has this id"),
+        ("b.jpg,1", "path and class id are not parted by a space or a tab"),
     ],
 )
-def test_a_bad_line_is_refused_with_its_place(tmp_path: Path, line: str) -> None:
+def test_a_bad_line_is_refused_with_its_place_and_the_words_of_check(tmp_path: Path, line: str, message: str) -> None:
     folder = make_lists(tmp_path, train="a.jpg 0\n", val=f"c.jpg 0\n\n{line}\nd.jpg 0\n")
-    assert_refused(folder, r"val\.txt:3: expected a path, a space or tab and a class id, got '")
+    assert refused_by_check(folder).startswith(f"val.txt:3: {message} (")
+    assert_refused(folder, f": {re.escape(refused_by_check(folder))}; .*`imgcls check {folder}` lists every fault")
 
 
 def test_a_list_in_another_encoding_is_refused_with_its_place(tmp_path: Path) -> None:
     folder = make_lists(tmp_path, train=b"a.jpg 0\n" + "花朵.jpg 0\n".encode("gbk"))
-    assert_refused(folder, r"train\.txt:2: is not UTF-8")
+    assert_refused(folder, r"train\.txt:2: .* is not UTF-8")
 
 
-@pytest.mark.parametrize("path", [" a.jpg", "\u3000a.jpg", "a\rb.jpg", "a.jpg\xa0"])
-def test_a_path_that_a_list_cannot_hold_is_refused(tmp_path: Path, path: str) -> None:
+@pytest.mark.parametrize("class_id", ["+0", "-0", "00", "0" * 30])
+def test_a_class_id_is_what_check_takes_for_one(tmp_path: Path, class_id: str) -> None:
+    folder = make_lists(tmp_path, train=f"1.jpg {class_id}\n2.jpg 0\n")
+    assert refused_by_check(folder) == ""
+    split(folder)
+    assert pooled(folder) == {"1.jpg": 0, "2.jpg": 0}
+
+
+@pytest.mark.parametrize("end", [b"\r\n", b"\r\r\n", b" \t\r\n", b"\n\xe3\x80\x80\n"])
+def test_lines_end_where_they_end_for_check(tmp_path: Path, end: bytes) -> None:
+    folder = make_lists(tmp_path, train=b"a.jpg 0" + end + b"b.jpg 0" + end)
+    assert refused_by_check(folder) == ""
+    split(folder)
+    assert pooled(folder) == {"a.jpg": 0, "b.jpg": 0}
+
+
+@pytest.mark.parametrize(
+    "path", [" a.jpg", "\u3000a.jpg", "a\rb.jpg", "a.jpg\xa0", "a\0b.jpg", "/data/a.jpg", "../a.jpg"]
+)
+def test_whatever_path_check_reads_comes_back_as_it_was(tmp_path: Path, path: str) -> None:
     folder = make_lists(tmp_path, train=["x.jpg 0\n", f"{path} 0\n"])
+    before = paths_of(folder)
+    split(folder)
+    assert sorted(paths_of(folder)) == sorted(before) == sorted(["x.jpg", path])
+
+
+def paths_of(folder: Path) -> list[str]:
+    return [entry.path for entry in read_dataset(str(folder)).read(lambda _: None)]
+
+
+def test_a_path_that_would_not_come_back_is_refused(tmp_path: Path) -> None:
+    # As the first line of a list it would lose its mark.
+    folder = make_lists(tmp_path, train=["x.jpg 0\n", "\ufeffa.jpg 0\n"])
     assert_refused(folder, r"train\.txt:2: the name .* cannot stand in a list")
+
+
+def test_a_given_delimiter_is_read_and_written(tmp_path: Path) -> None:
+    folder = make_lists(tmp_path, train="a b.jpg,0\nc,d.jpg , 0\n", val="e 1.jpg,0\n")
+    report = split_dataset(str(folder), train_percent=50, val_percent=50, delimiter=",")
+    assert sum(report.num_images.values()) == 3
+    assert refused_by_check(folder, ",") == ""
+    lines = [line for name in ("train", "val") for line in (folder / f"{name}.txt").read_text().splitlines()]
+    assert sorted(lines) == ["a b.jpg,0", "c,d.jpg,0", "e 1.jpg,0"]
+
+
+def test_lists_beside_class_folders_get_the_delimiter(tmp_path: Path) -> None:
+    folder = make_images(tmp_path, "a b/1 x.jpg", "a b/2.jpg")
+    split_dataset(str(folder), train_percent=50, val_percent=50, delimiter="::")
+    lines = [(folder / f"{name}.txt").read_text() for name in ("train", "val")]
+    assert sorted(lines) == ["a b/1 x.jpg::0\n", "a b/2.jpg::0\n"]
+    assert (folder / "label.txt").read_text() == "0 a b\n"
+
+
+@pytest.mark.parametrize("delimiter", ["0", "\n", "\udcff"])
+def test_a_delimiter_that_would_not_be_read_back_is_refused(tmp_path: Path, delimiter: str) -> None:
+    folder = make_images(tmp_path, "a/1.jpg", "a/2.jpg")
+    assert_refused(folder, "cannot stand in a list", delimiter=delimiter)
+
+
+def test_an_empty_delimiter_is_refused(tmp_path: Path) -> None:
+    assert_refused(make_lists(tmp_path, train="a.jpg 0\nb.jpg 0\n"), "delimiter must not be empty", delimiter="")
+
+
+def test_a_line_of_another_delimiter_names_the_key(tmp_path: Path) -> None:
+    folder = make_lists(tmp_path, train="a.jpg,0\nb.jpg,0\n")
+    assert_refused(folder, r"train\.txt:1: .*give delimiter, e\.g\. ','")
+
+
+@pytest.mark.parametrize(
+    ("label", "message"),
+    [
+        (b"0 cat\n", "no class has this id"),
+        (b"0 cat\n1\n", "the line is not a path and a class id"),
+        (b"0 cat\n1 dog\n1 owl\n", "two classes have the same id"),
+        (b"0 cat\n1 cat\n", "two classes have the same name"),
+        (b"", "the file of class names cannot be read"),
+    ],
+)
+def test_a_fault_of_the_class_names_is_refused_as_check_tells_it(tmp_path: Path, label: bytes, message: str) -> None:
+    folder = make_lists(tmp_path, train=lines_of(some_images([5, 5])), label=label)
+    assert message in refused_by_check(folder)
+    assert_refused(folder, f": {re.escape(refused_by_check(folder))}")
+
+
+def test_class_names_stay_as_they_are_and_name_the_classes(tmp_path: Path) -> None:
+    label = "\ufeff1 dog\r\n0 big cat\r\n2 owl".encode()
+    folder = make_lists(tmp_path, train=lines_of(some_images([9, 2])), label=label)
+    assert_refused(folder, r"too few has dog \(2\)", train=80, val=10, test=10)
+    report = split_dataset(str(folder), train_percent=50, val_percent=50)
+    assert report.deviation.class_name in ("big cat", "dog")
+    assert (folder / "label.txt").read_bytes() == label
+
+
+def test_a_list_that_leads_nowhere_is_refused(tmp_path: Path) -> None:
+    folder = make_lists(tmp_path, train=lines_of(some_images([10])))
+    (folder / "val.txt").symlink_to("gone.txt")
+    assert_refused(folder, "the list cannot be read .*No such file")
+    assert (folder / "val.txt").is_symlink()
 
 
 def test_an_image_listed_again_is_kept_once_and_said_so(tmp_path: Path) -> None:
@@ -163,6 +272,19 @@ def test_an_image_listed_again_is_kept_once_and_said_so(tmp_path: Path) -> None:
     report = split_dataset(str(folder), train_percent=50, val_percent=50)
     assert pooled(folder).keys() in ({"a.jpg", "b.jpg", "c.jpg"}, {"a.jpg", "./b.jpg", "c.jpg"})
     assert report.num_duplicates == 3
+
+
+def test_however_an_image_is_spelled_it_is_one(tmp_path: Path) -> None:
+    (tmp_path / "far" / "folder").mkdir(parents=True)
+    folder = make_lists(tmp_path / "data", train="")
+    (folder / "link").symlink_to("../far/folder")
+    spellings = ["a.jpg", "./a.jpg", "sub/../a.jpg", f"{folder}/a.jpg", f"{tmp_path}/data/./a.jpg"]
+    # What is behind a link and two dots is where the system goes.
+    others = ["link/../b.jpg", "../far/b.jpg"]
+    (folder / "train.txt").write_text("".join(f"{path} 0\n" for path in [*spellings, *others]))
+    report = split_dataset(str(folder), train_percent=50, val_percent=50)
+    assert report.num_duplicates == 5
+    assert len(pooled(folder)) == 2
 
 
 @pytest.mark.parametrize("again", ["a.jpg", "./a.jpg"])
@@ -176,7 +298,7 @@ def test_lists_without_a_line_are_refused(tmp_path: Path) -> None:
 
 
 def test_what_is_no_dataset_is_refused(tmp_path: Path) -> None:
-    assert_refused(tmp_path, "no train.txt, val.txt, test.txt and no folders of classes")
+    assert_refused(tmp_path, r"no dataset of a known kind; it has neither train\.txt and val\.txt nor folders")
     with pytest.raises(InputError, match="there is no such folder"):
         split(tmp_path / "none")
     (tmp_path / "file").touch()
@@ -222,21 +344,49 @@ def test_a_class_may_be_called_train(tmp_path: Path) -> None:
     assert (folder / "label.txt").read_text() == "0 bus\n1 train\n"
 
 
-def test_a_folder_beside_the_splits_is_refused(tmp_path: Path) -> None:
-    folder = make_images(tmp_path, "train/a/1.jpg", "train/a/2.jpg", "valid/a/1.jpg")
-    assert_refused(folder, "beside them valid/")
+@pytest.mark.parametrize("beside", ["raw/a.jpg", "raw/eel/a.jpg", "valid/a/1.jpg", "a.jpg", "train/readme.jpg"])
+def test_what_lies_beside_the_splits_is_no_part_of_the_dataset(tmp_path: Path, beside: str) -> None:
+    names = [f"{name}/a/{i}.jpg" for name in ("train", "val") for i in range(3)]
+    folder = make_images(tmp_path, *names, beside)
+    assert sorted(paths_of(folder)) == names
+    split(folder)
+    assert sorted(pooled(folder)) == names
+    assert (folder / "label.txt").read_text() == "0 a\n"
 
 
-@pytest.mark.parametrize("name", ["a/x\ny.jpg", "a/x.jpg ", " a/x.jpg", "a/\udcff.jpg", "\udcff/x.jpg"])
+def test_a_report_in_the_folder_is_no_class(tmp_path: Path) -> None:
+    report = ("output/check_dataset/histogram.png", "output/check_dataset/demo_img/train_00_a.jpg")
+    folder = make_images(tmp_path, "a/1.jpg", "a/2.jpg", *report)
+    split(folder)
+    assert pooled(folder) == {"a/1.jpg": 0, "a/2.jpg": 0}
+
+
+@pytest.mark.parametrize("names", [("train/1.jpg", "train/2.jpg"), ("train/1.jpg", "val/1.jpg"), ("a.jpg", "b.jpg")])
+def test_folders_of_splits_without_classes_are_refused(tmp_path: Path, names: tuple[str, ...]) -> None:
+    assert_refused(make_images(tmp_path, *names), "no dataset of a known kind")
+
+
+@pytest.mark.parametrize(
+    "name", ["a/x\ny.jpg", "a/x.jpg ", " a/x.jpg", "a\u3000/x.jpg", "a/\udcff.jpg", "\udcff/x.jpg"]
+)
 def test_a_file_that_a_list_cannot_hold_is_refused(tmp_path: Path, name: str) -> None:
     folder = make_images(tmp_path, "b/1.jpg", "b/2.jpg", name)
     assert_refused(folder, "rename")
 
 
-def test_an_empty_class_folder_is_refused_by_its_name(tmp_path: Path) -> None:
-    folder = make_images(tmp_path, "b/1.jpg", "b/2.jpg")
-    (folder / "a").mkdir()
-    assert_refused(folder, r"a \(0\)")
+@pytest.mark.parametrize("folder", ["empty", "train/empty", "val/empty", "train/empty/deeper", "train/notes"])
+def test_an_empty_class_folder_is_no_class_and_is_named(
+    tmp_path: Path, folder: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = "" if folder == "empty" else "train/"
+    make_images(tmp_path, f"{root}b/1.jpg", f"{root}b/2.jpg", "val/b/3.jpg" if root else "b/3.jpg")
+    (tmp_path / folder).mkdir(parents=True)
+    if folder == "train/notes":
+        (tmp_path / folder / "readme.md").touch()
+    split(tmp_path)
+    assert (tmp_path / "label.txt").read_text() == "0 b\n"
+    [message] = caplog.messages
+    assert f"the folder {folder.removesuffix('/deeper')} holds no image, so it is no class" in message
 
 
 def test_a_label_file_without_lists_makes_no_folder_a_class(tmp_path: Path) -> None:
@@ -668,6 +818,13 @@ def test_the_command_takes_groups_seed_and_test_share(
     assert "6 groups, none of them in two splits" in out
     assert "there were no lists before" in out
     assert {name: len(part) for name, part in read_splits(tmp_path).items()} == {"train": 40, "val": 10, "test": 10}
+
+
+def test_the_command_takes_a_delimiter(tmp_path: Path, imgcls: Callable[..., tuple[int, str, str]]) -> None:
+    make_lists(tmp_path, train=[f"{i}.jpg,0\n" for i in range(10)])
+    code, _, err = imgcls("split", tmp_path, "--train-percent", 80, "--val-percent", 20, "--delimiter", ",")
+    assert (code, err) == (0, "")
+    assert len((tmp_path / "val.txt").read_text().split(",0\n")) == 3
 
 
 def test_the_command_leaves_with_2_and_one_line_when_it_refuses(

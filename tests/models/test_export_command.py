@@ -232,6 +232,17 @@ def test_8_bits_say_what_they_cost(
     assert err == ""
 
 
+def test_a_dataset_to_compare_on_is_read_by_its_delimiter(tmp_path: Path, small_model: ModelFolder) -> None:
+    from imgcls_ray.commands.export_images import choose_images
+    from imgcls_ray.config import ExportConfig
+
+    for name in ("train", "val"):
+        (tmp_path / f"{name}.txt").write_text("a 1.jpg,0\nb.jpg,1\n")
+    values = {"model": "m", "output": "o", "format": "onnx", "images": str(tmp_path), "delimiter": ","}
+    chosen = choose_images(make_config(ExportConfig, values), small_model.spec)
+    assert [image.uri for image in chosen.compared] == [f"{tmp_path}/a 1.jpg", f"{tmp_path}/b.jpg"]
+
+
 def test_no_image_is_both_compared_and_calibrated_with(
     draw_images: Callable[..., list[Path]], small_model: ModelFolder
 ) -> None:
