@@ -59,6 +59,8 @@ ONLY_IN = {
     "obstore": {"storage"},
     "typer": {"cli"},
     "matplotlib": {"datasets", "evaluation", "train"},
+    "jinja2": {"datasets"},
+    "markupsafe": {"datasets"},
     "sklearn": {"evaluation"},
     "tensorboardX": {"train"},
     "onnx": {"models"},

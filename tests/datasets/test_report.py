@@ -271,6 +271,41 @@ def test_texts_of_the_dataset_are_never_markup(draw_images: Callable[..., list[P
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        "{{ 7 * 7 }}",
+        "{{ result.__class__ }}",
+        "{% include 'page.css' %}",
+        "{# a comment #}",
+        "{% endraw %}",
+        "\"'><img src=x onerror=alert(1)>",
+        "</style></script><h1>",
+        "%s %(x)d {0} {name}",
+        "&lt;b&gt; &amp;",
+    ],
+)
+def test_marks_of_templates_and_of_html_stay_text(
+    draw_images: Callable[..., list[Path]], tmp_path: Path, text: str
+) -> None:
+    def page_with(text: str) -> Page:
+        uri = str(draw_images(1)[0])
+        finding = Finding(FindingCode.DARK, text, 1, text, text, text, text, uri, text)
+        result = with_findings(
+            text,
+            *(finding, finding._replace(code=FindingCode.LEAKAGE)),
+            class_names=[text, None],
+            samples={"train": [Sample(text, uri, text), Sample(text, text, text)]},
+            formats=Counter({text: 3}),
+        )
+        return Page(page_of(result, tmp_path / "out"))
+
+    page, harmless = page_with(text), page_with("x" * len(text))
+    assert page.tags == harmless.tags
+    # Each text of the dataset, as it is.
+    assert page.text == harmless.text.replace("x" * len(text), text)
+
+
+@pytest.mark.parametrize(
     ("text", "shown"),
     [
         ("a\u202eb", r"a\u202eb"),
