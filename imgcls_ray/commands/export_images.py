@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from imgcls_ray.config import ExportConfig
     from imgcls_ray.datasets.findings import Finding
-    from imgcls_ray.datasets.source import DatasetSource
+    from imgcls_ray.datasets.labelled import DatasetSource
     from imgcls_ray.models.classifier import ModelInput
     from imgcls_ray.models.folder import ModelSpec
 

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from imgcls_ray.datasets.source import Entry
+from imgcls_ray.datasets.labelled import Entry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from imgcls_ray.datasets.findings import Finding, FindingCode, Severity
+from imgcls_ray.datasets.lists import LABEL_FILE, LISTS, write_class_name, write_entry
 from imgcls_ray.datasets.result import SPLITS
 from imgcls_ray.datasets.rewrite import refuse_if_unfinished, replace_lists
-from imgcls_ray.datasets.source import LABEL_FILE, LISTS, read_dataset, write_class_name, write_entry
+from imgcls_ray.datasets.source import read_dataset
 from imgcls_ray.datasets.stratify import UncoveredError, deal_groups, deal_images
 from imgcls_ray.errors import InputError, UsageError
 from imgcls_ray.storage.files import path_from_uri, scheme_of
@@ -28,7 +29,7 @@ from imgcls_ray.storage.local import LocalDirectory
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from imgcls_ray.datasets.source import DatasetSource, Entry
+    from imgcls_ray.datasets.labelled import DatasetSource, Entry
 
 logger = logging.getLogger("imgcls_ray")
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from imgcls_ray.datasets.entries import EntryFile
     from imgcls_ray.datasets.findings import Finding
-    from imgcls_ray.datasets.source import DatasetSource
+    from imgcls_ray.datasets.labelled import DatasetSource
     from imgcls_ray.storage.s3 import S3Options
 
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from imgcls_ray.datasets import source as source_module
+from imgcls_ray.datasets import lists, tables
 from imgcls_ray.datasets.findings import Finding, FindingCode
 from imgcls_ray.datasets.report import HISTOGRAM_NAME, SAMPLES_FOLDER
 from imgcls_ray.datasets.source import read_dataset
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from imgcls_ray.datasets.source import Entry
+    from imgcls_ray.datasets.labelled import Entry
 
 LABELS = b"0 cat\n1 dog\n2 owl\n"
 
@@ -378,7 +378,7 @@ def test_class_names_in_a_folder_are_unreadable(tmp_path: Path) -> None:
 def test_a_file_that_is_no_list_of_class_names_is_not_read_to_its_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(source_module, "_MAX_LABEL_FAULTS", 10)
+    monkeypatch.setattr(lists, "_MAX_LABEL_FAULTS", 10)
     names, findings = read_names(tmp_path, "0 cat\n" + "images/a.jpg 0\n" * 50 + "1 dog\n")
     assert (names, len(findings)) == (["cat"], 11)
     assert findings[-1].code is FindingCode.UNREADABLE_LABELS
@@ -681,7 +681,7 @@ def test_a_missing_table_is_refused(tmp_path: Path) -> None:
 def test_a_column_with_more_labels_than_there_can_be_classes_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(source_module, "_MAX_CLASS_ID", 2)
+    monkeypatch.setattr(tables, "MAX_CLASS_ID", 2)
     path = write_csv(tmp_path, "uri,label", "a.jpg,a", "b.jpg,b", "c.jpg,c")
     with pytest.raises(InputError, match="more than 2 different labels"):
         read_dataset(str(path))
