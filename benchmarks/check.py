@@ -92,7 +92,7 @@ def check_rate(images: Path) -> tuple[float, float]:
             os.link(files[i % len(files)], Path(folder, name))
         write_lists(Path(folder), names)
         start = time.monotonic()
-        result = check_dataset(CheckConfig(dataset=folder), lambda more: done.append((time.monotonic(), more)))
+        result = check_dataset(CheckConfig(data=folder), lambda more: done.append((time.monotonic(), more)))
         seconds = time.monotonic() - start
     if sum(result.sizes.values()) < len(names):
         sys.exit(f"{len(names) - sum(result.sizes.values())} images could not be decoded")

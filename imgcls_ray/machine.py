@@ -27,6 +27,21 @@ def available_cores(process: Path = _SELF) -> int:
     return cores if quota is None else max(1, min(cores, int(quota)))
 
 
+def may_have_gpus(devices: Path = Path("/dev")) -> bool:
+    """Whether this process may have a CUDA GPU: what the kernel shows of one, which costs nothing to look at.
+
+    CUDA itself, which alone knows whether it works, takes seconds to load: no machine without a GPU should pay that.
+
+    Args:
+        devices: with ``nvidia0`` and on, or ``dxg`` under Windows.
+    """
+    # CUDA stops reading this at the first entry that is none: "" and "-1" hide all GPUs.
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None and visible.strip().split(",")[0].strip() in ("", "-1"):
+        return False
+    return any(devices.glob("nvidia[0-9]*")) or (devices / "dxg").exists()
+
+
 def cores_in_words(process: Path = _SELF) -> str:
     """For people: how many cores there are, and what keeps the process from the others."""
     cores, quota = available_cores(process), cpu_quota(process)

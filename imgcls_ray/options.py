@@ -9,10 +9,10 @@ from imgcls_ray.storage import FetchLimits
 from imgcls_ray.storage.s3 import S3Options
 
 if TYPE_CHECKING:
-    from imgcls_ray.config import ReadLimits
+    from imgcls_ray.config import ObjectStorage, ReadLimits
 
 
-def s3_options(config: ReadLimits) -> S3Options:
+def s3_options(config: ObjectStorage) -> S3Options:
     return S3Options(endpoint_url=config.s3_endpoint_url, anonymous=config.s3_anonymous)
 
 

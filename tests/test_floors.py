@@ -15,6 +15,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # A module may import from its own floor and from those after it.
 FLOORS = [
     "cli",
+    "flags",
     "commands",
     "serve",
     "train",
@@ -57,7 +58,7 @@ ONLY_IN = {
     "fsspec": {"storage"},
     "s3fs": {"storage"},
     "obstore": {"storage"},
-    "typer": {"cli"},
+    "typer": {"cli", "flags"},
     "matplotlib": {"datasets", "evaluation", "train"},
     "jinja2": {"datasets"},
     "markupsafe": {"datasets"},

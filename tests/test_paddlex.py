@@ -260,12 +260,12 @@ def test_the_tutorials_dataset_is_checked_and_split(
 @pytest.mark.parametrize(
     ("command", "expected"),
     [
-        (CHECK, {"command": "check", "dataset": DATA, "output": "output", "split.enable": False}),
+        (CHECK, {"command": "check", "data": DATA, "output": "output", "split.enable": False}),
         (
             SPLIT,
             {
                 "command": "check",
-                "dataset": DATA,
+                "data": DATA,
                 "output": "output",
                 "split.enable": True,
                 "split.train_percent": 90,
@@ -375,7 +375,7 @@ def test_what_early_versions_called_the_input_is_the_input(
 def test_no_value_is_ever_run(workplace: Path, asked: dict[str, Any]) -> None:
     code = '__import__("os").system("touch X")'
     run(f"Global.dataset_dir={code}")
-    assert asked["dataset"] == code
+    assert asked["data"] == code
     run(f"Global.output={code}")
     assert asked["output"] == code
     assert not (workplace / "X").exists()

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from imgcls_ray.storage.s3 import S3Options
 
 # PaddleX's names of our keys.
-_PADDLEX_KEYS = {"Global.dataset_dir": "dataset", "Global.output": "output"}
+_PADDLEX_KEYS = {"Global.dataset_dir": "data", "Global.output": "output"}
 _PADDLEX_PREFIX = "CheckDataset."
 _NUM_SHOWN = 3
 
@@ -35,7 +35,7 @@ def run(config_file: Path | None, overrides: Sequence[str], flags: Mapping[str, 
     Raises:
         CheckFailedError: the dataset has errors; the report is written.
     """
-    values = read_values(config_file, overrides, flags)
+    values = read_values(CheckConfig, config_file, overrides, flags)
     config = make_config(CheckConfig, nested(_our_keys(values)))
     try:
         with native_stderr_aside():
@@ -60,7 +60,7 @@ def _check(config: CheckConfig, console: Console) -> CheckResult:
     split = config.split
     if split.enable:
         split_dataset(
-            config.dataset,
+            config.data,
             train_percent=split.train_percent or 0,
             val_percent=split.val_percent or 0,
             test_percent=split.test_percent,
@@ -94,16 +94,14 @@ def _tell(result: CheckResult, config: CheckConfig) -> None:
     console = Console(highlight=False, markup=False, soft_wrap=True)
     shares = ", ".join(f"{count:,} to {split}" for split, count in result.num_images.items())
     num_classes = sum(name is not None for name in result.class_names)
-    console.print(
-        f"{config.dataset}: {num_classes:,} classes, {shares}; checked in {result.seconds:.0f} s", markup=False
-    )
+    console.print(f"{config.data}: {num_classes:,} classes, {shares}; checked in {result.seconds:.0f} s", markup=False)
     if result.num_findings:
         console.print(_table(result))
     console.print(f"report: {config.output.rstrip('/')}/check_dataset/report.html", markup=False)
     if not result.passed:
         num_errors = sum(result.num_findings[code] for code in FindingCode if code.severity is Severity.ERROR)
         raise CheckFailedError(
-            f"{config.dataset}: check failed, {num_errors:,} {'error' if num_errors == 1 else 'errors'}; all are in "
+            f"{config.data}: check failed, {num_errors:,} {'error' if num_errors == 1 else 'errors'}; all are in "
             f"{config.output.rstrip('/')}/check_dataset/findings.parquet"
         )
     print("Check dataset passed !")

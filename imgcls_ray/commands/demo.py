@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 from imgcls_ray.commands import predict as predict_command
+from imgcls_ray.config import DemoConfig, make_config, read_values
 from imgcls_ray.data.export import latest_rows
 from imgcls_ray.data.store import open_store
 from imgcls_ray.demo.draw import draw_dataset
@@ -23,7 +25,7 @@ from imgcls_ray.models.zoo import find_model
 from imgcls_ray.storage import open_directory
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Mapping, Sequence
 
     from imgcls_ray.demo.draw import DemoDataset
 
@@ -33,12 +35,13 @@ _NUM_SAMPLES = 12
 _NUM_SHOWN = 8
 
 
-def run(output: Path) -> None:
+def run(config_file: Path | None, overrides: Sequence[str], flags: Mapping[str, Any]) -> None:
     """Draw, train, label, show.
 
     Raises:
         UsageError: the folder exists.
     """
+    output = Path(make_config(DemoConfig, read_values(DemoConfig, config_file, overrides, flags)).output)
     if output.exists():
         raise UsageError(f"{output}: already exists; remove it, or give another --output")
     console = Console(highlight=False, soft_wrap=True)
@@ -55,9 +58,9 @@ def run(output: Path) -> None:
 
     console.print("[bold]3. label[/bold] all of it through the bulk job")
     store = output / "labels"
-    flags = {"input": str(dataset.to_label), "model": str(model), "output": str(store), "save_images": _NUM_SAMPLES}
+    asked = {"input": str(dataset.to_label), "model": str(model), "output": str(store), "save_images": _NUM_SAMPLES}
     console.print(f"   imgcls predict {dataset.to_label} --model {model} --output {store} --save-images {_NUM_SAMPLES}")
-    predict_command.run(None, [], flags)
+    predict_command.run(None, [], asked)
     console.print("[bold]4. look[/bold]")
     _show(dataset, store, console)
     console.print(f"   run it again and nothing is left to do; then try: imgcls store verify {store}")

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from imgcls_ray.commands.check import check_output, plain
+from imgcls_ray.commands.device import settle_device
 from imgcls_ray.commands.terminal import native_stderr_aside
 from imgcls_ray.config import EvaluateConfig, make_config, read_values
 from imgcls_ray.data.progress import duration
@@ -42,7 +43,7 @@ def run(config_file: Path | None, overrides: Sequence[str], flags: Mapping[str, 
     Raises:
         JobFailedError: too many images cannot be read; everything is written all the same.
     """
-    values = read_values(config_file, overrides, flags)
+    values = read_values(EvaluateConfig, config_file, overrides, flags)
     config = make_config(EvaluateConfig, values)
     check_output(config.output, s3_options(config))
 
@@ -50,6 +51,7 @@ def run(config_file: Path | None, overrides: Sequence[str], flags: Mapping[str, 
 
     try:
         with native_stderr_aside():
+            config = settle_device(config)
             result = evaluate(config, Console(stderr=True))
     except KeyboardInterrupt as error:
         raise StoppedError("stopped before the evaluation was complete; nothing of it counts") from error

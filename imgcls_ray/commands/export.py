@@ -36,7 +36,7 @@ def run(config_file: Path | None, overrides: Sequence[str], flags: Mapping[str, 
     Raises:
         JobFailedError: the exported network labels too many images otherwise; nothing is left behind.
     """
-    values = read_values(config_file, overrides, flags)
+    values = read_values(ExportConfig, config_file, overrides, flags)
     config = make_config(ExportConfig, values)
     try:
         with native_stderr_aside():

@@ -6,49 +6,43 @@ import difflib
 import json
 import sys
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from imgcls_ray.config import ListModelsConfig, NewModelConfig, make_config, read_values
 from imgcls_ray.errors import UsageError
 from imgcls_ray.models.zoo import ZOO
+from imgcls_ray.options import s3_options
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Mapping, Sequence
 
     from imgcls_ray.models.zoo import ZooModel
-    from imgcls_ray.storage.s3 import S3Options
 
 # A pipe has no width; the table needs this much.
 _PIPE_WIDTH = 160
 
 
-def show(
-    *, family: str | None, max_params: float | None, min_top1: float | None, pretrained: bool, as_json: bool
-) -> None:
+def show(config_file: Path | None, overrides: Sequence[str], flags: Mapping[str, Any]) -> None:
     """Print the networks of the zoo that fit.
-
-    Args:
-        family: of that name, in any case.
-        max_params: of at most so many millions of parameters.
-        min_top1: of at least this published accuracy, percent.
-        pretrained: that timm has weights of.
-        as_json: a JSON list instead of a table.
 
     Raises:
         UsageError: there is no such family; with the nearest.
     """
+    config = make_config(ListModelsConfig, read_values(ListModelsConfig, config_file, overrides, flags))
     models = [
         model
         for model in ZOO.values()
-        if (family is None or model.family == _family(family))
-        and (max_params is None or (model.num_parameters or 0) <= max_params * 1e6)
-        and (min_top1 is None or (model.top1_percent or 0) >= min_top1)
-        and (not pretrained or model.timm_weights)
+        if (config.family is None or model.family == _family(config.family))
+        and (config.max_params is None or (model.num_parameters or 0) <= config.max_params * 1e6)
+        and (config.min_top1 is None or (model.top1_percent or 0) >= config.min_top1)
+        and (not config.pretrained or model.timm_weights)
     ]
-    if as_json:
+    if config.json_:
         print(json.dumps([asdict(model) for model in models], indent=2))
         return
     Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH).print(_table(models))
@@ -58,29 +52,23 @@ def show(
     )
 
 
-def new(
-    name: str,
-    output: Path,
-    *,
-    num_classes: int | None,
-    labels: Path | None,
-    weights: str | None,
-    random_seed: int | None,
-    s3: S3Options,
-) -> None:
+def new(config_file: Path | None, overrides: Sequence[str], flags: Mapping[str, Any]) -> None:
     """Make a model folder and say what it is."""
+    config = make_config(NewModelConfig, read_values(NewModelConfig, config_file, overrides, flags))
     from imgcls_ray.models.new import new_model_folder, read_class_names
 
+    class_names = read_class_names(Path(config.labels), num_classes=config.num_classes) if config.labels else None
     folder = new_model_folder(
-        name,
-        output,
-        class_names=read_class_names(labels, num_classes=num_classes) if labels else None,
-        num_classes=num_classes,
-        weights=weights,
-        random_seed=random_seed,
-        s3=s3,
+        config.name,
+        Path(config.output),
+        class_names=class_names,
+        num_classes=config.num_classes,
+        weights=config.weights,
+        random_seed=config.seed if config.random else None,
+        s3=s3_options(config),
     )
-    print(f"{output}: {name}, {folder.spec.num_classes} classes, fingerprint {folder.spec.fingerprint[:12]}")
+    fingerprint = folder.spec.fingerprint[:12]
+    print(f"{config.output}: {config.name}, {folder.spec.num_classes} classes, fingerprint {fingerprint}")
 
 
 def _family(name: str) -> str:

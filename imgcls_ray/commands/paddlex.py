@@ -42,7 +42,7 @@ logger = logging.getLogger("imgcls_ray")
 
 _OURS: Mapping[str, Mapping[str, str]] = {
     "check_dataset": {
-        "Global.dataset_dir": "dataset",
+        "Global.dataset_dir": "data",
         "Global.output": "output",
         "CheckDataset.split.enable": "split.enable",
         "CheckDataset.split.train_percent": "split.train_percent",

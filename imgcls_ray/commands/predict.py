@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from imgcls_ray.commands.device import settle_device
 from imgcls_ray.commands.terminal import native_stderr_aside
-from imgcls_ray.config import PredictConfig, make_config, read_values
+from imgcls_ray.config import LabelConfig, PredictConfig, make_config, read_values
 from imgcls_ray.data.listing import check_input, is_single_file
 from imgcls_ray.data.progress import duration
 from imgcls_ray.data.report import counted
@@ -53,7 +54,7 @@ _ADVICE = {
 
 def run(config_file: Path | None, overrides: Sequence[str], flags: Mapping[str, Any]) -> None:
     """Label what the configuration says; flags win over overrides, overrides over the file."""
-    values = read_values(config_file, overrides, flags)
+    values = read_values(PredictConfig, config_file, overrides, flags)
     if "output" not in values and "input" in values:
         _predict_one(values)
         return
@@ -63,6 +64,7 @@ def run(config_file: Path | None, overrides: Sequence[str], flags: Mapping[str, 
 
     try:
         with native_stderr_aside():
+            config = settle_device(config)
             report = predict(config, Console(stderr=True))
     except KeyboardInterrupt as error:
         raise StoppedError(
@@ -84,7 +86,7 @@ def run(config_file: Path | None, overrides: Sequence[str], flags: Mapping[str, 
 
 def _predict_one(values: Mapping[str, Any]) -> None:
     """One image without a store: label it in this process and print."""
-    config = make_config(PredictConfig, {"output": "unused", **values})
+    config = make_config(LabelConfig, values)
     check_input(config.input, s3_options(config))
     if ignored := sorted(_NEED_A_STORE & values.keys()):
         raise UsageError(f"{ignored[0]}: one image is only printed; give --output STORE to keep its label")
@@ -96,7 +98,7 @@ def _predict_one(values: Mapping[str, Any]) -> None:
     model = create_model(
         config.model,
         engine=config.engine,
-        device=config.device,
+        device=settle_device(config).device,
         precision=config.precision,
         max_image_bytes=config.max_image_bytes,
         max_image_pixels=config.max_image_pixels,

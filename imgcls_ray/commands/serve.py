@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from imgcls_ray.commands.device import settle_device
 from imgcls_ray.commands.terminal import native_stderr_aside
 from imgcls_ray.config import ServeConfig, make_config, nested, read_values
 from imgcls_ray.data.report import counted
@@ -34,7 +35,7 @@ def run(config_file: Path | None, overrides: Sequence[str], flags: Mapping[str, 
     Raises:
         ImgclsError: with the exit code.
     """
-    config = make_config(ServeConfig, nested(read_values(config_file, overrides, flags)))
+    config = settle_device(make_config(ServeConfig, nested(read_values(ServeConfig, config_file, overrides, flags))))
     console = Console(highlight=False, markup=False, soft_wrap=True)
     num_cores = available_cores()
     _check(config, num_cores)

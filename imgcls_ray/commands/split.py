@@ -2,37 +2,33 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from imgcls_ray.config import SplitConfig, make_config, read_values
 from imgcls_ray.datasets.split import split_dataset
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
     from imgcls_ray.datasets.split import SplitReport
 
 
-def run(
-    dataset: str,
-    *,
-    train_percent: float,
-    val_percent: float,
-    test_percent: float,
-    seed: int,
-    group_by: str | None,
-    delimiter: str | None,
-) -> None:
+def run(config_file: Path | None, overrides: Sequence[str], flags: Mapping[str, Any]) -> None:
     """Split, and say what came of it."""
+    config = make_config(SplitConfig, read_values(SplitConfig, config_file, overrides, flags))
     report = split_dataset(
-        dataset,
-        train_percent=train_percent,
-        val_percent=val_percent,
-        test_percent=test_percent,
-        seed=seed,
-        group_by=group_by,
-        delimiter=delimiter,
+        config.data,
+        train_percent=config.train_percent,
+        val_percent=config.val_percent,
+        test_percent=config.test_percent,
+        seed=config.seed,
+        group_by=config.group_by,
+        delimiter=config.delimiter,
     )
     Console(highlight=False, markup=False).print(_table(report))
     for line in _notes(report):

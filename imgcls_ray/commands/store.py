@@ -4,29 +4,33 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
+from imgcls_ray.config import LatestConfig, StoreConfig, make_config, read_values
 from imgcls_ray.data.export import write_jsonl, write_latest
 from imgcls_ray.data.lease import lease_holder
 from imgcls_ray.data.report import counted
 from imgcls_ray.data.store import open_store
 from imgcls_ray.data.verify import verify_store
 from imgcls_ray.errors import JobFailedError
+from imgcls_ray.options import s3_options
 from imgcls_ray.storage import open_directory
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Mapping, Sequence
 
-    from imgcls_ray.storage.s3 import S3Options
+    from imgcls_ray.data.store import LabelStore
 
 _MAX_PROBLEMS_SHOWN = 20
 
 
-def status(uri: str, s3: S3Options) -> None:
-    store = open_store(open_directory(uri, s3))
+def status(config_file: Path | None, overrides: Sequence[str], flags: Mapping[str, Any]) -> None:
+    """Say what the store holds."""
+    store = _open(make_config(StoreConfig, read_values(StoreConfig, config_file, overrides, flags)))
     console = Console(highlight=False, markup=False, soft_wrap=True)
     identity = store.identity
     columns = "".join(f", {name}" for name in ("embedding", "logits") if getattr(identity, name))
@@ -59,8 +63,13 @@ def status(uri: str, s3: S3Options) -> None:
         console.print(f"in use by {holder}")
 
 
-def verify(uri: str, s3: S3Options) -> None:
-    store = open_store(open_directory(uri, s3))
+def verify(config_file: Path | None, overrides: Sequence[str], flags: Mapping[str, Any]) -> None:
+    """Count gaps, doubles and foreign files.
+
+    Raises:
+        JobFailedError: there are some.
+    """
+    store = _open(make_config(StoreConfig, read_values(StoreConfig, config_file, overrides, flags)))
     report = verify_store(store)
     console = Console(highlight=False, markup=False, soft_wrap=True)
     counts = ", ".join(f"{code} {count:,}" for code, count in report.counts.most_common())
@@ -79,9 +88,11 @@ def verify(uri: str, s3: S3Options) -> None:
     console.print("every planned input has exactly one row")
 
 
-def latest(uri: str, output: Path | None, s3: S3Options) -> None:
-    store = open_store(open_directory(uri, s3))
-    if output is None:
+def latest(config_file: Path | None, overrides: Sequence[str], flags: Mapping[str, Any]) -> None:
+    """Write the newest row of every input, to a file or to stdout."""
+    config = make_config(LatestConfig, read_values(LatestConfig, config_file, overrides, flags))
+    store = _open(config)
+    if config.output is None:
         try:
             write_jsonl(store, sys.stdout)
             sys.stdout.flush()
@@ -89,4 +100,8 @@ def latest(uri: str, output: Path | None, s3: S3Options) -> None:
             # The reader has enough (`| head`); Python would complain once more when it closes stdout.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return
-    print(f"{output}: {write_latest(store, output):,} rows")
+    print(f"{config.output}: {write_latest(store, Path(config.output)):,} rows")
+
+
+def _open(config: StoreConfig) -> LabelStore:
+    return open_store(open_directory(config.store, s3_options(config)))

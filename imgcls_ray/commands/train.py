@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from imgcls_ray.commands.device import settle_device
 from imgcls_ray.commands.terminal import native_stderr_aside
 from imgcls_ray.config import TrainConfig, make_config, read_values
 from imgcls_ray.errors import StoppedError
@@ -23,13 +24,13 @@ def run(config_file: Path | None, overrides: Sequence[str], flags: Mapping[str, 
     Raises:
         JobFailedError: training came to an end that is none; ``train_result.json`` says why.
     """
-    values = read_values(config_file, overrides, flags)
+    values = read_values(TrainConfig, config_file, overrides, flags)
     config = make_config(TrainConfig, values)
     from imgcls_ray.train.run import train
 
     try:
         with native_stderr_aside():
-            result = train(config, Console(stderr=True))
+            result = train(settle_device(config), Console(stderr=True))
     except KeyboardInterrupt as error:
         raise StoppedError("stopped before training began") from error
     _tell(result)

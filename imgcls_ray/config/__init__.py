@@ -9,30 +9,47 @@ from imgcls_ray.config.base import (
     parse_overrides,
     read_values,
 )
-from imgcls_ray.config.check import CheckConfig, SplitOptions
-from imgcls_ray.config.device import Device, OnDevice, parse_device
+from imgcls_ray.config.check import CheckConfig, SplitConfig, SplitOptions
+from imgcls_ray.config.dataset import Labelled
+from imgcls_ray.config.demo import DemoConfig
+from imgcls_ray.config.device import AUTO, Device, EngineName, OnDevice, Precision, RunsNetwork, parse_device
 from imgcls_ray.config.evaluate import EvaluateConfig
 from imgcls_ray.config.export import ExportConfig
-from imgcls_ray.config.limits import ReadLimits
+from imgcls_ray.config.limits import ObjectStorage, ReadLimits
+from imgcls_ray.config.models import ListModelsConfig, NewModelConfig
 from imgcls_ray.config.plain import clipped, shown, shown_text
-from imgcls_ray.config.predict import PredictConfig
+from imgcls_ray.config.predict import LabelConfig, PredictConfig
 from imgcls_ray.config.serve import GoldenImage, ModelChoice, ModelsConfig, ModelShare, ServeConfig
+from imgcls_ray.config.store import LatestConfig, StoreConfig
 from imgcls_ray.config.train import TrainConfig
 
 __all__ = [
+    "AUTO",
     "CheckConfig",
+    "DemoConfig",
     "Device",
+    "EngineName",
     "EvaluateConfig",
     "ExportConfig",
     "GoldenImage",
+    "LabelConfig",
+    "Labelled",
+    "LatestConfig",
+    "ListModelsConfig",
     "ModelChoice",
     "ModelShare",
     "ModelsConfig",
+    "NewModelConfig",
+    "ObjectStorage",
     "OnDevice",
+    "Precision",
     "PredictConfig",
     "ReadLimits",
+    "RunsNetwork",
     "ServeConfig",
+    "SplitConfig",
     "SplitOptions",
+    "StoreConfig",
     "StrictModel",
     "TrainConfig",
     "clipped",

@@ -7,7 +7,9 @@ repaired. Below the function that a job calls, values travel as plain arguments.
 from __future__ import annotations
 
 import difflib
-from typing import TYPE_CHECKING, Any, TypeVar
+import logging
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -15,8 +17,10 @@ from imgcls_ray.config.plain import MAX_CHARS, MAX_DEPTH, clipped, parse_yaml, s
 from imgcls_ray.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
+
+logger = logging.getLogger(__name__)
 
 
 class StrictModel(BaseModel):
@@ -24,18 +28,23 @@ class StrictModel(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
+    help_sections: ClassVar[Mapping[str, str]] = {}
+    """Headings of ``--help``: the field that each one stands before, and its words."""
+    renamed_keys: ClassVar[Mapping[str, str]] = {}
+    """Keys of earlier versions, and what they are called now."""
+
 
 M = TypeVar("M", bound=StrictModel)
 
 
 def make_config(kind: type[M], values: Mapping[str, Any]) -> M:
-    """Check values against one job's model.
+    """Check values against one job's model. Keys of earlier versions are understood, and the new ones are named.
 
     Raises:
         ConfigError: naming the key, what came, and the nearest known key or the way out.
     """
     try:
-        return kind.model_validate(values)
+        return kind.model_validate(_with_new_keys(kind, values))
     except ValidationError as error:
         message = clipped(_first_problem(kind, error))
     # Without its cause: pydantic's own text holds the value, whose aliases may make it of any length.
@@ -67,13 +76,28 @@ def load_config(path: Path) -> dict[str, Any]:
     return values
 
 
-def read_values(file: Path | None, overrides: Sequence[str], flags: Mapping[str, Any]) -> dict[str, Any]:
+def read_values(
+    kind: type[StrictModel], file: Path | None, overrides: Sequence[str], flags: Mapping[str, Any]
+) -> dict[str, Any]:
     """What a command was told: flags win over overrides, overrides over the file.
 
     Raises:
         ConfigError: of ``load_config`` and ``parse_overrides``.
     """
-    return {**(load_config(file) if file else {}), **parse_overrides(overrides), **flags}
+    written = _with_new_keys(kind, load_config(file), f"{file}: ") if file else {}
+    return {**written, **_with_new_keys(kind, parse_overrides(overrides)), **flags}
+
+
+def _with_new_keys(kind: type[StrictModel], values: Mapping[str, Any], where: str = "") -> dict[str, Any]:
+    """Values by the keys of today; what was called otherwise is told."""
+    current = dict(values)
+    for old in current.keys() & kind.renamed_keys.keys():
+        new = kind.renamed_keys[old]
+        if new in current:
+            raise ConfigError(f"{where}{old}: is called {new} now, which is given too; leave {old} out")
+        logger.warning("%s%s: this key is called %s now", where, old, new)
+        current[new] = current.pop(old)
+    return current
 
 
 def dump_config(values: Mapping[str, Any]) -> str:

@@ -1,13 +1,17 @@
-"""Where networks run: ``cpu``, ``gpu`` or ``gpu:0,1``."""
+"""Where networks run, and on which engine."""
 
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
+from typing import ClassVar, Literal, NamedTuple, Self
 
-from pydantic import field_validator
+from pydantic import Field, field_validator, model_validator
 
 from imgcls_ray.config.base import StrictModel
+
+AUTO = "auto"
+EngineName = Literal["auto", "openvino", "torch"]
+Precision = Literal["auto", "bf16", "fp32"]
 
 
 class Device(NamedTuple):
@@ -34,22 +38,47 @@ def parse_device(text: str) -> Device:
 
 
 class OnDevice(StrictModel):
-    """The key ``device``, of every job that runs a network."""
+    """The key ``device``, of every job that runs a network.
 
-    device: str = "cpu"
-    """``cpu``; ``gpu`` for all GPUs of the machine or cluster; ``gpu:0,1`` for these of this machine."""
+    ``auto`` is chosen when the command begins (``imgcls_ray.data.device``); what has not been chosen runs on CPUs.
+    """
+
+    help_sections: ClassVar = {"device": "Where the network runs"}
+
+    device: str = Field(default=AUTO, examples=[AUTO, "cpu", "gpu", "gpu:0,1"])
+    """Where the network runs. ``auto``: on GPUs, if there are any and the work takes longer than their start; ``gpu``:
+    on all GPUs of the machine or cluster; ``gpu:0,1``: on these GPUs of this machine."""
 
     @field_validator("device")
     @classmethod
     def _is_a_device(cls, device: str) -> str:
-        parse_device(device)
+        if device != AUTO:
+            try:
+                parse_device(device)
+            except ValueError as error:
+                raise ValueError(str(error).replace("must be ", f"must be {AUTO}, ")) from error
         return device
 
     @property
     def uses_gpus(self) -> bool:
-        return parse_device(self.device).is_gpu
+        return self.device != AUTO and parse_device(self.device).is_gpu
 
     @property
     def gpu_ids(self) -> tuple[int, ...]:
         """The GPUs of this machine to use, where they are named."""
-        return parse_device(self.device).ids
+        return parse_device(self.device).ids if self.device != AUTO else ()
+
+
+class RunsNetwork(OnDevice):
+    """The keys of every job that only classifies."""
+
+    engine: EngineName = "auto"
+    """Library that runs the network. ``auto``: OpenVINO on CPUs, torch on GPUs."""
+    precision: Precision = "auto"
+    """Numbers that the network computes with. ``auto``: bf16 where the processor computes it natively, else fp32."""
+
+    @model_validator(mode="after")
+    def _gpus_need_torch(self) -> Self:
+        if self.uses_gpus and self.engine == "openvino":
+            raise ValueError("engine=openvino runs on CPUs; for GPUs give engine=torch or engine=auto")
+        return self

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, PositiveInt, model_validator
 
@@ -16,24 +16,27 @@ _MIN_AGREEMENT_INT8 = 0.9
 class ExportConfig(ReadLimits):
     """One export: ``imgcls export`` and ``jobs/export.py``."""
 
+    help_sections: ClassVar = {"images": "Comparison with the original"}
+
     model: str
     """Model folder (local or ``s3://``), or a name of the zoo with pretrained weights."""
     output: str
-    """The exported folder to make; must not exist."""
+    """Folder to make for the exported model; it must not exist."""
     format: Literal["onnx", "openvino", "torch_export"]
-    """``onnx``: model.onnx; ``openvino``: model.xml and model.bin; ``torch_export``: model.pt2."""
+    """Format to export to. ``onnx`` writes model.onnx, ``openvino`` model.xml and model.bin, ``torch_export``
+    model.pt2."""
     int8: bool = False
     """Quantize weights and activations to 8 bits, calibrated on ``images``. Not for torch_export."""
     images: str | None = None
-    """Real images to compare on and to calibrate with: a dataset (its val split; with labels the accuracy is told too),
-    a folder, ``s3://bucket/prefix/``, a glob or a list. Without them the comparison is on drawn pictures."""
+    """Real images to compare on and to calibrate with: a dataset (its val split; its labels give the accuracy too), a
+    folder, ``s3://bucket/prefix/``, a glob or a list. Without them the comparison is on drawn pictures."""
     delimiter: str | None = Field(default=None, min_length=1)
-    """Between path and class id of the lists, where ``images`` is a dataset. Default: spaces or a tab, whichever is
-    last in a line."""
+    """Text between path and class id in the lists, where ``images`` is a dataset. Default: spaces or a tab, whichever
+    is last in a line."""
     num_images: PositiveInt = 512
-    """How many of the images are compared, spread over all of them."""
+    """Number of images that are compared, spread over all of them."""
     num_calibration_images: PositiveInt = 300
-    """How many are calibrated with; of a dataset, from its train split. None of them is compared."""
+    """Number of images to calibrate with; of a dataset, from its train split. None of them is compared."""
     min_agreement: float | None = Field(default=None, ge=0, le=1)
     """Smallest share of images with the same top-1 label as before; below it the export is refused. Default: 0.995, and
     0.9 with ``int8``."""

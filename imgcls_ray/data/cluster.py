@@ -129,6 +129,14 @@ def show_gpus(gpu_ids: Sequence[int]) -> None:
     os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(names[i] if names else str(i) for i in gpu_ids)
 
 
+def num_cluster_gpus() -> int:
+    """GPUs that the Ray cluster of this process has now; it is joined for that."""
+    import ray
+
+    start_ray(uses_gpus=False)
+    return int(ray.cluster_resources().get("GPU", 0))  # type: ignore[no-untyped-call]
+
+
 def plan_workers(num_workers: int | None, num_gpus: int | None) -> WorkerPlan:
     """Choose the actors for the Ray that runs, and check that they can run.
 

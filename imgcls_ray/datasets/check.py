@@ -34,7 +34,7 @@ def check_dataset(config: CheckConfig, on_progress: Callable[[int], None] | None
         StorageError: its storage fails.
     """
     start = time.monotonic()
-    source = read_dataset(config.dataset, delimiter=config.delimiter, s3=s3_options(config))
+    source = read_dataset(config.data, delimiter=config.delimiter, s3=s3_options(config))
     if not is_cluster_given():
         check_local(config.num_workers or 1, uses_gpus=False, num_gpus=0, gpu_ids=())
     start_ray(uses_gpus=False)

@@ -299,7 +299,7 @@ class Collector:
             for split, chosen in sorted(self._samples.items())
         }
         return CheckResult(
-            dataset=self._config.dataset,
+            dataset=self._config.data,
             label_file=self._source.label_file,
             class_names=self._source.class_names,
             num_images={split: sum(counts.values()) for split, counts in self._images_per_class.items()},

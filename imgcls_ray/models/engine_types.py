@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from imgcls_ray.config import EngineName, Precision
 
 if TYPE_CHECKING:
     import numpy as np
 
-EngineName = Literal["auto", "openvino", "torch"]
-Precision = Literal["auto", "bf16", "fp32"]
+__all__ = ["Engine", "EngineName", "EngineOutput", "Precision"]
 
 
 class EngineOutput(NamedTuple):

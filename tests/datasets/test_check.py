@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("ray_session")
 
 
 def check(dataset: Path | str, **options: object) -> CheckResult:
-    return check_dataset(CheckConfig.model_validate({"dataset": str(dataset), **options}))
+    return check_dataset(CheckConfig.model_validate({"data": str(dataset), **options}))
 
 
 @pytest.fixture(scope="module")

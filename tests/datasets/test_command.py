@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def run(dataset: Path | str, output: Path | str) -> None:
-    command.run(None, [], {"dataset": str(dataset), "output": str(output)})
+    command.run(None, [], {"data": str(dataset), "output": str(output)})
 
 
 def answer(monkeypatch: pytest.MonkeyPatch, *findings: Finding) -> None:

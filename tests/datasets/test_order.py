@@ -51,7 +51,7 @@ def check_in_order(monkeypatch: pytest.MonkeyPatch) -> Callable[..., CheckResult
         monkeypatch.setattr(check_module, "ROWS_PER_BLOCK", 7)
         monkeypatch.setattr(check_module, "start_ray", lambda **_: None)
         monkeypatch.setattr(check_module, "plan_workers", lambda *_: SimpleNamespace(num_cpu_workers=1))
-        return check_dataset(CheckConfig.model_validate({"dataset": str(dataset), **options}))
+        return check_dataset(CheckConfig.model_validate({"data": str(dataset), **options}))
 
     return check
 

@@ -1,0 +1,142 @@
+"""Choose where a network runs when ``device`` is ``auto``: on GPUs, if there are any and the work is worth their start.
+
+On a machine without GPUs nothing is imported and nothing is asked but for names in ``/dev``.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from contextlib import suppress
+from typing import TYPE_CHECKING, TypeVar
+
+from imgcls_ray.config import AUTO, EvaluateConfig, LabelConfig, PredictConfig, ServeConfig, TrainConfig
+from imgcls_ray.data.cluster import is_cluster_given, num_cluster_gpus
+from imgcls_ray.data.listing import ListingCounts, is_single_file, list_inputs
+from imgcls_ray.data.lists import is_list, read_list
+from imgcls_ray.data.plan import cpu_ms_per_image
+from imgcls_ray.data.report import counted
+from imgcls_ray.datasets.source import read_dataset
+from imgcls_ray.errors import ImgclsError
+from imgcls_ray.machine import available_cores, may_have_gpus
+from imgcls_ray.models.new import is_model_path, open_model
+from imgcls_ray.models.zoo import ZOO
+from imgcls_ray.options import s3_options
+from imgcls_ray.storage.s3 import is_s3
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from imgcls_ray.storage.s3 import S3Options
+
+C = TypeVar("C", LabelConfig, PredictConfig, EvaluateConfig, TrainConfig, ServeConfig)
+
+logger = logging.getLogger(__name__)
+
+_GPU_START_S = 15.0
+"""What a GPU costs before its first batch: CUDA's libraries, a context, the network's compilation. A guess on the safe
+side of what is common: no figure depends on it but the choice."""
+_PASSES_OF_A_STEP = 3
+"""Training goes forward and backward, which costs about twice as much again."""
+_USUAL_BYTES = 100e6
+"""Of weights whose size is not known before they are fetched."""
+
+
+def settle_device(config: C) -> C:
+    """The configuration with ``cpu`` or ``gpu`` in place of ``auto``; what was chosen is told where there is a choice.
+
+    Raises:
+        ResourceError: the environment names what is no Ray cluster.
+    """
+    return config.model_copy(update={"device": _chosen(config)}) if config.device == AUTO else config
+
+
+def count_gpus(*, of_cluster: bool) -> int:
+    """GPUs of the Ray cluster, or of this machine."""
+    if of_cluster:
+        return num_cluster_gpus()
+    if not may_have_gpus():
+        return 0
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def _chosen(config: LabelConfig | EvaluateConfig | TrainConfig | ServeConfig) -> str:
+    if config.uses_gpus:  # num_gpus says so
+        return "gpu"
+    if isinstance(config, LabelConfig) and config.dry_run:
+        return "cpu"
+    num_gpus = count_gpus(of_cluster=is_cluster_given() and _needs_ray(config))
+    if not num_gpus:
+        return "cpu"
+    reason = None
+    # What is wrong with the model or the images is for the job to say.
+    with suppress(ImgclsError):
+        reason = _cannot_use_gpus(config, num_gpus) or _is_done_sooner_without(config)
+    if reason:
+        logger.info("device=cpu: %s; device=gpu asks for a GPU all the same", reason)
+        return "cpu"
+    logger.info("device=gpu: there is %s; device=cpu takes none", counted(num_gpus, "GPU"))
+    return "gpu"
+
+
+def _needs_ray(config: LabelConfig | EvaluateConfig | TrainConfig | ServeConfig) -> bool:
+    """Whether the job runs on the cluster: one image is labelled in this process, a service on this machine."""
+    if isinstance(config, ServeConfig):
+        return False
+    try:
+        return not (isinstance(config, LabelConfig) and is_single_file(config.input, s3_options(config)))
+    except ImgclsError:
+        return True
+
+
+def _cannot_use_gpus(config: LabelConfig | EvaluateConfig | TrainConfig | ServeConfig, num_gpus: int) -> str | None:
+    """Why the GPUs would be refused, if they would."""
+    if isinstance(config, TrainConfig):
+        if config.num_workers is not None and config.num_workers > num_gpus:
+            return f"num_workers={config.num_workers} is more than {counted(num_gpus, 'GPU')}"
+        return None
+    if config.engine == "openvino":
+        return "engine=openvino runs on CPUs"
+    others = (config.canary, config.shadow) if isinstance(config, ServeConfig) else ()
+    for choice in (config, *others):
+        exported = open_model(choice.model, s3_options(config)).spec.exported if choice is not None else None
+        if choice is not None and exported is not None and exported.format != "torch_export":
+            return f"{choice.model} was exported to {exported.format}, which runs on CPUs"
+    return None
+
+
+def _is_done_sooner_without(config: LabelConfig | EvaluateConfig | TrainConfig | ServeConfig) -> str | None:
+    """Whether CPUs have done the work before a GPU is ready: as a sentence, with the estimate."""
+    if isinstance(config, ServeConfig):
+        return None
+    num_passes = config.epochs * _PASSES_OF_A_STEP if isinstance(config, TrainConfig) else 1
+    num_cores = available_cores()
+    cost_s = num_passes * cpu_ms_per_image(_weights_bytes(config.model, s3_options(config))) / 1000 / num_cores
+    num_enough = int(_GPU_START_S / cost_s) + 1
+    num_images = sum(1 for _ in itertools.islice(_images(config), num_enough))
+    if num_images == num_enough:
+        return None
+    return (
+        f"{counted(num_images, 'image')} take about {num_images * cost_s:.0f} s on {counted(num_cores, 'core')}, and "
+        f"a GPU about {_GPU_START_S:.0f} s to start"
+    )
+
+
+def _weights_bytes(model: str, s3: S3Options) -> float:
+    if is_s3(model) or is_model_path(model):
+        return open_model(model, s3).num_bytes
+    return 4 * (ZOO[model].num_parameters or 0) if model in ZOO else _USUAL_BYTES
+
+
+def _images(config: LabelConfig | EvaluateConfig | TrainConfig) -> Iterator[object]:
+    """The images that a job will go through, at most."""
+    s3 = s3_options(config)
+    if isinstance(config, LabelConfig):
+        # Lists would be sorted as a whole before the first of their inputs came.
+        files = read_list(config.input, s3) if is_list(config.input) else list_inputs(config.input, ListingCounts(), s3)
+        return itertools.islice(files, config.limit)
+    wanted = config.split if isinstance(config, EvaluateConfig) else "train"
+    entries = read_dataset(config.data, delimiter=config.delimiter, s3=s3).read(lambda _: None)
+    return (entry for entry in entries if entry.split == wanted)

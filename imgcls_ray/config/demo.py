@@ -1,0 +1,12 @@
+"""What ``imgcls demo`` is told."""
+
+from __future__ import annotations
+
+from imgcls_ray.config.base import StrictModel
+
+
+class DemoConfig(StrictModel):
+    """One demonstration: ``imgcls demo``."""
+
+    output: str = "demo"
+    """Folder to work in; it must not exist."""

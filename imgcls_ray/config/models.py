@@ -1,0 +1,54 @@
+"""What the commands that list networks and make model folders are told."""
+
+from __future__ import annotations
+
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from imgcls_ray.config.base import StrictModel
+from imgcls_ray.config.limits import ObjectStorage
+
+
+class ListModelsConfig(StrictModel):
+    """Which networks of the zoo are listed: ``imgcls models``."""
+
+    family: str | None = None
+    """List only networks of this family, e.g. ResNet."""
+    max_params: float | None = Field(default=None, ge=0)
+    """List only networks of at most this many million parameters."""
+    min_top1: float | None = Field(default=None, ge=0)
+    """List only networks of at least this published accuracy, in percent."""
+    pretrained: bool = False
+    """List only networks that timm has weights of."""
+    json_: bool = Field(default=False, alias="json")
+    """Print JSON with every detail, for programs."""
+
+
+class NewModelConfig(ObjectStorage):
+    """One model folder to make: ``imgcls models new``."""
+
+    name: str
+    """Name of the network, e.g. PP-LCNet_x1_0 (``imgcls models`` lists them), or timm:NAME for one of timm's."""
+    output: str
+    """Folder to make for the model, on this machine."""
+    num_classes: int | None = Field(default=None, ge=1, le=1_000_000)
+    """Number of classes of the network. Default: that of the weights."""
+    labels: str | None = None
+    """File of class names: one in each line, or PaddleX's label.txt (``id name``)."""
+    pretrained: bool = False
+    """Use timm's pretrained weights. This is the default without ``weights`` and ``random``."""
+    weights: str | None = None
+    """Weights to take: a model folder, .safetensors, torch or timm state dict, or PaddleClas' .pdparams."""
+    random: bool = False
+    """Use random weights, for benchmarks."""
+    seed: int = Field(default=0, ge=0, le=2**63 - 1)
+    """Random seed of the random weights."""
+
+    @model_validator(mode="after")
+    def _weights_come_from_one_place(self) -> Self:
+        if (self.weights is not None) + self.random + self.pretrained > 1:
+            raise ValueError("--pretrained, --weights and --random exclude each other")
+        if self.output.startswith("s3:/"):
+            raise ValueError(f"{self.output}: a model folder is made on this machine; copy it to the bucket afterwards")
+        return self
