@@ -62,8 +62,8 @@ def run_plain(data: Path, epochs: int, seed: int, cores: Sequence[int]) -> Run:
 
 
 def train_command(data: Path, epochs: int, output: Path, settings: Mapping[str, object]) -> list[str]:
-    command = [*imgcls(), "train", "--data", data, "--model", "PP-LCNet_x1_0", "--scratch", "--image-size", SIZE]
-    options = [word for key, value in settings.items() for word in ("-o", f"{key}={value}")]
+    command = [*imgcls(), "train", data, "--model", "PP-LCNet_x1_0", "--scratch", "--image-size", SIZE]
+    options = [word for key, value in settings.items() for word in ("-s", f"{key}={value}")]
     return [*map(str, command), "--epochs", str(epochs), "--output", str(output), *options]
 
 
@@ -159,8 +159,8 @@ def labels(data: Path, model: Path) -> None:
 
     with tempfile.TemporaryDirectory(prefix="imgcls-bench-") as folder:
         evaluation, store, listed = Path(folder, "evaluation"), Path(folder, "store"), Path(folder, "val.csv")
-        command = [*imgcls(), "evaluate", "--data", data, "--model", model, "--output", evaluation]
-        subprocess.run([*map(str, command), "-o", "calibrate=false"], capture_output=True, check=True)
+        command = [*imgcls(), "evaluate", data, "--model", model, "--output", evaluation]
+        subprocess.run([*map(str, command), "-s", "calibrate=false"], capture_output=True, check=True)
         metrics = json.loads((evaluation / "evaluate_result.json").read_text())["metrics"]
         rows = pq.read_table(evaluation / "evaluate" / "predictions.parquet").to_pylist()
         with (evaluation / "evaluate" / "confusion.csv").open(newline="") as file:

@@ -44,6 +44,8 @@ GUARDS: dict[str, tuple[Promise, ...]] = {
                 _COMPATIBILITY + "test_a_jobs_yaml_of_an_earlier_version_is_accepted",
                 _COMPATIBILITY + "test_the_serve_config_of_an_earlier_version_is_accepted",
                 _COMPATIBILITY + "test_a_documented_command_line_is_understood",
+                _COMPATIBILITY + "test_a_documented_pair_after_o_is_answered_with_the_new_option",
+                _COMPATIBILITY + "test_a_jobs_yaml_that_says_dataset_works_and_names_the_new_key",
                 _COMPATIBILITY + "test_a_documented_job_is_understood",
             ),
         ),

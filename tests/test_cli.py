@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from imgcls_ray.models.folder import ModelFolder
 
 IMGCLS = Path(sys.executable).with_name("imgcls")
+COMMANDS = [["predict"], ["check"], ["split"], ["train"], ["evaluate"], ["export"], ["serve"], ["run"], ["demo"]]
+COMMANDS += [["models"], ["models", "new"], ["store"], *(["store", name] for name in ("status", "verify", "latest"))]
 
 
 @pytest.fixture
@@ -103,10 +106,11 @@ def test_help_tells_the_defaults(
 def test_help_names_the_commands(imgcls: Callable[..., tuple[int, str, str]]) -> None:
     code, out, _ = imgcls("--help")
     assert code == 0
-    assert all(name in out for name in ("predict", "demo", "models", "store"))
+    named = re.findall(r"^│ ([a-z]+)  ", out, flags=re.MULTILINE)
+    assert sorted(named) == sorted({words[0] for words in COMMANDS})
 
 
-@pytest.mark.parametrize("command", [["predict"], ["models"], ["models", "new"], ["store", "verify"], ["demo"]])
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 def test_every_command_explains_itself(imgcls: Callable[..., tuple[int, str, str]], command: list[str]) -> None:
     code, out, _ = imgcls(*command, "-h")
     assert code == 0

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from imgcls_ray.config import (
+    CheckConfig,
     ModelsConfig,
     PredictConfig,
     ServeConfig,
@@ -14,10 +16,12 @@ from imgcls_ray.config import (
     load_config,
     make_config,
     parse_overrides,
+    read_values,
 )
 from imgcls_ray.errors import ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 NEEDED = {"input": "in", "model": "m", "output": "out"}
@@ -28,16 +32,16 @@ NEEDED = {"input": "in", "model": "m", "output": "out"}
     [
         ({"topk": 3}, "topk: no such key; did you mean top_k?"),
         ({"batchsize": 3}, "batchsize: no such key; did you mean batch_size?"),
-        ({"zzz": 1}, "zzz: no such key; known keys: .*input, model, output"),
+        ({"zzz": 1}, "zzz: no such key; known keys: .*input, model, top_k"),
         ({"top_k": 0}, "top_k: input should be greater than 0, got 0"),
         ({"top_k": "many"}, "top_k: input should be a valid integer.*, got 'many'"),
         ({"max_error_rate": 2}, "max_error_rate: input should be less than or equal to 1, got 2"),
         ({"export": "xlsx"}, "export: input should be 'parquet', 'jsonl' or 'csv', got 'xlsx'"),
         ({"unit_size": 5000}, "unit_size: input should be less than or equal to 2048, got 5000"),
-        ({"num_gpus": 1, "engine": "openvino"}, "engine=openvino labels on CPUs; use engine=torch"),
-        ({"device": "gpu", "engine": "openvino"}, "engine=openvino labels on CPUs; use engine=torch"),
-        ({"device": "toaster"}, "device: must be cpu, gpu, gpu:0 or gpu:0,1, got 'toaster'"),
-        ({"device": "cpu:0"}, "device: must be cpu, gpu"),
+        ({"num_gpus": 1, "engine": "openvino"}, "engine=openvino runs on CPUs; for GPUs give engine=torch"),
+        ({"device": "gpu", "engine": "openvino"}, "engine=openvino runs on CPUs; for GPUs give engine=torch"),
+        ({"device": "toaster"}, "device: must be auto, cpu, gpu, gpu:0 or gpu:0,1, got 'toaster'"),
+        ({"device": "cpu:0"}, "device: must be auto, cpu, gpu"),
         ({"device": "gpu:1,1"}, "device: must name a GPU once, got 'gpu:1,1'"),
         (
             {"device": "gpu:0,1", "num_gpus": 1},
@@ -55,6 +59,7 @@ def test_a_value_that_does_not_fit_is_refused_by_name(values: dict[str, Any], me
     ("values", "uses_gpus", "gpu_ids"),
     [
         ({}, False, ()),
+        ({"device": "auto", "num_gpus": 1}, True, ()),
         ({"device": "gpu"}, True, ()),
         ({"device": "cuda:3"}, True, (3,)),
         ({"device": "gpu:0,2"}, True, (0, 2)),
@@ -118,7 +123,7 @@ def test_an_override_that_is_no_pair_is_refused(pair: str) -> None:
         ({"max_images_per_request": 65}, "can never be taken in with max_queued_images=64"),
         ({"max_request_bytes": 2**29}, "can never be taken in with max_queued_bytes"),
         ({"device": "gpu:1"}, "Ray chooses a replica's GPU; give device=gpu"),
-        ({"device": "gpu", "engine": "openvino"}, "engine=openvino answers on CPUs"),
+        ({"device": "gpu", "engine": "openvino"}, "engine=openvino runs on CPUs"),
         ({"canary": {"model": "m", "share": 1.5}}, r"canary\.share: .*less than or equal to 1"),
         ({"canary": {"model": "m"}}, r"canary\.share: is needed"),
         ({"canary": {"model": "m", "share": 0.5, "weight": 1}}, r"canary\.weight: no such key"),
@@ -138,6 +143,79 @@ def test_the_models_of_a_service_are_a_configuration_of_their_own() -> None:
     assert config.models().revision == "2"
 
 
-@pytest.mark.parametrize("kind", [PredictConfig, ServeConfig, ModelsConfig])
-def test_every_field_has_its_documentation(kind: type[StrictModel]) -> None:
-    assert [name for name, field in kind.model_fields.items() if not field.description] == []
+def configurations(kind: type[StrictModel] = StrictModel) -> Iterator[type[StrictModel]]:
+    """All models of ``imgcls_ray.config``, tables in tables too."""
+    for below in kind.__subclasses__():
+        if below.__module__.startswith("imgcls_ray.config."):
+            yield below
+            yield from configurations(below)
+
+
+# "Of the shuffle.", "Where a cosine ends.": what goes on from the field's name says nothing without it.
+FRAGMENT = re.compile(
+    r"(A|An|As|At|Between|By|Each|From|How|In|Of|On|The|These|Those|To|What|When|Where|Whether|With)\b"
+)
+
+
+def is_sentence(text: str) -> bool:
+    """Whether a description says by itself what a field is, in ``--help`` and in an API's description."""
+    first = re.split(r"(?<=[a-z0-9)`])[.;:](?= |$)", text)[0]
+    is_framed = text[:1].isupper() and text.endswith(".")
+    return is_framed and not FRAGMENT.match(text) and len(text.split()) >= 4 and len(first.split()) >= 2
+
+
+@pytest.mark.parametrize("kind", sorted(set(configurations()), key=str), ids=lambda kind: kind.__name__)
+def test_the_description_of_every_field_is_a_sentence(kind: type[StrictModel]) -> None:
+    descriptions = {name: " ".join((field.description or "").split()) for name, field in kind.model_fields.items()}
+    assert {name: text for name, text in descriptions.items() if not is_sentence(text)} == {}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "Highest one.",
+        "Of SGD.",
+        "Of weights; norms and biases have none. Default: the family's.",
+        "Where a cosine ends. Default: the family's.",
+        "Labels kept per image, best first",
+        "labels kept per image, best first.",
+        "``auto``: OpenVINO on CPUs, torch on GPUs.",
+    ],
+)
+def test_a_fragment_is_no_sentence(text: str) -> None:
+    assert not is_sentence(text)
+
+
+def test_every_kind_of_configuration_is_among_them() -> None:
+    names = {kind.__name__ for kind in configurations()}
+    assert {"PredictConfig", "CheckConfig", "TrainConfig", "EvaluateConfig", "ExportConfig", "ServeConfig"} <= names
+    assert {"SplitConfig", "SplitOptions", "ModelsConfig", "NewModelConfig", "StoreConfig", "DemoConfig"} <= names
+
+
+def test_a_key_of_an_earlier_version_is_understood_and_the_new_one_named(caplog: pytest.LogCaptureFixture) -> None:
+    assert make_config(CheckConfig, {"dataset": "d"}).data == "d"
+    assert caplog.messages == ["dataset: this key is called data now"]
+
+
+def test_the_command_line_wins_over_a_file_with_a_key_of_an_earlier_version(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "check.yaml"
+    path.write_text("dataset: old\nseed: 1\n")
+    for overrides, flags, data in (
+        ([], {}, "old"),
+        (["data=x"], {}, "x"),
+        (["dataset=y"], {}, "y"),
+        ([], {"data": "z"}, "z"),
+    ):
+        assert read_values(CheckConfig, path, overrides, flags) == {"data": data, "seed": 1}
+    assert f"{path}: dataset: this key is called data now" in caplog.messages
+
+
+def test_a_key_under_both_its_names_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "check.yaml").write_text("dataset: a\ndata: b\n")
+    with pytest.raises(
+        ConfigError, match=r"check.yaml: dataset: is called data now, which is given too; leave dataset"
+    ):
+        read_values(CheckConfig, tmp_path / "check.yaml", [], {})

@@ -31,6 +31,7 @@ FLOORS = [
     "storage",
     "config",
     "machine",
+    "defaults",
     "errors",
 ]
 # Floors beside each other, in both directions.

@@ -77,7 +77,7 @@ def _chosen(config: LabelConfig | EvaluateConfig | TrainConfig | ServeConfig) ->
     if reason:
         logger.info("device=cpu: %s; device=gpu asks for a GPU all the same", reason)
         return "cpu"
-    logger.info("device=gpu: there is %s; device=cpu takes none", counted(num_gpus, "GPU"))
+    logger.info("device=gpu: %s found; device=cpu takes none", counted(num_gpus, "GPU"))
     return "gpu"
 
 

@@ -46,8 +46,8 @@ class OnDevice(StrictModel):
     help_sections: ClassVar = {"device": "Where the network runs"}
 
     device: str = Field(default=AUTO, examples=[AUTO, "cpu", "gpu", "gpu:0,1"])
-    """Where the network runs. ``auto``: on GPUs, if there are any and the work takes longer than their start; ``gpu``:
-    on all GPUs of the machine or cluster; ``gpu:0,1``: on these GPUs of this machine."""
+    """Device that runs the network. ``auto``: GPUs, if there are any and the work takes longer than their start;
+    ``gpu``: all GPUs of the machine or cluster; ``gpu:0,1``: these GPUs of this machine."""
 
     @field_validator("device")
     @classmethod

@@ -7,6 +7,7 @@ from typing import ClassVar
 from pydantic import Field, PositiveInt
 
 from imgcls_ray.config.base import StrictModel
+from imgcls_ray.defaults import DECODE_TIMEOUT_S, FETCH_TIMEOUT_S, MAX_IMAGE_BYTES, MAX_IMAGE_PIXELS
 
 
 class ObjectStorage(StrictModel):
@@ -26,14 +27,14 @@ class ReadLimits(ObjectStorage):
 
     help_sections: ClassVar = {"max_image_bytes": "Limits of one image"}
 
-    max_image_bytes: PositiveInt = 100 * 2**20
+    max_image_bytes: PositiveInt = MAX_IMAGE_BYTES
     """Largest file of an image, in bytes; larger ones get the code ``too_many_bytes``."""
-    max_image_pixels: int = Field(default=89_478_485, ge=1, le=89_478_485)
+    max_image_pixels: int = Field(default=MAX_IMAGE_PIXELS, ge=1, le=MAX_IMAGE_PIXELS)
     """Largest image in pixels, width times height; larger ones get the code ``too_many_pixels``. The default is
     Pillow's limit: 256 MiB as RGB."""
-    fetch_timeout_s: float = Field(default=60.0, gt=0)
+    fetch_timeout_s: float = Field(default=FETCH_TIMEOUT_S, gt=0)
     """Seconds to read one image over a network, retries included."""
-    decode_timeout_s: float = Field(default=60.0, gt=0)
+    decode_timeout_s: float = Field(default=DECODE_TIMEOUT_S, gt=0)
     """Seconds to decode one image; an image that takes longer gets the code ``decode_timeout``."""
     allow_private_urls: bool = False
     """Let http(s) addresses of images reach loopback, private and link-local hosts."""

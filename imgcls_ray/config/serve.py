@@ -70,8 +70,8 @@ class ServeConfig(ModelsConfig, RunsNetwork, ReadLimits):
     metrics_port: int | None = Field(default=None, ge=1, le=65535)
     """Port where ``imgcls serve`` offers metrics to Prometheus. Default: a free port."""
     device: str = Field(default=AUTO, examples=[AUTO, "cpu", "gpu"])
-    """Where the network runs: ``cpu``, or ``gpu`` for one GPU in each replica. ``auto`` takes a GPU if ``imgcls serve``
-    finds one; on a cluster it means ``cpu``."""
+    """Device that runs the network: ``cpu``, or ``gpu`` for one GPU in each replica. ``auto`` takes a GPU if
+    ``imgcls serve`` finds one; in a file of ``serve deploy`` it means ``cpu``."""
     num_replicas: PositiveInt | None = None
     """Number of processes of ``imgcls serve`` that answer. Each has its share of the machine's cores, and the models in
     its memory. Default: one for each core; with GPUs one."""

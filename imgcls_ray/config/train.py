@@ -50,7 +50,7 @@ class TrainConfig(Labelled, OnDevice, ReadLimits):
     """Number of passes that one step is made of. Memory shrinks by this factor; only batch norm gives other results."""
 
     optimizer: Literal["sgd", "adamw"] | None = None
-    """Optimizer: SGD with momentum, or AdamW. Default: the family's."""
+    """Optimizer of the training: SGD with momentum, or AdamW. Default: the family's."""
     learning_rate: PositiveFloat | None = None
     """Peak learning rate of the run. Default: the family's, scaled to ``batch_size``; a quarter of it for weights that
     are trained already."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
+from imgcls_ray.defaults import DECODE_TIMEOUT_S, MAX_IMAGE_BYTES, MAX_IMAGE_PIXELS
 from imgcls_ray.errors import ConfigError, ImageError, ImageErrorCode
 
 PEAK_BYTES_PER_PIXEL = 24
@@ -28,13 +29,13 @@ class DecodeLimits:
         ConfigError: A limit is not positive, or ``max_pixels`` is above the size at which Pillow itself objects.
     """
 
-    max_bytes: int = 100 * 2**20
+    max_bytes: int = MAX_IMAGE_BYTES
     """Encoded size, in bytes."""
-    max_pixels: int = 89_478_485
+    max_pixels: int = MAX_IMAGE_PIXELS
     """Width times height, as the header gives it. The default is Pillow's own limit: 256 MiB as RGB."""
     max_scans: int = 100
     """Scans of one JPEG. Encoders write about ten; each costs a pass over the whole image, however few its bytes."""
-    timeout_s: float = 60.0
+    timeout_s: float = DECODE_TIMEOUT_S
     """Decoding and resizing, seconds. Kept by bulk workers, whose processes may be ended; a decoder cannot be."""
 
     def __post_init__(self) -> None:

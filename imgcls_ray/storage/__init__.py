@@ -12,6 +12,7 @@ import stat
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from imgcls_ray.defaults import FETCH_TIMEOUT_S, MAX_IMAGE_BYTES
 from imgcls_ray.errors import ImageError, ImageErrorCode, InputError
 from imgcls_ray.storage.files import host_of_file, path_from_uri, scheme_of
 from imgcls_ray.storage.http import fetch_url, is_url
@@ -32,8 +33,8 @@ DEFAULT_S3 = S3Options()
 class FetchLimits:
     """What one read may take and reach."""
 
-    max_bytes: int = 100 * 2**20
-    timeout_s: float = 60.0
+    max_bytes: int = MAX_IMAGE_BYTES
+    timeout_s: float = FETCH_TIMEOUT_S
     """Deadline of one read over a network, seconds; all attempts together."""
     allow_private_urls: bool = False
     """Whether http(s) addresses may resolve to loopback, private or link-local hosts."""

@@ -139,7 +139,7 @@ def make_models() -> None:
     imgcls("models", "new", network, "--num-classes", len(CLASS_COLOURS), "--random", "-o", "models/zoo")
     imgcls("split", "data", "--train-percent", 80, "--val-percent", 20)
     imgcls(
-        *("train", "--data", "data", "--model", network, "--scratch", "--image-size", 64, "--epochs", 30),
+        *("train", "data", "--model", network, "--scratch", "--image-size", 64, "--epochs", 30),
         *("--batch-size", 16, "--learning-rate", 0.05, "--output", "run"),
     )
     shutil.copytree("run/best_model", "models/trained")
