@@ -182,7 +182,9 @@ def _parameters(kind: type[StrictModel], argument: str | None, *, as_job: bool) 
     """Arguments and options of typer, in the order of ``--help``."""
     fields = kind.model_fields
     sections = {name: section for name, section in _by_section(kind) if _is_option(fields[name])}
-    for name in sorted(sections, key=lambda name: (sections[name] is not None, name not in _SHORT)):
+    first = list(_SHORT)
+    rank = {name: first.index(name) if name in first else len(first) for name in sections}
+    for name in sorted(sections, key=lambda name: (sections[name] is not None, rank[name])):
         field, key = fields[name], fields[name].alias or name
         metavar, about = _metavar(field), _help(field)
         flag = f"--{key.replace('_', '-')}"
@@ -202,7 +204,7 @@ def _parameters(kind: type[StrictModel], argument: str | None, *, as_job: bool) 
     if "output" not in fields:
         yield _parameter("output", list[str], typer.Option("-o", hidden=True))
     yield _parameter("config", Path, typer.Option("--config", "-c", metavar="FILE", help="YAML file of the same keys."))
-    help_ = "Set any key of the configuration; in a table, by its name with a dot: -s split.seed=1."
+    help_ = "Set any key of the configuration; one in a table is written TABLE.KEY=VALUE."
     yield _parameter("set_", list[str], typer.Option("--set", "-s", metavar="KEY=VALUE", help=help_))
     if as_job:
         yield _parameter("pairs", list[str], typer.Argument(metavar="KEY=VALUE", help="The same as --set KEY=VALUE."))

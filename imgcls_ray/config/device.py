@@ -72,6 +72,8 @@ class OnDevice(StrictModel):
 class RunsNetwork(OnDevice):
     """The keys of every job that only classifies."""
 
+    help_sections: ClassVar = {"engine": "Where the network runs"}
+
     engine: EngineName = "auto"
     """Library that runs the network. ``auto``: OpenVINO on CPUs, torch on GPUs."""
     precision: Precision = "auto"
