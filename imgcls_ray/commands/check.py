@@ -17,9 +17,10 @@ from imgcls_ray.datasets.findings import FindingCode, Severity
 from imgcls_ray.errors import CheckFailedError, StoppedError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
+    from imgcls_ray.config import Plain, Values
     from imgcls_ray.datasets.result import CheckResult
     from imgcls_ray.storage.s3 import S3Options
 
@@ -29,7 +30,7 @@ _PADDLEX_PREFIX = "CheckDataset."
 _NUM_SHOWN = 3
 
 
-def run(config_file: Path | None, overrides: Sequence[str], flags: Mapping[str, Any]) -> None:
+def run(config_file: Path | None, overrides: Sequence[str], flags: Values) -> None:
     """Check what the configuration says; flags win over overrides, overrides over the file.
 
     Raises:
@@ -45,7 +46,7 @@ def run(config_file: Path | None, overrides: Sequence[str], flags: Mapping[str, 
     _tell(result, config)
 
 
-def _our_keys(values: Mapping[str, Any]) -> dict[str, Any]:
+def _our_keys(values: Values) -> dict[str, Plain]:
     """PaddleX's names as ours."""
     return {_PADDLEX_KEYS.get(key, key).removeprefix(_PADDLEX_PREFIX): value for key, value in values.items()}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from rich.console import Console
@@ -25,8 +25,9 @@ from imgcls_ray.models.zoo import find_model
 from imgcls_ray.storage import open_directory
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
+    from imgcls_ray.config import Plain, Values
     from imgcls_ray.demo.draw import DemoDataset
 
 _MODEL_NAME = "PP-LCNet_x0_5"
@@ -35,7 +36,7 @@ _NUM_SAMPLES = 12
 _NUM_SHOWN = 8
 
 
-def run(config_file: Path | None, overrides: Sequence[str], flags: Mapping[str, Any]) -> None:
+def run(config_file: Path | None, overrides: Sequence[str], flags: Values) -> None:
     """Draw, train, label, show.
 
     Raises:
@@ -58,7 +59,8 @@ def run(config_file: Path | None, overrides: Sequence[str], flags: Mapping[str, 
 
     console.print("[bold]3. label[/bold] all of it through the bulk job")
     store = output / "labels"
-    asked = {"input": str(dataset.to_label), "model": str(model), "output": str(store), "save_images": _NUM_SAMPLES}
+    asked: dict[str, Plain] = {"input": str(dataset.to_label), "model": str(model), "output": str(store)}
+    asked["save_images"] = _NUM_SAMPLES
     console.print(f"   imgcls predict {dataset.to_label} --model {model} --output {store} --save-images {_NUM_SAMPLES}")
     predict_command.run(None, [], asked)
     console.print("[bold]4. look[/bold]")

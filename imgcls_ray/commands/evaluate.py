@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Console
@@ -18,9 +18,10 @@ from imgcls_ray.errors import ImageErrorCode, StoppedError
 from imgcls_ray.options import s3_options
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
+    from imgcls_ray.config import Values
     from imgcls_ray.evaluation.result import Evaluation, Scores
 
 _NUM_WORST = 5
@@ -37,7 +38,7 @@ _MEANINGS = {
 }
 
 
-def run(config_file: Path | None, overrides: Sequence[str], flags: Mapping[str, Any]) -> None:
+def run(config_file: Path | None, overrides: Sequence[str], flags: Values) -> None:
     """Evaluate what the configuration says; flags win over overrides, overrides over the file.
 
     Raises:

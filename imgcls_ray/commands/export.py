@@ -19,9 +19,10 @@ from imgcls_ray.storage.files import path_from_uri
 from imgcls_ray.storage.s3 import is_s3
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from imgcls_ray.commands.export_images import ExportImages
+    from imgcls_ray.config import Values
     from imgcls_ray.models.folder import ModelFolder
     from imgcls_ray.models.parity import Parity, ParityInput
 
@@ -30,7 +31,7 @@ LABEL_NAME = "label.txt"
 _PACKAGES = ("imgcls-ray", "torch", "timm", "openvino", "onnx", "onnxscript", "nncf")
 
 
-def run(config_file: Path | None, overrides: Sequence[str], flags: Mapping[str, Any]) -> None:
+def run(config_file: Path | None, overrides: Sequence[str], flags: Values) -> None:
     """Export what the configuration says; flags win over overrides, overrides over the file.
 
     Raises:

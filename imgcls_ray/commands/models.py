@@ -7,7 +7,7 @@ import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Console
@@ -19,15 +19,16 @@ from imgcls_ray.models.zoo import ZOO
 from imgcls_ray.options import s3_options
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
+    from imgcls_ray.config import Values
     from imgcls_ray.models.zoo import ZooModel
 
 # A pipe has no width; the table needs this much.
 _PIPE_WIDTH = 160
 
 
-def show(config_file: Path | None, overrides: Sequence[str], flags: Mapping[str, Any]) -> None:
+def show(config_file: Path | None, overrides: Sequence[str], flags: Values) -> None:
     """Print the networks of the zoo that fit.
 
     Raises:
@@ -52,7 +53,7 @@ def show(config_file: Path | None, overrides: Sequence[str], flags: Mapping[str,
     )
 
 
-def new(config_file: Path | None, overrides: Sequence[str], flags: Mapping[str, Any]) -> None:
+def new(config_file: Path | None, overrides: Sequence[str], flags: Values) -> None:
     """Make a model folder and say what it is."""
     config = make_config(NewModelConfig, read_values(NewModelConfig, config_file, overrides, flags))
     from imgcls_ray.models.new import new_model_folder, read_class_names

@@ -13,7 +13,7 @@ import os
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from imgcls_ray.commands import check, evaluate, export, train
 from imgcls_ray.commands.check import check_output
@@ -37,6 +37,8 @@ from imgcls_ray.storage.s3 import is_s3
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+
+    from imgcls_ray.config import Plain, Values
 
 logger = logging.getLogger("imgcls_ray")
 
@@ -111,7 +113,7 @@ _KNOWN = {
     "Train.num_classes",
 }
 _TRAINED = "output/best_model"
-_DEFAULTS = {
+_DEFAULTS: Values = {
     "Global.mode": "check_dataset",
     "Global.output": "output",
     "Train.epochs_iters": 20,
@@ -130,7 +132,7 @@ _DEFAULTS = {
 class _Request:
     """What was asked for, by PaddleX's keys."""
 
-    values: Mapping[str, Any]
+    values: Values
     given: frozenset[str]
     """Keys of ``-o``; the others are the file's."""
     idle: list[str] = field(default_factory=list)
@@ -173,7 +175,7 @@ def run(config: str, overrides: Sequence[str]) -> None:
             raise ConfigError(_in_paddlex_words(str(error), mode)) from error
 
 
-def _do(mode: str, ours: Mapping[str, Any]) -> None:
+def _do(mode: str, ours: Values) -> None:
     match mode:
         case "check_dataset":
             check.run(None, [], ours)
@@ -208,9 +210,9 @@ def _read(config: str, overrides: Sequence[str]) -> _Request:
     return _Request(merged, frozenset(given))
 
 
-def _flat(tables: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+def _flat(tables: Values, above: str = "") -> dict[str, Plain]:
     """Tables in tables as keys with dots; empty tables are none."""
-    values: dict[str, Any] = {}
+    values: dict[str, Plain] = {}
     for key, value in tables.items():
         name = f"{above}{key}"
         if isinstance(value, dict):
@@ -220,7 +222,7 @@ def _flat(tables: Mapping[str, Any], above: str = "") -> dict[str, Any]:
     return values
 
 
-def _check_keys(values: Mapping[str, Any], where: str) -> None:
+def _check_keys(values: Values, where: str) -> None:
     for key in values:
         if any(part.isdigit() for part in key.split(".")):
             raise ConfigError(f"{where}{shown_text(key)}: has an index, but no key of image classification is a list")
@@ -243,7 +245,7 @@ def _idle_keys(request: _Request, mode: str) -> Iterator[str]:
             yield f"{shown_text(key)}={shown_text(str(value))} ({_IDLE[name]})"
 
 
-def _same(request: _Request, mode: str) -> dict[str, Any]:
+def _same(request: _Request, mode: str) -> dict[str, Plain]:
     """What our command takes as it is."""
     return {ours: request.values[key] for key, ours in _OURS[mode].items() if request.values.get(key) not in (None, "")}
 
@@ -272,18 +274,18 @@ def _failure_written(output: str, mode: str) -> Iterator[None]:
         raise
 
 
-def _take_check(request: _Request, ours: dict[str, Any]) -> dict[str, Any]:
+def _take_check(request: _Request, ours: dict[str, Plain]) -> dict[str, Plain]:
     if request.values.get("CheckDataset.convert.enable"):
         raise ConfigError(f"CheckDataset.convert.enable: {_NO_CONVERSION}; leave it out, or give False")
     return ours
 
 
-def _take_train(request: _Request, ours: dict[str, Any]) -> dict[str, Any]:
-    ours["device"] = _device(request)
+def _take_train(request: _Request, ours: dict[str, Plain]) -> dict[str, Plain]:
+    ours["device"] = device = _device(request)
     _compare_num_classes(request)
     if isinstance(batch_size := ours.get("batch_size"), int):
         # PaddleX's is of one card, ours of all.
-        ours["batch_size"] = batch_size * max(1, len(parse_device(ours["device"]).ids))
+        ours["batch_size"] = batch_size * max(1, len(parse_device(device).ids))
     warmup, epochs = ours.get("warmup_epochs"), ours.get("epochs", _DEFAULTS["Train.epochs_iters"])
     if isinstance(warmup, int | float) and isinstance(epochs, int):
         ours["warmup_epochs"] = min(warmup, epochs)
@@ -303,18 +305,18 @@ def _take_train(request: _Request, ours: dict[str, Any]) -> dict[str, Any]:
     return ours
 
 
-def _take_evaluate(request: _Request, ours: dict[str, Any]) -> dict[str, Any]:
+def _take_evaluate(request: _Request, ours: dict[str, Plain]) -> dict[str, Plain]:
     return {**ours, **_model(request, "Evaluate.weight_path"), "device": _device(request)}
 
 
-def _take_export(request: _Request, ours: dict[str, Any]) -> dict[str, Any]:
+def _take_export(request: _Request, ours: dict[str, Plain]) -> dict[str, Plain]:
     if "Global.dataset_dir" not in request.given:
         # The file's is not for this: PaddleX looks at no image here.
         ours.pop("images", None)
     return {"format": "onnx", **ours, **_model(request, "Export.weight_path"), "output": f"{ours['output']}/inference"}
 
 
-def _take_predict(request: _Request, ours: dict[str, Any]) -> dict[str, Any]:
+def _take_predict(request: _Request, ours: dict[str, Plain]) -> dict[str, Plain]:
     # As in PaddleX, the first card only: batches are small here.
     device = _device(request).partition(",")[0]
     return {**ours, **_model(request, "Predict.model_dir"), "device": device}

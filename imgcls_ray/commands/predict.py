@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
@@ -22,9 +22,10 @@ from imgcls_ray.options import s3_options
 from imgcls_ray.storage import open_directory
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
+    from imgcls_ray.config import Values
     from imgcls_ray.data.report import PredictReport, RunReport
 
 # Without --output one image is printed: what speaks of a store, or of many images, would do nothing.
@@ -52,7 +53,7 @@ _ADVICE = {
 }
 
 
-def run(config_file: Path | None, overrides: Sequence[str], flags: Mapping[str, Any]) -> None:
+def run(config_file: Path | None, overrides: Sequence[str], flags: Values) -> None:
     """Label what the configuration says; flags win over overrides, overrides over the file."""
     values = read_values(PredictConfig, config_file, overrides, flags)
     if "output" not in values and "input" in values:
@@ -84,7 +85,7 @@ def run(config_file: Path | None, overrides: Sequence[str], flags: Mapping[str, 
     report.listing.check_complete()
 
 
-def _predict_one(values: Mapping[str, Any]) -> None:
+def _predict_one(values: Values) -> None:
     """One image without a store: label it in this process and print."""
     config = make_config(LabelConfig, values)
     check_input(config.input, s3_options(config))

@@ -8,7 +8,7 @@ import signal
 import socket
 import threading
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -25,11 +25,12 @@ from imgcls_ray.serve.keys import KEYS_VARIABLE, read_api_keys
 from imgcls_ray.serve.local import local_service, num_local_replicas
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
+    from imgcls_ray.config import Values
 
-def run(config_file: Path | None, overrides: Sequence[str], flags: Mapping[str, Any]) -> None:
+def run(config_file: Path | None, overrides: Sequence[str], flags: Values) -> None:
     """Start, say where, and answer until Ctrl-C or SIGTERM.
 
     Raises:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Console
@@ -12,13 +12,14 @@ from imgcls_ray.config import SplitConfig, make_config, read_values
 from imgcls_ray.datasets.split import split_dataset
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
+    from imgcls_ray.config import Values
     from imgcls_ray.datasets.split import SplitReport
 
 
-def run(config_file: Path | None, overrides: Sequence[str], flags: Mapping[str, Any]) -> None:
+def run(config_file: Path | None, overrides: Sequence[str], flags: Values) -> None:
     """Split, and say what came of it."""
     config = make_config(SplitConfig, read_values(SplitConfig, config_file, overrides, flags))
     report = split_dataset(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
@@ -21,14 +21,15 @@ from imgcls_ray.options import s3_options
 from imgcls_ray.storage import open_directory
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
+    from imgcls_ray.config import Values
     from imgcls_ray.data.store import LabelStore
 
 _MAX_PROBLEMS_SHOWN = 20
 
 
-def status(config_file: Path | None, overrides: Sequence[str], flags: Mapping[str, Any]) -> None:
+def status(config_file: Path | None, overrides: Sequence[str], flags: Values) -> None:
     """Say what the store holds."""
     store = _open(make_config(StoreConfig, read_values(StoreConfig, config_file, overrides, flags)))
     console = Console(highlight=False, markup=False, soft_wrap=True)
@@ -63,7 +64,7 @@ def status(config_file: Path | None, overrides: Sequence[str], flags: Mapping[st
         console.print(f"in use by {holder}")
 
 
-def verify(config_file: Path | None, overrides: Sequence[str], flags: Mapping[str, Any]) -> None:
+def verify(config_file: Path | None, overrides: Sequence[str], flags: Values) -> None:
     """Count gaps, doubles and foreign files.
 
     Raises:
@@ -88,7 +89,7 @@ def verify(config_file: Path | None, overrides: Sequence[str], flags: Mapping[st
     console.print("every planned input has exactly one row")
 
 
-def latest(config_file: Path | None, overrides: Sequence[str], flags: Mapping[str, Any]) -> None:
+def latest(config_file: Path | None, overrides: Sequence[str], flags: Values) -> None:
     """Write the newest row of every input, to a file or to stdout."""
     config = make_config(LatestConfig, read_values(LatestConfig, config_file, overrides, flags))
     store = _open(config)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -12,13 +12,14 @@ from imgcls_ray.config import TrainConfig, make_config, read_values
 from imgcls_ray.errors import StoppedError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
+    from imgcls_ray.config import Values
     from imgcls_ray.train.result import TrainResult
 
 
-def run(config_file: Path | None, overrides: Sequence[str], flags: Mapping[str, Any]) -> None:
+def run(config_file: Path | None, overrides: Sequence[str], flags: Values) -> None:
     """Train what the configuration says; flags win over overrides, overrides over the file.
 
     Raises:

@@ -17,7 +17,7 @@ from imgcls_ray.config.evaluate import EvaluateConfig
 from imgcls_ray.config.export import ExportConfig
 from imgcls_ray.config.limits import ObjectStorage, ReadLimits
 from imgcls_ray.config.models import ListModelsConfig, NewModelConfig
-from imgcls_ray.config.plain import clipped, shown, shown_text
+from imgcls_ray.config.plain import Plain, Values, clipped, shown, shown_text
 from imgcls_ray.config.predict import LabelConfig, PredictConfig
 from imgcls_ray.config.serve import GoldenImage, ModelChoice, ModelsConfig, ModelShare, ServeConfig
 from imgcls_ray.config.store import LatestConfig, StoreConfig
@@ -42,6 +42,7 @@ __all__ = [
     "NewModelConfig",
     "ObjectStorage",
     "OnDevice",
+    "Plain",
     "Precision",
     "PredictConfig",
     "ReadLimits",
@@ -52,6 +53,7 @@ __all__ = [
     "StoreConfig",
     "StrictModel",
     "TrainConfig",
+    "Values",
     "clipped",
     "dump_config",
     "load_config",

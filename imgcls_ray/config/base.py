@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import logging
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -19,6 +19,8 @@ from imgcls_ray.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
+
+    from imgcls_ray.config.plain import Plain, Values
 
 logger = logging.getLogger(__name__)
 
@@ -35,9 +37,10 @@ class StrictModel(BaseModel):
 
 
 M = TypeVar("M", bound=StrictModel)
+V = TypeVar("V")
 
 
-def make_config(kind: type[M], values: Mapping[str, Any]) -> M:
+def make_config(kind: type[M], values: Mapping[str, object]) -> M:
     """Check values against one job's model. Keys of earlier versions are understood, and the new ones are named.
 
     Raises:
@@ -51,7 +54,7 @@ def make_config(kind: type[M], values: Mapping[str, Any]) -> M:
     raise ConfigError(message)
 
 
-def load_config(path: Path) -> dict[str, Any]:
+def load_config(path: Path) -> dict[str, Plain]:
     """Read one YAML file of plain values.
 
     Raises:
@@ -77,8 +80,8 @@ def load_config(path: Path) -> dict[str, Any]:
 
 
 def read_values(
-    kind: type[StrictModel], file: Path | None, overrides: Sequence[str], flags: Mapping[str, Any]
-) -> dict[str, Any]:
+    kind: type[StrictModel], file: Path | None, overrides: Sequence[str], flags: Values
+) -> dict[str, Plain]:
     """What a command was told: flags win over overrides, overrides over the file.
 
     Raises:
@@ -88,7 +91,7 @@ def read_values(
     return {**written, **_with_new_keys(kind, parse_overrides(overrides)), **flags}
 
 
-def _with_new_keys(kind: type[StrictModel], values: Mapping[str, Any], where: str = "") -> dict[str, Any]:
+def _with_new_keys(kind: type[StrictModel], values: Mapping[str, V], where: str = "") -> dict[str, V]:
     """Values by the keys of today; what was called otherwise is told."""
     current = dict(values)
     for old in current.keys() & kind.renamed_keys.keys():
@@ -100,20 +103,20 @@ def _with_new_keys(kind: type[StrictModel], values: Mapping[str, Any], where: st
     return current
 
 
-def dump_config(values: Mapping[str, Any]) -> str:
+def dump_config(values: Values) -> str:
     """Write plain values as ``load_config`` reads them."""
     import yaml
 
     return yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True)
 
 
-def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
+def parse_overrides(overrides: Sequence[str]) -> dict[str, Plain]:
     """Read ``key=value`` pairs; values are YAML scalars, never evaluated.
 
     Raises:
         ConfigError: a pair without ``=``, or a value that is not YAML.
     """
-    values: dict[str, Any] = {}
+    values: dict[str, Plain] = {}
     for pair in overrides:
         key, equals, text = pair.partition("=")
         if not equals or not key:
@@ -125,22 +128,23 @@ def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
     return values
 
 
-def nested(values: Mapping[str, Any]) -> dict[str, Any]:
+def nested(values: Values) -> dict[str, Plain]:
     """Keys with a dot as tables in tables.
 
     Raises:
         ConfigError: a key is a value and a table at once, or lies deeper than any.
     """
-    result: dict[str, Any] = {}
+    result: dict[str, Plain] = {}
     for key, value in values.items():
         *tables, last = key.split(".")
         if len(tables) >= MAX_DEPTH:
             raise ConfigError(f"{shown(key)}: lies more than {MAX_DEPTH} tables deep")
         place = result
         for table in tables:
-            place = place.setdefault(table, {})
-            if not isinstance(place, dict):
+            below = place.setdefault(table, {})
+            if not isinstance(below, dict):
                 raise ConfigError(f"{shown_text(key)}: {shown_text(table)} is set to a value already")
+            place = below
         place[last] = value
     return result
 

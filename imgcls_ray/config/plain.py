@@ -9,14 +9,21 @@ from __future__ import annotations
 
 import functools
 import reprlib
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from imgcls_ray.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from datetime import date
 
     from yaml import SafeLoader
+
+Plain: TypeAlias = "bool | int | float | str | date | Sequence[Plain] | Mapping[str, Plain] | None"
+"""What a file, a command line or a service's caller can say."""
+Values: TypeAlias = Mapping[str, Plain]
+"""What is said of each key."""
 
 MAX_CHARS = 512 * 2**10
 """Of a file: PaddleX's have 1,500, and a second is enough for 800,000."""
@@ -28,7 +35,7 @@ _MAX_SHOWN_CHARS = 200
 _MAX_MESSAGE_CHARS = 1000
 
 
-def parse_yaml(text: str) -> Any:
+def parse_yaml(text: str) -> Plain:
     """Read one document of plain values.
 
     Raises:
@@ -39,7 +46,8 @@ def parse_yaml(text: str) -> Any:
     import yaml
 
     try:
-        return _loader()(text).get_single_data()
+        value: Plain = _loader()(text).get_single_data()
+        return value
     except yaml.MarkedYAMLError as error:
         where = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
         context = f"{error.context}, " if error.context else ""
@@ -51,7 +59,7 @@ def parse_yaml(text: str) -> Any:
         raise ConfigError(clipped(f"not plain YAML: {error}")) from error
 
 
-def shown(value: Any) -> str:
+def shown(value: object) -> str:
     """A value for people, short whatever its size: it may be anything that a file or a caller gave."""
     return _shortener().repr(value)
 
