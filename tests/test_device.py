@@ -283,10 +283,13 @@ def test_choosing_the_cpu_imports_neither_torch_nor_ray() -> None:
     assert json.loads(done.stdout) == ["cpu", []]
 
 
-def test_an_environment_that_names_no_cluster_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_environment_that_names_no_cluster_is_refused_to_jobs_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     def no_cluster() -> bool:
         raise ResourceError("no cluster")
 
     monkeypatch.setattr(commands_device, "is_cluster_given", no_cluster)
     with pytest.raises(ResourceError, match="no cluster"):
         settle_device(predict_config("in"))
+    monkeypatch.setattr(commands_device, "count_gpus", lambda *, of_cluster: 0)
+    assert settle_device(make_config(LabelConfig, {"input": "in", "model": "m"})).device == "cpu"
+    assert settle_device(make_config(ServeConfig, {"model": "m"})).device == "cpu"

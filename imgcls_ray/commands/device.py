@@ -67,7 +67,7 @@ def _chosen(config: LabelConfig | EvaluateConfig | TrainConfig | ServeConfig) ->
         return "gpu"
     if isinstance(config, LabelConfig) and config.dry_run:
         return "cpu"
-    num_gpus = count_gpus(of_cluster=is_cluster_given() and _needs_ray(config))
+    num_gpus = count_gpus(of_cluster=_runs_on_cluster(config))
     if not num_gpus:
         return "cpu"
     reason = None
@@ -81,14 +81,13 @@ def _chosen(config: LabelConfig | EvaluateConfig | TrainConfig | ServeConfig) ->
     return "gpu"
 
 
-def _needs_ray(config: LabelConfig | EvaluateConfig | TrainConfig | ServeConfig) -> bool:
-    """Whether the job runs on the cluster: one image is labelled in this process, a service on this machine."""
-    if isinstance(config, ServeConfig):
+def _runs_on_cluster(config: LabelConfig | EvaluateConfig | TrainConfig | ServeConfig) -> bool:
+    """Whether the network runs on a cluster: one image is labelled in this process, a service runs on this machine."""
+    if isinstance(config, ServeConfig) or type(config) is LabelConfig or not is_cluster_given():
         return False
-    try:
+    with suppress(ImgclsError):
         return not (isinstance(config, LabelConfig) and is_single_file(config.input, s3_options(config)))
-    except ImgclsError:
-        return True
+    return True
 
 
 def _cannot_use_gpus(config: LabelConfig | EvaluateConfig | TrainConfig | ServeConfig, num_gpus: int) -> str | None:
