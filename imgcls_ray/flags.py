@@ -152,7 +152,8 @@ def _check_output(flags: dict[str, Any], command_path: str, *, has_output: bool)
             raise UsageError(f"-o {_short(text)}: {command_path} has no --output")
     if len(outputs) > 1:
         raise UsageError(f"--output is given twice: {_short(outputs[0])} and {_short(outputs[1])}")
-    flags.update(output=outputs[0]) if outputs else None
+    if outputs:
+        flags["output"] = outputs[0]
 
 
 def _take_argument(flags: dict[str, Any], argument: str, command_path: str) -> None:
