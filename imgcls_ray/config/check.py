@@ -26,7 +26,7 @@ class SplitOptions(SplitRules):
     """How a check splits the dataset anew before it looks at it: as ``imgcls split`` does."""
 
     enable: bool = False
-    """Split before checking. The lists that were there are kept as ``*.bak``."""
+    """Split the dataset before checking it. The lists that were there are kept as ``*.bak``."""
     train_percent: float | None = Field(default=None, gt=0, le=100)
     """Percentage of the images for training."""
     val_percent: float | None = Field(default=None, gt=0, le=100)
@@ -63,7 +63,7 @@ class CheckConfig(Labelled, ReadLimits):
     output: str = "output"
     """Folder or ``s3://bucket/prefix`` for the report."""
     split: SplitOptions = SplitOptions()
-    """Split the dataset before checking it."""
+    """Shares and seed of a split before the check; see its own keys."""
     max_findings: PositiveInt = 10_000
     """Largest number of findings of one code that are written down; all are counted."""
     seed: int = 0
