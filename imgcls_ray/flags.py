@@ -205,7 +205,9 @@ def _parameters(kind: type[StrictModel], argument: str | None, *, as_job: bool) 
     if "output" not in fields:
         yield _parameter("output", list[str], typer.Option("-o", hidden=True))
     yield _parameter("config", Path, typer.Option("--config", "-c", metavar="FILE", help="YAML file of the same keys."))
-    help_ = "Set any key of the configuration; one in a table is written TABLE.KEY=VALUE."
+    help_ = "Set any key of the configuration." + (
+        f" In tables: {', '.join(inner)}." if (inner := _inner(kind)) else ""
+    )
     yield _parameter("set_", list[str], typer.Option("--set", "-s", metavar="KEY=VALUE", help=help_))
     if as_job:
         yield _parameter("pairs", list[str], typer.Argument(metavar="KEY=VALUE", help="The same as --set KEY=VALUE."))
@@ -250,6 +252,12 @@ def _is_option(field: FieldInfo) -> bool:
     """Tables are no options."""
     kind = _plain_type(field)
     return kind is bool or kind in _TYPES or get_origin(kind) is Literal or _is_list(field)
+
+
+def _inner(kind: type[StrictModel]) -> list[str]:
+    """Keys of tables, which have no option of their own."""
+    tables = {name: getattr(_plain_type(field), "model_fields", ()) for name, field in kind.model_fields.items()}
+    return [f"{name}.{key}" for name, keys in tables.items() for key in keys]
 
 
 def _metavar(field: FieldInfo) -> str:

@@ -84,6 +84,18 @@ def test_help_has_every_key_with_its_default(name: str, run: Callable[..., tuple
             assert f"[default: {default}]" in row
 
 
+@pytest.mark.parametrize(
+    ("name", "keys"),
+    [
+        ("check", "In tables: split.test_percent, split.seed, "),
+        ("serve", "canary.model, "),
+        ("train", "configuration. "),
+    ],
+)
+def test_help_names_the_keys_of_tables(name: str, keys: str, run: Callable[..., tuple[int, str]]) -> None:
+    assert keys in run(name, "--help")[1]
+
+
 @pytest.mark.parametrize("name", DECLARED)
 def test_an_argument_is_a_key_of_the_configuration(name: str) -> None:
     argument = DECLARED[name].argument
