@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from imgcls_ray.config import Values
 
+
 def run(config_file: Path | None, overrides: Sequence[str], flags: Values) -> None:
     """Start, say where, and answer until Ctrl-C or SIGTERM.
 
