@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 BINARY = "application/octet-stream"
 HEADER_LENGTH = "inference-header-content-length"
 _NUMBERS_STEP_BYTES = 65_536
+_MAX_DEPTH = 8
 _DIGITS_ALIKE = bytes.maketrans(b"123456789", b"000000000")
 _NO_LISTS = bytes.maketrans(b"[]", b"  ")
 _OUTPUTS = ("class_ids", "scores", "labels", "status")
@@ -136,7 +137,7 @@ def _is_text_alone(data: list[Any]) -> bool:
 
 
 def _read_numbers(raw: memoryview, shape: Sequence[int]) -> np.ndarray:
-    """uint8 of a list in JSON, of as many lists in lists as the shape has, or of fewer.
+    """uint8 of a list in JSON, of numbers or of lists of one length.
 
     A million numbers are a million objects of Python, and lists of three another third of one: here each step makes a
     small part of them, and none of the lists.
@@ -161,7 +162,7 @@ def _read_numbers(raw: memoryview, shape: Sequence[int]) -> np.ndarray:
         # Digits tell nothing of the lists.
         lists.append(piece.translate(_DIGITS_ALIKE, b" \t\r\n"))
         start = end + 1
-    if not _is_list_of(b",".join(lists), shape):
+    if num_found != count or not _is_rectangular(b",".join(lists)):
         raise ValueError("not a list of this shape")
     return found
 
@@ -177,17 +178,21 @@ def _find_comma(raw: memoryview, start: int) -> int:
     return len(raw) - start
 
 
-def _is_list_of(text: bytes, shape: Sequence[int]) -> bool:
-    """Whether it is what lists of a shape look like, with every digit a 0."""
+def _is_rectangular(text: bytes) -> bool:
+    """Whether it is a list, of lists of one length or of numbers, where every digit is a 0."""
     if any(wrong in text for wrong in (b"0[", b"]0", b"[,", b",]", b",,")):
         return False
     lists = text.translate(None, b"0+-.eE")
-    depth = len(lists) - len(lists.lstrip(b"[")) - 1
-    if depth >= len(shape):
+    depth = len(lists) - len(lists.lstrip(b"["))
+    if not 0 < depth <= _MAX_DEPTH:
         return False
-    expected = b"[" + b"," * (math.prod(shape[depth:]) - 1) + b"]"
-    for size in reversed(shape[:depth]):
+    # How long the lists of each depth are, by the first one of it; then all of them must be like those.
+    expected, num_inside = b"", 1
+    for level in range(1, depth + 1):
+        num_numbers = lists.count(b",", 0, max(0, lists.find(b"]" * level))) + 1
+        size = num_numbers // num_inside
         expected = b"[" + b",".join([expected] * size) + b"]"
+        num_inside = max(1, num_inside * size)
     return lists == expected
 
 
