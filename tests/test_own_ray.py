@@ -128,10 +128,9 @@ def watch_until_it_ends(process: subprocess.Popen[str]) -> tuple[set[Listener], 
     opened: list[str] = []
     while process.poll() is None:
         new = listeners(process.pid) - found
-        for listener in new:
-            if not listener.is_local:
-                check_reach({listener, *(one for one in new | found if "gcs_server" in one.name)})
         found |= new
+        if any("gcs_server" in listener.name for listener in new) or not all(listener.is_local for listener in new):
+            check_reach(new | {listener for listener in found if "gcs_server" in listener.name})
         if not folders and any("raylet" in listener.name for listener in found):
             folders = private_folders(process.pid)
             if can_be_nobody():
@@ -162,7 +161,7 @@ def test_a_job_shows_the_network_and_other_users_nothing(
         found, folders, opened = watch_until_it_ends(process)
     assert process.returncode == 0, output.read_text()
     assert not OF_RAY.search(output.read_text())
-    check_reach(found)
+    assert any("gcs_server" in listener.name for listener in found)
     assert opened == []
     assert len(folders) == 2
     assert sum(folder.exists() for folder in folders) == 1  # the logs stay

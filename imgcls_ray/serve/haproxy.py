@@ -15,6 +15,10 @@ import re
 import resource
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
 
 BINARY_VARIABLE = "RAY_SERVE_HAPROXY_BINARY_PATH"
 HOST_VARIABLE = "IMGCLS_HAPROXY_HOST"
@@ -29,6 +33,33 @@ _SCRIPT = "imgcls-haproxy"
 _MAX_CONNECTIONS = 16384
 # Headers are one packet or two. Whoever needs longer keeps a connection from somebody else.
 _HEADERS_S = 10
+# Files of the page and the documentation, which are the largest answers and are the same for everybody. A change of the
+# service's version is seen after so long.
+_KEPT_S = 10
+_CACHE = f"""cache imgcls
+    total-max-size 16
+    max-object-size 4194304
+    max-age {_KEPT_S}
+"""
+# What would have another copy made, or the kept one not used. Part of a file is still the replicas' to send.
+_KEEP = (
+    "acl imgcls_kept path_beg /assets/",
+    "acl imgcls_kept_id req.hdr(x-request-id) -m reg ^[A-Za-z0-9._:-]{1,128}$",
+    "http-request set-var(txn.imgcls_id) uuid() if imgcls_kept",
+    "http-request set-var(txn.imgcls_id) req.hdr(x-request-id) if imgcls_kept imgcls_kept_id",
+    "http-request replace-uri ([^?]*)[?].* \\1 if imgcls_kept",
+    "http-request set-header host assets if imgcls_kept",
+    "http-request del-header authorization if imgcls_kept",
+    "http-request del-header cache-control if imgcls_kept",
+    "http-request del-header pragma if imgcls_kept",
+    "http-request cache-use imgcls if imgcls_kept !{ req.hdr(range) -m found }",
+    "http-response cache-store imgcls if { var(txn.imgcls_id) -m found }",
+    # That of the request which brought the copy is in it.
+    "http-after-response set-header x-request-id %[var(txn.imgcls_id)] if { var(txn.imgcls_id) -m found }",
+)
+# Of an answer that its caller does not take, bytes. The system would take megabytes of it from a replica, which then
+# knows of no slow caller.
+_ANSWER_BUFFER = 65536
 # For all but connections: listeners, checks of replicas, the admin socket.
 _OTHER_FILES = 200
 
@@ -52,7 +83,7 @@ def main() -> None:
     os.execv(binary, [binary, *sys.argv[1:]])
 
 
-def rewrite(configuration: str, environment: os._Environ[str] | dict[str, str], max_files: int) -> str:
+def rewrite(configuration: str, environment: Mapping[str, str], max_files: int) -> str:
     """Add limits, and close what is open to others.
 
     Args:
@@ -69,14 +100,19 @@ def rewrite(configuration: str, environment: os._Environ[str] | dict[str, str], 
     max_connections = min(wanted, (max_files - _OTHER_FILES) * 2 // 5)
     per_source = _count(environment.get(PER_SOURCE_VARIABLE, ""), max_connections * 3 // 4)
     host = environment.get(HOST_VARIABLE, "")
-    text = _replace(configuration, r"^( *)maxconn \d+$", rf"\1maxconn {max_connections}")
+    maxconn = rf"\1maxconn {max_connections}\n\1tune.rcvbuf.server {_ANSWER_BUFFER}"
+    text = _replace(configuration, r"^( *)maxconn \d+$", maxconn)
     text = _replace(text, r"^( *stats socket \S+) mode 666 ", r"\1 mode 600 ")
     text = _replace(text, r"^( *)bind :(\d+)$(?=\n *mode http\n.*prometheus-exporter)", r"\1bind 127.0.0.1:\2")
     text = _replace(text, r"^(listen stats\n *)bind \*:(\d+)$", r"\1bind 127.0.0.1:\2")
-    frontend = r"^frontend http_frontend\n( *)bind (\S+):(\d+)$"
-    address = _bind_address(host) if host else r"\2"
-    limits = "".join(rf"\n\1{line}" for line in _limits(per_source))
-    return _replace(text, frontend, rf"frontend http_frontend\n\1bind {address}:\3{limits}")
+    added = [*_limits(per_source), *_KEEP]
+
+    def open_frontend(match: re.Match[str]) -> str:
+        indent = match[1]
+        lines = [f"bind {_bind_address(host) if host else match[2]}:{match[3]}", *added]
+        return _CACHE + "frontend http_frontend\n" + "\n".join(indent + line for line in lines)
+
+    return _replace(text, r"^frontend http_frontend\n( *)bind (\S+):(\d+)$", open_frontend)
 
 
 def front_binary() -> str:
@@ -109,7 +145,7 @@ def _limits(per_source: int) -> list[str]:
     return lines
 
 
-def _replace(text: str, pattern: str, replacement: str) -> str:
+def _replace(text: str, pattern: str, replacement: str | Callable[[re.Match[str]], str]) -> str:
     changed, count = re.subn(pattern, replacement, text, flags=re.MULTILINE)
     if count != 1:
         raise UnexpectedConfigurationError(

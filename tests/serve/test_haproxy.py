@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import os
 import subprocess
-from typing import TYPE_CHECKING
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING, ClassVar
 
+import httpx
 import pytest
 
 from imgcls_ray.serve.haproxy import UnexpectedConfigurationError, front_binary, rewrite
+from imgcls_ray.serve.local import free_ports
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 MANY_FILES = 1_000_000
@@ -133,3 +139,84 @@ def run_front(path: Path, **environment: str) -> subprocess.CompletedProcess[str
         timeout=60,
         check=False,
     )
+
+
+class Files(BaseHTTPRequestHandler):
+    """A replica that counts what it is asked for."""
+
+    protocol_version = "HTTP/1.1"
+    asked: ClassVar[list[str]] = []
+    body = bytes(range(256)) * 4096
+
+    def do_GET(self) -> None:
+        if not self.path.startswith("/-/"):
+            self.asked.append(self.path)
+        self.send_response(200)
+        headers = {"content-length": len(self.body), "etag": '"1"', "x-request-id": self.headers["x-request-id"]}
+        for name, value in headers.items():
+            self.send_header(name, str(value))
+        self.end_headers()
+        self.wfile.write(self.body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def address(written: str, tmp_path: Path) -> Iterator[str]:
+    """Where HAProxy listens, before a replica that has two files."""
+    ports = free_ports(3)
+    replica = ThreadingHTTPServer(("127.0.0.1", 0), Files)
+    threading.Thread(target=replica.serve_forever, daemon=True).start()
+    text = written.replace("127.0.0.1:30000", f"127.0.0.1:{replica.server_port}")
+    for port, number in zip(("8123", "9101", "8404"), ports, strict=True):
+        text = text.replace(f":{port}\n", f":{number}\n")
+    path = tmp_path / "haproxy.cfg"
+    path.write_text(text)
+    Files.asked.clear()
+    front = front_binary()
+    env = {**os.environ, "RAY_SERVE_HAPROXY_BINARY_PATH": front}
+    with subprocess.Popen([front, "-db", "-f", str(path)], env=env, stderr=subprocess.DEVNULL) as process:
+        url = f"http://127.0.0.1:{ports[0]}"
+        try:
+            deadline = time.monotonic() + 60
+            while not is_up(url):
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            yield url
+        finally:
+            process.kill()
+            replica.shutdown()
+            replica.server_close()
+
+
+def is_up(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/other").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def test_files_of_the_page_are_not_asked_of_replicas_again(address: str) -> None:
+    first = httpx.get(f"{address}/assets/page.js")
+    assert first.content == Files.body
+    # Whatever callers say to have another copy made.
+    for url, headers in [
+        ("/assets/page.js?again=1", {}),
+        ("/assets/page.js", {"host": "elsewhere"}),
+        ("/assets/page.js", {"authorization": "Bearer key", "cache-control": "no-cache", "pragma": "no-cache"}),
+    ]:
+        again = httpx.get(f"{address}{url}", headers=headers)
+        assert (again.status_code, again.content) == (200, Files.body)
+        assert again.headers["x-request-id"] != first.headers["x-request-id"]
+    assert Files.asked.count("/assets/page.js") == 1
+    own = httpx.get(f"{address}/assets/page.js", headers={"x-request-id": "mine-1"})
+    assert own.headers.get_list("x-request-id") == ["mine-1"]
+    other = httpx.get(f"{address}/assets/page.js", headers={"x-request-id": 'no" good'})
+    assert other.headers["x-request-id"] != 'no" good'
+    # Part of a file is the replica's to send, and nothing else is kept.
+    httpx.get(f"{address}/assets/page.js", headers={"range": "bytes=0-1"})
+    for _ in range(2):
+        httpx.get(f"{address}/v1/model")
+    assert Files.asked.count("/assets/page.js") == 2
+    assert Files.asked.count("/v1/model") == 2
