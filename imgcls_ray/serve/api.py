@@ -137,13 +137,11 @@ def make_router(service: Service) -> APIRouter:
             known[refused] = weakref.ref(lineup), await in_thread(_describe_lineup, lineup, refused=refused)
         return json_response(known[refused][1])
 
-    @router.head("/healthz", include_in_schema=False)
     @router.get("/healthz", tags=["health"])
     async def healthz() -> Health:
         """Whether the process answers."""
         return Health(status="ok")
 
-    @router.head("/readyz", include_in_schema=False)
     @router.get("/readyz", responses={503: ERRORS[503]}, tags=["health"])
     async def readyz() -> Health:
         """Whether a model is loaded and warm."""

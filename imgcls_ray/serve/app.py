@@ -127,21 +127,21 @@ def make_routes(service: Service) -> FastAPI:
     assets |= {name: StaticFile(_swagger() / name, kind) for name, kind in _DOCS.items()}
     described: dict[str, bytes] = {}
 
-    @app.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
+    @app.get("/", include_in_schema=False)
     async def get_page(request: Request) -> Response:
         return page.answer(request)
 
-    @app.api_route("/docs", methods=["GET", "HEAD"], include_in_schema=False)
+    @app.get("/docs", include_in_schema=False)
     async def get_docs(request: Request) -> Response:
         return docs.answer(request)
 
-    @app.api_route("/assets/{name}", methods=["GET", "HEAD"], include_in_schema=False)
+    @app.get("/assets/{name}", include_in_schema=False)
     async def get_asset(name: str, request: Request) -> Response:
         if name not in assets:
             raise not_found()
         return assets[name].answer(request)
 
-    @app.api_route("/openapi.json", methods=["GET", "HEAD"], include_in_schema=False)
+    @app.get("/openapi.json", include_in_schema=False)
     async def get_description(request: Request) -> Response:
         root = request.scope.get("root_path", "").rstrip("/")
         if root not in described:

@@ -134,9 +134,13 @@ class Guard:
             else:
                 await self._app(scope, receive, send)
             return
+        method = scope["method"]
+        scope = dict(scope)  # the server's stays as it is
         exchange = _Exchange(scope, receive, send, self.room, self._max_request_bytes)
+        if method == "HEAD" and _is_open(exchange.path):
+            scope["method"] = "GET"  # of whose answer the body is left out
         try:
-            self._admit(scope["method"], exchange)
+            self._admit(method, exchange)
             async with asyncio.timeout(self._request_timeout_s):
                 await self._app(scope, exchange.receive, exchange.send)
         except TimeoutError:
@@ -157,12 +161,12 @@ class Guard:
         finally:
             self.room.num_bytes -= exchange.num_bytes
             self.room.leave_place(exchange.place)
-            self._tell(scope, exchange)
+            self._tell(method, scope, exchange)
 
     def _admit(self, method: str, exchange: _Exchange) -> None:
         path = exchange.path
         check_head(exchange.scope)
-        if self._keys and not (path in _OPEN_PATHS or path.startswith(_OPEN_PREFIX)):
+        if self._keys and not _is_open(path):
             shown = exchange.headers.get(b"x-api-key") or _bearer(exchange.headers.get(b"authorization", b""))
             if not self._keys.admit(shown):
                 raise refuse(ErrorCode.UNAUTHORIZED, "a key is needed: 'Authorization: Bearer KEY' or 'X-API-Key: KEY'")
@@ -176,7 +180,7 @@ class Guard:
         exchange.check_size(num_bytes)
         self.room.check_bytes(num_bytes)
 
-    def _tell(self, scope: Scope, exchange: _Exchange) -> None:
+    def _tell(self, method: str, scope: Scope, exchange: _Exchange) -> None:
         seconds = time.perf_counter() - exchange.start
         path = exchange.path
         endpoint = _endpoint(path)
@@ -185,7 +189,7 @@ class Guard:
             return
         access.info(
             "%s %s %d %.1f ms",
-            json.dumps(scope["method"][:20])[1:-1],
+            json.dumps(method[:20])[1:-1],
             # Quotation marks, line breaks, escape sequences: as JSON writes them, whatever the log's format is.
             json.dumps(path[:200])[1:-1],
             exchange.status,
@@ -208,6 +212,7 @@ class _Exchange:
     def __init__(self, scope: Scope, receive: Receive, send: Send, room: Room, max_bytes: int) -> None:
         self.start = time.perf_counter()
         self.scope = scope
+        self._is_head = scope["method"] == "HEAD"
         # Of several with one name the first counts, as at the door.
         self.headers: dict[bytes, bytes] = dict(reversed(scope["headers"]))
         self.request_id = request_id_of(self.headers)
@@ -250,7 +255,7 @@ class _Exchange:
         if message["type"] == "http.response.start":
             self.status = message["status"]
             message["headers"] = with_headers(message.get("headers", ()), self.request_id)
-        elif self.scope["method"] == "HEAD" and message["type"] == "http.response.body":
+        elif self._is_head and message["type"] == "http.response.body":
             message["body"] = b""
         await self._send(message)
 
@@ -272,8 +277,10 @@ def with_headers(headers: Iterable[tuple[bytes, bytes]], request_id: str) -> lis
     """The headers of an answer with those that every answer has."""
     found = list(headers)
     names = {name.lower() for name, _ in found}
-    always = [*_ALWAYS, (b"x-request-id", request_id.encode())]
-    return found + [(name, value) for name, value in always if name not in names]
+    found += [header for header in _ALWAYS if header[0] not in names]
+    if b"x-request-id" not in names:
+        found.append((b"x-request-id", request_id.encode()))
+    return found
 
 
 def check_head(scope: Scope) -> None:
@@ -307,6 +314,11 @@ async def send_error(send: Send, error: ApiError, path: str, request_id: str) ->
     ]
     await send({"type": "http.response.start", "status": error.status, "headers": with_headers(headers, request_id)})
     await send({"type": "http.response.body", "body": body})
+
+
+def _is_open(path: str) -> bool:
+    """Whether no key is needed."""
+    return path in _OPEN_PATHS or path.startswith(_OPEN_PREFIX)
 
 
 def _endpoint(path: str) -> str:

@@ -67,19 +67,16 @@ def make_router(service: Service) -> APIRouter:
     """The routes, which ask this service."""
     router = APIRouter(tags=["kserve v2"])
 
-    @router.head("/v2", include_in_schema=False)
     @router.get("/v2")
     async def server() -> ServerMetadata:
         """Say what this server is."""
         return ServerMetadata(name="imgcls-ray", version=__version__, extensions=["binary_tensor_data"])
 
-    @router.head("/v2/health/live", include_in_schema=False)
     @router.get("/v2/health/live")
     async def live() -> dict[str, bool]:
         """Whether the process answers."""
         return {"live": True}
 
-    @router.head("/v2/health/ready", include_in_schema=False)
     @router.get("/v2/health/ready", responses={503: _ERRORS[503]})
     async def ready() -> dict[str, bool]:
         """Whether a model answers."""

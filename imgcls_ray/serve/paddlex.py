@@ -134,7 +134,6 @@ def make_router(service: Service) -> APIRouter:
             }
         )
 
-    @router.head("/health", include_in_schema=False)
     @router.get("/health", response_model=PaddleXError, summary="PaddleX's health")
     async def health(request: Request) -> Response:
         """Whether the process answers."""

@@ -48,7 +48,7 @@ class StaticFile:
         if etag in known or "*" in known:
             return Response(status_code=304, headers=self._headers)
         asked = request.headers.get("range")
-        if asked is None or request.method != "GET" or request.headers.get("if-range", etag) != etag:
+        if asked is None or request.headers.get("if-range", etag) != etag:
             return _InChunks(self._body, headers=self._headers)
         start, end = self._range(asked)
         found = {"content-range": f"bytes {start}-{end - 1}/{len(self._body)}"}
@@ -78,7 +78,7 @@ class StaticFile:
 class _InChunks(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        body = b"" if scope["method"] == "HEAD" else bytes(self.body)
+        body = bytes(self.body)
         for start in range(0, len(body) or 1, _CHUNK_BYTES):
             chunk = body[start : start + _CHUNK_BYTES]
             await send({"type": "http.response.body", "body": chunk, "more_body": start + _CHUNK_BYTES < len(body)})
