@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 LENGTH = struct.Struct("<Q")
 """Before each message, how many bytes it has."""
+IN_MEMORY = 1 << 63
+"""Added to the length of a message that does not follow, but lies in the memory of MEMORY_FD."""
+MEMORY_FD = 3
 
 
 class ChildDiedError(Exception):
@@ -117,5 +120,9 @@ def _read(stream: IO[bytes]) -> bytes | None:
     if len(header) < LENGTH.size:
         return None
     (length,) = LENGTH.unpack(header)
-    message = stream.read(length)
+    if length & IN_MEMORY:
+        length -= IN_MEMORY
+        message = os.pread(MEMORY_FD, length, 0)
+    else:
+        message = stream.read(length)
     return message if len(message) == length else None

@@ -23,13 +23,19 @@ import traceback
 from contextlib import suppress
 from typing import TYPE_CHECKING, NoReturn
 
-from imgcls_ray.workers.child import LENGTH, ChildDiedError, start_python
+from imgcls_ray.workers.child import IN_MEMORY, LENGTH, MEMORY_FD, ChildDiedError, start_python
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
-# A request is a process to end, or 0 and the socket of a new one; the answer is how it ended, or the new one's id.
+# A request is a process to end, or 0 with the socket and the memory of a new one. The answer is how it ended, or the
+# id of the new one.
 _NUMBER = struct.Struct("<i")
+# Larger messages go through shared memory. A socket holds some 200 kB, and both ends would take turns for each of them:
+# on a busy machine every turn costs milliseconds.
+_MAX_SOCKET_BYTES = 128 * 2**10
+# Of that memory so much is used again for the next message; making it anew costs more than copying into it.
+_KEPT_BYTES = 8 * 2**20
 _CANNOT_FORK = -1
 _TIME = struct.Struct("@ll")
 # Loading comes before the first answer: from a slow disk it takes a minute.
@@ -68,16 +74,17 @@ class ForkServer:
             OSError: the system has no room for another process.
         """
         ours, theirs = socket.socketpair()
-        with theirs:
-            try:
-                pid = self._ask(0, theirs)
-            except BaseException:
-                ours.close()
-                raise
-        if pid == _CANNOT_FORK:
+        memory = os.memfd_create("message")
+        try:
+            with theirs:
+                pid = self._ask(0, theirs.fileno(), memory)
+            if pid == _CANNOT_FORK:
+                raise OSError("the system has no room for another process")
+        except BaseException:
             ours.close()
-            raise OSError("the system has no room for another process")
-        return Fork(self, pid, ours)
+            os.close(memory)
+            raise
+        return Fork(self, pid, ours, memory)
 
     def end(self, pid: int) -> int:
         """End a fork and leave nothing of it.
@@ -90,12 +97,12 @@ class ForkServer:
         """
         return self._ask(pid)
 
-    def _ask(self, number: int, passed: socket.socket | None = None) -> int:
+    def _ask(self, number: int, *passed: int) -> int:
         with self._lock:
             if self.is_gone:
                 raise ForkServerDiedError
             try:
-                socket.send_fds(self._socket, [_NUMBER.pack(number)], [passed.fileno()] if passed is not None else [])
+                socket.send_fds(self._socket, [_NUMBER.pack(number)], passed)
                 answer = self._socket.recv(_NUMBER.size)
                 if len(answer) < _NUMBER.size:
                     raise EOFError("the server is gone")
@@ -125,10 +132,11 @@ class ForkServer:
 class Fork:
     """One process. One thread asks it; any thread may interrupt it."""
 
-    def __init__(self, server: ForkServer, pid: int, connection: socket.socket) -> None:
+    def __init__(self, server: ForkServer, pid: int, connection: socket.socket, memory: int) -> None:
         self._server = server
         self.pid = pid
         self._socket = connection
+        self._memory: int | None = memory
         self._lock = threading.Lock()
 
     def ask(self, *message: bytes, timeout_s: float, max_bytes: int) -> bytes:
@@ -140,8 +148,12 @@ class Fork:
             ForkServerDiedError: it has ended with the server.
         """
         deadline = time.monotonic() + timeout_s
-        parts = [LENGTH.pack(sum(map(len, message))), *message]
+        num_bytes = sum(map(len, message))
+        parts = [LENGTH.pack(num_bytes), *message]
         try:
+            if num_bytes > _MAX_SOCKET_BYTES:
+                self._write_memory(message)
+                parts = [LENGTH.pack(num_bytes + IN_MEMORY)]
             # Timeouts of the kernel and one call for all: with Python's, a thread would ask for the interpreter again
             # for each few hundred kilobytes.
             self._set_timeout(socket.SO_SNDTIMEO, timeout_s)
@@ -179,7 +191,20 @@ class Fork:
         """End the process, whatever it does. Returns and raises as ``ForkServer.end``."""
         with self._lock:
             self._socket.close()
+            if self._memory is not None:
+                os.close(self._memory)
+                self._memory = None
         return self._server.end(self.pid)
+
+    def _write_memory(self, message: Sequence[bytes]) -> None:
+        assert self._memory is not None
+        if os.fstat(self._memory).st_size > _KEPT_BYTES:
+            os.ftruncate(self._memory, 0)
+        offset = 0
+        for part in message:
+            if os.pwrite(self._memory, part, offset) < len(part):
+                raise OSError("there is no memory for the message")
+            offset += len(part)
 
     def _receive(self, num_bytes: int, deadline: float) -> bytes:
         """So many bytes, fewer if the connection ends."""
@@ -215,12 +240,12 @@ def serve_forks(prepare: Callable[[], Callable[[], None]]) -> None:
         forks: set[int] = set()
         try:
             while True:
-                request, passed, _, _ = socket.recv_fds(control, _NUMBER.size, 1)
+                request, passed, _, _ = socket.recv_fds(control, _NUMBER.size, 2)
                 if len(request) < _NUMBER.size:
                     return
                 (number,) = _NUMBER.unpack(request)
                 if passed:
-                    answer = _fork(run, control, passed[0])
+                    answer = _fork(run, control, *passed)
                     forks.add(answer)
                 else:
                     answer = _end(number)
@@ -234,19 +259,20 @@ def serve_forks(prepare: Callable[[], Callable[[], None]]) -> None:
                 _end(pid)
 
 
-def _fork(run: Callable[[], None], control: socket.socket, connection: int) -> int:
+def _fork(run: Callable[[], None], control: socket.socket, connection: int, memory: int) -> int:
     server = os.getpid()
     try:
         pid = os.fork()
     except OSError:
         pid = _CANNOT_FORK
     if pid == 0:
-        _be_fork(run, control, connection, server)
+        _be_fork(run, control, connection, memory, server)
     os.close(connection)
+    os.close(memory)
     return pid
 
 
-def _be_fork(run: Callable[[], None], control: socket.socket, connection: int, server: int) -> NoReturn:
+def _be_fork(run: Callable[[], None], control: socket.socket, connection: int, memory: int, server: int) -> NoReturn:
     exit_code = 1
     try:
         _end_with(server)
@@ -256,6 +282,9 @@ def _be_fork(run: Callable[[], None], control: socket.socket, connection: int, s
         os.dup2(connection, 0)
         os.dup2(connection, 1)
         os.close(connection)
+        if memory != MEMORY_FD:
+            os.dup2(memory, MEMORY_FD)
+            os.close(memory)
         run()
         exit_code = 0
     except BaseException:

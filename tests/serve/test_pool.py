@@ -502,3 +502,16 @@ def test_a_replica_whose_threads_are_all_stuck_answers_and_is_healthy(
         go_on.set()
     wait_until(lambda: line.num_stuck == 0)
     assert code_of(live.classify(JPEG)) == "ok"
+
+
+def test_large_messages_leave_nothing_of_the_one_before() -> None:
+    """They lie in memory that is used again: a smaller file gets none of a larger one's bytes."""
+    sizes = [(600, 500), (200, 150), (2400, 1500), (600, 500), (61, 40)]
+    contents = [make.encode(make.slopes(*size), "BMP") for size in sizes]
+    with Decoders(DecodeLimits(timeout_s=60)) as asked:
+        results = [asked.do(content) for content in contents]
+    assert [(result.width, result.height) for result in results] == sizes
+    for content, result in zip(contents, results, strict=True):
+        expected = decode_model_input(content, Preprocess(), DecodeLimits())
+        assert not isinstance(expected, ImageError)
+        assert np.array_equal(result.pixels, expected.pixels)
