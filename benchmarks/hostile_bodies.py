@@ -50,9 +50,9 @@ def hostile_bodies(model: str) -> list[HostileBody]:
     images = [HostileBody(name, image.make, image.content_type) for name, image in HOSTILE_IMAGES.items()]
     drawn = [
         HostileBody(
-            f"{_VISUALIZE}: PNG of 88 MP", lambda: for_paddlex(png(SIDE_88MP, SIDE_88MP, colour_type=6)), _JSON
+            f"{_VISUALIZE}: PNG of 88 MP", lambda: for_paddlex(png(SIDE_88MP, SIDE_88MP, colour_type=6)), _JSON, PADDLEX
         ),
-        *(HostileBody(f"{_VISUALIZE}: all", _drawn(image.make), _JSON) for image in HOSTILE_IMAGES.values()),
+        *(HostileBody(f"{_VISUALIZE}: all", _drawn(image.make), _JSON, PADDLEX) for image in HOSTILE_IMAGES.values()),
     ]
     nested = b"[" * (_LARGEST // 2)
     envelopes = [

@@ -188,6 +188,11 @@ def test_every_attack_of_the_list_is_there() -> None:
     }
 
 
+def test_an_image_that_is_to_be_drawn_on_goes_where_that_is_done() -> None:
+    paths = {body.path for body in hostile_bodies("model") if body.attack.startswith("PaddleX, visualize")}
+    assert paths == {"/image-classification"}
+
+
 def test_bodies_are_made_once_and_each_attack_has_one_turn_in_a_mix(tmp_path: Path) -> None:
     made: list[str] = []
 
