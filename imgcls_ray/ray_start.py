@@ -76,15 +76,23 @@ def own_ray() -> dict[str, Any]:
     """Options of ``ray.init`` for a Ray that nobody but this user, on this machine, can reach.
 
     Sets the environment that Ray and all its processes read. A caller's own
-    ``RAY_AUTH_MODE=disabled``, ``RAY_AUTH_TOKEN`` and ``RAY_AUTH_TOKEN_PATH`` are left as they are.
+    ``RAY_AUTH_MODE=disabled``, ``RAY_AUTH_TOKEN`` and ``RAY_AUTH_TOKEN_PATH`` are left as they are; empty ones count as
+    not set.
 
     Raises:
         StorageError: there is no place for Ray's files.
+        ResourceError: ``RAY_AUTH_MODE`` is no mode of Ray's, which would go without a token.
     """
     # Ray then takes 127.0.0.1 for the node's address, and everything that listens at the node's address with it.
     os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
-    is_disabled = os.environ.get("RAY_AUTH_MODE", "token").lower() != "token"
-    if not is_disabled and "RAY_AUTH_TOKEN" not in os.environ and "RAY_AUTH_TOKEN_PATH" not in os.environ:
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        if not os.environ.get(name, "").strip():
+            os.environ.pop(name, None)
+    mode = os.environ.get("RAY_AUTH_MODE", "token")
+    if mode.lower() not in ("token", "disabled"):
+        raise ResourceError(f"RAY_AUTH_MODE={mode}: is no mode of Ray's; set it to token or disabled, or unset it")
+    has_token = "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ
+    if mode.lower() == "token" and not has_token:
         # Ray would write ~/.ray/auth_token, and every later `ray start` and `ray job submit` would go by it.
         os.environ["RAY_AUTH_TOKEN_PATH"] = str(_token_file())
     # Training workers talk to each other past Ray.

@@ -37,6 +37,8 @@ _MODE_RGB = 3  # torchvision.io.ImageReadMode.RGB
 # The next marker that has a segment, or EOI. Skipped in C rather than in a loop here, because each can fill a file:
 # stuffed zeros and restart markers (inside scans), fill bytes, and junk between segments.
 _NEXT_MARKER = re.compile(rb"\xff[\x02-\xcf\xd9-\xfe]")
+# Of one search: in C it keeps the interpreter, and a file of 30 MB would stop everything else for a fifth of a second.
+_SEARCH_BYTES = 1 << 20
 # Real files have tens of segments; 100 MiB of the smallest one would cost half a minute.
 _MAX_SEGMENTS = 10_000
 # How many EXIF blocks are asked for an orientation. Editors leave two or three.
@@ -91,7 +93,7 @@ def read_jpeg_header(data: bytes, *, max_segments: int = _MAX_SEGMENTS, max_junk
     position = 2
     num_exifs = 0
     for _ in range(max_segments):
-        found = _NEXT_MARKER.search(data, position, len(data) if max_junk is None else position + max_junk)
+        found = _next_marker(data, position, None if max_junk is None else position + max_junk)
         segment = found.end() if found else len(data)
         position = segment + _segment_bytes(data, segment)
         if position > len(data) or segment + 2 > len(data):
@@ -133,7 +135,7 @@ def keep_pixel_segments(data: bytes, header: JpegHeader) -> bytes:
     num_bytes = 0
     position = 2
     while position < (header.scan or 0):
-        found = _NEXT_MARKER.search(data, position)
+        found = _next_marker(data, position)
         if found is None:
             break
         segment = found.end()
@@ -147,6 +149,17 @@ def keep_pixel_segments(data: bytes, header: JpegHeader) -> bytes:
             if num_bytes > _MAX_TABLE_BYTES:
                 raise ImageError(ImageErrorCode.CORRUPT, f"more than {_MAX_TABLE_BYTES} bytes of JPEG tables")
     return b"".join([*kept, view[(header.scan or 0) - 2 :]])
+
+
+def _next_marker(data: bytes, position: int, stop: int | None = None) -> re.Match[bytes] | None:
+    stop = len(data) if stop is None else min(stop, len(data))
+    while position < stop:
+        # One byte more than the step: a marker may begin with its last one.
+        found = _NEXT_MARKER.search(data, position, min(position + _SEARCH_BYTES + 1, stop))
+        if found is not None:
+            return found
+        position += _SEARCH_BYTES
+    return None
 
 
 def _segment_bytes(data: bytes, segment: int) -> int:
@@ -185,7 +198,7 @@ def _check_scans(data: bytes, scan: int, max_scans: int) -> None:
     num_scans = 1
     position = scan + _segment_bytes(data, scan)
     for _ in range(_MAX_SEGMENTS):
-        found = _NEXT_MARKER.search(data, position)
+        found = _next_marker(data, position)
         if found is None or data[found.end() - 1] == _EOI:
             return
         segment = found.end()

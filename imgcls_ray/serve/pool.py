@@ -11,6 +11,7 @@ waiting; a request that would wait too long is refused when it comes.
 from __future__ import annotations
 
 import logging
+import signal
 import threading
 import time
 from collections import deque
@@ -286,7 +287,7 @@ class _Slot:
 
     def _do(self, work: Work) -> object:
         limits = self._pool.limits
-        for _ in range(2):
+        for is_last in (False, True):
             # One that ended while it waited was not ended by the image that comes next.
             if self._fork is None or not self._fork.is_waiting():
                 self._drop()
@@ -308,6 +309,10 @@ class _Slot:
                 continue
             except ChildDiedError as death:
                 self._fork = None
+                # From outside: the system that was short of memory, say. The image is not to blame if another process
+                # can decode it.
+                if death.return_code == -signal.SIGKILL and not is_last and not work.future.done():
+                    continue
                 return error_of_death(death, limits)
             except TimeoutError:
                 self._fork = None

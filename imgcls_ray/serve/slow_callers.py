@@ -8,6 +8,7 @@ kind would keep everybody else out.
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import TYPE_CHECKING
 
 from imgcls_ray.serve.errors import ErrorCode, refuse
@@ -19,10 +20,12 @@ if TYPE_CHECKING:
 # Half of the requests that Ray Serve lets a replica have (max_ongoing_requests of the deployment). A body that comes as
 # fast as a network brings it waits for some milliseconds only.
 _MAX_WAITING = 256
+# What has to come for a request to have moved on; a byte now and then does not count.
+_STEP_BYTES = 4096
 
 
 class SlowCallers:
-    """ASGI middleware: of too many requests that wait for their callers, the oldest one ends."""
+    """ASGI middleware: of too many requests that wait for their callers, the one that stands still for longest ends."""
 
     def __init__(self, app: AsgiApp, max_waiting: int = _MAX_WAITING) -> None:
         self._app = app
@@ -54,8 +57,9 @@ class SlowCallers:
         """Count one more, and make room if there are too many."""
         self._num_waiting += 1
         if self._num_waiting > self._max_waiting:
-            oldest = next(visit for visit in self._visits if visit.is_waiting and not visit.is_cut)
-            oldest.cut()
+            waiting = (visit for visit in self._visits if visit.is_waiting and not visit.is_cut)
+            # Not the oldest: those who come and send nothing would end who sends a large picture over a slow line.
+            min(waiting, key=lambda visit: visit.moved_at).cut()
 
     def go_on(self) -> None:
         """Count one less."""
@@ -72,6 +76,9 @@ class _Visit:
         self._callers, self._task = callers, task
         self._receive, self._send = receive, send
         self._has_body = False
+        self.moved_at = time.monotonic()
+        """When its caller last sent a few kilobytes, or was last given something to take."""
+        self._num_bytes = 0
 
     def cut(self) -> None:
         self.is_cut = True
@@ -87,10 +94,16 @@ class _Visit:
         finally:
             self._leave()
         self._has_body = not message.get("more_body", False)
+        self._num_bytes += len(message.get("body", b""))
+        if self._num_bytes >= _STEP_BYTES:
+            self._num_bytes = 0
+            self.moved_at = time.monotonic()
         return message
 
     async def send(self, message: Message) -> None:
         self.is_answered = True
+        # Until now it was the service that took its time; and what was sent before has been taken.
+        self.moved_at = time.monotonic()
         self._enter()
         try:
             await self._send(message)

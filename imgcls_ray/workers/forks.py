@@ -37,6 +37,8 @@ _MAX_SOCKET_BYTES = 128 * 2**10
 # Of that memory so much is used again for the next message; making it anew costs more than copying into it.
 _KEPT_BYTES = 8 * 2**20
 _CANNOT_FORK = -1
+# Its connection, and the memory for large messages.
+_FILES_OF_FORK = 2
 _TIME = struct.Struct("@ll")
 # Loading comes before the first answer: from a slow disk it takes a minute.
 _SERVER_TIMEOUT_S = 180.0
@@ -240,16 +242,20 @@ def serve_forks(prepare: Callable[[], Callable[[], None]]) -> None:
         forks: set[int] = set()
         try:
             while True:
-                request, passed, _, _ = socket.recv_fds(control, _NUMBER.size, 2)
+                request, passed, _, _ = socket.recv_fds(control, _NUMBER.size, _FILES_OF_FORK)
                 if len(request) < _NUMBER.size:
                     return
                 (number,) = _NUMBER.unpack(request)
-                if passed:
-                    answer = _fork(run, control, *passed)
-                    forks.add(answer)
-                else:
+                answer = _CANNOT_FORK
+                if number in forks:
                     answer = _end(number)
                     forks.discard(number)
+                elif len(passed) == _FILES_OF_FORK:
+                    answer = _fork(run, control, *passed)
+                    forks.add(answer)
+                else:  # there was no room for one more open file
+                    for file in passed:
+                        os.close(file)
                 control.sendall(_NUMBER.pack(answer))
         except (BrokenPipeError, ConnectionResetError):
             pass

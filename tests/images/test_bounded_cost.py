@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import tifffile
-from PIL import BmpImagePlugin
+from PIL import BmpImagePlugin, Image
 
 from imgcls_ray.errors import ImageError, ImageErrorCode
+from imgcls_ray.images import jpeg
 from imgcls_ray.images.cost import HEAVY_COST, decode_cost, is_ordinary
 from imgcls_ray.images.decoder import DecodeLimits, decode_careful, decode_image
 from imgcls_ray.images.jpeg import load_fast_decoder
@@ -24,6 +25,7 @@ from tests.images import bad_images as make
 from tests.images import bombs
 
 if TYPE_CHECKING:
+    import re
     from collections.abc import Callable
 
 # Each piece of a bomb has cost ten calls and more; they have 200,000 or more pieces.
@@ -322,3 +324,24 @@ def test_an_avif_may_not_be_coded_above_the_limit() -> None:
     with pytest.raises(ImageError, match="16 x 16 pixels coded as 1000 x 1000, the limit is 90000") as raised:
         decode_image(encoded, DecodeLimits(max_pixels=90_000))
     assert raised.value.code is ImageErrorCode.TOO_MANY_PIXELS
+
+
+@pytest.mark.parametrize("junk", [b"\xff", b"\xff\x00", b"\xff\xd0"], ids=["fill", "stuffed", "restarts"])
+def test_junk_between_scans_is_looked_at_in_steps(junk: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A search of the whole file is one call, in which nobody else gets the interpreter."""
+    file = io.BytesIO()
+    Image.new("RGB", (64, 64)).save(file, "JPEG", progressive=True)
+    encoded = file.getvalue()
+    content = encoded[:-2] + junk * (4 * 2**20 // len(junk)) + encoded[-2:]
+    spans: list[int] = []
+
+    class Pattern:
+        def search(self, data: bytes, position: int, stop: int) -> re.Match[bytes] | None:
+            spans.append(stop - position)
+            return found.search(data, position, stop)
+
+    found = jpeg._NEXT_MARKER
+    monkeypatch.setattr(jpeg, "_NEXT_MARKER", Pattern())
+    jpeg.check_jpeg(content, jpeg.read_jpeg_header(content), DecodeLimits())
+    assert len(spans) > 4
+    assert max(spans) <= 2**20 + 1

@@ -257,6 +257,18 @@ def test_a_decoder_that_ends_while_it_waits_is_nobodys_fault() -> None:
         assert asked.do(TIFF).width == 60
 
 
+def test_an_image_whose_decoder_was_killed_from_outside_gets_another_one() -> None:
+    with Decoders(DecodeLimits(timeout_s=60)) as asked:
+        asked.do(TIFF)
+        wait_until(lambda: len(asked.server.children()) == 2)
+        decoders = asked.server.children()
+        work = asked.put(order("nap", TIFF))
+        wait_until(lambda: any(done is work for done in asked.pool.light.running))
+        for process in decoders:
+            process.kill()
+        assert asked.wait(work).width == 60
+
+
 def test_a_pool_that_is_closed_leaves_no_process_and_no_thread() -> None:
     with Decoders(DecodeLimits(timeout_s=60)) as asked:
         asked.do(TIFF)

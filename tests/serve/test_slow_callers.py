@@ -62,6 +62,55 @@ def run(test: Coroutine[None, None, None]) -> None:
     asyncio.run(test)
 
 
+def test_who_stands_still_for_longest_ends_and_not_who_has_sent_for_longest() -> None:
+    async def test() -> None:
+        service = SlowCallers(echo, max_waiting=2)
+        steady = Caller(service)
+        await settle()
+        silent = Caller(service)
+        await settle()
+        for _ in range(20):
+            steady.send_body(b"x" * 5000, more=True)
+            await settle()
+            newcomer = Caller(service)
+            await settle()
+            assert silent.status == 503
+            silent = newcomer
+        steady.send_body(b"the end")
+        await steady.task
+        assert steady.status == 200
+        silent.send_body(b"")
+        await silent.task
+
+    run(test())
+
+
+def test_an_answer_that_took_the_service_long_is_not_its_callers_slowness() -> None:
+    async def test() -> None:
+        is_done = asyncio.Event()
+
+        async def think(scope: Scope, receive: Receive, send: Send) -> None:
+            await receive()
+            await is_done.wait()
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": b"told"})
+
+        service = SlowCallers(think, max_waiting=2)
+        asks = Caller(service)
+        asks.send_body(b"all")
+        await settle()
+        silent = [Caller(service) for _ in range(2)]
+        await settle()
+        is_done.set()
+        await asks.task
+        assert (asks.status, len(asks.sent)) == (200, 2)
+        assert silent[0].status == 503
+        silent[1].send_body(b"")
+        await silent[1].task
+
+    run(test())
+
+
 def test_the_oldest_of_too_many_slow_bodies_is_told_so_and_ends() -> None:
     async def test() -> None:
         service = SlowCallers(echo, max_waiting=2)
