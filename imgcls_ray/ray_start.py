@@ -203,6 +203,9 @@ def ray_start_errors(address: str | None = None) -> Iterator[None]:
         yield
     except ImgclsError:
         raise
+    except SystemExit as error:
+        # While it starts, Ray has a handler of SIGTERM of its own, which leaves without a word.
+        raise KeyboardInterrupt from error
     # What Ray raises when it cannot start; ConnectionError is one of OSError.
     except (OSError, RuntimeError, ValueError) as error:
         words = " ".join(str(error).split())[:300] or type(error).__name__

@@ -36,17 +36,26 @@ _HEADERS_S = 10
 # Files of the page and the documentation, which are the largest answers and are the same for everybody. A change of the
 # service's version is seen after so long.
 _KEPT_S = 10
-_CACHE = f"""cache imgcls
+_SECTIONS = f"""cache imgcls
     total-max-size 16
     max-object-size 4194304
     max-age {_KEPT_S}
+backend imgcls_large
+    stick-table type string size 1k store conn_cur
 """
+# How many callers may take a large file at a time. What one does not take, a megabyte, lies in the system's buffers.
+_MAX_LARGE = 32
+_NO_ROOM = r"{\"error\": {\"code\": \"overloaded\", \"message\": \"too many callers take this file; try again later\"}}"
 # What would have another copy made, or the kept one not used. Part of a file is still the replicas' to send.
 _KEEP = (
     "acl imgcls_kept path_beg /assets/",
     "acl imgcls_kept_id req.hdr(x-request-id) -m reg ^[A-Za-z0-9._:-]{1,128}$",
     "http-request set-var(txn.imgcls_id) uuid() if imgcls_kept",
     "http-request set-var(txn.imgcls_id) req.hdr(x-request-id) if imgcls_kept imgcls_kept_id",
+    "acl imgcls_large path_beg /assets/swagger-ui",
+    "http-request track-sc1 str(all) table imgcls_large if imgcls_large",
+    f'http-request return status 503 content-type application/json string "{_NO_ROOM}" hdr retry-after 1 '
+    f"if imgcls_large {{ sc1_conn_cur(imgcls_large) gt {_MAX_LARGE} }}",
     "http-request replace-uri ([^?]*)[?].* \\1 if imgcls_kept",
     "http-request set-header host assets if imgcls_kept",
     "http-request del-header authorization if imgcls_kept",
@@ -57,8 +66,8 @@ _KEEP = (
     # That of the request which brought the copy is in it.
     "http-after-response set-header x-request-id %[var(txn.imgcls_id)] if { var(txn.imgcls_id) -m found }",
 )
-# Of an answer that its caller does not take, bytes. The system would take megabytes of it from a replica, which then
-# knows of no slow caller.
+# Of an answer that its caller does not take, bytes. The system would take megabytes of it: from a replica, which then
+# knows of no slow caller, and until all of TCP's memory is full, which stops the machine's other connections.
 _ANSWER_BUFFER = 65536
 # For all but connections: listeners, checks of replicas, the admin socket.
 _OTHER_FILES = 200
@@ -100,7 +109,8 @@ def rewrite(configuration: str, environment: Mapping[str, str], max_files: int) 
     max_connections = min(wanted, (max_files - _OTHER_FILES) * 2 // 5)
     per_source = _count(environment.get(PER_SOURCE_VARIABLE, ""), max_connections * 3 // 4)
     host = environment.get(HOST_VARIABLE, "")
-    maxconn = rf"\1maxconn {max_connections}\n\1tune.rcvbuf.server {_ANSWER_BUFFER}"
+    buffers = rf"\1tune.rcvbuf.server {_ANSWER_BUFFER}\n\1tune.sndbuf.client {_ANSWER_BUFFER}"
+    maxconn = rf"\1maxconn {max_connections}\n{buffers}"
     text = _replace(configuration, r"^( *)maxconn \d+$", maxconn)
     text = _replace(text, r"^( *stats socket \S+) mode 666 ", r"\1 mode 600 ")
     text = _replace(text, r"^( *)bind :(\d+)$(?=\n *mode http\n.*prometheus-exporter)", r"\1bind 127.0.0.1:\2")
@@ -110,7 +120,7 @@ def rewrite(configuration: str, environment: Mapping[str, str], max_files: int) 
     def open_frontend(match: re.Match[str]) -> str:
         indent = match[1]
         lines = [f"bind {_bind_address(host) if host else match[2]}:{match[3]}", *added]
-        return _CACHE + "frontend http_frontend\n" + "\n".join(indent + line for line in lines)
+        return _SECTIONS + "frontend http_frontend\n" + "\n".join(indent + line for line in lines)
 
     return _replace(text, r"^frontend http_frontend\n( *)bind (\S+):(\d+)$", open_frontend)
 

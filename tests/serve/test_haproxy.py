@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import threading
 import time
+from contextlib import ExitStack
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, ClassVar
 
@@ -56,8 +58,8 @@ def test_only_what_is_asked_for_is_open(written: str) -> None:
         "bind 127.0.0.1:8123",
         "bind 127.0.0.1:8404",
     ]
-    [socket] = [line for line in lines if line.startswith("stats socket ")]
-    assert " mode 600 " in socket
+    [admin] = [line for line in lines if line.startswith("stats socket ")]
+    assert " mode 600 " in admin
 
 
 @pytest.mark.parametrize(
@@ -220,3 +222,34 @@ def test_files_of_the_page_are_not_asked_of_replicas_again(address: str) -> None
         httpx.get(f"{address}/v1/model")
     assert Files.asked.count("/assets/page.js") == 2
     assert Files.asked.count("/v1/model") == 2
+
+
+def test_slow_readers_of_large_files_do_not_fill_the_machine(address: str) -> None:
+    host, port = address.removeprefix("http://").split(":")
+    path = "/assets/swagger-ui-bundle.js"
+
+    def ask_and_take_nothing() -> socket.socket:
+        connection = socket.socket()
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+        connection.connect((host, int(port)))
+        connection.sendall(f"GET {path} HTTP/1.1\r\nHost: a\r\nRange: bytes=0-\r\n\r\n".encode())
+        return connection
+
+    with ExitStack() as slow:
+        for _ in range(40):
+            slow.enter_context(ask_and_take_nothing())
+        deadline = time.monotonic() + 60
+        while Files.asked.count(path) < 32:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        refused = httpx.get(f"{address}{path}")
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "overloaded")
+        assert refused.headers["retry-after"] == "1"
+        assert Files.asked.count(path) == 32
+        assert httpx.get(f"{address}/assets/page.js").status_code == 200
+        assert httpx.get(f"{address}/v1/model").status_code == 200
+    # Slow readers that have gone leave their places.
+    while (answer := httpx.get(f"{address}{path}")).status_code == 503:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert answer.content == Files.body
