@@ -29,6 +29,9 @@ STEP_BYTES = 2**20
 """What one call of C code is given at most, where it keeps the interpreter."""
 _NUM_THREADS = 2
 _PACKED_STEP = 64 * 1024
+_GZIP = 16 + zlib.MAX_WBITS
+# Tools that pack in blocks make one of each 64 KiB.
+_MAX_MEMBERS = 1000
 _SMALL_BYTES = 4096
 _CHUNKS_PER_TURN = 256
 _MAX_SHOWN_CHARS = 60
@@ -106,6 +109,16 @@ class _Pieces:
         return await in_thread(b"".join, self._pieces)
 
 
+def find(body: bytes, wanted: bytes, start: int) -> int:
+    """As ``bytes.find``, but giving the interpreter back now and then."""
+    while start < len(body):
+        found = body.find(wanted, start, start + STEP_BYTES + len(wanted))
+        if found >= 0:
+            return found
+        start += STEP_BYTES
+    return -1
+
+
 def copy_bytes(view: memoryview) -> bytes:
     """A copy, made in steps: in one the interpreter would wait for it, which a join of many pieces does not."""
     if len(view) <= STEP_BYTES:
@@ -114,31 +127,48 @@ def copy_bytes(view: memoryview) -> bytes:
 
 
 async def _read_gzip(request: Request) -> bytes:
-    """Unpack what comes, in steps, each counted as if it had come like that: a bomb ends at the limit."""
+    """Unpack what comes, in steps, each counted as if it had come like that: a bomb ends at the limit.
+
+    What is packed counts where it is more than it was unpacked: some of it never becomes a byte.
+    """
     take: Callable[[int], None] = request.scope["imgcls_take"]
     unpacked = _Pieces()
-    unpacker = zlib.decompressobj(16 + zlib.MAX_WBITS)
+    num_packed = num_unpacked = num_taken = 0
+    unpacker = zlib.decompressobj(_GZIP)
+    num_members = 1
+
+    def add(part: bytes) -> None:
+        nonlocal num_unpacked, num_taken
+        num_unpacked += len(part)
+        num_more = max(num_packed, num_unpacked) - num_taken
+        num_taken += num_more
+        take(num_more)
+        unpacked.add(part)
+
     try:
         async with aclosing(request.stream()) as stream:
             async for chunk in stream:
-                take(-len(chunk))
+                num_packed += len(chunk)
+                num_taken += len(chunk)  # by whoever received it
                 for start in range(0, len(chunk), _PACKED_STEP):
-                    if unpacker.eof:
-                        raise refuse(ErrorCode.BAD_REQUEST, "the body goes on after the end of its gzip data")
-                    step = _PACKED_STEP
-                    part = unpacker.decompress(chunk[start : start + _PACKED_STEP], step)
-                    take(len(part))
-                    unpacked.add(part)
-                    while not unpacker.eof and (unpacker.unconsumed_tail or len(part) == step):
-                        step = STEP_BYTES
-                        part = await in_thread(unpacker.decompress, unpacker.unconsumed_tail, step)
-                        take(len(part))
-                        unpacked.add(part)
+                    data = chunk[start : start + _PACKED_STEP]
+                    while data:
+                        if unpacker.eof:
+                            num_members += 1
+                            if data[:1] != b"\x1f" or num_members > _MAX_MEMBERS:
+                                raise refuse(ErrorCode.BAD_REQUEST, "the body goes on after the end of its gzip data")
+                            unpacker = zlib.decompressobj(_GZIP)
+                        step = _PACKED_STEP
+                        part = unpacker.decompress(data, step)
+                        add(part)
+                        while not unpacker.eof and (unpacker.unconsumed_tail or len(part) == step):
+                            step = STEP_BYTES
+                            part = await in_thread(unpacker.decompress, unpacker.unconsumed_tail, step)
+                            add(part)
+                        data = unpacker.unused_data
                     await asyncio.sleep(0)
     except zlib.error as error:
         raise refuse(ErrorCode.BAD_REQUEST, "the body is not readable as gzip") from error
     if not unpacker.eof:
         raise refuse(ErrorCode.BAD_REQUEST, "the body ends before its gzip data does")
-    if unpacker.unused_data:
-        raise refuse(ErrorCode.BAD_REQUEST, "the body goes on after the end of its gzip data")
     return await unpacked.joined()

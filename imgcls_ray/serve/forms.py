@@ -11,11 +11,14 @@ import re
 from typing import NamedTuple
 from urllib.parse import unquote_to_bytes
 
-from imgcls_ray.serve.bodies import STEP_BYTES, copy_bytes
+from imgcls_ray.serve.bodies import copy_bytes, find
 from imgcls_ray.serve.errors import ApiError, ErrorCode, refuse
 
 _PARAMETER = re.compile(r';[ \t]*([\w!#$%&+^`|~.-]+\*?)[ \t]*=[ \t]*("(?:[^"\\]|\\.)*"|[^;]*)')
-_DELIMITER_REST = re.compile(rb"[ \t]{0,100}\r\n")
+# The end of the form, the end of a line, or the end of a body that is not whole.
+_DELIMITER_REST = re.compile(rb"--|[ \t]{0,100}\r\n|\r?\Z")
+_WINDOWS_PATH = re.compile(r"[\s\S]:\\|\\\\")
+_MAX_LOOKALIKES = 1000
 _MAX_BOUNDARY_CHARS = 70  # RFC 2046
 _MAX_HEAD_BYTES = 4096
 _MAX_HEAD_LINES = 16
@@ -24,6 +27,8 @@ _MAX_FIELDS = 8
 _MAX_FIELD_BYTES = 4096
 # Parts that are images although no file name says so.
 _IMAGE_NAMES = frozenset({"files", "file", "images", "image"})
+# And those that are none whatever their kind is; some clients give every part one.
+_FIELD_NAMES = frozenset({"top_k"})
 
 
 class Part(NamedTuple):
@@ -46,16 +51,16 @@ def read_parts(body: bytes, content_type: str, *, max_files: int) -> list[Part]:
         raise _unreadable(f"its Content-Type names no boundary of 1 to {_MAX_BOUNDARY_CHARS} characters")
     delimiter = b"\r\n--" + boundary.encode("latin-1", "replace")
     # What stands before the first delimiter and after the last is not looked at.
-    position = -2 if body.startswith(delimiter[2:]) else _find(body, delimiter, 0)
+    is_first = body.startswith(delimiter[2:]) and _DELIMITER_REST.match(body, len(delimiter) - 2)
+    position = -2 if is_first else _find(body, delimiter, 0)
     if position == -1:
         raise _unreadable("its boundary is nowhere in it")
     position += len(delimiter)
     parts: list[Part] = []
     num_files = 0
-    while body[position : position + 2] != b"--":
-        rest = _DELIMITER_REST.match(body, position)
-        if rest is None:
-            raise _unreadable("its end is missing" if position >= len(body) - 1 else "a boundary is followed by more")
+    while (rest := _DELIMITER_REST.match(body, position)) and rest[0] != b"--":
+        if rest[0][-1:] != b"\n":
+            raise _unreadable("its end is missing")
         end_of_head = body.find(b"\r\n\r\n", rest.end() - 2, rest.end() + _MAX_HEAD_BYTES)
         if end_of_head < 0:
             raise _unreadable(f"the head of a part is not whole, or larger than {_MAX_HEAD_BYTES} bytes")
@@ -75,13 +80,13 @@ def read_parts(body: bytes, content_type: str, *, max_files: int) -> list[Part]:
 
 
 def _find(body: bytes, delimiter: bytes, start: int) -> int:
-    """As ``bytes.find``, but giving the interpreter back now and then."""
-    while start < len(body):
-        found = body.find(delimiter, start, start + STEP_BYTES + len(delimiter))
-        if found >= 0:
+    """Where the next delimiter is. One that goes on in its line is content."""
+    for _ in range(_MAX_LOOKALIKES):
+        found = find(body, delimiter, start)
+        if found < 0 or _DELIMITER_REST.match(body, found + len(delimiter)):
             return found
-        start += STEP_BYTES
-    return -1
+        start = found + 1
+    raise _unreadable("its boundary is in the content of its parts again and again")
 
 
 def _part(head: bytes, body: bytes, start: int, end: int) -> Part:
@@ -100,14 +105,18 @@ def _part(head: bytes, body: bytes, start: int, end: int) -> Part:
     is_file = (
         "filename" in parameters
         or "filename*" in parameters
-        or kind.startswith((b"image/", b"application/octet-stream"))
+        or (kind.startswith((b"image/", b"application/octet-stream")) and name not in _FIELD_NAMES)
         or name in _IMAGE_NAMES
     )
     if not is_file and end - start > _MAX_FIELD_BYTES:
         raise _unreadable(
             f"a field is larger than {_MAX_FIELD_BYTES} bytes; give an image a file name, or call it files"
         )
-    filename = _extended(parameters.get("filename*", "")) or parameters.get("filename")
+    filename = parameters.get("filename", "")
+    if _WINDOWS_PATH.match(filename):
+        # As old browsers send it; where the file was is nobody's business.
+        filename = filename.rpartition("\\")[2]
+    filename = _extended(parameters.get("filename*", "")) or filename
     return Part(name, copy_bytes(memoryview(body)[start:end]), is_file, filename or None)
 
 

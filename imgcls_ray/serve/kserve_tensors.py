@@ -28,6 +28,7 @@ BINARY = "application/octet-stream"
 HEADER_LENGTH = "inference-header-content-length"
 _NUMBERS_STEP_BYTES = 65_536
 _MAX_DEPTH = 8
+_MAX_BRACKETS_PER_NUMBER = 8
 _DIGITS_ALIKE = bytes.maketrans(b"123456789", b"000000000")
 _NO_LISTS = bytes.maketrans(b"[]", b"  ")
 _OUTPUTS = ("class_ids", "scores", "labels", "status")
@@ -67,6 +68,8 @@ def read_tensor(
         if tensor.data is None:
             images = _read_strings(binary)
         else:
+            if _cut_numbers(tensor.data, cut) is not None:
+                raise refuse(ErrorCode.INVALID, "inputs.0.data: must be strings in base64")
             strings = _flat(tensor.data)
             _check_count(tensor, len(strings))
             images = [_from_base64(item, cut) for item in strings]
@@ -117,11 +120,15 @@ def _read_pixels(tensor: InferInput, binary: memoryview, cut: Cut) -> list[bytes
     try:
         if tensor.data is None:
             flat = np.frombuffer(binary, np.uint8)
-        elif (raw := cut.get(tensor.data[0]) if _is_text_alone(tensor.data) else None) is not None:
+        elif (raw := _cut_numbers(tensor.data, cut)) is not None:
             flat = _read_numbers(raw, tensor.shape)
         else:
             numbers = np.array(tensor.data)
-            if numbers.dtype.kind not in "iu" or (numbers.size and (numbers.min() < 0 or numbers.max() > 255)):
+            if (
+                _has_bool(tensor.data)
+                or numbers.dtype.kind not in "iu"
+                or (numbers.size and (numbers.min() < 0 or numbers.max() > 255))
+            ):
                 raise ValueError
             flat = numbers.astype(np.uint8).reshape(-1)
         if flat.size != count:
@@ -132,8 +139,14 @@ def _read_pixels(tensor: InferInput, binary: memoryview, cut: Cut) -> list[bytes
     return [ModelInput(pixels, width, height) for pixels in flat.reshape(tensor.shape)]
 
 
-def _is_text_alone(data: list[Any]) -> bool:
-    return len(data) == 1 and isinstance(data[0], str)
+def _cut_numbers(data: list[Any], cut: Cut) -> memoryview | None:
+    """The list that this one stands for, if it does."""
+    return cut.numbers.get(data[0]) if len(data) == 1 and isinstance(data[0], str) else None
+
+
+def _has_bool(data: list[Any]) -> bool:
+    """Whether ``true`` stands among numbers, which NumPy takes for 1."""
+    return any(isinstance(item, bool) or (isinstance(item, list) and _has_bool(item)) for item in data)
 
 
 def _read_numbers(raw: memoryview, shape: Sequence[int]) -> np.ndarray:
@@ -152,11 +165,13 @@ def _read_numbers(raw: memoryview, shape: Sequence[int]) -> np.ndarray:
     num_found = start = 0
     lists: list[bytes] = []
     while start < len(raw):
-        end = start + _find_comma(raw, start)
+        end = _find_comma(raw, start)
         piece = bytes(raw[start:end])
         values = np.array(from_json(b"[%b]" % piece.translate(_NO_LISTS)))
         if values.dtype.kind not in "iu" or values.min() < 0 or values.max() > 255:
             raise ValueError("not from 0 to 255")
+        if piece.count(b"[") + piece.count(b"]") > _MAX_BRACKETS_PER_NUMBER * (len(values) + 1):
+            raise ValueError("lists without numbers")
         found[num_found : num_found + len(values)] = values
         num_found += len(values)
         # Digits tell nothing of the lists.
@@ -168,14 +183,18 @@ def _read_numbers(raw: memoryview, shape: Sequence[int]) -> np.ndarray:
 
 
 def _find_comma(raw: memoryview, start: int) -> int:
-    """How far the first comma is that lies a step on, or the end."""
+    """Where the first comma is that lies a step on, or the end.
+
+    Raises:
+        ValueError: it lies more than two steps on: there is no end to a number, to blanks or to brackets.
+    """
     position = start + _NUMBERS_STEP_BYTES
-    while position < len(raw):
-        window = bytes(raw[position : position + _NUMBERS_STEP_BYTES])
-        if (found := window.find(b",")) >= 0:
-            return position + found - start
-        position += len(window)
-    return len(raw) - start
+    window = bytes(raw[position : position + _NUMBERS_STEP_BYTES])
+    if (found := window.find(b",")) >= 0:
+        return position + found
+    if position + len(window) < len(raw):
+        raise ValueError("too far from one number to the next")
+    return len(raw)
 
 
 def _is_rectangular(text: bytes) -> bool:

@@ -17,11 +17,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from imgcls_ray.errors import ImageError
 from imgcls_ray.serve.api import best, fetch_image, summarise
 from imgcls_ray.serve.bodies import read_body
-from imgcls_ray.serve.errors import refuse_image
+from imgcls_ray.serve.errors import ErrorCode, refuse, refuse_image
 from imgcls_ray.serve.inputs import without_findings
 from imgcls_ray.serve.json import to_json
 from imgcls_ray.serve.json_bodies import decode_texts, read_json
-from imgcls_ray.serve.schemas import TopK, body_schema
+from imgcls_ray.serve.schemas import MAX_URL_CHARS, TopK, body_schema
 
 if TYPE_CHECKING:
     from imgcls_ray.serve.service import Service
@@ -105,6 +105,8 @@ def make_router(service: Service) -> APIRouter:
         chosen = service.choose()
         is_fetched = _URL.match(wanted.image) is not None
         if is_fetched:
+            if len(wanted.image) > MAX_URL_CHARS:
+                raise refuse(ErrorCode.INVALID, f"image: an address has at most {MAX_URL_CHARS} characters")
             content = await fetch_image(request, wanted.image, service)
         else:
             [content] = await decode_texts([wanted.image], cut)

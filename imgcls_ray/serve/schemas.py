@@ -6,6 +6,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+MAX_URL_CHARS = 4096
 TopK = Annotated[int, Field(ge=1, le=1000, description="Labels per image, best first; at most all classes.")]
 
 
@@ -18,7 +19,7 @@ class JsonImage(_Request):
 
     base64: str | None = Field(default=None, description="The encoded file (JPEG, PNG, ...) in base64.")
     url: str | None = Field(
-        default=None, max_length=4096, description="http(s) address; only of hosts that this service allows."
+        default=None, max_length=MAX_URL_CHARS, description="http(s) address; only of hosts that this service allows."
     )
     name: str | None = Field(default=None, max_length=255, description="Comes back with the result.")
 

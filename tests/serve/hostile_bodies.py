@@ -137,6 +137,13 @@ def _tensors(crop: int) -> Iterator[tuple[str, bytes]]:
     yield "lists that do not end", pixels(b"[" * 990_000)
     yield "objects without keys", pixels(b"[" + b"{}," * 490_000 + b"0]")
     yield "keys", pixels(b"[{" + b",".join(b'"%d":1' % i for i in range(990_000)) + b"}]")
+    far = 31 * 2**20
+    yield "blanks between two numbers", pixels(b"[1," + b" " * far + b"2]")
+    yield "blanks behind the numbers", pixels(b"[1,2]" + b" " * far)
+    yield "one number of zeros", pixels(b"[" + b"0" * far + b"]")
+    yield "millions of lists", pixels(b"[" * far + b"]")
+    yield "lists between two numbers", pixels(b"[" + b"7," * (limit - 1) + b"[" * (far - 2 * limit) + b"7]")
+    yield "lists around every number", pixels(b"[" + (b"[" * 14 + b"7" + b"]" * 14 + b",") * (far // 30) + b"7]")
     yield "more numbers than are read", pixels(b"[" + b"0," * 5_000_000 + b"0]")
     yield "another shape", pixels(b"[" + b"0," * 900_000 + b"0]", b"[2147483647,2147483647,2147483647,3]")
     for name, string in [("empty strings", b'""'), ("strings", b'"QUJD"'), ("strings that are none", '"é"'.encode())]:

@@ -22,7 +22,7 @@ from tests.serve.conftest import chunks, exchange, in_base64, picture
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from imgcls_ray.serve.guard import Receive, Scope, Send
+    from imgcls_ray.serve.guard import Message, Receive, Scope, Send
     from tests.serve.conftest import Answer, Live
 
 IMAGE = picture(0)
@@ -269,17 +269,52 @@ def test_a_bomb_ends_at_the_limit(start: Callable[..., Live]) -> None:
         (gzip.compress(IMAGE)[:-1], "the body ends before its gzip data does"),
         (gzip.compress(IMAGE)[:20], "the body ends before its gzip data does"),
         (gzip.compress(IMAGE) + b"\0", "the body goes on after the end of its gzip data"),
-        (gzip.compress(IMAGE) * 2, "the body goes on after the end of its gzip data"),
+        (gzip.compress(IMAGE) + gzip.compress(b"") * 1000, "the body goes on after the end of its gzip data"),
+        (gzip.compress(IMAGE) + gzip.compress(IMAGE)[:-1], "the body ends before its gzip data does"),
         (gzip.compress(IMAGE)[:-8] + bytes(8), "the body is not readable as gzip"),
         (zlib.compress(IMAGE), "the body is not readable as gzip"),
     ],
-    ids=["nothing", "an-image", "cut", "cut-early", "more", "two", "wrong-sum", "zlib"],
+    ids=["nothing", "an-image", "cut", "cut-early", "more", "thousands", "second-cut", "wrong-sum", "zlib"],
 )
 @pytest.mark.parametrize("chunk", [7, 10**6])
 def test_what_is_not_gzip_is_refused(body: bytes, message: str, chunk: int, live: Live) -> None:
     answer = packed(body, live, chunk=chunk)
     assert (answer.status, answer.json()["error"]["code"]) == (400, "bad_request")
     assert answer.json()["error"]["message"] == message
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 10**6])
+def test_gzip_of_several_members_is_read(chunk: int, live: Live) -> None:
+    members = [gzip.compress(part) for part in (b"", IMAGE[:100], b"", IMAGE[100:], b"")]
+    answer = packed(b"".join(members), live, chunk=chunk)
+    assert (answer.status, answer.json()["results"]) == (200, live.classify(IMAGE).json()["results"])
+
+
+@pytest.mark.parametrize(
+    ("begin", "more"),
+    [
+        (b"\x1f\x8b\x08\x08\0\0\0\0\0\xff", b"a" * 1000),
+        (b"\x1f\x8b\x08\x00\0\0\0\0\0\xff", b"\0\0\0\xff\xff" * 200),
+    ],
+    ids=["a-file-name", "empty-blocks"],
+)
+def test_gzip_that_never_becomes_a_byte_ends_at_the_limit(
+    begin: bytes, more: bytes, start: Callable[..., Live]
+) -> None:
+    live = start(max_request_bytes=100_000)
+    num_sent = 0
+
+    async def receive() -> Message:
+        nonlocal num_sent
+        chunk = more if num_sent else begin
+        num_sent += len(chunk)
+        assert num_sent < 200_000
+        return {"type": "http.request", "body": chunk, "more_body": True}
+
+    headers = [(b"content-type", b"image/jpeg"), (b"content-encoding", b"gzip")]
+    answer = live.run(exchange(live.app, path="/v1/classify", headers=headers, receive=receive))
+    assert (answer.status, answer.json()["error"]["code"]) == (413, "payload_too_large")
+    live.wait_until_empty()
 
 
 @pytest.mark.parametrize("coding", ["br", "deflate", "zstd", "gzip, gzip", "gzip, br", "compress", "\xff", "x" * 5000])
@@ -335,6 +370,9 @@ DISPOSITION = b"Content-Disposition: form-data; "
         ('name="a"; filename="käse.jpg"'.encode(), "käse.jpg"),
         ('name="a"; filename="käse.jpg"'.encode("latin-1"), "käse.jpg"),
         (b'name="a"; filename="a;b=c.jpg"', "a;b=c.jpg"),
+        (b'name="a"; filename="C:\\new\\a.jpg"', "a.jpg"),
+        (b'name="a"; filename="\\\\\\\\host\\new\\a.jpg"', "a.jpg"),
+        (b'name="a"; filename="C:\\new\\"', None),
         (b'name="a"; filename="a\\"b.jpg"', 'a"b.jpg'),
         (b'name="a"; filename="%b"' % (b"x" * 300), "x" * 255),
     ],
@@ -350,8 +388,24 @@ def test_a_part_that_says_it_is_an_image_is_one(kind: bytes, live: Live) -> None
 
 def test_a_form_is_cut_at_its_boundaries_alone(live: Live) -> None:
     """What looks nearly like one, an image may hold."""
-    odd = IMAGE + b"\r\n--\r\n-x--\r\n--X--\r\n\r\n\n--x"
+    odd = IMAGE + b"\r\n--\r\n-x--\r\n--X--\r\n\r\n\n--x\r\n--xy\r\n--x -\r\n--x\t-\r\r\n--x-\r\n"
     assert names_of(live, DISPOSITION + b"name=files", DISPOSITION + b"name=files", content=odd) == [None, None]
+
+
+def test_a_form_full_of_what_looks_like_its_boundary_is_refused(live: Live) -> None:
+    body = b"--x\r\n" + DISPOSITION + b"name=files\r\n\r\n" + b"\r\n--xy" * 500_000 + b"\r\n--x--"
+    headers = {"content-type": "multipart/form-data; boundary=x"}
+    response = live.ask("POST", "/v1/classify", content=body, headers=headers)
+    assert (response.status_code, response.json()["error"]["code"]) == (400, "bad_request")
+
+
+@pytest.mark.parametrize("kind", [b"image/jpeg", b"application/octet-stream", b"text/plain"])
+def test_top_k_is_a_field_whatever_its_kind(kind: bytes, live: Live) -> None:
+    field = DISPOSITION + b'name="top_k"\r\nContent-Type: ' + kind + b"\r\n\r\n2\r\n"
+    body = b"--x\r\n" + field + b"--x\r\n" + DISPOSITION + b"name=files\r\n\r\n" + IMAGE + b"\r\n--x--"
+    headers = {"content-type": "multipart/form-data; boundary=x"}
+    [result] = live.ask("POST", "/v1/classify", content=body, headers=headers).json()["results"]
+    assert len(result["predictions"]) == 2
 
 
 def test_a_field_that_is_too_large_says_what_to_do(live: Live) -> None:
@@ -461,6 +515,69 @@ def test_what_is_wrong_with_a_large_body_is_told_by_its_key(live: Live) -> None:
     assert "column" not in broken.json()["error"]["message"]
 
 
+@pytest.mark.parametrize("num_letters", [100, 400_000, 2**20 - 7, 2**20 - 4, 2**20 - 1, 2**20])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        b"\n",
+        b"\x01",
+        b"\\q",
+        b"\\ud800",
+        b"\\ud83d\\ud83d\\ude00",
+        b"\\ude00",
+        b"\\u00x",
+        b"\xff",
+        b"\xc3",
+        b"\x80" * 4,
+    ],
+    ids=["line", "control", "escape", "half", "half-before", "second-half", "short", "byte", "cut", "bytes"],
+)
+def test_a_large_text_that_is_no_json_is_refused_as_a_small_one(wrong: bytes, num_letters: int, live: Live) -> None:
+    """Under every key, also where nobody looks at it."""
+    text = b"A" * num_letters + wrong + b"A" * 400_000
+    for url, body in [
+        ("/v1/classify", b'{"images":[{"base64":"%b"}]}'),
+        ("/image-classification", b'{"image":"QUJD","junk":"%b"}'),
+        ("/image-classification", b'{"image":"QUJD","junk":"%b"}' % b"%b\\u0041"),
+    ]:
+        response = live.ask_in_json(body % text, url)
+        assert response.status_code == 400, response.text
+        assert "Invalid JSON: " in response.text
+
+
+@pytest.mark.parametrize("character", ["é".encode(), "😀".encode(), b"\\ud83d\\ude00", b"\\u00e9", b"\\n", b"\\\\"])
+def test_a_large_text_is_json_wherever_it_is_cut(character: bytes, live: Live) -> None:
+    for shift in range(13):
+        text = b"A" * shift + character * (2**21 // len(character))
+        response = live.ask_in_json(
+            b'{"image":"%b","junk":"%b"}' % (in_base64(IMAGE).encode(), text), "/image-classification"
+        )
+        assert response.status_code == 200, response.text
+
+
+@pytest.mark.parametrize("letter", ["\\u0061", "\\/", "a", "\\ud83d\\ude00"])
+def test_an_address_is_as_long_as_its_characters(letter: str, live: Live) -> None:
+    """However they are written, and however large the body is."""
+    num_letters = 4096 - len("http://a/")
+    for more, code in [(0, "urls_not_allowed"), (1, "invalid")]:
+        letters = letter * (num_letters + more)
+        image = f'{{"url":"http:\\/\\/a/{letters}"}}'
+        for other in ("QUJD", in_base64(PADDED)):
+            body = f'{{"images":[{image},{{"base64":"{other}"}}]}}'
+            assert live.ask_in_json(body.encode()).json()["error"]["code"] == code
+            paddlex = f'{{"image":"http://a/{letters}","junk":"{other}"}}'
+            answer = live.ask_in_json(paddlex.encode(), "/image-classification").json()
+            assert answer["errorMsg"].startswith(code)
+
+
+def test_a_key_that_is_too_long_is_told_as_it_came(live: Live) -> None:
+    key = "an unknown key " * 20_000
+    for blanks in ("", " " * 100, "\n" * 3_000_000):
+        body = f'{{"images":[{{"base64":"QUJD"}}],"{key}"{blanks}:1}}'
+        message = live.ask_in_json(body.encode()).json()["error"]["message"]
+        assert message.startswith(key[:200])
+
+
 # --- pixels ----------------------------------------------------------------------------------------------------------
 
 
@@ -500,6 +617,49 @@ def test_numbers_that_are_no_pixels_are_refused(data: str, live: Live) -> None:
     response = live.ask_in_json(b'{"inputs":[{%b}]}' % tensor.encode(), "/v2/models/small/infer")
     assert response.status_code in (400, 422)
     assert live.num_images == 0
+
+
+def ask_tensor(live: Live, tensor: str, before: str = "") -> Any:
+    return live.ask_in_json(b'{%b"inputs":[{%b}]}' % (before.encode(), tensor.encode()), "/v2/models/small/infer")
+
+
+PIXELS = '"name":"pixels","shape":[1,64,64,3],"datatype":"UINT8","data":'
+
+
+def test_a_text_of_numbers_is_no_list(live: Live) -> None:
+    for text in (f"[{sevens(12_288)}]", f"[{sevens(12_288)}]".replace(",", " " * 20 + ",")):
+        assert ask_tensor(live, f'{PIXELS}["{text}"]').status_code == 422
+    assert live.num_images == 0
+
+
+def test_numbers_are_no_encoded_images(live: Live) -> None:
+    for shape in (1, 12_288):
+        tensor = f'"name":"image","shape":[{shape}],"datatype":"BYTES","data":[{sevens(12_288)}]'
+        assert ask_tensor(live, tensor).status_code == 422
+    assert live.num_images == 0
+
+
+def test_true_is_no_pixel_in_a_small_list_either(live: Live) -> None:
+    tensor = '"name":"pixels","shape":[1,64,64,3],"datatype":"UINT8","data":'
+    for data in ("[true]", "[[true,7]]", "[false,7,7]"):
+        response = ask_tensor(live, tensor + data)
+        assert "must be as many numbers" in response.json()["error"]
+    body = {"name": "pixels", "shape": [1, 64, 64, 3], "datatype": "UINT8", "data": [True] + [7] * 12_287}
+    assert ask_tensor(live, json.dumps(body)[1:-1]).status_code == 422
+
+
+def test_a_short_list_called_data_may_stand_before_the_pixels(live: Live) -> None:
+    for before in ('"parameters":{"data":[1]},', '"parameters":{"data":"data"},', '"a":{"data":[]},"b":{"data":[{}]},'):
+        assert ask_tensor(live, f"{PIXELS}[{sevens(12_288)}]", before).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "between",
+    [",".ljust(200_000), " " * 200_000 + ",", "," + "[" * 200_000, "," + "0" * 200_000, "]" * 200_000 + ","],
+    ids=["blanks", "blanks-before", "lists", "zeros", "ends"],
+)
+def test_numbers_do_not_lie_far_apart(between: str, live: Live) -> None:
+    assert ask_tensor(live, f"{PIXELS}[{sevens(12_287)}{between}7]").status_code == 422
 
 
 @pytest.mark.parametrize(
