@@ -34,7 +34,7 @@ from imgcls_ray.models.zoo import ZOO
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from imgcls_ray.models.engines import EngineName, Precision
+    from imgcls_ray.models.engines.load import EngineName, Precision
     from imgcls_ray.models.folder import ModelFolder
 
 MAX_DIFFERENCE = 1e-3

@@ -23,10 +23,10 @@ from rich.console import Console
 
 from benchmarks.common import emit, imgcls, isolated_environment, keep_conversion, print_table
 from benchmarks.kills import draw_small_images, rows_of
-from imgcls_ray.data.store import open_store
-from imgcls_ray.data.verify import verify_store
 from imgcls_ray.storage import open_directory
 from imgcls_ray.storage.s3 import S3Options
+from imgcls_ray.store.label_store import open_store
+from imgcls_ray.store.verify import verify_store
 from tests.conftest import make_small_model
 from tests.s3.proxy import Fault, Faults, s3_proxy
 from tests.s3.server import s3_server

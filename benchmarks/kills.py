@@ -34,11 +34,11 @@ from rich.console import Console
 from benchmarks.common import emit, imgcls, isolated_environment, keep_conversion, print_table, wait_for
 from benchmarks.opens import OpenCounter
 from benchmarks.processes import watched_job
-from imgcls_ray.data.answers import newest_answers
-from imgcls_ray.data.export import latest_rows
-from imgcls_ray.data.store import is_store, open_store
-from imgcls_ray.data.verify import verify_store
 from imgcls_ray.storage import open_directory
+from imgcls_ray.store.answers import newest_answers
+from imgcls_ray.store.label_store import is_store, open_store
+from imgcls_ray.store.latest import latest_rows
+from imgcls_ray.store.verify import verify_store
 from tests.conftest import make_small_model
 from tests.jobs.cluster import OwnCluster
 from tests.s3.server import s3_server
@@ -47,8 +47,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from benchmarks.processes import ProcessWatch
-    from imgcls_ray.data.schema import Unit
-    from imgcls_ray.data.store import LabelStore
+    from imgcls_ray.store.label_store import LabelStore
+    from imgcls_ray.store.schema import Unit
 
 Victim = Literal["driver", "actor", "ray", "node", "frozen"]
 Place = Literal["local", "s3"]

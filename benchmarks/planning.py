@@ -22,8 +22,8 @@ from benchmarks.processes import unique_bytes, watched_job
 from imgcls_ray.models.classifier import Prediction, StageSeconds
 
 if TYPE_CHECKING:
-    from imgcls_ray.data.board import Board
-    from imgcls_ray.data.label import LabelTask
+    from imgcls_ray.predict.label import LabelTask
+    from imgcls_ray.workers.board import Board
 
 _ROWS_PER_GROUP = 100_000
 
@@ -38,8 +38,8 @@ class NullLabeller:
         self._prediction = Prediction(1, 1, ids, scores)
 
     def __call__(self, units: pa.Table) -> pa.Table:
-        from imgcls_ray.data.label import units_of
-        from imgcls_ray.data.parts import commit_unit
+        from imgcls_ray.predict.label import units_of
+        from imgcls_ray.store.parts import commit_unit
 
         counts = []
         for unit in units_of(units):
@@ -72,7 +72,7 @@ def run_job(input: str, model: str, output: str) -> None:
 
     def run() -> None:
         log_to_stderr()
-        with mock.patch("imgcls_ray.data.pipeline.UnitLabeller", NullLabeller):
+        with mock.patch("imgcls_ray.predict.units.UnitLabeller", NullLabeller):
             predict.run(None, [], {"input": input, "model": model, "output": output})
 
     leave_with(run)

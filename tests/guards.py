@@ -51,12 +51,12 @@ GUARDS: dict[str, tuple[Promise, ...]] = {
         ),
     ),
     "bulk": (
-        Promise("one row per input", ("data/test_predict.py::test_every_input_has_one_row_with_its_own_label",)),
+        Promise("one row per input", ("predict/test_predict.py::test_every_input_has_one_row_with_its_own_label",)),
         Promise(
             "a worker that dies costs at most two units done again",
             (
                 "benchmarks/test_kills.py::test_a_worker_that_dies_costs_at_most_two_units_done_again",
-                "data/test_cluster_recovery.py::test_after_a_death_only_units_without_counts_are_labelled_again",
+                "workers/test_cluster_recovery.py::test_after_a_death_only_units_without_counts_are_labelled_again",
                 "jobs/test_node_loss.py::test_a_lost_node_costs_no_input_its_row_and_none_two",
             ),
             ("benchmarks.kills",),
@@ -64,9 +64,9 @@ GUARDS: dict[str, tuple[Promise, ...]] = {
         Promise(
             "grace_s: a stop finishes what is in hand, for so long and no longer",
             (
-                "data/test_stopping.py::test_units_in_hand_are_finished_and_no_more_are_begun",
-                "data/test_stopping.py::test_the_end_of_the_grace_raises_whatever_the_main_thread_waits_for",
-                "data/test_stopping.py::test_without_grace_nothing_is_waited_for_and_no_process_left",
+                "workers/test_stopping.py::test_units_in_hand_are_finished_and_no_more_are_begun",
+                "workers/test_stopping.py::test_the_end_of_the_grace_raises_whatever_the_main_thread_waits_for",
+                "workers/test_stopping.py::test_without_grace_nothing_is_waited_for_and_no_process_left",
             ),
         ),
         Promise(
@@ -76,8 +76,8 @@ GUARDS: dict[str, tuple[Promise, ...]] = {
                 "test_cli.py::test_a_request_that_cannot_be_carried_out_is_one_line_and_exit_code_2",
                 "test_cli.py::test_verify_finds_a_removed_part_and_exits_1",
                 "test_cli.py::test_the_second_run_on_a_store_in_use_is_told_who_holds_it",
-                "data/test_predict_s3.py::test_a_bucket_that_disappears_is_told_in_one_line_and_exit_code_3",
-                "data/test_stopping.py::test_a_stop_before_the_first_unit_says_how_to_go_on",
+                "predict/test_predict_s3.py::test_a_bucket_that_disappears_is_told_in_one_line_and_exit_code_3",
+                "workers/test_stopping.py::test_a_stop_before_the_first_unit_says_how_to_go_on",
             ),
         ),
         Promise(
@@ -89,18 +89,18 @@ GUARDS: dict[str, tuple[Promise, ...]] = {
         ),
         Promise(
             "a decoder stuck in C is ended (decode_timeout)",
-            ("data/test_poison.py::test_only_the_poisonous_images_fail_and_each_with_its_code",),
+            ("predict/test_poison.py::test_only_the_poisonous_images_fail_and_each_with_its_code",),
         ),
         Promise(
             "a worker that wakes up late changes nothing",
             (
-                "data/test_late_writer.py::test_a_late_worker_changes_nothing_in_a_local_store",
-                "data/test_late_writer.py::test_a_late_worker_changes_nothing_in_a_store_on_s3",
+                "predict/test_late_writer.py::test_a_late_worker_changes_nothing_in_a_local_store",
+                "predict/test_late_writer.py::test_a_late_worker_changes_nothing_in_a_store_on_s3",
             ),
         ),
         Promise(
             "the driver takes 10 bytes of memory an input",
-            ("data/test_plan.py::test_planning_takes_no_more_memory_for_ten_times_the_inputs",),
+            ("store/test_plan.py::test_planning_takes_no_more_memory_for_ten_times_the_inputs",),
             ("benchmarks.planning", "benchmarks.memory"),
         ),
     ),
@@ -116,7 +116,7 @@ GUARDS: dict[str, tuple[Promise, ...]] = {
             "a row does not depend on the number of workers, on what schedules them, or on retries",
             (
                 _PROMISES + "test_rows_do_not_depend_on_the_number_of_workers_or_on_what_schedules_them",
-                "data/test_predict.py::test_an_open_run_is_finished_and_only_its_missing_units_are_done_again",
+                "predict/test_predict.py::test_an_open_run_is_finished_and_only_its_missing_units_are_done_again",
             ),
         ),
         Promise(
@@ -143,10 +143,10 @@ GUARDS: dict[str, tuple[Promise, ...]] = {
             (
                 "images/test_preprocess.py::test_pixels_equal_torchvisions",
                 "train/test_run.py::test_it_learns_what_pictures_show_and_leaves_a_model_that_knows_it",
-                "evaluation/test_evaluate.py::test_bulk_labelling_and_python_give_every_image_the_same_label",
+                "evaluate/test_evaluate.py::test_bulk_labelling_and_python_give_every_image_the_same_label",
                 "serve/test_classify.py::test_a_png_is_labelled_as_the_same_pixels_are_in_python",
                 "serve/test_deployment.py::test_both_replicas_label_as_everything_else_does",
-                "models/test_export.py::test_the_classifier_gives_the_labels_of_the_original",
+                "export/test_export.py::test_the_classifier_gives_the_labels_of_the_original",
             ),
         ),
         Promise(
@@ -341,14 +341,14 @@ GUARDS: dict[str, tuple[Promise, ...]] = {
         Promise(
             "an exported .pt2 is read only where this user made it or its hash is named (IMGCLS_TRUSTED_PT2)",
             (
-                "models/test_export.py::test_a_pt2_is_read_only_where_it_was_exported_or_its_hash_is_named",
-                "models/test_export.py::test_nothing_in_a_pt2_from_others_is_run",
+                "export/test_export.py::test_a_pt2_is_read_only_where_it_was_exported_or_its_hash_is_named",
+                "export/test_export.py::test_nothing_in_a_pt2_from_others_is_run",
             ),
         ),
         Promise(
             "credentials are in no log, plan, task or record",
             (
-                "data/test_predict_s3.py::test_the_secret_is_in_nothing_that_the_job_leaves_or_says",
+                "predict/test_predict_s3.py::test_the_secret_is_in_nothing_that_the_job_leaves_or_says",
                 "storage/test_s3_client.py::test_options_hold_no_credentials",
                 "storage/test_s3_client.py::test_errors_and_logs_hold_no_credentials",
                 "serve/test_auth.py::test_a_key_is_in_no_answer_and_no_line",
@@ -376,13 +376,13 @@ GUARDS: dict[str, tuple[Promise, ...]] = {
         Promise(
             "S3 inventories are read",
             (
-                "data/test_lists.py::test_an_inventory_gives_objects_with_their_versions",
-                "data/test_lists.py::test_the_files_of_an_inventory_are_one_sorted_stream",
+                "inputs/test_lists.py::test_an_inventory_gives_objects_with_their_versions",
+                "inputs/test_lists.py::test_the_files_of_an_inventory_are_one_sorted_stream",
             ),
         ),
         Promise(
             "the rate from S3 with 50 ms added is at least 0.92 of the local one",
-            ("data/test_fetching.py::test_one_slow_address_holds_up_no_other",),
+            ("workers/test_fetching.py::test_one_slow_address_holds_up_no_other",),
             ("benchmarks.remote",),
         ),
         Promise(
@@ -390,7 +390,7 @@ GUARDS: dict[str, tuple[Promise, ...]] = {
             (
                 _PROMISES + "test_the_benchmark_of_faults_has_at_least_fourteen",
                 "storage/test_s3_directory.py::test_every_kind_of_write_goes_through_what_passes",
-                "data/test_predict_s3.py::test_a_bucket_that_disappears_costs_nothing_that_is_labelled_and_no_input_its_row",
+                "predict/test_predict_s3.py::test_a_bucket_that_disappears_costs_nothing_that_is_labelled_and_no_input_its_row",
             ),
             ("benchmarks.faults",),
         ),

@@ -33,8 +33,8 @@ def imgcls(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) 
     """Run the command in this process: exit code, stdout, stderr."""
     monkeypatch.setenv("COLUMNS", "200")
     # Other tests of the session may have joined this process to a Ray; a command begins without one.
-    for module in ("predict", "start"):
-        monkeypatch.setattr(f"imgcls_ray.data.{module}.is_cluster_given", lambda: False)
+    for module in ("predict.job", "workers.prepare"):
+        monkeypatch.setattr(f"imgcls_ray.{module}.is_cluster_given", lambda: False)
 
     def run(*args: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["imgcls", *map(str, args)])
@@ -178,7 +178,7 @@ def test_a_plan_whose_folder_is_gone_waits_for_it_or_is_told_that_it_will_not_co
 ) -> None:
     folder, args = draw_images(20)[0].parent, ("-m", small_model.path, "-o", tmp_path / "store")
     with monkeypatch.context() as patch:
-        patch.setattr("imgcls_ray.data.predict._Job.label_units", lambda *_: sys.exit(9))
+        patch.setattr("imgcls_ray.predict.job._Job.label_units", lambda *_: sys.exit(9))
         assert imgcls("predict", folder, *args)[0] == 9
     shutil.move(folder, tmp_path / "away")
     code, _, err = imgcls("predict", folder, *args)
@@ -191,7 +191,7 @@ def test_a_plan_whose_folder_is_gone_waits_for_it_or_is_told_that_it_will_not_co
 
     draw_images(20, seed=1)
     with monkeypatch.context() as patch:
-        patch.setattr("imgcls_ray.data.predict._Job.label_units", lambda *_: sys.exit(9))
+        patch.setattr("imgcls_ray.predict.job._Job.label_units", lambda *_: sys.exit(9))
         assert imgcls("predict", folder, *args)[0] == 9
     shutil.rmtree(folder)
     code, out, _ = imgcls("predict", folder, *args, "--accept-missing")
@@ -235,7 +235,7 @@ def test_a_dry_run_tells_what_was_left_open(
 ) -> None:
     args = (draw_images(20)[0].parent, "-m", small_model.path, "-o", tmp_path / "store")
     with monkeypatch.context() as patch:
-        patch.setattr("imgcls_ray.data.predict._Job.label_units", lambda *_: sys.exit(9))
+        patch.setattr("imgcls_ray.predict.job._Job.label_units", lambda *_: sys.exit(9))
         imgcls("predict", *args)
     code, out, _ = imgcls("predict", *args, "--dry-run")
     assert (code, "an earlier command left 20 images open, which are labelled first" in out) == (0, True)
@@ -325,7 +325,7 @@ def test_one_image_goes_into_a_store_without_ray(
     def no_ray(*_args: object, **_kwargs: object) -> None:
         raise AssertionError("Ray was started for one image")
 
-    monkeypatch.setattr("imgcls_ray.data.start.start_ray", no_ray)
+    monkeypatch.setattr("imgcls_ray.workers.prepare.start_ray", no_ray)
     [path] = draw_images(1)
     store = tmp_path / "store"
     args = ("predict", path, "-m", small_model.path, "-o", store, "--export", "jsonl", "--save-images", 5)
@@ -352,8 +352,8 @@ def test_the_second_run_on_a_store_in_use_is_told_who_holds_it(
     small_model: ModelFolder,
     tmp_path: Path,
 ) -> None:
-    from imgcls_ray.data.lease import hold_lease
     from imgcls_ray.storage import open_directory
+    from imgcls_ray.store.lease import hold_lease
 
     [path] = draw_images(1)
     args = ("predict", path, "-m", small_model.path, "-o", tmp_path / "store")

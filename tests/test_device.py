@@ -221,9 +221,9 @@ def test_the_commands_settle_the_device_before_they_begin(monkeypatch: pytest.Mo
         raise BegunError
 
     monkeypatch.setattr(commands_device, "_chosen", lambda _config: "gpu")
-    monkeypatch.setattr("imgcls_ray.data.predict.predict", begin)
-    monkeypatch.setattr("imgcls_ray.train.run.train", begin)
-    monkeypatch.setattr("imgcls_ray.evaluation.evaluate.evaluate", begin)
+    monkeypatch.setattr("imgcls_ray.predict.job.predict", begin)
+    monkeypatch.setattr("imgcls_ray.train.job.train", begin)
+    monkeypatch.setattr("imgcls_ray.evaluate.job.evaluate", begin)
     monkeypatch.setattr(serve, "_check", begin)
     from imgcls_ray.commands import evaluate
 

@@ -1,88 +1,125 @@
-"""The floors of the house: who may import whom (docs/architecture.md)."""
+"""The floors of the house: who may import whom, and which library (docs/architecture.md)."""
 
 from __future__ import annotations
 
 import ast
+import json
 import subprocess
 import sys
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "imgcls_ray"
 MODULES = sorted(PACKAGE.rglob("*.py"))
+STORE = Path(__file__).parent / "compatibility" / "0687141" / "stores" / "plain"
 
-# A module may import from its own floor and from those after it.
-FLOORS = [
-    "cli",
-    "flags",
-    "commands",
-    "serve",
-    "train",
-    "evaluation",
-    "datasets",
-    "data",
-    "demo",
-    "workers",
-    "models",
-    "options",
-    "ray_start",
-    "images",
-    "storage",
-    "config",
-    "machine",
-    "defaults",
-    "errors",
-]
-# Floors beside each other, in both directions.
-STRANGERS = [
-    ("serve", "train"),
-    ("serve", "evaluation"),
-    ("serve", "datasets"),
-    ("serve", "data"),
-    ("serve", "demo"),
-    ("train", "evaluation"),
-    ("demo", "data"),
-    ("demo", "workers"),
-    ("demo", "models"),
-    ("images", "storage"),
-    ("images", "config"),
-    ("storage", "config"),
-]
-# The one door to each library, and the floors that must not know it.
-ONLY_IN = {
+# Below the jobs, which may use all of it.
+_FOUNDATION = {"config", "defaults", "errors", "images", "machine", "models", "options", "storage", "words"}
+# What each room may import. Jobs (predict, evaluate, train, export, serve) do not import each other.
+MAY_IMPORT: dict[str, set[str]] = {
+    "defaults": set(),
+    "errors": set(),
+    "machine": {"errors"},
+    "words": set(),
+    "config": {"defaults", "errors"},
+    "storage": {"defaults", "errors"},
+    "images": {"defaults", "errors"},
+    "options": {"config", "images", "storage"},
+    "models": {"config", "errors", "images", "machine", "storage", "words"},
+    "demo": {"errors"},
+    "inputs": {"errors", "storage", "words"},
+    "store": {"config", "errors", "inputs", "models", "storage", "words"},
+    "workers": _FOUNDATION,
+    "predict": {*_FOUNDATION, "inputs", "store", "workers"},
+    "datasets": {*_FOUNDATION, "workers"},
+    "report": {"datasets", "errors", "images", "storage", "words"},
+    "evaluate": {*_FOUNDATION, "datasets", "report", "store", "workers"},
+    "train": {*_FOUNDATION, "datasets", "report", "store", "workers"},
+    "export": {*_FOUNDATION, "datasets", "demo", "inputs", "workers"},
+    "serve": {*_FOUNDATION, "workers"},
+}
+MAY_IMPORT["commands"] = set(MAY_IMPORT)
+MAY_IMPORT["flags"] = {"config", "errors"}
+MAY_IMPORT["cli"] = {"commands", "config", "errors", "flags", "storage"}
+# Of ``workers``: processes of its own, and the way to Ray.
+SERVE_TAKES = {"child", "decoding", "forks", "ray_start", "ray_table"}
+# A drawing names in its types what it draws, and is imported by who has it drawn.
+MAY_NAME: dict[str, set[str]] = {"report": {"evaluate"}}
+
+# The door of each library: rooms, or modules of a room.
+DOORS: dict[str, set[str]] = {
     "yaml": {"config"},
-    "timm": {"models", "train"},
-    "openvino": {"models"},
-    "safetensors": {"models"},
+    "pydantic": {"config", "serve", "models/folder", "store/label_store"},
+    "typer": {"cli", "flags"},
+    "rich": {"commands", "workers/progress", "train/reporter"},
     "httpcore": {"storage"},
     "fsspec": {"storage"},
     "s3fs": {"storage"},
+    "botocore": {"storage"},
     "obstore": {"storage"},
-    "typer": {"cli", "flags"},
-    "matplotlib": {"datasets", "evaluation", "train"},
-    "jinja2": {"datasets"},
-    "markupsafe": {"datasets"},
-    "sklearn": {"evaluation"},
-    "tensorboardX": {"train"},
-    "onnx": {"models"},
-    "nncf": {"models"},
-    "xxhash": {"images"},
-    "imagecodecs": {"images"},
+    "PIL": {"images", "demo/draw", "report/mistakes", "serve/decoders", "serve/model"},
     "pillow_heif": {"images"},
+    "imagecodecs": {"images"},
+    "xxhash": {"images"},
+    "torchvision": {"images/jpeg", "train/augment"},
+    "torch": {
+        "images",
+        "models",
+        "train",
+        "export/network",
+        "demo/fit",
+        "workers/decoding",
+        "workers/ray_cluster",
+        "serve/app",
+        "serve/reference",
+        "commands",
+    },
+    "timm": {"models", "train/optimisation"},
+    "huggingface_hub": {"models/pretrained"},
+    "safetensors": {"models/folder"},
+    "openvino": {"models", "export"},
+    "onnx": {"export"},
+    "nncf": {"export"},
+    "pyarrow": {
+        "inputs",
+        "store",
+        "workers",
+        "predict",
+        "datasets",
+        "evaluate",
+        "report/check_report",
+        "train/entries",
+    },
+    "matplotlib": {"report"},
+    "jinja2": {"report/page"},
+    "markupsafe": {"report/page"},
+    "sklearn": {"evaluate"},
+    "tensorboardX": {"train"},
     "fastapi": {"serve"},
     "starlette": {"serve"},
-    "ray": {"data", "datasets", "evaluation", "serve", "train"},
+    "pybase64": {"serve"},
+    "ray": {"workers/ray_*", "train", "serve"},
+    "ray.experimental.internal_kv": {"workers/ray_table"},
 }
 
 
-def floor_of(module: Path) -> str:
+def room_of(module: Path) -> str:
     return module.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
-def imports_of(module: Path) -> set[str]:
+def imports_of(module: Path, *, for_types: bool = True) -> set[str]:
+    """Everything that a module imports, wherever in it; without those for type checkers only if so asked."""
+    tree = ast.parse(module.read_text(encoding="utf-8"))
+    skipped: set[ast.AST] = set()
+    for node in ast.walk(tree):
+        if not for_types and isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            skipped.update(ast.walk(node))
     names: set[str] = set()
-    for node in ast.walk(ast.parse(module.read_text())):
+    for node in ast.walk(tree):
+        if node in skipped:
+            continue
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -90,26 +127,52 @@ def imports_of(module: Path) -> set[str]:
     return names
 
 
-def own_floors(module: Path) -> set[str]:
-    return {name.split(".")[1] for name in imports_of(module) if name.startswith("imgcls_ray.")} & set(FLOORS)
+ROOMS = {room_of(module) for module in MODULES} - {"__init__"}
+
+
+def rooms_in(imports: set[str]) -> set[str]:
+    return {name.split(".")[1] for name in imports if name.startswith("imgcls_ray.")} & ROOMS
+
+
+def test_the_table_knows_every_room_and_no_other() -> None:
+    assert set(MAY_IMPORT) == ROOMS
+    assert set.union(*MAY_IMPORT.values(), *MAY_NAME.values()) <= ROOMS
 
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda module: str(module.relative_to(PACKAGE)))
-def test_imports_point_down(module: Path) -> None:
-    floor = floor_of(module)
-    if floor in ("__init__", "__main__"):
+def test_a_room_imports_only_those_below_it(module: Path) -> None:
+    room = room_of(module)
+    if room == "__init__":
         return
-    above = set(FLOORS[: FLOORS.index(floor)])
-    assert not own_floors(module) & above
-    strangers = {b if a == floor else a for a, b in STRANGERS if floor in (a, b)}
-    assert not own_floors(module) & strangers
+    used = rooms_in(imports_of(module, for_types=False)) - {room}
+    assert not used - MAY_IMPORT[room]
+    named = rooms_in(imports_of(module)) - {room}
+    assert not named - MAY_IMPORT[room] - MAY_NAME.get(room, set())
+
+
+def test_no_room_may_import_one_that_may_import_it() -> None:
+    above: dict[str, set[str]] = {room: set(others) for room, others in MAY_IMPORT.items()}
+    for _ in above:
+        for others in above.values():
+            others |= {below for other in others for below in above[other]}
+    assert not [room for room, others in above.items() if room in others]
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if room_of(m) == "serve"], ids=lambda module: module.stem)
+def test_serving_takes_of_the_workers_no_job(module: Path) -> None:
+    taken = {name.split(".")[2] for name in imports_of(module) if name.startswith("imgcls_ray.workers.")}
+    assert not taken - SERVE_TAKES
 
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda module: str(module.relative_to(PACKAGE)))
 def test_each_library_has_one_door(module: Path) -> None:
-    libraries = {name.split(".")[0] for name in imports_of(module)}
-    for library in libraries & ONLY_IN.keys():
-        assert floor_of(module) in ONLY_IN[library], f"{library} is imported outside {ONLY_IN[library]}"
+    name = module.relative_to(PACKAGE).with_suffix("").as_posix()
+    imported = imports_of(module, for_types=False)
+    for library, doors in DOORS.items():
+        if any(other == library or other.startswith(f"{library}.") for other in imported):
+            assert any(fnmatch(name, door) or name.startswith(f"{door}/") for door in doors), (
+                f"{library} is imported outside {sorted(doors)}"
+            )
 
 
 def test_there_is_no_import_cycle() -> None:
@@ -132,7 +195,7 @@ def test_there_is_no_import_cycle() -> None:
 def _imports_when_loaded(module: Path) -> set[str]:
     """Imports that run with the module; those for type checkers and inside functions do not."""
     names: set[str] = set()
-    for node in ast.parse(module.read_text()).body:
+    for node in ast.parse(module.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.ImportFrom) and node.module:
             names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
         elif isinstance(node, ast.Import):
@@ -140,18 +203,38 @@ def _imports_when_loaded(module: Path) -> set[str]:
     return names
 
 
+def _loaded_by(code: str, libraries: set[str]) -> set[str]:
+    """Which of the libraries are loaded after a Python process has run the code."""
+    code += f"\nimport json, sys; print(json.dumps([name for name in {sorted(libraries)} if name in sys.modules]))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(json.loads(done.stdout.splitlines()[-1]))
+
+
 @pytest.mark.parametrize("module", ["imgcls_ray", "imgcls_ray.cli"])
 def test_the_door_imports_nothing_heavy(module: str) -> None:
     heavy = {"torch", "ray", "timm", "openvino", "pyarrow", "PIL", "numpy"}
-    code = f"import sys, {module}; print({heavy} & set(sys.modules))"
-    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert output.strip() == "set()"
+    assert not _loaded_by(f"import {module}", heavy)
 
 
-@pytest.mark.parametrize("floor", ["images", "models", "storage"])
-def test_the_classifier_needs_no_cluster(floor: str) -> None:
-    modules = [m for m in MODULES if floor_of(m) == floor]
-    names = [f"imgcls_ray.{floor}"] + [f"imgcls_ray.{floor}.{m.stem}" for m in modules if m.stem != "__init__"]
-    code = f"import sys, {', '.join(names)}; print({{'ray', 'fastapi'}} & set(sys.modules))"
-    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert output.strip() == "set()"
+def test_what_needs_no_cluster_does_not_import_one() -> None:
+    """One process for all rooms: torch is loaded once."""
+    rooms = set(MAY_IMPORT) - {"cli", "commands", "serve", "train"}
+    modules = [m for m in MODULES if room_of(m) in rooms]
+    names = [".".join(("imgcls_ray", *m.relative_to(PACKAGE).with_suffix("").parts)) for m in modules]
+    names = [name.removesuffix(".__init__") for name in names]
+    assert "imgcls_ray.workers.ray_pool" in names
+    assert not _loaded_by("import " + ", ".join(names), {"ray", "fastapi"})
+
+
+@pytest.mark.parametrize("command", ["status", "verify", "latest"])
+def test_a_label_store_is_looked_at_without_ray_and_torch(command: str) -> None:
+    code = f"""
+import sys
+from imgcls_ray.cli import main
+sys.argv = ["imgcls", "store", "{command}", {str(STORE)!r}]
+try:
+    main()
+except SystemExit as end:
+    assert not end.code, end.code
+"""
+    assert not _loaded_by(code, {"ray", "torch", "timm", "openvino"})

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from imgcls_ray.data.cluster import check_local
 from imgcls_ray.errors import ResourceError
 from imgcls_ray.machine import available_cores, cores_in_words, cpu_quota
+from imgcls_ray.workers.ray_cluster import check_local
 
 if TYPE_CHECKING:
     from pathlib import Path

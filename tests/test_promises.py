@@ -13,13 +13,13 @@ from rich.console import Console
 from benchmarks.faults import NOT_OUTLIVED, OUTLIVED
 from imgcls_ray import create_model, errors
 from imgcls_ray.config import PredictConfig, make_config
-from imgcls_ray.data.export import latest_rows
-from imgcls_ray.data.predict import predict
-from imgcls_ray.data.store import open_store
 from imgcls_ray.images.preprocess import Preprocess
 from imgcls_ray.models.classifier import ImageClassifier
 from imgcls_ray.models.folder import save_model_folder
+from imgcls_ray.predict.job import predict
 from imgcls_ray.storage import open_directory
+from imgcls_ray.store.label_store import open_store
+from imgcls_ray.store.latest import latest_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import numpy as np
     import pytest
 
-    from imgcls_ray.models.engines import EngineOutput
+    from imgcls_ray.models.engines.load import EngineOutput
     from imgcls_ray.models.folder import ModelFolder
 
 ROOT = Path(__file__).parent.parent

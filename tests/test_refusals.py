@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from imgcls_ray.commands.refusals import as_refusal
-from imgcls_ray.data.listing import check_input
-from imgcls_ray.data.store import is_store
 from imgcls_ray.errors import InputError, StorageError, StoreError, UsageError
+from imgcls_ray.inputs.listing import check_input
 from imgcls_ray.storage import DEFAULT_S3, open_directory, open_file
+from imgcls_ray.store.label_store import is_store
 from tests.storage.test_local import as_nobody
 
 if TYPE_CHECKING:

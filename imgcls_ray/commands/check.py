@@ -12,16 +12,16 @@ from rich.table import Table
 
 from imgcls_ray.commands.terminal import native_stderr_aside
 from imgcls_ray.config import CheckConfig, make_config, nested, read_values
-from imgcls_ray.data.progress import image_progress
 from imgcls_ray.datasets.findings import FindingCode, Severity
 from imgcls_ray.errors import CheckFailedError, StoppedError, UsageError
+from imgcls_ray.workers.progress import image_progress
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
     from imgcls_ray.config import Plain, Values
-    from imgcls_ray.datasets.result import CheckResult
+    from imgcls_ray.datasets.check_result import CheckResult
     from imgcls_ray.storage.s3 import S3Options
 
 # PaddleX's names of our keys.
@@ -53,9 +53,9 @@ def _our_keys(values: Values) -> dict[str, Plain]:
 
 def _check(config: CheckConfig, console: Console) -> CheckResult:
     from imgcls_ray.datasets.check import check_dataset
-    from imgcls_ray.datasets.report import write_report
     from imgcls_ray.datasets.split import split_dataset
     from imgcls_ray.options import decode_limits, fetch_limits, s3_options
+    from imgcls_ray.report.check_report import write_report
 
     check_output(config.output, s3_options(config))
     split = config.split

@@ -12,8 +12,6 @@ from rich.table import Table
 
 from imgcls_ray.commands import predict as predict_command
 from imgcls_ray.config import DemoConfig, make_config, read_values
-from imgcls_ray.data.export import latest_rows
-from imgcls_ray.data.store import open_store
 from imgcls_ray.demo.draw import draw_dataset
 from imgcls_ray.demo.fit import IMAGE_SIZE, NUM_EPOCHS, NUM_IMAGES_PER_CLASS, fit_demo_model
 from imgcls_ray.errors import UsageError
@@ -23,6 +21,8 @@ from imgcls_ray.models.architecture import build_network
 from imgcls_ray.models.folder import save_model_folder
 from imgcls_ray.models.zoo import find_model
 from imgcls_ray.storage import open_directory
+from imgcls_ray.store.label_store import open_store
+from imgcls_ray.store.latest import latest_rows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

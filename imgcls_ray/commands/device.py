@@ -11,18 +11,18 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar
 
 from imgcls_ray.config import AUTO, EvaluateConfig, LabelConfig, PredictConfig, ServeConfig, TrainConfig
-from imgcls_ray.data.cluster import is_cluster_given, num_cluster_gpus
-from imgcls_ray.data.listing import ListingCounts, is_single_file, list_inputs
-from imgcls_ray.data.lists import is_list, read_list
-from imgcls_ray.data.plan import cpu_ms_per_image
-from imgcls_ray.data.report import counted
 from imgcls_ray.datasets.source import read_dataset
 from imgcls_ray.errors import ImgclsError
+from imgcls_ray.inputs.listing import ListingCounts, is_single_file, list_inputs
+from imgcls_ray.inputs.lists import is_list, read_list
 from imgcls_ray.machine import available_cores, may_have_gpus
-from imgcls_ray.models.new import is_model_path, open_model
+from imgcls_ray.models.open import is_model_path, open_model
 from imgcls_ray.models.zoo import ZOO
 from imgcls_ray.options import s3_options
 from imgcls_ray.storage.s3 import is_s3
+from imgcls_ray.store.plan import cpu_ms_per_image
+from imgcls_ray.words import counted
+from imgcls_ray.workers.ray_cluster import is_cluster_given, num_cluster_gpus
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

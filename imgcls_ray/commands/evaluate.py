@@ -12,17 +12,16 @@ from imgcls_ray.commands.check import check_output, plain
 from imgcls_ray.commands.device import settle_device
 from imgcls_ray.commands.terminal import native_stderr_aside
 from imgcls_ray.config import EvaluateConfig, make_config, read_values
-from imgcls_ray.data.progress import duration
-from imgcls_ray.data.report import counted
 from imgcls_ray.errors import ImageErrorCode, StoppedError
 from imgcls_ray.options import s3_options
+from imgcls_ray.words import counted, duration
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
     from imgcls_ray.config import Values
-    from imgcls_ray.evaluation.result import Evaluation, Scores
+    from imgcls_ray.evaluate.evaluation import Evaluation, Scores
 
 _NUM_WORST = 5
 _MEANINGS = {
@@ -48,7 +47,7 @@ def run(config_file: Path | None, overrides: Sequence[str], flags: Values) -> No
     config = make_config(EvaluateConfig, values)
     check_output(config.output, s3_options(config))
 
-    from imgcls_ray.evaluation.evaluate import evaluate
+    from imgcls_ray.evaluate.job import evaluate
 
     try:
         with native_stderr_aside():

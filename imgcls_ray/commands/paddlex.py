@@ -27,13 +27,13 @@ from imgcls_ray.config import (
     shown,
     shown_text,
 )
-from imgcls_ray.data.cluster import is_cluster_given
 from imgcls_ray.errors import ConfigError, ImgclsError, UsageError
 from imgcls_ray.models.folder import SPEC_FILE, WEIGHTS_FILE
 from imgcls_ray.models.zoo import ZOO
 from imgcls_ray.storage import DEFAULT_S3, open_directory
 from imgcls_ray.storage.http import is_url
 from imgcls_ray.storage.s3 import is_s3
+from imgcls_ray.workers.ray_cluster import is_cluster_given
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

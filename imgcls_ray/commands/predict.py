@@ -12,21 +12,20 @@ from rich.table import Table
 from imgcls_ray.commands.device import settle_device
 from imgcls_ray.commands.terminal import native_stderr_aside
 from imgcls_ray.config import LabelConfig, PredictConfig, make_config, read_values
-from imgcls_ray.data.listing import check_input, is_single_file
-from imgcls_ray.data.progress import duration
-from imgcls_ray.data.report import counted
-from imgcls_ray.data.schema import STATUS_OK
-from imgcls_ray.data.store import open_store
 from imgcls_ray.errors import ImageErrorCode, JobFailedError, StoppedError, UsageError
+from imgcls_ray.inputs.listing import check_input, is_single_file
 from imgcls_ray.options import s3_options
 from imgcls_ray.storage import open_directory
+from imgcls_ray.store.label_store import open_store
+from imgcls_ray.store.schema import STATUS_OK
+from imgcls_ray.words import counted, duration
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
     from imgcls_ray.config import Values
-    from imgcls_ray.data.report import PredictReport, RunReport
+    from imgcls_ray.predict.report import PredictReport, RunReport
 
 # Without --output one image is printed: what speaks of a store, or of many images, would do nothing.
 _NEED_A_STORE = frozenset(
@@ -61,7 +60,7 @@ def run(config_file: Path | None, overrides: Sequence[str], flags: Values) -> No
         return
     config = make_config(PredictConfig, values)
 
-    from imgcls_ray.data.predict import predict
+    from imgcls_ray.predict.job import predict
 
     try:
         with native_stderr_aside():
@@ -208,7 +207,8 @@ def _tell_left_out(console: Console, report: PredictReport) -> None:
 
 def _after(config: PredictConfig) -> None:
     if config.export or config.save_images:
-        from imgcls_ray.data.export import export_latest, save_samples
+        from imgcls_ray.predict.samples import save_samples
+        from imgcls_ray.store.latest import export_latest
 
         store = open_store(open_directory(config.output, s3_options(config)))
         if config.export:

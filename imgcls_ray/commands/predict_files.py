@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from imgcls_ray.commands.terminal import native_stderr_aside
-from imgcls_ray.data.report import counted
 from imgcls_ray.errors import InputError, JobFailedError, StoppedError, StorageError, UsageError
 from imgcls_ray.storage.files import path_from_uri
 from imgcls_ray.storage.http import is_url
 from imgcls_ray.storage.left_out import ListingCounts
 from imgcls_ray.storage.s3 import is_s3
 from imgcls_ray.storage.walking import list_folder
+from imgcls_ray.words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -15,14 +15,14 @@ from rich.console import Console
 from imgcls_ray.commands.device import settle_device
 from imgcls_ray.commands.terminal import native_stderr_aside
 from imgcls_ray.config import ServeConfig, make_config, nested, read_values
-from imgcls_ray.data.report import counted
 from imgcls_ray.errors import ResourceError, UsageError
 from imgcls_ray.machine import available_cores, cores_in_words
-from imgcls_ray.models.engines import check_engine, torch_devices
-from imgcls_ray.models.new import open_model
+from imgcls_ray.models.engines.load import check_engine, torch_devices
+from imgcls_ray.models.open import open_model
 from imgcls_ray.options import s3_options
 from imgcls_ray.serve.keys import KEYS_VARIABLE, read_api_keys
 from imgcls_ray.serve.local import local_service, num_local_replicas
+from imgcls_ray.words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -11,20 +11,20 @@ from rich.console import Console
 from rich.table import Table
 
 from imgcls_ray.config import LatestConfig, StoreConfig, make_config, read_values
-from imgcls_ray.data.export import write_jsonl, write_latest
-from imgcls_ray.data.lease import lease_holder
-from imgcls_ray.data.report import counted
-from imgcls_ray.data.store import open_store
-from imgcls_ray.data.verify import verify_store
 from imgcls_ray.errors import JobFailedError
 from imgcls_ray.options import s3_options
 from imgcls_ray.storage import open_directory
+from imgcls_ray.store.label_store import open_store
+from imgcls_ray.store.latest import write_jsonl, write_latest
+from imgcls_ray.store.lease import lease_holder
+from imgcls_ray.store.verify import verify_store
+from imgcls_ray.words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from imgcls_ray.config import Values
-    from imgcls_ray.data.store import LabelStore
+    from imgcls_ray.store.label_store import LabelStore
 
 _MAX_PROBLEMS_SHOWN = 20
 

@@ -27,7 +27,7 @@ def run(config_file: Path | None, overrides: Sequence[str], flags: Values) -> No
     """
     values = read_values(TrainConfig, config_file, overrides, flags)
     config = make_config(TrainConfig, values)
-    from imgcls_ray.train.run import train
+    from imgcls_ray.train.job import train
 
     try:
         with native_stderr_aside():

@@ -40,7 +40,7 @@ def parse_device(text: str) -> Device:
 class OnDevice(StrictModel):
     """The key ``device``, of every job that runs a network.
 
-    ``auto`` is chosen when the command begins (``imgcls_ray.data.device``); what has not been chosen runs on CPUs.
+    ``auto`` is chosen when the command begins (``imgcls_ray.commands.device``); what has not been chosen runs on CPUs.
     """
 
     help_sections: ClassVar = {"device": "Where the network runs"}

@@ -6,19 +6,19 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from imgcls_ray.data.cluster import check_local, is_cluster_given, plan_workers, start_ray
 from imgcls_ray.datasets.collecting import Collector
-from imgcls_ray.datasets.entries import EntryFile
+from imgcls_ray.datasets.entry_file import EntryFile
 from imgcls_ray.datasets.inspecting import InspectTask, inspect_entries
 from imgcls_ray.datasets.source import read_dataset
 from imgcls_ray.options import decode_limits, fetch_limits, s3_options
 from imgcls_ray.storage.scratch import scratch_folder
+from imgcls_ray.workers.ray_cluster import check_local, is_cluster_given, plan_workers, start_ray
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from imgcls_ray.config import CheckConfig
-    from imgcls_ray.datasets.result import CheckResult
+    from imgcls_ray.datasets.check_result import CheckResult
 
 
 def check_dataset(config: CheckConfig, on_progress: Callable[[int], None] | None = None) -> CheckResult:

@@ -8,9 +8,9 @@ import re
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from imgcls_ray.datasets.check_result import SPLITS
 from imgcls_ray.datasets.findings import Finding, FindingCode
 from imgcls_ray.datasets.labelled import DatasetSource, Entry, name_text
-from imgcls_ray.datasets.result import SPLITS
 from imgcls_ray.errors import InputError
 from imgcls_ray.storage.files import absolute_path, path_from_uri
 from imgcls_ray.storage.s3 import S3Options, is_s3

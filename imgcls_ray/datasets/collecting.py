@@ -17,11 +17,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from imgcls_ray.datasets.check_result import SPLITS, CheckResult, Sample
 from imgcls_ray.datasets.duplicates import equal_groups, hashes_array, near_pairs
 from imgcls_ray.datasets.findings import Finding, FindingCode, Severity
 from imgcls_ray.datasets.inspecting import ENTRY_SCHEMA, ROWS_PER_BLOCK, InspectTask
 from imgcls_ray.datasets.looks import judge_looks
-from imgcls_ray.datasets.result import SPLITS, CheckResult, Sample
 from imgcls_ray.errors import ImageError, ImageErrorCode
 from imgcls_ray.images.decoder import decode_image
 from imgcls_ray.images.measure import small_grey
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from imgcls_ray.config import CheckConfig
-    from imgcls_ray.datasets.entries import EntryFile
+    from imgcls_ray.datasets.entry_file import EntryFile
     from imgcls_ray.datasets.labelled import DatasetSource, Entry
 
 logger = logging.getLogger("imgcls_ray")

@@ -19,15 +19,21 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from imgcls_ray.data.board import Board
-from imgcls_ray.data.causes import with_causes
-from imgcls_ray.data.fetching import NUM_FETCH_THREADS, any_version, fetch_inputs
-from imgcls_ray.data.label import CAREFUL_AFTER_DEATHS, MAX_DEATHS_OF_UNIT
-from imgcls_ray.data.pipeline import map_units, quiet_ray_data
 from imgcls_ray.errors import ImageError, ImageErrorCode, JobFailedError
 from imgcls_ray.images.limits import DecodeLimits
 from imgcls_ray.images.measure import ImageFacts, measure_image
-from imgcls_ray.workers.decoding import ask_child, end_process_when_late, load_decoders, serve_images
+from imgcls_ray.workers.board import Board
+from imgcls_ray.workers.decoding import (
+    CAREFUL_AFTER_DEATHS,
+    MAX_DEATHS_OF_UNIT,
+    ask_child,
+    end_process_when_late,
+    load_decoders,
+    serve_images,
+)
+from imgcls_ray.workers.fetching import NUM_FETCH_THREADS, any_version, fetch_inputs
+from imgcls_ray.workers.ray_failures import with_causes
+from imgcls_ray.workers.ray_pool import dataset_of, map_units, quiet_ray_data
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -111,13 +117,11 @@ class Inspector:
 
 def inspect_entries(entries: Iterable[pa.Table], task: InspectTask, *, num_workers: int) -> Iterator[pa.Table]:
     """Measure the images of blocks of entries (``ENTRY_SCHEMA``) on Ray; facts come back in any order of blocks."""
-    import ray
-
     quiet_ray_data()
     board = Board()
     blocks = iter(entries)
     while wave := list(itertools.islice(blocks, _BLOCKS_PER_WAVE)):
-        dataset = ray.data.from_arrow(wave)
+        dataset = dataset_of(wave)
         facts = map_units(dataset, Inspector, (task, board), num_actors=min(num_workers, len(wave)))
         measured: Any = facts.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
         yield from with_causes(measured)

@@ -9,7 +9,7 @@ import os
 from typing import TYPE_CHECKING
 
 from imgcls_ray.datasets.class_folders import read_class_folders
-from imgcls_ray.datasets.lists import LABEL_FILE, LISTS, read_lists
+from imgcls_ray.datasets.list_files import LABEL_FILE, LISTS, read_lists
 from imgcls_ray.datasets.tables import read_table
 from imgcls_ray.errors import InputError
 from imgcls_ray.storage import DEFAULT_S3, open_directory
@@ -18,7 +18,7 @@ from imgcls_ray.storage.s3 import S3Options, is_s3
 
 if TYPE_CHECKING:
     from imgcls_ray.datasets.labelled import DatasetSource
-    from imgcls_ray.datasets.lists import ListFolder
+    from imgcls_ray.datasets.list_files import ListFolder
 
 _TABLES = (".csv", ".parquet")
 

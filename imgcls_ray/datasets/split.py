@@ -16,9 +16,9 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
+from imgcls_ray.datasets.check_result import SPLITS
 from imgcls_ray.datasets.findings import Finding, FindingCode, Severity
-from imgcls_ray.datasets.lists import LABEL_FILE, LISTS, write_class_name, write_entry
-from imgcls_ray.datasets.result import SPLITS
+from imgcls_ray.datasets.list_files import LABEL_FILE, LISTS, write_class_name, write_entry
 from imgcls_ray.datasets.rewrite import refuse_if_unfinished, replace_lists
 from imgcls_ray.datasets.source import read_dataset
 from imgcls_ray.datasets.stratify import UncoveredError, deal_groups, deal_images

@@ -8,6 +8,7 @@ import math
 import posixpath
 from typing import TYPE_CHECKING, Any
 
+from imgcls_ray.datasets.check_result import SPLITS
 from imgcls_ray.datasets.findings import Finding, FindingCode
 from imgcls_ray.datasets.labelled import (
     MAX_CLASS_ID,
@@ -19,7 +20,6 @@ from imgcls_ray.datasets.labelled import (
     names_by_id,
     to_int,
 )
-from imgcls_ray.datasets.result import SPLITS
 from imgcls_ray.errors import InputError
 from imgcls_ray.storage import open_file
 

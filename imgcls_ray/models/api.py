@@ -26,8 +26,9 @@ from imgcls_ray.images.limits import DecodeLimits
 from imgcls_ray.images.preprocess import preprocess_image
 from imgcls_ray.machine import available_cores
 from imgcls_ray.models.classifier import ImageClassifier, ModelInput
-from imgcls_ray.models.engines import check_engine, torch_devices
-from imgcls_ray.models.new import is_model_path, new_model_folder, open_model
+from imgcls_ray.models.engines.load import check_engine, torch_devices
+from imgcls_ray.models.new import new_model_folder
+from imgcls_ray.models.open import is_model_path, open_model
 from imgcls_ray.models.results import Result
 from imgcls_ray.storage import DEFAULT_S3, FetchLimits, fetch
 from imgcls_ray.storage.files import host_of_file, path_from_uri
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
     import tempfile
     from collections.abc import Iterator
 
-    from imgcls_ray.models.engines import EngineName, Precision
+    from imgcls_ray.models.engines.load import EngineName, Precision
     from imgcls_ray.models.folder import ModelFolder
 
 

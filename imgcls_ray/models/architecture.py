@@ -56,7 +56,7 @@ def build_network(architecture: Architecture, *, num_classes: int, drop_path: fl
     """
     import timm
 
-    from imgcls_ray.models.paddle_networks import PADDLE_NETWORKS
+    from imgcls_ray.models.paddle.networks import PADDLE_NETWORKS
 
     name, args = architecture.name, architecture.args
     ours = PADDLE_NETWORKS.get(name)

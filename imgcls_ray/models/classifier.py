@@ -14,13 +14,13 @@ import numpy as np
 from imgcls_ray.errors import ImageError, ImageErrorCode
 from imgcls_ray.images.decoder import DecodeLimits, decode_image
 from imgcls_ray.images.preprocess import preprocess_image
-from imgcls_ray.models.engines import load_engine
+from imgcls_ray.models.engines.load import load_engine
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from imgcls_ray.images.preprocess import Preprocess
-    from imgcls_ray.models.engines import Engine, EngineName, EngineOutput, Precision
+    from imgcls_ray.models.engines.load import Engine, EngineName, EngineOutput, Precision
     from imgcls_ray.models.folder import ModelFolder
 
 

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from imgcls_ray.errors import ModelFolderError
 from imgcls_ray.models.cache import cache_dir
+from imgcls_ray.models.engines.torch_engine import make_normalise
 from imgcls_ray.models.folder import EXPORTED_FILES
 from imgcls_ray.models.onnx_file import refuse_external_data
-from imgcls_ray.models.torch_engine import make_normalise
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -2,35 +2,26 @@
 
 from __future__ import annotations
 
-import logging
-import os
 import re
-import tempfile
 from collections import Counter
-from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from imgcls_ray.errors import ModelFolderError, UnknownModelError
+from imgcls_ray.errors import ModelFolderError
 from imgcls_ray.models.architecture import build_network
-from imgcls_ray.models.cache import cache_dir, private_folder, replace_folder
-from imgcls_ray.models.folder import check_is_free, open_model_folder, save_model_folder
+from imgcls_ray.models.folder import check_is_free, save_model_folder
 from imgcls_ray.models.pretrained import imagenet_class_names, pretrained_network
-from imgcls_ray.models.remote import open_remote_folder
 from imgcls_ray.models.timm_models import PREFIX, find_timm_model
 from imgcls_ray.models.weights import LoadedNetwork, load_weights
 from imgcls_ray.models.zoo import find_model
 from imgcls_ray.storage import DEFAULT_S3
-from imgcls_ray.storage.s3 import is_s3
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from imgcls_ray.models.folder import ModelFolder
     from imgcls_ray.models.zoo import ZooModel
     from imgcls_ray.storage.s3 import S3Options
-
-logger = logging.getLogger("imgcls_ray")
 
 
 def new_model_folder(
@@ -97,49 +88,6 @@ def find_named_model(name: str) -> ZooModel:
         UnknownModelError: with the nearest names.
     """
     return find_timm_model(name) if name.startswith(PREFIX) else find_model(name)
-
-
-def is_model_path(model: str) -> bool:
-    """Whether a ``--model`` means a folder rather than a name."""
-    return os.sep in model or os.path.exists(model)
-
-
-def open_model(model: str, s3: S3Options = DEFAULT_S3) -> ModelFolder:
-    """Open a model folder, or the pretrained model of a name, which is fetched once and kept.
-
-    Raises:
-        ModelFolderError: the folder is unreadable or does not fit together.
-        UnknownModelError: neither a folder nor a name; with the nearest names.
-        WeightsError: the pretrained weights cannot be had.
-        StorageError: the folder's storage cannot be read.
-    """
-    if is_s3(model):
-        return open_remote_folder(model, s3)
-    if is_model_path(model):
-        return open_model_folder(Path(model))
-    try:
-        find_named_model(model)
-    except UnknownModelError as error:
-        raise UnknownModelError(f"{error}; nor is there a folder {model}") from error
-    kept = cache_dir() / "models" / model
-    if kept.exists():
-        with suppress(ModelFolderError):
-            return open_model_folder(kept)
-        logger.warning("%s: is damaged, and made again", kept)
-    private_folder(kept.parent)
-    with tempfile.TemporaryDirectory(prefix=".new-", dir=kept.parent) as temporary:
-        partial = Path(temporary) / kept.name
-        new_model_folder(model, partial)
-        replace_folder(partial, kept, is_good=lambda: _is_model_folder(kept))
-    return open_model_folder(kept)
-
-
-def _is_model_folder(path: Path) -> bool:
-    try:
-        open_model_folder(path)
-    except ModelFolderError:
-        return False
-    return True
 
 
 def default_class_names(num_classes: int | None) -> Sequence[str]:

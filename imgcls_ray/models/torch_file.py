@@ -11,7 +11,7 @@ import pickletools
 import zipfile
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
-from imgcls_ray.models.pdparams import Reader
+from imgcls_ray.models.paddle.pdparams import Reader
 
 if TYPE_CHECKING:
     from pathlib import Path

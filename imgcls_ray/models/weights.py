@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from imgcls_ray.errors import WeightsError
 from imgcls_ray.models.architecture import build_network, no_memory
 from imgcls_ray.models.folder import SPEC_FILE, open_model_folder
-from imgcls_ray.models.paddle_weights import from_paddle, paddle_architecture
-from imgcls_ray.models.pdparams import read_pdparams, shown_name
+from imgcls_ray.models.paddle.conversion import from_paddle, paddle_architecture
+from imgcls_ray.models.paddle.pdparams import read_pdparams, shown_name
 from imgcls_ray.models.remote import open_remote_folder
 from imgcls_ray.models.timm_models import PREFIX
 from imgcls_ray.models.torch_file import check_torch_file

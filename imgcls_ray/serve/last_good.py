@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel, ValidationError
 
 from imgcls_ray.config import ModelsConfig
+from imgcls_ray.workers.ray_table import kv_get, kv_put
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_NAMESPACE = b"imgcls"
 # Replicas say so every ten seconds (Serve's health checks); one that died is replaced well within this.
 _MAX_AGE_S = 180
 
@@ -35,16 +35,11 @@ class LastGood:
 
     def write(self, models: ModelsConfig) -> None:
         """Say that these answer now."""
-        from ray.experimental.internal_kv import _internal_kv_put
-
-        note = _Note(time=self._clock(), models=models).model_dump_json().encode()
-        _internal_kv_put(self._key, note, overwrite=True, namespace=_NAMESPACE)
+        kv_put(self._key, _Note(time=self._clock(), models=models).model_dump_json().encode())
 
     def read(self) -> ModelsConfig | None:
         """What answered until now; None if nothing did."""
-        from ray.experimental.internal_kv import _internal_kv_get
-
-        found = _internal_kv_get(self._key, namespace=_NAMESPACE)
+        found = kv_get(self._key)
         try:
             note = _Note.model_validate_json(found or b"")
         except ValidationError:

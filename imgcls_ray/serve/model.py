@@ -12,7 +12,7 @@ from PIL import Image
 from imgcls_ray.errors import ImageError, ModelFolderError
 from imgcls_ray.images.limits import DecodeLimits
 from imgcls_ray.models.classifier import ImageClassifier, ModelInput, decode_model_input
-from imgcls_ray.models.new import open_model
+from imgcls_ray.models.open import open_model
 from imgcls_ray.serve.reference import known_pictures, reference_logits
 from imgcls_ray.storage import FetchLimits, fetch
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from imgcls_ray.config import ModelChoice
     from imgcls_ray.images.preprocess import Preprocess
     from imgcls_ray.models.classifier import Prediction
-    from imgcls_ray.models.engines import EngineName, Precision
+    from imgcls_ray.models.engines.load import EngineName, Precision
     from imgcls_ray.models.folder import ModelFolder
 
 # Between the engine and float32 arithmetic. bf16 costs trained networks one or two percent; of two networks that have

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from imgcls_ray.errors import ImgclsError, ModelFolderError
-from imgcls_ray.models.engines import prepare_engine
+from imgcls_ray.models.engines.load import prepare_engine
+from imgcls_ray.models.engines.torch_engine import from_uint8
 from imgcls_ray.models.folder import open_model_folder
-from imgcls_ray.models.torch_engine import from_uint8
 
 if TYPE_CHECKING:
-    from imgcls_ray.models.engines import EngineName
+    from imgcls_ray.models.engines.load import EngineName
     from imgcls_ray.models.folder import ModelFolder
 
 

@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from imgcls_ray.data.board import Board
+    from imgcls_ray.workers.board import Board
 
 
 class Event(NamedTuple):

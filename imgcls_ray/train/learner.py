@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from imgcls_ray.images.preprocess import Preprocess
-from imgcls_ray.models.torch_engine import make_normalise
+from imgcls_ray.models.engines.torch_engine import make_normalise
 from imgcls_ray.train.augment import make_mixer
 from imgcls_ray.train.network import network_of
 from imgcls_ray.train.optimisation import average_of, make_optimizer, set_learning_rate

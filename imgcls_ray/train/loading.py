@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from imgcls_ray.data.fetching import NUM_FETCH_THREADS, any_version, fetch_inputs
 from imgcls_ray.errors import ImageError
 from imgcls_ray.images.decoder import decode_image
 from imgcls_ray.images.preprocess import preprocess_image
 from imgcls_ray.train.entries import map_entries
 from imgcls_ray.workers.decoding import end_process_when_late, load_decoders
+from imgcls_ray.workers.fetching import NUM_FETCH_THREADS, any_version, fetch_inputs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

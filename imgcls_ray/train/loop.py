@@ -32,11 +32,11 @@ if TYPE_CHECKING:
     import torch
 
     from imgcls_ray.config import TrainConfig
-    from imgcls_ray.data.board import Board
     from imgcls_ray.train.loading import Batch
     from imgcls_ray.train.order import Sample
     from imgcls_ray.train.recipe import Recipe
     from imgcls_ray.train.state import TrainState
+    from imgcls_ray.workers.board import Board
 
 STATE_NAME = f"latest/{STATE_FILE}"
 

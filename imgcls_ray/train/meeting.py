@@ -10,7 +10,7 @@ import uuid
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from imgcls_ray.ray_start import cluster_address, run_folder
+from imgcls_ray.workers.ray_start import cluster_address, run_folder
 
 if TYPE_CHECKING:
     from pathlib import Path

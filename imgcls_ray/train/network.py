@@ -10,7 +10,8 @@ from imgcls_ray.errors import UsageError
 from imgcls_ray.images.preprocess import Preprocess
 from imgcls_ray.models.architecture import Architecture, build_network
 from imgcls_ray.models.folder import SPEC_FILE, WEIGHTS_FILE, save_model_folder
-from imgcls_ray.models.new import find_named_model, is_model_path, open_model
+from imgcls_ray.models.new import find_named_model
+from imgcls_ray.models.open import is_model_path, open_model
 from imgcls_ray.models.pretrained import pretrained_network
 from imgcls_ray.models.weights import load_weights, network_for_classes
 from imgcls_ray.models.zoo import ZOO

@@ -9,11 +9,11 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from imgcls_ray.data.progress import duration
+from imgcls_ray.report.curves import draw_curves
 from imgcls_ray.storage.files import path_from_uri
 from imgcls_ray.storage.s3 import is_s3
 from imgcls_ray.storage.scratch import scratch_folder
-from imgcls_ray.train.curves import draw_curves
+from imgcls_ray.words import duration
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

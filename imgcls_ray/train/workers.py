@@ -8,18 +8,18 @@ import os
 import threading
 from typing import TYPE_CHECKING, Any
 
-from imgcls_ray.data.board import Board
-from imgcls_ray.data.causes import with_causes
-from imgcls_ray.data.cluster import show_gpus, start_ray
-from imgcls_ray.data.stopping import GracefulStop
 from imgcls_ray.errors import ResourceError, StoppedError
-from imgcls_ray.ray_start import cluster_address
 from imgcls_ray.storage.files import path_from_uri
 from imgcls_ray.storage.s3 import is_s3
 from imgcls_ray.storage.scratch import scratch_folder
 from imgcls_ray.train.events import receive, send
 from imgcls_ray.train.loop import Outcome, TrainTask, train_worker
 from imgcls_ray.train.meeting import torch_config
+from imgcls_ray.workers.board import Board
+from imgcls_ray.workers.ray_cluster import show_gpus, start_ray
+from imgcls_ray.workers.ray_failures import with_causes
+from imgcls_ray.workers.ray_start import cluster_address
+from imgcls_ray.workers.stopping import GracefulStop
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -1,1 +1,1 @@
-"""Child processes and forks, and decoding in them: a file that ends a process ends no other work."""
+"""How any job runs and survives: deaths, stopping, progress. Only the modules ``ray_*`` know Ray."""

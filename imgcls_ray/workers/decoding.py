@@ -36,6 +36,11 @@ R = TypeVar("R")
 _BYTES_FOR_THE_REST = 512 * 2**20
 _SIZE = struct.Struct("<II")
 
+CAREFUL_AFTER_DEATHS = 2
+"""Once may be the machine's fault (memory, a lost node); a unit that has ended two workers is decoded with care."""
+MAX_DEATHS_OF_UNIT = 5
+"""Then it is not the decoding, and going on would be for ever."""
+
 
 def decode_in_time(preprocess: Preprocess, limits: DecodeLimits) -> Decode:
     """The ordinary way. An image that takes longer than ``limits.timeout_s`` ends the process by SIGALRM."""

@@ -34,11 +34,11 @@ from imgcls_ray.config import (
     load_config,
     make_config,
 )
-from imgcls_ray.data import lease
-from imgcls_ray.data.predict import predict
 from imgcls_ray.models.exported import TRUSTED_PT2
-from imgcls_ray.models.new import open_model
+from imgcls_ray.models.open import open_model
+from imgcls_ray.predict.job import predict
 from imgcls_ray.storage import DEFAULT_S3
+from imgcls_ray.store import lease
 from tests.compatibility.make_fixtures import documented_commands
 from tests.compatibility.photos import ROOT, photos_in_place
 from tests.compatibility.verdicts import ENGINES, judge
@@ -46,8 +46,8 @@ from tests.compatibility.verdicts import ENGINES, judge
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from imgcls_ray.data.report import PredictReport
-    from imgcls_ray.models.engines import EngineName
+    from imgcls_ray.models.engines.load import EngineName
+    from imgcls_ray.predict.report import PredictReport
 
 REPOSITORY = Path(__file__).parent.parent.parent
 DATA = Path(__file__).parent / "0687141"
@@ -73,7 +73,7 @@ def photos() -> Iterator[Path]:
 def store(tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of one of the stores."""
     # A lease of another machine is watched for so long before its holder is taken for dead.
-    monkeypatch.setattr("imgcls_ray.data.lease._WATCH_S", 2.0)
+    monkeypatch.setattr("imgcls_ray.store.lease._WATCH_S", 2.0)
     return Path(shutil.copytree(DATA / "stores" / request.param, tmp_path / "store"))
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypedDict
 
 from imgcls_ray.models.classifier import ImageClassifier, Prediction
-from imgcls_ray.models.new import open_model
+from imgcls_ray.models.open import open_model
 from imgcls_ray.storage import DEFAULT_S3
 from tests.compatibility.photos import ROOT
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from imgcls_ray.models.engines import EngineName
+    from imgcls_ray.models.engines.load import EngineName
 
 ENGINES: dict[str, tuple[EngineName, ...]] = {
     "zoo": ("torch", "openvino"),

@@ -17,8 +17,8 @@ from imgcls_ray.datasets.findings import FindingCode, Severity
 from tests.datasets.make_faulty import jpeg, picture, write_clean, write_faulty
 
 if TYPE_CHECKING:
+    from imgcls_ray.datasets.check_result import CheckResult
     from imgcls_ray.datasets.findings import Finding
-    from imgcls_ray.datasets.result import CheckResult
     from tests.s3.server import S3Server
 
 IMGCLS = Path(sys.executable).with_name("imgcls")

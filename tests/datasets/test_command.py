@@ -8,10 +8,10 @@ import pytest
 
 from imgcls_ray.commands import check as command
 from imgcls_ray.datasets import check as check_module
-from imgcls_ray.datasets import report as report_module
+from imgcls_ray.datasets.check_result import CheckResult
 from imgcls_ray.datasets.findings import Finding, FindingCode
-from imgcls_ray.datasets.result import CheckResult
 from imgcls_ray.errors import CheckFailedError, InputError, StoppedError, UsageError
+from imgcls_ray.report import check_report as report_module
 
 if TYPE_CHECKING:
     from pathlib import Path

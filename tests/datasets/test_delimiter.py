@@ -10,11 +10,11 @@ from imgcls_ray import config
 from imgcls_ray.commands import check as check_command
 from imgcls_ray.config import make_config
 from imgcls_ray.datasets import check as check_module
-from imgcls_ray.datasets import report as report_module
-from imgcls_ray.datasets.entries import EntryFile
-from imgcls_ray.datasets.result import CheckResult
+from imgcls_ray.datasets.check_result import CheckResult
+from imgcls_ray.datasets.entry_file import EntryFile
 from imgcls_ray.errors import ConfigError, InputError
-from imgcls_ray.evaluation.reading import read_split
+from imgcls_ray.evaluate.reading import read_split
+from imgcls_ray.report import check_report as report_module
 from imgcls_ray.storage import DEFAULT_S3
 from imgcls_ray.train.entries import read_entries
 
@@ -39,7 +39,7 @@ def dataset(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("kind", "values"),
     [
-        (config.CheckConfig, {"dataset": "d"}),
+        (config.CheckConfig, {"data": "d"}),
         (config.TrainConfig, {"data": "d", "model": "m"}),
         (config.EvaluateConfig, {"data": "d", "model": "m"}),
         (config.ExportConfig, {"model": "m", "output": "o", "format": "onnx"}),
@@ -69,11 +69,11 @@ def test_a_check_splits_by_it_before_it_reads_by_it(dataset: Path, monkeypatch: 
     read = []
 
     def check(config: config.CheckConfig, *_: object) -> CheckResult:
-        read.append(read_entries(config.dataset, delimiter=config.delimiter, s3=DEFAULT_S3))
-        return CheckResult(config.dataset, None, [])
+        read.append(read_entries(config.data, delimiter=config.delimiter, s3=DEFAULT_S3))
+        return CheckResult(config.data, None, [])
 
     monkeypatch.setattr(check_module, "check_dataset", check)
     monkeypatch.setattr(report_module, "write_report", lambda *_, **__: None)
     split = {"split.enable": True, "split.train_percent": 50, "split.val_percent": 50}
-    check_command.run(None, [], {"dataset": str(dataset), "output": str(dataset / "out"), "delimiter": ",", **split})
+    check_command.run(None, [], {"data": str(dataset), "output": str(dataset / "out"), "delimiter": ",", **split})
     assert [len(table) for table in read[0].tables.values()] == [6, 6]

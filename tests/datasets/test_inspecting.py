@@ -16,8 +16,8 @@ from PIL import Image
 from imgcls_ray.datasets.inspecting import measure_in_child, measure_in_time
 from imgcls_ray.errors import ImageError, ImageErrorCode
 from imgcls_ray.images.limits import DecodeLimits
-from tests.data.test_poison import POISON, poison
 from tests.datasets.make_faulty import jpeg, picture, write_clean
+from tests.predict.test_poison import POISON, poison
 
 IMGCLS = Path(sys.executable).with_name("imgcls")
 LIMITS = DecodeLimits(timeout_s=20)

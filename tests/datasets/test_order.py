@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
+    from imgcls_ray.datasets.check_result import CheckResult
     from imgcls_ray.datasets.inspecting import InspectTask
-    from imgcls_ray.datasets.result import CheckResult
 
 
 @pytest.fixture

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from imgcls_ray.data.store import open_store
-from imgcls_ray.data.verify import verify_store
 from imgcls_ray.storage import open_directory
+from imgcls_ray.store.label_store import open_store
+from imgcls_ray.store.verify import verify_store
 from tests.jobs.cluster import environment
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from imgcls_ray.models.classifier import (
     decode_model_input,
     top_k_scores,
 )
-from imgcls_ray.models.engines import EngineOutput, load_engine
+from imgcls_ray.models.engines.load import EngineOutput, load_engine
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -229,7 +229,7 @@ def test_several_devices_share_a_batch_and_give_what_one_gives(
 ) -> None:
     one = load_engine(small_model, engine="torch", precision="fp32", batch_size=5, embedding=True)
     # This machine may have no GPU: its CPU is the first and the second device.
-    monkeypatch.setattr("imgcls_ray.models.engines.torch_devices", lambda _: ["cpu", "cpu"])
+    monkeypatch.setattr("imgcls_ray.models.engines.load.torch_devices", lambda _: ["cpu", "cpu"])
     two = load_engine(small_model, engine="torch", device="gpu:0,1", precision="fp32", batch_size=5, embedding=True)
     pixels = np.random.default_rng(0).integers(0, 256, (5, 64, 64, 3), dtype=np.uint8)
     expected, found = one(pixels), two(pixels)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from imgcls_ray.errors import StorageError
-from imgcls_ray.models import openvino_engine
+from imgcls_ray.models.engines import openvino_engine
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 PROGRAM = """
 import gc, os, signal, sys, threading
 from pathlib import Path
-from imgcls_ray.models.engines import load_engine
+from imgcls_ray.models.engines.load import load_engine
 from imgcls_ray.models.folder import open_model_folder
 
 def handle(number, frame):

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from imgcls_ray.models import new
 from imgcls_ray.models.folder import ModelFolder, open_model_folder
-from imgcls_ray.models.new import new_model_folder, open_model
+from imgcls_ray.models.new import new_model_folder
+from imgcls_ray.models.open import open_model
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -48,7 +48,7 @@ def test_a_kept_model_of_a_name_that_was_damaged_is_made_again(
         made.append(model)
         shutil.copytree(small_model.path, path)
 
-    monkeypatch.setattr(new, "new_model_folder", make)
+    monkeypatch.setattr("imgcls_ray.models.open.new_model_folder", make)
     folder = open_model("PP-LCNet_x0_25")
     assert open_model("PP-LCNet_x0_25") == folder
     (folder.path / name).write_bytes((folder.path / name).read_bytes()[:-9])

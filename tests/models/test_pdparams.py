@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from imgcls_ray.errors import WeightsError
-from imgcls_ray.models.pdparams import read_pdparams
+from imgcls_ray.models.paddle.pdparams import read_pdparams
 
 ARRAYS: dict[str, np.ndarray] = {
     "conv.weight": np.arange(24, dtype=np.float32).reshape(2, 3, 2, 2),
@@ -172,7 +172,7 @@ def test_other_files_of_paddle_are_refused_by_what_they_hold(tmp_path: Path, con
 
 
 def test_a_pickle_of_endless_instructions_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("imgcls_ray.models.pdparams._MAX_INSTRUCTIONS", 1000)
+    monkeypatch.setattr("imgcls_ray.models.paddle.pdparams._MAX_INSTRUCTIONS", 1000)
     with pytest.raises(WeightsError, match="has more than 1,000 pickle instructions"):
         read_pdparams(write(tmp_path / "m.pdparams", b"\x80\x02" + 2000 * b"N" + b"}."))
 

@@ -100,7 +100,7 @@ PROGRAM = textwrap.dedent(
     import pathlib, re, resource, sys, time
     import numpy
     from imgcls_ray.errors import WeightsError
-    from imgcls_ray.models.pdparams import read_pdparams
+    from imgcls_ray.models.paddle.pdparams import read_pdparams
 
     def peak():
         return int(re.search(r"VmHWM:\\s+(\\d+)", pathlib.Path("/proc/self/status").read_text())[1])

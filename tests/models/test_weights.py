@@ -17,7 +17,7 @@ from imgcls_ray.errors import ModelFolderError, WeightsError
 from imgcls_ray.models.api import create_model
 from imgcls_ray.models.folder import ModelFolder, open_model_folder
 from imgcls_ray.models.new import find_named_model, new_model_folder
-from imgcls_ray.models.paddle_weights import paddle_architecture
+from imgcls_ray.models.paddle.conversion import paddle_architecture
 from imgcls_ray.models.weights import load_weights
 from imgcls_ray.models.zoo import ZOO
 from tests.conftest import SMALL_CLASSES

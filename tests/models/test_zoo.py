@@ -6,7 +6,7 @@ import pytest
 
 from imgcls_ray.errors import UnknownModelError
 from imgcls_ray.models.architecture import Architecture, build_network
-from imgcls_ray.models.paddle_weights import paddle_architecture
+from imgcls_ray.models.paddle.conversion import paddle_architecture
 from imgcls_ray.models.zoo import ZOO, find_model
 
 SMALLEST = {model.family: model.name for model in reversed(list(ZOO.values()))}

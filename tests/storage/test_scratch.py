@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from imgcls_ray.data.planner import plan_ahead
-from imgcls_ray.data.sorting import sort_files
 from imgcls_ray.errors import StorageError
+from imgcls_ray.inputs.sorting import sort_files
 from imgcls_ray.storage.files import FileInfo
 from imgcls_ray.storage.scratch import ScratchFile, new_scratch_folder, scratch_file, scratch_folder
+from imgcls_ray.store.planner import plan_ahead
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -106,7 +106,7 @@ def test_a_failure_within_the_folder_is_told_and_others_are_not_touched(tmp_path
 
 
 def test_sorting_on_a_full_disk_is_one_line(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr("imgcls_ray.data.sorting._ROWS_IN_MEMORY", 1000)
+    monkeypatch.setattr("imgcls_ray.inputs.sorting._ROWS_IN_MEMORY", 1000)
     with files_of_at_most(20_000), pytest.raises(StorageError, match=NO_ROOM):
         list(sort_files(files(5000)))
     assert "Exception ignored" not in capfd.readouterr().err

@@ -13,8 +13,8 @@ from rich.console import Console
 
 from imgcls_ray.config import TrainConfig, make_config
 from imgcls_ray.train.events import receive
+from imgcls_ray.train.job import train
 from imgcls_ray.train.loop import Outcome, TrainTask, run_worker
-from imgcls_ray.train.run import train
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -124,7 +124,7 @@ def train_here(monkeypatch: pytest.MonkeyPatch) -> Callable[..., TrainResult]:
                 reporter.take(event)
             return outcome
 
-        monkeypatch.setattr("imgcls_ray.train.run.train_on_ray", on_no_ray)
+        monkeypatch.setattr("imgcls_ray.train.job.train_on_ray", on_no_ray)
         return train(config, Console(file=io.StringIO()))
 
     return train_in_process

@@ -13,10 +13,10 @@ import torch
 from safetensors.torch import load_file
 
 from imgcls_ray import create_model
-from imgcls_ray.data.lease import hold_lease
 from imgcls_ray.errors import InputError, JobFailedError, StoppedError, StoreInUseError, UsageError
 from imgcls_ray.models.folder import open_model_folder
 from imgcls_ray.storage import DEFAULT_S3, open_directory
+from imgcls_ray.store.lease import hold_lease
 from imgcls_ray.train.entries import read_entries
 from tests.train.conftest import CLASSES, NUM_VAL, write_colours
 
@@ -326,7 +326,7 @@ def test_what_cannot_be_is_refused_first(
     message: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("imgcls_ray.data.start.is_cluster_given", lambda: False)
+    monkeypatch.setattr("imgcls_ray.workers.prepare.is_cluster_given", lambda: False)
     config = make_train_config(**changes)
     with pytest.raises(UsageError, match=message):
         train_here(config)

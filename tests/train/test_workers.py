@@ -19,9 +19,9 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from imgcls_ray.errors import ResourceError, StorageError
-from imgcls_ray.models.new import open_model
+from imgcls_ray.models.open import open_model
 from imgcls_ray.storage.s3 import S3Options
-from imgcls_ray.train.run import train
+from imgcls_ray.train.job import train
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -1,1 +1,0 @@
-"""Bulk labelling on Ray Data: plans, the label store, the pipeline."""

@@ -1,0 +1,198 @@
+"""Evaluate a model on a split of a labelled dataset: every image once, nothing sampled, nothing replaced."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from imgcls_ray.datasets.entry_file import EntryFile
+from imgcls_ray.errors import ImgclsError
+from imgcls_ray.evaluate.block_answers import Answers
+from imgcls_ray.evaluate.calibration import TEMPERATURES, fit_temperature, reliability_at
+from imgcls_ray.evaluate.classifying import TOP_K, EvaluateTask, classify_blocks, rows_per_block
+from imgcls_ray.evaluate.evaluation import Evaluation, Mistake, Scores
+from imgcls_ray.evaluate.metrics import balanced_accuracy, confusion_of, macro_f1, score_classes
+from imgcls_ray.evaluate.output import write_failure, write_report
+from imgcls_ray.evaluate.reading import read_split
+from imgcls_ray.models.engines.load import check_engine
+from imgcls_ray.models.folder import update_metrics
+from imgcls_ray.models.open import is_model_path, open_model
+from imgcls_ray.options import decode_limits, fetch_limits, s3_options
+from imgcls_ray.storage import open_directory
+from imgcls_ray.storage.s3 import is_s3
+from imgcls_ray.storage.scratch import scratch_folder
+from imgcls_ray.workers.prepare import check_resources, start_workers
+from imgcls_ray.workers.progress import label_progress
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from imgcls_ray.config import EvaluateConfig
+    from imgcls_ray.evaluate.reading import Split
+    from imgcls_ray.models.folder import ModelFolder
+
+logger = logging.getLogger("imgcls_ray")
+
+# Sums come in any order, and so do their last digits.
+_NUM_DIGITS = 6
+
+
+def evaluate(config: EvaluateConfig, console: Console) -> Evaluation:
+    """Run ``imgcls evaluate``: classify, count, write everything.
+
+    What ends it is written too, as ``done_flag`` false with the reason. Too many images that cannot be read end
+    nothing: the caller raises ``Evaluation.failure``.
+
+    Raises:
+        UsageError: before anything is started, with the way out.
+        JobFailedError: a worker failed for good.
+        StorageError: the storage of the dataset, the model or the output fails.
+    """
+    directory = open_directory(config.output, s3_options(config))
+    try:
+        return _evaluate(config, console)
+    except BaseException as error:
+        with suppress(ImgclsError):
+            write_failure(directory, error)
+        raise
+
+
+def _evaluate(config: EvaluateConfig, console: Console) -> Evaluation:
+    start = time.monotonic()
+    s3 = s3_options(config)
+    check_resources(config, num_workers=config.num_workers)
+    folder = open_model(config.model, s3)
+    check_engine(folder, config.engine, "gpu" if config.uses_gpus else "cpu", embedding=False)
+    temperatures = TEMPERATURES if config.calibrate else np.ones(1)
+    with scratch_folder("evaluate") as place:
+        split = read_split(
+            config.data,
+            config.split,
+            EntryFile(Path(place, "entries.parquet")),
+            model=config.model,
+            model_names=folder.spec.class_names,
+            delimiter=config.delimiter,
+            s3=s3,
+        )
+        answers = Answers(
+            Path(place, "answers.arrow"), num_temperatures=len(temperatures), num_mistakes=config.num_mistakes
+        )
+        result = _new_result(config, folder, split)
+        _classify(config, folder, split, answers, temperatures, result, console)
+        result.codes = answers.codes
+        result.scores = _scores(split, answers, temperatures, folder.spec.class_names)
+        result.kept_in_model = _keep_in_model(config, result)
+        result.seconds = time.monotonic() - start
+        write_report(result, config, split, answers)
+    return result
+
+
+def _new_result(config: EvaluateConfig, folder: ModelFolder, split: Split) -> Evaluation:
+    return Evaluation(
+        dataset=config.data,
+        split=config.split,
+        list_sha256=split.list_sha256,
+        model=config.model,
+        model_name=folder.spec.name,
+        fingerprint=folder.spec.fingerprint,
+        class_names=folder.spec.class_names,
+        num_images=split.num_images,
+        num_dataset_classes=split.num_classes,
+        max_error_rate=config.max_error_rate,
+    )
+
+
+def _classify(
+    config: EvaluateConfig,
+    folder: ModelFolder,
+    split: Split,
+    answers: Answers,
+    temperatures: np.ndarray,
+    result: Evaluation,
+    console: Console,
+) -> None:
+    """Fill the answers, and say in the result how long it took."""
+    workers = start_workers(config, folder)
+    task = EvaluateTask(
+        model=config.model if is_s3(config.model) else os.path.abspath(folder.path),
+        fingerprint=folder.spec.fingerprint,
+        top_k=TOP_K,
+        logits=True,
+        engine=config.engine,
+        precision=config.precision,
+        batch_size=config.batch_size,
+        decode_limits=decode_limits(config),
+        fetch_limits=fetch_limits(config),
+        temperatures=tuple(temperatures.tolist()),
+    )
+    num_rows = rows_per_block(
+        split.num_images,
+        num_workers=workers.num_cpu_workers,
+        batch_size=config.batch_size,
+        crop_size=folder.spec.preprocess.crop_size,
+    )
+    start = time.monotonic()
+    with answers.taking(), label_progress(split.num_images, 0, console) as progress:
+        for block in classify_blocks(split.blocks(num_rows), task, workers):
+            progress.add(len(block.answers), answers.take(block))
+    result.images_per_s = progress.images_per_s or split.num_images / (time.monotonic() - start)
+    result.num_workers = workers.num_gpu_workers or workers.num_cpu_workers
+
+
+def _scores(split: Split, answers: Answers, temperatures: np.ndarray, class_names: tuple[str, ...]) -> Scores | None:
+    true, predicted = answers.classes()
+    if not len(true):
+        return None
+    confusion = confusion_of(true, predicted, len(class_names))
+    classes = score_classes(true, predicted, class_names, confusion)
+    before = reliability_at(1.0, temperatures, answers.calibration)
+    metrics = {
+        "top1": float(np.mean(true == predicted)),
+        "top5": answers.num_top_k / len(true),
+        "ece": round(before.ece, _NUM_DIGITS),
+        "nll": round(before.mean_nll, _NUM_DIGITS),
+        "macro_f1": macro_f1(classes),
+        "balanced_accuracy": balanced_accuracy(classes),
+    }
+    after = None
+    if (temperature := fit_temperature(temperatures, answers.calibration)) is not None:
+        after = reliability_at(temperature, temperatures, answers.calibration)
+        metrics["temperature"] = round(temperature, _NUM_DIGITS)
+        metrics["ece_calibrated"] = round(after.ece, _NUM_DIGITS)
+        metrics["nll_calibrated"] = round(after.mean_nll, _NUM_DIGITS)
+    elif len(temperatures) > 1:
+        logger.warning("no temperature fits: all answers are right, or they are as good as random; it stays 1")
+    surest = answers.mistakes()
+    entries = split.entries.lookup(np.array(sorted(number for number, *_ in surest), np.int64))
+    mistakes = [
+        Mistake(entries[number].path, entries[number].uri, label_id, predicted_id, score)
+        for number, label_id, predicted_id, score in surest
+    ]
+    return Scores(metrics, classes, confusion, before, after, mistakes)
+
+
+def _keep_in_model(config: EvaluateConfig, result: Evaluation) -> bool:
+    """Put what was found into ``model.json``, where that can be done and the images are the split's."""
+    if not config.calibrate or result.scores is None or result.failure is not None:
+        return False
+    metrics = result.scores.metrics
+    kept = {f"{config.split}.{name}": metrics[name] for name in ("top1", "top5", "ece")}
+    if config.split == "train":
+        logger.warning("the temperature is not kept: of images that it was trained on a model is surer than of others")
+    elif "temperature" in metrics:
+        kept["temperature"] = metrics["temperature"]
+    if not is_s3(config.model) and not is_model_path(config.model):
+        logger.warning("%s is a name, not a folder: the metrics are not kept with the model", config.model)
+        return False
+    try:
+        update_metrics(config.model, result.fingerprint, kept, s3_options(config))
+    except (ImgclsError, OSError) as error:
+        logger.warning("the metrics are not kept with the model: %s", error)
+        return False
+    return True

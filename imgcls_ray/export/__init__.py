@@ -1,0 +1,1 @@
+"""Networks in other formats, compared with the originals. Knows nothing of Ray."""

@@ -1,0 +1,176 @@
+"""Write a network in another format, and compare it with the original: a folder that is as good, or none."""
+
+from __future__ import annotations
+
+import json
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from imgcls_ray.errors import JobFailedError, UsageError
+from imgcls_ray.options import s3_options
+from imgcls_ray.storage.files import path_from_uri
+from imgcls_ray.storage.s3 import is_s3
+from imgcls_ray.words import counted
+from imgcls_ray.workers.progress import image_progress, logger
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from rich.console import Console
+
+    from imgcls_ray.config import ExportConfig
+    from imgcls_ray.export.images import ExportImages
+    from imgcls_ray.export.parity import Parity, ParityInput
+    from imgcls_ray.models.folder import ModelFolder
+
+REPORT_NAME = "export_report.json"
+LABEL_NAME = "label.txt"
+_PACKAGES = ("imgcls-ray", "torch", "timm", "openvino", "onnx", "onnxscript", "nncf")
+
+
+def export(config: ExportConfig, console: Console) -> dict[str, Any]:
+    """Run ``imgcls export``; returns what ``export_report.json`` says.
+
+    Raises:
+        JobFailedError: the exported network labels too many images otherwise; nothing is left behind.
+    """
+    from imgcls_ray.export.images import choose_images, read_calibration, read_compared
+    from imgcls_ray.export.network import check_export_packages, export_network
+    from imgcls_ray.export.parity import compare
+    from imgcls_ray.models.folder import new_folder
+    from imgcls_ray.models.open import open_model
+
+    output = _output(config)
+    check_export_packages(config.format, int8=config.int8)
+    folder = open_model(config.model, s3_options(config))
+    _refuse_exported(folder, config)
+    images = choose_images(config, folder.spec)
+    with new_folder(output) as partial:
+        calibration = None
+        if config.int8:
+            calibration = read_calibration(images, config, folder.spec)
+            logger.info("calibrating on %s", counted(len(calibration), "image"))
+        exported = export_network(folder, partial, config.format, calibrate_on=calibration)
+        with image_progress("comparing", console) as add:
+            parity = compare(folder, exported, _counting(read_compared(images, config, folder.spec), add))
+        if images.why_no_accuracy:
+            logger.warning("no accuracy is told: %s", images.why_no_accuracy)
+        _judge(parity, images, config)
+        report = _report(folder, exported, parity, images, len(calibration or ()), config)
+        (partial / REPORT_NAME).write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        labels = "".join(f"{class_id} {name}\n" for class_id, name in enumerate(folder.spec.class_names))
+        (partial / LABEL_NAME).write_text(labels, encoding="utf-8")
+    return report
+
+
+def _output(config: ExportConfig) -> Path:
+    """Refuse a place where no folder can be made, before the work and not after it."""
+    from imgcls_ray.models.folder import check_is_free
+
+    if is_s3(config.output):
+        raise UsageError(f"{config.output}: an export is made on this machine; copy it to the bucket afterwards")
+    output = Path(path_from_uri(config.output))
+    check_is_free(output)
+    return output
+
+
+def _refuse_exported(folder: ModelFolder, config: ExportConfig) -> None:
+    if folder.spec.exported is not None:
+        raise UsageError(
+            f"{config.model}: was exported to {folder.spec.exported.format} already; give the model folder that it was "
+            "exported from"
+        )
+
+
+def _counting(inputs: Iterator[ParityInput], add: Callable[[int], None]) -> Iterator[ParityInput]:
+    for item in inputs:
+        yield item
+        add(1)
+
+
+def _judge(parity: Parity, images: ExportImages, config: ExportConfig) -> None:
+    if not parity.num_images:
+        code, count = parity.errors.most_common(1)[0]
+        raise JobFailedError(
+            f"{images.source}: none of the {parity.errors.total()} chosen images could be compared, {count} of them "
+            f"{code}; give images that can be read. Nothing was exported"
+        )
+    if parity.agreement < config.needed_agreement:
+        accuracy = _accuracy(parity)
+        cost = f"; {words_of_accuracy(accuracy)}" if accuracy else ""
+        raise JobFailedError(
+            f"{config.model}: exported to {config.format}{' in 8 bits' if config.int8 else ''}, "
+            f"{parity.num_images - parity.num_same:,} of {counted(parity.num_images, 'image')} get another label "
+            f"({percent(parity.agreement)} agree, needed are {percent(config.needed_agreement)}){cost}. "
+            f"Nothing was exported; min_agreement={_floor(parity.agreement)} would accept it"
+        )
+
+
+def _floor(share: float) -> float:
+    return int(share * 1000) / 1000
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.2f} %"
+
+
+def _report(
+    folder: ModelFolder,
+    exported: ModelFolder,
+    parity: Parity,
+    images: ExportImages,
+    num_calibrated: int,
+    config: ExportConfig,
+) -> dict[str, Any]:
+    """Everything that ``export_report.json`` says."""
+    return {
+        "done_flag": True,
+        "model": config.model,
+        "format": config.format,
+        "precision": "int8" if config.int8 else "fp32",
+        "agreement": parity.agreement,
+        "min_agreement": config.needed_agreement,
+        "max_score_difference": parity.max_score_difference,
+        "max_logit_difference": parity.max_logit_difference,
+        "images": images.source,
+        "split": images.split,
+        "num_images": parity.num_images,
+        "num_non_finite": parity.num_non_finite,
+        "errors": dict(sorted(parity.errors.items())),
+        "accuracy": _accuracy(parity),
+        "calibration": {"split": images.calibration_split, "num_images": num_calibrated} if config.int8 else None,
+        "size_bytes": {"before": folder.num_bytes, "after": exported.num_bytes},
+        "fingerprint": exported.spec.fingerprint,
+        "source_fingerprint": folder.spec.fingerprint,
+        "versions": _versions(),
+    }
+
+
+def _accuracy(parity: Parity) -> dict[str, Any] | None:
+    if not parity.num_labelled:
+        return None
+    return {
+        "before": parity.num_right_before / parity.num_labelled,
+        "after": parity.num_right_after / parity.num_labelled,
+        "num_images": parity.num_labelled,
+    }
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:  # those of the extra, where this export needed none
+            continue
+    return found
+
+
+def words_of_accuracy(accuracy: dict[str, Any]) -> str:
+    lost = 100 * (accuracy["before"] - accuracy["after"])
+    change = "unchanged" if not lost else f"{abs(lost):.2f} points {'lost' if lost > 0 else 'gained'}"
+    return (
+        f"accuracy on {accuracy['num_images']:,} labelled images: {percent(accuracy['before'])} before, "
+        f"{percent(accuracy['after'])} after, {change}"
+    )

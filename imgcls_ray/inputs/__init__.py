@@ -1,0 +1,1 @@
+"""What is to be labelled: listings, lists, and their order. Knows nothing of Ray."""

@@ -1,0 +1,109 @@
+"""Tell files that were deleted from files whose storage is away: a volume that is not mounted, a proxy's 404.
+
+Both look the same file by file. Where many inputs in a row are missing that were there when they were listed, the place
+that they were listed in is looked at again: if it is gone or empty, the job ends and nothing is recorded for them.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from imgcls_ray.errors import ImageErrorCode, InputError, StorageError
+from imgcls_ray.inputs.listing import ListingCounts, list_inputs
+from imgcls_ray.inputs.lists import is_list
+from imgcls_ray.storage.files import path_from_uri, uri_from_path
+from imgcls_ray.storage.http import is_url
+from imgcls_ray.storage.s3 import is_s3, split_uri
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    import pyarrow as pa
+
+    from imgcls_ray.storage.s3 import S3Options
+
+MANY = 16
+"""As many inputs in a row that are away are no accident."""
+# ENOENT of an empty mount point, EIO, ESTALE or ENOTCONN of a dead one, EACCES of an expired ticket.
+_OF_A_VOLUME = frozenset({ImageErrorCode.NOT_FOUND, ImageErrorCode.FETCH_FAILED, ImageErrorCode.ACCESS_DENIED})
+# Of a place that lists: so long it is not asked again.
+_TRUSTED_S = 30.0
+_looks: dict[str, float] = {}
+_lock = threading.Lock()
+
+
+def check_absences(
+    rows: pa.Table, errors: Iterable[ImageErrorCode | None], *, source: str | None, store: str, s3: S3Options
+) -> None:
+    """End the job where inputs are missing because their storage is away.
+
+    Args:
+        rows: of a plan; columns ``uri`` and ``etag``.
+        errors: what became of each.
+        source: the INPUT that they were listed in; a path is absolute. ``None`` if that is not known.
+        store: the label store, whose own files are no sign of life.
+        s3: how to reach object storage.
+
+    Raises:
+        StorageError: with the way out.
+    """
+    if source is None:
+        return
+    for missing in _many_in_a_row(rows, list(errors)):
+        place = _common_folder(missing) if is_list(source) else source
+        if place is None or _is_trusted(place):
+            continue
+        if reason := _why_empty(place, store, s3):
+            raise StorageError(
+                f"{place}: {reason}, and {len(missing)} images in a row that were listed there cannot be read. Nothing "
+                "was recorded for them. Bring it back (is the volume mounted?) and run the command again; if the "
+                "images were deleted on purpose, run it once with --accept-missing"
+            )
+        with _lock:
+            _looks[place] = time.monotonic()
+
+
+def _many_in_a_row(rows: pa.Table, errors: list[ImageErrorCode | None]) -> list[list[str]]:
+    """Sequences of inputs that are away; those that were missing when they were listed do not count."""
+    if _OF_A_VOLUME.isdisjoint(errors):
+        return []
+    columns = (rows.column(name).to_pylist() for name in ("uri", "etag"))
+    seen = [(uri, _is_away(uri, error)) for uri, etag, error in zip(*columns, errors, strict=True) if etag is not None]
+    sequences = itertools.groupby(seen, key=lambda item: item[1])
+    away = ([uri for uri, _ in items] for is_away, items in sequences if is_away)
+    return [uris for uris in away if len(uris) >= MANY]
+
+
+def _is_away(uri: str, error: ImageErrorCode | None) -> bool:
+    # Without the right to list, S3 says of a missing object that it is refused, and then its prefix says nothing.
+    return error in (_OF_A_VOLUME if not is_s3(uri) else {ImageErrorCode.NOT_FOUND})
+
+
+def _is_trusted(place: str) -> bool:
+    with _lock:
+        seen = _looks.get(place)
+    return seen is not None and time.monotonic() - seen < _TRUSTED_S
+
+
+def _why_empty(place: str, store: str, s3: S3Options) -> str | None:
+    try:
+        found = next(iter(list_inputs(place, ListingCounts(), s3, leave_out=store)), None)
+    except InputError as error:
+        return str(error).removeprefix(f"{place}: ")
+    return "it holds no images" if found is None else None
+
+
+def _common_folder(uris: Sequence[str]) -> str | None:
+    """The folder that all of these are below, or their bucket; ``None`` where they have none, or it says nothing."""
+    if any(is_url(uri) for uri in uris) or len({is_s3(uri) for uri in uris}) > 1:
+        return None
+    if is_s3(uris[0]):
+        # Not their prefix, which may have been emptied on purpose: no volume can be away in a bucket.
+        buckets = {split_uri(uri)[0] for uri in uris}
+        return f"s3://{buckets.pop()}/" if len(buckets) == 1 else None
+    folder = os.path.commonpath([os.path.dirname(path_from_uri(uri)) for uri in uris])
+    return uri_from_path(folder) if folder not in ("", "/") else None

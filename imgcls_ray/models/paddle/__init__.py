@@ -1,0 +1,1 @@
+"""PaddleClas' networks and weights."""

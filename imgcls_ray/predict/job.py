@@ -1,0 +1,316 @@
+"""The main job: label everything of an input that its label store does not answer yet.
+
+First what an earlier command left open, then what is new. Whatever ends the job, the parts that are written stay, and
+the same command goes on from there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from contextlib import nullcontext
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from imgcls_ray.errors import InputError, JobFailedError, StoppedError
+from imgcls_ray.inputs.listing import check_input, list_inputs
+from imgcls_ray.machine import available_cores
+from imgcls_ray.models.engines.load import check_engine
+from imgcls_ray.models.open import open_model
+from imgcls_ray.options import decode_limits, fetch_limits, s3_options
+from imgcls_ray.predict.alone import label_alone
+from imgcls_ray.predict.label import LabelTask
+from imgcls_ray.predict.report import PredictReport, RunReport
+from imgcls_ray.predict.runs import work_off
+from imgcls_ray.predict.units import counts_of, label_units
+from imgcls_ray.storage import open_directory
+from imgcls_ray.storage.create_only import prove_create_only
+from imgcls_ray.storage.files import absolute_path, path_from_uri, uri_from_path
+from imgcls_ray.storage.http import is_url
+from imgcls_ray.storage.s3 import is_s3
+from imgcls_ray.store.label_store import (
+    LabelStore,
+    StoreIdentity,
+    check_identity,
+    create_or_open_store,
+    is_store,
+    now,
+    open_store,
+)
+from imgcls_ray.store.lease import hold_lease
+from imgcls_ray.store.plan import MAX_UNIT_SIZE, Spool, default_unit_size, unanswered, write_plan
+from imgcls_ray.store.planner import plan_ahead
+from imgcls_ray.store.retrying import LIMITS, LIMITS_FIELD, RETRIED_FIELD, RetryRules
+from imgcls_ray.store.schema import STATUS_OK
+from imgcls_ray.words import counted
+from imgcls_ray.workers.board import Board
+from imgcls_ray.workers.prepare import check_resources, start_workers
+from imgcls_ray.workers.progress import label_progress, logger
+from imgcls_ray.workers.ray_cluster import WorkerPlan, is_cluster_given
+from imgcls_ray.workers.ray_failures import with_causes
+from imgcls_ray.workers.stopping import GracefulStop
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from contextlib import AbstractContextManager
+
+    from rich.console import Console
+
+    from imgcls_ray.config import PredictConfig
+    from imgcls_ray.models.folder import ModelFolder
+    from imgcls_ray.predict.units import UnitCounts
+    from imgcls_ray.storage.s3 import S3Options
+    from imgcls_ray.store.schema import Unit
+
+# Pixels of a unit cross Ray's object store as one block on the way to a GPU.
+_MAX_BLOCK_BYTES = 128 * 2**20
+
+
+def predict(config: PredictConfig, console: Console) -> PredictReport:
+    """Run ``imgcls predict``: plan, label, record.
+
+    Raises:
+        UsageError: before anything is started, with the way out.
+        JobFailedError: a worker failed for good; what is written stays.
+    """
+    start = time.monotonic()
+    s3 = s3_options(config)
+    check_resources(config, num_workers=config.num_workers, num_gpus=config.num_gpus, some_gpus="num_gpus={}")
+    folder = open_model(config.model, s3)
+    check_engine(folder, config.engine, "gpu" if config.uses_gpus else "cpu", config.embedding)
+    input_error = _input_error(config, s3)
+    directory = open_directory(config.output, s3)
+    identity = _identity(config, folder)
+    report = PredictReport(directory.uri)
+    store = open_store(directory) if is_store(directory) else None
+    if store is not None:
+        check_identity(store, identity)
+    # What an earlier command left open is finished also where this input is gone.
+    if input_error is not None and (store is None or config.dry_run or not store.open_runs()):
+        raise input_error
+    if config.dry_run:
+        report.num_left_open = _count_left_open(store) if store is not None else 0
+        with _planned(config, store, report, config.limit) as plans:
+            for _ in plans:
+                pass
+        return report
+
+    if store is None:
+        store = create_or_open_store(directory, identity)
+    else:
+        prove_create_only(directory)
+    with hold_lease(directory):
+        job = _Job(config, folder, store, console)
+        work_off(
+            store,
+            job,
+            lambda limit: _planned(config, store, report, limit) if input_error is None else nullcontext(iter(())),
+            report,
+            limit=config.limit,
+        )
+    report.input_error = input_error
+    report.seconds = time.monotonic() - start
+    return report
+
+
+def _count_left_open(store: LabelStore) -> int:
+    """Inputs of open runs that have no row."""
+    return sum(
+        unit.num_rows
+        for run in store.open_runs()
+        for answered in [store.answered_units(run)]
+        for unit in store.units(run)
+        if unit.number not in answered
+    )
+
+
+def _input_error(config: PredictConfig, s3: S3Options) -> InputError | None:
+    try:
+        check_input(config.input, s3)
+    except InputError as error:
+        return error
+    return None
+
+
+def _identity(config: PredictConfig, folder: ModelFolder) -> StoreIdentity:
+    spec = folder.spec
+    return StoreIdentity(
+        model=spec.name,
+        fingerprint=spec.fingerprint,
+        num_classes=spec.num_classes,
+        top_k=min(config.top_k, spec.num_classes),
+        embedding=config.embedding,
+        logits=config.logits,
+    )
+
+
+def _planned(
+    config: PredictConfig, store: LabelStore | None, report: PredictReport, limit: int | None
+) -> AbstractContextManager[Iterator[Spool]]:
+    """The inputs that the store does not answer, plan by plan; counts go to the report."""
+    s3 = s3_options(config)
+    inside = open_directory(config.output, s3).uri
+    files = list_inputs(config.input, report.listing, s3, leave_out=inside)
+    own_runs = frozenset(run.run for run in report.runs)
+    rules = RetryRules(store, _limits(config), frozenset(config.retry), own_runs) if store else None
+    return plan_ahead(unanswered(files, store, report.plan, rules), limit=limit)
+
+
+def _limits(config: PredictConfig) -> dict[str, Any]:
+    return config.model_dump(include=set(LIMITS))
+
+
+def _place_of(source: str) -> str:
+    """An INPUT that every process understands, wherever it runs: what a missing image's storage is told by."""
+    if is_s3(source) or is_url(source):
+        return source
+    return uri_from_path(absolute_path(path_from_uri(source)))
+
+
+class _Job:
+    """What one command does with its runs; Ray and the engine are started once, when the first unit needs them."""
+
+    def __init__(self, config: PredictConfig, folder: ModelFolder, store: LabelStore, console: Console) -> None:
+        self._config, self._folder, self._store, self._console = config, folder, store, console
+        self._workers: WorkerPlan | None = None
+        self._task = LabelTask(
+            model=config.model if is_s3(config.model) else absolute_path(str(folder.path)),
+            fingerprint=folder.spec.fingerprint,
+            store=store.uri,
+            top_k=store.identity.top_k,
+            embedding=config.embedding,
+            logits=config.logits,
+            engine=config.engine,
+            precision=config.precision,
+            batch_size=config.batch_size,
+            decode_limits=decode_limits(config),
+            fetch_limits=fetch_limits(config),
+            limits=_limits(config),
+        )
+
+    def write_plan(self, planned: Spool, run: int) -> None:
+        """Cut the inputs into units and write them down."""
+        write_plan(
+            self._store,
+            planned,
+            run=run,
+            num_workers=self._num_workers(planned),
+            unit_size=self._unit_size(),
+            batch_size=self._config.batch_size,
+            about={
+                "input": self._config.input,
+                "place": _place_of(self._config.input),
+                RETRIED_FIELD: sorted(self._config.retry),
+                LIMITS_FIELD: _limits(self._config),
+            },
+        )
+
+    def label_units(self, units: list[Unit], report: RunReport) -> set[int]:
+        """Label units; returns the numbers of those whose part another worker had written.
+
+        Raises:
+            StoppedError: a signal asked for it; the work that was in hand has ended, if it could.
+        """
+        logger.info(
+            "run %04d: %s to label in %s",
+            report.run,
+            counted(sum(unit.num_rows for unit in units), "image"),
+            counted(len(units), "unit"),
+        )
+        board = None if len(units) == 1 and not self._config.uses_gpus else Board()
+        task = self._task_of(report)
+        results = self._on_ray(units, task, board) if board else self._label_here(units[0], task)
+        report.num_workers = self._workers.num_cpu_workers if self._workers else 1
+        others: set[int] = set()
+        num_done = report.num_done_before
+        stop = GracefulStop(self._config.grace_s, board.stop if board else _no_one_to_tell)
+        try:
+            with stop, label_progress(report.num_images, report.num_done_before, self._console) as progress:
+                for counts in results:
+                    num_done += counts.num_images
+                    progress.add(counts.num_images, sum(n for code, n in counts.codes.items() if code != STATUS_OK))
+                    if not counts.committed:
+                        others.add(counts.number)
+                        continue
+                    report.codes.update(counts.codes)
+                    for name, value in vars(counts.seconds).items():
+                        setattr(report.stages, name, getattr(report.stages, name) + value)
+        except (KeyboardInterrupt, JobFailedError) as error:
+            # A Ctrl-C at a terminal, and a service manager, stop Ray's processes too: what breaks then is the stop.
+            if not stop.requested:
+                raise
+            raise self._stopped(report, num_done) from error
+        if stop.requested:
+            raise self._stopped(report, num_done)
+        report.images_per_s = progress.images_per_s
+        return others
+
+    def _task_of(self, report: RunReport) -> LabelTask:
+        # Where an earlier command listed its inputs is not where this one does.
+        place = report.plan.get("place", report.plan.get("input", ""))
+        # Plans of earlier versions hold the input as it was typed, which may count from another folder.
+        is_known = is_s3(place) or path_from_uri(place).startswith("/")
+        source = place if is_known and not self._config.accept_missing else None
+        return dataclasses.replace(self._task, source=source)
+
+    def _stopped(self, report: RunReport, num_done: int) -> StoppedError:
+        return StoppedError(
+            f"stopped; everything labelled so far is kept in {self._store.uri} ({num_done:,} of the "
+            f"{counted(report.num_images, 'image')} of run {report.run:04d}), and the same command goes on from there"
+        )
+
+    def _label_here(self, unit: Unit, task: LabelTask) -> Iterator[UnitCounts]:
+        """A single unit is labelled without Ray: its start would take longer."""
+        yield from counts_of(label_alone(task, unit, num_threads=available_cores()))
+
+    def _on_ray(self, units: list[Unit], task: LabelTask, board: Board) -> Iterator[UnitCounts]:
+        workers = self._start()
+        return _with_causes(label_units(units, task, workers, board), self._store)
+
+    def _start(self) -> WorkerPlan:
+        if self._workers is None:
+            config = self._config
+            self._workers = start_workers(config, self._folder, embedding=config.embedding, num_gpus=config.num_gpus)
+        return self._workers
+
+    def _num_workers(self, planned: Spool) -> int:
+        """Only a cluster has to be asked, and not for a single unit: planning need not wait for Ray."""
+        if planned.num_images > self._config.batch_size and self._config.num_workers is None and is_cluster_given():
+            return self._start().num_cpu_workers
+        return self._config.num_workers or available_cores()
+
+    def _unit_size(self) -> int:
+        largest = self._config.unit_size or default_unit_size(self._folder.num_bytes)
+        if self._config.uses_gpus:
+            if self._config.unit_size is None:
+                largest = MAX_UNIT_SIZE
+            largest = min(largest, _MAX_BLOCK_BYTES // (3 * self._folder.spec.preprocess.crop_size**2))
+        return largest
+
+    def describe_run(self, report: RunReport) -> dict[str, Any]:
+        """The record of a finished run."""
+        packages = ("imgcls-ray", "ray", "torch", "torchvision", "timm", "openvino", "pillow", "pyarrow")
+        source = report.plan.get("input", self._config.input)
+        return {
+            "run": report.run,
+            "finished": now(),
+            "fingerprint": self._folder.spec.fingerprint,
+            # Of the plan: the command that finishes a run may have another input.
+            "input": source,
+            "num_images": report.num_images,
+            "counts": dict(sorted(report.codes.items())),
+            "seconds": round(report.seconds, 3),
+            "images_per_s": round(report.images_per_s, 1),
+            "config": {**self._config.model_dump(), "input": source},
+            "versions": {package: version(package) for package in packages},
+        }
+
+
+def _no_one_to_tell() -> None:
+    """The one process of a single unit ends with it."""
+
+
+def _with_causes(counts: Iterator[UnitCounts], store: LabelStore) -> Iterator[UnitCounts]:
+    return with_causes(
+        counts, f"; everything labelled so far is kept in {store.uri}, and the same command goes on from there"
+    )

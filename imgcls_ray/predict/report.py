@@ -1,0 +1,101 @@
+"""What a job did, for its record, its summary and its exit code."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from imgcls_ray.errors import ImageErrorCode, InputError, JobFailedError
+from imgcls_ray.inputs.listing import ListingCounts
+from imgcls_ray.models.classifier import StageSeconds
+from imgcls_ray.store.plan import PlanCounts
+from imgcls_ray.store.schema import STATUS_OK
+
+
+@dataclass
+class RunReport:
+    """What one run did, for the record and for people."""
+
+    run: int
+    num_images: int
+    num_done_before: int
+    """Images that an earlier command had labelled in the same run."""
+    plan: dict[str, Any] = field(default_factory=dict)
+    """The record of the run's plan."""
+    num_labelled: int = 0
+    """Images that this command labelled."""
+    is_finished: bool = False
+    """Whether every image has its row; not so where a limit ended the work."""
+    codes: Counter[str] = field(default_factory=Counter)
+    """Images of the whole run per status."""
+    seconds: float = 0.0
+    """Labelling in this command, the start of Ray and of the workers included."""
+    images_per_s: float = 0.0
+    """Of the running workers: from the first unit that was done to the last; 0 where that is seconds."""
+    stages: StageSeconds = field(default_factory=StageSeconds)
+    num_workers: int = 1
+
+
+@dataclass
+class PredictReport:
+    """What one ``imgcls predict`` did."""
+
+    store: str
+    plan: PlanCounts = field(default_factory=PlanCounts)
+    listing: ListingCounts = field(default_factory=ListingCounts)
+    runs: list[RunReport] = field(default_factory=list)
+    """Runs that this command worked on; the last one may be empty."""
+    num_finished_before: int = 0
+    """The first ones of them, which an earlier command had planned: their rows are answers to this one's listing."""
+    num_left_open: int = 0
+    """For a dry run: inputs of open runs that have no row."""
+    input_error: InputError | None = None
+    """Why nothing new was looked for: the runs that were open are finished all the same."""
+    seconds: float = 0.0
+
+    def check_errors(self, max_error_rate: float, *, accept_missing: bool = False) -> None:
+        """End the job as failed if every input failed, or more than the accepted share.
+
+        Counted are all inputs of the listing, labelled now or before: one image that fails again and again does not
+        fail every run after the first. The runs that an earlier command left open are counted by themselves, because
+        their inputs need not be listed any more; without the rows that this command has already replaced. A command
+        that found nothing to label has not failed, unless it only waits for failures to pass.
+
+        Args:
+            max_error_rate: the accepted share, 0 to 1.
+            accept_missing: whether ``not_found`` in a run that was left open is what the user expects.
+
+        Raises:
+            JobFailedError: naming the codes.
+        """
+        left_open, planned = self.runs[: self.num_finished_before], self.runs[self.num_finished_before :]
+        if not any(run.codes for run in self.runs) and not self.plan.waiting:
+            return
+        codes = _codes_of(left_open)
+        numbers = {run.run for run in left_open}
+        for (run, status), count in self.plan.replaced.items():
+            if run in numbers:
+                codes[status] -= count
+        if accept_missing:
+            del codes[ImageErrorCode.NOT_FOUND.value]
+        _check_codes(+codes, max_error_rate, of=" of what an earlier command left open")
+        _check_codes(_codes_of(planned) + self.plan.answered_codes, max_error_rate)
+
+
+def _codes_of(runs: list[RunReport]) -> Counter[str]:
+    return sum((run.codes for run in runs), Counter())
+
+
+def _check_codes(codes: Counter[str], max_error_rate: float, *, of: str = "") -> None:
+    total, num_errors = codes.total(), codes.total() - codes[STATUS_OK]
+    if not num_errors:
+        return
+    named = ", ".join(f"{code} {count:,}" for code, count in codes.most_common() if code != STATUS_OK)
+    if num_errors == total:
+        raise JobFailedError(f"all inputs{of} failed ({total:,}): {named}")
+    if num_errors / total > max_error_rate:
+        raise JobFailedError(
+            f"{num_errors:,} of {total:,} inputs{of} failed ({num_errors / total:.1%}, accepted are "
+            f"{max_error_rate:.1%}): {named}"
+        )

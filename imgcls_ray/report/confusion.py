@@ -1,0 +1,135 @@
+"""The confusion matrix as a table for programs and as a picture for people."""
+
+from __future__ import annotations
+
+import csv
+import io
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from imgcls_ray.report.figures import draw_png, fit_label, write_labels
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from imgcls_ray.evaluate.metrics import Confusion
+
+MAX_MATRIX_CLASSES = 200
+"""With more, the table is a list of the cells that are not 0."""
+MAX_DRAWN_CLASSES = 60
+NUM_MOST_CONFUSED = 40
+"""Drawn of more classes than that."""
+
+_MAX_LABEL_WIDTH = 22
+_RIGHT, _WRONG = "Blues", "Oranges"
+
+
+def confusion_csv(confusion: Confusion, class_names: Sequence[str]) -> bytes:
+    """Counts of images, true classes in rows; of many classes one cell a row, ``true,predicted,count``."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    if len(class_names) <= MAX_MATRIX_CLASSES:
+        writer.writerow(["true", *class_names])
+        matrix = confusion.matrix(np.arange(len(class_names)))
+        writer.writerows([name, *row] for name, row in zip(class_names, matrix.tolist(), strict=True))
+    else:
+        writer.writerow(["true", "predicted", "count"])
+        cells = zip(*(column.tolist() for column in confusion), strict=True)
+        writer.writerows([class_names[true], class_names[predicted], count] for true, predicted, count in cells)
+    return text.getvalue().encode(errors="backslashreplace")
+
+
+def drawn_classes(confusion: Confusion, num_classes: int) -> np.ndarray:
+    """Ids of the classes that the picture shows, ascending: all, those that occur, or the most confused ones."""
+    if num_classes <= MAX_DRAWN_CLASSES:
+        return np.arange(num_classes)
+    occurring = np.union1d(confusion.true, confusion.predicted)
+    if len(occurring) <= MAX_DRAWN_CLASSES:
+        return occurring
+    # By pairs: a class with mistakes here and there would show an empty row among the others.
+    wrong = np.flatnonzero(confusion.true != confusion.predicted)
+    worst = wrong[np.argsort(-confusion.counts[wrong], kind="stable")]
+    pairs = np.stack([confusion.true[worst], confusion.predicted[worst]], axis=1)
+    in_turn = dict.fromkeys([*pairs.reshape(-1).tolist(), *occurring.tolist()])
+    return np.sort(list(in_turn)[:NUM_MOST_CONFUSED])
+
+
+def draw_confusion(confusion: Confusion, class_names: Sequence[str], *, title: str) -> bytes:
+    """Draw the matrix as PNG: colours are shares of the true class, numbers are images."""
+    class_ids = drawn_classes(confusion, len(class_names))
+    matrix = confusion.matrix(class_ids)
+    names = [class_names[i] for i in class_ids]
+    subtitle = _subtitle(confusion, class_ids, len(class_names))
+
+    def draw(figure: Figure) -> None:
+        side = 2.6 + max(0.34 * len(names), 1.4)
+        figure.set_size_inches(side, side)
+        axes = figure.subplots()
+        _draw_cells(axes, matrix, class_total=_totals(confusion, class_ids))
+        _label_axes(axes, names)
+        axes.set_title(f"{title}\n{subtitle}", fontsize=10, loc="left")
+
+    return draw_png(draw)
+
+
+def _subtitle(confusion: Confusion, class_ids: np.ndarray, num_classes: int) -> str:
+    if len(class_ids) == num_classes:
+        return "1 class" if num_classes == 1 else f"{num_classes:,} classes"
+    if len(class_ids) < len(np.union1d(confusion.true, confusion.predicted)):
+        return f"the {len(class_ids)} most confused of {num_classes:,} classes"
+    return f"the {len(class_ids)} of {num_classes:,} classes that occur"
+
+
+def _totals(confusion: Confusion, class_ids: np.ndarray) -> np.ndarray:
+    """Images of each of these classes, whatever they were given."""
+    totals: np.ndarray = np.zeros(1 + max(int(confusion.true.max()), int(class_ids.max())), np.int64)
+    np.add.at(totals, confusion.true, confusion.counts)
+    of_classes: np.ndarray = totals[class_ids]
+    return of_classes
+
+
+def _draw_cells(axes: Axes, matrix: np.ndarray, *, class_total: np.ndarray) -> None:
+    import matplotlib
+
+    shares = matrix / np.maximum(class_total, 1)[:, None]
+    # The faintest shade is white: a single mistake among thousands must still be seen.
+    shades = np.where(matrix > 0, 0.12 + 0.88 * shares, 0.0)
+    right, wrong = (matplotlib.colormaps[name](shades)[..., :3] for name in (_RIGHT, _WRONG))
+    is_right = np.eye(len(matrix), dtype=bool)[:, :, None]
+    colours = np.where(is_right, right, wrong)
+    colours[matrix == 0] = 1
+    axes.imshow(colours, interpolation="nearest", aspect="equal")
+    longest = len(f"{matrix.max():,}")
+    size = min(9.0, 24 / max(longest, 2))
+    for row, column in zip(*np.nonzero(matrix), strict=True):
+        axes.text(
+            column,
+            row,
+            f"{matrix[row, column]:,}",
+            ha="center",
+            va="center",
+            fontsize=size,
+            color="white" if shades[row, column] > 0.6 else "black",
+        )
+    edges = np.arange(-0.5, len(matrix))
+    axes.set_xticks(edges, minor=True)
+    axes.set_yticks(edges, minor=True)
+    axes.grid(which="minor", color="#e3e3e3", linewidth=0.6)
+    axes.tick_params(which="minor", length=0)
+
+
+def _label_axes(axes: Axes, names: list[str]) -> None:
+    labels = [fit_label(name, max_width=_MAX_LABEL_WIDTH) for name in names]
+    places, texts = range(len(names)), [label.text for label in labels]
+    axes.set_xticks(places, texts, rotation=90)
+    axes.set_yticks(places, texts)
+    for texts_of_axis in (axes.get_xticklabels(), axes.get_yticklabels()):
+        write_labels(texts_of_axis, labels, size=8)
+    axes.tick_params(which="major", length=0)
+    axes.set_xlabel("predicted class")
+    axes.set_ylabel("true class")
+    axes.spines[:].set_color("#999999")

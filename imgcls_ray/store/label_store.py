@@ -1,0 +1,334 @@
+"""The label store: identity, plans, parts and runs of one directory.
+
+Every file appears whole, under a name that is never written twice; so whatever is listed is true, and what is not
+there has not happened. No lock is needed for that, and none is trusted.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import ValidationError
+
+from imgcls_ray.config import StrictModel
+from imgcls_ray.errors import StorageError, StoreError, StoreInUseError
+from imgcls_ray.storage.create_only import prove_create_only
+from imgcls_ray.store.schema import Unit, parse_part_name, part_schema
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import BinaryIO
+
+    from imgcls_ray.storage import Directory
+
+IDENTITY_FILE = "store.json"
+_CLAIM_FILE = "claim.json"
+_RUN_FILE = re.compile(r"^(\d{4,})\.json$")
+_RUN_ENTRY = re.compile(r"^(\d{4,})(?:\.json)?$")
+_SEGMENT_FILE = re.compile(r"^\d{6,}\.parquet$")
+
+
+class StoreIdentity(StrictModel):
+    """What all rows of a store have in common; a run that does not match is refused."""
+
+    format_version: Literal[1] = 1
+    model: str
+    """Name of the model, for people; the fingerprint decides."""
+    fingerprint: str
+    num_classes: int
+    top_k: int
+    embedding: bool
+    logits: bool
+
+
+@dataclass(frozen=True)
+class LabelStore:
+    """An open label store."""
+
+    directory: Directory
+    identity: StoreIdentity
+
+    @property
+    def uri(self) -> str:
+        return self.directory.uri
+
+    @property
+    def schema(self) -> pa.Schema:
+        identity = self.identity
+        return part_schema(fingerprint=identity.fingerprint, embedding=identity.embedding, logits=identity.logits)
+
+    def planned_runs(self) -> list[int]:
+        """Numbers of the runs whose plan is complete, ascending."""
+        return self._numbers("plans", _RUN_FILE)
+
+    def finished_runs(self) -> list[int]:
+        """Numbers of the runs with a record, ascending."""
+        return self._numbers("runs", _RUN_FILE)
+
+    def open_runs(self) -> list[int]:
+        """Numbers of the runs that were planned and not finished, ascending."""
+        return sorted(set(self.planned_runs()) - set(self.finished_runs()))
+
+    def next_run(self) -> int:
+        """A number that no run has used: claimed, planned, finished, or given up while it was planned."""
+        return max((*self._numbers("plans", _RUN_ENTRY), *self.finished_runs()), default=0) + 1
+
+    def claim_next_run(self) -> int | None:
+        """Claim a number for a new plan, or return ``None`` if an open run has to be finished first.
+
+        The number is read before the open runs are, and claimed after: whoever succeeds knows that every earlier run
+        is finished, so a listing that is compared with the answers from now on misses none of theirs. A plan that
+        somebody began and did not end is closed for good. So of two commands that plan at once, with or without a
+        lease, one finds its number or its plan taken, and no input is planned twice.
+
+        Raises:
+            StoreInUseError: another command claimed the number meanwhile.
+        """
+        number = self.next_run()
+        planned = set(self.planned_runs())
+        for run in self._numbers("plans", _RUN_ENTRY):
+            closed = {"run": run, "num_images": 0, "num_units": 0, "abandoned": now()}
+            if run not in planned and self.directory.create(plan_name(run), encode_json(closed)):
+                self.finish_run(run, {**closed, "finished": now(), "counts": {}, "images_per_s": 0.0})
+        if self.open_runs():
+            return None
+        self.claim_run(number)
+        return number
+
+    def claim_run(self, run: int) -> None:
+        """Claim a number that follows a finished run of this command.
+
+        Raises:
+            StoreInUseError: another command has claimed it.
+        """
+        claim = {"run": run, "claimed": now(), "host": socket.gethostname(), "pid": os.getpid()}
+        if not self.directory.create(f"plans/{run:04d}/{_CLAIM_FILE}", encode_json(claim)):
+            raise StoreInUseError(
+                f"{self.uri}: another command is planning into this store (run {run:04d} is claimed); run again later"
+            )
+
+    def _numbers(self, folder: str, pattern: re.Pattern[str]) -> list[int]:
+        matches = (pattern.match(name) for name in self.directory.entries(folder))
+        return sorted({int(match.group(1)) for match in matches if match})
+
+    def plan_record(self, run: int) -> dict[str, Any]:
+        return self._record(plan_name(run), _is_plan_record)
+
+    def run_record(self, run: int) -> dict[str, Any]:
+        return self._record(f"runs/{run:04d}.json", _is_run_record)
+
+    def _record(self, name: str, is_valid: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        try:
+            record = json.loads(self.directory.read(name))
+        except OSError as error:
+            raise StoreError(f"{self.uri}: {name} cannot be read ({error.strerror or error})") from error
+        except (ValueError, RecursionError) as error:
+            raise StoreError(f"{self.uri}: {name} is damaged; bring it back from a copy") from error
+        if not isinstance(record, dict) or not is_valid(record):
+            raise StoreError(f"{self.uri}: {name} is damaged; bring it back from a copy")
+        return record
+
+    def units(self, run: int) -> Iterator[Unit]:
+        """The units of a planned run in order, read from the footers of its plan files.
+
+        Raises:
+            StoreError: a plan file is damaged or lost.
+        """
+        num_units = self.plan_record(run)["num_units"]
+        if num_units == 0:
+            return  # also a plan that was given up half-way, whose files mean nothing
+        number = first_row = 0
+        segments = sorted(
+            (name for name in self.directory.entries(f"plans/{run:04d}") if _SEGMENT_FILE.match(name)),
+            key=lambda name: (len(name), name),  # a millionth file has one digit more
+        )
+        for place, name in enumerate(segments):
+            segment = f"plans/{run:04d}/{name}"
+            # Without it, the units behind the gap would be labelled under the names of others.
+            if name != segment_name(place):
+                raise StoreError(
+                    f"{self.uri}: plans/{run:04d}/{segment_name(place)} is lost; bring it back from a copy"
+                )
+            with self._plan_file(segment) as file:
+                footer = pq.read_metadata(file)
+            for row_group in range(footer.num_row_groups):
+                num_rows = footer.row_group(row_group).num_rows
+                yield Unit(run, number, segment, row_group, first_row, num_rows)
+                number, first_row = number + 1, first_row + num_rows
+        if number != num_units:
+            raise StoreError(
+                f"{self.uri}: the files of plans/{run:04d} hold {number:,} of {num_units:,} units; "
+                "bring the lost ones back from a copy"
+            )
+
+    def answered_units(self, run: int) -> set[int]:
+        """Numbers of the units of a run that have an answer."""
+        parts = (parse_part_name(name) for name in self.directory.entries("predictions", starts_with=f"{run:04d}-"))
+        return {part[1] for part in parts if part is not None}
+
+    def read_part(self, name: str, columns: list[str] | None = None) -> pa.Table:
+        """The rows of a part file.
+
+        Raises:
+            StoreError: the file is damaged.
+        """
+        try:
+            with self.directory.open(name) as file:
+                return pq.ParquetFile(file).read(columns=columns)
+        except (OSError, pa.ArrowException) as error:
+            raise StoreError(
+                f"{self.uri}: {name} cannot be read ({' '.join(str(error).split())}); bring it back from a copy, or "
+                f"remove it and the record of its run under runs/, and the command labels its images again"
+            ) from error
+
+    def read_unit(self, unit: Unit) -> pa.Table:
+        """The plan's rows of one unit.
+
+        Raises:
+            StoreError: the plan file is damaged.
+        """
+        with self._plan_file(unit.segment) as file:
+            return pq.ParquetFile(file, pre_buffer=True).read_row_group(unit.row_group)
+
+    @contextmanager
+    def _plan_file(self, name: str) -> Iterator[BinaryIO]:
+        try:
+            with self.directory.open(name) as file:
+                yield file
+        except (OSError, pa.ArrowException) as error:
+            raise StoreError(
+                f"{self.uri}: {name} cannot be read ({' '.join(str(error).split())}); bring it back from a copy: "
+                "it says what an open run is to label"
+            ) from error
+
+    def finish_run(self, run: int, record: dict[str, Any]) -> None:
+        self.directory.create(f"runs/{run:04d}.json", encode_json(record))
+
+
+def _is_plan_record(record: dict[str, Any]) -> bool:
+    return all(_is_count(record.get(key)) for key in ("num_images", "num_units"))
+
+
+def _is_run_record(record: dict[str, Any]) -> bool:
+    counts, rate = record.get("counts"), record.get("images_per_s")
+    return (
+        _is_count(record.get("num_images"))
+        and isinstance(counts, dict)
+        and all(map(_is_count, counts.values()))
+        and isinstance(rate, int | float)
+        and isinstance(record.get("finished"), str)
+    )
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def plan_name(run: int) -> str:
+    """The file that says that a plan is whole."""
+    return f"plans/{run:04d}.json"
+
+
+def segment_name(number: int) -> str:
+    """One file of a plan, within the plan's folder."""
+    return f"{number:06d}.parquet"
+
+
+def create_or_open_store(directory: Directory, identity: StoreIdentity) -> LabelStore:
+    """Open the store for a run of this identity, or make it.
+
+    Raises:
+        StoreError: the directory is something else, a store of another model or other columns, or on a storage that
+            writes over what is there.
+    """
+    if is_store(directory):
+        store = open_store(directory)
+        check_identity(store, identity)
+        prove_create_only(directory)
+        return store
+    prove_create_only(directory)
+    # Of two runs that make the store at once, one wins; both then check what is there.
+    directory.create(IDENTITY_FILE, encode_json({**identity.model_dump(), "created": now()}))
+    store = open_store(directory)
+    check_identity(store, identity)
+    return store
+
+
+def is_store(directory: Directory) -> bool:
+    """Whether there is a store; if not, there is a place for one.
+
+    Raises:
+        StoreError: the directory is something else.
+    """
+    try:
+        if directory.exists(IDENTITY_FILE):
+            return True
+        taken = next((name for name in directory.entries() if not name.startswith(".")), None)
+    except StorageError as error:
+        # A wrong --output, rather than a storage that fails.
+        if isinstance(error.__cause__, PermissionError | NotADirectoryError):
+            reason = error.__cause__.strerror
+            raise StoreError(f"{directory.uri}: cannot be looked into ({reason}); give --output a directory") from error
+        raise
+    # Looked for again: another run may have made the store between the two looks.
+    if taken and not directory.exists(IDENTITY_FILE):
+        raise StoreError(
+            f"{directory.uri}: is not a label store (it holds {taken!r} and no {IDENTITY_FILE}); "
+            "give --output a new or empty directory"
+        )
+    return directory.exists(IDENTITY_FILE)
+
+
+def check_identity(store: LabelStore, identity: StoreIdentity) -> None:
+    """Refuse a run whose rows would not be of the store's kind.
+
+    Raises:
+        StoreError: naming the first difference and the way out.
+    """
+    have, want = store.identity, identity
+    if have.fingerprint != want.fingerprint:
+        raise StoreError(
+            f"{store.uri}: belongs to another model ({have.model}, fingerprint {have.fingerprint[:12]}; this one is "
+            f"{want.model}, {want.fingerprint[:12]}); use that model, or another --output"
+        )
+    for field in ("top_k", "embedding", "logits"):
+        if getattr(have, field) != getattr(want, field):
+            raise StoreError(
+                f"{store.uri}: was made with {field}={getattr(have, field)}, this run has "
+                f"{field}={getattr(want, field)}; use the same, or another --output"
+            )
+
+
+def open_store(directory: Directory) -> LabelStore:
+    """Open an existing store.
+
+    Raises:
+        StoreError: there is no store, or its identity cannot be read.
+    """
+    try:
+        content = json.loads(directory.read(IDENTITY_FILE))
+        content.pop("created", None)
+        return LabelStore(directory, StoreIdentity.model_validate(content))
+    except OSError as error:
+        raise StoreError(f"{directory.uri}: is not a label store (no readable {IDENTITY_FILE})") from error
+    except (ValueError, AttributeError, TypeError, RecursionError, ValidationError) as error:
+        raise StoreError(f"{directory.uri}: {IDENTITY_FILE} is damaged, or of another version") from error
+
+
+def encode_json(content: dict[str, Any]) -> bytes:
+    # A path may hold bytes that are not UTF-8; as escapes they come back as they were.
+    return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode(errors="backslashreplace")
+
+
+def now() -> str:
+    """The time for records: UTC, ISO 8601, seconds."""
+    return datetime.now(UTC).isoformat(timespec="seconds")

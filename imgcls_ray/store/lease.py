@@ -1,0 +1,206 @@
+"""Tell the second of two commands on one store who was first.
+
+Advisory: parts are create-only, so two runs at once waste work but lose and double nothing. The lease is for people.
+
+The holder renews it all the time. Whether it lives is seen by that, with the observer's own clock: the clocks of two
+machines need not agree. Only of a process of this very machine is it known at once.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import socket
+import threading
+import time
+import uuid
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from imgcls_ray.errors import ImgclsError, StoreInUseError
+from imgcls_ray.store.label_store import encode_json, now
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from imgcls_ray.storage import Directory
+
+logger = logging.getLogger("imgcls_ray")
+
+LEASE_FILE = "lease.json"
+_HEARTBEAT_S = 10.0
+_RECENT_S = 60.0
+"""A renewal of so long ago, by the clocks of both machines, is a sign of life."""
+_WATCH_S = 25.0
+"""So long a lease that seems old is watched: a holder that lives renews it twice meanwhile."""
+_LOOK_S = 1.0
+_STATE, _START_TIME = 0, 19
+
+
+class _Process(NamedTuple):
+    """What tells a process of this machine from every other one, also after its number was given away again."""
+
+    boot: str
+    """Of the machine, since it was started."""
+    pid_namespace: str
+    """In which the number counts: containers may share a host's name and not its processes."""
+    started: str
+    """In clock ticks after the boot."""
+
+
+@contextmanager
+def hold_lease(directory: Directory) -> Iterator[None]:
+    """Hold the store while the block runs.
+
+    Raises:
+        StoreInUseError: a run that is alive holds it; says who and since when.
+    """
+    token = uuid.uuid4().hex
+    _acquire(directory, token)
+    stop = threading.Event()
+    beat = threading.Thread(target=_keep, args=(directory, token, stop), name="lease", daemon=True)
+    beat.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        beat.join()
+        # A storage that fails here has failed the block, or will tell the next run; the lease expires by itself.
+        with suppress(ImgclsError):
+            if (_read(directory) or {}).get("token") == token:
+                directory.remove(LEASE_FILE)
+
+
+def lease_holder(directory: Directory) -> str | None:
+    """Who holds the store as far as one look can tell, in words, or ``None``."""
+    lease = _read(directory)
+    if lease is None or (is_alive := _is_alive(lease)) is False:
+        return None
+    if is_alive or _is_recent(lease):
+        return _words(lease)
+    return f"{_words(lease)}, unless it died: its last sign of life seems to be old"
+
+
+def _acquire(directory: Directory, token: str) -> None:
+    lease = {
+        "token": token,
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "since": now(),
+        "beat": time.time(),
+        "num_beats": 0,
+    }
+    if (process := _process()) is not None:
+        lease["process"] = process._asdict()
+    data = encode_json(lease)
+    if directory.create(LEASE_FILE, data):
+        return
+    if (other := _read(directory)) is not None and _holds(directory, other):
+        raise StoreInUseError(
+            f"{directory.uri}: another run is using this store ({_words(other)}); wait for it, or stop it first"
+        )
+    # Its holder died. Between two runs that both see this, the last to write holds the name; both are safe.
+    directory.replace(LEASE_FILE, data)
+
+
+def _words(lease: dict[str, Any]) -> str:
+    return f"process {lease['pid']} on {lease['host']}, since {lease['since']}"
+
+
+def _holds(directory: Directory, lease: dict[str, Any]) -> bool:
+    """Whether the holder of a lease lives; waits for a sign of life where nothing else tells."""
+    if (is_alive := _is_alive(lease)) is not None:
+        return is_alive
+    if _is_recent(lease):
+        return True
+    logger.info(
+        "the store was left in use by %s, or its clock is wrong: waiting up to %.0f s for a sign of life",
+        _words(lease),
+        _WATCH_S,
+    )
+    until = time.monotonic() + _WATCH_S
+    while time.monotonic() < until:
+        time.sleep(_LOOK_S)
+        if (seen := _read(directory)) != lease:
+            return seen is not None
+    return False
+
+
+def _keep(directory: Directory, token: str, stop: threading.Event) -> None:
+    num_beats = 0
+    while not stop.wait(_HEARTBEAT_S):
+        num_beats += 1
+        # A beat that cannot be read or written is made up for by the next one.
+        with suppress(ImgclsError):
+            lease = _read(directory)
+            if lease is not None and lease["token"] == token:
+                beat = {"beat": time.time(), "num_beats": num_beats}
+                directory.replace(LEASE_FILE, encode_json({**lease, **beat}))
+
+
+def _read(directory: Directory) -> dict[str, Any] | None:
+    try:
+        lease = json.loads(directory.read(LEASE_FILE))
+    except (OSError, ValueError, RecursionError):
+        return None
+    kinds: dict[str, type | tuple[type, ...]] = {
+        "token": str,
+        "host": str,
+        "pid": int,
+        "since": str,
+        "beat": (int, float),
+    }
+    if not isinstance(lease, dict) or not all(isinstance(lease.get(key), kind) for key, kind in kinds.items()):
+        return None
+    try:
+        return lease if math.isfinite(lease["beat"]) else None
+    except OverflowError:  # an integer that is no float
+        return None
+
+
+def _is_recent(lease: dict[str, Any]) -> bool:
+    # A beat from the future is no sign of life by itself: its host's clock was set back, perhaps by years.
+    beat: float = lease["beat"]
+    return abs(time.time() - beat) <= _RECENT_S
+
+
+def _is_alive(lease: dict[str, Any]) -> bool | None:
+    """Whether the holder's process lives; ``None`` where that cannot be known from here."""
+    here, there = _process(), lease.get("process")
+    if here is None or not isinstance(there, dict):
+        return None
+    if (there.get("boot"), there.get("pid_namespace")) != (here.boot, here.pid_namespace):
+        return None
+    try:
+        os.kill(lease["pid"], 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass  # somebody else's, and there
+    fields = _stat_fields(lease["pid"])
+    if fields is None:
+        return None  # a system that hides others' processes
+    is_running = fields[_STATE] not in ("Z", "X")
+    return is_running and fields[_START_TIME] == str(there.get("started"))
+
+
+def _process() -> _Process | None:
+    """This process; ``None`` where the system does not tell."""
+    fields = _stat_fields(os.getpid())
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return _Process(boot, os.readlink("/proc/self/ns/pid"), fields[_START_TIME]) if fields else None
+    except OSError:
+        return None
+
+
+def _stat_fields(pid: int) -> list[str] | None:
+    """What ``/proc/PID/stat`` says behind the program's name, which may hold anything (proc_pid_stat(5))."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (OSError, ValueError):
+        return None
+    return fields if len(fields) > _START_TIME else None

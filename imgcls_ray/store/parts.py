@@ -1,0 +1,99 @@
+"""From a unit's results to its durable part file, and to the counts that go back to the driver."""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+from collections import Counter
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from imgcls_ray.errors import ImageError
+from imgcls_ray.models.classifier import StageSeconds
+from imgcls_ray.store.schema import LIMITS_KEY, STATUS_ERROR, STATUS_OK
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from imgcls_ray.models.classifier import Prediction
+    from imgcls_ray.store.label_store import LabelStore
+    from imgcls_ray.store.schema import Unit
+
+
+def commit_unit(
+    store: LabelStore,
+    class_names: Sequence[str],
+    unit: Unit,
+    rows: pa.Table,
+    results: Sequence[Prediction | ImageError],
+    seconds: StageSeconds,
+    limits: Mapping[str, Any],
+) -> pa.Table:
+    """Write a unit's part file in one create-only step. Returns its counts.
+
+    The limits that the rows were made under stand in the file's metadata: what failed by one of them is asked again
+    where it is wider. A part that is there already is as good: it holds the same rows, by another worker.
+    """
+    start = time.perf_counter()
+    table = part_table(store.schema, class_names, rows, results)
+    table = table.replace_schema_metadata({**table.schema.metadata, LIMITS_KEY: json.dumps(limits).encode()})
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)
+    committed = store.directory.create(unit.part_name, buffer.getvalue())
+    codes = Counter(result.code.value if isinstance(result, ImageError) else STATUS_OK for result in results)
+    seconds.write += time.perf_counter() - start
+    return unit_counts(unit, codes, seconds, committed=committed)
+
+
+def part_table(
+    schema: pa.Schema, class_names: Sequence[str], rows: pa.Table, results: Sequence[Prediction | ImageError]
+) -> pa.Table:
+    """The rows of a part file: one per planned row, in the plan's order."""
+    if len(results) != rows.num_rows:
+        raise AssertionError(f"{len(results)} results for {rows.num_rows} planned rows")
+    columns: dict[str, Any] = {name: rows.column(name) for name in ("image_id", "uri", "etag")}
+    good = [None if isinstance(result, ImageError) else result for result in results]
+    columns["status"] = [STATUS_ERROR if result is None else STATUS_OK for result in good]
+    columns["error"] = [result.code.value if isinstance(result, ImageError) else None for result in results]
+    columns["label"] = [result and class_names[result.class_ids[0]] for result in good]
+    columns["label_id"] = [result and int(result.class_ids[0]) for result in good]
+    columns["score"] = [result and float(result.scores[0]) for result in good]
+    columns["labels"] = [result and [class_names[i] for i in result.class_ids] for result in good]
+    columns["scores"] = [result and result.scores for result in good]
+    columns["width"] = [result and result.width for result in good]
+    columns["height"] = [result and result.height for result in good]
+    if "embedding" in schema.names:
+        columns["embedding"] = [result and result.embedding for result in good]
+    if "logits" in schema.names:
+        columns["logits"] = [result and result.logits for result in good]
+    return pa.table({name: columns[name] for name in schema.names}, schema=schema)
+
+
+def done_before(unit: Unit) -> pa.Table:
+    """Counts of a unit whose part was there."""
+    return unit_counts(unit, Counter(), StageSeconds(), committed=False)
+
+
+def skipped(unit: Unit, by: Sequence[str]) -> pa.Table:
+    """Counts of a unit that was not begun because the command is stopping; ``by`` are the workers that say so."""
+    return unit_counts(unit, Counter(), StageSeconds(), committed=False, skipped_by=by)
+
+
+def unit_counts(
+    unit: Unit, codes: Counter[str], seconds: StageSeconds, *, committed: bool, skipped_by: Sequence[str] = ()
+) -> pa.Table:
+    """One row, as ``predict.units.counts_of`` reads it."""
+    return pa.table(
+        {
+            "number": [unit.number],
+            "num_images": [unit.num_rows],
+            "committed": [committed],
+            "codes": [json.dumps(codes)],
+            "skipped_by": pa.array([list(skipped_by)], pa.list_(pa.string())),
+            **{name: [value] for name, value in asdict(seconds).items()},
+        }
+    )

@@ -1,0 +1,237 @@
+"""Decide what a run labels, write it down before work starts, and cut it into units.
+
+A plan is immutable: its files are create-only, and a marker written after them says that it is whole. What a store has
+answered is not planned again; a new version of an input is.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Self
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from imgcls_ray.errors import StoreInUseError
+from imgcls_ray.inputs.sorting import ScratchWriter, batches_of, table_of
+from imgcls_ray.storage.scratch import scratch_file
+from imgcls_ray.store.answers import answers_by_input
+from imgcls_ray.store.label_store import encode_json, now, plan_name, segment_name
+from imgcls_ray.store.retrying import RetryRules, may_pass
+from imgcls_ray.store.schema import PLAN_SCHEMA, STATUS_OK, image_id
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+    from datetime import datetime
+
+    from imgcls_ray.storage.files import FileInfo
+    from imgcls_ray.store.answers import Answer
+    from imgcls_ray.store.label_store import LabelStore
+
+MIN_UNIT_SIZE, MAX_UNIT_SIZE = 16, 2048
+# One plan file is built in memory: a quarter of a million rows are some ten megabytes.
+_ROWS_PER_SEGMENT = 262_144
+_SPOOL_ROWS = 8192
+
+
+@dataclass
+class PlanCounts:
+    """What a listing meant for a run."""
+
+    listed: int = 0
+    new: int = 0
+    changed: int = 0
+    """New versions of inputs that have a row."""
+    retried: int = 0
+    """Inputs that failed before and are asked again."""
+    answered: int = 0
+    """Inputs whose row stands."""
+    waiting: int = 0
+    """Among these, inputs that failed more than once for a passing reason and are asked again later."""
+    next_retry: datetime | None = None
+    """When the first of them will be."""
+    answered_codes: Counter[str] = field(default_factory=Counter)
+    """The same per status."""
+    replaced: Counter[tuple[int, str]] = field(default_factory=Counter)
+    """Rows that stand no longer, by run and status: their inputs are planned, as changed or to be retried."""
+
+    @property
+    def planned(self) -> int:
+        return self.new + self.changed + self.retried
+
+
+def unanswered(
+    files: Iterable[FileInfo], store: LabelStore | None, counts: PlanCounts, rules: RetryRules | None = None
+) -> Iterator[FileInfo]:
+    """Keep the inputs that no row of the store answers yet: a merge of two sorted streams.
+
+    Args:
+        files: what is listed, sorted by URI.
+        store: whose answers count; ``None`` where there is none yet.
+        counts: told what became of each.
+        rules: which failures are asked again; by default those that may pass.
+    """
+    if store is None:
+        for info in files:
+            counts.listed += 1
+            counts.new += 1
+            yield info
+        return
+    rules = rules or RetryRules(store)
+    for info, answers in _beside(files, answers_by_input(store)):
+        counts.listed += 1
+        status = (answers[-1].error or STATUS_OK) if answers else ""
+        if not answers:
+            counts.new += 1
+        elif info.etag is not None and info.etag != answers[-1].etag:
+            counts.changed += 1
+        elif rules.is_asked_again(answers):
+            counts.retried += 1
+        else:
+            counts.answered += 1
+            counts.answered_codes[status] += 1
+            if may_pass(answers[-1]):
+                counts.waiting += 1
+                counts.next_retry = min(filter(None, (counts.next_retry, rules.time_of_retry(answers))))
+            continue
+        if answers:
+            counts.replaced[answers[-1].run, status] += 1
+        yield info
+
+
+def _beside(
+    files: Iterable[FileInfo], answers_by_input: Iterator[list[Answer]]
+) -> Iterator[tuple[FileInfo, list[Answer]]]:
+    answers = next(answers_by_input, None)
+    for info in files:
+        while answers is not None and answers[0].uri < info.uri:
+            answers = next(answers_by_input, None)
+        yield info, answers if answers is not None and answers[0].uri == info.uri else []
+
+
+def default_unit_size(weights_bytes: int) -> int:
+    """About ten seconds of one core's work, from the size of the network: images per unit."""
+    return min(MAX_UNIT_SIZE, max(MIN_UNIT_SIZE, int(10_000 / cpu_ms_per_image(weights_bytes))))
+
+
+def cpu_ms_per_image(weights_bytes: float) -> float:
+    """What labelling an image takes of one core, milliseconds, from the size of the network.
+
+    3 ms for decoding and 1.2 ms per million parameters fit PP-LCNet and ResNet50 within a factor of two, which is
+    all that a unit's size, or the choice between CPU and GPU, needs.
+    """
+    million_parameters = weights_bytes / 4e6
+    return 3 + 1.2 * million_parameters
+
+
+def unit_sizes(num_images: int, *, num_workers: int, largest: int, batch_size: int) -> Iterator[int]:
+    """Cut a plan into units: the first ones small, so that the first rows are durable soon; the last ones small, so
+    that all workers end together (guided self-scheduling, Polychronopoulos and Kuck 1987).
+
+    Units are whole batches, because a short batch costs as much as a full one; only the last may be cut.
+    """
+    step = min(max(MIN_UNIT_SIZE, batch_size), largest)
+    left = num_images
+    for number in itertools.count():
+        if left <= 0:
+            return
+        ramp = step << min(number // num_workers, 16)
+        size = min(ramp, left // (4 * num_workers), largest) // step * step
+        yield (size := min(max(size, step), left))
+        left -= size
+
+
+class Spool:
+    """Planned inputs on local disk, counted: units can be cut only when the end is known.
+
+    The file has no name: a kill leaves nothing behind.
+    """
+
+    def __init__(self) -> None:
+        self._file = scratch_file("plan")
+        self._writer = ScratchWriter(self._file)
+        self.num_images = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.complete()
+        self._file.close()
+
+    def add(self, files: Sequence[FileInfo]) -> None:
+        self._writer.write_table(table_of(files))
+        self.num_images += len(files)
+
+    def complete(self) -> Self:
+        """Nothing more is added; from here on it is read."""
+        self._writer.close()
+        return self
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        with pq.ParquetFile(self._file) as file:
+            yield from batches_of(file, batch_size=_SPOOL_ROWS)
+
+
+def write_plan(
+    store: LabelStore,
+    planned: Spool,
+    *,
+    run: int,
+    num_workers: int,
+    unit_size: int,
+    batch_size: int,
+    about: dict[str, Any],
+) -> None:
+    """Write the plan of a run whose number was taken before its inputs were compared with the store's answers.
+
+    A plan that another run wrote meanwhile has taken the number: then these inputs may be answered already.
+
+    Raises:
+        StoreInUseError: another run is writing a plan into this store.
+    """
+    sizes = list(unit_sizes(planned.num_images, num_workers=num_workers, largest=unit_size, batch_size=batch_size))
+    units = _cut(planned.batches(), sizes)
+    row = segment = 0
+    while row < planned.num_images:
+        data, row = _segment(units, run=run, first_row=row)
+        _create(store, f"plans/{run:04d}/{segment_name(segment)}", data)
+        segment += 1
+    record = {"run": run, "created": now(), "num_images": planned.num_images, "num_units": len(sizes), **about}
+    _create(store, plan_name(run), encode_json(record))
+
+
+def _segment(units: Iterator[pa.Table], *, run: int, first_row: int) -> tuple[bytes, int]:
+    """One plan file: whole units, each a row group. Returns its bytes and the row after its last."""
+    buffer = io.BytesIO()
+    row = first_row
+    with pq.ParquetWriter(
+        buffer, PLAN_SCHEMA, compression="zstd", write_page_checksum=True, write_statistics=False
+    ) as writer:
+        for unit in units:
+            ids = pa.array(range(image_id(run, row), image_id(run, row + unit.num_rows)), pa.int64())
+            table = unit.add_column(0, PLAN_SCHEMA.field("image_id"), ids)
+            writer.write_table(table.cast(PLAN_SCHEMA), row_group_size=unit.num_rows)
+            row += unit.num_rows
+            if row - first_row >= _ROWS_PER_SEGMENT:
+                break
+    return buffer.getvalue(), row
+
+
+def _cut(batches: Iterator[pa.RecordBatch], sizes: list[int]) -> Iterator[pa.Table]:
+    """Cut a stream of batches into tables of the given numbers of rows."""
+    rest: pa.Table | None = None
+    for size in sizes:
+        while rest is None or rest.num_rows < size:
+            batch = pa.Table.from_batches([next(batches)])
+            rest = batch if rest is None else pa.concat_tables([rest, batch])
+        yield rest.slice(0, size).combine_chunks()
+        rest = rest.slice(size)
+
+
+def _create(store: LabelStore, name: str, data: bytes) -> None:
+    if not store.directory.create(name, data):
+        raise StoreInUseError(f"{store.uri}: another run is planning into this store ({name} exists); run again later")

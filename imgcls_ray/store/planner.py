@@ -1,0 +1,96 @@
+"""Plan while the listing goes on: the first units need not wait for the last page of a hundred million names.
+
+A thread lists and compares; what it finds waits on disk. A listing that takes long is planned as several runs, one
+after the other: what is there when the workers have nothing to do becomes the next plan. Each plan is complete and
+written down before its first unit is started, and never changed. Their numbers follow one another from the one that
+was taken before the comparison began, so another run on the same store, which may have planned meanwhile, has taken
+the next of them, and this one ends instead of planning an input twice.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from imgcls_ray.store.plan import Spool
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from imgcls_ray.storage.files import FileInfo
+
+# A run has a beginning and an end in which workers wait: it should be worth them.
+_PLAN_AFTER_S = 60.0
+_PLAN_ROWS = 65_536
+_ROWS = 4096
+_JOIN_S = 5.0
+
+
+@contextmanager
+def plan_ahead(files: Iterable[FileInfo], *, limit: int | None = None) -> Iterator[Iterator[Spool]]:
+    """List in a thread while the block runs; it gets the inputs of one plan after the other.
+
+    Args:
+        files: sorted, planned inputs; iterated in the thread.
+        limit: take at most this many of them.
+
+    Yields:
+        Spools that are not empty, except for the only one of an input with nothing to label. Each is gone when the
+        next is asked for. What ``files`` raises is raised there.
+    """
+    planner = _Planner(itertools.islice(files, limit))
+    thread = threading.Thread(target=planner.run, name="plan", daemon=True)
+    thread.start()
+    try:
+        yield planner.plans()
+    finally:
+        planner.stop()
+        # A request to a storage that does not answer has its own deadline; nobody waits for that here.
+        thread.join(_JOIN_S)
+
+
+class _Planner:
+    def __init__(self, files: Iterator[FileInfo]) -> None:
+        self._files = files
+        self._changed = threading.Condition()
+        self._spool = Spool()
+        self._since = time.monotonic()
+        self._is_complete = self._is_stopped = False
+        self._error: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            while not self._is_stopped and (rows := list(itertools.islice(self._files, _ROWS))):
+                with self._changed:
+                    self._spool.add(rows)
+                    self._changed.notify()
+        except BaseException as error:  # raised again where the plans are read
+            self._error = error
+        with self._changed:
+            self._is_complete = True
+            self._changed.notify()
+
+    def stop(self) -> None:
+        self._is_stopped = True
+
+    def plans(self) -> Iterator[Spool]:
+        for number in itertools.count():
+            with self._changed:
+                while not self._is_ready():
+                    self._changed.wait(1.0)
+                spool, self._spool = self._spool, Spool()
+                is_last, self._since = self._is_complete, time.monotonic()
+            with spool:
+                if self._error is not None and not spool.num_images:
+                    raise self._error
+                if spool.num_images or number == 0:
+                    yield spool.complete()
+            if is_last and self._error is None:
+                return
+
+    def _is_ready(self) -> bool:
+        long_enough = time.monotonic() - self._since >= _PLAN_AFTER_S
+        return self._is_complete or (long_enough and self._spool.num_images >= _PLAN_ROWS)

@@ -1,0 +1,177 @@
+"""Which inputs that have a row are asked again, although the same version of them is listed.
+
+A row with a label is final. A row with an error is asked again
+
+- where the failure may pass (``fetch_failed``, ``access_denied``, ...): by the next run, and then less and less often;
+- where a limit that made it fail is wider now;
+- where the command names its code (``--retry``).
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from imgcls_ray.errors import ImageErrorCode, StoreError
+from imgcls_ray.storage.http import is_url
+from imgcls_ray.storage.s3 import is_s3
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from imgcls_ray.store.answers import Answer
+    from imgcls_ray.store.label_store import LabelStore
+
+RETRIED_FIELD, LIMITS_FIELD = "retried", "limits"
+"""In the record of a plan: the codes that the command named, and its limits."""
+FIRST_PAUSE = timedelta(hours=1)
+"""After the second failure in a row; each further one doubles it. After the first there is no pause."""
+LONGEST_PAUSE = timedelta(days=7)
+
+# The limit that a code speaks of: a key of the configuration.
+_LIMIT_OF_CODE = {
+    ImageErrorCode.TOO_MANY_BYTES: "max_image_bytes",
+    ImageErrorCode.TOO_MANY_PIXELS: "max_image_pixels",
+    ImageErrorCode.DECODE_TIMEOUT: "decode_timeout_s",
+    ImageErrorCode.FETCH_FAILED: "fetch_timeout_s",
+    ImageErrorCode.ACCESS_DENIED: "allow_private_urls",
+}
+LIMITS = frozenset(_LIMIT_OF_CODE.values())
+
+
+def may_pass(answer: Answer) -> bool:
+    """Whether the same version of an input may be readable later."""
+    if answer.error is None:
+        return False
+    code = ImageErrorCode(answer.error)
+    if code is ImageErrorCode.NOT_FOUND:
+        # What was listed with a version was there, and may be away for a moment: a volume that is not mounted, a
+        # proxy's 404. An address, and an object that a list names, may never show a version. A path that was missing
+        # when it was listed shows one once it is there.
+        return answer.etag is not None or is_url(answer.uri) or is_s3(answer.uri)
+    return code.is_transient
+
+
+def is_limit_wider(key: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether a limit is wider than the one before, or that one is not known any more."""
+    return key in now and (key not in before or bool(now[key] > before[key]))
+
+
+@dataclass
+class RetryRules:
+    """Decides for one command.
+
+    Args:
+        store: whose rows it decides about.
+        limits: the command's own, by the keys of its configuration.
+        codes: asked again in any case.
+        own_runs: runs that this command has finished before: what they asked again by its code is not asked twice.
+        time: the moment of the command.
+    """
+
+    store: LabelStore
+    limits: Mapping[str, Any] = field(default_factory=dict)
+    codes: frozenset[str] = frozenset()
+    own_runs: frozenset[int] = frozenset()
+    time: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+    def __post_init__(self) -> None:
+        self._plan = functools.lru_cache(maxsize=None)(self._read_plan)
+        self._limits_of_run = functools.lru_cache(maxsize=None)(self._read_limits_of_run)
+
+    def is_asked_again(self, answers: Sequence[Answer]) -> bool:
+        """Whether to ask again for a version of an input.
+
+        Args:
+            answers: all rows of the input, oldest first.
+        """
+        newest = answers[-1]
+        if newest.error is None:
+            return False
+        if newest.error in self.codes and not (
+            newest.run in self.own_runs and self._is_named(newest.run, newest.error)
+        ):
+            return True
+        key = _LIMIT_OF_CODE.get(ImageErrorCode(newest.error))
+        if key is not None and is_limit_wider(key, self._limits_of(newest), self.limits):
+            return True
+        return may_pass(newest) and self.time_of_retry(answers) <= self.time
+
+    def time_of_retry(self, answers: Sequence[Answer]) -> datetime:
+        """The earliest moment at which a failure that may pass is asked again.
+
+        Counts from the plan of the run that asked last. A moment in the future, which a clock that was wrong has
+        written, is none to wait for.
+        """
+        newest = answers[-1]
+        num_failures = 0
+        for answer in reversed(answers):
+            if answer.etag != newest.etag or not may_pass(answer):
+                break
+            num_failures += 1
+        if num_failures < 2:
+            return self.time
+        asked = self._planned_at(newest.run)
+        if asked is None or asked > self.time:
+            return self.time
+        pause: timedelta = FIRST_PAUSE * 2 ** min(num_failures - 2, 16)
+        return asked + min(pause, LONGEST_PAUSE)
+
+    def is_second_answer(self, older: Answer, newer: Answer) -> bool:
+        """Whether a row may stand beside an older one of the same version: there was a reason to ask again."""
+        if older.error is None:
+            return False
+        if may_pass(older) or self._is_named(newer.run, older.error):
+            return True
+        key = _LIMIT_OF_CODE.get(ImageErrorCode(older.error))
+        if key is None:
+            return False
+        # Of the command that planned: the one that labelled may have had other limits.
+        planned = self._plan(newer.run).get(LIMITS_FIELD)
+        limits = planned if isinstance(planned, dict) else self._limits_of(newer)
+        return is_limit_wider(key, self._limits_of(older), limits)
+
+    def _is_named(self, run: int, code: str) -> bool:
+        """Whether the command that planned a run named this code."""
+        codes = self._plan(run).get(RETRIED_FIELD)
+        return isinstance(codes, list) and code in codes
+
+    def _limits_of(self, answer: Answer) -> Mapping[str, Any]:
+        # Parts of earlier versions say nothing: then the run's own record does.
+        if answer.limits is not None:
+            return _read_limits(answer.limits)
+        limits: Mapping[str, Any] = self._limits_of_run(answer.run)
+        return limits
+
+    def _read_limits_of_run(self, run: int) -> Mapping[str, Any]:
+        try:
+            record = self.store.run_record(run)
+        except StoreError:
+            return {}  # damaged, or not written yet
+        config = record.get("config")
+        # Begun by an earlier version and finished by one that keeps limits in parts: the record has its limits, and
+        # those of the first are not known.
+        if not isinstance(config, dict) or ("input" in record and LIMITS_FIELD not in self._plan(run)):
+            return {}
+        return {key: config[key] for key in LIMITS & config.keys()}
+
+    def _planned_at(self, run: int) -> datetime | None:
+        try:
+            planned = datetime.fromisoformat(self._plan(run)["created"])
+        except (KeyError, TypeError, ValueError):
+            return None
+        return planned if planned.tzinfo is not None else planned.replace(tzinfo=UTC)
+
+    def _read_plan(self, run: int) -> Mapping[str, Any]:
+        try:
+            return self.store.plan_record(run)
+        except StoreError:
+            return {}  # damaged: what it said is not known any more
+
+
+@functools.lru_cache(maxsize=256)
+def _read_limits(text: bytes) -> Mapping[str, Any]:
+    return dict(json.loads(text))

@@ -1,0 +1,88 @@
+"""The label store's tables and names: what every reader and writer of a store agrees on.
+
+plans/NNNN/SSSSSS.parquet        what run NNNN was asked to do; one row group is one unit of work
+plans/NNNN.json                  written after them: the plan is complete and never changes again
+predictions/NNNN-UUUUUU.parquet  the answer to unit U of run N; a name that exists is done
+runs/NNNN.json                   written last: run N is finished
+store.json                       the identity: which model, which columns
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+import pyarrow as pa
+
+from imgcls_ray.inputs.sorting import FILE_SCHEMA
+
+_ROW_BITS = 40
+_PART_NAME = re.compile(r"^(\d{4,})-(\d{6,})\.parquet$")
+
+PLAN_SCHEMA = pa.schema([pa.field("image_id", pa.int64(), nullable=False), *FILE_SCHEMA])
+
+FINGERPRINT_KEY = b"imgcls.fingerprint"
+LIMITS_KEY = b"imgcls.limits"
+"""In a part file's metadata: the limits that its rows were made under, as JSON."""
+STATUS_OK = "ok"
+STATUS_ERROR = "error"
+
+
+class Unit(NamedTuple):
+    """Consecutive rows of one plan: what one worker labels and commits in one step."""
+
+    run: int
+    number: int
+    """Place in the run, from 0."""
+    segment: str
+    """Name of the plan file that holds it."""
+    row_group: int
+    first_row: int
+    """Of the plan's rows, from 0."""
+    num_rows: int
+
+    @property
+    def part_name(self) -> str:
+        return f"predictions/{_part_name(self.run, self.number)}"
+
+
+def _part_name(run: int, number: int) -> str:
+    return f"{run:04d}-{number:06d}.parquet"
+
+
+def image_id(run: int, row: int) -> int:
+    """Name one row of one plan: unique in the store, ordered like the plans."""
+    return (run << _ROW_BITS) | row
+
+
+def parse_part_name(name: str) -> tuple[int, int] | None:
+    """Run and unit of a file directly under ``predictions/``; ``None`` for a foreign name."""
+    match = _PART_NAME.match(name)
+    if match is None:
+        return None
+    number = (int(match.group(1)), int(match.group(2)))
+    # "0001-0000000.parquet" would answer unit 0 beside its real part: only the name that a writer gives counts.
+    return number if name == _part_name(*number) else None
+
+
+def part_schema(*, fingerprint: str, embedding: bool, logits: bool) -> pa.Schema:
+    """The columns of a part file, with the model's fingerprint in the file's metadata."""
+    fields = [
+        pa.field("image_id", pa.int64(), nullable=False),
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("etag", pa.string()),
+        pa.field("status", pa.string(), nullable=False),
+        pa.field("error", pa.string()),
+        pa.field("label", pa.string()),
+        pa.field("label_id", pa.int32()),
+        pa.field("score", pa.float32()),
+        pa.field("labels", pa.list_(pa.string())),
+        pa.field("scores", pa.list_(pa.float32())),
+        pa.field("width", pa.int32()),
+        pa.field("height", pa.int32()),
+    ]
+    if embedding:
+        fields.append(pa.field("embedding", pa.list_(pa.float32())))
+    if logits:
+        fields.append(pa.field("logits", pa.list_(pa.float32())))
+    return pa.schema(fields, metadata={FINGERPRINT_KEY: fingerprint.encode()})

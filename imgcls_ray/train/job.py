@@ -1,0 +1,209 @@
+"""The training job: prepare, hand the work to Ray Train, tell people, record. Run again, it goes on.
+
+Ray Train starts the workers, joins them and starts them again after a death; what they go on from is our own state in
+the output folder, on storage that the workers share.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from imgcls_ray.config import dump_config
+from imgcls_ray.errors import ImgclsError, JobFailedError, StoppedError, UsageError
+from imgcls_ray.options import s3_options
+from imgcls_ray.storage import open_directory
+from imgcls_ray.storage.files import path_from_uri
+from imgcls_ray.storage.s3 import is_s3
+from imgcls_ray.store.lease import hold_lease
+from imgcls_ray.train.entries import read_entries
+from imgcls_ray.train.loop import STATE_NAME
+from imgcls_ray.train.network import describe_model, open_start
+from imgcls_ray.train.recipe import Recipe, resolve_recipe
+from imgcls_ray.train.reporter import report_to
+from imgcls_ray.train.result import CONFIG_FILE, TrainResult, write_failure, write_result
+from imgcls_ray.train.state import TrainState, load_state, save_state
+from imgcls_ray.train.workers import train_on_ray
+from imgcls_ray.words import counted
+from imgcls_ray.workers.prepare import check_resources
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from imgcls_ray.config import TrainConfig
+    from imgcls_ray.storage import Directory
+    from imgcls_ray.train.entries import Entries
+
+logger = logging.getLogger("imgcls_ray")
+
+# What two runs must have in common for one to go on with the other's work; the rest may change between them.
+_IDENTITY_KEYS = (
+    "model",
+    "weights",
+    "pretrained",
+    "freeze",
+    "image_size",
+    "epochs",
+    "seed",
+    "class_weights",
+    "sampling",
+)
+
+
+def train(config: TrainConfig, console: Console) -> TrainResult:
+    """Run ``imgcls train``.
+
+    Raises:
+        UsageError: before anything is started, with the way out.
+        JobFailedError: training came to an end that is none; what was saved stays.
+        StoppedError: a signal asked for it.
+    """
+    s3 = s3_options(config)
+    check_resources(
+        config,
+        num_workers=(config.num_workers or 1) * (config.cpus_per_worker or 1),
+        num_gpus=(config.num_workers or 0) if config.uses_gpus else 0,
+        some_gpus="device=gpu with num_workers={}",
+    )
+    directory = open_directory(config.output, s3)
+    if not is_s3(config.output) and os.path.isfile(path := path_from_uri(config.output)):
+        raise UsageError(f"{path}: is a file; give a folder for the run, or s3://BUCKET/PREFIX")
+    entries = read_entries(config.data, delimiter=config.delimiter, s3=s3)
+    with hold_lease(directory):
+        state = load_state(directory, STATE_NAME)
+        is_new = state is None
+        if state is None:
+            state = _new_state(config, entries)
+        recipe = _check_identity(config, entries, state)
+        if is_new:
+            save_state(state, directory, STATE_NAME)
+        try:
+            return _run(config, entries, state, recipe, directory, console, is_new=is_new)
+        except ImgclsError as error:
+            write_failure(directory, error)
+            raise
+
+
+def _batch_size(config: TrainConfig, entries: Entries) -> int:
+    batch_size = min(config.batch_size, len(entries.tables["train"]))
+    num_parts = config.accumulate_steps * (config.num_workers or 1)
+    if num_parts > batch_size:
+        raise UsageError(
+            f"a step of {batch_size} images cannot be shared out to {num_parts} passes (num_workers="
+            f"{config.num_workers or 1}, accumulate_steps={config.accumulate_steps}); give a larger batch_size"
+        )
+    return batch_size
+
+
+def _new_state(config: TrainConfig, entries: Entries) -> TrainState:
+    start = open_start(config, entries.class_names, s3_options(config))
+    about = {
+        "name": start.name,
+        "family": start.family,
+        "is_trained": start.is_trained,
+        "train_size": start.train_size,
+        "origin": start.origin,
+    }
+    identity = {"about": about, **_identity(config, entries, about)}
+    return TrainState(describe_model(start, entries.class_names), identity, start.network.state_dict())
+
+
+def _recipe(config: TrainConfig, batch_size: int, about: dict[str, Any]) -> Recipe:
+    return resolve_recipe(
+        config,
+        name=about["name"],
+        family=about["family"],
+        batch_size=batch_size,
+        is_trained=about["is_trained"],
+    )
+
+
+def _identity(config: TrainConfig, entries: Entries, about: dict[str, Any]) -> dict[str, Any]:
+    batch_size = _batch_size(config, entries)
+    recipe = _recipe(config, batch_size, about)
+    return {
+        "data": entries.fingerprint,
+        "batch_size": batch_size,
+        **{key: getattr(config, key) for key in _IDENTITY_KEYS},
+        **asdict(recipe),
+    }
+
+
+def _check_identity(config: TrainConfig, entries: Entries, state: TrainState) -> Recipe:
+    """Refuse to go on with another run than the one that is there."""
+    about = state.identity["about"]
+    there, here = state.identity, _identity(config, entries, about)
+    if differing := [key for key in here if here[key] != there.get(key)]:
+        key = differing[0]
+        words = (
+            "of another dataset, or this one has changed"
+            if key == "data"
+            else f"with {key}={there.get(key)}, this one has {key}={here[key]}"
+        )
+        raise UsageError(
+            f"{config.output}: holds a run {words}; give another output, or the same settings to go on with it"
+        )
+    return _recipe(config, here["batch_size"], about)
+
+
+def _run(
+    config: TrainConfig,
+    entries: Entries,
+    state: TrainState,
+    recipe: Recipe,
+    directory: Directory,
+    console: Console,
+    *,
+    is_new: bool,
+) -> TrainResult:
+    batch_size = state.identity["batch_size"]
+    steps = len(entries.tables["train"]) // batch_size
+    was_done = state.step >= config.epochs * steps
+    if not was_done:
+        _write_config(config, recipe, directory)
+        with report_to(directory, state, console) as reporter:
+            _tell_beginning(config, entries, state, recipe, is_new=is_new)
+            try:
+                outcome = train_on_ray(config, entries, state, recipe, reporter)
+            finally:
+                reporter.close()
+        if outcome.kind == "failed":
+            raise JobFailedError(f"training failed: {outcome.reason}")
+        if outcome.kind == "stopped":
+            raise StoppedError(
+                f"stopped {outcome.reason}; the same command goes on from there, {config.output} has what is done"
+            )
+        state = load_state(directory, STATE_NAME) or state
+    write_result(state, entries, directory, data=config.data)
+    return TrainResult(
+        config.output, state.best_epoch, state.best_metrics, state.history[-1], len(state.bad), was_done=was_done
+    )
+
+
+def _tell_beginning(config: TrainConfig, entries: Entries, state: TrainState, recipe: Recipe, *, is_new: bool) -> None:
+    about = state.identity["about"]
+    counts = ", ".join(f"{len(table):,} images to {split}" for split, table in entries.tables.items())
+    logger.info("%s: %s, %s", config.data, counted(len(entries.class_names), "class", "classes"), counts)
+    if empty := [
+        entries.class_names[label] for label, count in enumerate(entries.images_per_class("train")) if not count
+    ]:
+        logger.warning("%d classes have no image to train on, first %s", len(empty), empty[0])
+    logger.info(
+        "%s from %s, at %d pixels; %s, learning rate %.3g for batches of %d, weight decay %g",
+        about["name"],
+        about["origin"],
+        about["train_size"],
+        recipe.optimizer,
+        recipe.learning_rate,
+        state.identity["batch_size"],
+        recipe.weight_decay,
+    )
+    if not is_new:
+        logger.info("%s: holds this run; it goes on after step %d", config.output, state.step)
+
+
+def _write_config(config: TrainConfig, recipe: Recipe, directory: Directory) -> None:
+    values = {**config.model_dump(), **asdict(recipe)}
+    directory.replace(CONFIG_FILE, dump_config(values).encode())

@@ -1,0 +1,69 @@
+"""What every worker is told that classifies, and what it makes of that."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import KW_ONLY, dataclass, field
+from typing import TYPE_CHECKING
+
+from imgcls_ray.errors import ModelFolderError
+from imgcls_ray.images.limits import DecodeLimits
+from imgcls_ray.models.classifier import ImageClassifier
+from imgcls_ray.models.open import open_model
+from imgcls_ray.storage import FetchLimits
+from imgcls_ray.workers.decoding import CAREFUL_AFTER_DEATHS, Decode, decode_in_child, decode_in_time
+
+if TYPE_CHECKING:
+    from imgcls_ray.images.preprocess import Preprocess
+    from imgcls_ray.models.engines.load import EngineName, Precision
+    from imgcls_ray.models.folder import ModelFolder
+
+
+@dataclass(frozen=True)
+class ClassifierTask:
+    """What every worker is told that classifies. Crosses process boundaries, so it holds plain values only."""
+
+    model: str
+    """Path or ``s3://`` URI of the model folder."""
+    fingerprint: str
+    """What the folder must hold: a worker never labels with another model than was planned."""
+    _: KW_ONLY
+    top_k: int
+    embedding: bool = False
+    logits: bool = False
+    engine: EngineName = "auto"
+    precision: Precision = "auto"
+    batch_size: int = 32
+    decode_limits: DecodeLimits = field(default_factory=DecodeLimits)
+    fetch_limits: FetchLimits = field(default_factory=FetchLimits)
+
+    def open_model(self) -> ModelFolder:
+        """The task's model folder.
+
+        Raises:
+            ModelFolderError: it is unreadable, or not the planned one any more.
+        """
+        folder = open_model(self.model, self.fetch_limits.s3)
+        if folder.spec.fingerprint != self.fingerprint:
+            raise ModelFolderError(f"{self.model}: was replaced while the run was starting; run the command again")
+        return folder
+
+    def load_classifier(self, folder: ModelFolder, *, device: str, num_threads: int) -> ImageClassifier:
+        return ImageClassifier.load(
+            folder,
+            engine=self.engine,
+            device=device,
+            precision=self.precision,
+            batch_size=self.batch_size,
+            num_threads=num_threads,
+            top_k=self.top_k,
+            embedding=self.embedding,
+            logits=self.logits,
+            limits=self.decode_limits,
+        )
+
+    def decoder(self, preprocess: Preprocess, num_deaths: int) -> AbstractContextManager[Decode]:
+        """Decode the ordinary way, or with care what has ended so many workers."""
+        if num_deaths < CAREFUL_AFTER_DEATHS:
+            return nullcontext(decode_in_time(preprocess, self.decode_limits))
+        return decode_in_child(preprocess, self.decode_limits)

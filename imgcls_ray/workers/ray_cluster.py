@@ -1,0 +1,174 @@
+"""Start or join Ray, and refuse what it cannot run before it tries."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from imgcls_ray.errors import ResourceError
+from imgcls_ray.machine import available_cores, cores_in_words
+from imgcls_ray.words import counted
+from imgcls_ray.workers.ray_start import cluster_address, hush_ray, own_ray, ray_start_errors
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+logger = logging.getLogger("imgcls_ray")
+
+# Unit descriptors and counts are all that crosses Ray's object store on CPUs; its default takes 30 % of the memory.
+_CPU_OBJECT_STORE_BYTES = 256 * 2**20
+
+
+@dataclass(frozen=True)
+class WorkerPlan:
+    """The actors of one run and what each takes, in Ray's logical resources."""
+
+    num_cpu_workers: int
+    """Actors of one CPU each: all of the work on CPUs, or fetching and decoding for GPUs."""
+    num_gpu_workers: int = 0
+    """Actors of one GPU each."""
+
+
+def is_cluster_given() -> bool:
+    """Whether Ray runs already: joined by this process, or named by the environment (as in a submitted job).
+
+    Raises:
+        ResourceError: the environment names what is no cluster.
+    """
+    return cluster_address() is not None or _is_ray_started()
+
+
+def _is_ray_started() -> bool:
+    # A process that has not imported Ray has joined none, and need not import it to say so.
+    ray = sys.modules.get("ray")
+    return ray is not None and ray.is_initialized()
+
+
+def start_ray(*, uses_gpus: bool) -> None:
+    """Join the Ray that the environment names, or start one on this machine.
+
+    Raises:
+        ImgclsError: it cannot be joined, or did not start; with the exit code.
+    """
+    if _is_ray_started():
+        return
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    on_sigterm = signal.getsignal(signal.SIGTERM)
+    address = cluster_address()
+    with ray_start_errors(address):
+        own = own_ray() if address is None else None
+        import ray
+
+        hush_ray()
+        if own is None:
+            ray.init(logging_level=logging.ERROR, log_to_driver=False)
+        else:
+            ray.init(
+                **own,
+                num_cpus=available_cores(),
+                object_store_memory=None if uses_gpus else _CPU_OBJECT_STORE_BYTES,
+            )
+    if threading.current_thread() is threading.main_thread():
+        # Ray puts a handler of its own there, which leaves without a word.
+        signal.signal(signal.SIGTERM, on_sigterm)
+
+
+def check_local(num_workers: int, *, uses_gpus: bool, num_gpus: int, gpu_ids: Sequence[int]) -> None:
+    """Refuse what this machine cannot run, before Ray is started for it.
+
+    Args:
+        num_workers: on CPUs.
+        uses_gpus: whether any is needed.
+        num_gpus: how many; 0 for those named, or for as many as there are.
+        gpu_ids: those that are named.
+
+    Raises:
+        ResourceError: with the numbers.
+    """
+    if num_workers > available_cores():
+        raise ResourceError(
+            f"num_workers={num_workers} needs {num_workers} CPUs, {cores_in_words()}; "
+            "give fewer, or none for all of them"
+        )
+    if uses_gpus:
+        import torch
+
+        found = torch.cuda.device_count()
+        if missing := [i for i in gpu_ids if i >= found]:
+            named = ",".join(map(str, gpu_ids))
+            raise ResourceError(
+                f"device=gpu:{named}: this machine has {counted(found, 'GPU')}, so there is no GPU {missing[0]}; "
+                "give one that is there, or device=cpu"
+            )
+        if max(num_gpus, 1) > found:
+            wanted = f"num_gpus={num_gpus} needs {num_gpus} GPUs" if num_gpus else "device=gpu needs a GPU"
+            raise ResourceError(f"{wanted}, this machine has {counted(found, 'GPU')}; give fewer, or device=cpu")
+
+
+def show_gpus(gpu_ids: Sequence[int]) -> None:
+    """Let this process, and the Ray that it starts, see these GPUs only."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = visible.split(",") if visible else None
+    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(names[i] if names else str(i) for i in gpu_ids)
+
+
+def num_cluster_gpus() -> int:
+    """GPUs that the Ray cluster of this process has now; it is joined for that."""
+    import ray
+
+    start_ray(uses_gpus=False)
+    return int(ray.cluster_resources().get("GPU", 0))  # type: ignore[no-untyped-call]
+
+
+def plan_workers(num_workers: int | None, num_gpus: int | None) -> WorkerPlan:
+    """Choose the actors for the Ray that runs, and check that they can run.
+
+    Args:
+        num_workers: on CPUs; by default one for each that Ray has now.
+        num_gpus: 0 for none, None for all that Ray has now.
+
+    On a machine's own Ray, actors that do not fit at once would wait for ever for those that run. A cluster that the
+    environment names may grow: actors that wait are what tells its autoscaler to add nodes, and each starts as soon as
+    there is room. Ray has no stable way to ask what an autoscaler could add, so there nothing is refused.
+
+    Raises:
+        ResourceError: with the numbers.
+    """
+    import ray
+
+    resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    cpus, gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
+    may_grow = cluster_address() is not None
+    if may_grow and num_workers is None and not cpus:
+        raise ResourceError(
+            "the Ray cluster has no CPUs now, so there is no number of workers to choose; give num_workers, and the "
+            "cluster grows for them"
+        )
+    if num_gpus is None and not gpus:
+        raise ResourceError("device=gpu: the Ray cluster has no GPU now; give num_gpus if it can grow, or device=cpu")
+    plan = WorkerPlan(num_workers or max(cpus, 1), gpus if num_gpus is None else num_gpus)
+    if plan.num_cpu_workers <= cpus and plan.num_gpu_workers <= gpus:
+        return plan
+    if may_grow:
+        logger.info(
+            "the Ray cluster has %d CPUs and %d GPUs: %d of %d CPU workers and %d of %d GPU workers can run now, the "
+            "others start when it grows",
+            cpus,
+            gpus,
+            min(cpus, plan.num_cpu_workers),
+            plan.num_cpu_workers,
+            min(gpus, plan.num_gpu_workers),
+            plan.num_gpu_workers,
+        )
+        return plan
+    raise ResourceError(
+        f"the run needs {plan.num_cpu_workers} CPUs ({plan.num_cpu_workers} workers of 1) and "
+        f"{plan.num_gpu_workers} GPUs, the Ray cluster has {cpus} CPUs and {gpus} GPUs; "
+        "lower num_workers or num_gpus, or add nodes"
+    )

@@ -1,0 +1,375 @@
+"""`imgcls export`: a folder that labels as before, with its report, or no folder at all."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import logging
+import re
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from imgcls_ray.commands.export import run
+from imgcls_ray.config import PredictConfig, make_config
+from imgcls_ray.errors import ConfigError, InputError, JobFailedError, ModelFolderError, UsageError
+from imgcls_ray.export import network as export_module
+from imgcls_ray.models.folder import open_model_folder
+from imgcls_ray.models.open import open_model
+from tests.conftest import SMALL_CLASSES
+from tests.datasets.make_faulty import write_clean
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import nn
+
+    from imgcls_ray.models.folder import ModelFolder
+    from tests.s3.server import S3Server
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three of the model's classes, in another order: 24 images to train with and 9 to validate with."""
+    root = tmp_path_factory.mktemp("labelled") / "set"
+    write_clean(root, ("cat", "ant", "gnu"))
+    return root
+
+
+@pytest.fixture(scope="module")
+def openvino_folder(small_model: ModelFolder, dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Made once, for the tests that only look at it."""
+    output = tmp_path_factory.mktemp("made") / "exported"
+    run(None, [], {"model": str(small_model.path), "format": "openvino", "output": str(output), "images": str(dataset)})
+    return output
+
+
+@pytest.fixture
+def export(small_model: ModelFolder, tmp_path: Path) -> Callable[..., dict[str, Any]]:
+    def export(**options: Any) -> dict[str, Any]:
+        values = {"model": str(small_model.path), "format": "openvino", "output": str(tmp_path / "exported")}
+        run(None, [], {**values, **options})
+        return report_of(Path(str(options.get("output", tmp_path / "exported"))))
+
+    return export
+
+
+@pytest.fixture
+def made_before(openvino_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The network is not converted again: for tests of what is around that."""
+
+    def put_there(_network: nn.Module, path: Path, _size: int) -> None:
+        for name in ("model.xml", "model.bin"):
+            shutil.copy(openvino_folder / name, path.parent / name)
+
+    monkeypatch.setattr(export_module, "_export_openvino", put_there)
+
+
+@pytest.fixture
+def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    def work(*_args: object, **_options: object) -> None:
+        raise AssertionError("the work was begun")
+
+    monkeypatch.setattr(export_module, "export_network", work)
+
+
+def report_of(folder: Path) -> dict[str, Any]:
+    report: dict[str, Any] = json.loads((folder / "export_report.json").read_text())
+    return report
+
+
+def accuracy(model: Path, dataset: Path) -> float:
+    """Of the val split, by the Python interface and the lists as they are written."""
+    from imgcls_ray.models.api import create_model
+
+    names = dict(line.split() for line in (dataset / "label.txt").read_text().splitlines())
+    entries = [line.rpartition(" ")[::2] for line in (dataset / "val.txt").read_text().splitlines()]
+    results = create_model(model, precision="fp32").predict(str(dataset / path) for path, _ in entries)
+    right = [result.label == names[label] for result, (_, label) in zip(results, entries, strict=True)]
+    return sum(right) / len(right)
+
+
+# What is there afterwards
+
+
+def test_the_report_begins_with_its_flag_and_says_what_was_compared(
+    openvino_folder: Path, small_model: ModelFolder, dataset: Path
+) -> None:
+    report = report_of(openvino_folder)
+    assert next(iter(report.items())) == ("done_flag", True)
+    assert (report["agreement"], report["num_images"], report["split"]) == (1.0, 9, "val")
+    assert report["images"] == str(dataset)
+    assert 0 <= report["max_score_difference"] < 1e-3
+    assert 0 < report["max_logit_difference"] < 0.1
+    assert report["source_fingerprint"] == small_model.spec.fingerprint
+    assert report["fingerprint"] == open_model_folder(openvino_folder).spec.fingerprint
+    files = [openvino_folder / "model.xml", openvino_folder / "model.bin"]
+    assert report["size_bytes"]["after"] == sum(file.stat().st_size for file in files)
+
+
+def test_the_accuracy_is_that_of_the_dataset_by_the_names_of_its_classes(
+    openvino_folder: Path, small_model: ModelFolder, dataset: Path
+) -> None:
+    told = report_of(openvino_folder)["accuracy"]
+    expected = accuracy(small_model.path, dataset)
+    assert told == {"before": expected, "after": accuracy(openvino_folder, dataset), "num_images": 9}
+
+
+def test_the_folder_has_class_names_for_other_readers(openvino_folder: Path) -> None:
+    lines = (openvino_folder / "label.txt").read_text().splitlines()
+    assert lines == [f"{i} {name}" for i, name in enumerate(SMALL_CLASSES)]
+    assert not [path for path in openvino_folder.parent.iterdir() if path != openvino_folder]
+
+
+def test_bulk_labelling_takes_an_exported_folder(
+    openvino_folder: Path, small_model: ModelFolder, dataset: Path, tmp_path: Path
+) -> None:
+    from rich.console import Console
+
+    from imgcls_ray.predict.job import predict
+    from imgcls_ray.storage import open_directory
+    from imgcls_ray.store.label_store import open_store
+
+    labels = []
+    for model in (small_model.path, openvino_folder):
+        values = {"model": str(model), "input": str(dataset / "images"), "output": str(tmp_path / model.name)}
+        config = make_config(PredictConfig, {**values, "precision": "fp32", "limit": 16})
+        predict(config, Console(quiet=True))
+        store = open_store(open_directory(config.output))
+        assert store.identity.fingerprint == open_model_folder(model).spec.fingerprint
+        [part] = (tmp_path / model.name / "predictions").iterdir()
+        labels.append(store.read_part(f"predictions/{part.name}", ["uri", "label"]).to_pylist())
+    assert labels[0] == labels[1]
+    assert len(labels[0]) == 16
+
+
+def test_bulk_labelling_refuses_what_an_exported_network_has_not(openvino_folder: Path, tmp_path: Path) -> None:
+    from rich.console import Console
+
+    from imgcls_ray.predict.job import predict
+
+    values = {"model": str(openvino_folder), "input": str(tmp_path), "output": str(tmp_path / "store")}
+    with pytest.raises(UsageError, match="gives logits and no embedding"):
+        predict(make_config(PredictConfig, {**values, "embedding": True}), Console(quiet=True))
+    assert not (tmp_path / "store").exists()
+
+
+# Images
+
+
+def test_without_images_it_is_compared_on_drawn_ones_and_says_so(
+    export: Callable[..., dict[str, Any]], capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    report = export(num_images=12)
+    assert (report["images"], report["num_images"], report["accuracy"]) == ("drawn", 12, None)
+    assert "drawn pictures are all that it was compared on; real ones say more" in caplog.text
+    out, err = capfd.readouterr()
+    assert re.search(r"^compared on 12 drawn pictures: 100\.00 % get the same label, scores differ by", out, re.M)
+    # What the exporters have to say of themselves is not for people.
+    assert len(out.splitlines()) == 2
+    assert err == ""
+
+
+@pytest.mark.usefixtures("made_before")
+def test_images_that_cannot_be_read_are_counted(
+    export: Callable[..., dict[str, Any]], draw_images: Callable[..., list[Path]], capfd: pytest.CaptureFixture[str]
+) -> None:
+    paths = draw_images(6)
+    paths[2].write_bytes(b"")
+    paths[4].write_bytes(paths[4].read_bytes()[:400])
+    report = export(images=str(paths[0].parent))
+    assert (report["num_images"], report["errors"]) == (4, {"empty": 1, "truncated": 1})
+    assert "left out, because they cannot be read: 1 empty, 1 truncated" in capfd.readouterr().out
+
+
+@pytest.mark.usefixtures("made_before")
+def test_images_of_which_none_can_be_read_are_no_comparison(
+    export: Callable[..., dict[str, Any]], draw_images: Callable[..., list[Path]], tmp_path: Path
+) -> None:
+    for path in draw_images(3):
+        path.write_bytes(b"")
+    with pytest.raises(JobFailedError, match="none of the 3 chosen images could be compared, 3 of them empty"):
+        export(images=str(tmp_path / "images" / "*.jpg"))
+    assert [path.name for path in tmp_path.iterdir()] == ["images"]
+
+
+@pytest.mark.usefixtures("made_before")
+def test_a_dataset_of_other_classes_gives_no_accuracy_and_the_reason(
+    export: Callable[..., dict[str, Any]], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    write_clean(tmp_path / "set", ("cat", "unicorn"))
+    report = export(images=str(tmp_path / "set"), num_images=4)
+    assert (report["accuracy"], report["num_images"]) == (None, 4)
+    assert "no accuracy is told" in caplog.text
+    assert "'unicorn'" in caplog.text
+
+
+# 8 bits
+
+
+@pytest.mark.usefixtures("made_before")
+def test_8_bits_say_what_they_cost(
+    export: Callable[..., dict[str, Any]],
+    small_model: ModelFolder,
+    dataset: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    report = export(int8=True, images=str(dataset), min_agreement=0.2, num_calibration_images=16)
+    out, err = capfd.readouterr()
+    assert report["precision"] == "int8"
+    assert report["calibration"] == {"split": "train", "num_images": 16}
+    assert report["accuracy"]["before"] == accuracy(small_model.path, dataset)
+    assert report["accuracy"]["after"] == accuracy(tmp_path / "exported", dataset)
+    assert report["size_bytes"]["after"] < 0.6 * report["size_bytes"]["before"]
+    assert report["max_logit_difference"] > 1e-3
+    assert re.search(r"^accuracy on 9 labelled images: \S+ % before, \S+ % after, ", out, re.M)
+    assert len(out.splitlines()) == 3
+    assert err == ""
+
+
+def test_a_dataset_to_compare_on_is_read_by_its_delimiter(tmp_path: Path, small_model: ModelFolder) -> None:
+    from imgcls_ray.config import ExportConfig
+    from imgcls_ray.export.images import choose_images
+
+    for name in ("train", "val"):
+        (tmp_path / f"{name}.txt").write_text("a 1.jpg,0\nb.jpg,1\n")
+    values = {"model": "m", "output": "o", "format": "onnx", "images": str(tmp_path), "delimiter": ","}
+    chosen = choose_images(make_config(ExportConfig, values), small_model.spec)
+    assert [image.uri for image in chosen.compared] == [f"{tmp_path}/a 1.jpg", f"{tmp_path}/b.jpg"]
+
+
+def test_no_image_is_both_compared_and_calibrated_with(
+    draw_images: Callable[..., list[Path]], small_model: ModelFolder
+) -> None:
+    from imgcls_ray.config import ExportConfig
+    from imgcls_ray.export.images import choose_images
+
+    folder = draw_images(20)[0].parent
+    values = {"model": "m", "output": "o", "format": "onnx", "int8": True, "images": str(folder)}
+    chosen = choose_images(make_config(ExportConfig, {**values, "num_images": 6}), small_model.spec)
+    compared, calibrated = ({image.uri for image in images} for images in (chosen.compared, chosen.calibrated))
+    assert (len(compared), len(calibrated)) == (6, 10)
+    assert not compared & calibrated
+    assert len({uri[-6:] > "10.jpg" for uri in compared}) == 2  # from the beginning and the end
+
+
+@pytest.mark.usefixtures("no_work")
+def test_8_bits_of_one_image_are_refused(
+    export: Callable[..., dict[str, Any]], draw_images: Callable[..., list[Path]]
+) -> None:
+    [path] = draw_images(1)
+    with pytest.raises(UsageError, match="needs at least two images, one to compare on and one to calibrate with"):
+        export(images=str(path.parent), int8=True)
+
+
+# Refusals
+
+
+def test_a_network_that_labels_otherwise_is_refused_and_nothing_stays(
+    export: Callable[..., dict[str, Any]], dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = export_module._export_openvino
+
+    def damaged(network: nn.Module, path: Path, size: int) -> None:
+        network.get_parameter("classifier.weight").neg_()
+        whole(network, path, size)
+
+    monkeypatch.setattr(export_module, "_export_openvino", damaged)
+    message = (
+        r"exported to openvino, \d of 9 images get another label \(\S+ % agree, needed are 99\.50 %\); accuracy on 9 "
+        r"labelled images: .* Nothing was exported; min_agreement=0\.\d+ would accept it"
+    )
+    with pytest.raises(JobFailedError, match=message):
+        export(images=str(dataset))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("no_work")
+def test_an_output_that_is_taken_is_refused_before_the_work(
+    export: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "thesis.txt").write_text("years of work")
+    with pytest.raises(ModelFolderError, match="already exists and is not empty"):
+        export(output=str(tmp_path / "taken"), model="no/such/model")
+    with pytest.raises(UsageError, match="an export is made on this machine; copy it to the bucket afterwards"):
+        export(output="s3://bucket/exported")
+
+
+@pytest.mark.usefixtures("no_work")
+def test_an_exported_folder_is_not_exported_again(export: Callable[..., dict[str, Any]], openvino_folder: Path) -> None:
+    with pytest.raises(UsageError, match="was exported to openvino already; give the model folder"):
+        export(model=str(openvino_folder), format="onnx")
+
+
+@pytest.mark.usefixtures("no_work")
+def test_images_that_are_not_there_are_refused_before_the_work(
+    export: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match="there is no such file or folder"):
+        export(images=str(tmp_path / "none"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UsageError, match="has too few; this export needs at least an image"):
+        export(images=str(tmp_path / "empty"))
+
+
+@pytest.mark.usefixtures("no_work")
+def test_a_missing_package_is_named_with_the_way_to_get_it(
+    export: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in ("onnxscript", "nncf") else True)
+    with pytest.raises(UsageError, match=r"needs onnxscript; pip install 'imgcls-ray\[export\]'"):
+        export(format="onnx")
+    with pytest.raises(UsageError, match="needs onnxscript and nncf; pip install"):
+        export(format="onnx", int8=True, images=str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"format": "torch_export", "int8": True, "images": "x"}, "int8 is for format=onnx and format=openvino"),
+        ({"int8": True}, "int8 is calibrated on real images; give images=DATASET"),
+        ({"format": "tflite"}, "format: "),
+        ({"min_agreement": 1.5}, "min_agreement: "),
+    ],
+)
+@pytest.mark.usefixtures("no_work")
+def test_a_configuration_that_does_not_fit_is_refused(
+    export: Callable[..., dict[str, Any]], options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        export(**options)
+
+
+# Object storage
+
+
+@pytest.mark.usefixtures("made_before")
+def test_models_and_images_come_from_object_storage_and_exports_are_opened_there(
+    export: Callable[..., dict[str, Any]],
+    openvino_folder: Path,
+    small_model: ModelFolder,
+    draw_images: Callable[..., list[Path]],
+    s3: S3Server,
+    bucket: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("IMGCLS_CACHE", str(tmp_path / "cache"))
+    client = s3.client()
+    places = {"model": small_model.path, "images": draw_images(4)[0].parent, "exported": openvino_folder}
+    for prefix, folder in places.items():
+        for path in folder.iterdir():
+            client.put_object(Bucket=bucket, Key=f"{prefix}/{path.name}", Body=path.read_bytes())
+    report = export(model=f"s3://{bucket}/model", images=f"s3://{bucket}/images/")
+    assert (report["num_images"], report["agreement"]) == (4, 1.0)
+    assert open_model(f"s3://{bucket}/exported").spec == open_model_folder(openvino_folder).spec
+    client.delete_object(Bucket=bucket, Key="exported/model.bin")
+    monkeypatch.setenv("IMGCLS_CACHE", str(tmp_path / "another"))
+    with pytest.raises(UsageError, match=r"exported/model\.bin"):
+        open_model(f"s3://{bucket}/exported")

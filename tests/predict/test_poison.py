@@ -1,0 +1,58 @@
+"""Images that end the process which decodes them, or never let it go: each costs its own row and nothing else."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from imgcls_ray.storage import open_directory
+from imgcls_ray.store.label_store import open_store
+from imgcls_ray.store.latest import latest_rows
+from imgcls_ray.store.verify import verify_store
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from imgcls_ray.models.folder import ModelFolder
+
+POISON = Path(__file__).parent / "poison"
+IMGCLS = Path(sys.executable).with_name("imgcls")
+
+
+def poison(image: Path, kind: str) -> None:
+    image.write_bytes(image.read_bytes() + f"POISON:{kind}".encode())
+
+
+def errors_of(store: Path) -> dict[str, str]:
+    rows = [row for table in latest_rows(open_store(open_directory(str(store)))) for row in table.to_pylist()]
+    return {row["uri"]: row["error"] for row in rows if row["error"]}
+
+
+@pytest.mark.parametrize(
+    "count",
+    [
+        pytest.param(12, id="12, in one process"),
+        pytest.param(120, id="120, on Ray"),
+        pytest.param(2000, id="2000, on Ray", marks=pytest.mark.slow),
+    ],
+)
+def test_only_the_poisonous_images_fail_and_each_with_its_code(
+    draw_images: Callable[..., list[Path]], small_model: ModelFolder, tmp_path: Path, count: int
+) -> None:
+    images = draw_images(count)
+    poison(images[count // 3], "CRASH")
+    poison(images[count // 2], "LOOP")
+    store = tmp_path / "store"
+    command = [IMGCLS, "predict", images[0].parent, "-m", small_model.path, "-o", store, "--batch-size", "16"]
+    words = [str(word) for word in (*command, "-s", "decode_timeout_s=2", "-s", "unit_size=64")]
+    environment = {**os.environ, "PYTHONPATH": str(POISON)}
+    job = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=250, check=False)
+    assert job.returncode == 0, job.stderr
+    assert errors_of(store) == {str(images[count // 3]): "decoder_crashed", str(images[count // 2]): "decode_timeout"}
+    report = verify_store(open_store(open_directory(str(store))))
+    assert (report.problems, report.num_rows) == ([], count)

@@ -1,0 +1,404 @@
+"""The bulk job on a real Ray: every input one row, from its own bytes, whatever stands beside it or happens to it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from rich.console import Console
+
+from imgcls_ray.config import PredictConfig, make_config
+from imgcls_ray.errors import InputError, JobFailedError, ModelFolderError, ResourceError, StorageError, StoreError
+from imgcls_ray.models.api import create_model
+from imgcls_ray.predict.job import predict
+from imgcls_ray.predict.label import LabelTask
+from imgcls_ray.predict.units import label_units
+from imgcls_ray.storage import open_directory
+from imgcls_ray.storage.walking import list_folder
+from imgcls_ray.store.label_store import StoreIdentity, create_or_open_store, open_store
+from imgcls_ray.store.latest import latest_rows
+from imgcls_ray.store.plan import write_plan
+from imgcls_ray.store.verify import verify_store
+from imgcls_ray.workers.ray_cluster import WorkerPlan
+from tests.conftest import make_small_model
+from tests.store.stores import run_record, spool
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from imgcls_ray.models.folder import ModelFolder
+    from imgcls_ray.predict.report import PredictReport
+    from imgcls_ray.store.label_store import LabelStore
+
+pytestmark = pytest.mark.usefixtures("ray_session")
+
+
+@pytest.fixture
+def label(small_model: ModelFolder, tmp_path: Path) -> Callable[..., PredictReport]:
+    def run(**values: Any) -> PredictReport:
+        paths = {"input": tmp_path / "images", "model": small_model.path, "output": tmp_path / "store"}
+        values = {**paths, "batch_size": 8, **values}
+        config = make_config(PredictConfig, {k: str(v) if hasattr(v, "parts") else v for k, v in values.items()})
+        return predict(config, Console(stderr=True, force_terminal=False))
+
+    return run
+
+
+def rows_of(store: Path) -> list[dict[str, Any]]:
+    return [row for table in latest_rows(open_store(open_directory(str(store)))) for row in table.to_pylist()]
+
+
+def verify(store: Path) -> list[str]:
+    return verify_store(open_store(open_directory(str(store)))).problems
+
+
+def break_some(images: list[Path]) -> dict[str, str]:
+    """Spoil every seventh file in a way of its own; returns path to expected code."""
+    spoilt = {}
+    for i, path in enumerate(images[::7]):
+        match i % 4:
+            case 0:
+                path.write_bytes(b"")
+                spoilt[str(path)] = "empty"
+            case 1:
+                path.write_bytes(path.read_bytes()[:-400])
+                spoilt[str(path)] = "truncated"
+            case 2:
+                path.write_text("<html>404</html>")
+                spoilt[str(path)] = "unsupported_format"
+            case 3:
+                path.unlink()
+                path.symlink_to("nowhere")
+                spoilt[str(path)] = "not_found"
+    return spoilt
+
+
+def test_every_input_has_one_row_with_its_own_label(
+    label: Callable[..., PredictReport],
+    draw_images: Callable[..., list[Path]],
+    small_model: ModelFolder,
+    tmp_path: Path,
+) -> None:
+    images = draw_images(150)
+    spoilt = break_some(images)
+    report = label()
+    rows = rows_of(tmp_path / "store")
+    assert [row["uri"] for row in rows] == [str(path) for path in images]
+    assert {row["uri"]: row["error"] for row in rows if row["error"]} == spoilt
+    expected = {r.input: r for r in create_model(small_model.path).predict(tmp_path / "images", batch_size=8)}
+    for row in rows:
+        if row["error"] is None:
+            result = expected[row["uri"]]
+            assert row["labels"] == list(result.label_names)
+            assert np.allclose(row["scores"], result.scores, atol=1e-6)
+            assert (row["label"], row["label_id"]) == (result.label, result.class_ids[0])
+            assert (row["width"], row["height"]) == (96, 80)
+    assert verify(tmp_path / "store") == []
+    assert report.runs[0].codes["ok"] == len(images) - len(spoilt)
+
+
+def test_a_second_run_has_nothing_to_do_and_a_third_takes_what_is_new_or_changed(
+    label: Callable[..., PredictReport], draw_images: Callable[..., list[Path]], tmp_path: Path
+) -> None:
+    images = draw_images(40)
+    label()
+    second = label()
+    assert (second.plan.planned, second.plan.answered) == (0, 40)
+    shutil.copy(images[1], images[0])
+    os.utime(images[0], ns=(1, 1))
+    draw_images(3, "images/new", seed=1)
+    third = label()
+    assert (third.plan.new, third.plan.changed, third.plan.answered) == (3, 1, 39)
+    rows = {row["uri"]: row for row in rows_of(tmp_path / "store")}
+    assert len(rows) == 43
+    assert rows[str(images[0])]["scores"] == rows[str(images[1])]["scores"]
+    assert verify(tmp_path / "store") == []
+
+
+def test_an_open_run_is_finished_and_only_its_missing_units_are_done_again(
+    label: Callable[..., PredictReport], draw_images: Callable[..., list[Path]], tmp_path: Path
+) -> None:
+    draw_images(120)
+    label()
+    store = tmp_path / "store"
+    before = rows_of(store)
+    (store / "runs" / "0001.json").unlink()
+    parts = sorted((store / "predictions").iterdir())
+    kept = {path: path.stat().st_mtime_ns for path in parts[2:]}
+    for path in parts[:2]:
+        path.unlink()
+    report = label()
+    assert [run.run for run in report.runs] == [1, 2]
+    assert report.runs[0].num_done_before == 120 - sum(pq.read_metadata(path).num_rows for path in parts[:2])
+    assert report.runs[0].codes["ok"] == 120
+    assert rows_of(store) == before
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    assert verify(store) == []
+
+
+def plan_for_a_gpu(store: LabelStore, folder: Path, model: ModelFolder, *, unit_size: int) -> LabelTask:
+    """Plan a folder's images for actors of a GPU that is only a number to Ray, and tell how they are labelled."""
+    with spool(list_folder(str(folder))) as planned:
+        write_plan(store, planned, run=1, num_workers=1, unit_size=unit_size, batch_size=8, about={})
+    return LabelTask(
+        model=str(model.path),
+        fingerprint=model.spec.fingerprint,
+        store=store.uri,
+        top_k=5,
+        engine="torch",
+        precision="fp32",
+        batch_size=8,
+    )
+
+
+def test_gpu_actors_give_the_same_rows(
+    label: Callable[..., PredictReport],
+    draw_images: Callable[..., list[Path]],
+    small_model: ModelFolder,
+    tmp_path: Path,
+) -> None:
+    break_some(draw_images(100))
+    label(engine="torch", precision="fp32")
+    on_cpu = open_store(open_directory(str(tmp_path / "store")))
+    store = create_or_open_store(open_directory(str(tmp_path / "gpu")), on_cpu.identity)
+    task = plan_for_a_gpu(store, tmp_path / "images", small_model, unit_size=32)
+    counts = list(label_units(store.units(1), task, WorkerPlan(1, 1), gpu_device="cpu"))
+    assert sum(count.num_images for count in counts) == 100
+    store.finish_run(1, run_record(1))
+    assert verify(tmp_path / "gpu") == []
+    expected = {row["uri"]: row for row in rows_of(tmp_path / "store")}
+    for row in rows_of(tmp_path / "gpu"):
+        assert {**row, "image_id": 0} == {**expected[row["uri"]], "image_id": 0}
+
+
+# Large pictures keep the decoders busy: on a busy machine they would be done before the classifier has begun.
+@pytest.mark.parametrize(
+    ("stage", "size"),
+    [("UnitDecoder", (1600, 1200)), pytest.param("UnitClassifier", (640, 480), marks=pytest.mark.slow)],
+)
+def test_a_stage_before_or_on_a_gpu_that_dies_costs_no_input_its_row(
+    draw_images: Callable[..., list[Path]], small_model: ModelFolder, tmp_path: Path, stage: str, size: tuple[int, int]
+) -> None:
+    draw_images(400, size=size)
+    identity = StoreIdentity(
+        model="small",
+        fingerprint=small_model.spec.fingerprint,
+        num_classes=small_model.spec.num_classes,
+        top_k=5,
+        embedding=False,
+        logits=False,
+    )
+    store = create_or_open_store(open_directory(str(tmp_path / "gpu")), identity)
+    task = plan_for_a_gpu(store, tmp_path / "images", small_model, unit_size=16)
+    labelled = 0
+    for number, count in enumerate(label_units(store.units(1), task, WorkerPlan(1, 1), gpu_device="cpu")):
+        labelled += count.num_images
+        if number == 1:
+            [pid] = pids_of_workers(stage)
+            os.kill(pid, signal.SIGKILL)
+            died_at = labelled
+    assert died_at < labelled == 400
+    store.finish_run(1, run_record(1))
+    assert verify(tmp_path / "gpu") == []
+
+
+def pids_of_workers(stage: str) -> list[int]:
+    """Processes of this machine's Ray that hold an actor of the stage, by the titles that Ray gives them."""
+    pids = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            title = (folder / "cmdline").read_bytes()
+            if title.startswith(b"ray::") and stage.encode() in title:
+                pids.append(int(folder.name))
+    return pids
+
+
+def test_embedding_and_logits_are_columns(
+    label: Callable[..., PredictReport], draw_images: Callable[..., list[Path]], tmp_path: Path
+) -> None:
+    draw_images(3)
+    (tmp_path / "images" / "bad.jpg").write_bytes(b"")
+    label(embedding=True, logits=True)
+    *good, bad = rows_of(tmp_path / "store")
+    assert all(len(row["embedding"]) == 1280 and len(row["logits"]) == 7 for row in good)
+    assert (bad["embedding"], bad["logits"], bad["labels"]) == (None, None, None)
+
+
+def test_a_limit_leaves_the_rest_to_the_next_run(
+    label: Callable[..., PredictReport], draw_images: Callable[..., list[Path]], tmp_path: Path
+) -> None:
+    draw_images(30)
+    label(limit=10)
+    assert len(rows_of(tmp_path / "store")) == 10
+    label()
+    assert len(rows_of(tmp_path / "store")) == 30
+    assert verify(tmp_path / "store") == []
+
+
+def test_a_dry_run_writes_nothing(
+    label: Callable[..., PredictReport], draw_images: Callable[..., list[Path]], tmp_path: Path
+) -> None:
+    draw_images(5)
+    report = label(dry_run=True)
+    assert report.plan.new == 5
+    assert not (tmp_path / "store").exists()
+
+
+def test_a_store_inside_its_input_is_no_input(
+    label: Callable[..., PredictReport], draw_images: Callable[..., list[Path]], tmp_path: Path
+) -> None:
+    draw_images(5)
+    store = tmp_path / "images" / "store"
+    label(output=store)
+    (store / "samples").mkdir()
+    shutil.copy(tmp_path / "images" / "00000.jpg", store / "samples")
+    assert label(output=store).plan.listed == 5
+
+
+def test_an_empty_folder_is_a_successful_empty_run(label: Callable[..., PredictReport], tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    label().check_errors(0)
+    record = json.loads((tmp_path / "store" / "runs" / "0001.json").read_text())
+    assert record["num_images"] == 0
+
+
+def test_a_job_whose_every_input_failed_says_so(
+    label: Callable[..., PredictReport], draw_images: Callable[..., list[Path]]
+) -> None:
+    for path in draw_images(3):
+        path.write_bytes(b"")
+    with pytest.raises(JobFailedError, match=r"all inputs failed \(3\): empty 3"):
+        label().check_errors(1.0)
+
+
+def test_too_large_an_error_rate_fails_the_job(
+    label: Callable[..., PredictReport], draw_images: Callable[..., list[Path]]
+) -> None:
+    draw_images(10)[0].write_bytes(b"no image")
+    report = label()
+    report.check_errors(0.1)
+    with pytest.raises(JobFailedError, match=r"1 of 10 inputs failed \(10\.0%, .* 5\.0%\): unsupported_format 1"):
+        report.check_errors(0.05)
+
+
+def test_an_input_that_fails_again_and_again_does_not_fail_every_run(
+    label: Callable[..., PredictReport], draw_images: Callable[..., list[Path]], tmp_path: Path
+) -> None:
+    images = draw_images(9)
+    (tmp_path / "list.csv").write_text("\n".join(["uri", *map(str, images), "http://127.0.0.1:9/x.jpg"]))
+    label(input=tmp_path / "list.csv").check_errors(0.1)
+    again = label(input=tmp_path / "list.csv")
+    assert again.plan.retried == 1
+    again.check_errors(0.1)
+    with pytest.raises(JobFailedError, match=r"1 of 10 inputs failed \(10\.0%"):
+        again.check_errors(0.05)
+
+
+def test_a_run_with_nothing_to_label_has_not_failed(
+    label: Callable[..., PredictReport], draw_images: Callable[..., list[Path]]
+) -> None:
+    for path in draw_images(3):
+        path.write_bytes(b"")
+    label()
+    label().check_errors(0)
+
+
+def test_an_image_that_changed_after_planning_is_told_and_planned_again(
+    label: Callable[..., PredictReport],
+    draw_images: Callable[..., list[Path]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    images = draw_images(4)
+
+    def change_after_planning(*args: Any, **kwargs: Any) -> None:
+        write_plan(*args, **kwargs)
+        os.utime(images[2], ns=(5, 5))
+        images[3].unlink()
+
+    monkeypatch.setattr("imgcls_ray.predict.job.write_plan", change_after_planning)
+    label()
+    assert [row["error"] for row in rows_of(tmp_path / "store")] == [None, None, "changed", "not_found"]
+    monkeypatch.undo()
+    assert label().plan.changed == 1
+    assert [row["error"] for row in rows_of(tmp_path / "store")] == [None, None, None, "not_found"]
+    assert verify(tmp_path / "store") == []
+
+
+def test_another_models_store_is_refused(
+    label: Callable[..., PredictReport], draw_images: Callable[..., list[Path]], tmp_path: Path
+) -> None:
+    draw_images(2)
+    label()
+    other = make_small_model(tmp_path / "other", seed=5)
+    with pytest.raises(StoreError, match="belongs to another model"):
+        label(model=other.path)
+    with pytest.raises(StoreError, match="was made with top_k=5, this run has top_k=2"):
+        label(top_k=2)
+
+
+def test_what_cannot_run_is_refused_with_the_numbers(
+    label: Callable[..., PredictReport], draw_images: Callable[..., list[Path]]
+) -> None:
+    draw_images(64)
+    with pytest.raises(ResourceError, match=r"needs 64 CPUs .* the Ray cluster has 2 CPUs and 1 GPUs"):
+        label(num_workers=64)
+    with pytest.raises(ResourceError, match=r"and 8 GPUs, the Ray cluster has 2 CPUs and 1 GPUs"):
+        label(num_gpus=8)
+
+
+def test_a_missing_input_or_model_is_refused_before_anything_is_made(
+    label: Callable[..., PredictReport], draw_images: Callable[..., list[Path]], tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match="there is no such file or folder"):
+        label()
+    draw_images(1)
+    with pytest.raises(ModelFolderError, match="there is no such model folder"):
+        label(model=tmp_path / "nothing")
+    assert not (tmp_path / "store").exists()
+
+
+def test_a_worker_that_cannot_write_ends_the_job_with_the_reason(
+    label: Callable[..., PredictReport],
+    draw_images: Callable[..., list[Path]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    draw_images(64)
+
+    def block_the_parts(*args: Any, **kwargs: Any) -> Any:
+        # A file where the folder of parts belongs: the tests may run as root, whom permissions do not stop.
+        (tmp_path / "store" / "predictions").write_text("")
+        return label_units(*args, **kwargs)
+
+    monkeypatch.setattr("imgcls_ray.predict.job.label_units", block_the_parts)
+    with pytest.raises(StorageError, match=r"predictions.*the same command goes on from there") as caught:
+        label()
+    assert "\n" not in str(caught.value)
+
+
+def test_a_worker_that_cannot_start_ends_the_job_with_the_reason(
+    label: Callable[..., PredictReport],
+    draw_images: Callable[..., list[Path]],
+    small_model: ModelFolder,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    draw_images(64)
+    model = shutil.copytree(small_model.path, tmp_path / "model")
+
+    def remove_the_model(*args: Any, **kwargs: Any) -> Any:
+        shutil.rmtree(model)
+        return label_units(*args, **kwargs)
+
+    monkeypatch.setattr("imgcls_ray.predict.job.label_units", remove_the_model)
+    with pytest.raises(ModelFolderError, match=r"there is no such model folder.*the same command goes on from there"):
+        label(model=model)

@@ -1,0 +1,38 @@
+"""Commands at once, in random order, that die and wake up late: no row is lost, none is doubled.
+
+Attacks G1 and G4. ``python -m tests.predict.schedules`` plays as many as one likes.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.predict.schedules import run_schedule, work_off_without_claims
+
+_SEEDS_PER_TEST = 100
+
+
+@pytest.mark.parametrize("first", range(0, 500, _SEEDS_PER_TEST))
+def test_no_schedule_loses_or_doubles_a_row(first: int) -> None:
+    outcomes = {seed: run_schedule(seed) for seed in range(first, first + _SEEDS_PER_TEST)}
+    assert {seed: outcome for seed, outcome in outcomes.items() if not outcome.is_sound} == {}
+    # They must not pass because nothing happened.
+    assert sum(outcome.num_deaths for outcome in outcomes.values()) > 50
+    assert sum(outcome.num_refused for outcome in outcomes.values()) > 50
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_no_schedule_of_ten_thousand_loses_or_doubles_a_row() -> None:
+    assert [seed for seed in range(10_000) if not run_schedule(seed).is_sound] == []
+
+
+def test_the_schedules_find_what_a_number_without_a_claim_does() -> None:
+    """A run with nothing to label took its number without claiming it, and ended another run's plan."""
+    outcomes = [run_schedule(seed, work_off_without_claims) for seed in range(90, 130)]
+    assert any(outcome.doubled for outcome in outcomes)
+    assert any(outcome.problems for outcome in outcomes)
+
+
+def test_a_seed_is_a_schedule() -> None:
+    assert run_schedule(7) == run_schedule(7)

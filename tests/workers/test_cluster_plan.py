@@ -1,0 +1,90 @@
+"""Which actors a Ray may be asked for."""
+
+from __future__ import annotations
+
+import logging
+import os
+
+import pytest
+
+from imgcls_ray.errors import ResourceError
+from imgcls_ray.workers.ray_cluster import WorkerPlan, check_local, plan_workers, show_gpus
+
+
+@pytest.fixture
+def has(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Ray of two CPUs and one GPU."""
+    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 2.0, "GPU": 1.0})
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+
+
+@pytest.mark.usefixtures("has")
+def test_all_cpus_are_workers_by_default() -> None:
+    assert plan_workers(None, 0) == WorkerPlan(2, 0)
+
+
+@pytest.mark.usefixtures("has")
+@pytest.mark.parametrize(("num_workers", "num_gpus"), [(3, 0), (None, 2)])
+def test_the_machines_own_ray_is_not_asked_for_more_than_it_has(num_workers: int | None, num_gpus: int) -> None:
+    with pytest.raises(ResourceError, match="the Ray cluster has 2 CPUs and 1 GPUs"):
+        plan_workers(num_workers, num_gpus)
+
+
+@pytest.mark.usefixtures("has")
+def test_a_given_cluster_may_be_asked_for_more_and_says_what_runs_now(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    with caplog.at_level(logging.INFO, logger="imgcls_ray"):
+        assert plan_workers(64, 4) == WorkerPlan(64, 4)
+    [line] = caplog.messages
+    assert "2 of 64 CPU workers and 1 of 4 GPU workers can run now, the others start when it grows" in line
+
+
+def test_a_given_cluster_without_cpus_needs_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    monkeypatch.setattr("ray.cluster_resources", dict)
+    with pytest.raises(ResourceError, match="give num_workers, and the cluster grows"):
+        plan_workers(None, 0)
+    assert plan_workers(8, 0) == WorkerPlan(8, 0)
+
+
+@pytest.mark.usefixtures("has")
+def test_all_gpus_are_all_that_ray_has() -> None:
+    assert plan_workers(None, None) == WorkerPlan(2, 1)
+
+
+def test_all_gpus_of_a_cluster_without_one_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 2.0})
+    with pytest.raises(
+        ResourceError, match="the Ray cluster has no GPU now; give num_gpus if it can grow, or device=cpu"
+    ):
+        plan_workers(None, None)
+
+
+@pytest.mark.parametrize(
+    ("num_gpus", "gpu_ids", "found", "message"),
+    [
+        (0, (), 0, "device=gpu needs a GPU, this machine has 0 GPUs; give fewer, or device=cpu"),
+        (0, (0, 2), 1, "device=gpu:0,2: this machine has 1 GPU, so there is no GPU 2; give one that is there"),
+        (3, (), 2, "num_gpus=3 needs 3 GPUs, this machine has 2 GPUs"),
+    ],
+)
+def test_a_gpu_that_is_not_there_is_refused_before_ray_starts(
+    monkeypatch: pytest.MonkeyPatch, num_gpus: int, gpu_ids: tuple[int, ...], found: int, message: str
+) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: found)
+    with pytest.raises(ResourceError, match=message):
+        check_local(1, uses_gpus=True, num_gpus=num_gpus, gpu_ids=gpu_ids)
+
+
+@pytest.mark.parametrize(("before", "after"), [(None, "2,0"), ("4,5,7", "7,4")])
+def test_named_gpus_are_the_only_ones_that_ray_sees(
+    monkeypatch: pytest.MonkeyPatch, before: str | None, after: str
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if before:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", before)
+    show_gpus((2, 0))
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == after
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
