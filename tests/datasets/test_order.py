@@ -11,6 +11,7 @@ import pytest
 
 from imgcls_ray.config import CheckConfig
 from imgcls_ray.datasets import check as check_module
+from imgcls_ray.datasets import collecting
 from imgcls_ray.datasets.check import check_dataset
 from imgcls_ray.datasets.findings import FindingCode
 from imgcls_ray.datasets.inspecting import _facts_table, measure_in_time
@@ -48,7 +49,7 @@ def check_in_order(monkeypatch: pytest.MonkeyPatch) -> Callable[..., CheckResult
                 yield _facts_table(block, [one(uri) for uri in block["uri"].to_pylist()])
 
         monkeypatch.setattr(check_module, "inspect_entries", inspect)
-        monkeypatch.setattr(check_module, "ROWS_PER_BLOCK", 7)
+        monkeypatch.setattr(collecting, "ROWS_PER_BLOCK", 7)
         monkeypatch.setattr(check_module, "start_ray", lambda **_: None)
         monkeypatch.setattr(check_module, "plan_workers", lambda *_: SimpleNamespace(num_cpu_workers=1))
         return check_dataset(CheckConfig.model_validate({"data": str(dataset), **options}))
