@@ -142,11 +142,11 @@ def watch_until_it_ends(process: subprocess.Popen[str]) -> tuple[set[Listener], 
 def commands(model: ModelFolder, images: Path, colours: Path, output: Path) -> dict[str, list[str]]:
     train = {"model": "PP-LCNet_x0_25", "pretrained": False, "image_size": 32, "epochs": 1, "batch_size": 8}
     train |= {"num_workers": 2, "cpus_per_worker": 1, "loader_processes": 1}
-    settings = [f"-o{key}={value}" for key, value in train.items()]
+    settings = [f"-s{key}={value}" for key, value in train.items()]
     return {
         "predict": [str(images), "-m", str(model.path), "-o", str(output)],
         "evaluate": [str(colours), "-m", str(model.path), "-o", str(output)],
-        "train": [f"-odata={colours}", f"-ooutput={output}", *settings],
+        "train": [str(colours), "-o", str(output), *settings],
     }
 
 
@@ -192,7 +192,7 @@ def test_a_stop_shows_the_commands_own_words_only(
     if name == "serve":
         command = serve_command(small_model, port)
     elif name == "train":
-        command.append("-oepochs=500")
+        command.append("-sepochs=500")
     at_work = {"serve": "Ctrl-C", "train": "epoch 1", "predict": ""}[name]
     with started(command, own_environment(tmp_path / "home")) as (process, output):
         deadline = time.monotonic() + 180

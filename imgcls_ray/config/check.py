@@ -31,8 +31,6 @@ class SplitOptions(SplitRules):
     """Percentage of the images for training."""
     val_percent: float | None = Field(default=None, gt=0, le=100)
     """Percentage of the images for validation; all percentages add up to 100."""
-    delimiter: str | None = Field(default=None, min_length=1)
-    """Text between path and class id in the lists. Default: spaces or a tab, whichever is last in a line."""
 
     @model_validator(mode="after")
     def _has_its_shares(self) -> Self:

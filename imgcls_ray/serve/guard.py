@@ -81,7 +81,7 @@ class Room:
         while self._places and next(iter(self._places.values())) < time.monotonic() - _PLACE_S:
             del self._places[next(iter(self._places))]
         # Heads without bodies cost their callers nothing: they alone do not fill the room.
-        return self.num_images() + min(len(self._places), self.max_images // 2) >= self.max_images
+        return self.num_images() + min(len(self._places), (self.max_images + 1) // 2) >= self.max_images
 
     def take_place(self) -> object:
         """Keep room for an image of a request whose body is still to come, for half a second at most.

@@ -176,6 +176,7 @@ def jpeg_of_many_scans() -> bytes:
 def test_heavy_pictures_do_not_delay_light_ones(make_heavy: Callable[[], bytes], start: Callable[..., Live]) -> None:
     live = start(decode_timeout_s=60, request_timeout_s=60)
     heavy = make_heavy()
+    assert live.classify(heavy).status_code == 200  # the processes that decode have started
 
     async def ask() -> tuple[float, list[float]]:
         started = time.perf_counter()
