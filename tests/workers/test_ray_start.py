@@ -241,6 +241,20 @@ def test_a_callers_own_token_is_respected(short_folder: Path, environment: dict[
     assert found["auth"] == environment.get("RAY_AUTH_MODE")
 
 
+@pytest.mark.parametrize("name", ["RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"])
+@pytest.mark.parametrize("value", ["", "  "])
+def test_an_empty_variable_does_not_open_a_ray_of_our_own(short_folder: Path, name: str, value: str) -> None:
+    found = own(short_folder, **{name: value})
+    assert (found["auth"], found["mode"]) == (None, "0o600")
+
+
+@pytest.mark.parametrize("mode", ["tokn", "none", "0", "token,disabled"])
+def test_a_mode_that_ray_does_not_know_is_refused(short_folder: Path, mode: str) -> None:
+    with pytest.raises(subprocess.CalledProcessError) as caught:
+        own(short_folder, RAY_AUTH_MODE=mode)
+    assert f"ResourceError: RAY_AUTH_MODE={mode}: is no mode of Ray's; " in caught.value.stderr.splitlines()[-1]
+
+
 def test_no_room_for_sockets_is_said_in_one_line(short_folder: Path) -> None:
     with pytest.raises(subprocess.CalledProcessError) as caught:
         own(short_folder / "missing" / "file", RAY_TMPDIR="/proc/missing")
