@@ -13,9 +13,12 @@ import ipaddress
 import os
 import re
 import resource
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from imgcls_ray.workers.child import end_with_parent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -87,6 +90,8 @@ def main() -> None:
         beside.write_text(written)
         beside.replace(path)
         binary = _real_binary()
+        # Ray Serve's process that started it may be killed; HAProxy would keep the port for ever.
+        end_with_parent(signal.SIGTERM)
     except (UnexpectedConfigurationError, ValueError, IndexError, OSError) as error:
         sys.exit(f"{_SCRIPT}: {error}")
     os.execv(binary, [binary, *sys.argv[1:]])

@@ -7,7 +7,6 @@ with their parent, however that ends.
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import os
 import resource
@@ -23,7 +22,7 @@ import traceback
 from contextlib import suppress
 from typing import TYPE_CHECKING, NoReturn
 
-from imgcls_ray.workers.child import IN_MEMORY, LENGTH, MEMORY_FD, ChildDiedError, start_python
+from imgcls_ray.workers.child import IN_MEMORY, LENGTH, MEMORY_FD, ChildDiedError, end_with_parent, start_python
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -45,7 +44,6 @@ _SERVER_TIMEOUT_S = 180.0
 _CLOSE_TIMEOUT_S = 5.0
 # Libraries that start threads when they are loaded would make the server one that must not fork.
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-_PR_SET_PDEATHSIG = 1
 
 
 class ForkServerDiedError(Exception):
@@ -302,8 +300,7 @@ def _be_fork(run: Callable[[], None], control: socket.socket, connection: int, m
 
 def _end_with(server: int) -> None:
     """Let this process end when the server does: the parent's connection alone would not end one that computes."""
-    with suppress(AttributeError):  # not Linux: it ends when it next reads
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    end_with_parent(signal.SIGKILL)
     if os.getppid() != server:
         os._exit(1)
 

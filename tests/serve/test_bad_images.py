@@ -180,7 +180,7 @@ def test_heavy_pictures_do_not_delay_light_ones(make_heavy: Callable[[], bytes],
 
     async def ask() -> tuple[float, list[float]]:
         started = time.perf_counter()
-        asked = asyncio.gather(*(live.classifying(heavy) for _ in range(4)))
+        asked = asyncio.gather(*(live.classifying(heavy) for _ in range(8)))
         light = []
         while not asked.done():
             asked_at = time.perf_counter()
