@@ -2,7 +2,7 @@
 
 A server decodes what strangers send. Pictures that are within the limits and still take seconds must not stand before
 those that take milliseconds, and what may hold up a process is decoded in another one. So the guess itself takes a
-millisecond at most, whatever the bytes are: no decoder is asked, and nothing is read to its end.
+millisecond, and of a large JPEG of many scans, which are counted, one for each megabyte: no decoder is asked.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ _READ_SIZE: dict[ImageFormat, Callable[[bytes], tuple[int, int]]] = {
 }
 # Encoders write about ten scans, each a pass over the coefficients that costs about a third of decoding them once.
 _SCANS_OF_COST_1 = 3
-# Scans are counted in so many bytes, and guessed behind them: a progressive file of this size is heavy anyhow.
-_BYTES_FOR_SCANS, _SCANS_OF_LARGE_FILES = 1 << 20, 10
+# Scans are counted in steps: one call of C code for a whole file would keep the interpreter from everybody else.
+_STEP_BYTES = 1 << 20
 # Few files hold more than their pixels need: a profile, a thumbnail, a depth map.
 _ORDINARY_BYTES, _ORDINARY_BYTES_PER_PIXEL = 1 << 22, 8
 # In a JPEG's header. One of an ordinary file has tens, of 64 kB each where it holds a profile or a depth map.
@@ -101,7 +101,8 @@ def _read_head(data: bytes) -> JpegHeader:
 def _jpeg_cost(data: bytes, header: JpegHeader) -> float:
     num_scans = 1
     if header.has_many_scans:
-        num_scans = data.count(b"\xff\xda", 0, _BYTES_FOR_SCANS)
-        if len(data) > _BYTES_FOR_SCANS:
-            num_scans = max(num_scans, _SCANS_OF_LARGE_FILES)
+        # One byte more than the step: a marker may begin with its last one.
+        num_scans = sum(
+            data.count(b"\xff\xda", start, start + _STEP_BYTES + 1) for start in range(0, len(data), _STEP_BYTES)
+        )
     return header.width * header.height * max(1.0, num_scans / _SCANS_OF_COST_1)

@@ -345,3 +345,13 @@ def test_junk_between_scans_is_looked_at_in_steps(junk: bytes, monkeypatch: pyte
     jpeg.check_jpeg(content, jpeg.read_jpeg_header(content), DecodeLimits())
     assert len(spans) > 4
     assert max(spans) <= 2**20 + 1
+
+
+def test_scans_behind_the_first_megabyte_are_counted_too() -> None:
+    file = io.BytesIO()
+    Image.effect_noise((1500, 1000), 60).convert("RGB").save(file, "JPEG", progressive=True, quality=95)
+    encoded = file.getvalue()
+    assert len(encoded) > 2**20
+    assert is_ordinary(encoded)
+    last_scan = encoded[encoded.rindex(b"\xff\xda") : -2]
+    assert not is_ordinary(encoded[:-2] + last_scan * 60 + encoded[-2:])

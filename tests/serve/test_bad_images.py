@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+import torch
 
 from imgcls_ray.errors import ImageError, ImageErrorCode
 from imgcls_ray.models.classifier import decode_model_input
@@ -172,6 +173,16 @@ def jpeg_of_many_scans() -> bytes:
     return encoded[: -len(make.EOI)] + last_scan * 80 + make.EOI
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """As in a replica: threads of torch that wait for each other wait for everything else on the machine, too."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("make_heavy", [png_of_one_colour, jpeg_of_many_scans])
 def test_heavy_pictures_do_not_delay_light_ones(make_heavy: Callable[[], bytes], start: Callable[..., Live]) -> None:
     live = start(decode_timeout_s=60, request_timeout_s=60)
