@@ -474,7 +474,7 @@ def test_the_files_gpus_give_way_to_those_that_are_here(
 ) -> None:
     training = ("Global.mode=train", f"Global.dataset_dir={DATA}", "Train.batch_size=8")
     for num_gpus, device, batch_size in ((0, "cpu", 8), (2, "gpu:0,1", 16), (4, "gpu:0,1,2,3", 32)):
-        monkeypatch.setattr("torch.cuda.device_count", lambda found=num_gpus: found)
+        monkeypatch.setattr(paddlex, "count_gpus", lambda *, of_cluster, found=num_gpus: found)
         run(*training)
         assert (asked["device"], asked["batch_size"]) == (device, batch_size)
     Path(CONFIG).write_text(CONFIG_TEXT.replace("gpu:0,1,2,3", "npu:0"))
@@ -485,7 +485,7 @@ def test_the_files_gpus_give_way_to_those_that_are_here(
 def test_a_cluster_chooses_among_its_own_gpus(
     workplace: Path, asked: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr(paddlex, "count_gpus", lambda *, of_cluster: 2)
     monkeypatch.setattr(paddlex, "is_cluster_given", lambda: True)
     run("Global.mode=train", f"Global.dataset_dir={DATA}")
     assert asked["device"] == "gpu"

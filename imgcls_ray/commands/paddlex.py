@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from imgcls_ray.commands import check, evaluate, export, train
 from imgcls_ray.commands.check import check_output
+from imgcls_ray.commands.device import count_gpus
 from imgcls_ray.commands.predict_files import label_files
 from imgcls_ray.config import (
     PredictConfig,
@@ -364,9 +365,7 @@ def _device_here(device: str) -> str:
         return "cpu"
     if not wanted.is_gpu:
         return "cpu"
-    import torch
-
-    num_gpus = torch.cuda.device_count()
+    num_gpus = count_gpus(of_cluster=False)
     if not wanted.ids or is_cluster_given():
         # A cluster chooses among its own.
         return "gpu" if num_gpus else "cpu"

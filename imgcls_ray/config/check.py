@@ -39,7 +39,7 @@ class SplitOptions(SplitRules):
         return self
 
 
-class SplitConfig(SplitRules):
+class SplitConfig(Labelled, SplitRules):
     """One split of a labelled dataset: ``imgcls split``."""
 
     data: str = Field(examples=["DATASET"])
@@ -48,8 +48,6 @@ class SplitConfig(SplitRules):
     """Percentage of the images for training."""
     val_percent: float
     """Percentage of the images for validation; all percentages add up to 100."""
-    delimiter: str | None = Field(default=None, min_length=1)
-    """Text between path and class id in the lists. Default: spaces or a tab, whichever is last in a line."""
 
 
 class CheckConfig(Labelled, ReadLimits):

@@ -13,7 +13,14 @@ import sys
 from typing import TYPE_CHECKING
 
 from imgcls_ray.serve.errors import ApiError, ErrorCode, failed, no_room, not_found, refuse, too_large
-from imgcls_ray.serve.guard import announced_bytes, check_head, request_id_of, send_error, with_headers
+from imgcls_ray.serve.guard import (
+    announced_bytes,
+    check_head,
+    headers_of,
+    request_id_of,
+    send_error,
+    with_headers,
+)
 from imgcls_ray.serve.slow_callers import SlowCallers
 
 if TYPE_CHECKING:
@@ -111,8 +118,7 @@ class Door:
             return
         if room.is_full():
             GATE.num_refused += 1
-            given = dict(reversed(scope["headers"]))
-            await send_error(send, no_room(), scope["path"], request_id_of(given))
+            await send_error(send, no_room(), scope["path"], request_id_of(headers_of(scope)))
             return
         place = room.take_place()
         try:
@@ -121,7 +127,7 @@ class Door:
             room.leave_place(place)
 
     async def _admit(self, scope: Scope, receive: Receive, send: Send) -> None:
-        given = dict(reversed(scope["headers"]))  # of several with one name the first counts
+        given = headers_of(scope)
         request_id = request_id_of(given)
         visit = _Visit(scope["path"], request_id, receive, send, self._max_bytes)
         try:

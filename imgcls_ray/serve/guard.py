@@ -214,8 +214,7 @@ class _Exchange:
         self.start = time.perf_counter()
         self.scope = scope
         self._is_head = scope["method"] == "HEAD"
-        # Of several with one name the first counts, as at the door.
-        self.headers: dict[bytes, bytes] = dict(reversed(scope["headers"]))
+        self.headers = headers_of(scope)
         self.request_id = request_id_of(self.headers)
         # Ray Serve mounts an application under its route_prefix, which ASGI leaves in the path.
         self.path: str = scope["path"].removeprefix(scope.get("root_path", "")) or "/"
@@ -266,6 +265,11 @@ class _Exchange:
         if self.status:
             return
         await send_error(self.send, error, self.path, self.request_id)
+
+
+def headers_of(scope: Scope) -> dict[bytes, bytes]:
+    """The headers of a request; of several with one name the first counts."""
+    return dict(reversed(scope["headers"]))
 
 
 def request_id_of(headers: Mapping[bytes, bytes]) -> str:

@@ -12,7 +12,7 @@ import time
 from typing import TYPE_CHECKING
 
 from imgcls_ray.serve.errors import ErrorCode, refuse
-from imgcls_ray.serve.guard import request_id_of, send_error
+from imgcls_ray.serve.guard import headers_of, request_id_of, send_error
 
 if TYPE_CHECKING:
     from imgcls_ray.serve.guard import AsgiApp, Message, Receive, Scope, Send
@@ -49,7 +49,7 @@ class SlowCallers:
             task.uncancel()
             if not visit.is_answered:
                 error = refuse(ErrorCode.OVERLOADED, "too many callers are as slow as this one; try again later")
-                await send_error(send, error, scope["path"], request_id_of(dict(scope["headers"])))
+                await send_error(send, error, scope["path"], request_id_of(headers_of(scope)))
         finally:
             del self._visits[visit]
 
