@@ -25,6 +25,7 @@ from imgcls_ray.serve.haproxy import front_binary
 from imgcls_ray.serve.local import free_ports, port_environment
 from tests.conftest import make_small_model
 from tests.jobs.cluster import ROOT, OwnCluster, environment
+from tests.serve.waiting import wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -86,20 +87,6 @@ class Deployment:
                 if raylet is not None and session in " ".join(raylet.cmdline()):
                     found.append(process)
         return found
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not _holds(condition):
-        assert time.monotonic() < deadline, "did not come to hold"
-        time.sleep(0.3)
-
-
-def _holds(condition: Callable[[], bool]) -> bool:
-    try:
-        return condition()
-    except (httpx.TransportError, KeyError, ValueError):
-        return False
 
 
 @contextmanager

@@ -17,6 +17,7 @@ import numpy as np
 import psutil
 import pytest
 
+from benchmarks import hostile_images as hostile
 from imgcls_ray.errors import ImageError, ImageErrorCode
 from imgcls_ray.images.cost import HEAVY_COST, is_ordinary
 from imgcls_ray.images.limits import DecodeLimits
@@ -27,8 +28,8 @@ from imgcls_ray.serve.decoders import Decoding, Drawing
 from imgcls_ray.serve.pool import DecoderPool, Lane, Work
 from imgcls_ray.workers import forks
 from imgcls_ray.workers.child import ChildDiedError
-from tests import hostile_images as hostile
 from tests.images import bad_images as make
+from tests.images import bombs
 from tests.serve.bad_decoders import SERVER, order
 from tests.serve.conftest import NUM_ENGINES, picture, wait_until
 
@@ -127,7 +128,7 @@ def test_a_decoder_that_takes_its_timer_away_is_ended_from_outside(
 
 def test_a_picture_that_takes_more_memory_than_its_lane_has_is_refused_alone() -> None:
     """The process holds what the largest picture of its lane takes, whatever a file makes of it."""
-    bomb = hostile.tiff_of_one_large_tile(24_000)  # 1.7 GB of one tile, 1.7 MB of file
+    bomb = hostile.tiff_giant_tile(24_000)  # 1.7 GB of one tile, 1.7 MB of file
     assert not is_ordinary(bomb)
     with Decoders(DecodeLimits(timeout_s=60)) as asked:
         assert asked.do(bomb).code in (
@@ -141,14 +142,14 @@ def test_a_picture_that_takes_more_memory_than_its_lane_has_is_refused_alone() -
 @pytest.mark.parametrize(
     "content",
     [
-        hostile.tiff_of_strips(20_000),
-        hostile.tiff_of_tiles(800, 16),
-        hostile.tiff_of_one_large_tile(2000),
-        hostile.tiff_of_tags(200, 1000),
-        hostile.bmp_of_runs(300, 300),
-        hostile.gif_of_comments(20_000),
-        hostile.gif_of_blocks(20_000),
-        hostile.avif_of_boxes(5000),
+        hostile.tiff_strips(20_000),
+        hostile.tiff_tiles(800, 800),
+        hostile.tiff_giant_tile(2000),
+        hostile.tiff_tags(200, 1000),
+        hostile.bmp_runs(300, 300),
+        hostile.gif_comments(20_000),
+        hostile.gif_sub_blocks(20_000),
+        bombs.box_file("AVIF") + bombs.boxes(5000),
     ],
     ids=["strips", "tiles", "large tile", "tags", "runs", "comments", "blocks", "boxes"],
 )

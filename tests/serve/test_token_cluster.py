@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import subprocess
 import sys
-import time
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,7 @@ from imgcls_ray.serve.haproxy import front_binary
 from imgcls_ray.serve.local import free_ports, port_environment
 from tests.jobs.cluster import RAY, ROOT, environment
 from tests.listening import Listener
+from tests.serve.waiting import NOT_YET, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -76,11 +76,11 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TokenCluster]:
         head = ("--head", f"--port={cluster.gcs_port}", f"--dashboard-port={cluster.dashboard_port}")
         nodes.enter_context(node({**cluster.user, **port_environment()}, *head))
         address = f"--address=127.0.0.1:{cluster.gcs_port}"
-        wait_for(lambda: len(nodes_of(cluster)) == 1)
+        wait_patiently(lambda: len(nodes_of(cluster)) == 1)
         # Both nodes are this machine, so each needs ports of its own.
         ports = {**port_environment(), "RAY_SERVE_WORKER_PROXY_HTTP_PORT": str(cluster.worker_port)}
         nodes.enter_context(node({**cluster.user, **ports}, address))
-        wait_for(lambda: len(nodes_of(cluster)) == 2)
+        wait_patiently(lambda: len(nodes_of(cluster)) == 2)
         yield cluster
 
 
@@ -94,18 +94,8 @@ def nodes_of(cluster: TokenCluster) -> list[Any]:
     return found
 
 
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not _holds(condition):
-        assert time.monotonic() < deadline, "did not come to hold"
-        time.sleep(0.3)
-
-
-def _holds(condition: Callable[[], bool]) -> bool:
-    try:
-        return condition()
-    except (httpx.TransportError, KeyError, ValueError, TypeError):
-        return False
+def wait_patiently(condition: Callable[[], bool]) -> None:
+    wait_for(condition, PATIENCE_S, not_yet=(*NOT_YET, TypeError))
 
 
 def is_ready(url: str) -> bool:
@@ -151,7 +141,7 @@ def test_who_has_the_token_deploys_and_submits_and_who_has_not_does_not(
     [image] = draw_images(1)
     for number in (port, cluster.worker_port):
         url = f"http://127.0.0.1:{number}"
-        wait_for(functools.partial(is_ready, url))
+        wait_patiently(functools.partial(is_ready, url))
         answer = httpx.post(
             f"{url}/v1/classify", content=image.read_bytes(), headers={"content-type": "image/jpeg"}, timeout=60
         )
