@@ -130,13 +130,23 @@ def is_ready(port: int, path: str) -> bool:
 
 
 def processes_of(session: int) -> list[psutil.Process]:
-    """The processes of a session that run."""
-    found = []
+    """The processes of a session that run, and what they have started, also where that is a session of its own."""
+    running: dict[int, psutil.Process] = {}
+    found: set[int] = set()
+    children: dict[int, list[int]] = {}
     for process in psutil.process_iter():
         with suppress(psutil.Error, OSError):
-            if os.getsid(process.pid) == session and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
-    return found
+            if process.status() != psutil.STATUS_ZOMBIE:
+                running[process.pid] = process
+                children.setdefault(process.ppid(), []).append(process.pid)
+                if os.getsid(process.pid) == session:
+                    found.add(process.pid)
+    todo = list(found)
+    while todo:
+        of_it = [pid for pid in children.get(todo.pop(), []) if pid not in found]
+        found.update(of_it)
+        todo += of_it
+    return [running[pid] for pid in sorted(found)]
 
 
 class CpuWatch:

@@ -241,7 +241,8 @@ def _decode_planes(data: bytes, planes: Planes, limits: DecodeLimits) -> np.ndar
         with TiffImagePlugin.TiffImageFile(io.BytesIO(keep_picture(data, limits, directory))) as image:
             limits.check_size(*image.size)
             image.load()
-            bands.append(Image.fromarray(to_rgb(image)[:, :, 0]))
+            # Three times the memory only where there is something to convert.
+            bands.append(image if image.mode == "L" else Image.fromarray(to_rgb(image)[:, :, 0]))
     return turn_upright(to_rgb(Image.merge(planes.mode, bands) if len(bands) > 1 else bands[0]), planes.orientation)
 
 

@@ -26,7 +26,7 @@ from imgcls_ray.errors import ImageError, ImageErrorCode
 from imgcls_ray.images.cost import HEAVY_COST, decode_cost, is_ordinary
 from imgcls_ray.models.classifier import ModelInput
 from imgcls_ray.serve.decoders import NICENESS, Decoding, Drawing
-from imgcls_ray.serve.errors import no_room
+from imgcls_ray.serve.errors import ApiError, no_room
 from imgcls_ray.serve.pool import DecoderPool, Work
 from imgcls_ray.workers.decoding import late
 
@@ -238,6 +238,8 @@ class Pipeline:
         if isinstance(work, Job) and isinstance(result, ModelInput):
             work.image = result
             self._enqueue(work)
+        elif isinstance(result, ApiError):
+            self._tell(_fail, [work], result)
         else:
             self._tell(_resolve, [(work, result)])
 

@@ -3,9 +3,9 @@
 An image cannot harm more than the process that decodes it: one that takes too long or crashes gets its code, and the
 next image another process, forked in some 20 ms. What its caller no longer waits for is ended in the middle.
 
-Two lanes. Large pictures share one process, which may take the memory of the largest picture; the others may take that
-of a picture at ``HEAVY_COST``. In both lanes requests take turns, so that one of many images does not keep another
-waiting; a request that would wait too long is refused when it comes.
+Two lanes. Large pictures share one process, which may take the memory of the largest picture, and decodes when nobody
+else needs the cores; the others may take that of a picture at ``HEAVY_COST``. In both lanes requests take turns, so
+that one of many images does not keep another waiting; a request that would wait too long is refused when it comes.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING, Any
 from imgcls_ray.errors import ImageError, ImageErrorCode
 from imgcls_ray.images.cost import HEAVY_COST
 from imgcls_ray.serve.decoders import serve_decoders, write_request, write_setup
+from imgcls_ray.serve.errors import no_room
 from imgcls_ray.workers.child import ChildDiedError
-from imgcls_ray.workers.decoding import error_of_death, late
+from imgcls_ray.workers.decoding import error_of_death
 from imgcls_ray.workers.forks import ForkServer, ForkServerDiedError
 
 if TYPE_CHECKING:
@@ -36,8 +37,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger("imgcls_ray.serve")
 
 _SERVER = (serve_decoders.__module__, serve_decoders.__name__)
-# A decoder ends itself in time; this is for one that took its timer away.
-_LATER_S = 5.0
+# A decoder ends itself when an image has had its CPU time. This is for one that got no core for so many times as long,
+# waits for something, or took its timer away.
+_MAX_SLOWDOWN = 10
 _SETUP_TIMEOUT_S = 60.0
 _RETRY_S = 1.0
 # Of a lane's mean time per image, what one more image counts.
@@ -61,10 +63,12 @@ class Work:
 class Lane:
     """Images that wait for processes of one kind; under the lock of its pool."""
 
-    def __init__(self, num_processes: int, max_pixels: int) -> None:
+    def __init__(self, num_processes: int, max_pixels: int, *, is_background: bool = False) -> None:
         self.num_processes = num_processes
         self.max_pixels = max_pixels
         """For whose memory a process has room."""
+        self.is_background = is_background
+        """Its processes run when nobody else needs the cores."""
         self.waiting: dict[object, deque[Work]] = {}
         """By request, the one whose turn it is first."""
         self.running: list[Work] = []
@@ -133,16 +137,17 @@ class DecoderPool:
 
         Args:
             num_processes: for pictures that are not large; there is one more for those.
-            limits: of every image; a process ends ``timeout_s`` after it began with one.
+            limits: of every image; a process ends when one has taken ``timeout_s`` of CPU time.
             max_images: in a lane.
             max_bytes: encoded, in both.
-            finish: gets work, its result and how long it took, in a thread of the pool.
+            finish: gets work, its result and how long it took, in a thread of the pool. The result is an ``ApiError``
+                where the image is not to blame.
         """
         self.limits = limits
         self._max_images, self._max_bytes = max_images, max_bytes
         self._finish = finish
         self.light = Lane(num_processes, min(HEAVY_COST, limits.max_pixels))
-        self.heavy = Lane(1, limits.max_pixels)
+        self.heavy = Lane(1, limits.max_pixels, is_background=True)
         self._condition = threading.Condition()
         self._server: ForkServer | None = None
         self._server_lock = threading.Lock()
@@ -239,7 +244,8 @@ class DecoderPool:
         while self.is_open:
             try:
                 fork = self._running_server().fork()
-                fork.ask(write_setup(self.limits, lane.max_pixels), timeout_s=_SETUP_TIMEOUT_S, max_bytes=len(b"ready"))
+                setup = write_setup(self.limits, max_pixels=lane.max_pixels, is_background=lane.is_background)
+                fork.ask(setup, timeout_s=_SETUP_TIMEOUT_S, max_bytes=len(b"ready"))
             except (ChildDiedError, ForkServerDiedError, OSError) as error:
                 if self.is_open:
                     logger.error("no decoder process came up: %s %s", type(error).__name__, error)
@@ -300,7 +306,7 @@ class _Slot:
                     answer = fork.ask(
                         write_request(work.task),
                         work.data,
-                        timeout_s=limits.timeout_s + _LATER_S,
+                        timeout_s=_MAX_SLOWDOWN * limits.timeout_s,
                         max_bytes=work.task.max_answer_bytes,
                     )
                 return work.task.read_answer(answer)
@@ -316,7 +322,7 @@ class _Slot:
                 return error_of_death(death, limits)
             except TimeoutError:
                 self._fork = None
-                return late(limits)
+                return no_room()
         return ImageError(ImageErrorCode.DECODER_CRASHED)
 
     def _renew(self) -> None:

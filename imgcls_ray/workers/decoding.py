@@ -51,21 +51,26 @@ def decode_in_time(preprocess: Preprocess, limits: DecodeLimits) -> Decode:
     return end_process_when_late(decode, limits)
 
 
-def end_process_when_late(work: Callable[[bytes], R], limits: DecodeLimits) -> Callable[[bytes], R]:
+def end_process_when_late(
+    work: Callable[[bytes], R], limits: DecodeLimits, *, timer: int = signal.ITIMER_REAL
+) -> Callable[[bytes], R]:
     """Give work on one image ``limits.timeout_s``; then the process ends by SIGALRM.
+
+    With ``timer=signal.ITIMER_PROF`` it is seconds of CPU time, and the signal is SIGPROF: for a process that others go
+    before, and whose image is not to blame for that.
 
     A timer of the kernel and the signal's default action, because a decoder in C may never give the GIL back: no
     handler and no thread of Python's would run. ``faulthandler.dump_traceback_later`` needs no GIL either, but starts a
-    thread for each image, 54 microseconds against one. The process must have no other use for SIGALRM, which holds for
-    a worker. One thread decodes at a time.
+    thread for each image, 54 microseconds against one. The process must have no other use for the signal, which holds
+    for a worker. One thread decodes at a time.
     """
 
     def timed(data: bytes) -> R:
-        signal.setitimer(signal.ITIMER_REAL, limits.timeout_s)
+        signal.setitimer(timer, limits.timeout_s)
         try:
             return work(data)
         finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.setitimer(timer, 0)
 
     return timed
 
@@ -121,7 +126,7 @@ def ask_child(
 
 def error_of_death(death: ChildDiedError, limits: DecodeLimits) -> ImageError:
     """The error of the image that ended its process."""
-    if death.return_code == -signal.SIGALRM:
+    if death.return_code in (-signal.SIGALRM, -signal.SIGPROF):
         return late(limits)
     return ImageError(ImageErrorCode.DECODER_CRASHED, str(death))
 

@@ -43,7 +43,10 @@ _TIME = struct.Struct("@ll")
 _SERVER_TIMEOUT_S = 180.0
 _CLOSE_TIMEOUT_S = 5.0
 # Libraries that start threads when they are loaded would make the server one that must not fork.
-_ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+_ENVIRONMENT = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+# Memory in pages of 2 MB: a picture of gigabytes in pages of 4 kB keeps the kernel busy for half of its time, and on
+# virtual machines every other process waits for that.
+_ENVIRONMENT["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
 
 
 class ForkServerDiedError(Exception):
@@ -56,7 +59,7 @@ class ForkServer:
     def __init__(self, module: str, function: str) -> None:
         self._socket, theirs = socket.socketpair()
         with theirs:
-            self._process = start_python(module, function, stdin=theirs.fileno(), environment=_ONE_THREAD)
+            self._process = start_python(module, function, stdin=theirs.fileno(), environment=_ENVIRONMENT)
         self._socket.settimeout(_SERVER_TIMEOUT_S)
         self._lock = threading.Lock()
         self._is_ready = False

@@ -49,7 +49,7 @@ def _spin() -> None:
 
 
 def _disarm() -> None:
-    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.setitimer(signal.ITIMER_PROF, 0)
     time.sleep(3600)
 
 
