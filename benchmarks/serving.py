@@ -1,6 +1,7 @@
 """The service under load: beside LitServe, with many images a request, in overload, and while its model changes.
 
     python -m benchmarks.serving compare --model M                # ours, ours without HAProxy, LitServe
+    python -m benchmarks.serving compare --model M --before DIR   # ours, that of another checkout, LitServe
     python -m benchmarks.serving many --model M                   # 16 images a request, beside the same work in-process
     python -m benchmarks.serving overload --model M               # three times what it can do, a third of it hopeless
     python -m benchmarks.serving rollout --model A --to B         # another model, and a broken one, under load
@@ -31,8 +32,7 @@ if TYPE_CHECKING:
     from benchmarks.http_load import Kind
     from benchmarks.servers import Server
 
-OURS, NO_HAPROXY, LITSERVE = "ours", "ours, no HAProxy", "LitServe"
-SERVERS = (OURS, NO_HAPROXY, LITSERVE)
+OURS, NO_HAPROXY, LITSERVE, BEFORE = "ours", "ours, no HAProxy", "LitServe", "before"
 
 
 class Cell(NamedTuple):
@@ -44,27 +44,34 @@ class Cell(NamedTuple):
     p99_s: float
 
 
-def _started(name: str, model: Path, environment: Mapping[str, str]) -> AbstractContextManager[Server]:
+def _started(
+    name: str, model: Path, environment: Mapping[str, str], before: Path | None
+) -> AbstractContextManager[Server]:
     if name == LITSERVE:
         return litserve_server(model, environment)
-    return our_server(model, environment, is_haproxy=name == OURS)
+    if name == BEFORE:
+        environment = {**environment, "PYTHONPATH": str(before.resolve())}
+    return our_server(model, environment, is_haproxy=name != NO_HAPROXY)
 
 
-def compare(model: Path, sizes: Sequence[str], clients: Sequence[int], seconds: float, repeat: int) -> None:
+def compare(
+    model: Path, sizes: Sequence[str], clients: Sequence[int], seconds: float, repeat: int, before: Path | None
+) -> None:
     """One server after the other for each size, so that a drift of the machine meets all of them."""
+    servers = (OURS, BEFORE if before else NO_HAPROXY, LITSERVE)
     cells: dict[tuple[str, str, int], list[Cell]] = {}
     with isolated_environment() as environment:
         keep_conversion(model, environment)
         for turn in range(repeat):
             for size in sizes:
                 jpegs = draw_jpegs(SIZES[size], NUM_PICTURES)
-                for name in SERVERS:
-                    with _started(name, model, environment) as server:
+                for name in servers:
+                    with _started(name, model, environment, before) as server:
                         kinds = image_kinds(jpegs, path=server.path)
                         for number in clients:
                             cell = _measure_cell(server, kinds, number, seconds, name=name, size=size, turn=turn)
                             cells.setdefault((size, name, number), []).append(cell)
-    _tell_comparison(cells, sizes, clients)
+    _tell_comparison(cells, servers, sizes, clients)
 
 
 def _measure_cell(server: Server, kinds: Sequence[Kind], clients: int, seconds: float, **about: Any) -> Cell:
@@ -88,24 +95,31 @@ def _measure_cell(server: Server, kinds: Sequence[Kind], clients: int, seconds: 
 
 
 def _tell_comparison(
-    cells: Mapping[tuple[str, str, int], Sequence[Cell]], sizes: Sequence[str], clients: Sequence[int]
+    cells: Mapping[tuple[str, str, int], Sequence[Cell]],
+    servers: Sequence[str],
+    sizes: Sequence[str],
+    clients: Sequence[int],
 ) -> None:
     rows = []
+    others = [name for name in (BEFORE, LITSERVE) if name in servers]
     for size in sizes:
         for number in clients:
             row = [f"{size}, {number} clients"]
-            for name in SERVERS:
+            for name in servers:
                 rate, p50, p99 = (statistics.median(values) for values in zip(*cells[size, name, number], strict=True))
                 row.append(f"{rate:.1f} ({in_ms(p50)}, {in_ms(p99)})")
-            # Of cells that were measured one after the other.
-            ratio = statistics.median(
-                ours.rate / theirs.rate if theirs.rate else float("inf")
-                for ours, theirs in zip(cells[size, OURS, number], cells[size, LITSERVE, number], strict=True)
-            )
-            emit(BENCHMARK, "ours to LitServe", ratio, "ratio", size=size, clients=number)
-            rows.append([*row, f"{ratio:.2f}"])
+            for name in others:
+                # Of cells that were measured one after the other.
+                ratio = statistics.median(
+                    ours.rate / theirs.rate if theirs.rate else float("inf")
+                    for ours, theirs in zip(cells[size, OURS, number], cells[size, name, number], strict=True)
+                )
+                emit(BENCHMARK, f"ours to {name}", ratio, "ratio", size=size, clients=number)
+                row.append(f"{ratio:.2f}")
+            rows.append(row)
     title = "one image a request: requests/s (p50, p99 in ms)"
-    print_table(("body", *SERVERS, "ours/LitServe"), rows, title=title, console=stderr_console())
+    columns = ("body", *servers, *(f"ours/{name}" for name in others))
+    print_table(columns, rows, title=title, console=stderr_console())
 
 
 def many(model: Path, clients: Sequence[int], seconds: float, num_images: int) -> None:
@@ -147,6 +161,9 @@ def main() -> None:
         options[name].add_argument("--seconds", type=float, default=10, help="of each cell [default: 10]")
     options["compare"].add_argument("--sizes", default=",".join(SIZES), help="[default: %(default)s]")
     options["compare"].add_argument("--repeat", type=int, default=1, help="medians are told [default: 1]")
+    options["compare"].add_argument(
+        "--before", type=Path, metavar="DIR", help="checkout whose service is measured, too"
+    )
     options["many"].add_argument("--images", type=int, default=16, help="of each request [default: 16]")
     options["overload"].add_argument("--minutes", type=float, default=10, help="of three times the load [default: 10]")
     options["overload"].add_argument("--capacity-s", type=float, default=30, help="[default: 30]")
@@ -156,7 +173,7 @@ def main() -> None:
     args = parser.parse_args()
     is_kept = True
     if args.command == "compare":
-        compare(args.model, args.sizes.split(","), _numbers(args.clients), args.seconds, args.repeat)
+        compare(args.model, args.sizes.split(","), _numbers(args.clients), args.seconds, args.repeat, args.before)
     elif args.command == "many":
         many(args.model, _numbers(args.clients), args.seconds, args.images)
     elif args.command == "overload":
