@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,7 +11,6 @@ from imgcls_ray.config import (
     ModelsConfig,
     PredictConfig,
     ServeConfig,
-    StrictModel,
     load_config,
     make_config,
     parse_overrides,
@@ -21,7 +19,6 @@ from imgcls_ray.config import (
 from imgcls_ray.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 NEEDED = {"input": "in", "model": "m", "output": "out"}
@@ -141,56 +138,6 @@ def test_the_models_of_a_service_are_a_configuration_of_their_own() -> None:
     config = make_config(ServeConfig, {**values, "url_hosts": ["*.example.com"], "max_batch_size": 4})
     assert config.models() == make_config(ModelsConfig, values)
     assert config.models().revision == "2"
-
-
-def configurations(kind: type[StrictModel] = StrictModel) -> Iterator[type[StrictModel]]:
-    """All models of ``imgcls_ray.config``, tables in tables too."""
-    for below in kind.__subclasses__():
-        if below.__module__.startswith("imgcls_ray.config."):
-            yield below
-            yield from configurations(below)
-
-
-# "Of the shuffle.", "Where a cosine ends.": what goes on from the field's name says nothing without it.
-FRAGMENT = re.compile(
-    r"(A|An|As|At|Between|By|Each|From|How|In|Of|On|The|These|Those|To|What|When|Where|Whether|With)\b"
-)
-
-
-def is_sentence(text: str) -> bool:
-    """Whether a description says by itself what a field is, in ``--help`` and in an API's description."""
-    first, _, _ = text.partition(". ")
-    return text[:1].isupper() and text.endswith(".") and not FRAGMENT.match(text) and len(first.split()) >= 4
-
-
-@pytest.mark.parametrize("kind", sorted(set(configurations()), key=str), ids=lambda kind: kind.__name__)
-def test_the_description_of_every_field_is_a_sentence(kind: type[StrictModel]) -> None:
-    descriptions = {name: " ".join((field.description or "").split()) for name, field in kind.model_fields.items()}
-    assert {name: text for name, text in descriptions.items() if not is_sentence(text)} == {}
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "Highest one.",
-        "Highest one. Default: the family's, scaled to ``batch_size``.",
-        "Of SGD.",
-        "Of weights; norms and biases have none. Default: the family's.",
-        "Where a cosine ends. Default: the family's.",
-        "Labels kept per image, best first",
-        "labels kept per image, best first.",
-        "``auto``: OpenVINO on CPUs, torch on GPUs.",
-    ],
-)
-def test_a_fragment_is_no_sentence(text: str) -> None:
-    assert not is_sentence(text)
-
-
-def test_every_kind_of_configuration_is_among_them() -> None:
-    names = {kind.__name__ for kind in configurations()}
-    assert {"PredictConfig", "CheckConfig", "TrainConfig", "EvaluateConfig", "ExportConfig", "ServeConfig"} <= names
-    assert {"SplitConfig", "SplitOptions", "ModelsConfig", "NewModelConfig", "StoreConfig", "DemoConfig"} <= names
 
 
 def test_a_key_of_an_earlier_version_is_understood_and_the_new_one_named(caplog: pytest.LogCaptureFixture) -> None:

@@ -19,14 +19,15 @@ class SplitRules(StrictModel):
     seed: int = 0
     """Random seed of the split."""
     group_by: str | None = None
-    """Regular expression on paths. Images whose first group, or else whole match, is the same stay in one split."""
+    """Regular expression that is searched in every path. Images with the same first group (without a group: the same
+    match) stay in one split."""
 
 
 class SplitOptions(SplitRules):
     """How a check splits the dataset anew before it looks at it: as ``imgcls split`` does."""
 
     enable: bool = False
-    """Split the dataset before checking it. The lists that were there are kept as ``*.bak``."""
+    """Split the dataset before the check. Lists that are replaced are kept as ``*.bak``."""
     train_percent: float | None = Field(default=None, gt=0, le=100)
     """Percentage of the images for training."""
     val_percent: float | None = Field(default=None, gt=0, le=100)
@@ -59,35 +60,37 @@ class CheckConfig(Labelled, ReadLimits):
     output: str = "output"
     """Folder or ``s3://bucket/prefix`` for the report."""
     split: SplitOptions = SplitOptions()
-    """Shares and seed of a split before the check; see its own keys."""
+    """Split that is made before the check, a table: ``split.enable``, ``split.train_percent`` and so on."""
     max_findings: PositiveInt = 10_000
-    """Largest number of findings of one code that are written down; all are counted."""
+    """Largest number of findings of one code in the report; further ones are only counted."""
     seed: int = 0
-    """Random seed that chooses the pictures in the report."""
+    """Random seed for choosing the pictures in the report."""
     num_workers: PositiveInt | None = None
-    """Number of actors that fetch, decode and measure, one core each. Default: all the cores."""
+    """Number of actors that fetch, decode and measure, one core each. Default: all cores."""
 
     dark_below: float = Field(default=12.0, ge=0, le=255)
-    """Mean brightness under which a picture is ``dark``. Photographs at night have 20 and more."""
+    """Mean brightness, 0 to 255, below which a picture is ``dark``. Photographs taken at night have 20 or more."""
     bright_above: float = Field(default=243.0, ge=0, le=255)
-    """Mean brightness over which a picture is ``bright``. Products on white have 200 to 240."""
+    """Mean brightness, 0 to 255, above which a picture is ``bright``. Products on a white background have 200 to
+    240."""
     uniform_below: float = Field(default=2.0, ge=0)
-    """Standard deviation at 32 x 32 pixels under which a picture is ``uniform``. An 8-bit JPEG of one colour has less
+    """Standard deviation of the pixels, at 32 x 32, below which a picture is ``uniform``. A JPEG of one colour has less
     than 1, fog has 5."""
     blurred_below: float = Field(default=4.0, ge=0)
-    """Variance of the Laplacian under which a picture is ``blurred``. Only pictures that are far out of focus, enlarged
-    several times, or drawn without edges have so little."""
+    """Variance of the Laplacian below which a picture is ``blurred``. Such low values occur only in pictures that are
+    far out of focus, enlarged several times, or drawn without edges."""
     tiny_below: int = Field(default=32, ge=1)
-    """Short side in pixels under which a picture is ``tiny``. Networks see 224, so nearly all pixels are made up."""
+    """Short side in pixels below which a picture is ``tiny``. Networks see 224 pixels, so most pixels would be
+    interpolated."""
     odd_shape_above: float = Field(default=4.0, ge=1)
-    """Ratio of long to short side over which a picture has an ``odd_shape``. A square crop loses three quarters of
-    it."""
+    """Ratio of long to short side above which a picture has an ``odd_shape``. At 4, a square crop loses three quarters
+    of the picture."""
     imbalance_above: float = Field(default=20.0, ge=1)
-    """Ratio of the largest to the smallest class, in images, over which classes are out of balance. Training without
-    class weights then hardly ever sees the small ones."""
+    """Ratio of the largest to the smallest class, in images, above which classes are out of balance. Training without
+    class weights then hardly ever sees the small classes."""
     near_duplicate_bits: int = Field(default=6, ge=0, le=7)
-    """Number of bits, of 128, in which the perceptual hashes of nearly equal pictures may differ. Up to 7, every pair
-    among two million images is found."""
+    """Largest number of bits, of 128, in which the perceptual hashes of nearly equal pictures differ. Among more than
+    two million pictures, pairs that differ in more than 3 bits may be missed."""
     near_duplicate_difference: float = Field(default=5.0, ge=0, le=255)
-    """Mean difference, 0 to 255, of the pixels of nearly equal pictures at 32 x 32. A picture saved again has 1 to
-    2."""
+    """Largest mean difference of the pixels (0 to 255, at 32 x 32) of nearly equal pictures. A picture that was saved
+    again differs by 1 to 2."""

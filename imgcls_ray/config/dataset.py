@@ -14,4 +14,4 @@ class Labelled(StrictModel):
     """Labelled dataset: a folder (local or ``s3://``) with train.txt, val.txt and label.txt, or of class folders; or a
     .csv or .parquet file with the columns uri, label and maybe split."""
     delimiter: str | None = Field(default=None, min_length=1)
-    """Text between path and class id in the lists. Default: spaces or a tab, whichever is last in a line."""
+    """Text between path and class id in the lists. Default: the last run of spaces or the last tab of a line."""

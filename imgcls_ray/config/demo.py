@@ -9,4 +9,4 @@ class DemoConfig(StrictModel):
     """One demonstration: ``imgcls demo``."""
 
     output: str = "demo"
-    """Folder to work in; it must not exist."""
+    """Folder to create for the demonstration; it must not exist."""

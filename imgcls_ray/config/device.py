@@ -46,8 +46,8 @@ class OnDevice(StrictModel):
     help_sections: ClassVar = {"device": "Where the network runs"}
 
     device: str = Field(default=AUTO, examples=[AUTO, "cpu", "gpu", "gpu:0,1"])
-    """Device that runs the network. ``auto``: GPUs, if there are any and the work takes longer than their start;
-    ``gpu``: all GPUs of the machine or cluster; ``gpu:0,1``: these GPUs of this machine."""
+    """Device that runs the network. ``auto``: GPUs if there are any and the work takes longer than starting them, else
+    CPUs; ``gpu``: all GPUs of the machine or cluster; ``gpu:0,1``: these GPUs of this machine."""
 
     @field_validator("device")
     @classmethod
@@ -77,7 +77,8 @@ class RunsNetwork(OnDevice):
     engine: EngineName = "auto"
     """Library that runs the network. ``auto``: OpenVINO on CPUs, torch on GPUs."""
     precision: Precision = "auto"
-    """Numbers that the network computes with. ``auto``: bf16 where the processor computes it natively, else fp32."""
+    """Number format that the network computes in. ``auto``: bf16 where the processor computes it natively, else
+    fp32."""
 
     @model_validator(mode="after")
     def _gpus_need_torch(self) -> Self:

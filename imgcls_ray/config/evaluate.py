@@ -23,14 +23,14 @@ class EvaluateConfig(Labelled, RunsNetwork, ReadLimits):
     split: Literal["train", "val", "test"] = "val"
     """Split of the dataset to evaluate on."""
     calibrate: bool = True
-    """Fit a temperature on the split and keep it, with the metrics, in the model folder. Labels do not change by it."""
+    """Fit a temperature on the split and save it, with the metrics, in the model folder. It changes no label."""
     num_mistakes: int = Field(default=60, ge=0, le=400)
-    """Number of pictures on the sheet of the worst mistakes, those with the most confident wrong label."""
+    """Number of pictures on the sheet of mistakes, those with the most confident wrong labels."""
     max_error_rate: float = Field(default=0.01, ge=0, le=1)
-    """End with exit code 1 when a larger share of the images cannot be read: what is left is another dataset."""
+    """Largest share of images, 0 to 1, that may be unreadable; above it the exit code is 1, because the metrics leave
+    out too much of the dataset."""
 
     num_workers: PositiveInt | None = None
-    """Number of actors that classify on CPUs, one core each; with GPUs, of actors that fetch and decode. Default: all
-    the cores."""
+    """Number of actors, one core each. On CPUs they classify; with GPUs they fetch and decode. Default: all cores."""
     batch_size: PositiveInt = 32
     """Images per forward pass on one worker; short batches are padded."""

@@ -21,25 +21,25 @@ class ExportConfig(ReadLimits):
     model: str
     """Model folder (local or ``s3://``), or a name of the zoo with pretrained weights."""
     output: str
-    """Folder to make for the exported model; it must not exist."""
+    """Folder to create for the exported model; it must not exist."""
     format: Literal["onnx", "openvino", "torch_export"]
     """Format to export to. ``onnx`` writes model.onnx, ``openvino`` model.xml and model.bin, ``torch_export``
     model.pt2."""
     int8: bool = False
     """Quantize weights and activations to 8 bits, calibrated on ``images``. Not for torch_export."""
     images: str | None = None
-    """Real images to compare on and to calibrate with: a dataset (its val split; its labels give the accuracy too), a
-    folder, ``s3://bucket/prefix/``, a glob or a list. Without them the comparison is on drawn pictures."""
+    """Real images for comparison and calibration: a dataset (its val split; its labels also give the accuracy), a
+    folder, ``s3://bucket/prefix/``, a glob or a list. Default: the comparison uses generated pictures."""
     delimiter: str | None = Field(default=None, min_length=1)
-    """Text between path and class id in the lists, where ``images`` is a dataset. Default: spaces or a tab, whichever
-    is last in a line."""
+    """Text between path and class id in the lists, if ``images`` is a dataset. Default: the last run of spaces or the
+    last tab of a line."""
     num_images: PositiveInt = 512
-    """Number of images that are compared, spread over all of them."""
+    """Number of images to compare, taken evenly from all ``images``."""
     num_calibration_images: PositiveInt = 300
-    """Number of images to calibrate with; of a dataset, from its train split. None of them is compared."""
+    """Number of images for calibrating ``int8``; of a dataset, from its train split. None of them is compared."""
     min_agreement: float | None = Field(default=None, ge=0, le=1)
-    """Smallest share of images with the same top-1 label as before; below it the export is refused. Default: 0.995, and
-    0.9 with ``int8``."""
+    """Smallest share of images, 0 to 1, that must get the same top-1 label as from the original; below it nothing is
+    exported. Default: 0.995, or 0.9 with ``int8``."""
 
     @property
     def needed_agreement(self) -> float:

@@ -16,8 +16,8 @@ class ObjectStorage(StrictModel):
     help_sections: ClassVar = {"s3_endpoint_url": "Object storage"}
 
     s3_endpoint_url: str | None = None
-    """Server of ``s3://`` URIs, if it is not AWS. Default: AWS_ENDPOINT_URL, or the profile's. Credentials come from
-    the usual places of AWS tools (environment, ~/.aws, role), never from here."""
+    """Address of the server for ``s3://`` URIs, if it is not AWS. Default: AWS_ENDPOINT_URL, or that of the profile.
+    Credentials come from the environment, ~/.aws or a role, never from this configuration."""
     s3_anonymous: bool = False
     """Read public buckets without credentials."""
 
@@ -28,12 +28,12 @@ class ReadLimits(ObjectStorage):
     help_sections: ClassVar = {"max_image_bytes": "Limits of one image"}
 
     max_image_bytes: PositiveInt = MAX_IMAGE_BYTES
-    """Largest file of an image, in bytes; larger ones get the code ``too_many_bytes``."""
+    """Largest size of an image file in bytes; a larger file gets the code ``too_many_bytes``."""
     max_image_pixels: int = Field(default=MAX_IMAGE_PIXELS, ge=1, le=MAX_IMAGE_PIXELS)
-    """Largest image in pixels, width times height; larger ones get the code ``too_many_pixels``. The default is
-    Pillow's limit: 256 MiB as RGB."""
+    """Largest number of pixels of an image, width times height; a larger image gets the code ``too_many_pixels``. The
+    default is Pillow's limit: 256 MiB as RGB."""
     fetch_timeout_s: float = Field(default=FETCH_TIMEOUT_S, gt=0)
-    """Seconds to read one image over a network, retries included."""
+    """Seconds to read one image over a network, retries included; then it gets the code ``fetch_failed``."""
     decode_timeout_s: float = Field(default=DECODE_TIMEOUT_S, gt=0)
     """Seconds to decode one image; an image that takes longer gets the code ``decode_timeout``."""
     allow_private_urls: bool = False

@@ -20,7 +20,7 @@ class ListModelsConfig(StrictModel):
     min_top1: float | None = Field(default=None, ge=0)
     """List only networks of at least this published accuracy, in percent."""
     pretrained: bool = False
-    """List only networks that timm has weights of."""
+    """List only networks that timm has pretrained weights for."""
     json_: bool = Field(default=False, alias="json")
     """Print JSON with every detail, for programs."""
 
@@ -29,17 +29,18 @@ class NewModelConfig(ObjectStorage):
     """One model folder to make: ``imgcls models new``."""
 
     name: str
-    """Name of the network, e.g. PP-LCNet_x1_0 (``imgcls models`` lists them), or timm:NAME for one of timm's."""
+    """Name of the network, e.g. PP-LCNet_x1_0 (``imgcls models`` lists all), or timm:NAME for another one of timm's."""
     output: str
-    """Folder to make for the model, on this machine."""
+    """Folder to create for the model, on this machine."""
     num_classes: int | None = Field(default=None, ge=1, le=1_000_000)
-    """Number of classes of the network. Default: that of the weights."""
+    """Number of classes of the network. Default: as many as the weights have. Another number gives the network a random
+    head that must be trained."""
     labels: str | None = None
-    """File of class names: one in each line, or PaddleX's label.txt (``id name``)."""
+    """File with the class names: one in each line, or PaddleX's label.txt (``id name``)."""
     pretrained: bool = False
     """Use timm's pretrained weights. This is the default without ``weights`` and ``random``."""
     weights: str | None = None
-    """Weights to take: a model folder, .safetensors, torch or timm state dict, or PaddleClas' .pdparams."""
+    """Weights to use: a model folder, .safetensors, a state dict of torch or timm, or PaddleClas' .pdparams."""
     random: bool = False
     """Use random weights, for benchmarks."""
     seed: int = Field(default=0, ge=0, le=2**63 - 1)

@@ -22,42 +22,42 @@ class LabelConfig(RunsNetwork, ReadLimits):
     model: str
     """Model folder (local or ``s3://``), or a name of the zoo with pretrained weights."""
     top_k: PositiveInt = 5
-    """Labels kept per image, best first. A store is made for one value of it."""
+    """Number of labels kept per image, best first. All runs of a label store use the same number."""
     embedding: bool = False
-    """Also keep the features before the classifier head. A store is made with or without them."""
+    """Also keep the features before the classifier head. All runs of a label store do so, or none."""
     logits: bool = False
-    """Also keep the raw score of every class. A store is made with or without them."""
+    """Also keep the raw score of every class. All runs of a label store do so, or none."""
 
     num_workers: PositiveInt | None = None
-    """Number of actors that label on CPUs, one core each; with GPUs, of actors that fetch and decode. Default: all the
-    cores."""
+    """Number of actors, one core each. On CPUs they label; with GPUs they fetch and decode. Default: all cores."""
     num_gpus: int = Field(default=0, ge=0)
-    """Number of GPUs to label on, one actor each, whichever they are. 0: as ``device`` says."""
+    """Number of GPUs to label on, one actor each; Ray chooses which. 0: ``device`` decides."""
     batch_size: PositiveInt = 32
     """Images per forward pass on one worker; short batches are padded."""
     unit_size: int | None = Field(default=None, ge=16, le=2048)
-    """Largest number of images in one unit of work. Default: about ten seconds of work, by the model's size."""
+    """Largest number of images in one unit of work. Default: about ten seconds of work, estimated from the model's
+    size."""
 
     limit: PositiveInt | None = None
-    """Label at most this many inputs in this command. Of a run that an earlier command left open, whole units are
-    labelled, and at least one."""
+    """Largest number of inputs to label in this command. A run that an earlier command left open is continued in whole
+    units, at least one."""
     retry: tuple[ImageErrorCode, ...] = ()
     """Error codes whose inputs are tried again in this command, e.g. ``corrupt,access_denied``."""
     accept_missing: bool = False
-    """Record ``not_found`` for images that were listed and are missing, even where their whole folder or prefix is gone
-    or empty. Otherwise the job ends then, because a volume that is not mounted looks the same."""
+    """Record ``not_found`` for missing images even if their whole folder or prefix is gone or empty. By default the job
+    ends in this case, because a volume that is not mounted looks the same."""
     max_error_rate: float = Field(default=1.0, ge=0, le=1)
-    """End with exit code 1 when a larger share of the inputs fails, e.g. 0.05. If every input fails, the job always
-    does."""
+    """Largest share of inputs, 0 to 1, that may fail; above it the exit code is 1, e.g. 0.05. If every input fails, the
+    exit code is always 1."""
     export: Literal["parquet", "jsonl", "csv"] | None = None
     """Also write the newest row of every input to ``OUTPUT/exports/latest.*``."""
     save_images: int = Field(default=0, ge=0)
-    """Number of annotated samples to leave under ``OUTPUT/samples``."""
+    """Number of annotated sample images to write to ``OUTPUT/samples``."""
     grace_s: float = Field(default=20.0, ge=0)
-    """Seconds that units in work have to end after Ctrl-C or SIGTERM; no new ones are started. A second signal ends the
-    job at once. What is not done by then is done by the next run."""
+    """Seconds that running units have to finish after Ctrl-C or SIGTERM; no new unit is started. A second signal ends
+    the job at once. The next run labels what is unfinished."""
     dry_run: bool = False
-    """Say what would be labelled, and write nothing."""
+    """Show what would be labelled, and write nothing."""
 
     @field_validator("retry", mode="before")
     @classmethod
@@ -84,4 +84,4 @@ class PredictConfig(LabelConfig):
     """One bulk-labelling run: ``imgcls predict`` and ``jobs/predict.py``."""
 
     output: str
-    """Label store to write: a folder or ``s3://bucket/prefix``, made if it does not exist."""
+    """Label store to write: a folder or ``s3://bucket/prefix``, created if it does not exist."""

@@ -15,9 +15,9 @@ class GoldenImage(StrictModel):
     """A picture whose label is known: a model that says another thing is refused."""
 
     image: str
-    """Picture whose label is known: a path, ``s3://`` object or http(s) address."""
+    """Picture with a known label: a path, ``s3://`` object or http(s) address."""
     label: str
-    """Class name that must come first."""
+    """Name of the class that must come first."""
 
 
 class ModelChoice(StrictModel):
@@ -29,28 +29,29 @@ class ModelChoice(StrictModel):
     model: str
     """Model folder (local or ``s3://``), or a name of the zoo with pretrained weights."""
     fingerprint: str | None = Field(default=None, pattern="^[0-9a-f]{8,64}$")
-    """Beginning of the folder's fingerprint, at least eight digits; a folder with another one is refused."""
+    """Fingerprint of the model folder, or at least its first eight digits; a folder with another one is refused."""
     golden: tuple[GoldenImage, ...] = ()
-    """Pictures that the model must label as given before it answers anyone."""
+    """Pictures with known labels. A model that labels one of them otherwise is refused."""
 
 
 class ModelShare(ModelChoice):
     """Another model, for a share of the requests."""
 
     share: float = Field(gt=0, le=1)
-    """Share of the requests, 0 to 1."""
+    """Share of the requests that this model labels, above 0 and up to 1."""
 
 
 class ModelsConfig(ModelChoice):
     """The models of a service: Serve's ``user_config``, which changes while requests are answered."""
 
     canary: ModelShare | None = None
-    """Model that answers its share of the requests in place of ``model``."""
+    """Model that answers a share of the requests in place of ``model``."""
     shadow: ModelShare | None = None
-    """Model that labels the same images as the one that answers, for a share of the requests. Its labels are compared
-    and counted, and no request waits for them."""
+    """Model that labels the images of a share of the requests for comparison. Its labels are only counted, and no
+    request waits for them."""
     revision: str = ""
-    """Any text; a new one makes the service read folders again whose content changed under the same name."""
+    """Any text, e.g. a date. A new text makes the service read the model folders again, even if their names are the
+    same."""
 
     @field_validator("revision", mode="before")
     @classmethod
@@ -64,39 +65,41 @@ class ServeConfig(ModelsConfig, RunsNetwork, ReadLimits):
     help_sections: ClassVar = {"max_batch_size": "How it answers", "url_hosts": "What one request may take"}
 
     host: str = "127.0.0.1"
-    """Address that ``imgcls serve`` listens at: 127.0.0.1 for this machine only, 0.0.0.0 for all its addresses."""
+    """Address that ``imgcls serve`` listens on: 127.0.0.1 for this machine only, 0.0.0.0 for all its addresses."""
     port: int = Field(default=8000, ge=1, le=65535)
-    """Port that ``imgcls serve`` listens at."""
+    """Port that ``imgcls serve`` listens on."""
     metrics_port: int | None = Field(default=None, ge=1, le=65535)
-    """Port where ``imgcls serve`` offers metrics to Prometheus. Default: a free port."""
+    """Port of the metrics of ``imgcls serve`` for Prometheus. Default: a free port."""
     device: str = Field(default=AUTO, examples=[AUTO, "cpu", "gpu"])
     """Device that runs the network: ``cpu``, or ``gpu`` for one GPU in each replica. ``auto`` takes a GPU if
     ``imgcls serve`` finds one; in a file of ``serve deploy`` it means ``cpu``."""
     num_replicas: PositiveInt | None = None
-    """Number of processes of ``imgcls serve`` that answer. Each has its share of the machine's cores, and the models in
-    its memory. Default: one for each core; with GPUs one."""
+    """Number of replicas of ``imgcls serve``, each a process. They share the machine's cores, and each loads the models
+    into its memory. Default: one for each core; with GPUs one."""
 
     max_batch_size: PositiveInt = 8
-    """Largest number of images per forward pass. A free engine takes what waits; no request waits for a full batch."""
+    """Largest number of images per forward pass. A free engine takes the images that wait; it never waits for a full
+    batch."""
     num_threads: PositiveInt = 1
     """Number of cores for one forward pass. A replica with more cores runs several passes at once: few threads give
     more throughput, more threads give a lower latency."""
 
     top_k: int = Field(default=5, ge=1, le=1000)
-    """Number of labels per image, if the request does not say."""
+    """Number of labels per image, if the request gives none."""
     visualize: bool = True
-    """Send the picture with its labels back in PaddleX's protocol, if the request does not say."""
+    """Send the picture back with its labels in PaddleX's protocol, if the request does not say."""
     url_hosts: tuple[str, ...] = ()
-    """Hosts that images may be fetched from, e.g. ``images.example.com``, or ``*.example.com`` for all under it. With
-    none, addresses in requests are refused."""
+    """Hosts that images may be fetched from, e.g. ``images.example.com``, or ``*.example.com`` for all its subdomains.
+    Default: none, so addresses in requests are refused."""
     max_request_bytes: PositiveInt = 32 * 2**20
-    """Largest request in bytes; larger ones get 413, as soon as they say so or have sent so much."""
+    """Largest size of a request in bytes. A larger one gets 413 as soon as its headers or the bytes received show
+    it."""
     max_images_per_request: PositiveInt = 64
-    """Largest number of images in one request; requests with more get 422."""
+    """Largest number of images in one request; a request with more gets 422."""
     max_queued_images: PositiveInt = 64
-    """Largest number of images in a replica, waiting or in work. Further requests get 503 and when to try again."""
+    """Largest number of images in a replica, waiting or being processed. Further requests get 503 with Retry-After."""
     max_queued_bytes: PositiveInt = 256 * 2**20
-    """Largest number of bytes of all requests in a replica. Further requests get 503 and when to try again."""
+    """Largest number of bytes of all requests in a replica. Further requests get 503 with Retry-After."""
     request_timeout_s: float = Field(default=30.0, gt=0)
     """Seconds from the first byte of a request to its answer; a request that takes longer gets 504."""
     decode_timeout_s: float = Field(default=10.0, gt=0)
@@ -104,7 +107,7 @@ class ServeConfig(ModelsConfig, RunsNetwork, ReadLimits):
     fetch_timeout_s: float = Field(default=10.0, gt=0)
     """Seconds to fetch one image from an address, redirects included."""
     grace_s: NonNegativeInt = 20
-    """Seconds that a replica has to answer the requests in work when it must end."""
+    """Seconds that a replica has to answer its current requests when it must end."""
 
     @field_validator("url_hosts")
     @classmethod

@@ -26,56 +26,57 @@ class TrainConfig(Labelled, OnDevice, ReadLimits):
     }
 
     model: str
-    """Network to train: a name of the zoo (or ``timm:NAME``), or a model folder (local or ``s3://``) to go on from."""
+    """Network to train: a name of the zoo (or ``timm:NAME``), or a model folder (local or ``s3://``) to start from."""
     output: str = "output"
-    """Folder or ``s3://bucket/prefix`` for the run. Run again, the same command goes on there."""
+    """Folder or ``s3://bucket/prefix`` for the run. The same command, run again, continues the run there."""
 
     pretrained: bool = True
-    """Start a named model from timm's weights, or else from random ones."""
+    """Start a named model from timm's pretrained weights (default), or from random ones."""
     weights: str | None = None
     """Weights to start a named model from: a model folder, .safetensors, torch state dict, or PaddleClas' .pdparams."""
     freeze: Literal["nothing", "backbone"] = "nothing"
-    """Part of the network that is not trained. ``backbone``: only the head is trained (a linear probe); all else, batch
-    norm's statistics too, stays as it is."""
+    """Part of the network that is not trained. ``backbone``: only the head is trained (a linear probe); everything
+    else, also the statistics of batch norm, stays as it is."""
     image_size: int | None = Field(default=None, ge=16, le=1024)
-    """Height and width of the images that the network sees, in pixels, in training and ever after. Default: the sizes
-    of the zoo, which for some networks are smaller in training than in evaluation."""
+    """Height and width of the network's input in pixels, in training and afterwards. Default: the sizes of the zoo;
+    some networks train at a smaller size than they are evaluated at."""
 
     epochs: PositiveInt = 20
     """Number of training epochs: how often every image is seen."""
     batch_size: PositiveInt = 64
-    """Images per step of the optimizer, of all workers and accumulated passes together. A dataset that does not fill
-    one batch is one batch."""
+    """Number of images per optimizer step, over all workers and accumulated passes. A smaller dataset is one batch."""
     accumulate_steps: PositiveInt = 1
-    """Number of passes that one step is made of. Memory shrinks by this factor; only batch norm gives other results."""
+    """Number of forward and backward passes per optimizer step. Memory shrinks by this factor; only batch norm gives
+    other results."""
 
     optimizer: Literal["sgd", "adamw"] | None = None
     """Optimizer of the training: SGD with momentum, or AdamW. Default: the family's."""
     learning_rate: PositiveFloat | None = None
-    """Peak learning rate of the run. Default: the family's, scaled to ``batch_size``; a quarter of it for weights that
-    are trained already."""
+    """Peak learning rate of the run. Default: the family's, scaled to ``batch_size``; a quarter of it for trained
+    weights."""
     min_learning_rate: float | None = Field(default=None, ge=0)
     """Learning rate at the end of a cosine schedule. Default: the family's."""
     schedule: Literal["cosine", "step", "constant"] | None = None
-    """Schedule by which the learning rate falls after warm-up. ``step``: to a tenth at 1/4, 1/2 and 3/4 of the epochs.
-    Default: the family's."""
+    """Schedule of the learning rate after warm-up. ``step``: to a tenth at 1/4, 1/2 and 3/4 of the epochs. Default: the
+    family's."""
     warmup_epochs: float | None = Field(default=None, ge=0)
-    """Number of epochs in which the learning rate rises from zero. Default: the family's, at most a quarter of the
+    """Number of epochs during which the learning rate rises from zero. Default: the family's, at most a quarter of the
     epochs."""
     momentum: float = Field(default=0.9, ge=0, lt=1)
-    """Momentum of the optimizer SGD."""
+    """Momentum of the SGD optimizer; AdamW ignores it."""
     weight_decay: float | None = Field(default=None, ge=0)
-    """Weight decay of all weights; norms and biases have none. Default: the family's."""
+    """Weight decay of the weights, except norms and biases. Default: the family's."""
     layer_decay: float | None = Field(default=None, gt=0, le=1)
-    """Factor between the learning rates of a block of layers and the block before it. Default: the family's."""
+    """Factor from the learning rate of a block of layers to that of the block before it. Default: the family's."""
     clip_grad_norm: float | None = Field(default=None, ge=0)
-    """Largest norm of all gradients together; 0 sets no limit. Default: the family's."""
+    """Largest norm of all gradients together; larger ones are scaled down, and 0 sets no limit. Default: the
+    family's."""
     label_smoothing: float | None = Field(default=None, ge=0, lt=1)
     """Share of the target that is spread evenly over all classes. Default: the family's."""
     drop_path: float | None = Field(default=None, ge=0, lt=1)
     """Largest share of images for which a block is skipped (stochastic depth). Default: the family's."""
     ema_decay: float | None = Field(default=None, ge=0, lt=1)
-    """Decay of the moving average of the weights, which is what is evaluated and kept; 0 keeps no average. It rises
+    """Decay of the moving average of the weights (EMA), which is evaluated and saved; 0 turns it off. The decay rises
     from zero to this value, so that short runs are averaged too. Default: the family's."""
     amp: Literal["auto", "off", "bf16", "fp16"] = "auto"
     """Mixed precision of training. ``auto``: bf16 on GPUs that have it, fp16 on other GPUs, off on CPUs."""
@@ -84,26 +85,27 @@ class TrainConfig(Labelled, OnDevice, ReadLimits):
     """Smallest share of the picture's area that a random crop keeps. Default: 0.08 from random weights, 0.35 from
     trained ones."""
     flip: float = Field(default=0.5, ge=0, le=1)
-    """Probability of mirroring left to right. Give 0 where a mirrored picture is of another class."""
+    """Probability of mirroring an image left to right. Use 0 if a mirrored image belongs to another class."""
     rand_augment: int | None = Field(default=None, ge=0, le=10)
-    """Strength of two random operations on colours and shape, in tenths; 0 applies none. Default: the family's."""
+    """Strength, 0 to 10, of the two random operations on colours and shape (RandAugment); 0 turns them off. Default:
+    the family's."""
     random_erasing: float | None = Field(default=None, ge=0, le=1)
-    """Probability of covering a random rectangle. Default: the family's."""
+    """Probability of covering a random rectangle of an image. Default: the family's."""
     mixup: float | None = Field(default=None, ge=0)
-    """Alpha of mixing pairs of images; 0 mixes none. With ``cutmix``, chance decides between both for each batch.
-    Default: the family's."""
+    """Alpha of mixup, which mixes pairs of images; 0 turns it off. If ``cutmix`` is on too, each batch uses one of them
+    at random. Default: the family's."""
     cutmix: float | None = Field(default=None, ge=0)
-    """Alpha of pasting a part of one image into another; 0 pastes none. Default: the family's."""
+    """Alpha of cutmix, which pastes a part of one image into another; 0 turns it off. Default: the family's."""
     class_weights: Literal["none", "balanced"] = "none"
-    """Weights of classes in the loss. ``balanced``: the smaller the class, the larger its weight."""
+    """Weights of the classes in the loss. ``balanced``: the smaller the class, the larger its weight."""
     sampling: Literal["shuffle", "balanced"] = "shuffle"
-    """Order in which images are drawn. ``balanced``: every class is drawn equally often, so that images of small
-    classes come several times in an epoch."""
+    """Order in which images are drawn. ``balanced``: every class is drawn equally often, so images of small classes
+    repeat within an epoch."""
 
     early_stop: int = Field(default=0, ge=0)
-    """End the run after this many evaluations without a better one; 0 never does."""
+    """Number of evaluations in a row without a better result after which the run ends; 0 never ends it early."""
     seed: int = Field(default=0, ge=0, le=2**31 - 1)
-    """Random seed of initial weights, order and augmentation."""
+    """Random seed of initial weights, order of images and augmentation."""
     log_interval: PositiveInt = 10
     """Number of steps between two lines of the log."""
     eval_interval: PositiveInt = 1
@@ -111,27 +113,28 @@ class TrainConfig(Labelled, OnDevice, ReadLimits):
     save_interval: int = Field(default=0, ge=0)
     """Number of epochs between two permanent checkpoints, the folders ``epoch_N``; 0 writes none."""
     save_seconds: float = Field(default=60.0, ge=0)
-    """Seconds after which ``latest`` and ``best_model`` are written again, at the end of an epoch and at the end of the
-    run; 0 writes them after every epoch. A run that dies repeats no more than that."""
+    """Seconds that must pass before ``latest`` and ``best_model`` are saved again, at the end of an epoch; within a
+    long epoch it is every ten minutes, and the end of the run always saves. Even with 0, saving takes at most about
+    1/20 of the time. A killed run repeats what was not saved."""
     keep_checkpoints: int = Field(default=5, ge=0)
-    """Number of the newest folders ``epoch_N`` that are kept; 0 keeps all."""
+    """Number of folders ``epoch_N`` to keep, the newest ones; 0 keeps all."""
 
     num_workers: PositiveInt | None = None
     """Number of processes that train together. Default: one for each GPU; one on CPUs."""
     min_workers: PositiveInt | None = None
-    """Smallest number of workers that the run goes on with when some are lost or not there yet; it grows again when
-    there is room (elastic). Default: ``num_workers``."""
+    """Smallest number of workers to train with if some are lost or not there yet; the run grows again when there is
+    room (elastic). Default: ``num_workers``."""
     cpus_per_worker: PositiveInt | None = None
-    """Number of cores of each worker. Default: those of the machine or cluster, shared out."""
+    """Number of cores of each worker. Default: an equal share of the cores of the machine or cluster."""
     loader_processes: int | None = Field(default=None, ge=1, le=64)
-    """Number of processes of each worker that read, decode and augment. Default: its cores, at most 12."""
+    """Number of processes of each worker that read, decode and augment images. Default: one per core, at most 12."""
     max_failures: int = Field(default=3, ge=0)
     """Number of times that lost workers are replaced before the run fails."""
     grace_s: float = Field(default=30.0, ge=0)
     """Seconds that the run has to save its state after Ctrl-C or SIGTERM. A second signal ends it at once."""
     max_error_rate: float = Field(default=0.01, ge=0, le=1)
-    """End with exit code 1 when a larger share of a split's images cannot be read. Such images are left out and
-    reported, never replaced."""
+    """Largest share of a split's images, 0 to 1, that may be unreadable; above it the run ends with exit code 1.
+    Unreadable images are left out and reported, never replaced."""
 
     @field_validator("amp", mode="before")
     @classmethod
