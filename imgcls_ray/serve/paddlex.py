@@ -30,52 +30,59 @@ _URL = re.compile(r"https?://", re.IGNORECASE)
 
 
 class PaddleXParams(BaseModel):
-    """Of the beta's protocol."""
+    """Parameters of a request in the protocol of PaddleX's beta."""
 
-    top_k: TopK | None = Field(default=None, alias="topK")
+    top_k: TopK = Field(default=None, alias="topK")
 
 
 class PaddleXRequest(BaseModel):
-    """As PaddleX, other keys are not looked at."""
+    """One image to label. Unknown keys are ignored, as PaddleX does."""
 
     model_config = ConfigDict(strict=True)
 
-    image: str = Field(min_length=1, description="base64 of the file; or its address, where this service allows that.")
-    topk: TopK | None = None
-    params: PaddleXParams | None = Field(default=None, alias="inferenceParams")
-    visualize: bool | None = Field(default=None, description="Whether the picture comes back with its labels on it.")
+    image: str = Field(
+        min_length=1, description="Image file in base64, or its http(s) address if the service allows the host."
+    )
+    topk: TopK = None
+    params: PaddleXParams | None = Field(
+        default=None, alias="inferenceParams", description="Parameters in the form of PaddleX's beta."
+    )
+    visualize: bool | None = Field(
+        default=None,
+        description="Send the picture back with its labels drawn on it. Default: the service's `visualize`.",
+    )
 
 
 class PaddleXCategory(BaseModel):
-    """One class, best first."""
+    """One class of the image."""
 
-    id: int
-    name: str
-    score: float
+    id: int = Field(description="Number of the class in the model's order, from 0.")
+    name: str = Field(description="Name of the class.")
+    score: float = Field(description="Softmax score of the class, from 0 to 1.")
 
 
 class PaddleXResult(BaseModel):
-    """What was found."""
+    """Labels of the image."""
 
-    categories: list[PaddleXCategory]
-    image: str | None = Field(default=None, description="The picture with its labels: base64 of a JPEG file.")
+    categories: list[PaddleXCategory] = Field(description="Classes of the image, best first.")
+    image: str | None = Field(default=None, description="Picture with its labels drawn on it: a JPEG file in base64.")
 
 
 class PaddleXResponse(BaseModel):
-    """A good answer."""
+    """The answer to a request that succeeded."""
 
-    log_id: str = Field(alias="logId")
-    error_code: int = Field(alias="errorCode", description="0")
-    error_msg: str = Field(alias="errorMsg", description="Success")
-    result: PaddleXResult
+    log_id: str = Field(alias="logId", description="Id of the request, the same as in the header `X-Request-ID`.")
+    error_code: int = Field(alias="errorCode", description="Code of the error, always 0 here.")
+    error_msg: str = Field(alias="errorMsg", description="Text of the result, always `Success` here.")
+    result: PaddleXResult = Field(description="Labels of the image, and the picture if it was asked for.")
 
 
 class PaddleXError(BaseModel):
-    """A bad one; the HTTP status is the error code."""
+    """The answer to a request that failed, and to a health check."""
 
-    log_id: str = Field(alias="logId")
-    error_code: int = Field(alias="errorCode")
-    error_msg: str = Field(alias="errorMsg")
+    log_id: str = Field(alias="logId", description="Id of the request, the same as in the header `X-Request-ID`.")
+    error_code: int = Field(alias="errorCode", description="HTTP status of the error; 0 for a health check.")
+    error_msg: str = Field(alias="errorMsg", description="Text of the error for people; `Healthy` for a health check.")
 
 
 _ERRORS: dict[int | str, dict[str, Any]] = {
