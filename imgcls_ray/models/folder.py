@@ -60,11 +60,13 @@ class Exported(StrictModel):
     """What stands in an exported folder in place of ``model.safetensors``."""
 
     format: ExportFormat
+    """Format of the exported network."""
     precision: Literal["fp32", "int8"]
+    """Precision of the exported weights and activations."""
     files: dict[str, Annotated[str, Field(pattern="^[0-9a-f]{64}$")]]
-    """sha256 of each file of the format."""
+    """Hash (SHA-256) of each file of the network, by its name."""
     source_fingerprint: str = Field(pattern="^[0-9a-f]{64}$")
-    """Of the model folder that was exported."""
+    """Fingerprint of the model folder that was exported."""
 
     @model_validator(mode="after")
     def _files_are_those_of_the_format(self) -> Self:
@@ -81,20 +83,25 @@ class ModelSpec(StrictModel):
     model_config = ConfigDict(protected_namespaces=())
 
     format_version: Literal[1] = 1
+    """Version of the format of ``model.json``."""
     name: str = Field(max_length=1000)
-    """Zoo name, or the name the model was given."""
+    """Name of the model: that of the zoo, or one that was given."""
     architecture: Architecture
+    """Network that the weights belong to."""
     class_names: tuple[str, ...] = Field(min_length=1, max_length=_MAX_CLASSES)
-    """In the order of the network's outputs."""
+    """Names of the classes, in the order of the network's outputs."""
     preprocess: Preprocess
+    """Preprocessing of every image before the network."""
     metrics: dict[str, float] = Field(default_factory=dict, max_length=_MAX_FACTS)
+    """Metrics of training or of the last evaluation, and its temperature. The fingerprint does not cover them."""
     versions: dict[str, str] = Field(default_factory=dict, max_length=_MAX_FACTS)
-    """Of the libraries that wrote the folder."""
+    """Versions of the libraries that wrote the folder."""
     weights_sha256: str = Field(pattern="^[0-9a-f]{64}$")
-    """Of ``model.safetensors``; of an exported folder, that of the folder it was exported from."""
+    """Hash (SHA-256) of ``model.safetensors``; in an exported folder, of the original's."""
     exported: Exported | None = None
-    """Of an exported folder."""
+    """Format and files of an exported network; null in other folders."""
     fingerprint: str = Field(pattern="^[0-9a-f]{64}$")
+    """Hash (SHA-256) of what decides labels: network, weights, class names and preprocessing."""
 
     @field_validator("class_names")
     @classmethod
