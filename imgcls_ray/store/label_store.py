@@ -41,13 +41,19 @@ class StoreIdentity(StrictModel):
     """What all rows of a store have in common; a run that does not match is refused."""
 
     format_version: Literal[1] = 1
+    """Version of the format of the store."""
     model: str
-    """Name of the model, for people; the fingerprint decides."""
+    """Name of the model, for people; runs are compared by the fingerprint."""
     fingerprint: str
+    """Fingerprint of the model folder that labels."""
     num_classes: int
+    """Number of classes of the model."""
     top_k: int
+    """Number of labels in each row, best first."""
     embedding: bool
+    """Rows also have the features before the classifier head."""
     logits: bool
+    """Rows also have the raw score of every class."""
 
 
 @dataclass(frozen=True)
