@@ -32,7 +32,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 models_app = typer.Typer()
-store_app = typer.Typer(help="Look into a label store.", no_args_is_help=True)
+store_app = typer.Typer(help="Inspect a label store.", no_args_is_help=True)
 app.add_typer(models_app, name="models")
 app.add_typer(store_app, name="store")
 
@@ -110,7 +110,7 @@ def _print_version(wanted: bool) -> None:
 @app.callback()
 def _options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and leave.")
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     check_current_folder()
@@ -119,9 +119,9 @@ def _options(
 
 @command(app, "predict:PredictConfig", argument="input")
 def predict(given: Given) -> None:
-    """Label images. Run again, the same command labels only what is new, changed or unfinished.
+    """Label images. The same command, run again, labels only new, changed and unfinished inputs.
 
-    One image without --output is labelled at once and printed.
+    One image without --output is labelled immediately, and its labels are printed.
     """
     from imgcls_ray.commands import predict
 
@@ -130,7 +130,7 @@ def predict(given: Given) -> None:
 
 @command(app, "check:CheckConfig", argument="data")
 def check(given: Given) -> None:
-    """Check a labelled dataset: every line, every image, every pair. Exit code 0: it passed; 1: it has errors."""
+    """Check every line, every image and every pair of images of a labelled dataset. Exit code 1: it has errors."""
     from imgcls_ray.commands import check
 
     check.run(*given)
@@ -138,7 +138,7 @@ def check(given: Given) -> None:
 
 @group(models_app, "models:ListModelsConfig")
 def models(given: Given) -> None:
-    """List the networks that can be asked for by name; make model folders."""
+    """List the networks of the zoo, or create a model folder with `new`."""
     from imgcls_ray.commands import models
 
     models.show(*given)
@@ -146,7 +146,7 @@ def models(given: Given) -> None:
 
 @command(models_app, "models:NewModelConfig", argument="name", name="new")
 def models_new(given: Given) -> None:
-    """Make a model folder: with timm's pretrained weights, from --weights, or --random."""
+    """Create a model folder with timm's pretrained weights, your own (--weights) or random ones (--random)."""
     from imgcls_ray.commands import models
 
     models.new(*given)
@@ -154,7 +154,7 @@ def models_new(given: Given) -> None:
 
 @command(store_app, "store:StoreConfig", argument="store", name="status")
 def store_status(given: Given) -> None:
-    """Say what the store holds: its model, its runs, what is open, who uses it."""
+    """Show the model, the runs, the open units and the lease holder of a label store."""
     from imgcls_ray.commands import store
 
     store.status(*given)
@@ -162,7 +162,7 @@ def store_status(given: Given) -> None:
 
 @command(store_app, "store:StoreConfig", argument="store", name="verify")
 def store_verify(given: Given) -> None:
-    """Count gaps, doubles and foreign files. Exit code 0: every planned input has exactly one row."""
+    """Count missing rows, doubled rows and foreign files. Exit code 0: every planned input has exactly one row."""
     from imgcls_ray.commands import store
 
     store.verify(*given)
@@ -178,7 +178,7 @@ def store_latest(given: Given) -> None:
 
 @command(app, "check:SplitConfig", argument="data")
 def split(given: Given) -> None:
-    """Split a labelled dataset anew: every class keeps its shares, every list that is replaced is kept as .bak."""
+    """Split a labelled dataset. Every class gets the given shares; replaced lists are kept as .bak."""
     from imgcls_ray.commands import split
 
     split.run(*given)
@@ -186,7 +186,7 @@ def split(given: Given) -> None:
 
 @command(app, "train:TrainConfig", argument="data")
 def train(given: Given) -> None:
-    """Fine-tune a network on a labelled dataset. Run again, the same command goes on where it was."""
+    """Fine-tune a network on a labelled dataset. The same command, run again, continues the run."""
     from imgcls_ray.commands import train
 
     train.run(*given)
@@ -194,7 +194,7 @@ def train(given: Given) -> None:
 
 @command(app, "evaluate:EvaluateConfig", argument="data")
 def evaluate(given: Given) -> None:
-    """Evaluate a model on a labelled dataset: metrics, also by class, the worst mistakes, and calibration."""
+    """Evaluate a model on a labelled dataset: metrics in total and per class, worst mistakes, calibration."""
     from imgcls_ray.commands import evaluate
 
     evaluate.run(*given)
@@ -202,7 +202,7 @@ def evaluate(given: Given) -> None:
 
 @command(app, "export:ExportConfig")
 def export(given: Given) -> None:
-    """Export a model for other runtimes, and compare it with the original; one that differs is refused."""
+    """Export a model to ONNX, OpenVINO or torch.export. An export that gives too many other labels is refused."""
     from imgcls_ray.commands import export
 
     export.run(*given)
@@ -210,9 +210,9 @@ def export(given: Given) -> None:
 
 @command(app, "serve:ServeConfig")
 def serve(given: Given) -> None:
-    """Answer over HTTP on this machine: a page, a JSON API, PaddleX's and KServe's protocols.
+    """Serve a model over HTTP on this machine, with a page, a JSON API, and PaddleX's and KServe's protocols.
 
-    For a cluster: `serve deploy serve_config.yaml`.
+    On a cluster, use `serve deploy serve_config.yaml`.
     """
     from imgcls_ray.commands import serve
 
@@ -228,10 +228,10 @@ def run_paddlex(
     ],
     override: Annotated[
         list[str] | None,
-        typer.Option("--override", "-o", "--set", "-s", metavar="KEY=VALUE", help="E.g. Global.mode=train."),
+        typer.Option("--override", "-o", "--set", "-s", metavar="KEY=VALUE", help="Set a key, e.g. Global.mode=train."),
     ] = None,
 ) -> None:
-    """PaddleX's commands: `python main.py -c … -o …` with `imgcls run` in place of `python main.py`."""
+    """Run a command line of PaddleX: `imgcls run -c … -o …` replaces `python main.py -c … -o …`."""
     from imgcls_ray.commands import paddlex
 
     paddlex.run(config, [*(override or []), *context.args])
@@ -239,7 +239,7 @@ def run_paddlex(
 
 @command(app, "demo:DemoConfig")
 def demo(given: Given) -> None:
-    """Draw a data set, train a small model, label all of it, leave annotated pictures. Needs no network."""
+    """Draw a data set, train a small model on it, label images and annotate some of them. Needs no network."""
     from imgcls_ray.commands import demo
 
     demo.run(*given)

@@ -204,9 +204,9 @@ def _parameters(kind: type[StrictModel], argument: str | None, *, as_job: bool) 
             yield _parameter(key, list[str] if key == "output" else str, option)
     if "output" not in fields:
         yield _parameter("output", list[str], typer.Option("-o", hidden=True))
-    yield _parameter("config", Path, typer.Option("--config", "-c", metavar="FILE", help="YAML file of the same keys."))
+    yield _parameter("config", Path, typer.Option("--config", "-c", metavar="FILE", help="YAML file with these keys."))
     help_ = "Set any key of the configuration." + (
-        f" In tables: {', '.join(inner)}." if (inner := _inner(kind)) else ""
+        f" Keys in tables: {', '.join(inner)}." if (inner := _inner(kind)) else ""
     )
     yield _parameter("set_", list[str], typer.Option("--set", "-s", metavar="KEY=VALUE", help=help_))
     if as_job:

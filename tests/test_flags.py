@@ -87,7 +87,7 @@ def test_help_has_every_key_with_its_default(name: str, run: Callable[..., tuple
 @pytest.mark.parametrize(
     ("name", "keys"),
     [
-        ("check", "In tables: split.test_percent, split.seed, "),
+        ("check", "Keys in tables: split.test_percent, split.seed, "),
         ("serve", "canary.model, "),
         ("train", "configuration. "),
     ],

@@ -54,7 +54,7 @@ class SplitConfig(Labelled, SplitRules):
 class CheckConfig(Labelled, ReadLimits):
     """One check of a labelled dataset: ``imgcls check`` and ``jobs/check_dataset.py``."""
 
-    help_sections: ClassVar = {"dark_below": "What is worth a warning"}
+    help_sections: ClassVar = {"dark_below": "Thresholds of warnings"}
     renamed_keys: ClassVar = {"dataset": "data"}
 
     output: str = "output"

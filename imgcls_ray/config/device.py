@@ -43,7 +43,7 @@ class OnDevice(StrictModel):
     ``auto`` is chosen when the command begins (``imgcls_ray.commands.device``); what has not been chosen runs on CPUs.
     """
 
-    help_sections: ClassVar = {"device": "Where the network runs"}
+    help_sections: ClassVar = {"device": "Device and engine"}
 
     device: str = Field(default=AUTO, examples=[AUTO, "cpu", "gpu", "gpu:0,1"])
     """Device that runs the network. ``auto``: GPUs if there are any and the work takes longer than starting them, else
@@ -72,7 +72,7 @@ class OnDevice(StrictModel):
 class RunsNetwork(OnDevice):
     """The keys of every job that only classifies."""
 
-    help_sections: ClassVar = {"engine": "Where the network runs"}
+    help_sections: ClassVar = {"engine": "Device and engine"}
 
     engine: EngineName = "auto"
     """Library that runs the network. ``auto``: OpenVINO on CPUs, torch on GPUs."""

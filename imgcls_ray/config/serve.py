@@ -62,10 +62,10 @@ class ModelsConfig(ModelChoice):
 class ServeConfig(ModelsConfig, RunsNetwork, ReadLimits):
     """One service: ``imgcls serve``, and ``args`` in ``serve_config.yaml``."""
 
-    help_sections: ClassVar = {"max_batch_size": "How it answers", "url_hosts": "What one request may take"}
+    help_sections: ClassVar = {"max_batch_size": "Batches and answers", "url_hosts": "Limits of requests"}
 
     host: str = "127.0.0.1"
-    """Address that ``imgcls serve`` listens on: 127.0.0.1 for this machine only, 0.0.0.0 for all its addresses."""
+    """Address that ``imgcls serve`` listens on: 127.0.0.1 for this machine only, 0.0.0.0 for every network."""
     port: int = Field(default=8000, ge=1, le=65535)
     """Port that ``imgcls serve`` listens on."""
     metrics_port: int | None = Field(default=None, ge=1, le=65535)

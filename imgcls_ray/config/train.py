@@ -18,10 +18,10 @@ class TrainConfig(Labelled, OnDevice, ReadLimits):
     """
 
     help_sections: ClassVar = {
-        "pretrained": "What it starts from",
-        "epochs": "How it learns",
-        "crop_scale": "What is done to images",
-        "early_stop": "The run",
+        "pretrained": "Initial weights",
+        "epochs": "Optimization",
+        "crop_scale": "Augmentation",
+        "early_stop": "Log, evaluation, checkpoints",
         "num_workers": "Workers",
     }
 
