@@ -65,7 +65,7 @@ class ServeConfig(ModelsConfig, RunsNetwork, ReadLimits):
     help_sections: ClassVar = {"max_batch_size": "Batches and answers", "url_hosts": "Limits of requests"}
 
     host: str = "127.0.0.1"
-    """Address that ``imgcls serve`` listens on: 127.0.0.1 for this machine only, 0.0.0.0 for every network."""
+    """Address that ``imgcls serve`` listens on: 127.0.0.1 can be reached from this machine only, 0.0.0.0 from all."""
     port: int = Field(default=8000, ge=1, le=65535)
     """Port that ``imgcls serve`` listens on."""
     metrics_port: int | None = Field(default=None, ge=1, le=65535)
