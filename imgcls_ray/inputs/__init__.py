@@ -1,1 +1,1 @@
-"""What is to be labelled: listings, lists, and their order. Knows nothing of Ray."""
+"""Inputs to label: listings, lists, and their order. Does not import Ray."""

@@ -1,7 +1,7 @@
-"""Tell files that were deleted from files whose storage is away: a volume that is not mounted, a proxy's 404.
+"""Distinguish deleted files from files whose storage is unavailable, e.g. because a volume is not mounted.
 
-Both look the same file by file. Where many inputs in a row are missing that were there when they were listed, the place
-that they were listed in is looked at again: if it is gone or empty, the job ends and nothing is recorded for them.
+For a single file both cases look the same. If many inputs in a row are missing that were there when they were listed,
+their folder or bucket is listed again. If it is gone or empty, the job ends and records nothing for these inputs.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from imgcls_ray.storage.s3 import S3Options
 
 MANY = 16
-"""As many inputs in a row that are away are no accident."""
+"""So many missing inputs in a row are no accident."""
 # ENOENT of an empty mount point, EIO, ESTALE or ENOTCONN of a dead one, EACCES of an expired ticket.
 _OF_A_VOLUME = frozenset({ImageErrorCode.NOT_FOUND, ImageErrorCode.FETCH_FAILED, ImageErrorCode.ACCESS_DENIED})
 # Of a place that lists: so long it is not asked again.
@@ -39,13 +39,13 @@ _lock = threading.Lock()
 def check_absences(
     rows: pa.Table, errors: Iterable[ImageErrorCode | None], *, source: str | None, store: str, s3: S3Options
 ) -> None:
-    """End the job where inputs are missing because their storage is away.
+    """End the job if inputs are missing because their storage is unavailable.
 
     Args:
         rows: of a plan; columns ``uri`` and ``etag``.
-        errors: what became of each.
+        errors: the error of each row, if it has one.
         source: the INPUT that they were listed in; a path is absolute. ``None`` if that is not known.
-        store: the label store, whose own files are no sign of life.
+        store: the label store, whose own files do not show that the inputs are there.
         s3: how to reach object storage.
 
     Raises:
@@ -68,7 +68,7 @@ def check_absences(
 
 
 def _many_in_a_row(rows: pa.Table, errors: list[ImageErrorCode | None]) -> list[list[str]]:
-    """Sequences of inputs that are away; those that were missing when they were listed do not count."""
+    """Sequences of missing inputs; inputs that were already missing when they were listed do not count."""
     if _OF_A_VOLUME.isdisjoint(errors):
         return []
     columns = (rows.column(name).to_pylist() for name in ("uri", "etag"))
@@ -98,7 +98,7 @@ def _why_empty(place: str, store: str, s3: S3Options) -> str | None:
 
 
 def _common_folder(uris: Sequence[str]) -> str | None:
-    """The folder that all of these are below, or their bucket; ``None`` where they have none, or it says nothing."""
+    """The common folder or bucket of all these inputs; ``None`` if there is none, or if it proves nothing."""
     if any(is_url(uri) for uri in uris) or len({is_s3(uri) for uri in uris}) > 1:
         return None
     if is_s3(uris[0]):

@@ -1,7 +1,7 @@
-"""An INPUT of the command line to a sorted stream of files.
+"""Turn an INPUT of the command line into a sorted stream of files.
 
-A folder, prefix, glob, list or address becomes one stream of ``FileInfo``, sorted by URI, each URI once. Nothing is
-held in memory whole: folders and prefixes are walked in order, and what comes unsorted is sorted on disk.
+A folder, prefix, glob, list or address becomes one stream of ``FileInfo``, sorted by URI, each URI once. No list is
+held in memory as a whole: folders and prefixes are walked in order, and unsorted lists are sorted on disk.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ __all__ = ["ListingCounts", "check_input", "is_single_file", "list_inputs"]
 
 
 def is_single_file(source: str, s3: S3Options = DEFAULT_S3) -> bool:
-    """Whether INPUT is one image rather than a place of many."""
+    """Whether INPUT is one image, not a folder, prefix, list or pattern."""
     if is_list(source):
         return False
     if is_s3(source):
@@ -78,9 +78,9 @@ def list_inputs(
     Args:
         source: folder (recursive), prefix, file, object, glob, list (``.txt``, ``.csv``, ``.parquet``, an S3
             Inventory's ``manifest.json``) or http(s) address.
-        counts: told what was left out.
+        counts: receives the numbers of skipped files.
         s3: how to reach object storage.
-        leave_out: the label store: what it wrote itself is no input, where it lies in the input or around it.
+        leave_out: the label store, whose own files are no inputs, whether it is inside the input or around it.
 
     Raises:
         InputError: the input as a whole cannot be read.
@@ -115,10 +115,10 @@ def _why_not(error: OSError | ValueError) -> str:
 
 
 def _split_pattern(path: str) -> tuple[str, list[str]]:
-    """The folder that a pattern counts from, and its parts below; what exists as it is written is no pattern.
+    """The fixed folder of a pattern, and the parts below it; an existing name is no pattern.
 
     Raises:
-        InputError: it is no pattern, or leads up again.
+        InputError: it is no pattern, or has ``..`` behind a wildcard.
     """
     parts = path.split("/")
     places = (i for i, part in enumerate(parts) if has_magic(part) and not os.path.lexists("/".join(parts[: i + 1])))

@@ -55,12 +55,12 @@ _NOT_UTF8 = re.compile("[\udc80-\udcff]")
 
 
 def is_list(source: str) -> bool:
-    """Whether the name is that of a list of inputs rather than of an input."""
+    """Whether the name is that of a list of inputs, not of a single input."""
     return source.lower().endswith(_LIST_SUFFIXES) or is_inventory(source)
 
 
 def is_inventory(source: str) -> bool:
-    """Whether the name is that of an S3 Inventory, which has the objects of a bucket, inputs or not."""
+    """Whether the name is that of an S3 Inventory, which has all objects of a bucket, also those that are no inputs."""
     return PurePosixPath(source).name == _INVENTORY_NAME
 
 

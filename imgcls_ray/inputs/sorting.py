@@ -1,4 +1,4 @@
-"""Files in the order of their URIs, however many: sorted in chunks, kept on disk, and merged."""
+"""Sort any number of files by their URIs: chunks are sorted in memory, kept on disk, and merged."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def table_of(files: Sequence[FileInfo]) -> pa.Table:
 
 
 def batches_of(file: pq.ParquetFile, *, batch_size: int, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
-    """The file's batches, one row group after the other: asked for all of them, Arrow reads far ahead."""
+    """The file's batches, one row group after the other, because Arrow would prefetch many row groups at once."""
     for group in range(file.num_row_groups):
         yield from file.iter_batches(batch_size=batch_size, row_groups=[group], columns=columns)
 
