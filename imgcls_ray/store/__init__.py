@@ -1,1 +1,1 @@
-"""The label store: plans, parts, leases, and the newest rows. Knows nothing of Ray."""
+"""The label store: plans, parts, leases, and the newest rows. Does not import Ray."""

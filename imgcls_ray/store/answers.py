@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Answer(NamedTuple):
-    """One row of the store, by what decides whether its input is planned again."""
+    """One row of the store, with the values that decide whether its input is planned again."""
 
     uri: str
     run: int
@@ -27,7 +27,7 @@ class Answer(NamedTuple):
     part: str
     """Name of the part file."""
     row: int
-    """Place in the part file."""
+    """Number of the row in the part file."""
     limits: bytes | None = None
     """The limits that the row was made under, as JSON; ``None`` in parts of earlier versions."""
 
@@ -44,7 +44,7 @@ def answers_by_input(store: LabelStore) -> Iterator[list[Answer]]:
 
 
 def newest_answers(store: LabelStore) -> Iterator[Answer]:
-    """The newest row of every input, sorted by URI: the one that counts."""
+    """The newest row of every input, which is the valid one, sorted by URI."""
     return (answers[-1] for answers in answers_by_input(store))
 
 

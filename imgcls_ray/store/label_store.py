@@ -1,7 +1,7 @@
 """The label store: identity, plans, parts and runs of one directory.
 
-Every file appears whole, under a name that is never written twice; so whatever is listed is true, and what is not
-there has not happened. No lock is needed for that, and none is trusted.
+Every file appears complete, under a name that is never written twice. So the listing alone shows what is done, and no
+lock is needed.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _SEGMENT_FILE = re.compile(r"^\d{6,}\.parquet$")
 
 
 class StoreIdentity(StrictModel):
-    """What all rows of a store have in common; a run that does not match is refused."""
+    """Model and columns that all rows of a store share; a run with others is refused."""
 
     format_version: Literal[1] = 1
     """Version of the format of the store."""
@@ -85,19 +85,19 @@ class LabelStore:
         return sorted(set(self.planned_runs()) - set(self.finished_runs()))
 
     def next_run(self) -> int:
-        """A number that no run has used: claimed, planned, finished, or given up while it was planned."""
+        """The next number that no run has used, not even a run that was given up while it was planned."""
         return max((*self._numbers("plans", _RUN_ENTRY), *self.finished_runs()), default=0) + 1
 
     def claim_next_run(self) -> int | None:
         """Claim a number for a new plan, or return ``None`` if an open run has to be finished first.
 
-        The number is read before the open runs are, and claimed after: whoever succeeds knows that every earlier run
-        is finished, so a listing that is compared with the answers from now on misses none of theirs. A plan that
-        somebody began and did not end is closed for good. So of two commands that plan at once, with or without a
-        lease, one finds its number or its plan taken, and no input is planned twice.
+        The number is read before the open runs are listed, and claimed afterwards. So after a successful claim every
+        earlier run is finished, and a listing that is compared with the store from now on sees all their rows. A plan
+        that another command began and did not finish is closed for good. Of two commands that plan at the same time,
+        with or without a lease, one finds its number or its plan taken, and no input is planned twice.
 
         Raises:
-            StoreInUseError: another command claimed the number meanwhile.
+            StoreInUseError: another command has claimed the number in the meantime.
         """
         number = self.next_run()
         planned = set(self.planned_runs())
@@ -177,7 +177,7 @@ class LabelStore:
             )
 
     def answered_units(self, run: int) -> set[int]:
-        """Numbers of the units of a run that have an answer."""
+        """Numbers of the units of a run that have a part file."""
         parts = (parse_part_name(name) for name in self.directory.entries("predictions", starts_with=f"{run:04d}-"))
         return {part[1] for part in parts if part is not None}
 
@@ -240,7 +240,7 @@ def _is_count(value: object) -> bool:
 
 
 def plan_name(run: int) -> str:
-    """The file that says that a plan is whole."""
+    """Name of the file that marks a plan as complete."""
     return f"plans/{run:04d}.json"
 
 
@@ -250,11 +250,11 @@ def segment_name(number: int) -> str:
 
 
 def create_or_open_store(directory: Directory, identity: StoreIdentity) -> LabelStore:
-    """Open the store for a run of this identity, or make it.
+    """Open the store for a run of this identity, or create it.
 
     Raises:
-        StoreError: the directory is something else, a store of another model or other columns, or on a storage that
-            writes over what is there.
+        StoreError: the directory has other files, is a store of another model or with other columns, or is on a
+            storage that overwrites existing names.
     """
     if is_store(directory):
         store = open_store(directory)
@@ -270,10 +270,10 @@ def create_or_open_store(directory: Directory, identity: StoreIdentity) -> Label
 
 
 def is_store(directory: Directory) -> bool:
-    """Whether there is a store; if not, there is a place for one.
+    """Whether there is a store; ``False`` means that one can be created.
 
     Raises:
-        StoreError: the directory is something else.
+        StoreError: the directory has other files.
     """
     try:
         if directory.exists(IDENTITY_FILE):
@@ -295,7 +295,7 @@ def is_store(directory: Directory) -> bool:
 
 
 def check_identity(store: LabelStore, identity: StoreIdentity) -> None:
-    """Refuse a run whose rows would not be of the store's kind.
+    """Refuse a run whose model or columns differ from the store's.
 
     Raises:
         StoreError: naming the first difference and the way out.

@@ -42,7 +42,7 @@ def latest_rows(store: LabelStore) -> Iterator[pa.Table]:
 
 
 class _PartReader:
-    """Reads rows of parts; keeps the few parts that the merge of the runs goes through at a time."""
+    """Reads rows of parts, and caches the few parts that the merge of all runs needs at a time."""
 
     _MAX_OPEN = 8
 
@@ -64,7 +64,7 @@ def write_latest(store: LabelStore, path: Path) -> int:
     """Write the newest rows to a ``.parquet``, ``.jsonl`` or ``.csv`` file, whole or not at all. Returns their number.
 
     Raises:
-        UsageError: another suffix, or a path that is no place for a file.
+        UsageError: another suffix, or a path where no file can be written.
         StorageError: reading the store or writing the file failed; an older file stays.
     """
     kind = path.suffix.lower().lstrip(".")
@@ -126,7 +126,7 @@ def _write_parquet(store: LabelStore, path: str) -> int:
 
 
 def _write_csv(store: LabelStore, file: TextIO) -> int:
-    """Lists travel as JSON inside their cell."""
+    """Lists are written as JSON in their cell."""
     writer = csv.writer(file)
     writer.writerow(store.schema.names)
     num_rows = 0

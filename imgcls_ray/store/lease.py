@@ -1,9 +1,9 @@
-"""Tell the second of two commands on one store who was first.
+"""A lease that stops a second command on the same store.
 
-Advisory: parts are create-only, so two runs at once waste work but lose and double nothing. The lease is for people.
+It is advisory: parts are create-only, so two runs at the same time would repeat work, but lose and double nothing.
 
-The holder renews it all the time. Whether it lives is seen by that, with the observer's own clock: the clocks of two
-machines need not agree. Only of a process of this very machine is it known at once.
+The holder renews the lease every few seconds. An observer counts the renewals with its own clock, because the clocks of
+two machines may differ. If the holder is a process of this machine, the observer looks it up directly.
 """
 
 from __future__ import annotations
@@ -33,22 +33,22 @@ logger = logging.getLogger("imgcls_ray")
 LEASE_FILE = "lease.json"
 _HEARTBEAT_S = 10.0
 _RECENT_S = 60.0
-"""A renewal of so long ago, by the clocks of both machines, is a sign of life."""
+"""A lease that was renewed within this time, by the clocks of both machines, is alive."""
 _WATCH_S = 25.0
-"""So long a lease that seems old is watched: a holder that lives renews it twice meanwhile."""
+"""Time to watch a lease that seems old: a living holder renews it twice within this time."""
 _LOOK_S = 1.0
 _STATE, _START_TIME = 0, 19
 
 
 class _Process(NamedTuple):
-    """What tells a process of this machine from every other one, also after its number was given away again."""
+    """Identity of a process, unique also after its number is reused."""
 
     boot: str
-    """Of the machine, since it was started."""
+    """Boot id of the machine."""
     pid_namespace: str
-    """In which the number counts: containers may share a host's name and not its processes."""
+    """PID namespace of the number: containers may share a host name but not its processes."""
     started: str
-    """In clock ticks after the boot."""
+    """Start time in clock ticks after the boot."""
 
 
 @contextmanager
@@ -56,7 +56,7 @@ def hold_lease(directory: Directory) -> Iterator[None]:
     """Hold the store while the block runs.
 
     Raises:
-        StoreInUseError: a run that is alive holds it; says who and since when.
+        StoreInUseError: a living run holds it; the message says which one and since when.
     """
     token = uuid.uuid4().hex
     _acquire(directory, token)
@@ -75,7 +75,7 @@ def hold_lease(directory: Directory) -> Iterator[None]:
 
 
 def lease_holder(directory: Directory) -> str | None:
-    """Who holds the store as far as one look can tell, in words, or ``None``."""
+    """The holder of the lease as text, judged by one look only; ``None`` if there is none."""
     lease = _read(directory)
     if lease is None or (is_alive := _is_alive(lease)) is False:
         return None
@@ -111,7 +111,7 @@ def _words(lease: dict[str, Any]) -> str:
 
 
 def _holds(directory: Directory, lease: dict[str, Any]) -> bool:
-    """Whether the holder of a lease lives; waits for a sign of life where nothing else tells."""
+    """Whether the holder of a lease is alive; watches for a renewal if nothing else decides."""
     if (is_alive := _is_alive(lease)) is not None:
         return is_alive
     if _is_recent(lease):
@@ -168,7 +168,7 @@ def _is_recent(lease: dict[str, Any]) -> bool:
 
 
 def _is_alive(lease: dict[str, Any]) -> bool | None:
-    """Whether the holder's process lives; ``None`` where that cannot be known from here."""
+    """Whether the holder's process is alive; ``None`` if this machine cannot know."""
     here, there = _process(), lease.get("process")
     if here is None or not isinstance(there, dict):
         return None
@@ -188,7 +188,7 @@ def _is_alive(lease: dict[str, Any]) -> bool | None:
 
 
 def _process() -> _Process | None:
-    """This process; ``None`` where the system does not tell."""
+    """This process; ``None`` if the system does not give its identity."""
     fields = _stat_fields(os.getpid())
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()

@@ -35,8 +35,8 @@ def commit_unit(
 ) -> pa.Table:
     """Write a unit's part file in one create-only step. Returns its counts.
 
-    The limits that the rows were made under stand in the file's metadata: what failed by one of them is asked again
-    where it is wider. A part that is there already is as good: it holds the same rows, by another worker.
+    The file's metadata has the limits of the run, so that an input that failed by a limit is tried again with a wider
+    one. If the part exists already, it is kept: another worker has written the same rows.
     """
     start = time.perf_counter()
     table = part_table(store.schema, class_names, rows, results)
@@ -74,12 +74,12 @@ def part_table(
 
 
 def done_before(unit: Unit) -> pa.Table:
-    """Counts of a unit whose part was there."""
+    """Counts of a unit whose part existed already."""
     return unit_counts(unit, Counter(), StageSeconds(), committed=False)
 
 
 def skipped(unit: Unit, by: Sequence[str]) -> pa.Table:
-    """Counts of a unit that was not begun because the command is stopping; ``by`` are the workers that say so."""
+    """Counts of a unit that was not started because the command is stopping; ``by`` are the workers that report it."""
     return unit_counts(unit, Counter(), StageSeconds(), committed=False, skipped_by=by)
 
 

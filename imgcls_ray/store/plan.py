@@ -1,7 +1,7 @@
 """Decide what a run labels, write it down before work starts, and cut it into units.
 
-A plan is immutable: its files are create-only, and a marker written after them says that it is whole. What a store has
-answered is not planned again; a new version of an input is.
+A plan is immutable: its files are create-only, and a marker file written after them says that it is complete. An input
+with a valid row is not planned again; a new version of it is.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _SPOOL_ROWS = 8192
 
 @dataclass
 class PlanCounts:
-    """What a listing meant for a run."""
+    """Counts of the inputs of a listing, by what the run does with them."""
 
     listed: int = 0
     new: int = 0
@@ -48,15 +48,15 @@ class PlanCounts:
     retried: int = 0
     """Inputs that failed before and are asked again."""
     answered: int = 0
-    """Inputs whose row stands."""
+    """Inputs with a valid row, which are not planned."""
     waiting: int = 0
-    """Among these, inputs that failed more than once for a passing reason and are asked again later."""
+    """Inputs, among ``answered``, that failed more than once for a temporary reason and are tried again later."""
     next_retry: datetime | None = None
-    """When the first of them will be."""
+    """Time of the first of these later tries."""
     answered_codes: Counter[str] = field(default_factory=Counter)
-    """The same per status."""
+    """Number of ``answered`` inputs per status."""
     replaced: Counter[tuple[int, str]] = field(default_factory=Counter)
-    """Rows that stand no longer, by run and status: their inputs are planned, as changed or to be retried."""
+    """Rows that are no longer valid, by run and status, because their inputs are planned as changed or retried."""
 
     @property
     def planned(self) -> int:
@@ -66,13 +66,13 @@ class PlanCounts:
 def unanswered(
     files: Iterable[FileInfo], store: LabelStore | None, counts: PlanCounts, rules: RetryRules | None = None
 ) -> Iterator[FileInfo]:
-    """Keep the inputs that no row of the store answers yet: a merge of two sorted streams.
+    """Keep the inputs without a valid row in the store: a merge of two sorted streams.
 
     Args:
         files: what is listed, sorted by URI.
-        store: whose answers count; ``None`` where there is none yet.
-        counts: told what became of each.
-        rules: which failures are asked again; by default those that may pass.
+        store: the store whose rows are compared; ``None`` if there is none yet.
+        counts: receives the numbers of inputs of each kind.
+        rules: which failures are tried again; by default the temporary ones.
     """
     if store is None:
         for info in files:
@@ -113,12 +113,12 @@ def _beside(
 
 
 def default_unit_size(weights_bytes: int) -> int:
-    """About ten seconds of one core's work, from the size of the network: images per unit."""
+    """Number of images that one core labels in about ten seconds, from the size of the network."""
     return min(MAX_UNIT_SIZE, max(MIN_UNIT_SIZE, int(10_000 / cpu_ms_per_image(weights_bytes))))
 
 
 def cpu_ms_per_image(weights_bytes: float) -> float:
-    """What labelling an image takes of one core, milliseconds, from the size of the network.
+    """Milliseconds of one core to label an image, from the size of the network.
 
     3 ms for decoding and 1.2 ms per million parameters fit PP-LCNet and ResNet50 within a factor of two, which is
     all that a unit's size, or the choice between CPU and GPU, needs.
@@ -145,7 +145,7 @@ def unit_sizes(num_images: int, *, num_workers: int, largest: int, batch_size: i
 
 
 class Spool:
-    """Planned inputs on local disk, counted: units can be cut only when the end is known.
+    """Planned inputs on local disk, with their number: units can be cut only when the number is known.
 
     The file has no name: a kill leaves nothing behind.
     """
@@ -167,7 +167,7 @@ class Spool:
         self.num_images += len(files)
 
     def complete(self) -> Self:
-        """Nothing more is added; from here on it is read."""
+        """End writing; from now on the file is read."""
         self._writer.close()
         return self
 
@@ -188,7 +188,7 @@ def write_plan(
 ) -> None:
     """Write the plan of a run whose number was taken before its inputs were compared with the store's answers.
 
-    A plan that another run wrote meanwhile has taken the number: then these inputs may be answered already.
+    If another run has written a plan with this number in the meantime, these inputs may have rows already.
 
     Raises:
         StoreInUseError: another run is writing a plan into this store.

@@ -1,10 +1,10 @@
-"""Plan while the listing goes on: the first units need not wait for the last page of a hundred million names.
+"""Plan while the listing goes on, so that the first units do not wait for the last page of a hundred million names.
 
-A thread lists and compares; what it finds waits on disk. A listing that takes long is planned as several runs, one
-after the other: what is there when the workers have nothing to do becomes the next plan. Each plan is complete and
-written down before its first unit is started, and never changed. Their numbers follow one another from the one that
-was taken before the comparison began, so another run on the same store, which may have planned meanwhile, has taken
-the next of them, and this one ends instead of planning an input twice.
+A thread lists and compares, and keeps its results on disk. A long listing is planned as several runs, one after the
+other: the inputs found by the time the workers have nothing to do become the next plan. Each plan is complete and
+written before its first unit starts, and never changes. The numbers of the plans are consecutive, from the number that
+was claimed before the comparison began. If another run on the same store has planned in the meantime, it has taken the
+next number, and this run ends instead of planning an input twice.
 """
 
 from __future__ import annotations

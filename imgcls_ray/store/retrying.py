@@ -1,10 +1,10 @@
-"""Which inputs that have a row are asked again, although the same version of them is listed.
+"""Decide which inputs with a row are tried again although their version is the same.
 
-A row with a label is final. A row with an error is asked again
+A row with a label is final. An input with an error is tried again
 
-- where the failure may pass (``fetch_failed``, ``access_denied``, ...): by the next run, and then less and less often;
-- where a limit that made it fail is wider now;
-- where the command names its code (``--retry``).
+- after a temporary error (``fetch_failed``, ``access_denied``, ...): in the next run, then after growing waiting times;
+- after it failed by a limit, if the limit is wider now;
+- if the command names its error code (``--retry``).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The label store's tables and names: what every reader and writer of a store agrees on.
 
-plans/NNNN/SSSSSS.parquet        what run NNNN was asked to do; one row group is one unit of work
+plans/NNNN/SSSSSS.parquet        inputs of run NNNN; one row group is one unit of work
 plans/NNNN.json                  written after them: the plan is complete and never changes again
-predictions/NNNN-UUUUUU.parquet  the answer to unit U of run N; a name that exists is done
+predictions/NNNN-UUUUUU.parquet  rows of unit U of run N; if the file exists, the unit is done
 runs/NNNN.json                   written last: run N is finished
 store.json                       the identity: which model, which columns
 """
@@ -23,22 +23,22 @@ PLAN_SCHEMA = pa.schema([pa.field("image_id", pa.int64(), nullable=False), *FILE
 
 FINGERPRINT_KEY = b"imgcls.fingerprint"
 LIMITS_KEY = b"imgcls.limits"
-"""In a part file's metadata: the limits that its rows were made under, as JSON."""
+"""Key in a part file's metadata: the limits of its run, as JSON."""
 STATUS_OK = "ok"
 STATUS_ERROR = "error"
 
 
 class Unit(NamedTuple):
-    """Consecutive rows of one plan: what one worker labels and commits in one step."""
+    """Consecutive rows of one plan, which one worker labels and commits in one step."""
 
     run: int
     number: int
-    """Place in the run, from 0."""
+    """Number of the unit in its run, from 0."""
     segment: str
     """Name of the plan file that holds it."""
     row_group: int
     first_row: int
-    """Of the plan's rows, from 0."""
+    """Number of the unit's first row in the plan, from 0."""
     num_rows: int
 
     @property
