@@ -1,4 +1,4 @@
-"""What a check found out: everything that the report is made of."""
+"""The result of a check: all data of the report."""
 
 from __future__ import annotations
 
@@ -19,35 +19,35 @@ class Sample:
     """An image that the report shows."""
 
     path: str
-    """As the dataset names it."""
+    """Path as it is written in the dataset."""
     uri: str
     class_name: str
 
 
 @dataclass
 class CheckResult:
-    """One dataset, checked. Counts are of listed images, whether or not they can be read."""
+    """The result of checking one dataset. Counts include images that cannot be read."""
 
     dataset: str
     """Path or URI, as it was given."""
     label_file: str | None
-    """Relative to the dataset; none if class names come from folders or a table."""
+    """Path of ``label.txt``, relative to the dataset; ``None`` if class names come from folders or a table."""
     class_names: list[str | None]
-    """By class id; None where no class has the id."""
+    """Class names by id; ``None`` for an id without a class."""
     num_images: dict[str, int] = field(default_factory=dict)
-    """By split, in the order train, val, test; those that the dataset has."""
+    """Number of images by split, in the order train, val, test, for the splits that the dataset has."""
     images_per_class: dict[str, Counter[int]] = field(default_factory=dict)
-    """By split, then by class id."""
+    """Number of images by split, then by class id."""
     samples: dict[str, list[Sample]] = field(default_factory=dict)
-    """By split, at most ten, chosen at random (seeded) among all that can be read."""
+    """Samples by split: at most ten, chosen at random (seeded) from all readable images."""
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
-    """How many images have which (width, height), both rounded down to a multiple of 32; those that were decoded."""
+    """Number of decoded images by (width, height), both rounded down to a multiple of 32."""
     formats: Counter[str] = field(default_factory=Counter)
-    """How many images are of which format (``JPEG``, ``PNG``, ...) and colours, e.g. ``JPEG RGB``."""
+    """Number of images by format and colours, e.g. ``JPEG RGB``."""
     findings: list[Finding] = field(default_factory=list)
-    """Errors first; by kind at most ``max_findings`` of the configuration."""
+    """Findings, errors first; of each code at most ``max_findings`` of the configuration."""
     num_findings: Counter[str] = field(default_factory=Counter)
-    """All of them, by code, those that are not in ``findings`` too."""
+    """Number of all findings by code, also of those that are not in ``findings``."""
     seconds: float = 0.0
 
     @property

@@ -28,7 +28,7 @@ _REPORT = re.compile(
 
 
 def read_class_folders(dataset: str, s3: S3Options) -> DatasetSource:
-    """``train/NAME/*.jpg`` and so on, or ``NAME/*.jpg``: all of the latter is to train with."""
+    """Read ``train/NAME/*.jpg`` and so on, or ``NAME/*.jpg``, whose images are all training images."""
     root = dataset.rstrip("/") + "/" if is_s3(dataset) else absolute_path(path_from_uri(dataset)).rstrip("/") + "/"
 
     def paths() -> Iterator[tuple[str, str]]:
@@ -63,7 +63,7 @@ def read_class_folders(dataset: str, s3: S3Options) -> DatasetSource:
 
 
 def _empty_folders(root: str, splits: list[str], classes: frozenset[str]) -> Iterator[Finding]:
-    """Folders beside those of classes in which no image lies: none of them is a class."""
+    """Folders without any image beside the class folders; they are no classes."""
     for split in splits or [""]:
         for name in sorted(os.listdir(root + split)):
             place = posixpath.join(split, name)

@@ -1,4 +1,4 @@
-"""Which class of a model is which class of a dataset: by name, because ids are only places in a list."""
+"""Match the classes of a dataset with those of a model by name, because ids are only positions in a list."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def match_classes(
     """The model's id of each class of a dataset.
 
     Args:
-        dataset, model: for people.
-        dataset_names: by the dataset's ids; None where no class has the id.
-        model_names: by the model's ids. The model may have classes that the dataset lacks, not the other way round.
+        dataset, model: names for the error message.
+        dataset_names: class names by the dataset's ids; None for an id without a class.
+        model_names: class names by the model's ids. The model may have more classes than the dataset.
 
     Returns:
-        int32, by the dataset's ids; -1 where no class has the id.
+        int32, the model's ids by the dataset's ids; -1 for an id without a class.
 
     Raises:
         UsageError: the model lacks a class of the dataset.

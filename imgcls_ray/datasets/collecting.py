@@ -1,7 +1,7 @@
-"""Judge what was found of the images of a dataset, and find the pairs among them; no image is held.
+"""Turn the measurements of a dataset's images into findings, and find pairs among them; no image stays in memory.
 
-What is kept of an image is 61 bytes (place, split, class, hashes of its name, its bytes and its looks); the rest of the
-entries lies in a file beside, from which findings get their line and path.
+61 bytes of each image stay in memory: position, split, class, and hashes of its name, bytes and pixels. All entries are
+in a file, from which findings get their line and path.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger("imgcls_ray")
 
 _NUM_SAMPLES = 10
-"""Of each split, as PaddleX shows."""
+"""Number of samples of each split, as in PaddleX."""
 _SIZE_STEP = 32
 _MAX_CONFIRMED = 20_000
-"""Pairs whose pixels are compared; a dataset with more nearly equal pictures is known to have many by then."""
+"""Largest number of pairs whose pixels are compared; with so many, it is clear that the dataset has many duplicates."""
 _MISSING = frozenset({ImageErrorCode.NOT_FOUND, ImageErrorCode.NOT_A_FILE})
 
 
@@ -55,7 +55,7 @@ class _Pending(NamedTuple):
 
 
 class Collector:
-    """Takes what was found, and keeps of each image no more than the search for pairs needs."""
+    """Collects the measurements of images, and keeps only what the search for pairs needs."""
 
     def __init__(self, config: CheckConfig, source: DatasetSource, entries: EntryFile) -> None:
         self._config, self._source, self._entries = config, source, entries
@@ -79,13 +79,13 @@ class Collector:
             self._findings.append(finding)
 
     def _add_about(self, code: FindingCode, number: int, detail: str, other: int | None = None) -> None:
-        """Keep those of the first images, in whatever order the blocks come back."""
+        """Keep the findings of the first images, in whatever order the blocks come back."""
         self._counts[code] += 1
         pending = (-number, 1 if other is None else -other, _Pending(code, number, detail, other))
         _push_bounded(self._pending[code], pending, self._config.max_findings)
 
     def blocks(self) -> Iterator[pa.Table]:
-        """Read the entries once: count, write them aside, and hand them on in blocks."""
+        """Read the entries once: count them, write them to a file, and yield them in blocks."""
         waiting: list[tuple[int, int, str, str, int]] = []
         number = 0
         with self._entries.writing():
@@ -103,7 +103,7 @@ class Collector:
             yield _block(waiting)
 
     def take(self, facts: pa.Table) -> None:
-        """Judge the images of a block, and keep what the search for pairs needs."""
+        """Make findings of the images of a block, and keep what the search for pairs needs."""
         is_good = pc.is_null(facts["code"])
         for row in facts.filter(pc.invert(is_good)).select(["number", "code", "detail"]).to_pylist():
             self._judge_unreadable(row["number"], ImageErrorCode(row["code"]), row["detail"])
@@ -150,7 +150,7 @@ class Collector:
                 _push_bounded(chosen, (-int(ranks[place]), int(numbers[place])), _NUM_SAMPLES)
 
     def look_at_pairs(self, task: InspectTask) -> None:
-        """Names that are alike, then equal bytes, then nearly equal pictures."""
+        """Find similar names, then equal bytes, then nearly equal pictures."""
         if not self._columns["named"]:
             return
         kept = {name: np.concatenate(self._columns.pop(name)) for name in list(self._columns)}
@@ -236,7 +236,7 @@ class Collector:
                 yield (int(one), int(two)), found
 
     def look_at_classes(self) -> None:
-        """Splits and classes that have too little, and colours that most images do not have."""
+        """Find splits and classes with too few images, and images with unusual colours."""
         for split in ("train", "val"):
             if not sum(self._images_per_class.get(split, Counter()).values()):
                 self.add(Finding(FindingCode.EMPTY_SPLIT, _list_of(self._source, split), split=split))
@@ -277,7 +277,7 @@ class Collector:
             self._counts[FindingCode.ODD_COLOURS] += colours[kind] - len(numbers)
 
     def result(self) -> CheckResult:
-        """Look up lines and paths, and put everything together."""
+        """Look up the lines and paths of findings, and return the whole result."""
         all_pending = [pending for kept in self._pending.values() for *_, pending in kept]
         wanted = {number for pending in all_pending for number in (pending.number, pending.other)}
         wanted |= {number for chosen in self._samples.values() for _, number in chosen}

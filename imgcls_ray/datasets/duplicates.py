@@ -27,7 +27,7 @@ _MAX_PAIRS = 10_000_000
 
 
 def equal_groups(keys: np.ndarray) -> Iterator[np.ndarray]:
-    """Places of equal keys: an array of at least two for each key that occurs more than once, ascending.
+    """Find equal keys: for each key that occurs more than once, yield its positions, ascending.
 
     Args:
         keys: (N,) of any sortable type.
@@ -40,15 +40,15 @@ def equal_groups(keys: np.ndarray) -> Iterator[np.ndarray]:
 def near_pairs(hashes: np.ndarray, max_bits: int) -> np.ndarray:
     """Pairs of pictures whose hashes differ in at most ``max_bits`` bits.
 
-    All of them, if ``max_bits`` is below the number of bands (8 up to two million pictures, then 4), no band is shared
-    by more than 512, and they are no more than ten million; else some of them.
+    All such pairs are found if ``max_bits`` is below the number of bands (8 up to two million pictures, then 4), if no
+    value of a band occurs more than 512 times, and if there are at most ten million pairs. Otherwise some are missed.
 
     Args:
         hashes: uint8 (N, 16), perceptual hashes.
-        max_bits: not counted among the pairs are those of equal hashes and more.
+        max_bits: largest number of different bits. Pairs of equal hashes are returned, too.
 
     Returns:
-        int64 (M, 2), the lower place first, sorted, each pair once.
+        int64 (M, 2), pairs of positions, the lower one first, sorted, each pair once.
     """
     words = np.ascontiguousarray(hashes).view(np.uint64)
     bands = np.ascontiguousarray(hashes).view(np.uint16 if len(hashes) <= _MANY else np.uint32)

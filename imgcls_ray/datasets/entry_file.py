@@ -1,4 +1,4 @@
-"""The entries of a dataset, written aside by number: what findings say of an image is read back from here."""
+"""A temporary file with the entries of a dataset, from which findings read the details of an image by its number."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What can be wrong with a labelled dataset: a closed set of codes, each with a severity and a meaning for people."""
+"""Faults of a labelled dataset: a closed set of codes, each with a severity and a text for people."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ class Severity(StrEnum):
 
 
 class FindingCode(StrEnum):
-    """One meaning each; part of ``findings.parquet``."""
+    """Code of a fault, as it is written in ``findings.parquet``."""
 
     severity: Severity
     meaning: str
 
     def __new__(cls, value: str, severity: Severity, meaning: str) -> FindingCode:
-        """A string that knows how grave it is."""
+        """A string with a severity and a text."""
         code = str.__new__(cls, value)
         code._value_ = value
         code.severity = severity
@@ -66,19 +66,19 @@ class Finding(NamedTuple):
 
     code: FindingCode
     file: str = ""
-    """The list, label file or table that says it; relative to the dataset where it lies in it."""
+    """List, label file or table with the fault, relative to the dataset if it is inside it."""
     line: int | None = None
-    """In ``file``, from 1."""
+    """Number of the line in ``file``, from 1."""
     split: str = ""
     class_name: str = ""
     path: str = ""
-    """The image, as the dataset names it."""
+    """Path of the image, as it is written in the dataset."""
     detail: str = ""
-    """What came, e.g. ``'7x'`` or the decoder's code and words."""
+    """The wrong value, e.g. ``'7x'``, or the code and message of the decoder."""
     uri: str = ""
-    """Where the image is, if the finding is about one."""
+    """URI of the image, if the finding is about one."""
     other_uri: str = ""
-    """Where the other one of a pair is."""
+    """URI of the other image, if the finding is about a pair."""
 
     @property
     def text(self) -> str:

@@ -1,4 +1,4 @@
-"""A labelled dataset once its class names are known, however it is written down; and what all its forms share."""
+"""A labelled dataset of any form, after its class names are read, and functions that all forms share."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _INTEGER = re.compile(r"[+-]?[0-9]+")
 
 
 class Entry(NamedTuple):
-    """One labelled image, as the dataset names it."""
+    """One labelled image, as it is written in the dataset."""
 
     split: str
     file: str
-    """The list or table that says it, relative to the dataset; empty for class folders."""
+    """List or table of the entry, relative to the dataset; empty for class folders."""
     line: int | None
     path: str
     uri: str
@@ -35,7 +35,7 @@ class Entry(NamedTuple):
 
     @property
     def where(self) -> str:
-        """``train.txt:17``; the path of an image that no list names."""
+        """Place of the entry, e.g. ``train.txt:17``; for class folders the path of the image."""
         return f"{self.file}:{self.line}" if self.file else self.path
 
 
@@ -46,18 +46,18 @@ class DatasetSource:
     dataset: str
     label_file: str | None
     class_names: list[str | None]
-    """By class id; None where no class has the id."""
+    """Class names by id; ``None`` for an id without a class."""
     splits: list[str]
-    """Those that the dataset has, in the order train, val, test."""
+    """Splits that the dataset has, in the order train, val, test."""
     read: Callable[[Callable[[Finding], None]], Iterator[Entry]]
-    """Read the entries, and tell the faults of their lines."""
+    """Function that reads the entries, and reports the faults of their lines."""
     findings: list[Finding] = field(default_factory=list)
-    """Of the class names, and of lists and folders as a whole."""
+    """Findings about the class names, and about whole lists and folders."""
     files: frozenset[str] = frozenset()
-    """``label.txt`` and the lists, those that there are; none of class folders and tables."""
+    """Existing files among ``label.txt`` and the lists; empty for class folders and tables."""
 
     def class_name(self, label: int) -> str:
-        """For people: also of an id that no class has."""
+        """Name of a class for people; also for an id without a class."""
         name = self.class_names[label] if 0 <= label < len(self.class_names) else None
         return name if name is not None else f"class {label}"
 
@@ -73,18 +73,18 @@ def names_by_id(names: dict[int, str], file: str, findings: list[Finding]) -> li
 
 
 def is_integer(text: str) -> bool:
-    """Whether it is a whole number of ASCII digits, with a sign or without."""
+    """Whether the text is a whole number of ASCII digits, with or without a sign."""
     return _INTEGER.fullmatch(text) is not None
 
 
 def to_int(text: str) -> int:
-    """An integer; of one with more digits than any id has, the first ones (Python reads no more than 4,300)."""
+    """Read an integer; of a very long one only the first digits, because Python reads at most 4,300."""
     sign = "-" if text.startswith("-") else ""
     return int(sign + (text.lstrip("+-").lstrip("0")[:18] or "0"))
 
 
 def image_uri(dataset: str, path: str) -> str:
-    """Where an image is that a list or table names; the same for every spelling of a local path."""
+    """URI of an image in a list or table; the same for every spelling of a local path."""
     if is_url(path) or is_s3(path) or scheme_of(path) == "file":
         return path
     if is_s3(dataset):

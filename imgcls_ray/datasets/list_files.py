@@ -25,17 +25,17 @@ _OTHER_DELIMITER = re.compile(r"[,;|:=\u00a0\u3000\uff0c\uff1b\uff1a]\s*[+-]?[0-
 
 
 class ListFolder(Protocol):
-    """What is needed of a folder to read the lists in it."""
+    """Methods of a folder that are needed to read its lists."""
 
     def entries(self) -> Iterator[str]:
-        """Names of what it holds."""
+        """Names of its files and folders."""
 
     def open(self, name: str) -> BinaryIO:
-        """Read a file of it."""
+        """Open a file of the folder for reading."""
 
 
 def read_lists(dataset: str, folder: ListFolder, files: frozenset[str], delimiter: str | None) -> DatasetSource:
-    """Read the class names, and find out which splits there are; ``files`` of the folder are read."""
+    """Read the class names, and find the splits of a folder with lists."""
     findings: list[Finding] = []
     lists = [name for name in LISTS if name in files]
     names = _read_class_names(folder, findings)
@@ -77,7 +77,7 @@ def _read_class_names(folder: ListFolder, findings: list[Finding]) -> list[str |
 def _take_class_name(
     number: int, line: str | BadBytes, names: dict[int, str], ids_of: dict[str, int]
 ) -> Finding | None:
-    """Add what a line says to ``names`` (by id) and ``ids_of`` (by name), or say what is wrong with it."""
+    """Add a line's class to ``names`` (by id) and ``ids_of`` (by name), or return what is wrong with the line."""
     if isinstance(line, BadBytes):
         return Finding(FindingCode.BAD_LINE, LABEL_FILE, number, detail=line.what)
     text, name = [*re.split(r"[ \t]+", line.strip(), maxsplit=1), ""][:2]
@@ -132,7 +132,7 @@ def _read_list(
 
 
 def _parse_line(line: str, delimiter: str | None) -> tuple[str, str, FindingCode | None]:
-    """Path and class id of a line, as far as they can be told apart, and what is wrong."""
+    """Path and class id of a line, as far as they can be separated, and the fault of the line."""
     line = line.rstrip(" \t")
     if delimiter is None:
         # Not whatever Unicode takes for a blank: to other tools that is part of a name.
@@ -149,7 +149,7 @@ def _parse_line(line: str, delimiter: str | None) -> tuple[str, str, FindingCode
 
 
 def write_entry(dataset: str, entry: Entry, delimiter: str | None) -> str | None:
-    """The line of a list that is read as this image with this class id; None where there is no such line."""
+    """Line of a list for this image and class id; ``None`` if no line would be read as them."""
     line = f"{entry.path}{delimiter or ' '}{entry.label}\n"
     parsed = [_parse_line(text, delimiter) for text in _read_back(line)]
     if parsed != [(entry.path, str(entry.label), None)]:
@@ -159,7 +159,7 @@ def write_entry(dataset: str, entry: Entry, delimiter: str | None) -> str | None
 
 
 def write_class_name(label: int, name: str) -> str | None:
-    """The line of ``label.txt`` that is read as this class; None where there is no such line."""
+    """Line of ``label.txt`` for this class; ``None`` if no line would be read as it."""
     line = f"{label} {name}\n"
     names: dict[int, str] = {}
     faults = [_take_class_name(1, text, names, {}) for text in _read_back(line)]
@@ -167,7 +167,7 @@ def write_class_name(label: int, name: str) -> str | None:
 
 
 def _read_back(line: str) -> list[str]:
-    """What a reader finds where the line is the first one of a file."""
+    """What a reader finds in a file whose first line is this one."""
     try:
         return [text for _, text in _lines(io.BytesIO(line.encode())) if isinstance(text, str)]
     except UnicodeEncodeError:

@@ -1,4 +1,4 @@
-"""Judge pictures by what was measured of them, against the thresholds of the configuration."""
+"""Compare the measurements of pictures with the thresholds of the configuration."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def judge_looks(good: pa.Table, config: CheckConfig) -> Iterator[tuple[FindingCode, dict[int, str]]]:
-    """What is to be said of pictures by their looks: for each finding, places in the table and what came."""
+    """Findings about the pixels of pictures: for each code, row numbers of the table and the measured values."""
     columns = ("width", "height", "brightness", "contrast", "sharpness")
     width, height, brightness, contrast, sharpness = (good[name].to_numpy() for name in columns)
     is_turned = good["is_turned"].to_numpy(zero_copy_only=False)

@@ -1,8 +1,8 @@
 """Replace the lists of a dataset together, and keep every list that was replaced.
 
 An original is copied to the first free name of ``NAME.bak``, ``NAME.bak.1``, ``NAME.bak.2``, ... before anything is
-replaced. While lists are replaced a journal lies beside them: it keeps a second run out, and after a crash it tells
-which lists are new and where the old ones are.
+replaced. During the replacement there is a journal file beside the lists. It stops a second run, and after a crash it
+says which lists are new and where the old ones are.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ JOURNAL = "split.unfinished"
 
 
 def refuse_if_unfinished(folder: Path) -> None:
-    """Keep away from a folder whose lists are being replaced, or were left half replaced.
+    """Refuse a folder whose lists are being replaced, or were left half replaced.
 
     Raises:
-        UsageError: with what lies where, and the way out.
+        UsageError: says which files are old and new, and how to repair the folder.
     """
     journal = folder / JOURNAL
     try:
@@ -48,19 +48,19 @@ def refuse_if_unfinished(folder: Path) -> None:
 
 
 def replace_lists(folder: Path, contents: Mapping[str, bytes | None], originals: Mapping[str, bytes]) -> dict[str, str]:
-    """Write lists in place of others.
+    """Replace lists by new ones.
 
     Args:
-        folder: of all of them.
-        contents: by name; ``None`` is for a list that is to go.
-        originals: what lies there now, as it was read. A list that has changed since is not replaced, nor any other.
+        folder: the folder of all lists.
+        contents: new contents by name; ``None`` deletes the list.
+        originals: the present contents by name, as they were read. If one has changed since, nothing is replaced.
 
     Returns:
         The name of its backup by the name of each original.
 
     Raises:
         UsageError: another run is at work, or a list has changed.
-        StorageError: something cannot be written; with the state that the folder is in.
+        StorageError: something cannot be written; says in which state the folder is.
     """
     directory = LocalDirectory(str(folder))
     with _prepared(folder, contents) as prepared:

@@ -1,6 +1,6 @@
-"""Read a labelled dataset: PaddleX's lists, class folders, or a table; every fault of what is written is a finding.
+"""Read a labelled dataset: PaddleX's lists, class folders, or a table. Every fault in it becomes a finding.
 
-Entries stream: nothing here holds more of a dataset than its class names.
+Entries are streamed: only the class names stay in memory.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def read_dataset(
             columns ``uri``, ``label`` and maybe ``split``.
         delimiter: between path and class id of the lists; spaces or a tab, whichever is last in a line, if not given.
         s3: object storage of the dataset.
-        folder: where its lists are read; the folder ``dataset`` itself if not given.
+        folder: where its lists are read from; default: the folder ``dataset`` itself.
 
     Raises:
         InputError: there is no such dataset, or it is of no known kind.

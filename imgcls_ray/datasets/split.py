@@ -1,7 +1,7 @@
-"""Split a labelled dataset anew: the same images, dealt to other lists.
+"""Split a labelled dataset: distribute its images over new lists.
 
-Stratified by class, seeded, and the same whatever the order of the lines was. No image is read or moved. The dataset is
-read as check and training read it; what has a fault is refused, because a new list must not lose a line of an old one.
+The split is stratified by class, seeded, and independent of the order of the lines. No image is read or moved. The
+dataset is read as in check and training. A dataset with faults is refused, because a new list must not lose a line.
 """
 
 from __future__ import annotations
@@ -38,31 +38,31 @@ _MAX_CLASSES_NAMED = 10
 
 
 class Deviation(NamedTuple):
-    """Of the class and split whose count is farthest from its exact share."""
+    """The class and split whose count is farthest from its exact share."""
 
     class_name: str
     split: str
     num_images: int
     wanted: float
-    """Images; the class's exact share."""
+    """Exact share of the class, in images."""
 
 
 @dataclass(frozen=True)
 class SplitReport:
-    """What a split made of a dataset."""
+    """The result of a split."""
 
     dataset: str
     num_images: dict[str, int]
-    """By split, in the order train, val, test; those that were asked for."""
+    """Number of images by split, in the order train, val, test, for the requested splits."""
     images_per_class: dict[str, Counter[int]]
-    """By split, then by class id."""
+    """Number of images by split, then by class id."""
     num_groups: int | None
-    """How many groups stayed together; None without ``group_by``."""
+    """Number of groups; ``None`` without ``group_by``."""
     num_duplicates: int
-    """Lines that named an image again and were left out."""
+    """Number of lines that repeated an image and were left out."""
     deviation: Deviation
     backups: dict[str, str]
-    """The name of its backup by the name of each file that was replaced or taken away."""
+    """Names of the backups, by the names of the files that were replaced or deleted."""
 
 
 def split_dataset(
@@ -82,7 +82,7 @@ def split_dataset(
             or with folders of classes, for which lists and ``label.txt`` are written beside them.
         train_percent: above 0; all three add up to 100.
         val_percent: above 0.
-        test_percent: 0 makes no ``test.txt``, and takes away one that is there.
+        test_percent: 0 writes no ``test.txt``, and deletes an existing one.
         seed: the same one splits the same images in the same way.
         group_by: a regular expression; images whose paths give the same first group (or, without groups, the same
             match) stay together.
@@ -92,7 +92,7 @@ def split_dataset(
     Raises:
         UsageError: the percentages do not add up, the dataset has a fault, an image has two classes, a class has too
             few images, or a path is not matched; nothing was written.
-        StorageError: something cannot be written; with the state that the folder is in.
+        StorageError: something cannot be written; says in which state the folder is.
     """
     shares = _shares(dict(zip(SPLITS, (train_percent, val_percent, test_percent), strict=True)))
     pattern = _compile(group_by)
@@ -168,7 +168,7 @@ class _Pool:
 
 
 class _ReadOnce:
-    """A folder that keeps what is read of it: whatever happens to a list meanwhile, its backup is what was read."""
+    """A folder that keeps the contents that were read, so that backups equal them even if a list changes meanwhile."""
 
     def __init__(self, folder: LocalDirectory) -> None:
         self._folder = folder

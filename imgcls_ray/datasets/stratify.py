@@ -1,7 +1,7 @@
-"""Deal images, or groups of them, to splits so that each class keeps its shares.
+"""Distribute images, or groups of images, over splits so that each class keeps its shares.
 
-Nothing here reads files or depends on the order in which images, groups or classes come: order is made by a hash of
-seed and name, which is the same on every machine and in every version of Python.
+The result does not depend on the order of images, groups or classes: they are sorted by a hash of seed and name, which
+is the same on every machine and in every version of Python. No file is read.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class UncoveredError(ValueError):
-    """The groups were dealt so that a class has no image in a split."""
+    """With these groups, a class has no image in a split."""
 
     def __init__(self, class_id: int, split: int) -> None:
         super().__init__(f"class {class_id} has no image in split {split}")
@@ -25,12 +25,12 @@ class UncoveredError(ValueError):
 
 
 def deal_images(class_ids: Mapping[str, int], shares: Sequence[Fraction], *, seed: int) -> dict[str, int]:
-    """Give every image a split; the counts are those of ``split_counts``.
+    """Assign every image to a split; the counts are those of ``split_counts``.
 
     Args:
         class_ids: by path.
         shares: of the splits, each above 0, 1 together. Every class needs at least as many images as there are splits.
-        seed: another one deals other images.
+        seed: random seed.
 
     Returns:
         The number of its split by path.
@@ -50,8 +50,8 @@ def deal_images(class_ids: Mapping[str, int], shares: Sequence[Fraction], *, see
 def split_counts(num_images: Sequence[int], shares: Sequence[Fraction]) -> list[list[int]]:
     """How many images of each class go to each split.
 
-    Every count is its exact share rounded up or down, but at least 1. What is rounded up is decided by the largest
-    remainders, so that the splits' totals are their exact shares, too, as far as the counts of the classes allow.
+    Every count is the exact share, rounded up or down, but at least 1. The largest remainders are rounded up, so that
+    the totals of the splits are near their exact shares, too.
 
     Args:
         num_images: per class, each at least the number of splits.
@@ -114,10 +114,10 @@ def _largest_remainders(num: int, shares: Sequence[Fraction]) -> list[int]:
 def deal_groups(
     class_ids: Mapping[str, int], groups: Mapping[str, str], shares: Sequence[Fraction], *, seed: int
 ) -> dict[str, int]:
-    """Give every image a split, the same one to all of a group.
+    """Assign every image to a split, and all images of a group to the same split.
 
-    Greedy: the largest group first, each to the split that lacks most of what the group has. A class that is left with
-    no more groups than there are splits without it goes to one of these.
+    Greedy: the largest group first, each to the split that lacks most of the group's images. If a class has only as
+    many groups left as there are splits without this class, its next group goes to one of these splits.
 
     Args:
         class_ids: by path.

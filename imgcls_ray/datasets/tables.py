@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 def read_table(dataset: str, s3: S3Options) -> DatasetSource:
-    """Read the labels and splits that a table has: every row is read here once, and again with the entries."""
+    """Read the labels and splits of a table. Every row is read here once, and once more with the entries."""
     folder, name = posixpath.split(dataset)
     name = name_text(name)
     labels: set[str] = set()
@@ -73,7 +73,7 @@ def _split_of(row: dict[str, Any]) -> str:
 
 
 def _fault_of_row(row: dict[str, Any]) -> str | None:
-    """Why a row names no image with a class in a split."""
+    """The fault of a row that is no image with a class in a split."""
     label = row["label"]
     # The key None holds what a line of a CSV has beyond its columns: then the others are not where they seem to be.
     if not isinstance(row["uri"], str) or not row["uri"] or label is None or label in ("", b"") or None in row:
