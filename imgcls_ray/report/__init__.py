@@ -1,1 +1,1 @@
-"""What is drawn for people: pages, pictures, curves."""
+"""Reports for people: pages, pictures, curves."""

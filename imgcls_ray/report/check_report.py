@@ -1,9 +1,9 @@
-"""Write what a check found: for programs, for other tools, and one page for people.
+"""Write the result of a check: files for programs, and one page for people.
 
 ::
 
     OUTPUT/check_dataset_result.json          PaddleX's keys in PaddleX's order, then ``findings``; written last
-    OUTPUT/check_dataset/report.html          all of it for people, without any other file
+    OUTPUT/check_dataset/report.html          everything in one page, which needs no other file
     OUTPUT/check_dataset/findings.parquet     every finding of the result, by ``FINDING_SCHEMA``
     OUTPUT/check_dataset/histogram.png        images per class and split
     OUTPUT/check_dataset/demo_img/*.jpg       some images with their class names
@@ -49,10 +49,10 @@ _SAMPLE_NAME = re.compile(r"(train|val|test)_\d\d(_.*)?\.jpg", re.DOTALL)
 def write_report(result: CheckResult, output: str, *, fetch_limits: FetchLimits, decode_limits: DecodeLimits) -> None:
     """Write the report of a check under ``output``.
 
-    Images of samples and findings are read once more; one that cannot be is told of in its place.
+    Images of samples and findings are read once more. In place of an unreadable one, the page has the reason.
 
     Args:
-        result: what was found.
+        result: the result of the check.
         output: local folder, made if it is not there, or ``s3://BUCKET/PREFIX``.
         fetch_limits: bounds on reading an image, and the object storage of images and report.
         decode_limits: bounds on decoding an image.

@@ -22,14 +22,14 @@ MAX_MATRIX_CLASSES = 200
 """With more, the table is a list of the cells that are not 0."""
 MAX_DRAWN_CLASSES = 60
 NUM_MOST_CONFUSED = 40
-"""Drawn of more classes than that."""
+"""Number of classes in the picture if there are more than fit."""
 
 _MAX_LABEL_WIDTH = 22
 _RIGHT, _WRONG = "Blues", "Oranges"
 
 
 def confusion_csv(confusion: Confusion, class_names: Sequence[str]) -> bytes:
-    """Counts of images, true classes in rows; of many classes one cell a row, ``true,predicted,count``."""
+    """Counts of images, true classes in rows; with many classes one line per cell: ``true,predicted,count``."""
     text = io.StringIO(newline="")
     writer = csv.writer(text)
     if len(class_names) <= MAX_MATRIX_CLASSES:
@@ -44,7 +44,7 @@ def confusion_csv(confusion: Confusion, class_names: Sequence[str]) -> bytes:
 
 
 def drawn_classes(confusion: Confusion, num_classes: int) -> np.ndarray:
-    """Ids of the classes that the picture shows, ascending: all, those that occur, or the most confused ones."""
+    """Ids of the classes in the picture, ascending: all, only those with images, or the most confused ones."""
     if num_classes <= MAX_DRAWN_CLASSES:
         return np.arange(num_classes)
     occurring = np.union1d(confusion.true, confusion.predicted)
@@ -85,7 +85,7 @@ def _subtitle(confusion: Confusion, class_ids: np.ndarray, num_classes: int) -> 
 
 
 def _totals(confusion: Confusion, class_ids: np.ndarray) -> np.ndarray:
-    """Images of each of these classes, whatever they were given."""
+    """Number of images of each of these classes, with any prediction."""
     totals: np.ndarray = np.zeros(1 + max(int(confusion.true.max()), int(class_ids.max())), np.int64)
     np.add.at(totals, confusion.true, confusion.counts)
     of_classes: np.ndarray = totals[class_ids]

@@ -1,4 +1,4 @@
-"""Draw how a run went: loss, accuracy and learning rate by epoch."""
+"""Draw the curves of a training run: loss, accuracy and learning rate by epoch."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def draw_curves(history: Sequence[dict[str, float]], best_epoch: int) -> bytes:
 
     Args:
         history: a row of metrics for each epoch.
-        best_epoch: is marked; 0: none.
+        best_epoch: the epoch to mark; 0 marks none.
     """
     import matplotlib.style
     from matplotlib.figure import Figure

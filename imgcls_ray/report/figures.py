@@ -1,6 +1,6 @@
-"""Figures whose words come from datasets: drawn as PNG, the same on every machine.
+"""Draw figures with texts from datasets as PNG, the same on every machine.
 
-Whatever a class is called, its label is text: never a box, never a formula, never wider than its place.
+Any class name is drawn as plain text: never as boxes or as a formula, and never wider than its space.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 DPI = 120
 MAX_LABEL_WIDTH = 30
-"""Of Latin letters; a Chinese one takes two."""
+"""Largest width of a label in Latin letters; a Chinese character counts as two."""
 
 
 class Label(NamedTuple):
-    """A name as a figure can show it."""
+    """A name in a form that a figure can show."""
 
     text: str
     font_path: str
@@ -33,7 +33,7 @@ class Label(NamedTuple):
 
 
 def draw_png(draw: Callable[[Figure], object]) -> bytes:
-    """Let ``draw`` fill a new figure, and give it as PNG."""
+    """Let ``draw`` fill a new figure, and return it as PNG."""
     import matplotlib.style
     from matplotlib.figure import Figure
 
@@ -48,7 +48,7 @@ def draw_png(draw: Callable[[Figure], object]) -> bytes:
 
 
 def fit_label(name: str, *, max_width: int = MAX_LABEL_WIDTH) -> Label:
-    """The name in at most that width, and the first font that has all of it, or most: the rest is escaped."""
+    """Shorten the name to that width, and choose the first font with all or most of its characters; escape the rest."""
     text = _shorten(one_line(name), max_width) or "(empty name)"
     path, missing = "", frozenset(text)
     for candidate in _font_paths():

@@ -1,4 +1,4 @@
-"""Draw how many images every class has: names and bars for some dozens of classes, a curve for thousands."""
+"""Draw the number of images of every class: names and bars for some dozens of classes, a curve for thousands."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from imgcls_ray.datasets.check_result import CheckResult
 
 MAX_NAMED_CLASSES = 120
-"""With more, the picture names only the largest and the smallest."""
+"""Largest number of named classes; with more, the picture names only the largest and the smallest ones."""
 
 _CLASSES_PER_COLUMN = 40
 _NUM_EXTREMES = 20  # classes named at either end of the curve
@@ -26,7 +26,7 @@ _GREY = "#777777"
 
 
 class Histogram(NamedTuple):
-    """A picture, and what is wrong with its letters."""
+    """A picture, and the characters that it could not draw."""
 
     png: bytes
     undrawn: str
@@ -39,7 +39,7 @@ class ClassCount(NamedTuple):
     class_id: int
     name: str | None
     counts: tuple[int, ...]
-    """By split, in the order of ``CheckResult.num_images``."""
+    """Number of images by split, in the order of ``CheckResult.num_images``."""
 
     @property
     def label(self) -> str:

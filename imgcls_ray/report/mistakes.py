@@ -1,4 +1,4 @@
-"""One sheet of the worst mistakes: wrong, and sure of it. What is wrong may as well be the label."""
+"""Draw one sheet of the worst mistakes: confident, but wrong. In some of them the dataset's label is wrong."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from imgcls_ray.storage import FetchLimits
 
 _SIDE = 240
-"""Pixels of a picture's longer side, and of a caption's width."""
+"""Longer side of a picture, and width of a caption, in pixels."""
 _GUTTER = 12
 _BACK = (245, 245, 245)
 _NUM_WORKERS = 4  # each may hold a large picture

@@ -1,7 +1,7 @@
-"""One page for people about a checked dataset, complete in itself: no script, no other file, a few megabytes at most.
+"""One page for people about a checked dataset: one file, without scripts, a few megabytes at most.
 
-``page.html`` is its template, ``page.css`` its style. Text that the template is given is never markup; texts of the
-dataset go through ``visible`` too, so that what cannot be seen is written out.
+``page.html`` is its template, ``page.css`` its style. The template escapes every text. Texts of the dataset also go
+through ``visible``, which shows invisible characters as escapes.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
     from imgcls_ray.report.pictures import DrawnSample, Thumbnail
 
 MAX_ROWS = 50
-"""Findings of one code."""
+"""Largest number of findings of one code."""
 MAX_CLASS_ROWS = 2000
 MAX_TEXT = 200
-"""Characters of one text of the dataset; a longer one loses its middle."""
+"""Largest number of characters of one text of the dataset; a longer text loses its middle."""
 
 _OPEN_ROWS = 10  # of these, before one has to ask for more
 _MAX_ROWS_CHARS = 60_000  # HTML of the findings of one code: text made to be escaped is ten times its length
@@ -52,7 +52,7 @@ def render_page(
     thumbnails: Mapping[str, Thumbnail],
     histogram: Histogram,
 ) -> str:
-    """Render the page as HTML; UTF-8 can hold all of it."""
+    """Render the page as HTML without surrogates, so that it can be written as UTF-8."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
@@ -82,7 +82,7 @@ def render_page(
 
 
 def visible(text: str, limit: int = MAX_TEXT) -> Markup:
-    """HTML that shows ``text`` and does nothing else; characters without a shape appear as ``\\u202e``."""
+    """HTML that shows ``text`` and does nothing else; invisible characters appear as ``\\u202e``."""
     if len(text) > limit:
         text = f"{text[: limit * 2 // 3]}…{text[-(limit // 3) :]}"
     runs = (
@@ -129,7 +129,7 @@ def _split_row(result: CheckResult, split: str) -> list[str]:
 
 
 class _Group(NamedTuple):
-    """All about one code."""
+    """The findings of one code."""
 
     code: FindingCode
     num_findings: int
@@ -203,7 +203,7 @@ def _class_row(one: ClassCount) -> list[str]:
 
 
 def _sides(result: CheckResult) -> list[tuple[str, int]]:
-    """How many images have their shorter side in each range, in the order of the ranges."""
+    """Number of images by the range of their shorter side, in the order of the ranges."""
     sides: Counter[int] = Counter()
     for (width, height), count in result.sizes.items():
         sides[sum(min(width, height) >= side for side in _SIDES)] += count

@@ -1,7 +1,7 @@
 """The pictures of a report: samples with their class names, thumbnails of findings.
 
-A picture that cannot be had is a sentence in its place. Only findings about images that were decoded, or whose bytes
-were compared, have thumbnails: what cannot be decoded may end the process that tries.
+A sentence replaces a picture that cannot be read. Only findings about images that were decoded, or whose bytes were
+compared, have thumbnails: decoding another image could crash the process.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from imgcls_ray.datasets.findings import Finding
 
 THUMBNAIL_SIDE = 160
-"""Pixels of the longer side."""
+"""Longer side of a thumbnail in pixels."""
 MAX_SAMPLE_SIDE = 1280
 
 _NUM_WORKERS = 4  # each may hold a large picture; more than that helps only far storage
@@ -62,7 +62,7 @@ class DrawnSample(NamedTuple):
     """One of the dataset's images as the report keeps it."""
 
     name: str
-    """Of its file, e.g. ``train_00_IMG_1118.jpg``."""
+    """Name of the sample's file, e.g. ``train_00_IMG_1118.jpg``."""
     jpeg: bytes
     """Upright, with the class name below."""
     thumbnail: Thumbnail
@@ -104,7 +104,7 @@ def draw_thumbnails(
 
 
 def pictured_findings(findings: Iterable[Finding]) -> Iterator[Finding]:
-    """The first few findings of each code that a picture helps to judge."""
+    """The first few findings of each code for which a picture is useful."""
     findings = list(findings)
     undecodable = {finding.uri for finding in findings if finding.code in _UNDECODABLE}
     num_pictured: dict[FindingCode, int] = {}

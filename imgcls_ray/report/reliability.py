@@ -1,4 +1,4 @@
-"""Draw how sure a model is against how often it is right, before and after its temperature."""
+"""Draw the confidence of a model against its accuracy, before and after temperature scaling."""
 
 from __future__ import annotations
 
