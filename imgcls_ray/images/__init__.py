@@ -1,1 +1,1 @@
-"""Encoded bytes to upright RGB pixels to a model's input. Knows nothing of Ray or of models."""
+"""From encoded bytes to upright RGB pixels to a model's input. Does not import Ray or models."""

@@ -1,6 +1,6 @@
-"""Write a prediction, or the reason why there is none, under a picture.
+"""Write a prediction, or the reason for its absence, below a picture.
 
-The text stands on a solid strip below the pixels: it is readable on any picture of any size, and no pixel is hidden.
+The text is on a solid strip below the pixels, so that it is readable for any picture and hides no pixel.
 Text comes from class names and file contents, so any string is accepted and none of it can break the layout.
 
 Characters that the chosen font cannot draw appear as escapes (``\\u4e2d``), never as boxes. Pillow's own font, always
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 MAX_LINES = 10
-"""Predictions written under one picture; what is left out is counted in a last line."""
+"""Largest number of predictions below a picture; a last line counts the others."""
 MAX_ERROR_ROWS = 8
-"""Rows an error text is wrapped to before it is cut."""
+"""Largest number of rows of an error text; a longer one is cut."""
 
 _MIN_CANVAS_WIDTH = 240  # holds a score and some thirty letters of a name at the smallest font
 _MIN_PICTURE_SIDE = 192  # smaller pictures are enlarged to about this, by a whole factor
@@ -105,7 +105,7 @@ def annotate_image(pixels: np.ndarray, lines: Sequence[str], *, error: bool = Fa
 
 
 def error_card(text: str, *, size: tuple[int, int] = (480, 360)) -> Image.Image:
-    """Stand in for a picture that could not be read: a crossed-out frame above the wrapped ``text``.
+    """Draw a replacement for an unreadable picture: a crossed-out frame above the wrapped ``text``.
 
     Args:
         text: the failure, for people; each of its lines starts a row.

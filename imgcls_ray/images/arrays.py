@@ -1,6 +1,6 @@
-"""Arrays and tensors that a caller holds, as upright 8-bit RGB: the rules of the decoder for pixels that need none.
+"""Convert arrays and tensors to 8-bit RGB by the rules of the decoder, without decoding.
 
-What has no agreed black and white (floats, wide integers) is refused rather than guessed.
+Types without a defined black and white (floats, wide integers) are refused.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ def is_tensor(item: Any) -> bool:
 
 
 def is_array(item: Any) -> bool:
-    """Whether it is an array of numpy, torch or any other library that has numpy's way to hand its own over."""
+    """Whether it is an array of numpy, torch or another library with numpy's array interface."""
     return hasattr(type(item), "__array__")
 
 
 def is_batch(item: Any) -> bool:
-    """Whether an array is one of images, or of paths, to be taken one by one."""
+    """Whether an array is a batch of images or paths."""
     shape = getattr(item, "shape", None)
     if shape is None or is_tensor(item):
         return shape is not None and len(shape) == 4
@@ -48,7 +48,7 @@ def is_batch(item: Any) -> bool:
 
 
 def copy_array(item: Any, limits: DecodeLimits = DEFAULT_LIMITS) -> np.ndarray:
-    """A copy of one image's array or tensor, as ``rgb_of`` takes it; what is too large is not copied.
+    """A copy of one image's array or tensor, in the form that ``rgb_of`` takes; one that is too large is not copied.
 
     Args:
         item: an array (H, W) or (H, W, C) of any library, or a tensor (H, W) or (C, H, W) on any device.

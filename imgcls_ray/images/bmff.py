@@ -1,7 +1,7 @@
-"""Read what AVIF and HEIF say of their pictures' sizes, and how large what they hold is coded.
+"""Read the sizes that AVIF and HEIF files declare, and the sizes of their coded pictures.
 
-The container (ISO/IEC 14496-12 and 23008-12) claims a size for each picture. The coded picture has one of its own, and
-a decoder finds that when it has begun. The two are compared before. In HEIF libheif does so by itself.
+The container (ISO/IEC 14496-12 and 23008-12) declares a size for each picture. The coded picture has its own size, but
+a decoder finds it only when it decodes. Both are compared before that. For HEIF, libheif does this comparison.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _HAS_EXTENSION, _HAS_SIZE = 4, 2
 
 
 def read_bmff_size(bmff: bytes) -> tuple[int, int]:
-    """Width and height of the largest picture that the file claims to hold; 0 where it names none."""
+    """Width and height of the largest picture that the file declares; 0 if it declares none."""
     for kind, start, end in islice(_boxes(bmff, 0, len(bmff)), _MAX_BOXES):
         if kind == b"meta":
             sizes = (
@@ -48,7 +48,7 @@ def read_bmff_size(bmff: bytes) -> tuple[int, int]:
 
 
 def check_avif_sizes(avif: bytes, limits: DecodeLimits) -> None:
-    """Refuse an AVIF that holds larger pictures than it claims: a decoder would make them first.
+    """Refuse an AVIF whose coded pictures are larger than it declares, because a decoder would create them first.
 
     What is damaged is for the decoder to say.
 

@@ -1,4 +1,4 @@
-"""Read what Pillow leaves out of a BMP, the transparency of 16-bit pixels, and what it reads slowly, run lengths."""
+"""Read the parts of a BMP that Pillow ignores (alpha of 16-bit pixels) or reads slowly (run lengths)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Decode anything on the allow-list with Pillow (JPEG XL with libjxl), and decide which code a broken file gets.
 
-Slow beside the fast JPEG decoder, but the arbiter: what fails there is decided here. It changes nothing in Pillow's
-global state, so it can run in threads and beside other users of Pillow.
+It is slower than the fast JPEG decoder. If that one fails, this one decides about the file. It does not change Pillow's
+global state, so it can run in threads and together with other users of Pillow.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def decode_with_pillow(data: bytes, image_format: ImageFormat, limits: DecodeLim
 
 
 def read_pillow_image(image: Image.Image, limits: DecodeLimits) -> np.ndarray:
-    """Bring an image that is already Pillow's, loaded or not, to the same form under the same rules; it stays as it is.
+    """Convert an open Pillow image, loaded or not, to the same form by the same rules; the image itself is not changed.
 
     Raises:
         ImageError: As ``decode_with_pillow``, except that there is no file to call cut.
@@ -105,7 +105,7 @@ def read_pillow_image(image: Image.Image, limits: DecodeLimits) -> np.ndarray:
 
 
 def read_stored_form(data: bytes, image_format: ImageFormat, limits: DecodeLimits) -> tuple[str, int]:
-    """Say how a file that can be decoded stores its picture, at the cost of reading its head.
+    """Read from the header how a file stores its picture.
 
     Returns:
         Pillow's mode, or ``I;16`` for a PNG or JPEG XL with more than 8 bits a sample whatever its colours; and the
@@ -261,7 +261,7 @@ def _stored_orientation(image: ImageFile.ImageFile, data: bytes) -> int:
 
 
 def _code_of(exc: Exception, data: bytes, image_format: ImageFormat | None) -> ImageErrorCode:
-    """Tell by Pillow's words what it does not tell by type; the tests pin the words."""
+    """Choose the error code by the text of Pillow's error where its type is not enough; tests check these texts."""
     text = str(exc).lower()
     if isinstance(exc, NotImplementedError) or any(words in text for words in _UNSUPPORTED_WORDS):
         return ImageErrorCode.UNSUPPORTED_FORMAT

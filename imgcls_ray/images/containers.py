@@ -1,4 +1,4 @@
-"""Find out from the outside whether a file is whole, before a decoder guesses what its missing part looked like."""
+"""Check that a file is complete, before a decoder fills its missing part with guessed pixels."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _BMFF_INDEX_BOXES = frozenset({b"meta", b"moov"})
 
 
 def keep_pixel_chunks(png: bytes) -> bytes:
-    """Return the PNG with only the chunks that its pixels and orientation need, and data that follow each other in one.
+    """Return the PNG with only the chunks that its pixels and orientation need, and with one data chunk.
 
     Raises:
         ImageError: ``truncated`` where the file ends before its ``IEND`` chunk, ``corrupt`` where the checksum of a
@@ -65,7 +65,7 @@ def _join_data(parts: list[memoryview]) -> list[memoryview]:
 
 
 def keep_head(png: bytes) -> bytes:
-    """Return the PNG with only what says how its pixels are to be read, of a file that is known to be whole."""
+    """Return a PNG, which must be complete, without its pixel data: only the chunks that say how it is read."""
     view = memoryview(png)
     chunks = [view[start:end] for kind, start, end in _png_chunks(png) if kind in _PNG_PIXEL_CHUNKS - {b"IDAT"}]
     return b"".join([view[:_PNG_SIGNATURE_BYTES], *chunks])
@@ -115,7 +115,7 @@ def has_few_png_chunks(png: bytes) -> bool:
 
 
 def read_webp_size(webp: bytes) -> tuple[int, int]:
-    """Width and height as the first chunk gives them: of the canvas where there is one. 0 where it is none."""
+    """Width and height in the first chunk (of the canvas, if there is one); 0 if it has none."""
     kind, head = webp[_WEBP_CHUNK_AT : _WEBP_CHUNK_AT + 4], webp[_WEBP_CHUNK_AT + 8 : _WEBP_CHUNK_AT + 18]
     if kind == b"VP8X":
         return 1 + int.from_bytes(head[4:7], "little"), 1 + int.from_bytes(head[7:10], "little")

@@ -1,8 +1,8 @@
-"""Guess what decoding an image will cost, from a few numbers of its head.
+"""Estimate the cost of decoding an image from a few numbers in its header.
 
-A server decodes what strangers send. Pictures that are within the limits and still take seconds must not stand before
-those that take milliseconds, and what may hold up a process is decoded in another one. So the guess itself takes a
-millisecond, and of a large JPEG of many scans, which are counted, one for each megabyte: no decoder is asked.
+A server decodes files of strangers. Pictures that are within the limits but take seconds must not delay pictures that
+take milliseconds, and a picture that could block a process is decoded in another process. The estimate itself takes a
+millisecond, without a decoder. For a large JPEG, whose scans are counted, it takes one millisecond per megabyte.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 HEAVY_COST = 24_000_000
-"""From here on decoding takes a quarter of a second or more: such pictures wait in a line of their own."""
+"""From this cost on, decoding takes a quarter of a second or more. Such pictures use a separate queue."""
 
 # Beside a JPEG's pixel: the younger formats' take several times as long.
 _COST_OF_FORMAT = {
@@ -54,9 +54,9 @@ _MAX_SEGMENTS, _MAX_JUNK_BYTES = 500, 1 << 14
 
 
 def decode_cost(data: bytes) -> float:
-    """What decoding will cost, in pixels of an ordinary JPEG (some 10 ns each); 0 for what no decoder will take.
+    """Cost of decoding, in pixels of an ordinary JPEG (about 10 ns each); 0 if no decoder will accept the file.
 
-    Never raises: whatever is wrong with an image is for the decoder to say.
+    Never raises: the decoder reports what is wrong with an image.
     """
     image_format = sniff_format(data)
     if image_format is None:
@@ -71,10 +71,10 @@ def decode_cost(data: bytes) -> float:
 
 
 def is_ordinary(data: bytes) -> bool:
-    """Whether decoding it in a thread beside others holds up nobody: a still JPEG, PNG or WebP of ordinary cost.
+    """Whether an image can be decoded in a thread without delaying others: a still JPEG, PNG or WebP of ordinary cost.
 
-    Everything else, also what looks like an image and cannot be read, belongs into a process of its own. What no
-    decoder will take counts as ordinary: it is refused at once.
+    All other images, also those whose header cannot be read, are decoded in a separate process. A file that no decoder
+    accepts counts as ordinary, because it is refused at once.
     """
     image_format = sniff_format(data)
     if image_format is None:

@@ -1,7 +1,7 @@
 """Decode encoded images into upright 8-bit RGB.
 
-Nothing after this module has to think about formats, EXIF, palettes, alpha or bit depths, and nothing but an
-``ImageError`` leaves it: hostile or broken bytes cost one image. Colour profiles are ignored, as the networks were
+The code after this module does not need to handle formats, EXIF, palettes, alpha or bit depths. The only exception is
+``ImageError``: hostile or broken bytes affect one image only. Colour profiles are ignored, as the networks were
 trained on pixels read that way. Everything here is safe to call from several threads.
 """
 
@@ -36,9 +36,9 @@ __all__ = [
 
 
 def decode_image(data: bytes | memoryview, limits: DecodeLimits = DEFAULT_LIMITS) -> np.ndarray:
-    """Decode one image, by the fast way where there is one.
+    """Decode one image, with the fast decoder if it supports the file.
 
-    Alpha lies on white, 16-bit grey is scaled by its real depth, an animation gives its first frame.
+    Alpha is composited on white, 16-bit grey is scaled by its real depth, an animation gives its first frame.
 
     Returns:
         Upright RGB, uint8 (H, W, 3), C-contiguous and writable.
@@ -53,7 +53,7 @@ def decode_image(data: bytes | memoryview, limits: DecodeLimits = DEFAULT_LIMITS
 def decode_with_header(
     data: bytes | memoryview, limits: DecodeLimits = DEFAULT_LIMITS
 ) -> tuple[np.ndarray, JpegHeader | None]:
-    """Decode one image as ``decode_image`` does, and hand on what was read of a JPEG's header on the way."""
+    """Decode one image as ``decode_image`` does, and also return the header of a JPEG."""
     data, image_format = _check_bytes(data, limits)
     header = None
     if image_format is ImageFormat.JPEG:
@@ -77,14 +77,14 @@ def decode_careful(data: bytes | memoryview, limits: DecodeLimits = DEFAULT_LIMI
 
 
 def decode_picture(picture: Image.Image, limits: DecodeLimits = DEFAULT_LIMITS) -> np.ndarray:
-    """Bring a Pillow image that a caller holds to the form, and under the rules, of ``decode_image``."""
+    """Convert a caller's Pillow image to the form of ``decode_image``, by the same rules."""
     return read_pillow_image(picture, limits)
 
 
 def load_optional_decoders() -> None:
     """Load the decoders of the extras, where they are installed, and let each decoder use one thread.
 
-    For a process that is one core: what more threads take is not in its limit of memory.
+    For a process with one core: its memory limit does not include memory for more threads.
     """
     AvifImagePlugin.DEFAULT_MAX_THREADS = 1
     with suppress(ImportError):

@@ -1,4 +1,4 @@
-"""Read a GIF's blocks up to its first picture: Pillow takes each by itself, in Python, however small it is."""
+"""Read a GIF's blocks up to its first picture, because Pillow reads every small block separately, in Python."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Read a JPEG's header without decoding it, and decode the ordinary ones fast.
 
-The header costs tens of microseconds and decides three things before a decoder sees the file: whether it is within the
-limits, whether the fast decoder is made for it, and which way up it is.
+Reading the header takes tens of microseconds. It decides three things before decoding: whether the file is within the
+limits, whether the fast decoder supports it, and its orientation.
 """
 
 from __future__ import annotations
@@ -50,18 +50,18 @@ _MAX_TABLE_BYTES = 1 << 18
 
 
 class JpegHeader(NamedTuple):
-    """What the segments before the first scan say."""
+    """Values from the segments before the first scan."""
 
     sof: int
-    """Which frame marker, 0xC0 to 0xCF: the coding process."""
+    """Frame marker, 0xC0 to 0xCF, which names the coding process."""
     precision: int
     """Bits per sample."""
     width: int
-    """Pixels as stored, before any turning."""
+    """Width of the stored picture in pixels, before it is turned upright."""
     height: int
     num_components: int
     orientation: int
-    """EXIF, 1 to 8."""
+    """EXIF orientation, 1 to 8."""
     scan: int | None
     """Offset of the first scan's segment; None where the file ends before it."""
     num_scan_components: int
@@ -69,7 +69,7 @@ class JpegHeader(NamedTuple):
 
     @property
     def is_fast(self) -> bool:
-        """Whether the fast decoder is made for it: 8-bit, Huffman-coded, grey or three colours."""
+        """Whether the fast decoder supports it: 8-bit, Huffman-coded, grey or three colours."""
         return self.sof in _FAST_SOFS and self.precision == 8 and self.num_components in (1, 3)
 
     @property
@@ -123,9 +123,9 @@ def read_jpeg_header(data: bytes, *, max_segments: int = _MAX_SEGMENTS, max_junk
 
 
 def keep_pixel_segments(data: bytes, header: JpegHeader) -> bytes:
-    """The file with only those segments before its first scan that its pixels need, and no junk between them.
+    """The file without unneeded segments before its first scan, and without junk between them.
 
-    Pillow takes each of them by itself, and junk byte for byte, in Python.
+    Pillow reads each segment separately, and junk byte by byte, in Python.
 
     Raises:
         ImageError: ``corrupt`` for more tables than any file has.
@@ -175,7 +175,7 @@ def _read_frame(marker: int, frame: bytes) -> tuple[int, int, int, int, int]:
 
 
 def check_jpeg(data: bytes, header: JpegHeader, limits: DecodeLimits) -> None:
-    """Refuse what no decoder here reads, and what would cost too much.
+    """Refuse a JPEG that no decoder here supports, or that would cost too much.
 
     Raises:
         ImageError: ``unsupported_format``, ``corrupt`` (no area), ``too_many_pixels``, ``truncated`` (no scan) or
@@ -239,8 +239,8 @@ def decode_jpeg_fast(data: bytes, header: JpegHeader) -> np.ndarray:
     """Decode with libjpeg-turbo through torchvision, for headers that are ``is_fast``.
 
     Returns:
-        Upright RGB, uint8 (H, W, 3), C-contiguous and writable; a view of the decoder's own buffer where nothing had
-        to be turned.
+        Upright RGB, uint8 (H, W, 3), C-contiguous and writable; a view of the decoder's buffer if it did not have to
+        be turned.
 
     Raises:
         RuntimeError: libjpeg-turbo gave up, also because of a missing end.

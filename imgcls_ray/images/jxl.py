@@ -1,7 +1,7 @@
 """JPEG XL: read a file's header, and decode it with libjxl through imagecodecs, the extra ``jxl``.
 
-The header is read here, a few hundred bits of the standard's (ISO/IEC 18181-1, annex D): no library for Python tells
-the size of a picture before it decodes it, and the limits are kept before anything is decoded.
+The header (a few hundred bits, ISO/IEC 18181-1, annex D) is read here, because no Python library returns the size of a
+picture without decoding it, and limits must be checked before decoding.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ _ENUM: _Choices = ((0, 0), (0, 1), (4, 2), (6, 18))
 
 
 class JxlHeader(NamedTuple):
-    """What a JPEG XL file says of its picture."""
+    """Values from the header of a JPEG XL file."""
 
     width: int
-    """Pixels, as stored."""
+    """Width of the stored picture in pixels."""
     height: int
     orientation: int
-    """1 to 8, as in EXIF. It is the codestream's own and the decoder follows it; EXIF does not count."""
+    """Orientation of the codestream, 1 to 8 as in EXIF. The decoder applies it; EXIF in the file is ignored."""
     bits: int
     """Bits per sample."""
     is_float: bool
@@ -56,7 +56,7 @@ class JxlHeader(NamedTuple):
     num_alphas: int
     is_premultiplied: bool
     has_unknown_channels: bool
-    """Whether there are channels beside colours and alpha: black ink, spot colours, sensors."""
+    """Whether there are other channels than colours and alpha: black ink, spot colours, sensors."""
 
 
 def read_jxl_header(data: bytes) -> JxlHeader:

@@ -1,4 +1,4 @@
-"""How much one image may cost, decided before any of its pixels are decoded."""
+"""Limits of one image, checked before any of its pixels are decoded."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from imgcls_ray.defaults import DECODE_TIMEOUT_S, MAX_IMAGE_BYTES, MAX_IMAGE_PIX
 from imgcls_ray.errors import ConfigError, ImageError, ImageErrorCode
 
 PEAK_BYTES_PER_PIXEL = 24
-"""Memory that decoding takes at most for each pixel of the picture, beside some copies of the encoded file.
+"""Largest memory of decoding in bytes per pixel of the picture, without a few copies of the encoded file.
 
 Measured: JPEG 3 to 12, PNG 8, TIFF 13, WebP 16, AVIF 17, and the worst of all, a HEIF of 10 bits with alpha, 21.
 """
@@ -23,20 +23,20 @@ _PIECES_OF_ANY_PICTURE, _PIXELS_PER_PIECE = 10_000, 128
 
 @dataclass(frozen=True)
 class DecodeLimits:
-    """What a file may claim before decoding it is refused.
+    """Largest values that a file may declare; a file with larger ones is not decoded.
 
     Raises:
         ConfigError: A limit is not positive, or ``max_pixels`` is above the size at which Pillow itself objects.
     """
 
     max_bytes: int = MAX_IMAGE_BYTES
-    """Encoded size, in bytes."""
+    """Largest encoded size in bytes."""
     max_pixels: int = MAX_IMAGE_PIXELS
-    """Width times height, as the header gives it. The default is Pillow's own limit: 256 MiB as RGB."""
+    """Largest number of pixels, width times height in the header. The default is Pillow's own limit: 256 MiB as RGB."""
     max_scans: int = 100
-    """Scans of one JPEG. Encoders write about ten; each costs a pass over the whole image, however few its bytes."""
+    """Largest number of scans of a JPEG. Encoders write about ten; each one costs a pass over the whole image."""
     timeout_s: float = DECODE_TIMEOUT_S
-    """Decoding and resizing, seconds. Kept by bulk workers, whose processes may be ended; a decoder cannot be."""
+    """Seconds for decoding and resizing. Bulk workers enforce it by ending a process; a decoder cannot be stopped."""
 
     def __post_init__(self) -> None:
         for name in ("max_bytes", "max_pixels", "max_scans"):
@@ -76,7 +76,7 @@ class DecodeLimits:
             )
 
     def check_coded_size(self, coded_width: int, coded_height: int, width: int, height: int) -> None:
-        """Refuse a picture for which a decoder would have to make many more pixels than it has, e.g. a huge tile.
+        """Refuse a picture whose decoder would create many more pixels than the picture has, e.g. a huge tile.
 
         Raises:
             ImageError: ``too_many_pixels``.
@@ -101,7 +101,7 @@ def check_pieces(num_pieces: int, name: str, width: int, height: int) -> None:
 
 
 def max_pieces(width: int, height: int) -> int:
-    """Into how many pieces (chunks, strips, tiles) a picture may be cut."""
+    """Largest number of pieces (chunks, strips, tiles) of a picture."""
     return _PIECES_OF_ANY_PICTURE + width * height // _PIXELS_PER_PIECE
 
 

@@ -1,4 +1,4 @@
-"""Turn pixels upright as EXIF orientation 1 to 8 says; anything else in the tag means that they already are.
+"""Turn pixels upright by their EXIF orientation, 1 to 8; any other value means that they are upright.
 
 Only EXIF counts, as in OpenCV and in browsers: an orientation in XMP, or in a PNG's text, is not looked at.
 """
@@ -26,8 +26,7 @@ _IFD_ENTRY_BYTES, _VALUE_BYTES = 12, 4
 def find_orientation(exif: bytes) -> int | None:
     """Read the orientation from an EXIF block, with or without its ``Exif`` prefix.
 
-    Only the one tag is looked at: a block that is damaged elsewhere still counts. Of several values the first one
-    counts.
+    Only this tag is read, so a block that is damaged elsewhere is still used. Of several values the first one is used.
 
     Returns:
         1 to 8: what the block says, 1 for a value that does not exist. None: it says nothing, or is damaged before the

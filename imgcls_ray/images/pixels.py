@@ -1,4 +1,4 @@
-"""Bring a loaded Pillow image to 8-bit RGB: the one policy for alpha, palettes, grey, CMYK and depth."""
+"""Convert a loaded Pillow image to 8-bit RGB, with the rules for alpha, palettes, grey, CMYK and depth."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _READABLE_MODES = frozenset({"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RG
 
 
 def to_rgb(image: Image.Image) -> np.ndarray:
-    """The pixels as they are stored, on white where they are transparent: uint8 (H, W, 3), writable.
+    """Convert the stored pixels, composited on white, to uint8 (H, W, 3), writable.
 
     Raises:
         ImageError: ``unsupported_format`` where the samples have no agreed black and white.
@@ -65,7 +65,7 @@ def _grey16_to_rgb(image: Image.Image) -> np.ndarray:
 
 
 def scale_to_8_bits(samples: np.ndarray, white: int) -> np.ndarray:
-    """Samples of 0 to ``white`` as uint8 of 0 to 255, rounded."""
+    """Scale samples from 0..``white`` to uint8 0..255, rounded."""
     scaled = np.empty(samples.shape, np.uint8)
     # Some rows at a time: the numbers between need four bytes a sample.
     for rows in row_blocks(samples):

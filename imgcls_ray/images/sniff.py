@@ -1,6 +1,6 @@
 """Tell an image's format by its content, never by its name.
 
-The formats named here are the only ones that any decoder of this package is ever given.
+Decoders of this package get files of these formats only.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Read a TIFF's directories without decoding it: whether the file is whole, and what Pillow would read wrongly.
+"""Read a TIFF's directories without decoding it, to find incomplete files and files that Pillow would read wrongly.
 
-Pillow and libtiff never see a file as it came, but with a directory of ours: of the tags that its pixels need, with no
-more strips and tiles than its size explains. Both read every tag that a file has, and Pillow makes several objects of
-each strip, so that a small file could hold them up for minutes.
+Pillow and libtiff never get the original file. They get a copy with a new directory, which has only the tags that the
+pixels need, and no more strips and tiles than the picture's size explains. Otherwise a small file could block them for
+minutes, because both read every tag of a file, and Pillow creates several objects for each strip.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ _NONE = np.empty(0, np.uint8)
 
 
 class Planes(NamedTuple):
-    """A page whose samples lie apart: first all of the red ones, then all of the green ones."""
+    """A page with separate planes: first all red samples, then all green ones."""
 
     mode: str
     """Pillow's mode of the planes together, a letter a plane: ``RGB``, ``LA``, ``RGBa``, ``CMYK``, ..."""
@@ -130,7 +130,7 @@ class _Layout(NamedTuple):
 def is_tiff_complete(tiff: bytes) -> bool:
     """Whether the first page's directory, and the strips or tiles that it lists, lie within the file.
 
-    For telling why decoding failed, not for refusing: byte counts that reach too far are common and often harmless.
+    Use it to explain a failed decoding, not to refuse a file: byte counts beyond the end are common and often harmless.
     """
     try:
         tags = _read_first_ifd(tiff)
@@ -147,7 +147,7 @@ def is_tiff_complete(tiff: bytes) -> bool:
 
 
 def check_tiff(tiff: bytes) -> None:
-    """Refuse what Pillow would read as other pixels.
+    """Refuse files whose pixels Pillow would read wrongly.
 
     A camera's raw file (NEF, DNG, CR2, ARW, ...) is a TIFF whose first page is a thumbnail. Pages for zooming out (a
     pyramid's SubIFDs, which are smaller than the first page) are none of that.
@@ -200,7 +200,7 @@ def _raw_reason(tiff: bytes, first: Tags) -> str:
 
 
 def read_planes(tiff: bytes) -> Planes | None:
-    """Take a page apart whose samples are stored apart; None for all others, and where the page is damaged.
+    """Split a page with separate planes into its planes; None for other pages and for damaged ones.
 
     Pillow reads planes of 8 bits only, and without a word those of 16 bits as if they were.
 
@@ -351,7 +351,7 @@ def _read_entries(tiff: bytes, layout: _Layout, ifd: int, wanted: np.ndarray) ->
 
 
 def keep_picture(tiff: bytes, limits: DecodeLimits, entries: Entries | None = None) -> bytes:
-    """The file with a first directory of what the first page's pixels need, and nothing else.
+    """The file with a new first directory, which has only the tags that the first page's pixels need.
 
     An uncompressed picture becomes one strip: Pillow reads each strip and tile by itself, in Python.
 
