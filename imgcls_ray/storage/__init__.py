@@ -1,7 +1,7 @@
-"""Any URI to files and bytes: the one door to storage.
+"""Files and bytes behind any URI; the only module that other packages read and write files with.
 
 Inputs are read with ``fetch``: one attempt-bounded, size-bounded read per image whose failures are ``ImageError``
-values of the closed set. The label store lives in a ``Directory``: atomic, create-only files. A further kind of
+values of the closed set. The label store is in a ``Directory``: atomic, create-only files. A further kind of
 storage is one more module here and one more line in each function below.
 """
 
@@ -31,7 +31,7 @@ DEFAULT_S3 = S3Options()
 
 @dataclass(frozen=True)
 class FetchLimits:
-    """What one read may take and reach."""
+    """Limits of one read: bytes, time and hosts."""
 
     max_bytes: int = MAX_IMAGE_BYTES
     timeout_s: float = FETCH_TIMEOUT_S
@@ -54,10 +54,10 @@ class Directory(Protocol):
         """
 
     def exists(self, name: str) -> bool:
-        """Whether the file is there, whole.
+        """Whether the complete file exists.
 
         Raises:
-            StorageError: that cannot be told.
+            StorageError: the storage gives no certain answer.
         """
 
     def open(self, name: str) -> BinaryIO:
@@ -75,10 +75,10 @@ class Directory(Protocol):
         """
 
     def create(self, name: str, data: bytes) -> bool:
-        """Write a new file in one durable step; ``False`` if the name exists, whose content then stays.
+        """Write a new file in one durable step. ``False``: the name exists, and its content is unchanged.
 
         Raises:
-            StorageError: it cannot be written, e.g. because the disk is full; nothing is there under the name.
+            StorageError: it cannot be written, e.g. because the disk is full; no file of that name is left.
         """
 
     def replace(self, name: str, data: bytes) -> None:
@@ -104,11 +104,11 @@ def fetch(uri: str, etag: str | None, limits: FetchLimits) -> bytes:
 
     Args:
         uri: path, ``file://`` URI, ``s3://`` URI or http(s) address.
-        etag: the version that was planned; ``None`` takes whatever is there.
+        etag: the version that was planned; ``None`` reads any version.
         limits: bounds on bytes, time and reachable hosts.
 
     Raises:
-        ImageError: why this input cannot be read.
+        ImageError: this input cannot be read; the code says why.
         StorageError: no input of this storage can be read: unreachable, wrong credentials, no such bucket.
     """
     if is_s3(uri):

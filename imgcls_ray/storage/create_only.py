@@ -1,4 +1,4 @@
-"""Try whether a storage creates a name once: what keeps two writers of a label store apart."""
+"""Test that a storage creates a name only once, which keeps two writers of a label store apart."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _NUM_PROOFS = 3
 
 
 def prove_create_only(directory: Directory) -> None:
-    """Try whether the storage keeps what is there when the same name is created again; nothing else protects rows.
+    """Test that the storage keeps the first content when a name is created again; the safety of rows depends on it.
 
-    Every command tries: a store may have been moved, and an endpoint may lead elsewhere than it did.
+    Every command tests it, because a store may have been moved and an endpoint may have changed.
 
     Raises:
-        StoreError: the storage writes over it. Nothing is left behind.
-        StorageError: that cannot be tried.
+        StoreError: the storage overwrites the first content. The test file is removed.
+        StorageError: the test cannot be made.
     """
     # The second name is nobody else's: under the first one, another command that tries at the same time may have
     # removed the file between two steps. Where nothing may be removed, only the first one stays.

@@ -1,4 +1,4 @@
-"""Local files as they are listed: their URIs, their absolute paths, their versions."""
+"""Properties of listed files: URIs, absolute paths, versions."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class FileInfo(NamedTuple):
 
     uri: str
     size: int | None
-    """Bytes; ``None`` where it could not be told without reading."""
+    """Size in bytes; ``None`` if it is unknown before reading."""
     etag: str | None
-    """Names the version of the content; ``None`` where the storage gives none."""
+    """Version of the content; ``None`` if the storage gives none."""
     mtime: datetime | None
 
 
@@ -32,7 +32,7 @@ def scheme_of(uri: str) -> str:
 
 
 def host_of_file(uri: str) -> str:
-    """The other machine whose file a ``file://`` URI names; empty if it is this one's, or no such URI."""
+    """The host in a ``file://`` URI; empty for this machine and for other URIs."""
     if uri[:7].lower() != "file://":
         return ""
     host = uri[7:].partition("/")[0]
@@ -62,10 +62,10 @@ def uri_from_path(path: str) -> str:
 
 
 def absolute_path(path: str) -> str:
-    """The absolute path without ``.`` and ``..`` that the system opens the same file by.
+    """The absolute path, without ``.`` and ``..``, of the same file.
 
-    ``os.path.abspath`` takes ``link/..`` for the folder of the link; the system takes it for the folder above what the
-    link leads to. A ``..`` behind something that is no folder stays: such a path leads nowhere.
+    ``os.path.abspath`` takes ``link/..`` for the folder of the link; the system takes it for the parent of its target.
+    A ``..`` behind something that is no folder stays, because such a path does not exist.
     """
     if not path.startswith("/"):
         path = os.path.join(os.getcwd(), path)
@@ -93,7 +93,7 @@ def _above(folder: str) -> str:
 
 
 def stat_file(path: str) -> FileInfo:
-    """Describe one path; a path that cannot be looked at is described without a version."""
+    """Describe one path; without a version if its properties cannot be read."""
     try:
         status = os.stat(path)
     except (OSError, ValueError):  # ValueError: a list may hold null characters
@@ -106,10 +106,10 @@ def stat_file(path: str) -> FileInfo:
 
 
 def version_of(status: os.stat_result) -> str:
-    """What web servers use for files: modification time and size, in hexadecimal."""
+    """Version of a file: modification time and size in hexadecimal, as in web servers."""
     return f"{status.st_mtime_ns:x}-{status.st_size:x}"
 
 
 def opaque_etag(etag: str) -> str:
-    """The value of an ETag as HTTP writes it, ``"abc"`` or the weak ``W/"abc"``: what versions are compared by."""
+    """The value of an ETag in HTTP's form, ``"abc"`` or the weak ``W/"abc"``, for comparing versions."""
     return etag.strip().removeprefix("W/").strip('"')

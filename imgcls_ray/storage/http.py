@@ -1,7 +1,7 @@
-"""Read images from http(s) addresses that may come from anyone.
+"""Read images from untrusted http(s) addresses.
 
-Every connection is made by ``network``, on every redirect again: an address in a list cannot make a worker talk to
-loopback, private or link-local networks (SSRF). Bytes and time are bounded while they stream.
+``network`` makes every connection, also for redirects, so that an address in a list cannot make a worker connect to
+loopback, private or link-local networks (SSRF). Bytes and time are limited while the body streams.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _CODE_OF_STATUS = {
 
 
 class _RetriableError(Exception):
-    """A failure that another attempt may not meet."""
+    """A failure that may not occur in another attempt."""
 
 
 def is_url(uri: str) -> bool:
@@ -47,7 +47,7 @@ def fetch_url(
         max_bytes: of the body.
         timeout_s: deadline of all attempts together.
         allow_private: whether it may lead to loopback, private or link-local hosts.
-        hosts: the only ones that it, and every redirect, may name; ``*.NAME`` is all under a name.
+        hosts: the only allowed hosts, also of redirects; ``*.NAME`` allows all subdomains of a name.
 
     Raises:
         ImageError: not_found, access_denied (also for a host that may not be reached), too_many_bytes or fetch_failed.

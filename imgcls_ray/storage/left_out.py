@@ -1,8 +1,8 @@
-"""What is no input although it lies in one: one rule for folders, buckets, and patterns of both.
+"""Decide which files of an INPUT are skipped: one rule for folders, buckets, and patterns of both.
 
-Left out are names that begin with a dot, unless a pattern names the dot; texts, tables and weights by their names,
-unless the list, the pattern or INPUT itself names them; the pictures that a label store keeps under ``samples/``; and
-what belongs to the label store that is being written. Everything else is an input, whatever its name: content decides.
+Skipped are names that begin with a dot, unless a pattern has the dot; texts, tables and weights by their extensions,
+unless the list, the pattern or INPUT itself names them; the ``samples/`` of a label store; and files of the label store
+that is being written. Everything else is an input, whatever its name, because the content decides.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ _NOT_IMAGES = _TEXTS_AND_TABLES | _WEIGHTS
 
 STORE_FOLDERS = frozenset({"plans", "predictions", "runs", "exports", "samples"})
 STORE_FILES = frozenset({"store.json", "lease.json"})
-"""What a label store keeps directly below its place, besides names that begin with a dot."""
+"""Names directly below the place of a label store, except names that begin with a dot."""
 
 BESIDE = {"samples/": "store.json", "model.bin": "model.json"}
-"""Names that mean something only beside another one: a store's pictures, the weights of an OpenVINO model folder."""
+"""Names that are skipped only beside another name: a store's samples, the weights of an OpenVINO model folder."""
 
 _UNLISTED_KEPT = 100
 _UNLISTED_IN_ERROR = 3
@@ -47,18 +47,18 @@ class Unlisted(NamedTuple):
 
 @dataclass
 class ListingCounts:
-    """What a listing left out, for the summary."""
+    """Numbers of files that a listing skipped, for the summary."""
 
     not_images: int = 0
-    """Texts, tables and weights, by their names."""
+    """Number of texts, tables and weights, by their extensions."""
     hidden: int = 0
-    """Files and folders whose names begin with a dot; what such a folder holds is not looked at."""
+    """Number of files and folders whose names begin with a dot; the content of such a folder is not counted."""
     stores: int = 0
-    """Label stores whose ``samples/`` were left out."""
+    """Number of label stores whose ``samples/`` were skipped."""
     linked: int = 0
-    """Links to folders that are listed under another name."""
+    """Number of links to folders that are listed under another name."""
     doubles: int = 0
-    """Entries of a list that name a URI again."""
+    """Number of entries of a list that repeat a URI."""
     unlisted: list[Unlisted] = field(default_factory=list)
     """Folders that could not be listed: the first hundred."""
     num_unlisted: int = 0
@@ -77,7 +77,7 @@ class ListingCounts:
         return f"{self.num_unlisted:,} folder{'s' * (self.num_unlisted != 1)} of the input cannot be listed ({named})"
 
     def check_complete(self) -> None:
-        """Say that the input was not seen whole, when everything else is done.
+        """Raise an error at the end of a job whose input could not be listed completely.
 
         Raises:
             StorageError: naming folders that could not be listed.
@@ -94,12 +94,12 @@ def is_hidden(name: str) -> bool:
 
 
 def may_be_image(uri: str) -> bool:
-    """Whether a file that nobody named is taken for an input: texts, tables and weights are not, by their names."""
+    """Whether a file that nobody named is an input by its name: texts, tables and weights are not."""
     return os.path.splitext(uri)[1].lower() not in _NOT_IMAGES
 
 
 def is_of_store(place: str, store: str) -> bool:
-    """Whether a path or URI is what a label store wrote, or lies in it.
+    """Whether a path or URI is a file or folder of a label store, or below one.
 
     Args:
         place: a file or folder; one kind of name for both, without links.

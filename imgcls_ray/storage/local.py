@@ -79,7 +79,7 @@ def _read_exactly(descriptor: int, size: int) -> bytes:
 
 
 class LocalDirectory:
-    """A folder whose files appear whole, durable, and never over one another."""
+    """A folder whose files appear complete and durable, and never overwrite each other."""
 
     def __init__(self, path: str) -> None:
         self._root = Path(absolute_path(path))
@@ -156,7 +156,7 @@ class LocalDirectory:
 
 
 def _move_to_new_name(partial: Path, path: Path) -> bool:
-    """Give a finished file its name in one step; ``False`` if the name exists, whose content then stays."""
+    """Give a finished file its name in one step. ``False``: the name exists, and its content is unchanged."""
     try:
         # link() refuses an existing name, where rename() would replace it.
         os.link(partial, path)
@@ -179,7 +179,7 @@ def _is_same_file(partial: Path, path: Path) -> bool:
 
 
 def _rename_to_new_name(partial: Path, path: Path, no_link: OSError) -> bool:
-    """The way of file systems without hard links (exFAT, SMB, many FUSE ones): a rename that replaces nothing."""
+    """Rename without replacing, for file systems without hard links (exFAT, SMB, many FUSE ones)."""
     libc = ctypes.CDLL(None, use_errno=True)
     if not hasattr(libc, "renameat2"):
         raise no_link
@@ -224,7 +224,7 @@ def _write_partial(path: Path, data: bytes) -> Path:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make names durable: without this a crash of the machine can forget them although their contents are on disk."""
+    """Make names durable: otherwise a crash of the machine can lose them although the contents are on disk."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,7 +1,7 @@
-"""Connections to hosts that may be anyone's: every address is checked, and nothing outlasts the deadline.
+"""Connections to untrusted hosts: every address is checked, and every step ends by the deadline.
 
-A host is resolved once, every one of its addresses is checked, and a checked address is the one connected to; so no
-name can lead to loopback, private or link-local networks, not even by DNS rebinding.
+A host is resolved once, every one of its addresses is checked, and the connection goes to a checked address. So no name
+can lead to loopback, private or link-local networks, not even by DNS rebinding.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _deadline: ContextVar[float] = ContextVar("_deadline")
 
 @contextmanager
 def deadline_of_requests(deadline: float) -> Iterator[None]:
-    """Bound what the block asks of any pool, by ``time.monotonic``."""
+    """Set the deadline of all requests within the block, by ``time.monotonic``."""
     token = _deadline.set(deadline)
     try:
         yield
@@ -78,7 +78,7 @@ class _CheckedBackend(httpcore.SyncBackend):
 class _BoundedStream(httpcore.NetworkStream):
     """A connection on which every step ends by the deadline of the request that makes it.
 
-    httpcore bounds each read alone: a server that drips one byte a minute would hold the reader for hours.
+    httpcore limits each read separately: a server that sends one byte a minute would block the reader for hours.
     """
 
     def __init__(self, stream: httpcore.NetworkStream) -> None:

@@ -1,7 +1,7 @@
-"""Patterns of paths, matched name by name: the same rule for folders and for the keys of a bucket.
+"""Patterns of paths, matched one name at a time, with the same rule for folders and for the keys of a bucket.
 
-``*``, ``?`` and ``[..]`` match within a name, ``**`` matches any number of folders, none too. A name that begins with a
-dot is matched only by a part that begins with one. A pattern that ends with ``/`` means everything below what it
+``*``, ``?`` and ``[..]`` match within a name, ``**`` matches any number of folders, also none. A name that begins with
+a dot is matched only by a part that begins with one. A pattern that ends with ``/`` means everything below what it
 matches.
 """
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _MAGIC = re.compile(r"[*?\[]")
 
 States = frozenset[int]
-"""Places in a pattern that the folders of a path may have led to."""
+"""Positions in a pattern that the folders of a path may have reached."""
 
 
 def has_magic(text: str) -> bool:
@@ -28,7 +28,7 @@ def has_magic(text: str) -> bool:
 
 
 class Pattern:
-    """A relative pattern. Whoever walks starts with ``start``, and asks for each name below.
+    """A relative pattern. A walk begins with ``start``, and calls ``below`` for each folder name.
 
     Args:
         parts: the pattern, cut at ``/``.
@@ -42,10 +42,10 @@ class Pattern:
         self.start = self._with_none({0})
 
     def below(self, states: States, folder: str, *, dots: bool = False) -> States:
-        """Where a folder's name leads to; nowhere if nothing below it can match.
+        """Positions after a folder's name; empty if nothing below it can match.
 
         Args:
-            dots: as if a dot were a letter like others.
+            dots: treat a leading dot like any other character.
         """
         is_open, last = dots or not is_hidden(folder), len(self._parts) - 1
         found = set()
@@ -68,11 +68,11 @@ class Pattern:
         return (is_open or self._dots[last]) and self._regexes[last].match(file) is not None
 
     def is_input(self, file: str) -> bool:
-        """Whether a file that is matched may be an image by its name, or the pattern names its extension."""
+        """Whether a matched file is an input: by its name, or because the pattern has its extension."""
         return may_be_image(file) or os.path.splitext(file)[1].lower() == self._extension
 
     def literals(self, states: States) -> list[str] | None:
-        """The only names that can go on from here, sorted; ``None`` if others may."""
+        """The only names that can match next, sorted; ``None`` if other names can match, too."""
         parts = {self._parts[i] for i in states}
         return None if any(map(has_magic, parts)) else sorted(parts)
 

@@ -1,4 +1,4 @@
-"""Requests to S3, and to whatever speaks its protocol: one client a process, deadlines, retries, named failures.
+"""Requests to S3 and compatible servers: one client per process, deadlines, retries, classified failures.
 
 Everything goes through s3fs's client, whose own retries are off: here one place decides what is tried again (busy
 servers, broken connections, time-outs: with growing random pauses) and what is not (refusals, missing objects, wrong
@@ -50,12 +50,12 @@ _SLOWEST_UPLOAD_BYTES_PER_S = 2**20
 
 @dataclass(frozen=True)
 class S3Options:
-    """How to reach the storage; holds no secret, so it may travel and be recorded."""
+    """How to reach the storage. It has no secret, so it may be sent to workers and recorded."""
 
     endpoint_url: str | None = None
-    """Of a server other than AWS. Default: ``AWS_ENDPOINT_URL`` or the profile's."""
+    """Address of a server other than AWS. Default: ``AWS_ENDPOINT_URL`` or that of the profile."""
     anonymous: bool = False
-    """Send no credentials: public buckets."""
+    """Send no credentials, for public buckets."""
 
     def __post_init__(self) -> None:
         if self.endpoint_url is None:
@@ -99,7 +99,7 @@ class S3Client:
 
     @property
     def place(self) -> str:
-        """The server, in words."""
+        """Name of the server for messages."""
         return self._options.endpoint_url or "S3"
 
     def request(self, operation: str, *, deadline_s: float = STORE_DEADLINE_S, **parameters: Any) -> dict[str, Any]:
@@ -161,7 +161,7 @@ class S3Client:
         return self.get(bucket, key, deadline_s=left, max_bytes=max_bytes, etag=etag, **parameters)
 
     def _is_weak(self, bucket: str, key: str, etag: str | None, deadline_s: float) -> bool:
-        """Whether a version was refused although it is there: weak ETags never meet ``If-Match`` (RFC 9110, 13.1.1)."""
+        """Whether an existing version was refused because a weak ETag never matches ``If-Match`` (RFC 9110, 13.1.1)."""
         try:
             came = self.request("head_object", deadline_s=deadline_s, Bucket=bucket, Key=key).get("ETag", "")
         except S3Error:
@@ -172,7 +172,7 @@ class S3Client:
         return is_weak
 
     def upload(self, path: str, bucket: str, key: str) -> None:
-        """Write a local file of any size, in parts where it is large; it appears whole.
+        """Upload a local file of any size, a large one in parts; the object appears complete.
 
         Raises:
             S3Error: it failed for good.
@@ -257,7 +257,7 @@ class S3Client:
         return data
 
     def _read(self, bucket: str, key: str, *, etag: str | None, max_bytes: int, timeout_s: float) -> bytes:
-        """Read an object in the fast way, and where that tells nothing for certain in the careful one."""
+        """Read an object with the fast client; if it gives no certain answer, with the careful one."""
         deadline = time.monotonic() + timeout_s
         answer = self._fast.read(
             bucket, key, etag=etag, if_match=not self._has_weak_etags, max_bytes=max_bytes, timeout_s=timeout_s
@@ -272,7 +272,7 @@ class S3Client:
         return data
 
     def _locate(self, bucket: str) -> Endpoint | None:
-        """Where the bucket is; ``None`` if it cannot be told, whose reason the careful way will find as well."""
+        """Endpoint of the bucket; ``None`` if it cannot be found (the careful client will report the reason)."""
 
         async def attempt(client: Any, _number: int) -> Endpoint:
             url, region = str(client.meta.endpoint_url), client.meta.region_name or "us-east-1"
@@ -287,7 +287,7 @@ class S3Client:
             return None
 
     def _credentials(self) -> Credentials | None:
-        """What the usual chain gives now; it renews what runs out."""
+        """Current credentials of the usual chain, which renews expired ones."""
         from fsspec.asyn import sync
 
         async def ask() -> Credentials | None:
@@ -302,7 +302,7 @@ class S3Client:
         return keys
 
     def storage_error(self, what: str, error: S3Error) -> StorageError:
-        """The error that ends a command: what, where, why, and the way out."""
+        """The error that ends a command, with place, reason and remedy."""
         advice = {
             Failure.MISSING: "",
             Failure.DENIED: "; check the rights of your credentials on it",

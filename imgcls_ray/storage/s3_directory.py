@@ -1,4 +1,4 @@
-"""A prefix of a bucket as the place of a label store: objects that appear whole, and never over one another."""
+"""A prefix of a bucket as the place of a label store: objects appear complete, and never overwrite each other."""
 
 from __future__ import annotations
 

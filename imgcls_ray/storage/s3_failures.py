@@ -1,4 +1,4 @@
-"""What a failed request to S3 means: for its caller, and for trying it again."""
+"""Classify failed requests to S3, for the caller and for retries."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ _ETAG_CHARS = 80
 
 
 class Failure(Enum):
-    """What a failed request means for its caller."""
+    """Kind of a failed request."""
 
     MISSING = auto()
     DENIED = auto()
     ARCHIVED = auto()
-    """It is in an archive storage class, and was not restored."""
+    """The object is in an archive storage class and was not restored."""
     CONFLICT = auto()
     """A condition on the object's version does not hold."""
     EMPTY_RANGE = auto()
     """The object has none of the bytes that were asked for."""
     PASSING = auto()
-    """It may go well the next time."""
+    """The failure is temporary; the request is retried."""
     UNREACHABLE = auto()
     """No connection to the server: also tried again, and if that does not help, no other object will do better."""
     NO_BUCKET = auto()
     STORAGE = auto()
-    """Nothing will go well: credentials, clock, unsupported requests."""
+    """No request can succeed: wrong credentials, wrong clock, unsupported requests."""
 
 
 class S3Error(Exception):
@@ -39,7 +39,7 @@ class S3Error(Exception):
 
 
 def check_version(came: str | None, planned: str | None) -> None:
-    """Compare an answer's ETag with the one that was asked for: some servers do not heed ``If-Match``.
+    """Compare an answer's ETag with the requested one, because some servers ignore ``If-Match``.
 
     Raises:
         S3Error: it is another version. An answer without an ETag is taken.
@@ -49,7 +49,7 @@ def check_version(came: str | None, planned: str | None) -> None:
 
 
 class AskAgainError(Exception):
-    """An answer that cannot be right: the request is made again."""
+    """An answer that cannot be right; the request is retried."""
 
 
 BY_CODE = {

@@ -1,9 +1,9 @@
-"""The fast way to read an object whole: a client in Rust, for a seventh of the processor's time.
+"""Read a whole object with a client in Rust, which takes a seventh of the CPU time of s3fs.
 
-s3fs's client costs 2 ms of one core an object, all of it under the interpreter's lock: as much as a third of labelling
-the image. So inputs are asked for in this way first, once. What it cannot answer for certain, for whatever reason (an
-odd key, a busy server, a broken connection, a private certificate), the careful way is asked: retries, deadlines and
-the names of failures are there alone.
+s3fs's client takes 2 ms of one core per object, all of it under the interpreter's lock, a third of the time to label
+the image. So this client tries every input first, once. If it gives no certain answer (unusual key, busy server, broken
+connection, private certificate), the careful client in ``s3`` reads the object. Retries, deadlines and classified
+failures are only there.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _ANSWER = re.compile(r"non-2xx status code: (\d{3}).*?<Code>([^<]*)</Code>", re.
 
 
 class Endpoint(NamedTuple):
-    """Where a bucket is, as the careful client found out."""
+    """Endpoint of a bucket, as the careful client found it."""
 
     url: str | None
     """Of a server other than AWS."""
@@ -48,7 +48,7 @@ class Credentials(NamedTuple):
 
 
 class Refusal(NamedTuple):
-    """A server's answer that is no object."""
+    """A server's answer without an object."""
 
     status: int
     code: str
@@ -58,8 +58,8 @@ class FastReader:
     """Reads objects, for any number of threads.
 
     Args:
-        locate: says where a bucket is, or ``None`` if that cannot be told.
-        credentials: asked again every few minutes; ``None`` to sign nothing.
+        locate: returns the endpoint of a bucket, or ``None`` if it cannot be found.
+        credentials: called again every few minutes; ``None`` for unsigned requests.
     """
 
     def __init__(

@@ -51,8 +51,8 @@ def find_object(uri: str, options: S3Options) -> FileInfo | None:
 def check_place(uri: str, options: S3Options) -> None:
     """Refuse an INPUT that cannot be listed.
 
-    A prefix that ends with ``/`` may be empty: files may arrive there later. A name that is neither an object nor
-    holds any is a mistake.
+    A prefix that ends with ``/`` may be empty: files may arrive there later. A name that matches no object and no
+    prefix is an error.
 
     Raises:
         InputError: there is no such bucket, object or prefix.
@@ -76,13 +76,13 @@ def list_place(
 ) -> Iterator[FileInfo]:
     """List the inputs of an object, a prefix or a pattern, in the order of the URIs.
 
-    What exists is taken as it is written: an object of exactly this name, and folders whose names look like patterns.
+    An existing name is never a pattern: an object of exactly this name, or a folder whose name looks like a pattern.
 
     Args:
         uri: bucket, prefix, key or pattern.
         options: how to reach the storage.
-        counts: told what was left out.
-        store: a label store, of which what it wrote itself is left out.
+        counts: receives the numbers of skipped files.
+        store: a label store, whose own files are skipped.
 
     Raises:
         InputError, StorageError: it cannot be listed.
@@ -104,7 +104,7 @@ def list_place(
 def only_inputs(
     objects: Iterable[FileInfo], options: S3Options, counts: ListingCounts, *, store: str | None = None
 ) -> Iterator[FileInfo]:
-    """Of all objects of buckets, as an inventory has them, those that a listing of the buckets would give.
+    """Keep, of all objects of an inventory, the inputs that a listing of the buckets would give.
 
     Raises:
         StorageError: that cannot be told.

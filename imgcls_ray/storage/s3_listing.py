@@ -1,8 +1,8 @@
-"""List what lies under a prefix: paged, in the order of the keys, several key ranges at a time.
+"""List the objects under a prefix in the order of their keys, several key ranges at a time.
 
-A listing gives 1,000 keys a request, one request after the other: hours for a hundred million objects. So what is
-behind the first pages is cut into ranges at folder names, some ranges are listed at once, and their pages wait on disk
-for their turn.
+A request returns 1,000 keys, and requests follow one another: this takes hours for a hundred million objects. So the
+keys after the first pages are cut into ranges at folder names, several ranges are listed at the same time, and their
+pages wait on disk until they are next in order.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Temporary files of this machine, in the folder that ``TMPDIR`` names.
 
-What goes wrong with them is a ``StorageError`` that names the folder and the way out, whoever writes: a full disk under
-a temporary file is no fault of the input, the store or the code that happens to write.
+Every failure is a ``StorageError`` that names the folder and the remedy, because a full disk under a temporary file is
+no fault of the input or the store.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS})
 class ScratchFile(io.FileIO):
     """A temporary file without a name, for reading and writing: a kill leaves nothing behind.
 
-    Unbuffered, and yet a write writes all or raises ``StorageError``. Once one has failed all others do: what misses a
-    piece in its middle is never taken for whole.
+    It is unbuffered, but a write writes everything or raises ``StorageError``. After one failure all later writes fail,
+    so that a file with a gap is never used.
     """
 
     _failure: StorageError | None = None
@@ -56,10 +56,10 @@ class ScratchFile(io.FileIO):
 
 
 def scratch_file(name: str) -> ScratchFile:
-    """Open a new one; the caller closes it.
+    """Open a new scratch file; the caller closes it.
 
     Args:
-        name: what it is for; seen where the system cannot make a file without a name.
+        name: its purpose; visible if the system cannot create a file without a name.
 
     Raises:
         StorageError: there is no place for it.

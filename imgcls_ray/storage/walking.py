@@ -1,8 +1,8 @@
-"""Walk a folder, in the order of the URIs: all that it holds, or what a pattern matches.
+"""Walk a folder in the order of the URIs: all files, or those that match a pattern.
 
-Each real folder is walked once, however many links lead to it: under its own name where the walk comes by there, else
-under the first name that leads to it. One folder that cannot be listed is told of, and the walk goes on. Nothing is
-held in memory but the names of the folders on the way down, and which folders were seen.
+Each real folder is walked once, even if several links lead to it: under its own name if that is below the root, else
+under the first link. A folder that cannot be listed is reported, and the walk continues. Memory holds only the names
+in the folders on the current path, and the set of visited folders.
 """
 
 from __future__ import annotations
@@ -38,17 +38,16 @@ def list_folder(
 ) -> Iterator[FileInfo]:
     """List the inputs below a folder, sorted by URI.
 
-    Links to files and folders are followed. A folder that is gone when its turn comes is not there any more, which is
-    no error.
+    Links to files and folders are followed. A folder that disappears during the walk is no error.
 
     Args:
         folder: where to walk.
         pattern: of the paths below it.
-        counts: told what was left out, and which folders could not be listed.
-        leave_out: a folder to leave out whole.
-        store: a label store, of which only what it wrote itself is left out.
-        every_name: list a folder under each name that leads to it, as a dataset wants it, whose folders' names are
-            labels; only links back to a folder on the way down are not followed.
+        counts: receives the numbers of skipped files, and the folders that could not be listed.
+        leave_out: a folder to skip completely.
+        store: a label store, of which only its own files are skipped.
+        every_name: list a folder under each link to it, because in a dataset the names of folders are labels. Only
+            links back to a folder on the current path are not followed.
 
     Raises:
         InputError: ``folder`` itself cannot be listed; without ``counts`` also, at the end, if any other could not.
