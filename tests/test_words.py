@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import importlib
 import inspect
 import re
@@ -85,3 +86,10 @@ def test_every_kind_of_model_is_among_them() -> None:
     assert {"SplitConfig", "SplitOptions", "ModelsConfig", "NewModelConfig", "StoreConfig", "DemoConfig"} <= names
     assert {"ClassifyJson", "ImageResult", "ErrorDetail", "InferRequest", "Tensor", "PaddleXRequest"} <= names
     assert {"ModelSpec", "Exported", "StoreIdentity"} <= names
+
+
+@pytest.mark.parametrize("name", ["datasets.duplicates", "storage.s3", "store.schema"])
+def test_the_examples_in_docstrings_are_true(name: str) -> None:
+    failed, attempted = doctest.testmod(importlib.import_module(f"imgcls_ray.{name}"))
+    assert attempted > 0
+    assert failed == 0

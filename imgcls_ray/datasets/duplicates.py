@@ -31,6 +31,9 @@ def equal_groups(keys: np.ndarray) -> Iterator[np.ndarray]:
 
     Args:
         keys: (N,) of any sortable type.
+
+    >>> [positions.tolist() for positions in equal_groups(np.array([7, 5, 7, 5, 3]))]
+    [[1, 3], [0, 2]]
     """
     order = np.argsort(keys, kind="stable")
     for start, end in zip(*_runs(keys[order]), strict=True):

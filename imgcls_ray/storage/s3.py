@@ -75,7 +75,10 @@ def is_s3(uri: str) -> bool:
 
 
 def split_uri(uri: str) -> tuple[str, str]:
-    """Bucket and key of ``s3://bucket/key``; keys are taken as they are, nothing in them is decoded.
+    """Bucket and key of ``s3://bucket/key``; nothing in a key is decoded.
+
+    >>> split_uri("s3://bucket/photos/a%20b.jpg")
+    ('bucket', 'photos/a%20b.jpg')
 
     Raises:
         InputError: it names no bucket.

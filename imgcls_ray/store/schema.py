@@ -51,12 +51,20 @@ def _part_name(run: int, number: int) -> str:
 
 
 def image_id(run: int, row: int) -> int:
-    """Name one row of one plan: unique in the store, ordered like the plans."""
+    """Name one row of one plan: unique in the store, ordered like the plans.
+
+    >>> image_id(2, 5) == 2 * 2**40 + 5
+    True
+    """
     return (run << _ROW_BITS) | row
 
 
 def parse_part_name(name: str) -> tuple[int, int] | None:
-    """Run and unit of a file directly under ``predictions/``; ``None`` for a foreign name."""
+    """Run and unit of a file directly under ``predictions/``; ``None`` for a foreign name.
+
+    >>> parse_part_name("0003-000017.parquet")
+    (3, 17)
+    """
     match = _PART_NAME.match(name)
     if match is None:
         return None
