@@ -76,7 +76,9 @@ class InferRequest(_Part):
     inputs: list[InferInput] = Field(
         min_length=1, max_length=1, description="Input of the request: exactly one tensor."
     )
-    outputs: list[InferOutput] = Field(default=[], max_length=4, description="Outputs to send. Default: all of them.")
+    outputs: list[InferOutput] = Field(
+        default=[], max_length=4, description="Outputs to include in the answer. Default: all of them."
+    )
 
 
 class Tensor(BaseModel):
