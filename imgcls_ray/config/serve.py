@@ -50,8 +50,8 @@ class ModelsConfig(ModelChoice):
     """Model that labels the images of a share of the requests for comparison. Its labels are only counted, and no
     request waits for them."""
     revision: str = ""
-    """Any text, e.g. a date. A new text makes the service read the model folders again, even if their names are the
-    same."""
+    """Text of any kind, e.g. a date. A new text makes the service read the model folders again, even if their names are
+    the same."""
 
     @field_validator("revision", mode="before")
     @classmethod
