@@ -49,7 +49,7 @@ def _started(
 ) -> AbstractContextManager[Server]:
     if name == LITSERVE:
         return litserve_server(model, environment)
-    if name == BEFORE:
+    if before is not None and name == BEFORE:
         environment = {**environment, "PYTHONPATH": str(before.resolve())}
     return our_server(model, environment, is_haproxy=name != NO_HAPROXY)
 
