@@ -162,10 +162,18 @@ class ImageClassifier:
         return self.classify_inputs(decode_model_inputs(encoded, decode, seconds), seconds)
 
     def classify_inputs(
-        self, inputs: Iterable[ModelInput | ImageError], seconds: StageSeconds | None = None
+        self,
+        inputs: Iterable[ModelInput | ImageError],
+        seconds: StageSeconds | None = None,
+        *,
+        top_k: int | None = None,
     ) -> Iterator[Prediction | ImageError]:
-        """Label decoded images, in order, one result each; only good images take a place in a batch."""
+        """Label decoded images, in order, one result each; only good images take a place in a batch.
+
+        ``top_k`` stands in for the classifier's own, for these images; it is capped at the number of classes too.
+        """
         seconds = seconds or StageSeconds()
+        top_k = self.top_k if top_k is None else min(top_k, self.folder.spec.num_classes)
         waiting: list[ModelInput | ImageError] = []
         num_good = 0
         for item in inputs:
@@ -174,16 +182,16 @@ class ImageClassifier:
                 self._batch[num_good] = item.pixels
                 num_good += 1
             if num_good == self.batch_size:
-                yield from self._classify_batch(waiting, num_good, seconds)
+                yield from self._classify_batch(waiting, num_good, seconds, top_k)
                 waiting, num_good = [], 0
         if waiting:
-            yield from self._classify_batch(waiting, num_good, seconds)
+            yield from self._classify_batch(waiting, num_good, seconds, top_k)
 
     def _classify_batch(
-        self, waiting: list[ModelInput | ImageError], num_good: int, seconds: StageSeconds
+        self, waiting: list[ModelInput | ImageError], num_good: int, seconds: StageSeconds, top_k: int
     ) -> list[Prediction | ImageError]:
         start = time.perf_counter()
-        good = self._predictions(num_good) if num_good else iter(())
+        good = self._predictions(num_good, top_k) if num_good else iter(())
         results: list[Prediction | ImageError] = []
         for item in waiting:
             if isinstance(item, ImageError):
@@ -199,10 +207,10 @@ class ImageClassifier:
         return results
 
     def _predictions(
-        self, num_good: int
+        self, num_good: int, top_k: int
     ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray | None] | ImageError]:
         output = self.engine(self._batch if self.pad else self._batch[:num_good])
-        class_ids, scores = top_k_scores(output.logits[:num_good], self.top_k)
+        class_ids, scores = top_k_scores(output.logits[:num_good], top_k)
         finite = np.isfinite(output.logits[:num_good]).all(axis=1)
         for i in range(num_good):
             if not finite[i]:

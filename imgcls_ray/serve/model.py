@@ -65,9 +65,7 @@ class ServedModel:
             thread: which of the engine threads asks.
             top_k: labels per image, at most the number of classes.
         """
-        classifier = self.classifiers[thread]
-        classifier.top_k = min(top_k, len(self.class_names))
-        return list(classifier.classify_inputs(images))
+        return list(self.classifiers[thread].classify_inputs(images, top_k=top_k))
 
 
 @dataclass(frozen=True)

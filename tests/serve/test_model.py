@@ -81,6 +81,16 @@ def test_every_engine_says_the_same_at_every_batch_size(served_model: ServedMode
                 assert tuple(answer.scores) == pytest.approx(result.scores, abs=0.001)
 
 
+def test_what_one_batch_asks_for_stays_with_it(served_model: ServedModel) -> None:
+    images = [decode_model_input(picture(0), served_model.preprocess, DecodeLimits())]
+    before = [classifier.top_k for classifier in served_model.classifiers]
+    for top_k, num_labels in [(7, 7), (1, 1), (100, 7), (3, 3)]:
+        [answer] = served_model.classify(cast("list[ModelInput]", images), top_k=top_k)
+        assert isinstance(answer, Prediction)
+        assert len(answer.class_ids) == num_labels
+    assert [classifier.top_k for classifier in served_model.classifiers] == before
+
+
 @pytest.mark.usefixtures("engines_are_believed")
 def test_the_beginning_of_a_fingerprint_is_enough(small_model: ModelFolder) -> None:
     assert load(small_model.path, fingerprint=small_model.spec.fingerprint[:8]).name == "small"
