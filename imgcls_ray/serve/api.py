@@ -215,15 +215,16 @@ def best(result: Prediction, top_k: int) -> list[tuple[int, float]]:
 
 
 def _describe_lineup(lineup: Lineup, *, refused: bool) -> bytes:
+    config = lineup.config
     beside = {
-        role: {**_describe_model(model), "share": getattr(lineup.config, role).share}
-        for role, model in lineup.by_role().items()
-        if role != "stable"
+        role: {**_describe_model(model), "share": choice.share}
+        for role, model, choice in (("canary", lineup.canary, config.canary), ("shadow", lineup.shadow, config.shadow))
+        if model is not None and choice is not None
     }
     return encode({**_describe_model(lineup.stable), "canary": None, "shadow": None, **beside, "refused": refused})
 
 
-def _describe_model(model: ServedModel) -> dict[str, Any]:
+def _describe_model(model: ServedModel) -> dict[str, object]:
     spec = model.folder.spec
     return {
         "name": spec.name,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from imgcls_ray.errors import ImgclsError
@@ -113,18 +113,15 @@ class Fleet:
         def loaded(role: Role, choice: ModelChoice) -> ServedModel:
             # A model that is there already is not loaded again, also when it changes its role.
             if before is not None and before.config.revision == config.revision:
+                choices = _choices(before.config)
                 for old_role, model in before.by_role().items():
-                    if _is_same(getattr(before.config, old_role, before.config), choice):
+                    if _is_same(choices[old_role], choice):
                         return model
             logger.info("loading the %s model %s", role, choice.model)
             return load_model(choice, self.options)
 
-        lineup = Lineup(config, loaded("stable", config))
-        if config.canary is not None:
-            lineup = replace(lineup, canary=loaded("canary", config.canary))
-        if config.shadow is not None:
-            lineup = replace(lineup, shadow=loaded("shadow", config.shadow))
-        return lineup
+        models = {role: loaded(role, choice) for role, choice in _choices(config).items()}
+        return Lineup(config, models["stable"], models.get("canary"), models.get("shadow"))
 
     def _tell(self) -> None:
         models = {} if self.lineup is None else self.lineup.by_role()
@@ -134,6 +131,12 @@ class Fleet:
             logger.error("a change of models was refused: %s", self.refused)
         else:
             logger.info("models: %s", ", ".join(f"{role} {value[:12]}" for role, value in fingerprints.items()))
+
+
+def _choices(config: ModelsConfig) -> dict[Role, ModelChoice]:
+    """What is asked for, by the role that it is to have."""
+    choices: dict[Role, ModelChoice | None] = {"stable": config, "canary": config.canary, "shadow": config.shadow}
+    return {role: choice for role, choice in choices.items() if choice is not None}
 
 
 def _is_same(one: ModelChoice, other: ModelChoice) -> bool:
