@@ -90,6 +90,14 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
 }
 
 
+class PaddleXStatus(BaseModel):
+    """The answer to a health check."""
+
+    log_id: str = Field(alias="logId", description="Id of the request, the same as in the header `X-Request-ID`.")
+    error_code: int = Field(alias="errorCode", description="Code of the error, always 0 here.")
+    error_msg: str = Field(alias="errorMsg", description="Text of the result, always `Healthy` here.")
+
+
 def make_router(service: Service) -> APIRouter:
     """The routes, which ask this service."""
     router = APIRouter(tags=["paddlex"])
@@ -143,7 +151,7 @@ def make_router(service: Service) -> APIRouter:
             }
         )
 
-    @router.get("/health", response_model=PaddleXError, summary="PaddleX's health")
+    @router.get("/health", response_model=PaddleXStatus, summary="PaddleX's health")
     async def health(request: Request) -> Response:
         """Whether the process answers."""
         return to_json({"logId": request.scope["imgcls_request_id"], "errorCode": 0, "errorMsg": "Healthy"})

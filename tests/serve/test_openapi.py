@@ -150,6 +150,14 @@ def test_every_error_is_described_in_the_form_of_its_protocol(described: dict[st
                     assert response["content"]["application/json"]["schema"]["$ref"].endswith(f"/{form}"), path
 
 
+def test_no_good_answer_is_described_in_the_form_of_an_error(described: dict[str, Any]) -> None:
+    for path, operations in described["paths"].items():
+        for operation in operations.values():
+            for status, response in operation["responses"].items():
+                forms = {reference.rpartition("/")[2] for reference in references(response)}
+                assert int(status) >= 400 or not any("Error" in form for form in forms), path
+
+
 @pytest.mark.parametrize(
     ("path", "kinds"),
     [
