@@ -12,8 +12,8 @@ from imgcls_ray.errors import ImageError
 from imgcls_ray.serve.bodies import in_thread, read_body
 from imgcls_ray.serve.errors import ErrorCode, refuse, refuse_image
 from imgcls_ray.serve.inputs import Upload, read_form, without_findings
-from imgcls_ray.serve.json import encode, in_pieces, json_response
 from imgcls_ray.serve.json_bodies import decode_texts, read_json
+from imgcls_ray.serve.responses import encode, in_pieces, json_response
 from imgcls_ray.serve.schemas import (
     ClassifyJson,
     ClassifyResponse,
@@ -190,8 +190,8 @@ def _read_top_k(text: str) -> int:
 
 def _describe(
     index: int, upload: Upload, result: Prediction | ImageError, model: ServedModel, top_k: int
-) -> dict[str, Any]:
-    about: dict[str, Any] = {"index": index} if upload.name is None else {"index": index, "name": upload.name}
+) -> dict[str, object]:
+    about: dict[str, object] = {"index": index} if upload.name is None else {"index": index, "name": upload.name}
     if upload.is_fetched:
         result = without_findings(result)
     if isinstance(result, ImageError):
@@ -235,7 +235,7 @@ def _describe_model(model: ServedModel) -> dict[str, object]:
     }
 
 
-def summarise(chosen: Chosen, results: Sequence[Prediction | ImageError]) -> dict[str, Any]:
+def summarise(chosen: Chosen, results: Sequence[Prediction | ImageError]) -> dict[str, object]:
     """What the log says of a request's images."""
     errors = [result.code.value for result in results if isinstance(result, ImageError)]
     return {

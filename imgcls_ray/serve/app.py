@@ -21,9 +21,9 @@ from imgcls_ray.serve.errors import ApiError, ErrorCode, error_body, failed, not
 from imgcls_ray.serve.fleet import Fleet
 from imgcls_ray.serve.guard import Guard, Room
 from imgcls_ray.serve.inputs import UrlReader
-from imgcls_ray.serve.json import encode, json_response, to_json
 from imgcls_ray.serve.model import ModelOptions
 from imgcls_ray.serve.pipeline import Pipeline
+from imgcls_ray.serve.responses import encode, json_response, to_json
 from imgcls_ray.serve.service import Service
 from imgcls_ray.serve.static import StaticFile
 

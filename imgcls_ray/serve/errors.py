@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from imgcls_ray.errors import ImageErrorCode
 
@@ -107,7 +107,7 @@ def refuse_image(error: ImageError) -> ApiError:
     return ApiError(error.code.value, str(error), status=_STATUS_OF_IMAGE.get(error.code, 422))
 
 
-def error_body(error: ApiError, path: str, request_id: str) -> dict[str, Any]:
+def error_body(error: ApiError, path: str, request_id: str) -> dict[str, object]:
     """What an error looks like, in the protocol that the path belongs to."""
     if path in ("/image-classification", "/health"):
         return {"logId": request_id, "errorCode": error.status, "errorMsg": f"{error.code}: {error.message}"}

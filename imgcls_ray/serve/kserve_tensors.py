@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from fastapi.responses import Response
@@ -14,8 +14,8 @@ from imgcls_ray.errors import ImageError
 from imgcls_ray.models.classifier import ModelInput
 from imgcls_ray.serve.bodies import copy_bytes
 from imgcls_ray.serve.errors import ErrorCode, refuse
-from imgcls_ray.serve.json import encode, encode_list, json_response
 from imgcls_ray.serve.json_bodies import Cut, decode_base64
+from imgcls_ray.serve.responses import encode, encode_list, json_response
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -87,11 +87,11 @@ def _check_count(tensor: InferInput, num_images: int) -> None:
         raise refuse(ErrorCode.INVALID, f"inputs.0: its shape says {tensor.shape[0]} images, {num_images} came")
 
 
-def _flat(data: list[Any]) -> list[Any]:
+def _flat(data: list[object]) -> list[object]:
     return [part for item in data for part in (item if isinstance(item, list) else [item])]
 
 
-def _from_base64(item: Any, cut: Cut) -> bytes | ImageError:
+def _from_base64(item: object, cut: Cut) -> bytes | ImageError:
     if not isinstance(item, str):
         raise refuse(ErrorCode.INVALID, "inputs.0.data: must be strings in base64")
     return decode_base64(item, cut)
@@ -139,12 +139,12 @@ def _read_pixels(tensor: InferInput, binary: memoryview, cut: Cut) -> list[bytes
     return [ModelInput(pixels, width, height) for pixels in flat.reshape(tensor.shape)]
 
 
-def _cut_numbers(data: list[Any], cut: Cut) -> memoryview | None:
+def _cut_numbers(data: list[object], cut: Cut) -> memoryview | None:
     """The list that this one stands for, if it does."""
     return cut.numbers.get(data[0]) if len(data) == 1 and isinstance(data[0], str) else None
 
 
-def _has_bool(data: list[Any]) -> bool:
+def _has_bool(data: list[object]) -> bool:
     """Whether ``true`` stands among numbers, which NumPy takes for 1."""
     return any(isinstance(item, bool) or (isinstance(item, list) and _has_bool(item)) for item in data)
 
@@ -229,7 +229,7 @@ def write_tensors(
         count = min(top_k, len(result.class_ids))
         class_ids[i, :count], scores[i, :count] = result.class_ids[:count], result.scores[:count]
     labels = [model.class_names[i] if i >= 0 else "" for i in class_ids.reshape(-1).tolist()]
-    values: dict[str, tuple[str, list[int], list[Any] | np.ndarray]] = {
+    values: dict[str, tuple[str, list[int], list[str] | np.ndarray]] = {
         "class_ids": ("INT32", list(class_ids.shape), class_ids),
         "scores": ("FP32", list(scores.shape), scores),
         "labels": ("BYTES", list(class_ids.shape), labels),
@@ -248,7 +248,7 @@ def write_tensors(
         else:
             data = value.reshape(-1).tolist() if isinstance(value, np.ndarray) else value
             outputs.append(b'%b,"data":%b}' % (about, encode_list(data)))
-    content: dict[str, Any] = {"model_name": model.name, "model_version": model.fingerprint[:12]}
+    content: dict[str, object] = {"model_name": model.name, "model_version": model.fingerprint[:12]}
     if wanted.id is not None:
         content["id"] = wanted.id
     header = b'%b,"outputs":[%b]}' % (encode(content)[:-1], b",".join(outputs))
@@ -261,6 +261,6 @@ def write_tensors(
     )
 
 
-def _to_strings(values: list[Any]) -> bytes:
+def _to_strings(values: list[str]) -> bytes:
     encoded = [value.encode("utf-8", "replace") for value in values]
     return b"".join(struct.pack("<I", len(value)) + value for value in encoded)

@@ -19,8 +19,8 @@ from imgcls_ray.serve.api import best, fetch_image, summarise
 from imgcls_ray.serve.bodies import read_body
 from imgcls_ray.serve.errors import ErrorCode, refuse, refuse_image
 from imgcls_ray.serve.inputs import without_findings
-from imgcls_ray.serve.json import to_json
 from imgcls_ray.serve.json_bodies import decode_texts, read_json
+from imgcls_ray.serve.responses import to_json
 from imgcls_ray.serve.schemas import MAX_URL_CHARS, TopK, body_schema
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ def make_router(service: Service) -> APIRouter:
             {"id": class_id, "name": chosen.model.class_names[class_id], "score": score}
             for class_id, score in best(result, top_k)
         ]
-        answer: dict[str, Any] = {"categories": categories}
+        answer: dict[str, object] = {"categories": categories}
         if service.config.visualize if wanted.visualize is None else wanted.visualize:
             assert isinstance(content, bytes)
             lines = [f"{category['name']} {category['score']:.2f}" for category in categories[:5]]
