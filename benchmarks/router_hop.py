@@ -20,7 +20,7 @@ from benchmarks.common import emit, isolated_environment, print_table
 from benchmarks.http_load import ClosedLoop, Load, measure
 from benchmarks.servers import Server, is_ready, started
 from benchmarks.serving_common import stderr_console
-from imgcls_ray.serve.door import SERVE_ENVIRONMENT
+from imgcls_ray.serve.admission.proxy import SERVE_ENVIRONMENT
 from imgcls_ray.serve.local import free_ports, port_environment
 
 BENCHMARK = "router_hop"
@@ -74,7 +74,7 @@ def main() -> None:
         for has_router in (False, True):
             port = int(free_ports(1)[0])
             serve_environment = {**environment, **SERVE_ENVIRONMENT, **port_environment(), "RAY_AUTH_MODE": "disabled"}
-            # The door is not what is measured.
+            # Admission is not what is measured.
             del serve_environment["RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"]
             command = [sys.executable, "-m", "benchmarks.router_hop", str(port), str(int(has_router))]
             with started(

@@ -264,7 +264,7 @@ GUARDS: dict[str, tuple[Promise, ...]] = {
             "503 with Retry-After before the body is read",
             (
                 "serve/test_pipeline.py::test_a_full_service_turns_requests_away_at_once_and_unread",
-                "serve/test_door.py::test_what_there_is_no_room_for_is_turned_away_unread",
+                "serve/test_proxy.py::test_what_there_is_no_room_for_is_refused_unread",
             ),
             ("benchmarks.serving",),
         ),

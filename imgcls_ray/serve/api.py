@@ -9,6 +9,7 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 
 from imgcls_ray.errors import ImageError
+from imgcls_ray.serve.admission.request import context_of
 from imgcls_ray.serve.bodies import in_thread, read_body
 from imgcls_ray.serve.errors import ErrorCode, refuse, refuse_image
 from imgcls_ray.serve.inputs import Upload, read_form, without_findings
@@ -105,11 +106,12 @@ def make_router(service: Service) -> APIRouter:
             )
         top_k = told or top_k or service.config.top_k
         results = await service.classify([upload.content for upload in uploads], chosen, top_k)
-        request.scope["imgcls_log"] = summarise(chosen, results)
+        context = context_of(request.scope)
+        context.log_fields = summarise(chosen, results)
         if is_raw and isinstance(results[0], ImageError):
             raise refuse_image(results[0])
         head = {
-            "request_id": request.scope["imgcls_request_id"],
+            "request_id": context.request_id,
             "model": {"name": chosen.model.name, "fingerprint": chosen.model.fingerprint, "role": chosen.role},
         }
         described = (
@@ -178,7 +180,7 @@ async def fetch_image(request: Request, url: str, service: Service) -> bytes | I
     """Read an image from an address in a request; it counts as if the request had brought it."""
     content = await service.urls.read(url)
     if isinstance(content, bytes):
-        request.scope["imgcls_take"](len(content))
+        context_of(request.scope).reservation.add_bytes(len(content))
     return content
 
 

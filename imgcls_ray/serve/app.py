@@ -1,4 +1,4 @@
-"""The ASGI application of one replica: protocols, page, documentation, and the guard around them."""
+"""The ASGI application of one replica: protocols, page, documentation, and admission before them."""
 
 from __future__ import annotations
 
@@ -16,10 +16,12 @@ from starlette.exceptions import HTTPException
 from imgcls_ray import __version__
 from imgcls_ray.options import decode_limits, fetch_limits
 from imgcls_ray.serve import api, kserve, paddlex
+from imgcls_ray.serve.admission.replica import ReplicaAdmission
+from imgcls_ray.serve.admission.request import context_of
+from imgcls_ray.serve.admission.room import Room
 from imgcls_ray.serve.bodies import in_thread
 from imgcls_ray.serve.errors import ApiError, ErrorCode, error_body, failed, not_found, refuse
 from imgcls_ray.serve.fleet import Fleet
-from imgcls_ray.serve.guard import Guard, Room
 from imgcls_ray.serve.inputs import UrlReader
 from imgcls_ray.serve.model import ModelOptions
 from imgcls_ray.serve.pipeline import Pipeline
@@ -83,22 +85,18 @@ def _leave_modules_to_themselves() -> None:
     gc.freeze()
 
 
-def make_app(service: Service, keys: ApiKeys) -> Guard:
+def make_app(service: Service, keys: ApiKeys) -> ReplicaAdmission:
     """The application that asks this service."""
     config = service.config
     app = make_routes(service)
     room = Room(
-        max_bytes=config.max_queued_bytes,
         max_images=config.max_queued_images,
+        max_bytes=config.max_queued_bytes,
+        max_request_bytes=config.max_request_bytes,
         num_images=lambda: service.pipeline.num_ordinary,
     )
-    return Guard(
-        app,
-        keys=keys,
-        room=room,
-        max_request_bytes=config.max_request_bytes,
-        request_timeout_s=config.request_timeout_s,
-        metrics=service.metrics,
+    return ReplicaAdmission(
+        app, keys=keys, room=room, request_timeout_s=config.request_timeout_s, metrics=service.metrics
     )
 
 
@@ -176,10 +174,9 @@ def _swagger() -> Path:
 
 async def _tell_api_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ApiError)
-    request.scope["imgcls_code"] = error.code
-    response = to_json(
-        error_body(error, request.scope["imgcls_path"], request.scope["imgcls_request_id"]), error.status
-    )
+    context = context_of(request.scope)
+    context.error_code = error.code
+    response = to_json(error_body(error, context.path, context.request_id), error.status)
     response.headers.update(error.headers)
     return response
 
@@ -200,5 +197,5 @@ async def _tell_http(request: Request, error: Exception) -> Response:
 
 
 async def _tell_failure(request: Request, _error: Exception) -> Response:
-    """In the form of every error; what happened goes on to the guard, which logs it."""
+    """In the form of every error; what happened goes on to ``ReplicaAdmission``, which logs it."""
     return await _tell_api_error(request, failed())

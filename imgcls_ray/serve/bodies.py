@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
+from imgcls_ray.serve.admission.request import context_of
 from imgcls_ray.serve.errors import ErrorCode, refuse
 
 if TYPE_CHECKING:
@@ -131,7 +132,7 @@ async def _read_gzip(request: Request) -> bytes:
 
     What is packed counts where it is more than it was unpacked: some of it never becomes a byte.
     """
-    take: Callable[[int], None] = request.scope["imgcls_take"]
+    reservation = context_of(request.scope).reservation
     unpacked = _Pieces()
     num_packed = num_unpacked = num_taken = 0
     unpacker = zlib.decompressobj(_GZIP)
@@ -142,7 +143,7 @@ async def _read_gzip(request: Request) -> bytes:
         num_unpacked += len(part)
         num_more = max(num_packed, num_unpacked) - num_taken
         num_taken += num_more
-        take(num_more)
+        reservation.add_bytes(num_more)
         unpacked.add(part)
 
     try:

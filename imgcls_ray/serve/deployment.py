@@ -17,7 +17,7 @@ from ray import serve
 
 from imgcls_ray.config import ModelsConfig, ServeConfig, make_config
 from imgcls_ray.errors import ConfigError
-from imgcls_ray.serve import door
+from imgcls_ray.serve.admission import proxy
 from imgcls_ray.serve.app import make_app, make_service
 from imgcls_ray.serve.keys import read_api_keys
 from imgcls_ray.serve.last_good import LastGood
@@ -25,8 +25,7 @@ from imgcls_ray.serve.metrics import RayMetrics
 
 if TYPE_CHECKING:
     from ray.serve import Application
-
-    from imgcls_ray.serve.guard import AsgiApp
+    from starlette.types import ASGIApp
 
 logger = logging.getLogger("imgcls_ray.serve")
 
@@ -46,7 +45,7 @@ _SWITCH_INTERVAL_S = 0.001
 class Classifier:
     """One replica."""
 
-    def __init__(self, config: dict[str, Any]) -> None:
+    def __init__(self, config: dict[str, object]) -> None:
         self._config = make_config(ServeConfig, config)
         _log_with_serve()
         # The event loop shares the interpreter with the threads that decode and classify; at Python's 5 ms it would
@@ -60,16 +59,16 @@ class Classifier:
         self._app = make_app(self._service, keys)
         # By way of the module: Ray sends this class to a replica by value, and with it a copy of every object that it
         # names; modules are found again.
-        door.GATE.room = self._app.room
+        proxy.LOCAL_REPLICA.room = self._app.room
         context = serve.get_replica_context()
         self._last_good = LastGood(context.app_name, context.deployment)
         self._service.fleet.on_change = self._last_good.write
         self._changes: set[asyncio.Task[None]] = set()
 
-    def __serve_build_asgi_app__(self) -> AsgiApp:
+    def __serve_build_asgi_app__(self) -> ASGIApp:
         return self._app
 
-    async def reconfigure(self, user_config: dict[str, Any]) -> None:
+    async def reconfigure(self, user_config: dict[str, object]) -> None:
         """Serve's call for new models, at the start and whenever ``user_config`` changes.
 
         A replica that answers already goes on while it loads them, and keeps its own if they are refused: Serve would
@@ -90,7 +89,7 @@ class Classifier:
             await fleet.change(last)
             fleet.refuse(error)
 
-    async def _change(self, user_config: dict[str, Any]) -> None:
+    async def _change(self, user_config: dict[str, object]) -> None:
         fleet = self._service.fleet
         try:
             await fleet.change(make_config(ModelsConfig, user_config))
@@ -108,8 +107,8 @@ class Classifier:
         service = self._service
         service.metrics.waiting(service.pipeline.num_images, self._app.room.num_bytes)
         service.metrics.stuck(service.pipeline.num_stuck)
-        if refused := door.GATE.num_refused:
-            door.GATE.num_refused = 0
+        if refused := proxy.LOCAL_REPLICA.num_refused:
+            proxy.LOCAL_REPLICA.num_refused = 0
             service.metrics.refused(refused)
             logger.warning("%d requests were turned away: no room", refused)
         if service.fleet.lineup is not None:
@@ -120,7 +119,7 @@ class Classifier:
             self._service.pipeline.close()
 
 
-def build_app(args: dict[str, Any]) -> Application:
+def build_app(args: dict[str, object]) -> Application:
     """For ``serve run`` and ``serve deploy``: the application with these keys of ``ServeConfig``.
 
     Raises:
@@ -130,9 +129,9 @@ def build_app(args: dict[str, Any]) -> Application:
     return application(make_config(ServeConfig, args))
 
 
-def application(config: ServeConfig, *, num_cpus: int | None = None, **options: Any) -> Application:
+def application(config: ServeConfig, *, num_cpus: int | None = None, **options: object) -> Application:
     """The application; ``num_cpus`` of a replica, and options of ``serve.deployment`` on top."""
-    resources: dict[str, Any] = {"num_gpus": 1} if config.uses_gpus else {}
+    resources: dict[str, int] = {"num_gpus": 1} if config.uses_gpus else {}
     if num_cpus is not None:
         resources["num_cpus"] = num_cpus
     deployment: Any = Classifier

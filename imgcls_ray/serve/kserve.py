@@ -12,6 +12,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from imgcls_ray import __version__
+from imgcls_ray.serve.admission.request import context_of
 from imgcls_ray.serve.api import summarise
 from imgcls_ray.serve.bodies import INLINE_BYTES, in_thread, read_body
 from imgcls_ray.serve.errors import ErrorCode, refuse
@@ -162,7 +163,7 @@ async def _infer(service: Service, request: Request, chosen: Chosen, *, for_pixe
         images = await in_thread(read_tensor, tensor, binary, chosen.model, cut)
     top_k = min(wanted.parameters.top_k or service.config.top_k, len(chosen.model.class_names))
     results = await service.classify(images, chosen, top_k)
-    request.scope["imgcls_log"] = summarise(chosen, results)
+    context_of(request.scope).log_fields = summarise(chosen, results)
     if len(results) * top_k <= _INLINE_LABELS:
         return write_tensors(wanted, results, chosen.model, top_k)
     return await in_thread(write_tensors, wanted, results, chosen.model, top_k)

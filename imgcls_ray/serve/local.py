@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from imgcls_ray.errors import JobFailedError
-from imgcls_ray.serve.door import MAX_BYTES_VARIABLE, SERVE_ENVIRONMENT
+from imgcls_ray.serve.admission.proxy import MAX_BYTES_VARIABLE, SERVE_ENVIRONMENT
 from imgcls_ray.serve.haproxy import BINARY_VARIABLE, HOST_VARIABLE, REAL_BINARY_VARIABLE, front_binary
 from imgcls_ray.workers.ray_start import hush_ray, own_ray, ray_start_errors, run_folder
 

@@ -23,7 +23,7 @@ class Metrics(Protocol):
         """A request is over."""
 
     def refused(self, num_requests: int) -> None:
-        """So many requests were turned away at the door, because there was no room."""
+        """So many requests were refused in the proxy, because there was no room."""
 
     def decoded(self, seconds: float) -> None:
         """An image was decoded, or refused by the decoder."""

@@ -15,6 +15,7 @@ from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from imgcls_ray.errors import ImageError
+from imgcls_ray.serve.admission.request import context_of
 from imgcls_ray.serve.api import best, fetch_image, summarise
 from imgcls_ray.serve.bodies import read_body
 from imgcls_ray.serve.errors import ErrorCode, refuse, refuse_image
@@ -127,7 +128,8 @@ def make_router(service: Service) -> APIRouter:
             [content] = await decode_texts([wanted.image], cut)
         top_k = wanted.topk or (wanted.params and wanted.params.top_k) or service.config.top_k
         [result] = await service.classify([content], chosen, top_k)
-        request.scope["imgcls_log"] = summarise(chosen, [result])
+        context = context_of(request.scope)
+        context.log_fields = summarise(chosen, [result])
         if isinstance(result, ImageError):
             raise refuse_image(without_findings(result) if is_fetched else result)
         categories = [
@@ -144,7 +146,7 @@ def make_router(service: Service) -> APIRouter:
             answer["image"] = drawn
         return to_json(
             {
-                "logId": request.scope["imgcls_request_id"],
+                "logId": context.request_id,
                 "errorCode": 0,
                 "errorMsg": "Success",
                 "result": answer,
@@ -154,6 +156,6 @@ def make_router(service: Service) -> APIRouter:
     @router.get("/health", response_model=PaddleXStatus, summary="PaddleX's health")
     async def health(request: Request) -> Response:
         """Whether the process answers."""
-        return to_json({"logId": request.scope["imgcls_request_id"], "errorCode": 0, "errorMsg": "Healthy"})
+        return to_json({"logId": context_of(request.scope).request_id, "errorCode": 0, "errorMsg": "Healthy"})
 
     return router

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from fastapi import Request
+    from starlette.types import Receive, Scope, Send
 
-    from imgcls_ray.serve.guard import Receive, Scope, Send
 
 # What a connection that is read slowly may hold at a time: the server waits until it is on its way.
 _CHUNK_BYTES = 65_536

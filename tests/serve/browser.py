@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from imgcls_ray.config import ServeConfig, make_config
+from imgcls_ray.serve.admission.request import send_error
 from imgcls_ray.serve.app import make_app, make_service
 from imgcls_ray.serve.errors import ErrorCode, refuse
-from imgcls_ray.serve.guard import send_error
 from imgcls_ray.serve.keys import ApiKeys
 from imgcls_ray.serve.metrics import NoMetrics
 from tests.programs import leave_out
@@ -24,8 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from playwright.sync_api import Browser
-
-    from imgcls_ray.serve.guard import AsgiApp, Receive, Scope, Send
+    from starlette.types import ASGIApp, Receive, Scope, Send
 
 API_KEY = "the key of the tests"
 _START_DEADLINE_S = 120
@@ -52,8 +51,8 @@ def open_browser() -> Iterator[Browser]:
 class Site:
     """A service on loopback, and what goes wrong before it. Tests change it while it answers."""
 
-    open_app: AsgiApp
-    locked_app: AsgiApp
+    open_app: ASGIApp
+    locked_app: ASGIApp
     """The same service for callers with ``API_KEY``."""
     url: str = ""
     needs_key: bool = False

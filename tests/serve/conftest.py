@@ -36,12 +36,14 @@ from imgcls_ray.serve.model import ModelOptions, ServedModel, load_model
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator, Sequence
 
+    from starlette.types import ASGIApp, Message, Receive
+
     from imgcls_ray.errors import ImageError
     from imgcls_ray.models.api import Model
     from imgcls_ray.models.classifier import ModelInput
     from imgcls_ray.models.folder import ModelFolder
     from imgcls_ray.models.results import Result
-    from imgcls_ray.serve.guard import AsgiApp, Guard, Message, Receive
+    from imgcls_ray.serve.admission.replica import ReplicaAdmission
     from imgcls_ray.serve.metrics import Metrics
     from imgcls_ray.serve.service import Service
 
@@ -95,7 +97,7 @@ class EventLoop:
 class Live:
     """One service that answers."""
 
-    def __init__(self, events: EventLoop, service: Service, app: Guard) -> None:
+    def __init__(self, events: EventLoop, service: Service, app: ReplicaAdmission) -> None:
         self._events = events
         self.service = service
         self.app = app
@@ -183,7 +185,7 @@ class Answer(NamedTuple):
 
 
 async def exchange(
-    app: AsgiApp,
+    app: ASGIApp,
     method: str = "POST",
     path: str = "/v1/classify",
     headers: Sequence[tuple[bytes, bytes]] = ((b"content-type", b"image/jpeg"),),
@@ -329,7 +331,7 @@ def make_live(
 ) -> Live:
     checked = make_config(ServeConfig, {"model": model.uri, "precision": "fp32", **config})
 
-    async def make() -> tuple[Service, Guard]:
+    async def make() -> tuple[Service, ReplicaAdmission]:
         service = make_service(checked, num_cores=NUM_ENGINES, metrics=metrics or NoMetrics())
         service.fleet.lineup = Lineup(checked.models(), model)
         return service, make_app(service, ApiKeys(keys))

@@ -14,15 +14,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from imgcls_ray.serve import door
-from imgcls_ray.serve.door import Door
-from imgcls_ray.serve.guard import Room
+from imgcls_ray.serve.admission import proxy
+from imgcls_ray.serve.admission.proxy import ProxyAdmission
+from imgcls_ray.serve.admission.room import Room
 from tests.serve.conftest import chunks, exchange, in_base64, picture
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from imgcls_ray.serve.guard import Message, Receive, Scope, Send
+    from starlette.types import Message, Receive, Scope, Send
+
     from tests.serve.conftest import Answer, Live
 
 IMAGE = picture(0)
@@ -56,11 +57,11 @@ EVERY = [
 
 
 @pytest.mark.parametrize(("method", "path", "headers"), EVERY)
-@pytest.mark.parametrize("through_door", [True, False])
+@pytest.mark.parametrize("through_proxy", [True, False])
 def test_every_answer_has_an_id_and_tells_browsers_to_be_careful(
-    method: str, path: str, headers: dict[str, str], through_door: bool, live: Live
+    method: str, path: str, headers: dict[str, str], through_proxy: bool, live: Live
 ) -> None:
-    app = Door(live.app, 1_000_000) if through_door else live.app
+    app = ProxyAdmission(live.app, 1_000_000) if through_proxy else live.app
     raw = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
     answer = live.run(exchange(app, method, path, [*raw, (b"x-request-id", b"mine-1")], chunks(b"")))
     assert answer.header("x-request-id") == "mine-1"
@@ -74,25 +75,25 @@ def test_every_answer_has_an_id_and_tells_browsers_to_be_careful(
         assert "mine-1" in answer.body.decode()
 
 
-def test_a_request_that_is_turned_away_at_the_door_keeps_its_callers_id(monkeypatch: pytest.MonkeyPatch) -> None:
-    gate = door.Gate()
-    gate.room = Room(max_bytes=1, max_images=0, num_images=lambda: 0)
-    monkeypatch.setattr(door, "GATE", gate)
+def test_a_request_that_is_refused_in_the_proxy_keeps_its_callers_id(monkeypatch: pytest.MonkeyPatch) -> None:
+    local_replica = proxy.LocalReplica()
+    local_replica.room = Room(max_images=0, max_bytes=1, max_request_bytes=1, num_images=lambda: 0)
+    monkeypatch.setattr(proxy, "LOCAL_REPLICA", local_replica)
 
     async def inside(_scope: Scope, _receive: Receive, _send: Send) -> None:
         pytest.fail("it was let in")
 
-    answer = asyncio.run(exchange(Door(inside, 5), headers=[KIND, (b"x-request-id", b"mine-1")]))
+    answer = asyncio.run(exchange(ProxyAdmission(inside, 5), headers=[KIND, (b"x-request-id", b"mine-1")]))
     assert (answer.status, answer.header("x-request-id")) == (503, "mine-1")
     assert answer.json()["error"]["request_id"] == "mine-1"
-    answer = asyncio.run(exchange(Door(inside, 5), headers=[KIND, (b"x-request-id", b"\xff")]))
+    answer = asyncio.run(exchange(ProxyAdmission(inside, 5), headers=[KIND, (b"x-request-id", b"\xff")]))
     assert answer.json()["error"]["request_id"] == answer.header("x-request-id")
 
 
 @pytest.mark.parametrize("name", ["serve-multiplexed-model-id", "serve_multiplexed_model_id", "x-session-id",
                                   "x_session_id", "x-request-timeout-seconds"])  # fmt: skip
 def test_a_header_that_serve_would_fail_on_is_refused(name: str, live: Live) -> None:
-    app = Door(live.app, 1_000_000)
+    app = ProxyAdmission(live.app, 1_000_000)
     answer = live.run(exchange(app, headers=[KIND, (name.encode(), b"\xff")], receive=chunks(IMAGE)))
     assert (answer.status, answer.json()["error"]["code"]) == (400, "bad_request")
     assert answer.json()["error"]["message"] == f"the header {name} is not UTF-8"
@@ -108,7 +109,7 @@ def test_headers_that_steer_serve_do_not_get_through_however_they_are_written(na
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b""})
 
-    asyncio.run(exchange(Door(inside, 5), headers=[(name, b"1")]))
+    asyncio.run(exchange(ProxyAdmission(inside, 5), headers=[(name, b"1")]))
     assert name not in dict(seen)
 
 
@@ -123,7 +124,7 @@ def test_a_failure_of_serve_itself_is_answered_in_json() -> None:
 
     scope = {"type": "http", "method": "GET", "path": "/v1/model", "headers": [], "query_string": b""}
     with pytest.raises(UnicodeDecodeError):
-        asyncio.run(Door(inside, 5)(scope, chunks(b""), send))
+        asyncio.run(ProxyAdmission(inside, 5)(scope, chunks(b""), send))
     assert sent[0]["status"] == 500
     assert json.loads(sent[1]["body"])["error"]["code"] == "internal"
     assert b"secret" not in sent[1]["body"]
@@ -140,7 +141,7 @@ def test_a_head_of_what_is_open_is_answered(path: str, start: Callable[..., Live
 def test_trailers_are_no_headers(start: Callable[..., Live]) -> None:
     """They come behind the body, in one piece with everything else."""
     live = start(keys=[KEY])
-    live.app = Door(live.app, 1_000_000)  # type: ignore[assignment]
+    live.app = ProxyAdmission(live.app, 1_000_000)  # type: ignore[assignment]
     head = b"POST /v1/classify HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: image/jpeg\r\n"
     body = b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n" % (len(IMAGE), IMAGE)
     key = b"X-API-Key: %b\r\n" % KEY.encode()
@@ -248,14 +249,14 @@ def test_a_bomb_ends_at_the_limit(start: Callable[..., Live]) -> None:
     packer = zlib.compressobj(9, wbits=31)
     bomb = b"".join(packer.compress(bytes(2**20)) for _ in range(256)) + packer.flush()
     most = 0
-    take = live.app.room.check_bytes
+    check_bytes = live.app.room.check_bytes
 
-    def check(more: int = 0) -> None:
+    def check(*num_bytes: int) -> None:
         nonlocal most
         most = max(most, live.app.room.num_bytes)
-        take(more)
+        check_bytes(*num_bytes)
 
-    live.app.room.check_bytes = check  # type: ignore[method-assign]
+    live.app.room.check_bytes = check  # type: ignore[method-assign, assignment]
     assert packed(bomb, live).status == 413
     assert most < 4_000_000
     live.wait_until_empty()
@@ -685,7 +686,7 @@ def test_credentials_are_in_no_log_and_in_no_answer(
     caplog.set_level(logging.DEBUG)
     secrets = [KEY, "a wrong key that someone typed", "password-of-a-user", "signature-of-an-address"]
     live = start(keys=[KEY], url_hosts=["127.0.0.1"], fetch_timeout_s=1)
-    app = Door(live.app, 1_000_000)
+    app = ProxyAdmission(live.app, 1_000_000)
     urls = [
         "http://user:password-of-a-user@127.0.0.1/a.jpg",
         "http://127.0.0.1/a.jpg?X-Amz-Signature=signature-of-an-address",

@@ -14,7 +14,8 @@ from tests.serve.conftest import exchange, picture
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from imgcls_ray.serve.guard import Message
+    from starlette.types import Message
+
     from tests.serve.conftest import Live
 
 KEY = "correct-horse-battery"

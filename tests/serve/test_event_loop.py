@@ -15,17 +15,18 @@ import numpy as np
 import pytest
 
 from imgcls_ray.models.classifier import Prediction
-from imgcls_ray.serve.door import Door
+from imgcls_ray.serve.admission.proxy import ProxyAdmission
 from tests.serve.conftest import fake_model, make_live, picture
 from tests.serve.hostile_bodies import Hostile, hostile_requests
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from starlette.types import ASGIApp, Message, Receive
+
     from imgcls_ray.errors import ImageError
     from imgcls_ray.models.classifier import ModelInput
     from imgcls_ray.models.folder import ModelFolder
-    from imgcls_ray.serve.guard import AsgiApp, Message, Receive
     from tests.serve.conftest import EventLoop, Live
 
 NUM_CLASSES = 22_000
@@ -71,7 +72,7 @@ def arriving(body: bytes) -> Receive:
     return receive
 
 
-async def ask(app: AsgiApp, request: Hostile) -> int:
+async def ask(app: ASGIApp, request: Hostile) -> int:
     path, _, query = request.url.partition("?")
     status = 0
 
@@ -125,7 +126,7 @@ async def idle() -> int:
 
 def test_no_request_holds_up_the_event_loop(talkative: Live) -> None:
     """Of three tries the best counts: others use the machine too."""
-    app = Door(talkative.app, 32 * 2**20)
+    app = ProxyAdmission(talkative.app, 32 * 2**20)
     held_up: dict[str, float] = {}
     statuses: dict[str, int] = {}
     for request in hostile_requests(image=picture(0, (16, 16))):

@@ -12,7 +12,8 @@ import ray
 from ray import serve
 
 from imgcls_ray.errors import ImgclsError
-from imgcls_ray.serve import deployment, door
+from imgcls_ray.serve import deployment
+from imgcls_ray.serve.admission import proxy
 from imgcls_ray.serve.metrics import NoMetrics
 from tests.conftest import SMALL_CLASSES
 from tests.serve.conftest import believe_engines, chunks, exchange, picture, wait_until
@@ -82,7 +83,7 @@ def _without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray, "get_runtime_context", lambda: runtime)
     monkeypatch.setattr(deployment, "_log_with_serve", lambda: None)
     monkeypatch.setattr(sys, "setswitchinterval", lambda _seconds: None)
-    monkeypatch.setattr(door.GATE, "room", None)
+    monkeypatch.setattr(proxy.LOCAL_REPLICA, "room", None)
     monkeypatch.delenv("IMGCLS_API_KEYS", raising=False)
     believe_engines(monkeypatch)
 

@@ -23,8 +23,9 @@ from tests.serve.conftest import chunks, exchange, fake_model, in_base64, pictur
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from starlette.types import Message
+
     from imgcls_ray.models.folder import ModelFolder
-    from imgcls_ray.serve.guard import Message
     from imgcls_ray.serve.model import ServedModel
     from tests.serve.conftest import EventLoop, Live
 

@@ -20,8 +20,9 @@ from tests.serve.conftest import chunks, exchange, fake_model, in_base64, pictur
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from starlette.types import Message
+
     from imgcls_ray.models.folder import ModelFolder
-    from imgcls_ray.serve.guard import Message
     from tests.serve.conftest import Live
 
 IMAGE = picture(0)

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from imgcls_ray.serve.slow_callers import SlowCallers
+from imgcls_ray.serve.admission.slow_callers import SlowCallers
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
-    from imgcls_ray.serve.guard import Message, Receive, Scope, Send
+    from starlette.types import Message, Receive, Scope, Send
 
 
 class Caller:

@@ -9,33 +9,36 @@ import re
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import yaml
 
-from imgcls_ray.serve import door, guard
-from imgcls_ray.serve.door import MAX_BYTES_VARIABLE, SERVE_ENVIRONMENT, Door, middlewares
-from imgcls_ray.serve.guard import Room
-from imgcls_ray.serve.slow_callers import SlowCallers
+from imgcls_ray.serve.admission import proxy, room
+from imgcls_ray.serve.admission.proxy import MAX_BYTES_VARIABLE, SERVE_ENVIRONMENT, ProxyAdmission, middlewares
+from imgcls_ray.serve.admission.room import Reservation, Room
+from imgcls_ray.serve.admission.slow_callers import SlowCallers
 from tests.serve.conftest import Answer, chunks, exchange, picture
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from imgcls_ray.serve.guard import AsgiApp, Message, Receive, Scope, Send
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
     from tests.serve.conftest import Live
 
+ROOT = Path(__file__).parents[2]
 KIND = (b"content-type", b"image/jpeg")
 CHUNK = bytes(65_536)
 
 
-def ask(app: AsgiApp, *, max_bytes: int = 1_000_000, **request: Any) -> Answer:
-    return asyncio.run(exchange(Door(app, max_bytes), **request))
+def ask(app: ASGIApp, *, max_bytes: int = 1_000_000, **request: Any) -> Answer:
+    return asyncio.run(exchange(ProxyAdmission(app, max_bytes), **request))
 
 
 class Inside:
-    """What is behind the door: reads everything and says how much it was."""
+    """What is behind the proxy: reads everything and says how much it was."""
 
     def __init__(self) -> None:
         self.scopes: list[Scope] = []
@@ -140,7 +143,7 @@ def test_one_who_fails_because_the_body_is_too_large_is_answered_for() -> None:
 
         scope = {"type": "http", "path": "/v1/classify", "headers": [KIND]}
         with pytest.raises(RuntimeError, match="the caller has gone"):
-            await Door(inside, 100_000)(scope, chunks(*[CHUNK] * 5), send)
+            await ProxyAdmission(inside, 100_000)(scope, chunks(*[CHUNK] * 5), send)
         return sent
 
     start, body = asyncio.run(ask())
@@ -202,7 +205,7 @@ def test_an_answer_has_one_id() -> None:
 # --- what Serve says -------------------------------------------------------------------------------------------------
 
 
-def says(status: int, *parts: bytes, kind: bytes = b"text/plain; charset=utf-8") -> AsgiApp:
+def says(status: int, *parts: bytes, kind: bytes = b"text/plain; charset=utf-8") -> ASGIApp:
     async def inside(_scope: Scope, _receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": status, "headers": [(b"content-type", kind)]})
         for i, part in enumerate(parts):
@@ -263,16 +266,20 @@ def test_other_messages_go_through_untouched() -> None:
 
     async def drop(_message: Message) -> None: ...
 
-    asyncio.run(Door(lifespan, 5)({"type": "lifespan"}, chunks(), drop))
+    asyncio.run(ProxyAdmission(lifespan, 5)({"type": "lifespan"}, chunks(), drop))
     assert seen == ["lifespan"]
 
 
-def test_a_service_behind_its_door_answers_as_without(live: Live) -> None:
+def test_a_service_behind_the_proxy_answers_as_without(live: Live) -> None:
     image = picture(0)
-    answer = live.run(exchange(Door(live.app, 1_000_000), headers=[KIND], receive=chunks(image[:500], image[500:])))
+    answer = live.run(
+        exchange(ProxyAdmission(live.app, 1_000_000), headers=[KIND], receive=chunks(image[:500], image[500:]))
+    )
     assert answer.status == 200
     assert answer.json()["request_id"] == answer.header("x-request-id")
-    refused = live.run(exchange(Door(live.app, 500), headers=[KIND], receive=chunks(image[:500], image[500:])))
+    refused = live.run(
+        exchange(ProxyAdmission(live.app, 500), headers=[KIND], receive=chunks(image[:500], image[500:]))
+    )
     assert (refused.status, refused.json()["error"]["code"]) == (413, "payload_too_large")
 
 
@@ -283,7 +290,16 @@ def test_serve_finds_it_by_its_name_in_the_environment() -> None:
     module, _, name = SERVE_ENVIRONMENT["RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"].partition(":")
     find: Callable[[], Any] = getattr(importlib.import_module(module), name)
     assert find is middlewares
-    assert (module, name) == (door.__name__, "middlewares")
+    assert (module, name) == (proxy.__name__, "middlewares")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="serve_config.yaml is for Linux, which HAProxy comes for")
+def test_the_configuration_for_a_cluster_names_what_a_local_service_does() -> None:
+    config = yaml.safe_load((ROOT / "serve_config.yaml").read_text())
+    [application] = config["applications"]
+    for runtime_env in (config["controller_options"]["runtime_env"], application["runtime_env"]):
+        named = {key: value for key, value in runtime_env["env_vars"].items() if key in SERVE_ENVIRONMENT}
+        assert named == SERVE_ENVIRONMENT
 
 
 @pytest.mark.parametrize(("value", "limit"), [(None, 32 * 2**20), ("1000", 1000)])
@@ -292,7 +308,7 @@ def test_its_limit_is_in_the_environment(value: str | None, limit: int, monkeypa
     if value is not None:
         monkeypatch.setenv(MAX_BYTES_VARIABLE, value)
     found = middlewares()
-    assert [str(middleware.cls) for middleware in found] == [str(Door), str(SlowCallers)]
+    assert [str(middleware.cls) for middleware in found] == [str(ProxyAdmission), str(SlowCallers)]
     assert found[0].kwargs == {"max_bytes": limit}
 
 
@@ -300,30 +316,30 @@ def test_its_limit_is_in_the_environment(value: str | None, limit: int, monkeypa
 
 
 @pytest.fixture
-def gate(monkeypatch: pytest.MonkeyPatch) -> door.Gate:
-    """The door's, of a process in which a replica answers."""
-    gate = door.Gate()
-    monkeypatch.setattr(door, "GATE", gate)
-    return gate
+def local_replica(monkeypatch: pytest.MonkeyPatch) -> proxy.LocalReplica:
+    """As in a process in which a replica answers."""
+    local_replica = proxy.LocalReplica()
+    monkeypatch.setattr(proxy, "LOCAL_REPLICA", local_replica)
+    return local_replica
 
 
 def room_for(max_images: int, *, num_images: int = 0) -> Room:
-    return Room(max_bytes=1_000_000, max_images=max_images, num_images=lambda: num_images)
+    return Room(max_images, max_bytes=1_000_000, max_request_bytes=1_000_000, num_images=lambda: num_images)
 
 
-def test_what_there_is_no_room_for_is_turned_away_unread(gate: door.Gate) -> None:
-    gate.room = room_for(5, num_images=5)
+def test_what_there_is_no_room_for_is_refused_unread(local_replica: proxy.LocalReplica) -> None:
+    local_replica.room = room_for(5, num_images=5)
     inside = Inside()
     answer = ask(inside, receive=nothing_may_be_read)
     assert (answer.status, answer.json()["error"]["code"]) == (503, "overloaded")
     assert answer.header("retry-after") == "1"
     assert inside.scopes == []
-    assert gate.num_refused == 1
+    assert local_replica.num_refused == 1
     assert ask(inside, method="GET", receive=chunks(b"")).status == 200
 
 
-def test_a_body_on_its_way_has_a_place_that_nobody_else_gets(gate: door.Gate) -> None:
-    gate.room = room_for(1)
+def test_a_body_on_its_way_has_a_slot_that_nobody_else_gets(local_replica: proxy.LocalReplica) -> None:
+    local_replica.room = room_for(1)
 
     async def ask_two() -> tuple[int, int, int]:
         rest = asyncio.Event()
@@ -335,60 +351,30 @@ def test_a_body_on_its_way_has_a_place_that_nobody_else_gets(gate: door.Gate) ->
             await rest.wait()
             return {"type": "http.request", "body": b"2", "more_body": False}
 
-        first = asyncio.create_task(exchange(Door(Inside(), 100), receive=slowly))
+        first = asyncio.create_task(exchange(ProxyAdmission(Inside(), 100), receive=slowly))
         await asyncio.sleep(0.01)
-        second = await exchange(Door(Inside(), 100), receive=chunks(b"12"))
+        second = await exchange(ProxyAdmission(Inside(), 100), receive=chunks(b"12"))
         rest.set()
-        return (await first).status, second.status, (await exchange(Door(Inside(), 100), receive=chunks(b"1"))).status
+        return (
+            (await first).status,
+            second.status,
+            (await exchange(ProxyAdmission(Inside(), 100), receive=chunks(b"1"))).status,
+        )
 
     assert asyncio.run(ask_two()) == (200, 503, 200)
 
 
-def test_a_slow_body_does_not_keep_its_place(gate: door.Gate, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(guard, "_PLACE_S", 0.05)
-    gate.room = room_for(1)
-    gate.room.take_place()
+def test_a_slow_body_does_not_keep_its_slot(local_replica: proxy.LocalReplica, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "_SLOT_S", 0.05)
+    local_replica.room = room_for(1)
+    assert Reservation(local_replica.room).ask()
     assert ask(Inside(), receive=chunks(b"1")).status == 503
     time.sleep(0.06)
     assert ask(Inside(), receive=chunks(b"1")).status == 200
 
 
-@pytest.mark.parametrize("through_door", [True, False])
-def test_every_end_of_a_request_gives_its_place_back(
-    through_door: bool, gate: door.Gate, start: Callable[..., Live], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(guard, "_PLACE_S", 1e9)
-    live = start(max_queued_images=4, max_images_per_request=4)
-    app: AsgiApp = live.app
-    if through_door:
-        gate.room = live.app.room
-        app = Door(live.app, 1_000_000)
-
-    async def gone() -> Message:
-        return {"type": "http.disconnect"}
-
-    async def fails() -> Message:
-        raise OSError("the connection is lost")
-
-    bodies: list[Callable[[], Receive]] = [
-        lambda: chunks(picture(0)),
-        lambda: chunks(b"no picture"),
-        lambda: chunks(b""),
-        lambda: chunks(*[CHUNK] * 20),
-        lambda: gone,
-        lambda: fails,
-    ]
-    for body in bodies:
-        for _ in range(5):
-            with suppress(AssertionError):  # those that are gone get no answer
-                assert live.run(exchange(app, receive=body())).status != 503
-    for _ in range(5):
-        assert live.run(exchange(app, path="/v1/nothing", receive=chunks(b"1"))).status == 404
-    assert live.run(exchange(app, receive=chunks(picture(0)))).status == 200
-
-
-def test_a_copy_of_the_replicas_class_reaches_the_door_of_its_process() -> None:
-    """Ray sends the class by value: a replica that gave a copy of the gate its room would turn nobody away."""
+def test_a_copy_of_the_replicas_class_reaches_the_proxy_of_its_process() -> None:
+    """Ray sends the class by value: a replica that told a copy of its room would have nobody refused."""
     from ray import cloudpickle
 
     from imgcls_ray.serve.deployment import Classifier
@@ -398,9 +384,9 @@ def test_a_copy_of_the_replicas_class_reaches_the_door_of_its_process() -> None:
         import sys
         from ray import cloudpickle
         copy = cloudpickle.loads(sys.stdin.buffer.read())
-        from imgcls_ray.serve import door
+        from imgcls_ray.serve.admission import proxy
         [method] = [vars(kind)["check_health"] for kind in copy.__mro__ if "check_health" in vars(kind)]
-        assert method.__globals__["door"].GATE is door.GATE
+        assert method.__globals__["proxy"].LOCAL_REPLICA is proxy.LOCAL_REPLICA
         """
     sent = cloudpickle.dumps(deployment.func_or_class)  # type: ignore[no-untyped-call]
     subprocess.run([sys.executable, "-c", code], input=sent, check=True, timeout=60)

@@ -11,11 +11,11 @@ import asyncio
 import time
 from typing import TYPE_CHECKING
 
+from imgcls_ray.serve.admission.request import headers_of, request_id_of, send_error
 from imgcls_ray.serve.errors import ErrorCode, refuse
-from imgcls_ray.serve.guard import headers_of, request_id_of, send_error
 
 if TYPE_CHECKING:
-    from imgcls_ray.serve.guard import AsgiApp, Message, Receive, Scope, Send
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 # Half of the requests that Ray Serve lets a replica have (max_ongoing_requests of the deployment). A body that comes as
 # fast as a network brings it waits for some milliseconds only.
@@ -27,10 +27,10 @@ _STEP_BYTES = 4096
 class SlowCallers:
     """ASGI middleware: of too many requests that wait for their callers, the one that stands still for longest ends."""
 
-    def __init__(self, app: AsgiApp, max_waiting: int = _MAX_WAITING) -> None:
+    def __init__(self, app: ASGIApp, max_waiting: int = _MAX_WAITING) -> None:
         self._app = app
         self._max_waiting = max_waiting
-        self._visits: dict[_Visit, None] = {}  # oldest first
+        self._requests: dict[_Request, None] = {}  # oldest first
         self._num_waiting = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -39,34 +39,34 @@ class SlowCallers:
         if scope["type"] != "http" or task is None:
             await self._app(scope, receive, send)
             return
-        visit = _Visit(self, task, receive, send)
-        self._visits[visit] = None
+        request = _Request(self, task, receive, send)
+        self._requests[request] = None
         try:
-            await self._app(scope, visit.receive, visit.send)
+            await self._app(scope, request.receive, request.send)
         except asyncio.CancelledError:
-            if not visit.is_cut:
+            if not request.is_cut:
                 raise
             task.uncancel()
-            if not visit.is_answered:
+            if not request.is_answered:
                 error = refuse(ErrorCode.OVERLOADED, "too many callers are as slow as this one; try again later")
                 await send_error(send, error, scope["path"], request_id_of(headers_of(scope)))
         finally:
-            del self._visits[visit]
+            del self._requests[request]
 
     def wait(self) -> None:
         """Count one more, and make room if there are too many."""
         self._num_waiting += 1
         if self._num_waiting > self._max_waiting:
-            waiting = (visit for visit in self._visits if visit.is_waiting and not visit.is_cut)
+            waiting = (request for request in self._requests if request.is_waiting and not request.is_cut)
             # Not the oldest: those who come and send nothing would end who sends a large picture over a slow line.
-            min(waiting, key=lambda visit: visit.moved_at).cut()
+            min(waiting, key=lambda request: request.moved_at).cut()
 
     def go_on(self) -> None:
         """Count one less."""
         self._num_waiting -= 1
 
 
-class _Visit:
+class _Request:
     """One request, which knows whether its caller is what it waits for."""
 
     def __init__(self, callers: SlowCallers, task: asyncio.Task[None], receive: Receive, send: Send) -> None:

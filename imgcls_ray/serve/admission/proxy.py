@@ -1,4 +1,4 @@
-"""What stands before Ray Serve's own HTTP servers: in its proxies, and in replicas that are asked directly.
+"""Admission in Ray Serve's HTTP servers: in its proxies, and in replicas that are asked directly.
 
 Serve's proxy takes in a whole body, of any size, before a replica sees its first byte; headers let callers turn Serve's
 deadline off; and Serve's own errors are plain text. Named in ``RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH`` (see
@@ -12,8 +12,9 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from imgcls_ray.serve.errors import ApiError, ErrorCode, failed, no_room, not_found, refuse, too_large
-from imgcls_ray.serve.guard import (
+from imgcls_ray.serve.admission.request import (
+    CONTEXT_KEY,
+    RequestContext,
     announced_bytes,
     check_head,
     headers_of,
@@ -21,14 +22,17 @@ from imgcls_ray.serve.guard import (
     send_error,
     with_headers,
 )
-from imgcls_ray.serve.slow_callers import SlowCallers
+from imgcls_ray.serve.admission.room import Reservation
+from imgcls_ray.serve.admission.slow_callers import SlowCallers
+from imgcls_ray.serve.errors import ApiError, ErrorCode, failed, no_room, not_found, refuse, too_large
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from starlette.middleware import Middleware
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-    from imgcls_ray.serve.guard import AsgiApp, Message, Receive, Room, Scope, Send
+    from imgcls_ray.serve.admission.room import Room
 
 # What Ray Serve must find in the environment of its processes; an operator's own values win.
 SERVE_ENVIRONMENT = {
@@ -45,7 +49,7 @@ SERVE_ENVIRONMENT = {
     # HAProxy tells a process in Python of every request, which counts it once more than the replicas do
     # (imgcls_requests_total): a twentieth of a two-core machine in overload.
     "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
-    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "imgcls_ray.serve.door:middlewares",
+    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "imgcls_ray.serve.admission.proxy:middlewares",
 }
 MAX_BYTES_VARIABLE = "IMGCLS_MAX_REQUEST_BYTES"
 _DEFAULT_MAX_BYTES = 32 * 2**20
@@ -73,10 +77,10 @@ def _of_serve(status: int) -> ApiError:
     return failed()
 
 
-class Gate:
-    """What a replica tells the door of its own process: how much room it has.
+class LocalReplica:
+    """The replica in this process, if there is one: how much room it has.
 
-    In overload most requests are turned away, and it costs less to do that before Ray Serve has begun with one.
+    In overload most requests are refused, and it costs less to do that before Ray Serve has begun with one.
     """
 
     def __init__(self) -> None:
@@ -85,7 +89,7 @@ class Gate:
         """Since the replica asked last."""
 
 
-GATE = Gate()
+LOCAL_REPLICA = LocalReplica()
 
 
 def middlewares() -> list[Middleware]:
@@ -94,15 +98,15 @@ def middlewares() -> list[Middleware]:
 
     max_bytes = int(os.environ.get(MAX_BYTES_VARIABLE, _DEFAULT_MAX_BYTES))
     return [
-        Middleware(Door, max_bytes=max_bytes),
+        Middleware(ProxyAdmission, max_bytes=max_bytes),
         Middleware(SlowCallers),
     ]  # the last one is the first to see a request
 
 
-class Door:
+class ProxyAdmission:
     """ASGI middleware around Ray Serve itself."""
 
-    def __init__(self, app: AsgiApp, max_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
         self._app = app
         self._max_bytes = max_bytes
         _keep_trailers_apart()
@@ -112,39 +116,40 @@ class Door:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        room = GATE.room
+        room = LOCAL_REPLICA.room
         if room is None or scope["method"] != "POST":
             await self._admit(scope, receive, send)
             return
-        if room.is_full():
-            GATE.num_refused += 1
+        reservation = Reservation(room)
+        if not reservation.ask():
+            LOCAL_REPLICA.num_refused += 1
             await send_error(send, no_room(), scope["path"], request_id_of(headers_of(scope)))
             return
-        place = room.take_place()
         try:
-            await self._admit({**scope, "imgcls_place": place}, receive, send)
+            await self._admit(scope, receive, send, reservation)
         finally:
-            room.leave_place(place)
+            reservation.give_back()
 
-    async def _admit(self, scope: Scope, receive: Receive, send: Send) -> None:
-        given = headers_of(scope)
-        request_id = request_id_of(given)
-        visit = _Visit(scope["path"], request_id, receive, send, self._max_bytes)
+    async def _admit(self, scope: Scope, receive: Receive, send: Send, reservation: Reservation | None = None) -> None:
+        scope = dict(scope)  # the server's stays as it is
+        request = _Request(scope, receive, send, self._max_bytes)
+        if reservation is not None:
+            scope[CONTEXT_KEY] = RequestContext(request.request_id, request.path, reservation)
         try:
             check_head(scope)
-            headers = [*_without_steering(scope["headers"]), (b"x-request-id", request_id.encode())]
-            if announced_bytes(given) > self._max_bytes:
+            scope["headers"] = [*_without_steering(scope["headers"]), (b"x-request-id", request.request_id.encode())]
+            if announced_bytes(request.headers) > self._max_bytes:
                 raise too_large(self._max_bytes)
         except ApiError as error:
-            await visit.refuse(error)
+            await request.refuse(error)
             return
         try:
-            await self._app({**scope, "headers": headers}, visit.receive, visit.send)
+            await self._app(scope, request.receive, request.send)
         except Exception:
-            await visit.refuse(too_large(self._max_bytes) if visit.is_too_large else failed())
+            await request.refuse(too_large(self._max_bytes) if request.is_too_large else failed())
             raise
-        if visit.is_too_large:
-            await visit.refuse(too_large(self._max_bytes))
+        if request.is_too_large:
+            await request.refuse(too_large(self._max_bytes))
 
 
 @functools.cache
@@ -165,12 +170,14 @@ def _keep_trailers_apart() -> None:
     HttpToolsProtocol.on_headers_complete = on_headers_complete  # type: ignore[method-assign, assignment]
 
 
-class _Visit:
+class _Request:
     """One request: counts what comes, and dresses Serve's own errors."""
 
-    def __init__(self, path: str, request_id: str, receive: Receive, send: Send, max_bytes: int) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send, max_bytes: int) -> None:
         self.is_too_large = False
-        self._path, self._request_id = path, request_id
+        self.path: str = scope["path"]
+        self.headers = headers_of(scope)
+        self.request_id = request_id_of(self.headers)
         self._receive, self._send = receive, send
         self._left = max_bytes
         self._is_answered = False
@@ -195,11 +202,11 @@ class _Visit:
             headers = dict(message.get("headers", ()))
             is_plain = headers.get(b"content-type", b"").startswith(b"text/plain")
             # Serve's own pages, for load balancers, stay as they are.
-            if message["status"] >= 400 and is_plain and not self._path.startswith("/-/"):
+            if message["status"] >= 400 and is_plain and not self.path.startswith("/-/"):
                 self._replaced = _of_serve(message["status"])
                 return
             self._is_answered = True
-            message["headers"] = with_headers(_without_doubles(message.get("headers", ())), self._request_id)
+            message["headers"] = with_headers(_without_doubles(message.get("headers", ())), self.request_id)
         elif self._replaced is not None:
             if not message.get("more_body", False):
                 await self.refuse(self._replaced)
@@ -210,7 +217,7 @@ class _Visit:
         if self._is_answered:
             return
         self._is_answered = True
-        await send_error(self._send, error, self._path, self._request_id)
+        await send_error(self._send, error, self.path, self.request_id)
 
 
 def _without_steering(headers: Iterable[tuple[bytes, bytes]]) -> Iterator[tuple[bytes, bytes]]:
