@@ -6,6 +6,7 @@ Where a documented command line is replaced on purpose, its test says which mess
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 import re
 import runpy
@@ -37,6 +38,7 @@ from imgcls_ray.config import (
 from imgcls_ray.models.exported import TRUSTED_PT2
 from imgcls_ray.models.open import open_model
 from imgcls_ray.predict.job import predict
+from imgcls_ray.serve.admission.proxy import middlewares
 from imgcls_ray.storage import DEFAULT_S3
 from imgcls_ray.store import lease
 from tests.compatibility.make_fixtures import documented_commands
@@ -300,8 +302,15 @@ def test_the_serve_config_of_an_earlier_version_is_accepted() -> None:
     make_config(ServeConfig, application["args"])
     [deployment] = application["deployments"]
     make_config(ModelsConfig, deployment["user_config"])
-    module, _, name = application["import_path"].partition(":")
-    assert callable(getattr(__import__(module, fromlist=[name]), name))
+    assert callable(_find(application["import_path"]))
+    # Ray Serve's HTTP servers do not start without it.
+    for runtime_env in (config["controller_options"]["runtime_env"], application["runtime_env"]):
+        assert _find(runtime_env["env_vars"]["RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"]) is middlewares
+
+
+def _find(import_path: str) -> object:
+    module, _, name = import_path.partition(":")
+    return getattr(importlib.import_module(module), name)
 
 
 class Accepted(BaseException):
