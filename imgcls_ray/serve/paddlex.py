@@ -79,11 +79,11 @@ class PaddleXResponse(BaseModel):
 
 
 class PaddleXError(BaseModel):
-    """The answer to a request that failed, and to a health check."""
+    """The answer to a request that failed."""
 
     log_id: str = Field(alias="logId", description="Id of the request, the same as in the header `X-Request-ID`.")
-    error_code: int = Field(alias="errorCode", description="HTTP status of the error; 0 for a health check.")
-    error_msg: str = Field(alias="errorMsg", description="Text of the error for people; `Healthy` for a health check.")
+    error_code: int = Field(alias="errorCode", description="HTTP status of the error, from 400 on.")
+    error_msg: str = Field(alias="errorMsg", description="Text of the error for people.")
 
 
 _ERRORS: dict[int | str, dict[str, Any]] = {
