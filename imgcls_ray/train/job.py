@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from imgcls_ray.config import dump_config
 from imgcls_ray.errors import ImgclsError, JobFailedError, StoppedError, UsageError
@@ -20,11 +20,18 @@ from imgcls_ray.storage.s3 import is_s3
 from imgcls_ray.store.lease import hold_lease
 from imgcls_ray.train.entries import read_entries
 from imgcls_ray.train.loop import STATE_NAME
-from imgcls_ray.train.network import describe_model, open_start
+from imgcls_ray.train.network import open_start
 from imgcls_ray.train.recipe import Recipe, resolve_recipe
 from imgcls_ray.train.reporter import report_to
 from imgcls_ray.train.result import CONFIG_FILE, TrainResult, write_failure, write_result
-from imgcls_ray.train.state import TrainState, load_state, save_state
+from imgcls_ray.train.state import (
+    ModelDescription,
+    RunIdentity,
+    StartInfo,
+    TrainState,
+    load_state,
+    save_state,
+)
 from imgcls_ray.train.workers import train_on_ray
 from imgcls_ray.words import counted
 from imgcls_ray.workers.prepare import check_resources
@@ -99,53 +106,38 @@ def _batch_size(config: TrainConfig, entries: Entries) -> int:
 
 def _new_state(config: TrainConfig, entries: Entries) -> TrainState:
     start = open_start(config, entries.class_names, s3_options(config))
-    about = {
-        "name": start.name,
-        "family": start.family,
-        "is_trained": start.is_trained,
-        "train_size": start.train_size,
-        "origin": start.origin,
-    }
-    identity = {"about": about, **_identity(config, entries, about)}
-    return TrainState(describe_model(start, entries.class_names), identity, start.network.state_dict())
+    info = StartInfo(start.name, start.family, start.is_trained, start.train_size, start.origin)
+    model = ModelDescription(start.name, start.architecture, entries.class_names, start.preprocess)
+    return TrainState(model, _identity(config, entries, info), start.network.state_dict())
 
 
-def _recipe(config: TrainConfig, batch_size: int, about: dict[str, Any]) -> Recipe:
+def _recipe(config: TrainConfig, batch_size: int, start: StartInfo) -> Recipe:
     return resolve_recipe(
-        config,
-        name=about["name"],
-        family=about["family"],
-        batch_size=batch_size,
-        is_trained=about["is_trained"],
+        config, name=start.name, family=start.family, batch_size=batch_size, is_trained=start.is_trained
     )
 
 
-def _identity(config: TrainConfig, entries: Entries, about: dict[str, Any]) -> dict[str, Any]:
+def _identity(config: TrainConfig, entries: Entries, start: StartInfo) -> RunIdentity:
     batch_size = _batch_size(config, entries)
-    recipe = _recipe(config, batch_size, about)
-    return {
-        "data": entries.fingerprint,
-        "batch_size": batch_size,
-        **{key: getattr(config, key) for key in _IDENTITY_KEYS},
-        **asdict(recipe),
-    }
+    settings = {key: getattr(config, key) for key in _IDENTITY_KEYS} | asdict(_recipe(config, batch_size, start))
+    return RunIdentity(start, entries.fingerprint, batch_size, settings)
 
 
 def _check_identity(config: TrainConfig, entries: Entries, state: TrainState) -> Recipe:
     """Refuse to go on with another run than the one that is there."""
-    about = state.identity["about"]
-    there, here = state.identity, _identity(config, entries, about)
-    if differing := [key for key in here if here[key] != there.get(key)]:
-        key = differing[0]
-        words = (
-            "of another dataset, or this one has changed"
-            if key == "data"
-            else f"with {key}={there.get(key)}, this one has {key}={here[key]}"
-        )
-        raise UsageError(
-            f"{config.output}: holds a run {words}; give another output, or the same settings to go on with it"
-        )
-    return _recipe(config, here["batch_size"], about)
+    here = _identity(config, entries, state.identity.start)
+    there = state.identity.to_values()
+    for key, value in here.to_values().items():
+        if value != there.get(key):
+            words = (
+                "of another dataset, or this one has changed"
+                if key == "data"
+                else f"with {key}={there.get(key)}, this one has {key}={value}"
+            )
+            raise UsageError(
+                f"{config.output}: holds a run {words}; give another output, or the same settings to go on with it"
+            )
+    return _recipe(config, here.batch_size, here.start)
 
 
 def _run(
@@ -158,8 +150,7 @@ def _run(
     *,
     is_new: bool,
 ) -> TrainResult:
-    batch_size = state.identity["batch_size"]
-    steps = len(entries.tables["train"]) // batch_size
+    steps = len(entries.tables["train"]) // state.identity.batch_size
     was_done = state.step >= config.epochs * steps
     if not was_done:
         _write_config(config, recipe, directory)
@@ -183,7 +174,7 @@ def _run(
 
 
 def _tell_beginning(config: TrainConfig, entries: Entries, state: TrainState, recipe: Recipe, *, is_new: bool) -> None:
-    about = state.identity["about"]
+    start = state.identity.start
     counts = ", ".join(f"{len(table):,} images to {split}" for split, table in entries.tables.items())
     logger.info("%s: %s, %s", config.data, counted(len(entries.class_names), "class", "classes"), counts)
     if empty := [
@@ -192,12 +183,12 @@ def _tell_beginning(config: TrainConfig, entries: Entries, state: TrainState, re
         logger.warning("%d classes have no image to train on, first %s", len(empty), empty[0])
     logger.info(
         "%s from %s, at %d pixels; %s, learning rate %.3g for batches of %d, weight decay %g",
-        about["name"],
-        about["origin"],
-        about["train_size"],
+        start.name,
+        start.origin,
+        start.train_size,
         recipe.optimizer,
         recipe.learning_rate,
-        state.identity["batch_size"],
+        state.identity.batch_size,
         recipe.weight_decay,
     )
     if not is_new:

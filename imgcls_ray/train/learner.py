@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from imgcls_ray.images.preprocess import Preprocess
 from imgcls_ray.models.engines.torch_engine import make_normalise
 from imgcls_ray.train.augment import make_mixer
 from imgcls_ray.train.network import network_of
@@ -15,6 +14,7 @@ from imgcls_ray.train.optimisation import average_of, make_optimizer, set_learni
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from contextlib import AbstractContextManager
 
     import torch
     from torch import nn
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from imgcls_ray.config import TrainConfig
     from imgcls_ray.train.loading import Batch
     from imgcls_ray.train.recipe import Recipe
-    from imgcls_ray.train.state import TrainState
+    from imgcls_ray.train.state import Metrics, TrainState
 
 _IGNORED = -100  # torch's own number for targets that do not count
 
@@ -54,7 +54,7 @@ class Learner:
         import torch
 
         self._recipe, self._device, self._world_size, self._batch_size = recipe, device, world_size, batch_size
-        self._num_classes = len(state.model["class_names"])
+        self._num_classes = len(state.model.class_names)
         self._network = network_of(state.model, state.network, drop_path=recipe.drop_path)
         self._network.to(device).to(memory_format=torch.channels_last)
         self._is_probe = config.freeze == "backbone"
@@ -75,7 +75,7 @@ class Learner:
         if world_size > 1:
             device_ids = [device] if device.type == "cuda" else None
             self._parallel = torch.nn.parallel.DistributedDataParallel(self._network, device_ids=device_ids)
-        self._normalise = make_normalise(Preprocess(**state.model["preprocess"])).to(device)
+        self._normalise = make_normalise(state.model.preprocess).to(device)
         self._mix = make_mixer(recipe, self._num_classes)
         self._weights = _class_weights(labels, self._num_classes).to(device) if config.class_weights != "none" else None
         self._sums = torch.zeros(2, dtype=torch.float64, device=device)
@@ -142,7 +142,7 @@ class Learner:
         totals = self._added_up(sums).tolist()
         return totals[:2], totals[2:]
 
-    def evaluate(self, batches: Iterable[Batch]) -> tuple[dict[str, float], int]:
+    def evaluate(self, batches: Iterable[Batch]) -> tuple[Metrics, int]:
         """Metrics over the batches of all workers, each image once, and how many images could not be read."""
         import torch
         from torch.nn import functional as F
@@ -195,7 +195,7 @@ class Learner:
         images: torch.Tensor = self._normalise(pixels.to(self._device, non_blocking=True).permute(0, 2, 3, 1))
         return images
 
-    def _autocast(self) -> Any:
+    def _autocast(self) -> AbstractContextManager[object]:
         import torch
 
         if self.amp_type is None:

@@ -9,15 +9,14 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal
 
-from imgcls_ray.images.preprocess import Preprocess
 from imgcls_ray.options import decode_limits, fetch_limits, s3_options
 from imgcls_ray.storage import open_directory
 from imgcls_ray.storage.scratch import scratch_folder
 from imgcls_ray.train.augment import Augmentation
 from imgcls_ray.train.entries import SPLITS, write_entries
-from imgcls_ray.train.events import send
+from imgcls_ray.train.events import EpochDone, StepsDone, WorkersReady, send
 from imgcls_ray.train.learner import Learner
 from imgcls_ray.train.loading import LoadTask, load_batches
 from imgcls_ray.train.optimisation import learning_rate_at
@@ -30,12 +29,14 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
     import torch
+    from ray import ObjectRef
 
     from imgcls_ray.config import TrainConfig
+    from imgcls_ray.train.events import Event
     from imgcls_ray.train.loading import Batch
     from imgcls_ray.train.order import Sample
     from imgcls_ray.train.recipe import Recipe
-    from imgcls_ray.train.state import TrainState
+    from imgcls_ray.train.state import Metrics, TrainState
     from imgcls_ray.workers.board import Board
 
 STATE_NAME = f"latest/{STATE_FILE}"
@@ -57,8 +58,8 @@ class TrainTask:
     """Height and width of training images, pixels."""
     output: str
     """Absolute, the same on every node."""
-    tables: Any
-    """In Ray's object store: ``{split: table}``."""
+    tables: ObjectRef[dict[str, pa.Table]]
+    """In Ray's object store, by split."""
     cpus_per_worker: int
     loader_processes: int
     board: Board
@@ -68,18 +69,17 @@ class TrainTask:
 class Outcome:
     """How a worker's part of a run ended, if it was not by a death."""
 
-    kind: str
-    """``done``, ``stopped`` or ``failed``."""
+    kind: Literal["done", "stopped", "failed"]
     reason: str = ""
 
 
-def train_worker(config: dict[str, Any]) -> Outcome:
+def train_worker(config: dict[str, TrainTask]) -> Outcome:
     """Ray Train's loop of one worker."""
     import ray
     import ray.train
     import ray.train.torch
 
-    task: TrainTask = config["task"]
+    task = config["task"]
     context = ray.train.get_context()
     return run_worker(
         task,
@@ -173,7 +173,7 @@ class _Run:
         """Images that were learnt from, and that could not be read, since the workers last added up."""
 
     def _load_task(self, files: dict[str, Path]) -> LoadTask:
-        preprocess, recipe = Preprocess(**self._state.model["preprocess"]), self._task.recipe
+        preprocess, recipe = self._state.model.preprocess, self._task.recipe
         augmentation = Augmentation(
             self._task.train_size,
             preprocess.interpolation,
@@ -188,13 +188,14 @@ class _Run:
     def go_on(self) -> Outcome:
         """Train until the last epoch, a stop, or a reason to end."""
         self._tell(
-            "begin",
-            step=self._state.step,
-            steps_per_epoch=self._order.steps_per_epoch,
-            epochs=self._config.epochs,
-            num_workers=self._world_size,
-            device=str(self._device),
-            amp=str(self._learner.amp_type or "off"),
+            WorkersReady(
+                self._state.step,
+                steps_per_epoch=self._order.steps_per_epoch,
+                epochs=self._config.epochs,
+                num_workers=self._world_size,
+                device=str(self._device),
+                amp=str(self._learner.amp_type or "off"),
+            )
         )
         for epoch in range(self._first_epoch, self._config.epochs):
             if self._is_past_best():
@@ -280,9 +281,8 @@ class _Run:
         new = dict(zip(_SUMS, (loss, correct, count, num_bad, seconds), strict=True))
         state.sums = {key: state.sums.get(key, 0.0) + value for key, value in new.items()}
         state.step = step
-        rate = self._rate(step - 1)
         mean_loss = loss / max(count, 1)
-        self._tell("step", step=step, epoch=epoch + 1, loss=mean_loss, learning_rate=rate, images_per_s=count / seconds)
+        self._tell(StepsDone(step, epoch + 1, mean_loss, self._rate(step - 1), images_per_s=count / seconds))
         if not math.isfinite(loss):
             return Outcome(
                 "failed",
@@ -299,7 +299,7 @@ class _Run:
     def _end_epoch(self, epoch: int) -> Outcome | None:
         state, sums = self._state, self._state.sums
         count = max(sums["count"], 1)
-        row = {
+        row: Metrics = {
             "epoch": epoch + 1,
             "step": state.step,
             "learning_rate": self._rate(state.step - 1),
@@ -318,13 +318,13 @@ class _Run:
         state.history.append(row)
         state.sums = {}
         state.bad |= self._gathered_bad()
-        self._tell("epoch", row=row, is_best=is_best, num_bad=len(state.bad))
+        self._tell(EpochDone(row, is_best, num_bad=len(state.bad)))
         if self._config.save_interval and (epoch + 1) % self._config.save_interval == 0:
             self._save(checkpoint=f"epoch_{epoch + 1}")
         self._save_if_due(self._config.save_seconds)
         return None
 
-    def _note_best(self, epoch: int, metrics: dict[str, float]) -> bool:
+    def _note_best(self, epoch: int, metrics: Metrics) -> bool:
         """Of equally good ones the one with the lower loss, else the first."""
         state, best = self._state, self._state.best_metrics
         if best and (metrics["val.top1"], -metrics["val.loss"]) <= (best["val.top1"], -best["val.loss"]):
@@ -351,7 +351,7 @@ class _Run:
             return dict(self._bad)
         import torch.distributed
 
-        everyones: list[Any] = [None] * self._world_size
+        everyones: list[dict[str, str]] = [{}] * self._world_size
         torch.distributed.all_gather_object(everyones, self._bad)
         return {key: code for bad in everyones for key, code in bad.items()}
 
@@ -366,6 +366,6 @@ class _Run:
             self._learner.write_to(self._state)
             self._saver.save(self._state, checkpoint=checkpoint)
 
-    def _tell(self, kind: str, **values: Any) -> None:
+    def _tell(self, event: Event) -> None:
         if self._rank == 0:
-            send(self._task.board, kind, values)
+            send(self._task.board, event)

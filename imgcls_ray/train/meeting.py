@@ -5,36 +5,40 @@ PyTorch's store, which Ray Train lets its workers meet in, listens to the whole 
 
 from __future__ import annotations
 
-import importlib
 import uuid
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from imgcls_ray.workers.ray_start import cluster_address, run_folder
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from ray.train._internal.base_worker_group import BaseWorkerGroup
+    from ray.train.backend import BackendConfig
+    from ray.train.torch import TorchConfig
+
 _TIMEOUT = timedelta(minutes=30)  # Ray Train's
 
 
-def torch_config(*, uses_gpus: bool) -> Any:
+def torch_config(*, uses_gpus: bool) -> TorchConfig | None:
     """Ray Train's ``torch_config``; ``None`` for Ray's own way, on a cluster, whose nodes share no file."""
     if cluster_address() is not None:
         return None
-    # Ray's hints for type checkers do not know these.
-    config: Any = importlib.import_module("ray.train.torch.config")
-    get: Any = importlib.import_module("ray").get
+    import ray
+    from ray.train.torch import config
+
     folder, backend = run_folder(), "nccl" if uses_gpus else "gloo"
 
-    class FileBackend(config._TorchBackend):  # type: ignore[misc]
-        def on_start(self, worker_group: Any, backend_config: Any) -> None:
+    class FileBackend(config._TorchBackend):
+        def on_start(self, worker_group: BaseWorkerGroup, backend_config: BackendConfig) -> None:
             worker_group.execute(config._set_torch_distributed_env_vars)
             # Workers that are started again meet in another one.
             file, count = folder / f"meeting-{uuid.uuid4().hex}", len(worker_group)
-            get([worker_group.execute_single_async(i, _meet, backend, i, count, file) for i in range(count)])
+            met = [worker_group.execute_single_async(i, _meet, backend, i, count, file) for i in range(count)]
+            ray.get(met)  # type: ignore[arg-type]  # Ray has two classes of references, and its hints take them for one
 
-    class FileConfig(config.TorchConfig):  # type: ignore[misc]
+    class FileConfig(config.TorchConfig):
         @property
         def backend_cls(self) -> type:
             return FileBackend

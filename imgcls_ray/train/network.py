@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from imgcls_ray.errors import UsageError
-from imgcls_ray.images.preprocess import Preprocess
-from imgcls_ray.models.architecture import Architecture, build_network
+from imgcls_ray.models.architecture import build_network
 from imgcls_ray.models.folder import SPEC_FILE, WEIGHTS_FILE, save_model_folder
 from imgcls_ray.models.new import find_named_model
 from imgcls_ray.models.open import is_model_path, open_model
@@ -24,9 +23,11 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from imgcls_ray.config import TrainConfig
+    from imgcls_ray.images.preprocess import Preprocess
+    from imgcls_ray.models.architecture import Architecture
     from imgcls_ray.storage import Directory
     from imgcls_ray.storage.s3 import S3Options
-    from imgcls_ray.train.state import TrainState
+    from imgcls_ray.train.state import ModelDescription, TrainState
 
 
 class Start(NamedTuple):
@@ -115,20 +116,9 @@ def _resized(start: Start, image_size: int | None) -> Start:
     return start._replace(preprocess=preprocess, train_size=image_size)
 
 
-def describe_model(start: Start, class_names: tuple[str, ...]) -> dict[str, Any]:
-    """What a state says of the model, as plain values."""
-    return {
-        "name": start.name,
-        "architecture": asdict(start.architecture),
-        "class_names": list(class_names),
-        "preprocess": asdict(start.preprocess),
-    }
-
-
-def network_of(model: Mapping[str, Any], weights: Mapping[str, Tensor], *, drop_path: float = 0.0) -> nn.Module:
+def network_of(model: ModelDescription, weights: Mapping[str, Tensor], *, drop_path: float = 0.0) -> nn.Module:
     """Build the network that a state describes, with these weights."""
-    architecture = Architecture(**model["architecture"])
-    network = build_network(architecture, num_classes=len(model["class_names"]), drop_path=drop_path)
+    network = build_network(model.architecture, num_classes=len(model.class_names), drop_path=drop_path)
     network.load_state_dict(weights)
     return network
 
@@ -148,10 +138,10 @@ def publish_model(
         folder = save_model_folder(
             Path(place, "model"),
             network_of(model, weights),
-            name=model["name"],
-            architecture=Architecture(**model["architecture"]),
-            class_names=model["class_names"],
-            preprocess=Preprocess(**model["preprocess"]),
+            name=model.name,
+            architecture=model.architecture,
+            class_names=model.class_names,
+            preprocess=model.preprocess,
             metrics=metrics,
         )
         for file in (WEIGHTS_FILE, SPEC_FILE):

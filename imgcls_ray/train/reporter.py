@@ -7,13 +7,14 @@ import os
 import time
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from imgcls_ray.report.curves import draw_curves
 from imgcls_ray.storage.files import path_from_uri
 from imgcls_ray.storage.s3 import is_s3
 from imgcls_ray.storage.scratch import scratch_folder
-from imgcls_ray.words import duration
+from imgcls_ray.train.events import EpochDone, StepsDone, WorkersLost, WorkersReady
+from imgcls_ray.words import counted, duration
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,46 +47,51 @@ class Reporter:
         self._task = bar.add_task("training", total=None, words="") if bar else None
         self._begun: tuple[float, int] | None = None
         self._total = 0
-        self._steps_per_epoch = 1
         self._last_line = self._last_curves = time.monotonic()
 
     def take(self, event: Event) -> None:
         """One event."""
-        take = {"begin": self._begin, "step": self._step, "epoch": self._epoch, "lost": self._lost}
-        take[event.kind](event.values)
+        match event:
+            case WorkersReady():
+                self._ready(event)
+            case StepsDone():
+                self._steps_done(event)
+            case EpochDone():
+                self._epoch_done(event)
+            case WorkersLost():
+                for rank, reason in event.reasons.items():
+                    logger.warning("worker %s was lost (%s); others go on from what was last saved", rank, reason)
 
-    def _begin(self, values: dict[str, Any]) -> None:
-        self._total = values["epochs"] * values["steps_per_epoch"]
-        self._steps_per_epoch = values["steps_per_epoch"]
+    def _ready(self, event: WorkersReady) -> None:
+        self._total = event.epochs * event.steps_per_epoch
         self._begun = None
         # A run that goes on after a death does again what was not saved.
-        self.history = [row for row in self.history if row["step"] <= values["step"]]
+        self.history = [row for row in self.history if row["step"] <= event.step]
         logger.info(
-            "epoch %d of %d, %d steps each; %d %s on %s, mixed precision: %s",
-            values["step"] // self._steps_per_epoch + 1,
-            values["epochs"],
-            self._steps_per_epoch,
-            values["num_workers"],
-            "worker" if values["num_workers"] == 1 else "workers",
-            values["device"].partition(":")[0],
-            values["amp"].removeprefix("torch."),
+            "epoch %d of %d, %d steps each; %s on %s, mixed precision: %s",
+            event.step // event.steps_per_epoch + 1,
+            event.epochs,
+            event.steps_per_epoch,
+            counted(event.num_workers, "worker"),
+            event.device.partition(":")[0],
+            event.amp.removeprefix("torch."),
         )
 
-    def _step(self, values: dict[str, Any]) -> None:
-        step = values["step"]
+    def _steps_done(self, event: StepsDone) -> None:
         if self._begun is None:
-            self._begun = (time.monotonic(), step)
+            self._begun = (time.monotonic(), event.step)
         text = (
-            f"epoch {values['epoch']}, step {step:,} of {self._total:,}: loss {values['loss']:.4f}, "
-            f"learning rate {values['learning_rate']:.3g}, {values['images_per_s']:.1f} images/s{self._time_left(step)}"
+            f"epoch {event.epoch}, step {event.step:,} of {self._total:,}: loss {event.loss:.4f}, "
+            f"learning rate {event.learning_rate:.3g}, {event.images_per_s:.1f} images/s{self._time_left(event.step)}"
         )
         _steps.debug(text)
-        for name, key in (("loss", "train/loss"), ("learning_rate", "learning_rate"), ("images_per_s", "images_per_s")):
-            self._events.add_scalar(key, values[name], step)
+        self._events.add_scalar("train/loss", event.loss, event.step)
+        self._events.add_scalar("learning_rate", event.learning_rate, event.step)
+        self._events.add_scalar("images_per_s", event.images_per_s, event.step)
         if self._bar is not None and self._task is not None:
-            words = f"epoch {values['epoch']}  loss {values['loss']:.4f}  lr {values['learning_rate']:.2g}  "
-            words += f"{values['images_per_s']:.0f} images/s"
-            self._bar.update(self._task, total=self._total, completed=step, words=words)
+            words = f"epoch {event.epoch}  loss {event.loss:.4f}  lr {event.learning_rate:.2g}  "
+            words += f"{event.images_per_s:.0f} images/s"
+            self._bar.update(self._task, total=self._total, completed=event.step, words=words)
         elif time.monotonic() - self._last_line >= _LOG_INTERVAL_S:
             self._last_line = time.monotonic()
             logger.info(text)
@@ -97,28 +103,24 @@ class Reporter:
             return ""
         return f", {duration((time.monotonic() - start) / (step - first) * (self._total - step))} left"
 
-    def _epoch(self, values: dict[str, Any]) -> None:
-        row = values["row"]
+    def _epoch_done(self, event: EpochDone) -> None:
+        row = event.row
         self.history.append(row)
-        if values["is_best"]:
-            self._best_epoch = row["epoch"]
+        if event.is_best:
+            self._best_epoch = int(row["epoch"])
         parts = [f"train loss {row['train.loss']:.4f}"]
         if "val.top1" in row:
             parts.append(f"val top-1 {row['val.top1']:.2%}, top-5 {row['val.top5']:.2%}, loss {row['val.loss']:.4f}")
         parts.append(f"{row['images_per_s']:.1f} images/s")
-        if values["num_bad"]:
-            parts.append(f"{values['num_bad']:,} images could not be read")
-        best = " (best)" if values["is_best"] else ""
+        if event.num_bad:
+            parts.append(f"{counted(event.num_bad, 'image')} could not be read")
+        best = " (best)" if event.is_best else ""
         logger.info("epoch %d: %s%s", row["epoch"], ", ".join(parts), best)
         for key in ("train.loss", "train.top1", "val.loss", "val.top1", "val.top5"):
             if key in row:
                 self._events.add_scalar(f"epoch/{key.replace('.', '_')}", row[key], row["epoch"])
         if time.monotonic() - self._last_curves >= _CURVES_INTERVAL_S:
             self.publish()
-
-    def _lost(self, values: dict[str, Any]) -> None:
-        for rank, reason in values["reasons"].items():
-            logger.warning("worker %s was lost (%s); others go on from what was last saved", rank, reason)
 
     def publish(self) -> None:
         """Bring the files in the output up to date."""

@@ -15,7 +15,7 @@ from imgcls_ray.train.saving import BEST, LATEST
 if TYPE_CHECKING:
     from imgcls_ray.storage import Directory
     from imgcls_ray.train.entries import Entries
-    from imgcls_ray.train.state import TrainState
+    from imgcls_ray.train.state import Metrics, TrainState
 
 RESULT_FILE, CONFIG_FILE, LABEL_FILE, BAD_FILE = "train_result.json", "config.yaml", "label.txt", "bad_images.csv"
 
@@ -26,8 +26,8 @@ class TrainResult:
 
     output: str
     best_epoch: int
-    best_metrics: dict[str, float]
-    last_metrics: dict[str, float]
+    best_metrics: Metrics
+    last_metrics: Metrics
     num_bad: int
     was_done: bool
     """There was nothing left to do."""
@@ -43,7 +43,7 @@ def write_result(state: TrainState, entries: Entries, directory: Directory, *, d
         "best": _model(directory, BEST, state.best_metrics.get("val.top1"), state.best_epoch),
     }
     result = {
-        "model_name": state.model["name"],
+        "model_name": state.model.name,
         "label_dict": LABEL_FILE,
         "train_log": LOG_FILE,
         "visualdl_log": EVENTS_FOLDER,

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 import os
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from imgcls_ray.errors import ResourceError, StoppedError
 from imgcls_ray.storage.files import path_from_uri
 from imgcls_ray.storage.s3 import is_s3
 from imgcls_ray.storage.scratch import scratch_folder
-from imgcls_ray.train.events import receive, send
+from imgcls_ray.train.events import WorkersLost, receive, send
 from imgcls_ray.train.loop import Outcome, TrainTask, train_worker
 from imgcls_ray.train.meeting import torch_config
 from imgcls_ray.workers.board import Board
@@ -23,6 +22,9 @@ from imgcls_ray.workers.stopping import GracefulStop
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from ray.train import UserCallback
+    from ray.train.v2._internal.execution.context import TrainRunContext
 
     from imgcls_ray.config import TrainConfig
     from imgcls_ray.train.entries import Entries
@@ -55,8 +57,8 @@ def train_on_ray(
     task = TrainTask(
         config=config,
         recipe=recipe,
-        batch_size=state.identity["batch_size"],
-        train_size=state.identity["about"]["train_size"],
+        batch_size=state.identity.batch_size,
+        train_size=state.identity.start.train_size,
         output=config.output if is_s3(config.output) else os.path.abspath(path_from_uri(config.output)),
         tables=ray.put(entries.tables),
         cpus_per_worker=cpus_per_worker,
@@ -114,47 +116,51 @@ class _Fit:
         # Read when the workers are set up; paths are absolute, and Ray's folder is not ours.
         os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
         logging.getLogger("ray.train").setLevel(logging.ERROR)
-        # Ray's hints for type checkers are those of Train's first version.
-        ray_train: Any = importlib.import_module("ray.train")
-        torch_trainer: Any = importlib.import_module("ray.train.torch").TorchTrainer
+        # Not of `ray.train`, which is these, too: type checkers take its names for those of Train's first version.
+        from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig
+        from ray.train.v2.api.result import Result
+        from ray.train.v2.torch.torch_trainer import TorchTrainer
 
         config, task = self._task.config, self._task
         resources: dict[str, float] = {"CPU": task.cpus_per_worker}
         if config.uses_gpus:
             resources["GPU"] = 1
-        is_elastic = config.min_workers is not None and config.min_workers < self._num_workers
+        num_workers: int | tuple[int, int] = self._num_workers
+        if config.min_workers is not None and config.min_workers < self._num_workers:
+            num_workers = (config.min_workers, self._num_workers)
         with scratch_folder("ray-train") as folder:
-            trainer = torch_trainer(
+            trainer = TorchTrainer(
                 train_worker,
                 train_loop_config={"task": task},
                 torch_config=torch_config(uses_gpus=config.uses_gpus),
-                scaling_config=ray_train.ScalingConfig(
-                    num_workers=(config.min_workers, self._num_workers) if is_elastic else self._num_workers,
+                scaling_config=ScalingConfig(
+                    num_workers=num_workers,
                     use_gpu=config.uses_gpus,
                     resources_per_worker=resources,
                 ),
-                run_config=ray_train.RunConfig(
+                run_config=RunConfig(
                     # Ray's own account of the run; ours is in the output.
                     storage_path=str(folder),
-                    failure_config=ray_train.FailureConfig(max_failures=config.max_failures),
+                    failure_config=FailureConfig(max_failures=config.max_failures),
                     callbacks=[_tell_of_losses(task.board)],
                 ),
             )
-            outcome: Any = trainer.fit().return_value
-        assert isinstance(outcome, Outcome), outcome
-        return outcome
+            result = trainer.fit()
+        assert isinstance(result, Result), result
+        assert isinstance(result.return_value, Outcome), result.return_value
+        return result.return_value
 
 
-def _tell_of_losses(board: Board) -> Any:
+def _tell_of_losses(board: Board) -> UserCallback:
     """Ray Train's callback: it runs beside the workers, when some of them are lost."""
-    ray_train: Any = importlib.import_module("ray.train")
+    from ray.train import UserCallback
 
-    class Losses(ray_train.UserCallback):  # type: ignore[misc]
-        def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+    class Losses(UserCallback):
+        def after_exception(self, run_context: TrainRunContext, worker_exceptions: dict[int, Exception]) -> None:
             reasons = {
                 str(rank): " ".join(str(error).split())[:_MAX_REASON] for rank, error in worker_exceptions.items()
             }
-            send(board, "lost", {"reasons": reasons})
+            send(board, WorkersLost(reasons))
 
     return Losses()
 

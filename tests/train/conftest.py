@@ -108,13 +108,14 @@ def train_here(monkeypatch: pytest.MonkeyPatch) -> Callable[..., TrainResult]:
             config: TrainConfig, entries: Entries, state: TrainState, recipe: Recipe, reporter: Reporter
         ) -> Outcome:
             board: Any = LocalBoard(stop_after=stop_after)
+            no_tables: Any = None
             task = TrainTask(
                 config,
                 recipe,
-                batch_size=state.identity["batch_size"],
-                train_size=state.identity["about"]["train_size"],
+                batch_size=state.identity.batch_size,
+                train_size=state.identity.start.train_size,
                 output=config.output,
-                tables=None,
+                tables=no_tables,
                 cpus_per_worker=1,
                 loader_processes=1,
                 board=board,

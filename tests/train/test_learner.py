@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from imgcls_ray.models.zoo import find_model
 from imgcls_ray.train.learner import Learner
 from imgcls_ray.train.loading import Batch
 from imgcls_ray.train.recipe import Recipe
-from imgcls_ray.train.state import TrainState
+from imgcls_ray.train.state import ModelDescription, RunIdentity, StartInfo, TrainState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -31,13 +30,9 @@ def make_state(seed: int = 0) -> TrainState:
     architecture = find_model("PP-LCNet_x0_25").architecture
     torch.manual_seed(seed)
     network = build_network(architecture, num_classes=3)
-    model = {
-        "name": "small",
-        "architecture": asdict(architecture),
-        "class_names": ["a", "b", "c"],
-        "preprocess": asdict(Preprocess(32, 32)),
-    }
-    return TrainState(model, {}, network.state_dict())
+    model = ModelDescription("small", architecture, ("a", "b", "c"), Preprocess(32, 32))
+    start = StartInfo("small", None, is_trained=False, train_size=32, origin="random")
+    return TrainState(model, RunIdentity(start, "data", 8, {}), network.state_dict())
 
 
 def make_batch(count: int, *, seed: int = 0) -> Batch:
