@@ -16,7 +16,18 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 STORE = Path(__file__).parent / "compatibility" / "0687141" / "stores" / "plain"
 
 # Below the jobs, which may use all of it.
-_FOUNDATION = {"config", "defaults", "errors", "images", "machine", "models", "options", "storage", "words"}
+_FOUNDATION = {
+    "config",
+    "defaults",
+    "errors",
+    "images",
+    "json_files",
+    "machine",
+    "models",
+    "options",
+    "storage",
+    "words",
+}
 # What each room may import. Jobs (predict, evaluate, train, export, serve) do not import each other.
 MAY_IMPORT: dict[str, set[str]] = {
     "defaults": set(),
@@ -25,16 +36,17 @@ MAY_IMPORT: dict[str, set[str]] = {
     "words": set(),
     "config": {"defaults", "errors"},
     "storage": {"defaults", "errors"},
+    "json_files": {"storage"},
     "images": {"defaults", "errors"},
     "options": {"config", "images", "storage"},
     "models": {"config", "errors", "images", "machine", "storage", "words"},
     "demo": {"errors"},
     "inputs": {"errors", "storage", "words"},
-    "store": {"config", "errors", "inputs", "models", "storage", "words"},
+    "store": {"config", "errors", "inputs", "json_files", "models", "storage", "words"},
     "workers": _FOUNDATION,
     "predict": {*_FOUNDATION, "inputs", "store", "workers"},
     "datasets": {*_FOUNDATION, "workers"},
-    "report": {"datasets", "errors", "images", "storage", "words"},
+    "report": {"datasets", "errors", "images", "json_files", "storage", "words"},
     "evaluate": {*_FOUNDATION, "datasets", "report", "store", "workers"},
     "train": {*_FOUNDATION, "datasets", "report", "store", "workers"},
     "export": {*_FOUNDATION, "datasets", "demo", "inputs", "workers"},

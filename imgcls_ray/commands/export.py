@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from imgcls_ray.config import Values
+    from imgcls_ray.export.job import ExportReport
 
 
 def run(config_file: Path | None, overrides: Sequence[str], flags: Values) -> None:
@@ -35,11 +36,11 @@ def run(config_file: Path | None, overrides: Sequence[str], flags: Values) -> No
     _tell(report, config)
 
 
-def _tell(report: dict[str, Any], config: ExportConfig) -> None:
+def _tell(report: ExportReport, config: ExportConfig) -> None:
     from imgcls_ray.export.images import DRAWN
 
     console = Console(highlight=False, markup=False, soft_wrap=True)
-    before, after = (report["size_bytes"][key] / 2**20 for key in ("before", "after"))
+    before, after = report["size_bytes"]["before"] / 2**20, report["size_bytes"]["after"] / 2**20
     console.print(
         f"{config.output}: {config.model} as {config.format}, {report['precision']}, {after:.1f} MiB "
         f"(was {before:.1f} MiB), fingerprint {report['fingerprint'][:12]}",

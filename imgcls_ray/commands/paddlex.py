@@ -7,7 +7,6 @@ Values are YAML and nothing else: no value is ever run.
 from __future__ import annotations
 
 import difflib
-import json
 import logging
 import os
 from contextlib import contextmanager, suppress
@@ -29,6 +28,7 @@ from imgcls_ray.config import (
     shown_text,
 )
 from imgcls_ray.errors import ConfigError, ImgclsError, UsageError
+from imgcls_ray.json_files import write_failure
 from imgcls_ray.models.folder import SPEC_FILE, WEIGHTS_FILE
 from imgcls_ray.models.zoo import ZOO
 from imgcls_ray.storage import DEFAULT_S3, open_directory
@@ -267,11 +267,9 @@ def _failure_written(output: str, mode: str) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        failure = {"done_flag": False, "err_type": str(type(error)), "err_msg": str(error)}
         with suppress(ImgclsError):
             if not directory.exists(name):
-                text = json.dumps(failure, indent=2, ensure_ascii=False) + "\n"
-                directory.replace(name, text.encode(errors="backslashreplace"))
+                write_failure(directory, name, error)
         raise
 
 

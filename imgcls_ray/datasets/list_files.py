@@ -13,7 +13,7 @@ from imgcls_ray.datasets.labelled import MAX_CLASS_ID, DatasetSource, Entry, ima
 from imgcls_ray.errors import StorageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
 LABEL_FILE = "label.txt"
 LISTS = tuple(f"{split}.txt" for split in SPLITS)
@@ -158,9 +158,19 @@ def write_entry(dataset: str, entry: Entry, delimiter: str | None) -> str | None
     return line if entry.file or image_uri(dataset, entry.path) == entry.uri else None
 
 
+def label_file(class_names: Sequence[str]) -> bytes:
+    """``label.txt`` of a model, for people and other programs; names are written as they are."""
+    lines = (_class_line(label, name) for label, name in enumerate(class_names))
+    return "".join(lines).encode(errors="backslashreplace")
+
+
+def _class_line(label: int, name: str) -> str:
+    return f"{label} {name}\n"
+
+
 def write_class_name(label: int, name: str) -> str | None:
     """Line of ``label.txt`` for this class; ``None`` if no line would be read as it."""
-    line = f"{label} {name}\n"
+    line = _class_line(label, name)
     names: dict[int, str] = {}
     faults = [_take_class_name(1, text, names, {}) for text in _read_back(line)]
     return line if (faults, names) == ([None], {label: name}) else None

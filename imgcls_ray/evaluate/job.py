@@ -18,8 +18,9 @@ from imgcls_ray.evaluate.calibration import TEMPERATURES, fit_temperature, relia
 from imgcls_ray.evaluate.classifying import TOP_K, EvaluateTask, classify_blocks, rows_per_block
 from imgcls_ray.evaluate.evaluation import Evaluation, Mistake, Scores
 from imgcls_ray.evaluate.metrics import balanced_accuracy, confusion_of, macro_f1, score_classes
-from imgcls_ray.evaluate.output import write_failure, write_report
+from imgcls_ray.evaluate.output import RESULT_NAME, write_report
 from imgcls_ray.evaluate.reading import read_split
+from imgcls_ray.json_files import write_failure
 from imgcls_ray.models.engines.load import check_engine
 from imgcls_ray.models.folder import update_metrics
 from imgcls_ray.models.open import is_model_path, open_model
@@ -59,7 +60,7 @@ def evaluate(config: EvaluateConfig, console: Console) -> Evaluation:
         return _evaluate(config, console)
     except BaseException as error:
         with suppress(ImgclsError):
-            write_failure(directory, error)
+            write_failure(directory, RESULT_NAME, error)
         raise
 
 

@@ -18,15 +18,15 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from imgcls_ray.json_files import encode_json, failure_of
 from imgcls_ray.options import decode_limits, fetch_limits, s3_options
 from imgcls_ray.report.confusion import confusion_csv, draw_confusion
 from imgcls_ray.report.mistakes import draw_mistakes
@@ -36,6 +36,7 @@ from imgcls_ray.storage.scratch import scratch_folder
 from imgcls_ray.store.schema import FINGERPRINT_KEY, STATUS_ERROR, STATUS_OK
 
 if TYPE_CHECKING:
+    from _csv import Writer
     from collections.abc import Iterable, Iterator, Sequence
 
     from imgcls_ray.config import EvaluateConfig
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from imgcls_ray.evaluate.block_answers import Answers
     from imgcls_ray.evaluate.evaluation import Evaluation, Scores
     from imgcls_ray.evaluate.reading import Split
+    from imgcls_ray.json_files import Json
     from imgcls_ray.storage import Directory
 
 RESULT_NAME = "evaluate_result.json"
@@ -99,25 +101,8 @@ def write_report(result: Evaluation, config: EvaluateConfig, split: Split, answe
     for kind, name in FILES.items():
         if kind not in written:
             directory.remove(name)
-    _write_json(directory, _summary(result, config, [kind for kind in FILES if kind in written]))
-
-
-def write_failure(directory: Directory, error: BaseException) -> None:
-    """Say in PaddleX's words that there is no result, and why.
-
-    Raises:
-        StorageError: it cannot be written.
-    """
-    _write_json(directory, {"done_flag": False, **_failure(error)})
-
-
-def _failure(error: BaseException) -> dict[str, str]:
-    return {"err_type": str(type(error)), "err_msg": str(error) or type(error).__name__}
-
-
-def _write_json(directory: Directory, values: dict[str, Any]) -> None:
-    text = json.dumps(values, indent=2, ensure_ascii=False)
-    directory.replace(RESULT_NAME, text.encode(errors="backslashreplace") + b"\n")
+    summary = _summary(result, config, [kind for kind in FILES if kind in written])
+    directory.replace(RESULT_NAME, encode_json(summary))
 
 
 def _files_of(result: Evaluation, scores: Scores, config: EvaluateConfig) -> Iterator[tuple[str, bytes]]:
@@ -129,8 +114,10 @@ def _files_of(result: Evaluation, scores: Scores, config: EvaluateConfig) -> Ite
     temperature = scores.metrics.get("temperature")
     yield "reliability_picture", draw_reliability(scores.before, scores.after, temperature=temperature)
     if scores.mistakes:
-        limits: dict[str, Any] = {"fetch_limits": fetch_limits(config), "decode_limits": decode_limits(config)}
-        yield "mistakes_picture", draw_mistakes(scores.mistakes, names, **limits)
+        picture = draw_mistakes(
+            scores.mistakes, names, fetch_limits=fetch_limits(config), decode_limits=decode_limits(config)
+        )
+        yield "mistakes_picture", picture
 
 
 def _per_class_csv(scores: Scores, names: Sequence[str]) -> bytes:
@@ -195,7 +182,7 @@ def _predictions(answers: pa.Table, entries: EntryFile, class_names: Sequence[st
     names = np.array([*class_names, None], dtype=object)
     labels = answers["label_id"].to_numpy()
     class_ids, scores = answers["class_ids"].to_pylist(), answers["scores"].to_pylist()
-    columns: dict[str, Any] = {
+    columns = {
         "path": [entry.path for entry in found.values()],
         "uri": [entry.uri for entry in found.values()],
         "label": names[labels],
@@ -215,17 +202,17 @@ def _predictions(answers: pa.Table, entries: EntryFile, class_names: Sequence[st
     return pa.table(columns, schema=PREDICTION_SCHEMA)
 
 
-def _write_unreadable(writer: Any, predictions: pa.Table) -> None:
+def _write_unreadable(writer: Writer, predictions: pa.Table) -> None:
     bad = predictions.filter(pa.compute.equal(predictions["status"], STATUS_ERROR))
     writer.writerows((row["path"], row["uri"], row["label"], row["error"], row["detail"]) for row in bad.to_pylist())
 
 
-def _summary(result: Evaluation, config: EvaluateConfig, written: Sequence[str]) -> dict[str, Any]:
+def _summary(result: Evaluation, config: EvaluateConfig, written: Sequence[str]) -> dict[str, Json]:
     failure = result.failure
+    outcome: dict[str, Json] = {"done_flag": True} if failure is None else failure_of(failure)
     metrics = result.scores.metrics if result.scores is not None else {}
     return {
-        "done_flag": failure is None,
-        **({} if failure is None else _failure(failure)),
+        **outcome,
         "metrics": {f"{result.split}.{name}": value for name, value in metrics.items()},
         "num_samples": result.num_images,
         "num_unreadable": result.num_unreadable,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal, TypedDict
 
+from imgcls_ray.datasets.list_files import LABEL_FILE, label_file
 from imgcls_ray.errors import JobFailedError, UsageError
+from imgcls_ray.json_files import encode_json
 from imgcls_ray.options import s3_options
 from imgcls_ray.storage.files import path_from_uri
 from imgcls_ray.storage.s3 import is_s3
@@ -22,14 +23,62 @@ if TYPE_CHECKING:
     from imgcls_ray.config import ExportConfig
     from imgcls_ray.export.images import ExportImages
     from imgcls_ray.export.parity import Parity, ParityInput
-    from imgcls_ray.models.folder import ModelFolder
+    from imgcls_ray.models.folder import ExportFormat, ModelFolder
 
 REPORT_NAME = "export_report.json"
-LABEL_NAME = "label.txt"
 _PACKAGES = ("imgcls-ray", "torch", "timm", "openvino", "onnx", "onnxscript", "nncf")
 
 
-def export(config: ExportConfig, console: Console) -> dict[str, Any]:
+class Accuracy(TypedDict):
+    """On labelled images, of the model and of what it was exported to; 0 to 1."""
+
+    before: float
+    after: float
+    num_images: int
+
+
+class Calibration(TypedDict):
+    """What the 8 bits were chosen on."""
+
+    split: str | None
+    num_images: int
+
+
+class SizeBytes(TypedDict):
+    """Of the network's files."""
+
+    before: int
+    after: int
+
+
+class ExportReport(TypedDict):
+    """``export_report.json``."""
+
+    done_flag: bool
+    model: str
+    format: ExportFormat
+    precision: Literal["fp32", "int8"]
+    agreement: float
+    """Share of the images that both give the same label."""
+    min_agreement: float
+    max_score_difference: float
+    max_logit_difference: float
+    images: str
+    """Where the compared images come from."""
+    split: str | None
+    num_images: int
+    num_non_finite: int
+    errors: dict[str, int]
+    """Images that could not be compared, by code."""
+    accuracy: Accuracy | None
+    calibration: Calibration | None
+    size_bytes: SizeBytes
+    fingerprint: str
+    source_fingerprint: str
+    versions: dict[str, str]
+
+
+def export(config: ExportConfig, console: Console) -> ExportReport:
     """Run ``imgcls export``; returns what ``export_report.json`` says.
 
     Raises:
@@ -58,9 +107,8 @@ def export(config: ExportConfig, console: Console) -> dict[str, Any]:
             logger.warning("no accuracy is told: %s", images.why_no_accuracy)
         _judge(parity, images, config)
         report = _report(folder, exported, parity, images, len(calibration or ()), config)
-        (partial / REPORT_NAME).write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        labels = "".join(f"{class_id} {name}\n" for class_id, name in enumerate(folder.spec.class_names))
-        (partial / LABEL_NAME).write_text(labels, encoding="utf-8")
+        (partial / REPORT_NAME).write_bytes(encode_json(report))
+        (partial / LABEL_FILE).write_bytes(label_file(folder.spec.class_names))
     return report
 
 
@@ -122,7 +170,7 @@ def _report(
     images: ExportImages,
     num_calibrated: int,
     config: ExportConfig,
-) -> dict[str, Any]:
+) -> ExportReport:
     """Everything that ``export_report.json`` says."""
     return {
         "done_flag": True,
@@ -147,7 +195,7 @@ def _report(
     }
 
 
-def _accuracy(parity: Parity) -> dict[str, Any] | None:
+def _accuracy(parity: Parity) -> Accuracy | None:
     if not parity.num_labelled:
         return None
     return {
@@ -167,7 +215,7 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def words_of_accuracy(accuracy: dict[str, Any]) -> str:
+def words_of_accuracy(accuracy: Accuracy) -> str:
     lost = 100 * (accuracy["before"] - accuracy["after"])
     change = "unchanged" if not lost else f"{abs(lost):.2f} points {'lost' if lost > 0 else 'gained'}"
     return (

@@ -14,15 +14,15 @@ Each file appears whole. An earlier report at the same place is replaced, its sa
 from __future__ import annotations
 
 import io
-import json
 import os
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from imgcls_ray.datasets.findings import FINDING_SCHEMA, Finding, FindingCode, Severity
+from imgcls_ray.json_files import encode_json
 from imgcls_ray.report.histogram import draw_histogram
 from imgcls_ray.report.page import render_page
 from imgcls_ray.report.pictures import draw_samples, draw_thumbnails
@@ -32,6 +32,7 @@ from imgcls_ray.storage.files import path_from_uri, scheme_of
 if TYPE_CHECKING:
     from imgcls_ray.datasets.check_result import CheckResult
     from imgcls_ray.images.limits import DecodeLimits
+    from imgcls_ray.json_files import Json
     from imgcls_ray.report.pictures import DrawnSample
     from imgcls_ray.storage import Directory, FetchLimits
 
@@ -76,14 +77,12 @@ def write_report(result: CheckResult, output: str, *, fetch_limits: FetchLimits,
     directory.replace(FINDINGS_NAME, _findings_parquet(result.findings))
     page = render_page(result, samples=samples, thumbnails=thumbnails, histogram=histogram)
     directory.replace(PAGE_NAME, page.encode())
-    # Names that are not UTF-8 are lone surrogates, and "\udc80" is what JSON writes for one.
-    text = json.dumps(_summary(result, output, samples), indent=2, ensure_ascii=False)
-    directory.replace(RESULT_NAME, text.encode(errors="backslashreplace") + b"\n")
+    directory.replace(RESULT_NAME, encode_json(_summary(result, output, samples)))
     _remove_old_samples(directory, {sample.name for drawn in samples.values() for sample in drawn})
 
 
-def _summary(result: CheckResult, output: str, samples: dict[str, list[DrawnSample]]) -> dict[str, Any]:
-    attributes: dict[str, Any] = {
+def _summary(result: CheckResult, output: str, samples: dict[str, list[DrawnSample]]) -> dict[str, Json]:
+    attributes: dict[str, Json] = {
         "label_file": _label_file(result, output),
         # Ids that no class has count too: a network has an output for each.
         "num_classes": len(result.class_names),
@@ -104,7 +103,7 @@ def _summary(result: CheckResult, output: str, samples: dict[str, list[DrawnSamp
     }
 
 
-def _findings_summary(result: CheckResult) -> dict[str, Any]:
+def _findings_summary(result: CheckResult) -> dict[str, Json]:
     found = [code for code in FindingCode if result.num_findings[code]]
     first = [finding for code in found for finding in [f for f in result.findings if f.code is code][:_NUM_FIRST]]
     return {

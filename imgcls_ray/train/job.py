@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from imgcls_ray.config import dump_config
 from imgcls_ray.errors import ImgclsError, JobFailedError, StoppedError, UsageError
+from imgcls_ray.json_files import write_failure
 from imgcls_ray.options import s3_options
 from imgcls_ray.storage import open_directory
 from imgcls_ray.storage.files import path_from_uri
@@ -23,7 +24,7 @@ from imgcls_ray.train.loop import STATE_NAME
 from imgcls_ray.train.network import open_start
 from imgcls_ray.train.recipe import Recipe, resolve_recipe
 from imgcls_ray.train.reporter import report_to
-from imgcls_ray.train.result import CONFIG_FILE, TrainResult, write_failure, write_result
+from imgcls_ray.train.result import CONFIG_FILE, RESULT_FILE, TrainResult, write_result
 from imgcls_ray.train.state import (
     ModelDescription,
     RunIdentity,
@@ -89,7 +90,7 @@ def train(config: TrainConfig, console: Console) -> TrainResult:
         try:
             return _run(config, entries, state, recipe, directory, console, is_new=is_new)
         except ImgclsError as error:
-            write_failure(directory, error)
+            write_failure(directory, RESULT_FILE, error)
             raise
 
 

@@ -6,18 +6,21 @@ import csv
 import io
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from imgcls_ray.datasets.list_files import LABEL_FILE, label_file
+from imgcls_ray.json_files import encode_json
 from imgcls_ray.models.folder import SPEC_FILE
 from imgcls_ray.train.reporter import CURVES_FILE, EVENTS_FOLDER, LOG_FILE
 from imgcls_ray.train.saving import BEST, LATEST
 
 if TYPE_CHECKING:
+    from imgcls_ray.json_files import Json
     from imgcls_ray.storage import Directory
     from imgcls_ray.train.entries import Entries
     from imgcls_ray.train.state import Metrics, TrainState
 
-RESULT_FILE, CONFIG_FILE, LABEL_FILE, BAD_FILE = "train_result.json", "config.yaml", "label.txt", "bad_images.csv"
+RESULT_FILE, CONFIG_FILE, BAD_FILE = "train_result.json", "config.yaml", "bad_images.csv"
 
 
 @dataclass(frozen=True)
@@ -35,14 +38,14 @@ class TrainResult:
 
 def write_result(state: TrainState, entries: Entries, directory: Directory, *, data: str) -> None:
     """Write the result of a run that is done."""
-    directory.replace(LABEL_FILE, _label_text(entries))
+    directory.replace(LABEL_FILE, label_file(entries.class_names))
     _write_bad_images(state, entries, directory)
     last = state.history[-1]
     models = {
         "last_1": _model(directory, LATEST, last.get("val.top1"), int(last["epoch"])),
         "best": _model(directory, BEST, state.best_metrics.get("val.top1"), state.best_epoch),
     }
-    result = {
+    result: dict[str, Json] = {
         "model_name": state.model.name,
         "label_dict": LABEL_FILE,
         "train_log": LOG_FILE,
@@ -62,23 +65,12 @@ def write_result(state: TrainState, entries: Entries, directory: Directory, *, d
         "bad_images": {"count": len(state.bad), "file": BAD_FILE if state.bad else None},
         "history": state.history,
     }
-    directory.replace(RESULT_FILE, json.dumps(result, indent=2, ensure_ascii=False).encode() + b"\n")
+    directory.replace(RESULT_FILE, encode_json(result))
 
 
-def write_failure(directory: Directory, error: BaseException) -> None:
-    """Write, as PaddleX does, why a run did not get done."""
-    failure = {"done_flag": False, "err_type": str(type(error)), "err_msg": str(error)}
-    directory.replace(RESULT_FILE, json.dumps(failure, indent=2, ensure_ascii=False).encode() + b"\n")
-
-
-def _model(directory: Directory, name: str, score: float | None, epoch: int) -> dict[str, Any]:
+def _model(directory: Directory, name: str, score: float | None, epoch: int) -> dict[str, Json]:
     spec = json.loads(directory.read(f"{name}/{SPEC_FILE}"))
     return {"score": score, "path": name, "epoch": epoch, "fingerprint": spec["fingerprint"]}
-
-
-def _label_text(entries: Entries) -> bytes:
-    lines = (f"{number} {name}\n" for number, name in enumerate(entries.class_names))
-    return "".join(lines).encode(errors="backslashreplace")
 
 
 def _write_bad_images(state: TrainState, entries: Entries, directory: Directory) -> None:
