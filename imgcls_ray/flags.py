@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from pydantic.fields import FieldInfo
+    from typer.models import ArgumentInfo, OptionInfo
 
-    from imgcls_ray.config import StrictModel
+    from imgcls_ray.config import Plain, StrictModel
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +45,7 @@ class Given(NamedTuple):
     """A file of keys."""
     overrides: list[str]
     """Pairs ``key=value``."""
-    flags: dict[str, Any]
+    flags: dict[str, Plain]
     """Values of options, by key."""
 
 
@@ -63,10 +64,12 @@ class _FilledWhenCalled:
 
     declared: Declared
 
-    def make_context(self, *args: Any, **extra: Any) -> Any:
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: typer.Context | None = None, **extra: Any
+    ) -> typer.Context:
         built = command_of(self.declared)
         self.params, self.callback = built.params, built.callback
-        return super().make_context(*args, **extra)  # type: ignore[misc]
+        return super().make_context(info_name, args, parent, **extra)  # type: ignore[misc, no-any-return]
 
 
 def command(
@@ -117,9 +120,13 @@ def command_of(declared: Declared, *, as_job: bool = False) -> Any:
             return
         config, overrides = given.pop("config"), [*(given.pop("set_") or ()), *(given.pop("pairs", None) or ())]
         flags = {key: value for key, value in given.items() if value not in (None, [])}
-        _check_output(flags, context.command_path, has_output="output" in kind.model_fields)
-        if argument is not None:
-            _take_argument(flags, argument, context.command_path)
+        outputs: list[str] = flags.pop("output", [])
+        _check_output(outputs, context.command_path, has_output="output" in kind.model_fields)
+        if outputs:
+            flags["output"] = outputs[0]
+        if argument is not None and (named := flags.pop(f"{argument}_", [])):
+            given_as_argument = [flags[argument]] if argument in flags else []
+            flags[argument] = _argument_of([*given_as_argument, *named], argument, context.command_path)
         for key in flags.keys() & kind.model_fields.keys():
             if _is_list(kind.model_fields[key]):
                 flags[key] = [part.strip() for part in flags[key].split(",") if part.strip()]
@@ -137,13 +144,12 @@ def command_of(declared: Declared, *, as_job: bool = False) -> Any:
     return typer.main.get_command(app)
 
 
-def _check_output(flags: dict[str, Any], command_path: str, *, has_output: bool) -> None:
-    """Take the one value of ``--output``.
+def _check_output(outputs: list[str], command_path: str, *, has_output: bool) -> None:
+    """Refuse values of ``--output``.
 
     Raises:
         UsageError: it is a pair ``key=value``, as ``-o`` took it in earlier versions; or there are two.
     """
-    outputs: list[str] = flags.pop("output", [])
     for text in outputs:
         if _PAIR.match(text):
             place = f" (a place of that name is ./{_short(text)})" if has_output else ""
@@ -152,25 +158,22 @@ def _check_output(flags: dict[str, Any], command_path: str, *, has_output: bool)
             raise UsageError(f"-o {_short(text)}: {command_path} has no --output")
     if len(outputs) > 1:
         raise UsageError(f"--output is given twice: {_short(outputs[0])} and {_short(outputs[1])}")
-    if outputs:
-        flags["output"] = outputs[0]
 
 
-def _take_argument(flags: dict[str, Any], argument: str, command_path: str) -> None:
+def _argument_of(values: list[str], argument: str, command_path: str) -> str:
     """Understand the argument where it is given as an option, and tell how it is written.
+
+    Args:
+        values: as an argument, if it is given so too, then as options.
 
     Raises:
         UsageError: it is given twice.
     """
-    named: list[str] = flags.pop(f"{argument}_", [])
-    if not named:
-        return
-    values = [*([flags[argument]] if argument in flags else []), *named]
     what = "the dataset" if argument == "data" else argument
     if len(values) > 1:
         raise UsageError(f"{what} is given twice: {_short(values[0])} and {_short(values[1])}")
-    logger.warning("give %s as the argument: %s %s", what, command_path, _short(named[0]))
-    flags[argument] = named[0]
+    logger.warning("give %s as the argument: %s %s", what, command_path, _short(values[0]))
+    return values[0]
 
 
 def _short(text: str) -> str:
@@ -213,7 +216,7 @@ def _parameters(kind: type[StrictModel], argument: str | None, *, as_job: bool) 
         yield _parameter("pairs", list[str], typer.Argument(metavar="KEY=VALUE", help="The same as --set KEY=VALUE."))
 
 
-def _parameter(name: str, annotation: Any, about: Any) -> inspect.Parameter:
+def _parameter(name: str, annotation: type, about: ArgumentInfo | OptionInfo) -> inspect.Parameter:
     kind = inspect.Parameter.KEYWORD_ONLY
     return inspect.Parameter(name, kind, default=None, annotation=Annotated[annotation | None, about])
 

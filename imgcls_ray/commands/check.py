@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Console
@@ -19,6 +19,8 @@ from imgcls_ray.workers.progress import image_progress
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
+
+    from rich.text import Text
 
     from imgcls_ray.config import Plain, Values
     from imgcls_ray.datasets.check_result import CheckResult
@@ -128,7 +130,7 @@ def _table(result: CheckResult) -> Table:
     return table
 
 
-def plain(text: str) -> Any:
+def plain(text: str) -> Text:
     """Words of a dataset for a table: no markup, and nothing that moves the cursor."""
     from rich.text import Text
 

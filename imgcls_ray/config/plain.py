@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from datetime import date
 
     from yaml import SafeLoader
+    from yaml.error import Mark
+    from yaml.events import Event
+    from yaml.nodes import MappingNode, Node
 
 Plain: TypeAlias = "bool | int | float | str | date | Sequence[Plain] | Mapping[str, Plain] | None"
 """What a file, a command line or a service's caller can say."""
@@ -113,10 +116,10 @@ def _loader() -> Callable[[str], SafeLoader]:
             self._sizes: dict[str, int] = {}
             """Values under each anchor that is complete, with those of its aliases."""
 
-        def compose_node(self, parent: Any, index: Any) -> Any:
-            event: Any = self.peek_event()  # type: ignore[no-untyped-call]
+        def compose_node(self, parent: Node | None, index: int) -> Node | None:
+            event: Event = self.peek_event()  # type: ignore[no-untyped-call]
             anchor: str | None = getattr(event, "anchor", None)
-            mark: Any = event.start_mark
+            mark: Any = event.start_mark  # the stubs have two kinds of marks, and only one of them for errors
             if isinstance(event, yaml.AliasEvent):
                 if anchor in self.anchors and anchor not in self._sizes:
                     raise ConstructorError(problem=f"*{anchor} stands within itself", problem_mark=mark)
@@ -135,13 +138,13 @@ def _loader() -> Callable[[str], SafeLoader]:
                 self._sizes[anchor] = self._num_values - before
             return node
 
-        def _count(self, num_values: int, mark: Any) -> None:
+        def _count(self, num_values: int, mark: Mark) -> None:
             self._num_values += num_values
             if self._num_values > _MAX_VALUES:
                 problem = f"holds more than {_MAX_VALUES:,} values, those that aliases repeat included"
                 raise ConstructorError(problem=problem, problem_mark=mark)
 
-        def compose_mapping_node(self, anchor: Any) -> Any:
+        def compose_mapping_node(self, anchor: Any) -> MappingNode:
             node = super().compose_mapping_node(anchor)
             # Here, before merges (<<) put in keys that those of the mapping itself are meant to replace.
             seen = set()
@@ -156,7 +159,7 @@ def _loader() -> Callable[[str], SafeLoader]:
                     seen.add(name)
             return node
 
-        def construct_object(self, node: Any, deep: bool = False) -> Any:
+        def construct_object(self, node: Node, deep: bool = False) -> Any:
             if not isinstance(node, yaml.ScalarNode):
                 return super().construct_object(node, deep)
             is_number = node.tag.endswith((":int", ":float"))

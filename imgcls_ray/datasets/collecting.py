@@ -11,7 +11,7 @@ import logging
 import posixpath
 from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -30,6 +30,8 @@ from imgcls_ray.storage import fetch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+
+    from _typeshed import SupportsRichComparisonT
 
     from imgcls_ray.config import CheckConfig
     from imgcls_ray.datasets.entry_file import EntryFile
@@ -335,7 +337,7 @@ class Collector:
         )
 
 
-def _push_bounded(heap: list[Any], item: Any, bound: int) -> None:
+def _push_bounded(heap: list[SupportsRichComparisonT], item: SupportsRichComparisonT, bound: int) -> None:
     """Add to a heap of at most ``bound`` items; the smallest one goes."""
     if len(heap) < bound:
         heapq.heappush(heap, item)

@@ -6,7 +6,7 @@ import csv
 import io
 import math
 import posixpath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeAlias
 
 from imgcls_ray.datasets.check_result import SPLITS
 from imgcls_ray.datasets.findings import Finding, FindingCode
@@ -24,9 +24,13 @@ from imgcls_ray.errors import InputError
 from imgcls_ray.storage import open_file
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from imgcls_ray.storage.s3 import S3Options
+
+
+_Row: TypeAlias = "Mapping[str | None, str | bytes | int | float | Sequence[str] | None]"
+"""What a table has in a row: of a CSV, texts, and under ``None`` those beyond its columns."""
 
 
 def read_table(dataset: str, s3: S3Options) -> DatasetSource:
@@ -48,8 +52,8 @@ def read_table(dataset: str, s3: S3Options) -> DatasetSource:
             split, uri = _split_of(row), str(row.get("uri") or "")
             if what := _fault_of_row(row):
                 report(Finding(FindingCode.BAD_LINE, name, number, split, path=uri, detail=what))
-            elif (label := ids.get(str(row["label"]))) is None:
-                what = f"{row['label']} is no class id from 0 on"
+            elif (label := ids.get(text := str(row["label"]))) is None:
+                what = f"{text} is no class id from 0 on"
                 report(Finding(FindingCode.LABEL_OUT_OF_RANGE, name, number, split, path=uri, detail=what))
             else:
                 yield Entry(split, name, number, uri, image_uri(folder or ".", uri), label)
@@ -68,14 +72,14 @@ def _classes_of_table(labels: set[str], file: str) -> tuple[dict[str, int], list
     return {label: place for place, label in enumerate(names)}, list(names), findings
 
 
-def _split_of(row: dict[str, Any]) -> str:
+def _split_of(row: _Row) -> str:
     return str(row.get("split") or "train")
 
 
-def _fault_of_row(row: dict[str, Any]) -> str | None:
+def _fault_of_row(row: _Row) -> str | None:
     """The fault of a row that is no image with a class in a split."""
     label = row["label"]
-    # The key None holds what a line of a CSV has beyond its columns: then the others are not where they seem to be.
+    # With more in a line of a CSV than it has columns, the others are not where they seem to be.
     if not isinstance(row["uri"], str) or not row["uri"] or label is None or label in ("", b"") or None in row:
         return repr(row)[:200]
     if isinstance(label, float) and math.isnan(label):  # pandas' missing number
@@ -85,7 +89,7 @@ def _fault_of_row(row: dict[str, Any]) -> str | None:
     return None
 
 
-def _table_rows(dataset: str, s3: S3Options) -> Iterator[tuple[int, dict[str, Any]]]:
+def _table_rows(dataset: str, s3: S3Options) -> Iterator[tuple[int, _Row]]:
     """Rows by their number from 1; of a CSV, by the line they end in."""
     import pyarrow as pa
     import pyarrow.parquet as pq

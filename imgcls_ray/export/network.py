@@ -12,7 +12,7 @@ import io
 import logging
 import warnings
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from imgcls_ray.errors import UsageError
 from imgcls_ray.export.quantize import quantize_onnx, quantize_openvino
@@ -110,8 +110,9 @@ def _export_torch(network: nn.Module, path: Path, size: int) -> None:
             super().__init__()
             self.network = network
 
-        def forward(self, images: torch.Tensor) -> Any:
-            return self.network(images)
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            logits: torch.Tensor = self.network(images)
+            return logits
 
     program = torch.export.export(Named().eval(), (_example(size),), dynamic_shapes=({0: torch.export.Dim("batch")},))
     # They would be kept in the file, a megabyte of zeros.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from imgcls_ray.images.preprocess import Preprocess
+
+
+Model = TypeVar("Model")
+"""OpenVINO's or ONNX'."""
 
 
 def quantize_openvino(path: Path, images: Sequence[np.ndarray], preprocess: Preprocess, *, has_attention: bool) -> None:
@@ -39,7 +43,7 @@ def quantize_onnx(path: Path, images: Sequence[np.ndarray], preprocess: Preproce
     onnx.save_model(_quantize(onnx.load(path), images, preprocess, has_attention=has_attention), path)
 
 
-def _quantize(model: Any, images: Sequence[np.ndarray], preprocess: Preprocess, *, has_attention: bool) -> Any:
+def _quantize(model: Model, images: Sequence[np.ndarray], preprocess: Preprocess, *, has_attention: bool) -> Model:
     import nncf
 
     mean, std = (255 * np.array(values, np.float32).reshape(3, 1, 1) for values in (preprocess.mean, preprocess.std))
@@ -47,7 +51,7 @@ def _quantize(model: Any, images: Sequence[np.ndarray], preprocess: Preprocess, 
     def network_input(pixels: np.ndarray) -> dict[str, np.ndarray]:
         return {INPUT_NAME: ((pixels.transpose(2, 0, 1).astype(np.float32) - mean) / std)[None]}
 
-    return nncf.quantize(
+    quantized: Model = nncf.quantize(
         model,
         nncf.Dataset(images, network_input),
         # Hard-swish and its kin have ranges that are not symmetric around zero.
@@ -55,3 +59,4 @@ def _quantize(model: Any, images: Sequence[np.ndarray], preprocess: Preprocess, 
         subset_size=len(images),
         model_type=nncf.ModelType.TRANSFORMER if has_attention else None,
     )
+    return quantized

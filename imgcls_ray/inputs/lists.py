@@ -12,7 +12,7 @@ import re
 import zlib
 from datetime import datetime
 from pathlib import PurePosixPath
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Required, TypedDict
 from urllib.parse import unquote_plus
 
 import pyarrow as pa
@@ -54,6 +54,27 @@ _INVENTORY_COLUMNS = {
 _NOT_UTF8 = re.compile("[\udc80-\udcff]")
 
 
+class _ListRow(TypedDict, total=False):
+    """A row of a list; what a CSV gives is text."""
+
+    uri: Required[str]
+    size: int | str | None
+    etag: str | None
+    mtime: datetime | str | None
+
+
+class _InventoryRow(TypedDict, total=False):
+    """A row of an inventory; what a CSV gives of sizes is text."""
+
+    bucket: str | None
+    key: str | None
+    size: int | str | None
+    e_tag: str | None
+    last_modified_date: datetime | None
+    is_latest: bool | None
+    is_delete_marker: bool | None
+
+
 def is_list(source: str) -> bool:
     """Whether the name is that of a list of inputs, not of a single input."""
     return source.lower().endswith(_LIST_SUFFIXES) or is_inventory(source)
@@ -92,20 +113,22 @@ def read_list(source: str, s3: S3Options) -> Iterator[FileInfo]:
         raise InputError(f"{path}: is not a readable {kind} list: {error}") from error
 
 
-def _text_rows(_path: str, file: IO[bytes]) -> Iterator[dict[str, Any]]:
+def _text_rows(_path: str, file: IO[bytes]) -> Iterator[_ListRow]:
     # surrogateescape: a list made by a tool that knows no encodings may hold any file name.
     for line in io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="\n"):
         if (uri := line.rstrip("\r\n")).strip():
             yield {"uri": uri}
 
 
-def _csv_rows(path: str, file: IO[bytes]) -> Iterator[dict[str, Any]]:
+def _csv_rows(path: str, file: IO[bytes]) -> Iterator[_ListRow]:
     reader = csv.DictReader(io.TextIOWrapper(file, encoding="utf-8-sig", newline=""))
     _need_uri_column(path, reader.fieldnames or [])
-    yield from (row for row in reader if row["uri"])
+    for row in reader:
+        if row["uri"]:
+            yield _ListRow(uri=row["uri"], size=row.get("size"), etag=row.get("etag"))
 
 
-def _parquet_rows(path: str, file: IO[bytes]) -> Iterator[dict[str, Any]]:
+def _parquet_rows(path: str, file: IO[bytes]) -> Iterator[_ListRow]:
     with pq.ParquetFile(file) as parquet:
         schema = parquet.schema_arrow
         _need_uri_column(path, schema.names)
@@ -124,14 +147,14 @@ def _need_uri_column(path: str, names: Iterable[str]) -> None:
         raise InputError(f"{path}: needs a column 'uri', has {', '.join(names) or 'none'}")
 
 
-def _listed_file(row: dict[str, Any], folder: str) -> FileInfo:
+def _listed_file(row: _ListRow, folder: str) -> FileInfo:
     """A list's entry; relative paths count from the list's own folder."""
     uri = str(row["uri"])
     if not scheme_of(uri) and is_s3(folder) and not uri.startswith("/"):
         uri = f"{folder}/{uri}"
     if scheme_of(uri) in ("", "file") and not host_of_file(uri):
         return stat_file(absolute_path(os.path.join(folder, path_from_uri(uri))))
-    size, etag, mtime = (row.get(name) for name in ("size", "etag", "mtime"))
+    size, etag, mtime = row.get("size"), row.get("etag"), row.get("mtime")
     return FileInfo(
         _NOT_UTF8.sub(lambda byte: f"%{ord(byte[0]) - 0xDC00:02X}", uri),
         int(size) if size else None,
@@ -163,28 +186,32 @@ def _read_inventory(path: str, s3: S3Options) -> Iterator[FileInfo]:
                     yield info
 
 
-def _inventory_csv(file: IO[bytes], names: list[str]) -> Iterator[dict[str, Any]]:
+def _inventory_csv(file: IO[bytes], names: list[str]) -> Iterator[_InventoryRow]:
     columns = [_INVENTORY_COLUMNS.get(name.replace("_", "").lower(), name) for name in names]
     with contextlib.closing(gzip.GzipFile(fileobj=file)) as unpacked:
         for values in csv.reader(io.TextIOWrapper(unpacked, encoding="utf-8", newline="")):
-            row: dict[str, Any] = dict(zip(columns, values, strict=True))
-            # Keys are percent-encoded in this format only.
-            row["key"] = unquote_plus(row["key"]) if "key" in row else None
-            row["is_latest"] = row.get("is_latest", "true").lower() == "true"
-            row["is_delete_marker"] = row.get("is_delete_marker", "false").lower() == "true"
-            if moment := row.pop("last_modified_date", ""):
-                row["last_modified_date"] = datetime.fromisoformat(moment)
-            yield row
+            row = dict(zip(columns, values, strict=True))
+            moment = row.get("last_modified_date")
+            yield _InventoryRow(
+                bucket=row.get("bucket"),
+                # Keys are percent-encoded in this format only.
+                key=unquote_plus(row["key"]) if "key" in row else None,
+                size=row.get("size"),
+                e_tag=row.get("e_tag"),
+                last_modified_date=datetime.fromisoformat(moment) if moment else None,
+                is_latest=row.get("is_latest", "true").lower() == "true",
+                is_delete_marker=row.get("is_delete_marker", "false").lower() == "true",
+            )
 
 
-def _inventory_parquet(file: IO[bytes], _names: list[str]) -> Iterator[dict[str, Any]]:
+def _inventory_parquet(file: IO[bytes], _names: list[str]) -> Iterator[_InventoryRow]:
     with pq.ParquetFile(file) as parquet:
         columns = [name for name in _INVENTORY_COLUMNS.values() if name in parquet.schema_arrow.names]
         for batch in batches_of(parquet, batch_size=_ROWS_PER_BATCH, columns=columns):
             yield from batch.to_pylist()
 
 
-def _inventory_orc(file: IO[bytes], _names: list[str]) -> Iterator[dict[str, Any]]:
+def _inventory_orc(file: IO[bytes], _names: list[str]) -> Iterator[_InventoryRow]:
     from pyarrow import orc
 
     table = orc.ORCFile(file)
@@ -193,7 +220,7 @@ def _inventory_orc(file: IO[bytes], _names: list[str]) -> Iterator[dict[str, Any
         yield from table.read_stripe(stripe, columns=columns).to_pylist()
 
 
-def _inventory_file(row: dict[str, Any]) -> FileInfo | None:
+def _inventory_file(row: _InventoryRow) -> FileInfo | None:
     if lacking := [name for name in ("bucket", "key") if not row.get(name)]:
         raise ValueError(f"its reports have no {' and no '.join(lacking)}")
     uri = f"s3://{row['bucket']}/{row['key']}"
@@ -202,7 +229,7 @@ def _inventory_file(row: dict[str, Any]) -> FileInfo | None:
     size, etag, mtime = row.get("size"), row.get("e_tag"), row.get("last_modified_date")
     return FileInfo(
         uri,
-        int(size) if size not in (None, "") else None,
+        int(size) if size is not None and size != "" else None,
         opaque_etag(str(etag)) if etag else None,
         mtime if isinstance(mtime, datetime) else None,
     )

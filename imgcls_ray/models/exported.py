@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from imgcls_ray.errors import ModelFolderError
 from imgcls_ray.models.cache import cache_dir
@@ -21,6 +21,7 @@ from imgcls_ray.models.onnx_file import refuse_external_data
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import openvino as ov
     from torch import nn
 
     from imgcls_ray.models.folder import ModelFolder
@@ -31,7 +32,7 @@ TRUSTED_PT2 = "IMGCLS_TRUSTED_PT2"
 """Environment variable: sha256 of the ``model.pt2`` files that may be read, with commas between."""
 
 
-def read_openvino_model(folder: ModelFolder, core: Any) -> Any:
+def read_openvino_model(folder: ModelFolder, core: ov.Core) -> ov.Model:
     """Read an exported network for OpenVINO and put normalisation before it.
 
     Args:
@@ -39,7 +40,7 @@ def read_openvino_model(folder: ModelFolder, core: Any) -> Any:
         core: OpenVINO's.
 
     Returns:
-        An ``openvino.Model``: uint8 (B, H, W, 3) in, logits out.
+        uint8 (B, H, W, 3) in, logits out.
 
     Raises:
         ModelFolderError: it cannot be read, or is no network of these images and classes.
@@ -56,7 +57,7 @@ def read_openvino_model(folder: ModelFolder, core: Any) -> Any:
     return _from_uint8(folder, model)
 
 
-def _check_ports(folder: ModelFolder, model: Any, path: Path) -> None:
+def _check_ports(folder: ModelFolder, model: ov.Model, path: Path) -> None:
     size = folder.spec.preprocess.crop_size
     expected = [[f"[?,3,{size},{size}]"], [f"[?,{folder.spec.num_classes}]"]]
     found = [[str(port.get_partial_shape()) for port in ports] for ports in (model.inputs, model.outputs)]
@@ -68,7 +69,7 @@ def _check_ports(folder: ModelFolder, model: Any, path: Path) -> None:
         )
 
 
-def _from_uint8(folder: ModelFolder, model: Any) -> Any:
+def _from_uint8(folder: ModelFolder, model: ov.Model) -> ov.Model:
     import openvino as ov
     from openvino.preprocess import PrePostProcessor
 

@@ -33,6 +33,7 @@ from imgcls_ray.storage import DEFAULT_S3, open_directory
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    import torch
     from torch import nn
 
     from imgcls_ray.storage.s3 import S3Options
@@ -428,7 +429,7 @@ def _stored_weights(path: Path) -> dict[str, _Stored]:
         return {name: _Stored(tuple(part.get_shape()), part.get_dtype()) for name, part in slices.items()}
 
 
-def _check_weights_fit(folder: ModelFolder, network: nn.Module, weights: Mapping[str, Any]) -> None:
+def _check_weights_fit(folder: ModelFolder, network: nn.Module, weights: Mapping[str, torch.Tensor | _Stored]) -> None:
     """Compare names, shapes and kinds; values are not looked at."""
     expected = network.state_dict()
     if missing := sorted(set(expected) - set(weights)):
@@ -445,7 +446,7 @@ def _check_weights_fit(folder: ModelFolder, network: nn.Module, weights: Mapping
             raise ModelFolderError(f"{folder.path}: {key} holds {tensor.dtype}, the network has {expected[key].dtype}")
 
 
-def _check_values(folder: ModelFolder, weights: Mapping[str, Any]) -> None:
+def _check_values(folder: ModelFolder, weights: Mapping[str, torch.Tensor]) -> None:
     for key, tensor in weights.items():
         if tensor.is_floating_point() and not tensor.float().isfinite().all():
             raise ModelFolderError(f"{folder.path}: {key} holds values that are not finite numbers")

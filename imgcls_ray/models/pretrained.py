@@ -7,7 +7,7 @@ import os
 import re
 import socket
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from imgcls_ray.errors import UnknownModelError, WeightsError
@@ -17,6 +17,9 @@ from imgcls_ray.models.timm_models import preprocess_of
 from imgcls_ray.models.weights import LoadedNetwork, tell_of_new_head
 
 if TYPE_CHECKING:
+    from timm.data import ImageNetInfo
+    from timm.models import PretrainedCfg
+
     from imgcls_ray.models.zoo import ZooModel
 
 logger = logging.getLogger("imgcls_ray")
@@ -42,7 +45,7 @@ def pretrained_network(model: ZooModel, *, num_classes: int | None = None) -> Lo
 
     if model.timm_weights is None:
         raise WeightsError(f"{model.name}: timm has no weights of this network; {_WAYS_OUT}")
-    config: Any = timm.models.get_pretrained_cfg(model.timm_weights)
+    config = timm.models.get_pretrained_cfg(model.timm_weights)
     if not config.num_classes and num_classes is None:
         raise WeightsError(f"{model.name}: timm's weights have no head; give --num-classes, and train it")
     # The hub's client tells of each of its attempts; the outcome is told below.
@@ -52,7 +55,7 @@ def pretrained_network(model: ZooModel, *, num_classes: int | None = None) -> Lo
     if file is None:
         _check_hub_is_reachable(model)
     try:
-        loaded: Any = timm.create_model(
+        loaded = timm.create_model(
             model.timm_weights,
             pretrained=True,
             pretrained_cfg_overlay={"file": str(file)} if file else None,
@@ -88,7 +91,7 @@ def imagenet_class_names() -> tuple[str, ...]:
     return distinct_names(ImageNetInfo("imagenet-1k"))
 
 
-def distinct_names(info: Any) -> tuple[str, ...]:
+def distinct_names(info: ImageNetInfo) -> tuple[str, ...]:
     """The names of an ImageNet of timm's; where two classes share one, with their WordNet ids.
 
     "crane" is a bird and a machine, "maillot" two garments.
@@ -100,7 +103,7 @@ def distinct_names(info: Any) -> tuple[str, ...]:
     return tuple(f"{name} ({info.index_to_label_name(i)})" if seen[name] > 1 else name for i, name in enumerate(names))
 
 
-def _cached_file(config: Any) -> Path | None:
+def _cached_file(config: PretrainedCfg) -> Path | None:
     """Weights that were downloaded before: asking the hub for news of them would need a network."""
     from huggingface_hub import try_to_load_from_cache
 

@@ -8,7 +8,7 @@ import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NotRequired, TypedDict
 
 from imgcls_ray.errors import ImageError
 
@@ -19,6 +19,23 @@ if TYPE_CHECKING:
     from PIL import Image
 
 _UNSAFE = re.compile(r"[^\w.\- ]+")
+
+
+class ErrorDict(TypedDict):
+    """Why there is no prediction."""
+
+    code: str
+    message: str
+
+
+class ResultDict(TypedDict):
+    """A result as JSON holds it; keys as in PaddleX's prediction files."""
+
+    input_path: str
+    class_ids: list[int]
+    scores: list[float]
+    label_names: list[str]
+    error: NotRequired[ErrorDict]
 
 
 @dataclass(frozen=True)
@@ -48,9 +65,9 @@ class Result:
     def score(self) -> float | None:
         return self.scores[0] if self.scores else None
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> ResultDict:
         """The result as JSON holds it; keys as in PaddleX's prediction files."""
-        content: dict[str, Any] = {
+        content: ResultDict = {
             "input_path": self.input,
             "class_ids": list(self.class_ids),
             "scores": [round(score, 5) for score in self.scores],

@@ -39,7 +39,7 @@ def find_timm_model(name: str) -> ZooModel:
     if timm_name.endswith(".") or (tag and timm_name not in tagged):
         known = f"timm has {', '.join(PREFIX + match for match in tagged)}" if tagged else "timm has none of it"
         raise UnknownModelError(f"{name}: timm has no weights of that name; {known}")
-    config: Any = get_pretrained_cfg(timm_name)
+    config = get_pretrained_cfg(timm_name)
     if config is None:
         raise UnknownModelError(f"{name}: timm does not say how its images are prepared, so it cannot be used")
     has_weights = bool(tag) or any(config.tag == match.partition(".")[2] for match in tagged)

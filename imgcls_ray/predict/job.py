@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from imgcls_ray.models.folder import ModelFolder
     from imgcls_ray.predict.units import UnitCounts
     from imgcls_ray.storage.s3 import S3Options
+    from imgcls_ray.store.label_store import RunRecord
     from imgcls_ray.store.schema import Unit
 
 # Pixels of a unit cross Ray's object store as one block on the way to a GPU.
@@ -287,7 +288,7 @@ class _Job:
             largest = min(largest, _MAX_BLOCK_BYTES // (3 * self._folder.spec.preprocess.crop_size**2))
         return largest
 
-    def describe_run(self, report: RunReport) -> dict[str, Any]:
+    def describe_run(self, report: RunReport) -> RunRecord:
         """The record of a finished run."""
         packages = ("imgcls-ray", "ray", "torch", "torchvision", "timm", "openvino", "pillow", "pyarrow")
         source = report.plan.get("input", self._config.input)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING
 
 from imgcls_ray.errors import ImageErrorCode, InputError, JobFailedError
 from imgcls_ray.inputs.listing import ListingCounts
 from imgcls_ray.models.classifier import StageSeconds
 from imgcls_ray.store.plan import PlanCounts
 from imgcls_ray.store.schema import STATUS_OK
+
+if TYPE_CHECKING:
+    from imgcls_ray.store.label_store import PlanRecord
 
 
 @dataclass
@@ -21,7 +24,7 @@ class RunReport:
     num_images: int
     num_done_before: int
     """Images that an earlier command had labelled in the same run."""
-    plan: dict[str, Any] = field(default_factory=dict)
+    plan: PlanRecord
     """The record of the run's plan."""
     num_labelled: int = 0
     """Images that this command labelled."""

@@ -7,7 +7,7 @@ up late repeat each other's work at most. No input of theirs is lost, and none g
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from imgcls_ray.predict.report import RunReport
 from imgcls_ray.store.schema import STATUS_OK
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from imgcls_ray.predict.report import PredictReport
-    from imgcls_ray.store.label_store import LabelStore
+    from imgcls_ray.store.label_store import LabelStore, RunRecord
     from imgcls_ray.store.plan import Spool
     from imgcls_ray.store.schema import Unit
 
@@ -35,7 +35,7 @@ class Job(Protocol):
     def label_units(self, units: list[Unit], report: RunReport) -> set[int]:
         """Label the units, tell the report, and return the numbers of those that another worker had labelled."""
 
-    def describe_run(self, report: RunReport) -> dict[str, Any]:
+    def describe_run(self, report: RunReport) -> RunRecord:
         """The record of a finished run."""
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -42,15 +42,29 @@ def _draw_diagram(axes: Axes, reliability: Reliability) -> None:
     counts = reliability.counts[filled]
     accuracy, confidence = reliability.num_correct[filled] / counts, reliability.confidence[filled] / counts
     places, width = _places(len(filled))[filled], 1 / len(filled)
-    edges: dict[str, Any] = {"edgecolor": "white", "linewidth": 0.6}
     axes.bar(
-        places, np.minimum(accuracy, confidence), width, color=_RIGHT, label="right as often as it is sure", **edges
+        places,
+        np.minimum(accuracy, confidence),
+        width,
+        color=_RIGHT,
+        label="right as often as it is sure",
+        edgecolor="white",
+        linewidth=0.6,
     )
     for gap, bottom, colour, words in (
         (confidence - accuracy, accuracy, _TOO_SURE, "too sure by"),
         (accuracy - confidence, confidence, _UNSURE, "not sure enough by"),
     ):
-        axes.bar(places, np.maximum(gap, 0), width, bottom=bottom, color=colour, label=words, **edges)
+        axes.bar(
+            places,
+            np.maximum(gap, 0),
+            width,
+            bottom=bottom,
+            color=colour,
+            label=words,
+            edgecolor="white",
+            linewidth=0.6,
+        )
     axes.plot([0, 1], [0, 1], "--", color="#444444", linewidth=1, label="perfectly calibrated")
     axes.set(xlim=(0, 1), ylim=(0, 1.02))
     axes.set_axisbelow(True)

@@ -22,7 +22,7 @@ import httpcore
 from imgcls_ray.errors import ImageError, ImageErrorCode
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 # Behind any other port of a public host is a mail server, a database, a shell: nobody's pictures.
 _WEB_PORTS = frozenset({80, 443, 8080, 8443})
@@ -64,12 +64,18 @@ class _CheckedBackend(httpcore.SyncBackend):
         self._allow_private = allow_private
 
     def connect_tcp(
-        self, host: str, port: int, timeout: float | None = None, *args: Any, **kwargs: Any
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.NetworkStream:
         failure: Exception = httpcore.ConnectError(f"{host}: no address")
         for address in checked_addresses(host, port, allow_private=self._allow_private):
             try:
-                return _BoundedStream(super().connect_tcp(address, port, _seconds_left(), *args, **kwargs))
+                stream = super().connect_tcp(address, port, _seconds_left(), local_address, socket_options)
+                return _BoundedStream(stream)
             except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
                 failure = error
         raise failure
@@ -120,7 +126,7 @@ def checked_addresses(host: str, port: int, *, allow_private: bool) -> list[str]
         found = _resolve(host, port)
     except (OSError, UnicodeError) as error:
         raise ImageError(ImageErrorCode.FETCH_FAILED, f"{host}: the name does not resolve") from error
-    addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
+    addresses = list(dict.fromkeys(found))
     if not allow_private and not all(_is_public(address) for address in addresses):
         raise ImageError(ImageErrorCode.ACCESS_DENIED, f"{host} is on a private network")
     if not allow_private and port not in _WEB_PORTS:
@@ -128,20 +134,21 @@ def checked_addresses(host: str, port: int, *, allow_private: bool) -> list[str]
     return addresses
 
 
-def _resolve(host: str, port: int) -> list[Any]:
-    """``getaddrinfo`` by the deadline of the request, which it knows nothing of: it waits for a resolver that does not
-    answer for half a minute and more.
+def _resolve(host: str, port: int) -> list[str]:
+    """The addresses that ``getaddrinfo`` finds, by the deadline of the request, which it knows nothing of: it waits for
+    a resolver that does not answer for half a minute and more.
 
     It cannot be ended either, so it has a thread of its own, of which there is a bounded number.
     """
     room = _resolving
     if not room.acquire(timeout=_seconds_left()):
         raise httpcore.ConnectTimeout("too many names wait to be resolved")
-    answers: queue.SimpleQueue[list[Any] | BaseException] = queue.SimpleQueue()
+    answers: queue.SimpleQueue[list[str] | BaseException] = queue.SimpleQueue()
 
     def resolve() -> None:
         try:
-            answers.put(list(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)))
+            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            answers.put([str(entry[4][0]) for entry in found])
         except BaseException as error:
             answers.put(error)
         finally:

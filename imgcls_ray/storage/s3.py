@@ -15,7 +15,7 @@ import random
 import time
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 from urllib.parse import urlsplit
 
 from imgcls_ray.errors import ConfigError, ImageError, ImageErrorCode, InputError, StorageError
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from s3fs import S3FileSystem
+
+    from imgcls_ray.storage.s3_answers import AsyncClient, Head, ObjectAnswer, ObjectBody, Parameter
 
 T = TypeVar("T")
 
@@ -105,15 +107,21 @@ class S3Client:
         """Name of the server for messages."""
         return self._options.endpoint_url or "S3"
 
-    def request(self, operation: str, *, deadline_s: float = STORE_DEADLINE_S, **parameters: Any) -> dict[str, Any]:
-        """One request whose answer has no body, e.g. ``head_object``.
+    def request(
+        self,
+        operation: Literal["head_object", "put_object", "delete_object"],
+        *,
+        deadline_s: float = STORE_DEADLINE_S,
+        **parameters: Parameter,
+    ) -> Head:
+        """One request about an object whose answer has no body.
 
         Raises:
             S3Error: it failed for good.
         """
 
-        async def attempt(client: Any, _number: int) -> dict[str, Any]:
-            answer: dict[str, Any] = await getattr(client, operation)(**parameters)
+        async def attempt(client: AsyncClient, _number: int) -> Head:
+            answer: Head = await getattr(client, operation)(**parameters)
             return answer
 
         return self.retried(attempt, deadline_s)
@@ -126,9 +134,9 @@ class S3Client:
         deadline_s: float,
         max_bytes: int | None = None,
         etag: str | None = None,
-        **parameters: Any,
-    ) -> tuple[bytes, dict[str, Any]]:
-        """Read an object, or the ``Range`` of it, whole; returns its bytes and the answer's head.
+        byte_range: str | None = None,
+    ) -> tuple[bytes, Head]:
+        """Read an object, or a range of it, whole; returns its bytes and the answer's head.
 
         Args:
             bucket: where it is.
@@ -136,7 +144,7 @@ class S3Client:
             deadline_s: for all attempts together.
             max_bytes: the limit on its size.
             etag: the version that it must be, as ``opaque_etag`` gives it.
-            **parameters: more of the request.
+            byte_range: as HTTP writes it, e.g. ``bytes=0-99``.
 
         Raises:
             S3Error: it failed for good, or is another version.
@@ -144,9 +152,10 @@ class S3Client:
         """
         deadline = time.monotonic() + deadline_s
         condition = {"IfMatch": f'"{etag}"'} if etag and not self._has_weak_etags else {}
+        part = {"Range": byte_range} if byte_range else {}
 
-        async def attempt(client: Any, _number: int) -> tuple[bytes, dict[str, Any]]:
-            answer = await client.get_object(Bucket=bucket, Key=key, **condition, **parameters)
+        async def attempt(client: AsyncClient, _number: int) -> tuple[bytes, Head]:
+            answer = await client.get_object(Bucket=bucket, Key=key, **condition, **part)
             try:
                 check_version(answer.get("ETag"), etag)
             except S3Error:
@@ -161,7 +170,7 @@ class S3Client:
             if not condition or error.failure is not Failure.CONFLICT or not self._is_weak(bucket, key, etag, left):
                 raise
         left = deadline - time.monotonic()
-        return self.get(bucket, key, deadline_s=left, max_bytes=max_bytes, etag=etag, **parameters)
+        return self.get(bucket, key, deadline_s=left, max_bytes=max_bytes, etag=etag, byte_range=byte_range)
 
     def _is_weak(self, bucket: str, key: str, etag: str | None, deadline_s: float) -> bool:
         """Whether an existing version was refused because a weak ETag never matches ``If-Match`` (RFC 9110, 13.1.1)."""
@@ -181,13 +190,13 @@ class S3Client:
             S3Error: it failed for good.
         """
 
-        async def attempt(_client: Any, _number: int) -> None:
+        async def attempt(_client: AsyncClient, _number: int) -> None:
             # The name goes through s3fs's own idea of paths, which keeps what a label store's names are made of.
             await self._filesystem._put_file(path, f"{bucket}/{key}", chunksize=_UPLOAD_PART_BYTES)
 
         self.retried(attempt, max(STORE_DEADLINE_S, os.path.getsize(path) / _SLOWEST_UPLOAD_BYTES_PER_S))
 
-    def retried(self, attempt: Callable[[Any, int], Awaitable[T]], deadline_s: float) -> T:
+    def retried(self, attempt: Callable[[AsyncClient, int], Awaitable[T]], deadline_s: float) -> T:
         """Make a request until it succeeds, fails for good, or its time is over.
 
         Args:
@@ -202,7 +211,7 @@ class S3Client:
         result: T = sync(self._filesystem.loop, self._retried, attempt, deadline_s)
         return result
 
-    async def _retried(self, attempt: Callable[[Any, int], Awaitable[T]], deadline_s: float) -> T:
+    async def _retried(self, attempt: Callable[[AsyncClient, int], Awaitable[T]], deadline_s: float) -> T:
         clock = asyncio.get_running_loop().time
         deadline = clock() + deadline_s
         known: tuple[Failure, str] | None = None
@@ -277,7 +286,7 @@ class S3Client:
     def _locate(self, bucket: str) -> Endpoint | None:
         """Endpoint of the bucket; ``None`` if it cannot be found (the careful client will report the reason)."""
 
-        async def attempt(client: Any, _number: int) -> Endpoint:
+        async def attempt(client: AsyncClient, _number: int) -> Endpoint:
             url, region = str(client.meta.endpoint_url), client.meta.region_name or "us-east-1"
             if not (urlsplit(url).hostname or "").endswith((".amazonaws.com", ".amazonaws.com.cn")):
                 return Endpoint(url, region)
@@ -367,13 +376,13 @@ def _parse_time(text: str) -> datetime:
         return parsed
 
 
-async def _read_body(answer: dict[str, Any], max_bytes: int | None) -> bytes:
+async def _read_body(answer: ObjectAnswer, max_bytes: int | None) -> bytes:
     body, length = answer["Body"], answer.get("ContentLength")
     try:
         if max_bytes is not None and length is not None and length > max_bytes:
             raise ImageError(ImageErrorCode.TOO_MANY_BYTES, f"{length:,} bytes, the limit is {max_bytes:,}")
         if length is not None:
-            data: bytes = await body.read()
+            data = await body.read()
         else:
             data = await _read_bounded(body, max_bytes)
     finally:
@@ -383,7 +392,7 @@ async def _read_body(answer: dict[str, Any], max_bytes: int | None) -> bytes:
     return data
 
 
-async def _read_bounded(body: Any, max_bytes: int | None) -> bytes:
+async def _read_bounded(body: ObjectBody, max_bytes: int | None) -> bytes:
     chunks, size = [], 0
     while chunk := await body.read(_CHUNK_BYTES):
         chunks.append(chunk)

@@ -6,9 +6,10 @@ import io
 import threading
 import uuid
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from imgcls_ray.errors import StorageError, StoreError
+from imgcls_ray.storage.files import opaque_etag
 from imgcls_ray.storage.s3 import STORE_DEADLINE_S, s3_client, split_uri
 from imgcls_ray.storage.s3_failures import Failure, S3Error
 from imgcls_ray.storage.s3_listing import list_level
@@ -17,7 +18,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import BinaryIO
 
+    from _typeshed import WriteableBuffer
+
     from imgcls_ray.storage.s3 import S3Options
+    from imgcls_ray.storage.s3_answers import AsyncClient, Head
 
 # Most parts are smaller and come whole with the one request for their end, where Parquet keeps its table of contents.
 _TAIL_BYTES = 2**20
@@ -69,17 +73,19 @@ class S3Directory:
 
     def read_range(self, name: str, start: int, stop: int, etag: str) -> bytes:
         """Bytes ``start`` to before ``stop`` of the version that was opened."""
-        return self._get(name, Range=f"bytes={start}-{stop - 1}", IfMatch=etag)[0]
+        return self._get(name, byte_range=f"bytes={start}-{stop - 1}", etag=opaque_etag(etag))[0]
 
     def create(self, name: str, data: bytes) -> bool:
+        from botocore.exceptions import ClientError
+
         key, writer = self._prefix + name, uuid.uuid4().hex
 
-        async def attempt(client: Any, _number: int) -> bool:
+        async def attempt(client: AsyncClient, _number: int) -> bool:
             try:
                 await client.put_object(
                     Bucket=self._bucket, Key=key, Body=data, IfNoneMatch="*", Metadata={_WRITER: writer}
                 )
-            except client.exceptions.ClientError as error:
+            except ClientError as error:
                 if error.response["ResponseMetadata"]["HTTPStatusCode"] != 412:
                     raise
                 # An earlier attempt may have got through with its answer lost, also one that this place knows nothing
@@ -110,28 +116,31 @@ class S3Directory:
         except S3Error as error:
             raise self._write_error(name, error) from error
 
-    async def _writer(self, client: Any, key: str) -> str | None:
+    async def _writer(self, client: AsyncClient, key: str) -> str | None:
+        from botocore.exceptions import ClientError
+
         try:
             head = await client.head_object(Bucket=self._bucket, Key=key)
-        except client.exceptions.ClientError as error:
+        except ClientError as error:
             if error.response["ResponseMetadata"]["HTTPStatusCode"] != 404:
                 raise
             # Removed since: it was there when it was in the way.
             return None
-        writer: str | None = head["Metadata"].get(_WRITER)
-        return writer
+        return head["Metadata"].get(_WRITER)
 
     def _read_tail(self, name: str) -> _Tail:
         try:
-            data, answer = self._get(name, Range=f"bytes=-{_TAIL_BYTES}")
+            data, answer = self._get(name, byte_range=f"bytes=-{_TAIL_BYTES}")
         except _EmptyError:
             return _Tail(b"", 0, "")
         size = int(answer.get("ContentRange", f"/{len(data)}").rpartition("/")[2])
         return _Tail(data, size, answer["ETag"])
 
-    def _get(self, name: str, **parameters: Any) -> tuple[bytes, dict[str, Any]]:
+    def _get(self, name: str, *, byte_range: str | None = None, etag: str | None = None) -> tuple[bytes, Head]:
         try:
-            return self._client.get(self._bucket, self._prefix + name, deadline_s=STORE_DEADLINE_S, **parameters)
+            return self._client.get(
+                self._bucket, self._prefix + name, deadline_s=STORE_DEADLINE_S, etag=etag, byte_range=byte_range
+            )
         except S3Error as error:
             if error.failure is Failure.MISSING:
                 raise FileNotFoundError(f"{self.uri}/{name}: there is no such object") from error
@@ -207,9 +216,10 @@ class _ObjectFile(io.RawIOBase):
         self._position = base + offset
         return self._position
 
-    def readinto(self, buffer: Any) -> int:
-        data = self.read(len(buffer))
-        buffer[: len(data)] = data
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        view = memoryview(buffer).cast("B")
+        data = self.read(len(view))
+        view[: len(data)] = data
         return len(data)
 
     def read(self, size: int = -1) -> bytes:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from enum import Enum, auto
-from typing import Any
+from typing import TYPE_CHECKING
 
 from imgcls_ray.storage.files import opaque_etag
+
+if TYPE_CHECKING:
+    from botocore.exceptions import ClientError
 
 _ETAG_CHARS = 80
 
@@ -128,7 +131,7 @@ def explain(error: Exception) -> tuple[Failure | None, str]:
     return None, words
 
 
-def _explain_answer(error: Any) -> tuple[Failure, str]:
+def _explain_answer(error: ClientError) -> tuple[Failure, str]:
     code = str(error.response.get("Error", {}).get("Code", ""))
     message = str(error.response.get("Error", {}).get("Message") or "")
     status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 import threading
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from imgcls_ray.errors import ImageError, ImageErrorCode
 from imgcls_ray.storage.s3_failures import S3Error, check_version
@@ -19,7 +19,7 @@ from imgcls_ray.storage.s3_failures import S3Error, check_version
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from obstore.store import S3Store
+    from obstore.store import S3Config, S3Credential, S3Store
 
 # One that takes longer is better asked for where every step has its own bound.
 _TIMEOUT_S = 15.0
@@ -122,16 +122,15 @@ class FastReader:
     def _open(self, bucket: str, endpoint: Endpoint, timeout_s: float) -> S3Store | None:
         from obstore.store import S3Store
 
-        options: dict[str, Any] = {}
+        config: S3Config = {"region": endpoint.region}
         if endpoint.url is not None:
-            options = {"endpoint": endpoint.url, "virtual_hosted_style_request": False}
+            config["endpoint"] = endpoint.url
+            config["virtual_hosted_style_request"] = False
         if self._credentials is None:
-            options["skip_signature"] = True
-        else:
-            options["credential_provider"] = self._signing_keys
+            config["skip_signature"] = True
         return S3Store(
             bucket,
-            region=endpoint.region,
+            config=config,
             client_options={
                 "allow_http": True,
                 "timeout": timedelta(seconds=min(_TIMEOUT_S, timeout_s / 2)),
@@ -139,10 +138,10 @@ class FastReader:
                 "pool_idle_timeout": timedelta(seconds=_IDLE_TIMEOUT_S),
             },
             retry_config={"max_retries": 0},
-            **options,
+            credential_provider=self._signing_keys if self._credentials is not None else None,
         )
 
-    def _signing_keys(self) -> dict[str, Any]:
+    def _signing_keys(self) -> S3Credential:
         assert self._credentials is not None
         keys = self._credentials()
         if keys is None:

@@ -205,7 +205,7 @@ def copy_object(uri: str, options: S3Options) -> IO[bytes]:
                 key,
                 deadline_s=STORE_DEADLINE_S,
                 etag=info.etag,
-                Range=f"bytes={start}-{min(start + _COPY_BYTES, info.size) - 1}",
+                byte_range=f"bytes={start}-{min(start + _COPY_BYTES, info.size) - 1}",
             )
             file.write(data)
     except S3Error as error:
@@ -235,7 +235,7 @@ def _why_not_found(client: S3Client, uri: str, bucket: str, key: str) -> ImgclsE
     # The answer to HEAD has no words; a GET is told whether it is the name, the rights or the credentials.
     if key and not key.endswith("/"):
         try:
-            client.get(bucket, key, deadline_s=STORE_DEADLINE_S, Range="bytes=0-0")
+            client.get(bucket, key, deadline_s=STORE_DEADLINE_S, byte_range="bytes=0-0")
         except S3Error as error:
             if error.failure is not Failure.MISSING:
                 return _input_error(client, uri, bucket, error)

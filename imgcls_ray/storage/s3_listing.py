@@ -12,7 +12,7 @@ import queue
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, TypeAlias
 
 from imgcls_ray.errors import StorageError
 from imgcls_ray.storage.files import FileInfo, opaque_etag
@@ -22,8 +22,10 @@ from imgcls_ray.storage.scratch import scratch_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from datetime import datetime
 
     from imgcls_ray.storage.s3 import S3Client
+    from imgcls_ray.storage.s3_answers import AsyncClient, ListedObject, Page
 
 _PAGE_KEYS = 1000  # the most that S3 gives
 # Few objects are listed before the time that cutting takes is over.
@@ -51,7 +53,11 @@ def is_any_under(client: S3Client, bucket: str, prefix: str) -> bool:
     Raises:
         S3Error: that cannot be told: no such bucket, not allowed, unreachable.
     """
-    return bool(client.request("list_objects_v2", Bucket=bucket, Prefix=prefix, MaxKeys=1).get("Contents"))
+
+    async def attempt(s3: AsyncClient, _number: int) -> Page:
+        return await s3.list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=1)
+
+    return bool(client.retried(attempt, STORE_DEADLINE_S).get("Contents"))
 
 
 def list_objects(client: S3Client, bucket: str, prefix: str) -> Iterator[FileInfo]:
@@ -87,7 +93,7 @@ def list_objects(client: S3Client, bucket: str, prefix: str) -> Iterator[FileInf
             executor.shutdown(cancel_futures=True)
 
 
-_Row = tuple[str, int, str, Any]
+_Row: TypeAlias = "tuple[str, int, str, datetime]"
 
 
 def _infos(bucket: str, rows: Iterable[_Row]) -> Iterator[FileInfo]:
@@ -158,7 +164,7 @@ def _cut_points(client: S3Client, bucket: str, prefix: str, before: list[str]) -
 
 
 def _folders_behind(client: S3Client, bucket: str, prefix: str, last: str) -> list[str]:
-    page = _page(client, "", Bucket=bucket, Prefix=prefix, Delimiter="/", StartAfter=last)
+    page = _page(client, bucket, prefix, "", Delimiter="/", StartAfter=last)
     return [item["Prefix"] for item in page.get("CommonPrefixes", ()) if item["Prefix"] > last]
 
 
@@ -166,7 +172,7 @@ def _level_pages(client: S3Client, bucket: str, prefix: str) -> Iterator[list[st
     last, token = "", None
     while True:
         more: dict[str, str] = {"ContinuationToken": token} if token else {}
-        page = _page(client, last, Bucket=bucket, Prefix=prefix, Delimiter="/", **more)
+        page = _page(client, bucket, prefix, last, Delimiter="/", **more)
         names = _names(page)
         yield names
         last, token = (names or [last])[-1], page.get("NextContinuationToken")
@@ -178,7 +184,7 @@ def _range_pages(client: S3Client, bucket: str, prefix: str, after: str, until: 
     """Pages of the keys behind ``after``, up to ``until`` and with it."""
     while True:
         more = {"StartAfter": after} if after else {}
-        page = _page(client, after, Bucket=bucket, Prefix=prefix, **more)
+        page = _page(client, bucket, prefix, after, **more)
         rows = [_row(item) for item in page.get("Contents", ())]
         if until is not None and rows and rows[-1][0] > until:
             yield [row for row in rows if row[0] <= until]
@@ -190,26 +196,24 @@ def _range_pages(client: S3Client, bucket: str, prefix: str, after: str, until: 
         after = rows[-1][0]
 
 
-def _row(item: dict[str, Any]) -> _Row:
+def _row(item: ListedObject) -> _Row:
     return item["Key"], item["Size"], opaque_etag(item["ETag"]), item["LastModified"].astimezone(UTC)
 
 
-def _names(page: dict[str, Any]) -> list[str]:
+def _names(page: Page) -> list[str]:
     folders = [item["Prefix"] for item in page.get("CommonPrefixes", ())]
     return sorted([*folders, *(item["Key"] for item in page.get("Contents", ()))])
 
 
-def _page(client: S3Client, after: str, **parameters: Any) -> dict[str, Any]:
+def _page(client: S3Client, bucket: str, prefix: str, after: str, **more: str) -> Page:
     """One page of a listing, whose names all lie behind ``after``: a page that came before is asked for again."""
 
-    async def attempt(s3: Any, _number: int) -> dict[str, Any]:
-        page: dict[str, Any] = await s3.list_objects_v2(MaxKeys=_PAGE_KEYS, **parameters)
+    async def attempt(s3: AsyncClient, _number: int) -> Page:
+        page = await s3.list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=_PAGE_KEYS, **more)
         names = _names(page)
         keys = [item["Key"] for item in page.get("Contents", ())]
         if keys != sorted(keys):
-            raise StorageError(
-                f"s3://{parameters['Bucket']}/{parameters['Prefix']}: is not listed in order of its keys"
-            )
+            raise StorageError(f"s3://{bucket}/{prefix}: is not listed in order of its keys")
         if names and names[0] <= after:
             raise AskAgainError(f"a page of the listing came again, at {names[0]!r}")
         if page.get("IsTruncated") and not names:

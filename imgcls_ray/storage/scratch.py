@@ -12,12 +12,14 @@ import os
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from imgcls_ray.errors import StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from _typeshed import ReadableBuffer, WriteableBuffer
 
 # Libraries in C tell of a failed write without the name of the file.
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS})
@@ -32,7 +34,7 @@ class ScratchFile(io.FileIO):
 
     _failure: StorageError | None = None
 
-    def write(self, data: Any) -> int:
+    def write(self, data: ReadableBuffer) -> int:
         if self._failure is not None:
             raise self._failure
         view = memoryview(data).cast("B")
@@ -50,7 +52,7 @@ class ScratchFile(io.FileIO):
         with _as_storage_errors():
             return super().read(-1 if size is None else size) or b""
 
-    def readinto(self, buffer: Any) -> int:
+    def readinto(self, buffer: WriteableBuffer) -> int:
         with _as_storage_errors():
             return super().readinto(buffer) or 0
 

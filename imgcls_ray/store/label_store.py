@@ -13,7 +13,7 @@ import socket
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal, Required, TypedDict
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,13 +21,15 @@ from pydantic import ValidationError
 
 from imgcls_ray.config import StrictModel
 from imgcls_ray.errors import StorageError, StoreError, StoreInUseError
+from imgcls_ray.json_files import encode_json
 from imgcls_ray.storage.create_only import prove_create_only
 from imgcls_ray.store.schema import Unit, parse_part_name, part_schema
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from typing import BinaryIO
+    from collections.abc import Iterator
+    from typing import BinaryIO, TypeGuard
 
+    from imgcls_ray.json_files import Json
     from imgcls_ray.storage import Directory
 
 IDENTITY_FILE = "store.json"
@@ -35,6 +37,44 @@ _CLAIM_FILE = "claim.json"
 _RUN_FILE = re.compile(r"^(\d{4,})\.json$")
 _RUN_ENTRY = re.compile(r"^(\d{4,})(?:\.json)?$")
 _SEGMENT_FILE = re.compile(r"^\d{6,}\.parquet$")
+
+
+class PlanRecord(TypedDict, total=False):
+    """``plans/NNNN.json``: its counts are checked when it is read, the rest is what some version wrote."""
+
+    run: int
+    num_images: Required[int]
+    num_units: Required[int]
+    created: Json
+    """The time, as ``now`` tells it."""
+    abandoned: str
+    """Likewise, in place of all below: the plan was begun and never ended."""
+    input: str
+    """As it was given to the command that planned."""
+    place: str
+    """The same, wherever one looks from."""
+    retried: Json
+    """Codes that the command named."""
+    limits: Json
+    """The command's own limits, by the keys of its configuration."""
+
+
+class RunRecord(TypedDict, total=False):
+    """``runs/NNNN.json``; what is needed is checked when it is read, the rest is what some version wrote."""
+
+    run: int
+    num_images: Required[int]
+    num_units: int
+    counts: Required[dict[str, int]]
+    """Images per status."""
+    images_per_s: Required[float]
+    finished: Required[str]
+    abandoned: str
+    fingerprint: str
+    input: str
+    seconds: float
+    config: Json
+    versions: dict[str, str]
 
 
 class StoreIdentity(StrictModel):
@@ -102,9 +142,18 @@ class LabelStore:
         number = self.next_run()
         planned = set(self.planned_runs())
         for run in self._numbers("plans", _RUN_ENTRY):
-            closed = {"run": run, "num_images": 0, "num_units": 0, "abandoned": now()}
+            closed: PlanRecord = {"run": run, "num_images": 0, "num_units": 0, "abandoned": now()}
             if run not in planned and self.directory.create(plan_name(run), encode_json(closed)):
-                self.finish_run(run, {**closed, "finished": now(), "counts": {}, "images_per_s": 0.0})
+                nothing: RunRecord = {
+                    "run": run,
+                    "num_images": 0,
+                    "num_units": 0,
+                    "abandoned": closed["abandoned"],
+                    "finished": now(),
+                    "counts": {},
+                    "images_per_s": 0.0,
+                }
+                self.finish_run(run, nothing)
         if self.open_runs():
             return None
         self.claim_run(number)
@@ -126,22 +175,39 @@ class LabelStore:
         matches = (pattern.match(name) for name in self.directory.entries(folder))
         return sorted({int(match.group(1)) for match in matches if match})
 
-    def plan_record(self, run: int) -> dict[str, Any]:
-        return self._record(plan_name(run), _is_plan_record)
+    def plan_record(self, run: int) -> PlanRecord:
+        """What is said of a plan.
 
-    def run_record(self, run: int) -> dict[str, Any]:
-        return self._record(f"runs/{run:04d}.json", _is_run_record)
+        Raises:
+            StoreError: the record is damaged.
+        """
+        record = self._record(plan_name(run))
+        if not _is_plan_record(record):
+            raise self._damaged(plan_name(run))
+        return record
 
-    def _record(self, name: str, is_valid: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+    def run_record(self, run: int) -> RunRecord:
+        """What is said of a finished run.
+
+        Raises:
+            StoreError: the record is damaged.
+        """
+        record = self._record(name := f"runs/{run:04d}.json")
+        if not _is_run_record(record):
+            raise self._damaged(name)
+        return record
+
+    def _record(self, name: str) -> Json:
         try:
-            record = json.loads(self.directory.read(name))
+            record: Json = json.loads(self.directory.read(name))
         except OSError as error:
             raise StoreError(f"{self.uri}: {name} cannot be read ({error.strerror or error})") from error
         except (ValueError, RecursionError) as error:
-            raise StoreError(f"{self.uri}: {name} is damaged; bring it back from a copy") from error
-        if not isinstance(record, dict) or not is_valid(record):
-            raise StoreError(f"{self.uri}: {name} is damaged; bring it back from a copy")
+            raise self._damaged(name) from error
         return record
+
+    def _damaged(self, name: str) -> StoreError:
+        return StoreError(f"{self.uri}: {name} is damaged; bring it back from a copy")
 
     def units(self, run: int) -> Iterator[Unit]:
         """The units of a planned run in order, read from the footers of its plan files.
@@ -216,15 +282,17 @@ class LabelStore:
                 "it says what an open run is to label"
             ) from error
 
-    def finish_run(self, run: int, record: dict[str, Any]) -> None:
+    def finish_run(self, run: int, record: RunRecord) -> None:
         self.directory.create(f"runs/{run:04d}.json", encode_json(record))
 
 
-def _is_plan_record(record: dict[str, Any]) -> bool:
-    return all(_is_count(record.get(key)) for key in ("num_images", "num_units"))
+def _is_plan_record(record: Json) -> TypeGuard[PlanRecord]:
+    return isinstance(record, dict) and all(_is_count(record.get(key)) for key in ("num_images", "num_units"))
 
 
-def _is_run_record(record: dict[str, Any]) -> bool:
+def _is_run_record(record: Json) -> TypeGuard[RunRecord]:
+    if not isinstance(record, dict):
+        return False
     counts, rate = record.get("counts"), record.get("images_per_s")
     return (
         _is_count(record.get("num_images"))
@@ -328,11 +396,6 @@ def open_store(directory: Directory) -> LabelStore:
         raise StoreError(f"{directory.uri}: is not a label store (no readable {IDENTITY_FILE})") from error
     except (ValueError, AttributeError, TypeError, RecursionError, ValidationError) as error:
         raise StoreError(f"{directory.uri}: {IDENTITY_FILE} is damaged, or of another version") from error
-
-
-def encode_json(content: dict[str, Any]) -> bytes:
-    # A path may hold bytes that are not UTF-8; as escapes they come back as they were.
-    return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode(errors="backslashreplace")
 
 
 def now() -> str:

@@ -8,7 +8,7 @@ import json
 import os
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, TextIO
 
 import numpy as np
 import pyarrow as pa
@@ -132,10 +132,8 @@ def _write_csv(store: LabelStore, file: TextIO) -> int:
     num_rows = 0
     for table in latest_rows(store):
         for row in table.to_pylist():
-            writer.writerow([_cell(value) for value in row.values()])
+            writer.writerow(
+                json.dumps(value, ensure_ascii=False) if isinstance(value, list) else value for value in row.values()
+            )
         num_rows += table.num_rows
     return num_rows
-
-
-def _cell(value: Any) -> Any:
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, list) else value

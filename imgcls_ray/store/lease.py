@@ -18,14 +18,17 @@ import time
 import uuid
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, NotRequired, TypedDict
 
 from imgcls_ray.errors import ImgclsError, StoreInUseError
-from imgcls_ray.store.label_store import encode_json, now
+from imgcls_ray.json_files import encode_json
+from imgcls_ray.store.label_store import now
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import TypeGuard
 
+    from imgcls_ray.json_files import Json
     from imgcls_ray.storage import Directory
 
 logger = logging.getLogger("imgcls_ray")
@@ -51,6 +54,20 @@ class _Process(NamedTuple):
     """Start time in clock ticks after the boot."""
 
 
+class _Lease(TypedDict):
+    """``lease.json``."""
+
+    token: str
+    host: str
+    pid: int
+    since: str
+    beat: float
+    """When it was last renewed, seconds since 1970 by the holder's clock."""
+    num_beats: NotRequired[int]
+    process: NotRequired[Json]
+    """The fields of ``_Process``, where the holder could tell them."""
+
+
 @contextmanager
 def hold_lease(directory: Directory) -> Iterator[None]:
     """Hold the store while the block runs.
@@ -70,7 +87,7 @@ def hold_lease(directory: Directory) -> Iterator[None]:
         beat.join()
         # A storage that fails here has failed the block, or will tell the next run; the lease expires by itself.
         with suppress(ImgclsError):
-            if (_read(directory) or {}).get("token") == token:
+            if (lease := _read(directory)) is not None and lease["token"] == token:
                 directory.remove(LEASE_FILE)
 
 
@@ -85,7 +102,7 @@ def lease_holder(directory: Directory) -> str | None:
 
 
 def _acquire(directory: Directory, token: str) -> None:
-    lease = {
+    lease: _Lease = {
         "token": token,
         "host": socket.gethostname(),
         "pid": os.getpid(),
@@ -106,11 +123,11 @@ def _acquire(directory: Directory, token: str) -> None:
     directory.replace(LEASE_FILE, data)
 
 
-def _words(lease: dict[str, Any]) -> str:
+def _words(lease: _Lease) -> str:
     return f"process {lease['pid']} on {lease['host']}, since {lease['since']}"
 
 
-def _holds(directory: Directory, lease: dict[str, Any]) -> bool:
+def _holds(directory: Directory, lease: _Lease) -> bool:
     """Whether the holder of a lease is alive; watches for a renewal if nothing else decides."""
     if (is_alive := _is_alive(lease)) is not None:
         return is_alive
@@ -137,37 +154,38 @@ def _keep(directory: Directory, token: str, stop: threading.Event) -> None:
         with suppress(ImgclsError):
             lease = _read(directory)
             if lease is not None and lease["token"] == token:
-                beat = {"beat": time.time(), "num_beats": num_beats}
-                directory.replace(LEASE_FILE, encode_json({**lease, **beat}))
+                directory.replace(LEASE_FILE, encode_json({**lease, "beat": time.time(), "num_beats": num_beats}))
 
 
-def _read(directory: Directory) -> dict[str, Any] | None:
+def _read(directory: Directory) -> _Lease | None:
     try:
-        lease = json.loads(directory.read(LEASE_FILE))
+        lease: Json = json.loads(directory.read(LEASE_FILE))
     except (OSError, ValueError, RecursionError):
         return None
-    kinds: dict[str, type | tuple[type, ...]] = {
-        "token": str,
-        "host": str,
-        "pid": int,
-        "since": str,
-        "beat": (int, float),
-    }
-    if not isinstance(lease, dict) or not all(isinstance(lease.get(key), kind) for key, kind in kinds.items()):
-        return None
+    return lease if _is_lease(lease) else None
+
+
+def _is_lease(lease: Json) -> TypeGuard[_Lease]:
+    if not isinstance(lease, dict):
+        return False
+    beat = lease.get("beat")
+    kinds = {"token": str, "host": str, "pid": int, "since": str}
     try:
-        return lease if math.isfinite(lease["beat"]) else None
+        return (
+            all(isinstance(lease.get(key), kind) for key, kind in kinds.items())
+            and isinstance(beat, int | float)
+            and math.isfinite(beat)
+        )
     except OverflowError:  # an integer that is no float
-        return None
+        return False
 
 
-def _is_recent(lease: dict[str, Any]) -> bool:
+def _is_recent(lease: _Lease) -> bool:
     # A beat from the future is no sign of life by itself: its host's clock was set back, perhaps by years.
-    beat: float = lease["beat"]
-    return abs(time.time() - beat) <= _RECENT_S
+    return abs(time.time() - lease["beat"]) <= _RECENT_S
 
 
-def _is_alive(lease: dict[str, Any]) -> bool | None:
+def _is_alive(lease: _Lease) -> bool | None:
     """Whether the holder's process is alive; ``None`` if this machine cannot know."""
     here, there = _process(), lease.get("process")
     if here is None or not isinstance(there, dict):

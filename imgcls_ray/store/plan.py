@@ -10,23 +10,25 @@ import io
 import itertools
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from imgcls_ray.errors import StoreInUseError
 from imgcls_ray.inputs.sorting import ScratchWriter, batches_of, table_of
+from imgcls_ray.json_files import encode_json
 from imgcls_ray.storage.scratch import scratch_file
 from imgcls_ray.store.answers import answers_by_input
-from imgcls_ray.store.label_store import encode_json, now, plan_name, segment_name
+from imgcls_ray.store.label_store import now, plan_name, segment_name
 from imgcls_ray.store.retrying import RetryRules, may_pass
 from imgcls_ray.store.schema import PLAN_SCHEMA, STATUS_OK, image_id
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from datetime import datetime
 
+    from imgcls_ray.json_files import Json
     from imgcls_ray.storage.files import FileInfo
     from imgcls_ray.store.answers import Answer
     from imgcls_ray.store.label_store import LabelStore
@@ -184,7 +186,7 @@ def write_plan(
     num_workers: int,
     unit_size: int,
     batch_size: int,
-    about: dict[str, Any],
+    about: Mapping[str, Json],
 ) -> None:
     """Write the plan of a run whose number was taken before its inputs were compared with the store's answers.
 
@@ -200,7 +202,8 @@ def write_plan(
         data, row = _segment(units, run=run, first_row=row)
         _create(store, f"plans/{run:04d}/{segment_name(segment)}", data)
         segment += 1
-    record = {"run": run, "created": now(), "num_images": planned.num_images, "num_units": len(sizes), **about}
+    counts = {"num_images": planned.num_images, "num_units": len(sizes)}
+    record: dict[str, Json] = {"run": run, "created": now(), **counts, **about}
     _create(store, plan_name(run), encode_json(record))
 
 

@@ -13,7 +13,7 @@ import functools
 import json
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from imgcls_ray.errors import ImageErrorCode, StoreError
 from imgcls_ray.storage.http import is_url
@@ -22,11 +22,15 @@ from imgcls_ray.storage.s3 import is_s3
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from imgcls_ray.json_files import Json
     from imgcls_ray.store.answers import Answer
-    from imgcls_ray.store.label_store import LabelStore
+    from imgcls_ray.store.label_store import LabelStore, PlanRecord
 
-RETRIED_FIELD, LIMITS_FIELD = "retried", "limits"
+RETRIED_FIELD: Final = "retried"
+LIMITS_FIELD: Final = "limits"
 """In the record of a plan: the codes that the command named, and its limits."""
+Limits: TypeAlias = "Mapping[str, float]"
+"""Limits by the keys of the configuration; what may be or not is 1 or 0."""
 FIRST_PAUSE = timedelta(hours=1)
 """After the second failure in a row; each further one doubles it. After the first there is no pause."""
 LONGEST_PAUSE = timedelta(days=7)
@@ -55,9 +59,9 @@ def may_pass(answer: Answer) -> bool:
     return code.is_transient
 
 
-def is_limit_wider(key: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+def is_limit_wider(key: str, before: Limits, now: Limits) -> bool:
     """Whether a limit is wider than the one before, or that one is not known any more."""
-    return key in now and (key not in before or bool(now[key] > before[key]))
+    return key in now and (key not in before or now[key] > before[key])
 
 
 @dataclass
@@ -73,7 +77,7 @@ class RetryRules:
     """
 
     store: LabelStore
-    limits: Mapping[str, Any] = field(default_factory=dict)
+    limits: Limits = field(default_factory=dict)
     codes: frozenset[str] = frozenset()
     own_runs: frozenset[int] = frozenset()
     time: datetime = field(default_factory=lambda: datetime.now(UTC))
@@ -131,7 +135,7 @@ class RetryRules:
             return False
         # Of the command that planned: the one that labelled may have had other limits.
         planned = self._plan(newer.run).get(LIMITS_FIELD)
-        limits = planned if isinstance(planned, dict) else self._limits_of(newer)
+        limits = _limits_in(planned) if isinstance(planned, dict) else self._limits_of(newer)
         return is_limit_wider(key, self._limits_of(older), limits)
 
     def _is_named(self, run: int, code: str) -> bool:
@@ -139,14 +143,13 @@ class RetryRules:
         codes = self._plan(run).get(RETRIED_FIELD)
         return isinstance(codes, list) and code in codes
 
-    def _limits_of(self, answer: Answer) -> Mapping[str, Any]:
+    def _limits_of(self, answer: Answer) -> Limits:
         # Parts of earlier versions say nothing: then the run's own record does.
         if answer.limits is not None:
             return _read_limits(answer.limits)
-        limits: Mapping[str, Any] = self._limits_of_run(answer.run)
-        return limits
+        return self._limits_of_run(answer.run)
 
-    def _read_limits_of_run(self, run: int) -> Mapping[str, Any]:
+    def _read_limits_of_run(self, run: int) -> Limits:
         try:
             record = self.store.run_record(run)
         except StoreError:
@@ -156,22 +159,27 @@ class RetryRules:
         # those of the first are not known.
         if not isinstance(config, dict) or ("input" in record and LIMITS_FIELD not in self._plan(run)):
             return {}
-        return {key: config[key] for key in LIMITS & config.keys()}
+        return _limits_in({key: config[key] for key in LIMITS & config.keys()})
 
     def _planned_at(self, run: int) -> datetime | None:
         try:
-            planned = datetime.fromisoformat(self._plan(run)["created"])
-        except (KeyError, TypeError, ValueError):
+            planned = datetime.fromisoformat(str(self._plan(run).get("created")))
+        except ValueError:
             return None
         return planned if planned.tzinfo is not None else planned.replace(tzinfo=UTC)
 
-    def _read_plan(self, run: int) -> Mapping[str, Any]:
+    def _read_plan(self, run: int) -> PlanRecord:
         try:
             return self.store.plan_record(run)
         except StoreError:
-            return {}  # damaged: what it said is not known any more
+            return {"num_images": 0, "num_units": 0}  # damaged: what it said is not known any more
 
 
 @functools.lru_cache(maxsize=256)
-def _read_limits(text: bytes) -> Mapping[str, Any]:
-    return dict(json.loads(text))
+def _read_limits(text: bytes) -> Limits:
+    return _limits_in(json.loads(text))
+
+
+def _limits_in(record: Mapping[str, Json]) -> Limits:
+    """Of what a record says, the limits: what is no number is none."""
+    return {key: value for key, value in record.items() if isinstance(value, int | float)}

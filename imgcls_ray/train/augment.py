@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,6 +17,9 @@ _ASPECT_RATIOS = (3 / 4, 4 / 3)
 _NUM_OPERATIONS = 2
 _BINS_PER_MAGNITUDE = 3
 """timm's magnitudes are tenths of the strongest operation, torchvision's thirtieths."""
+
+
+Mixer: TypeAlias = "Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]"
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ class Augmentation:
         interpolation = v2.InterpolationMode(self.interpolation)
         fill = [round(255 * value) for value in self.mean]
         size = [self.image_size, self.image_size]
-        steps: list[Any] = [
+        steps: list[v2.Transform] = [
             v2.RandomResizedCrop(
                 size,
                 scale=(self.crop_scale, 1.0),
@@ -68,16 +71,16 @@ class Augmentation:
         return augment
 
 
-def make_mixer(recipe: Recipe, num_classes: int) -> Callable[..., Any] | None:
+def make_mixer(recipe: Recipe, num_classes: int) -> Mixer | None:
     """MixUp, CutMix or one of both by turns of chance; takes normalised pixels and labels, gives soft labels."""
     from torchvision.transforms import v2
 
-    mixes: list[Any] = []
+    mixes: list[v2.Transform] = []
     if recipe.mixup:
         mixes.append(v2.MixUp(alpha=recipe.mixup, num_classes=num_classes))
     if recipe.cutmix:
         mixes.append(v2.CutMix(alpha=recipe.cutmix, num_classes=num_classes))
     if not mixes or num_classes < 2:
         return None
-    mixer: Callable[..., Any] = v2.RandomChoice(mixes) if len(mixes) > 1 else mixes[0]
+    mixer: Mixer = v2.RandomChoice(mixes) if len(mixes) > 1 else mixes[0]
     return mixer

@@ -10,7 +10,7 @@ import multiprocessing
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -127,7 +127,7 @@ def load_batches(
     # Not forked from this process: it has threads (Ray's, storage's), which do not survive a fork. Not spawned either:
     # a server that has imported torch once forks each process in no time.
     context.set_forkserver_preload([__name__])
-    loader: Any = DataLoader(
+    loader: DataLoader[Batch] = DataLoader(
         Images(task),
         # Each "index" is a whole batch: an image that cannot be read must not need a place in it.
         batch_size=None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
@@ -20,7 +20,7 @@ def make_optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     """SGD with momentum or AdamW over what is to be trained; norms and biases do not decay."""
     from timm.optim import create_optimizer_v2
 
-    options: dict[str, Any] = {"momentum": recipe.momentum} if recipe.optimizer == "sgd" else {}
+    options = {"momentum": recipe.momentum} if recipe.optimizer == "sgd" else {}
     optimizer: torch.optim.Optimizer = create_optimizer_v2(
         network,
         # timm's "sgd" is Nesterov's; the recipes' is the plain one.

@@ -25,9 +25,10 @@ from io import BytesIO
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 from imgcls_ray.errors import ImageErrorCode, StoreInUseError
+from imgcls_ray.json_files import encode_json
 from imgcls_ray.predict.report import PredictReport, RunReport
 from imgcls_ray.predict.runs import finish_run, work_off
-from imgcls_ray.store.label_store import _RUN_ENTRY, LabelStore, create_or_open_store, encode_json, now, plan_name
+from imgcls_ray.store.label_store import _RUN_ENTRY, LabelStore, create_or_open_store, now, plan_name
 from imgcls_ray.store.plan import PlanCounts, Spool, unanswered, write_plan
 from imgcls_ray.store.retrying import RetryRules
 from imgcls_ray.store.verify import verify_store
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from imgcls_ray.storage.files import FileInfo
+    from imgcls_ray.store.label_store import RunRecord
     from imgcls_ray.store.schema import Unit
 
 T = TypeVar("T")
@@ -184,7 +186,7 @@ class _Labeller:
         assert isinstance(directory, MemoryDirectory)
         return LabelStore(MemoryDirectory(directory.files), self.store.identity)
 
-    def describe_run(self, report: RunReport) -> dict[str, Any]:
+    def describe_run(self, report: RunReport) -> RunRecord:
         return run_record(report.run, num_images=report.num_images, counts=dict(report.codes))
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from imgcls_ray.storage.files import FileInfo
-    from imgcls_ray.store.label_store import LabelStore
+    from imgcls_ray.store.label_store import LabelStore, RunRecord
     from imgcls_ray.store.plan import Spool
     from imgcls_ray.store.schema import Unit
 
@@ -44,7 +44,7 @@ class Job:
             report.codes.update(row["error"] or row["status"] for row in rows_of(self.store, unit, self.errors))
         return set()
 
-    def describe_run(self, report: RunReport) -> dict[str, Any]:
+    def describe_run(self, report: RunReport) -> RunRecord:
         return run_record(report.run, num_images=report.num_images, counts=dict(report.codes), plan=report.plan)
 
 
@@ -72,7 +72,8 @@ def test_a_command_labels_what_is_new_and_records_it(store: LabelStore) -> None:
     assert job.labelled == [(1, 16), (1, 16), (1, 8)]
     assert [(run.run, run.num_images, run.num_labelled, run.is_finished) for run in report.runs] == [(1, 40, 40, True)]
     assert store.finished_runs() == [1]
-    assert store.run_record(1)["plan"]["input"] == "/in"
+    record: Any = store.run_record(1)
+    assert record["plan"]["input"] == "/in"
 
 
 def test_a_command_with_nothing_new_writes_a_plan_of_nothing_and_its_record(store: LabelStore) -> None:

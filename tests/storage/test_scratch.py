@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -127,7 +128,7 @@ def test_the_pages_of_a_listing_on_a_full_disk_are_told_where_it_is_read(monkeyp
 
     pages = _Pages()
     with files_of_at_most(1000):
-        pages.fill(iter([[(f"key-{i}", 1, "etag", None) for i in range(1000)]]), threading.Event())
+        pages.fill(iter([[(f"key-{i}", 1, "etag", datetime.now(UTC)) for i in range(1000)]]), threading.Event())
     with pytest.raises(StorageError, match=NO_ROOM):
         list(pages)
 

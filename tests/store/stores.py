@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
-    from imgcls_ray.store.label_store import LabelStore
+    from imgcls_ray.store.label_store import LabelStore, RunRecord
     from imgcls_ray.store.plan import Spool
     from imgcls_ray.store.schema import Unit
 
@@ -78,10 +78,11 @@ def plan(
     return run
 
 
-def run_record(run: int, **changes: Any) -> dict[str, Any]:
+def run_record(run: int, **changes: Any) -> RunRecord:
     """What a finished run leaves, as far as readers need it."""
     needed = {"num_images": 0, "counts": {}, "images_per_s": 0.0, "finished": "2026-01-01T00:00:00+00:00"}
-    return {"run": run, **needed, **changes}
+    record: Any = {"run": run, **needed, **changes}
+    return record  # type: ignore[no-any-return]
 
 
 def rows_of(store: LabelStore, unit: Unit, errors: Mapping[str, str] | None = None) -> list[dict[str, Any]]:

@@ -18,7 +18,7 @@ import warnings
 from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from imgcls_ray.errors import StorageError
 from imgcls_ray.models.cache import cache_dir, is_own, private_folder, replace_folder
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import numpy as np
+    import openvino as ov
 
     from imgcls_ray.models.engines.engine import Precision
     from imgcls_ray.models.folder import ModelFolder
@@ -94,7 +95,7 @@ class OpenVINOEngine:
 
 
 @functools.cache
-def _openvino_core() -> Any:
+def _openvino_core() -> ov.Core:
     """The process's one OpenVINO, which lives as long as the process.
 
     Its CPU plugin gives the thread that loads it a stack for signal handlers, large enough for AMX' registers, and

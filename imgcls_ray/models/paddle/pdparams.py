@@ -14,13 +14,14 @@ import pickletools
 import re
 import struct
 import sys
-from typing import TYPE_CHECKING, Any, BinaryIO, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias, cast
 
 import numpy as np
 
 from imgcls_ray.errors import WeightsError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
 _NAMES_KEY = "StructuredToParameterName@@"
@@ -41,6 +42,13 @@ _BYTES = ("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8")
 _PUSHED = frozenset((*_NUMBERS, *_TEXTS, *_BYTES))
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 _FIXED_TUPLES = {"EMPTY_TUPLE": 0, "TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
+
+
+_Value: TypeAlias = (
+    "bool | int | float | str | bytes | bytearray | tuple[_Value, ...] | list[_Value] | dict[str, _Value] | _Global | "
+    "_NumberType | _Array | None"
+)
+"""What may lie on the pickle's stack."""
 
 
 def read_pdparams(path: Path) -> dict[str, np.ndarray]:
@@ -114,17 +122,18 @@ class _Global:
 class _NumberType:
     """A ``numpy.dtype`` on its way: its code, then its byte order."""
 
-    def __init__(self, code: Any) -> None:
+    def __init__(self, code: _Value) -> None:
         if not isinstance(code, str) or not _NUMBER_TYPE.fullmatch(code):
             raise _NotAllowedError("has an array of something else than numbers")
         self._code, self._order = code, "="
 
-    def build(self, state: Any) -> None:
-        if not isinstance(state, tuple) or len(state) < 2 or state[1] not in ("<", ">", "|", "="):
+    def build(self, state: _Value) -> None:
+        order = state[1] if isinstance(state, tuple) and len(state) >= 2 else None
+        if not isinstance(order, str) or order not in ("<", ">", "|", "="):
             raise _NotAllowedError("has an array of a type that is not understood")
-        self._order = state[1].replace("|", "=")
+        self._order = order.replace("|", "=")
 
-    def dtype(self) -> np.dtype[Any]:
+    def dtype(self) -> np.dtype[np.generic]:
         return np.dtype(self._order + self._code)
 
 
@@ -133,10 +142,12 @@ class _Array:
 
     value: np.ndarray | None = None
 
-    def build(self, state: Any) -> None:
-        _, shape, number_type, is_fortran, data = state
-        is_shape = isinstance(shape, tuple) and len(shape) <= _MAX_DIMENSIONS
-        if not is_shape or not all(type(length) is int and 0 <= length <= _MAX_LENGTH for length in shape):
+    def build(self, state: Sequence[_Value]) -> None:
+        _, lengths, number_type, is_fortran, data = state
+        if not isinstance(lengths, tuple) or len(lengths) > _MAX_DIMENSIONS:
+            raise _NotAllowedError("has an array of a shape that is none")
+        shape = tuple(length for length in lengths if type(length) is int and 0 <= length <= _MAX_LENGTH)
+        if len(shape) < len(lengths):
             raise _NotAllowedError("has an array of a shape that is none")
         if not isinstance(number_type, _NumberType) or not isinstance(data, bytes | bytearray):
             raise _NotAllowedError("has an array whose content is not plain numbers")
@@ -154,12 +165,12 @@ class _Machine:
     """
 
     def __init__(self, *, budget: int) -> None:
-        self._stack: list[Any] = []
-        self._aside: list[list[Any]] = []
-        self._memo: dict[int, Any] = {}
+        self._stack: list[_Value] = []
+        self._aside: list[list[_Value]] = []
+        self._memo: dict[int, _Value] = {}
         self._budget = budget
 
-    def run(self, reader: Reader) -> Any:
+    def run(self, reader: Reader) -> _Value:
         for count, (instruction, argument, _) in enumerate(pickletools.genops(cast("BinaryIO", reader))):
             if count == _MAX_INSTRUCTIONS:
                 raise _NotAllowedError(f"has more than {_MAX_INSTRUCTIONS:,} pickle instructions")
@@ -197,12 +208,16 @@ class _Machine:
             stack.append([] if name == "EMPTY_LIST" else {})
         elif name in ("APPEND", "APPENDS"):
             items = self._pop(1) if name == "APPEND" else self._pop_to_mark()
-            self._top(list).extend(items)
+            if not isinstance(top := self._stack[-1], list):
+                raise _NotAllowedError("fills something else than a list")
+            top.extend(items)
         elif name in ("SETITEM", "SETITEMS", "DICT"):
             items = self._pop(2) if name == "SETITEM" else self._pop_to_mark()
             if name == "DICT":
                 self._stack.append({})
-            self._set_items(self._top(dict), items)
+            if not isinstance(top := self._stack[-1], dict):
+                raise _NotAllowedError("fills something else than a dict")
+            self._set_items(top, items)
         elif name in ("GLOBAL", "STACK_GLOBAL"):
             stack.append(_named_global(argument.split(" ", 1) if name == "GLOBAL" else self._pop(2)))
         elif name == "REDUCE":
@@ -210,23 +225,23 @@ class _Machine:
             stack.append(self._call(function, arguments))
         elif name == "BUILD":
             (state,) = self._pop(1)
-            if isinstance(stack[-1], _Array):
-                self._fill(stack[-1], state)
-            elif isinstance(stack[-1], _NumberType):
-                stack[-1].build(state)
+            if isinstance(built := stack[-1], _Array):
+                self._fill(built, state)
+            elif isinstance(built, _NumberType):
+                built.build(state)
             else:
                 raise _NotAllowedError("changes something else than an array")
         else:
             raise _NotAllowedError(f"has the pickle instruction {name}")
 
-    def _pop(self, count: int) -> list[Any]:
+    def _pop(self, count: int) -> list[_Value]:
         if count > len(self._stack):
             raise IndexError
         items = self._stack[len(self._stack) - count :]
         del self._stack[len(self._stack) - count :]
         return items
 
-    def _pop_to_mark(self) -> list[Any]:
+    def _pop_to_mark(self) -> list[_Value]:
         items, self._stack = self._stack, self._aside.pop()
         return items
 
@@ -235,27 +250,26 @@ class _Machine:
         if self._budget < 0:
             raise _NotAllowedError("asks for more bytes than it has")
 
-    def _fill(self, array: _Array, state: Any) -> None:
+    def _fill(self, array: _Array, state: _Value) -> None:
         """Give an array its content, which counts each time: arrays that share one would all be copied later."""
+        if not isinstance(state, tuple | list):
+            raise _NotAllowedError("has an array whose content is not plain numbers")
         *parts, data = state
         if not isinstance(data, str | bytes | bytearray):
             raise _NotAllowedError("has an array whose content is not plain numbers")
         self._spend(len(data))
         array.build((*parts, data.encode("latin1") if isinstance(data, str) else data))
 
-    def _top(self, kind: type[Any]) -> Any:
-        if type(self._stack[-1]) is not kind:
-            raise _NotAllowedError(f"fills something else than a {kind.__name__}")
-        return self._stack[-1]
-
-    def _set_items(self, table: dict[str, Any], items: list[Any]) -> None:
+    def _set_items(self, table: dict[str, _Value], items: list[_Value]) -> None:
         for key, value in zip(items[::2], items[1::2], strict=True):
             if not isinstance(key, str):
                 raise _OtherContentError("holds something under a key that is no name")
             table[key] = value
 
-    def _call(self, function: Any, arguments: Any) -> Any:
+    def _call(self, function: _Value, arguments: _Value) -> _Value:
         name = function.name if isinstance(function, _Global) else ""
+        if not isinstance(arguments, tuple):
+            raise _NotAllowedError(f"asks for {shown_name(name) or 'a function that it made itself'} without arguments")
         if name == "numpy.core.multiarray._reconstruct":
             return _Array()
         if name == "numpy.core.numeric._frombuffer":
@@ -268,25 +282,30 @@ class _Machine:
         if name == "collections.OrderedDict" and not arguments:
             return {}
         # A tensor that was not part of a state dict: its internal name and its array.
-        if name in ("builtins.tuple", "__builtin__.tuple") and len(arguments) == 1 and len(arguments[0]) == 2:
-            return tuple(arguments[0])
+        if name in ("builtins.tuple", "__builtin__.tuple") and len(arguments) == 1:
+            (items,) = arguments
+            if isinstance(items, tuple | list) and len(items) == 2:
+                return tuple(items)
         if name == "__builtin__.bytes" and not arguments:
             return b""
         if name == "_codecs.encode" and len(arguments) == 2 and arguments[1] == "latin1":
+            if not isinstance(text := arguments[0], str):
+                raise _NotAllowedError("encodes something else than a text")
             # Bytes in old pickles.
-            self._spend(len(arguments[0]))
-            return arguments[0].encode("latin1")
+            self._spend(len(text))
+            return text.encode("latin1")
         raise _NotAllowedError(f"asks for {shown_name(name) or 'a function that it made itself'}")
 
 
-def _named_global(words: list[Any]) -> _Global:
+def _named_global(words: Sequence[_Value]) -> _Global:
     """What a module and a name say; anything else than two texts is not even looked at."""
-    if not all(isinstance(word, str) and len(word) <= _MAX_NAME for word in words):
+    names = [word for word in words if isinstance(word, str) and len(word) <= _MAX_NAME]
+    if len(names) < len(words):
         raise _NotAllowedError("asks for a function by something that is no name")
-    return _Global(".".join(words).replace("numpy._core.", "numpy.core."))
+    return _Global(".".join(names).replace("numpy._core.", "numpy.core."))
 
 
-def _arrays(content: Any) -> dict[str, np.ndarray]:
+def _arrays(content: _Value) -> dict[str, np.ndarray]:
     if not isinstance(content, dict):
         raise _OtherContentError(f"holds a {type(content).__name__.strip('_')}, not arrays by name")
     arrays: dict[str, np.ndarray] = {}
