@@ -3,6 +3,25 @@
 Two families. An ``ImgclsError`` ends a command: its text says what, where, what came and the way out, and it carries
 the exit code. An ``ImageError`` is a result: it costs one image its prediction and nothing else, and its code is one
 of a closed set that is written into the label store.
+
+::
+
+    ImgclsError                 exit code
+    ├── UsageError                  2   refused: nothing was started
+    │   ├── ConfigError             2
+    │   ├── InputError              2
+    │   ├── UnknownModelError       2
+    │   ├── ModelFolderError        2
+    │   ├── WeightsError            2
+    │   ├── LabelStoreError         2   no place for these labels
+    │   └── ResourceError           2
+    ├── LabelStoreDamagedError      2   files of a label store are damaged or lost
+    ├── StoreInUseError            75   try again later
+    ├── StorageError                3   a disk, volume or bucket fails or is away
+    ├── JobFailedError              1
+    ├── CheckFailedError            1
+    └── StoppedError              130
+    ImageError                          costs one image its prediction
 """
 
 from __future__ import annotations
@@ -42,22 +61,39 @@ class WeightsError(UsageError):
     """Weights that cannot be found, read or put into the network."""
 
 
-class StoreError(UsageError):
-    """A directory that is not a label store, or one that belongs to another model."""
-
-
-class StoreInUseError(StoreError):
-    """Another run holds the label store. A scheduler may try again later, as ``EX_TEMPFAIL`` of sysexits.h says."""
-
-    exit_code = 75
+class LabelStoreError(UsageError):
+    """The directory is no place for these labels: it is no label store, or one of another model or other columns, or
+    on a storage that cannot keep one."""
 
 
 class ResourceError(UsageError):
     """The plan needs more than the machine or cluster has."""
 
 
+class LabelStoreDamagedError(ImgclsError):
+    """Files of the label store are damaged or lost, as may be found only while a command works on it.
+
+    What it has labelled so far stays. The same command will not go on before the files are brought back: this is the
+    store's content, where ``StorageError`` is the disk or bucket that holds it.
+    """
+
+    exit_code = 2
+
+
+class StoreInUseError(ImgclsError):
+    """Another run holds the label store, or planned into it meanwhile.
+
+    A scheduler may try again later, as ``EX_TEMPFAIL`` of sysexits.h says.
+    """
+
+    exit_code = 75
+
+
 class StorageError(ImgclsError):
-    """The storage under the label store failed; what is durable stays durable."""
+    """A disk, volume or bucket fails, is full or is away, wherever a command reads or writes.
+
+    What is durable stays, and the same command goes on from there when the storage is back.
+    """
 
     exit_code = 3
 

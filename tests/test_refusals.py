@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from imgcls_ray.commands.refusals import as_refusal
-from imgcls_ray.errors import InputError, StorageError, StoreError, UsageError
+from imgcls_ray.errors import InputError, LabelStoreError, StorageError, UsageError
 from imgcls_ray.inputs.listing import check_input
 from imgcls_ray.storage import DEFAULT_S3, open_directory, open_file
 from imgcls_ray.store.label_store import is_store
@@ -93,14 +93,16 @@ def test_an_output_below_a_closed_folder_is_refused(public_folder: Path) -> None
     (public_folder / "closed").mkdir(mode=0o700)
     directory = open_directory(f"{public_folder}/closed/labels")
     refused = as_nobody(lambda: is_store(directory))
-    assert isinstance(refused, StoreError)
+    assert isinstance(refused, LabelStoreError)
     assert str(refused) == f"{directory.uri}: cannot be looked into (Permission denied); give --output a directory"
 
 
 def test_an_output_under_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     for name in ("file", "file/labels"):
-        with pytest.raises(StoreError, match=r"cannot be looked into \(Not a directory\); give --output a directory"):
+        with pytest.raises(
+            LabelStoreError, match=r"cannot be looked into \(Not a directory\); give --output a directory"
+        ):
             is_store(open_directory(f"{tmp_path}/{name}"))
 
 

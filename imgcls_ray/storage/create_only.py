@@ -6,7 +6,7 @@ import uuid
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from imgcls_ray.errors import StorageError, StoreError
+from imgcls_ray.errors import LabelStoreError, StorageError
 
 if TYPE_CHECKING:
     from imgcls_ray.storage import Directory
@@ -22,13 +22,13 @@ def prove_create_only(directory: Directory) -> None:
     Every command tests it, because a store may have been moved and an endpoint may have changed.
 
     Raises:
-        StoreError: the storage overwrites the first content. The test file is removed.
+        LabelStoreError: the storage overwrites the first content. The test file is removed.
         StorageError: the test cannot be made.
     """
     # The second name is nobody else's: under the first one, another command that tries at the same time may have
     # removed the file between two steps. Where nothing may be removed, only the first one stays.
     if not (_is_kept(directory, _PROOF_FILE) or _is_kept(directory, f"{_PROOF_FILE}-{uuid.uuid4().hex}")):
-        raise StoreError(
+        raise LabelStoreError(
             f"{directory.uri}: this storage writes over what is there although it is asked not to "
             "(If-None-Match); a label store cannot be kept on it"
         )

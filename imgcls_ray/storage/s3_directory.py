@@ -8,7 +8,7 @@ import uuid
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
-from imgcls_ray.errors import StorageError, StoreError
+from imgcls_ray.errors import LabelStoreError, StorageError
 from imgcls_ray.storage.files import opaque_etag
 from imgcls_ray.storage.s3 import STORE_DEADLINE_S, s3_client, split_uri
 from imgcls_ray.storage.s3_failures import Failure, S3Error
@@ -150,8 +150,8 @@ class S3Directory:
                 raise self._no_bucket(error) from error
             raise self._client.storage_error(f"{self.uri}/{name}: cannot be read", error) from error
 
-    def _no_bucket(self, error: S3Error) -> StoreError:
-        return StoreError(f"{self.uri}: there is no bucket {self._bucket!r} ({error}); make it, or check its name")
+    def _no_bucket(self, error: S3Error) -> LabelStoreError:
+        return LabelStoreError(f"{self.uri}: there is no bucket {self._bucket!r} ({error}); make it, or check its name")
 
     def _write_error(self, name: str, error: S3Error) -> StorageError:
         if error.failure is Failure.STORAGE and str(error).startswith("501"):

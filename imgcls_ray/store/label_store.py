@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from imgcls_ray.config import StrictModel
-from imgcls_ray.errors import StorageError, StoreError, StoreInUseError
+from imgcls_ray.errors import LabelStoreDamagedError, LabelStoreError, StorageError, StoreInUseError
 from imgcls_ray.json_files import encode_json
 from imgcls_ray.storage.create_only import prove_create_only
 from imgcls_ray.store.schema import Unit, parse_part_name, part_schema
@@ -179,7 +179,7 @@ class LabelStore:
         """What is said of a plan.
 
         Raises:
-            StoreError: the record is damaged.
+            LabelStoreDamagedError: the record is damaged.
         """
         record = self._record(plan_name(run))
         if not _is_plan_record(record):
@@ -190,7 +190,7 @@ class LabelStore:
         """What is said of a finished run.
 
         Raises:
-            StoreError: the record is damaged.
+            LabelStoreDamagedError: the record is damaged.
         """
         record = self._record(name := f"runs/{run:04d}.json")
         if not _is_run_record(record):
@@ -201,19 +201,19 @@ class LabelStore:
         try:
             record: Json = json.loads(self.directory.read(name))
         except OSError as error:
-            raise StoreError(f"{self.uri}: {name} cannot be read ({error.strerror or error})") from error
+            raise LabelStoreDamagedError(f"{self.uri}: {name} cannot be read ({error.strerror or error})") from error
         except (ValueError, RecursionError) as error:
             raise self._damaged(name) from error
         return record
 
-    def _damaged(self, name: str) -> StoreError:
-        return StoreError(f"{self.uri}: {name} is damaged; bring it back from a copy")
+    def _damaged(self, name: str) -> LabelStoreDamagedError:
+        return LabelStoreDamagedError(f"{self.uri}: {name} is damaged; bring it back from a copy")
 
     def units(self, run: int) -> Iterator[Unit]:
         """The units of a planned run in order, read from the footers of its plan files.
 
         Raises:
-            StoreError: a plan file is damaged or lost.
+            LabelStoreDamagedError: a plan file is damaged or lost.
         """
         num_units = self.plan_record(run)["num_units"]
         if num_units == 0:
@@ -227,7 +227,7 @@ class LabelStore:
             segment = f"plans/{run:04d}/{name}"
             # Without it, the units behind the gap would be labelled under the names of others.
             if name != segment_name(place):
-                raise StoreError(
+                raise LabelStoreDamagedError(
                     f"{self.uri}: plans/{run:04d}/{segment_name(place)} is lost; bring it back from a copy"
                 )
             with self._plan_file(segment) as file:
@@ -237,7 +237,7 @@ class LabelStore:
                 yield Unit(run, number, segment, row_group, first_row, num_rows)
                 number, first_row = number + 1, first_row + num_rows
         if number != num_units:
-            raise StoreError(
+            raise LabelStoreDamagedError(
                 f"{self.uri}: the files of plans/{run:04d} hold {number:,} of {num_units:,} units; "
                 "bring the lost ones back from a copy"
             )
@@ -251,13 +251,13 @@ class LabelStore:
         """The rows of a part file.
 
         Raises:
-            StoreError: the file is damaged.
+            LabelStoreDamagedError: the file is damaged.
         """
         try:
             with self.directory.open(name) as file:
                 return pq.ParquetFile(file).read(columns=columns)
         except (OSError, pa.ArrowException) as error:
-            raise StoreError(
+            raise LabelStoreDamagedError(
                 f"{self.uri}: {name} cannot be read ({' '.join(str(error).split())}); bring it back from a copy, or "
                 f"remove it and the record of its run under runs/, and the command labels its images again"
             ) from error
@@ -266,7 +266,7 @@ class LabelStore:
         """The plan's rows of one unit.
 
         Raises:
-            StoreError: the plan file is damaged.
+            LabelStoreDamagedError: the plan file is damaged.
         """
         with self._plan_file(unit.segment) as file:
             return pq.ParquetFile(file, pre_buffer=True).read_row_group(unit.row_group)
@@ -277,7 +277,7 @@ class LabelStore:
             with self.directory.open(name) as file:
                 yield file
         except (OSError, pa.ArrowException) as error:
-            raise StoreError(
+            raise LabelStoreDamagedError(
                 f"{self.uri}: {name} cannot be read ({' '.join(str(error).split())}); bring it back from a copy: "
                 "it says what an open run is to label"
             ) from error
@@ -321,7 +321,7 @@ def create_or_open_store(directory: Directory, identity: StoreIdentity) -> Label
     """Open the store for a run of this identity, or create it.
 
     Raises:
-        StoreError: the directory has other files, is a store of another model or with other columns, or is on a
+        LabelStoreError: the directory has other files, is a store of another model or with other columns, or is on a
             storage that overwrites existing names.
     """
     if is_store(directory):
@@ -341,7 +341,7 @@ def is_store(directory: Directory) -> bool:
     """Whether there is a store; ``False`` means that one can be created.
 
     Raises:
-        StoreError: the directory has other files.
+        LabelStoreError: the directory has other files.
     """
     try:
         if directory.exists(IDENTITY_FILE):
@@ -351,11 +351,13 @@ def is_store(directory: Directory) -> bool:
         # A wrong --output, rather than a storage that fails.
         if isinstance(error.__cause__, PermissionError | NotADirectoryError):
             reason = error.__cause__.strerror
-            raise StoreError(f"{directory.uri}: cannot be looked into ({reason}); give --output a directory") from error
+            raise LabelStoreError(
+                f"{directory.uri}: cannot be looked into ({reason}); give --output a directory"
+            ) from error
         raise
     # Looked for again: another run may have made the store between the two looks.
     if taken and not directory.exists(IDENTITY_FILE):
-        raise StoreError(
+        raise LabelStoreError(
             f"{directory.uri}: is not a label store (it holds {taken!r} and no {IDENTITY_FILE}); "
             "give --output a new or empty directory"
         )
@@ -366,17 +368,17 @@ def check_identity(store: LabelStore, identity: StoreIdentity) -> None:
     """Refuse a run whose model or columns differ from the store's.
 
     Raises:
-        StoreError: naming the first difference and the way out.
+        LabelStoreError: naming the first difference and the way out.
     """
     have, want = store.identity, identity
     if have.fingerprint != want.fingerprint:
-        raise StoreError(
+        raise LabelStoreError(
             f"{store.uri}: belongs to another model ({have.model}, fingerprint {have.fingerprint[:12]}; this one is "
             f"{want.model}, {want.fingerprint[:12]}); use that model, or another --output"
         )
     for field in ("top_k", "embedding", "logits"):
         if getattr(have, field) != getattr(want, field):
-            raise StoreError(
+            raise LabelStoreError(
                 f"{store.uri}: was made with {field}={getattr(have, field)}, this run has "
                 f"{field}={getattr(want, field)}; use the same, or another --output"
             )
@@ -386,16 +388,16 @@ def open_store(directory: Directory) -> LabelStore:
     """Open an existing store.
 
     Raises:
-        StoreError: there is no store, or its identity cannot be read.
+        LabelStoreError: there is no store, or its identity cannot be read.
     """
     try:
         content = json.loads(directory.read(IDENTITY_FILE))
         content.pop("created", None)
         return LabelStore(directory, StoreIdentity.model_validate(content))
     except OSError as error:
-        raise StoreError(f"{directory.uri}: is not a label store (no readable {IDENTITY_FILE})") from error
+        raise LabelStoreError(f"{directory.uri}: is not a label store (no readable {IDENTITY_FILE})") from error
     except (ValueError, AttributeError, TypeError, RecursionError, ValidationError) as error:
-        raise StoreError(f"{directory.uri}: {IDENTITY_FILE} is damaged, or of another version") from error
+        raise LabelStoreError(f"{directory.uri}: {IDENTITY_FILE} is damaged, or of another version") from error
 
 
 def now() -> str:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from imgcls_ray.errors import ImageErrorCode, StoreError
+from imgcls_ray.errors import ImageErrorCode, LabelStoreDamagedError
 from imgcls_ray.storage.http import is_url
 from imgcls_ray.storage.s3 import is_s3
 
@@ -152,7 +152,7 @@ class RetryRules:
     def _read_limits_of_run(self, run: int) -> Limits:
         try:
             record = self.store.run_record(run)
-        except StoreError:
+        except LabelStoreDamagedError:
             return {}  # damaged, or not written yet
         config = record.get("config")
         # Begun by an earlier version and finished by one that keeps limits in parts: the record has its limits, and
@@ -171,7 +171,7 @@ class RetryRules:
     def _read_plan(self, run: int) -> PlanRecord:
         try:
             return self.store.plan_record(run)
-        except StoreError:
+        except LabelStoreDamagedError:
             return {"num_images": 0, "num_units": 0}  # damaged: what it said is not known any more
 
 

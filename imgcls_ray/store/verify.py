@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from imgcls_ray.errors import ImageErrorCode, StoreError
+from imgcls_ray.errors import ImageErrorCode, LabelStoreDamagedError
 from imgcls_ray.store.answers import answers_by_input
 from imgcls_ray.store.retrying import RetryRules
 from imgcls_ray.store.schema import FINGERPRINT_KEY, PLAN_SCHEMA, STATUS_ERROR, STATUS_OK, parse_part_name
@@ -69,7 +69,7 @@ def verify_store(store: LabelStore) -> VerifyReport:
     for run in sorted(finished):
         try:
             store.run_record(run)
-        except StoreError as error:
+        except LabelStoreDamagedError as error:
             report.add(str(error).removeprefix(f"{store.uri}: "))
     for run, units in planned.items():
         if units is not None:
@@ -98,7 +98,7 @@ def _units(store: LabelStore, run: int, report: VerifyReport) -> list[Unit] | No
     """The units of a plan, or ``None`` if it cannot be read, which is one problem and not one per part."""
     try:
         return list(store.units(run))
-    except StoreError as error:
+    except LabelStoreDamagedError as error:
         report.add(str(error).removeprefix(f"{store.uri}: "))
     return None
 
@@ -144,7 +144,7 @@ def _check_part(store: LabelStore, unit: Unit, report: VerifyReport) -> None:
     try:
         planned = store.read_unit(unit).cast(PLAN_SCHEMA)
         planned.validate(full=True)
-    except (StoreError, ValueError, pa.ArrowException) as error:
+    except (LabelStoreDamagedError, ValueError, pa.ArrowException) as error:
         report.add(f"{unit.segment}: cannot be read ({error})")
         return
     _check_rows(planned, part, unit, report)

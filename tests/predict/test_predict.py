@@ -16,7 +16,7 @@ import pytest
 from rich.console import Console
 
 from imgcls_ray.config import PredictConfig, make_config
-from imgcls_ray.errors import InputError, JobFailedError, ModelFolderError, ResourceError, StorageError, StoreError
+from imgcls_ray.errors import InputError, JobFailedError, LabelStoreError, ModelFolderError, ResourceError, StorageError
 from imgcls_ray.models.api import create_model
 from imgcls_ray.predict.job import predict
 from imgcls_ray.predict.label import LabelTask
@@ -339,9 +339,9 @@ def test_another_models_store_is_refused(
     draw_images(2)
     label()
     other = make_small_model(tmp_path / "other", seed=5)
-    with pytest.raises(StoreError, match="belongs to another model"):
+    with pytest.raises(LabelStoreError, match="belongs to another model"):
         label(model=other.path)
-    with pytest.raises(StoreError, match="was made with top_k=5, this run has top_k=2"):
+    with pytest.raises(LabelStoreError, match="was made with top_k=5, this run has top_k=2"):
         label(top_k=2)
 
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from imgcls_ray.errors import InputError, StorageError, StoreError
+from imgcls_ray.errors import InputError, LabelStoreError, StorageError
 from imgcls_ray.storage import open_directory
 from imgcls_ray.storage import s3 as s3_module
 from tests.s3.proxy import Fault, Faults
@@ -328,7 +328,9 @@ def test_entries_of_more_than_a_page_are_each_there_once(
 
 def test_a_store_in_a_bucket_that_is_not_there_is_refused(bucket: str) -> None:
     store = open_directory(f"s3://{bucket}-of-nobody/labels")
-    with pytest.raises(StoreError, match=rf"^s3://{bucket}-of-nobody/labels: there is no bucket .*; make it, or check"):
+    with pytest.raises(
+        LabelStoreError, match=rf"^s3://{bucket}-of-nobody/labels: there is no bucket .*; make it, or check"
+    ):
         list(store.entries())
 
 
@@ -350,7 +352,7 @@ def test_a_file_that_is_not_there_is_not_found(store: Directory, how: str) -> No
 
 
 def test_reading_in_a_bucket_that_is_not_there_is_refused(bucket: str) -> None:
-    with pytest.raises(StoreError, match=r"there is no bucket"):
+    with pytest.raises(LabelStoreError, match=r"there is no bucket"):
         open_directory(f"s3://{bucket}-of-nobody/labels").read("a")
 
 

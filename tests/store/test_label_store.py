@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from imgcls_ray.errors import StorageError, StoreError, StoreInUseError
+from imgcls_ray.errors import LabelStoreDamagedError, LabelStoreError, StorageError, StoreInUseError
 from imgcls_ray.storage import open_directory
 from imgcls_ray.store import plan as plan_module
 from imgcls_ray.store.label_store import LabelStore, check_identity, create_or_open_store, open_store
@@ -61,9 +61,9 @@ def test_a_store_is_made_once_and_then_opened(tmp_path: Path) -> None:
 )
 def test_a_run_of_another_kind_is_refused(changes: dict[str, Any], text: str, tmp_path: Path) -> None:
     store = new_store(tmp_path)
-    with pytest.raises(StoreError) as opened:
+    with pytest.raises(LabelStoreError) as opened:
         new_store(tmp_path, **changes)
-    with pytest.raises(StoreError) as checked:
+    with pytest.raises(LabelStoreError) as checked:
         check_identity(store, identity(**changes))
     assert str(opened.value) == str(checked.value)
     assert str(opened.value).startswith(f"{tmp_path}: {text}")
@@ -83,7 +83,7 @@ def test_the_columns_follow_the_identity(tmp_path: Path) -> None:
 
 def test_a_folder_of_something_else_is_not_made_a_store(tmp_path: Path) -> None:
     (tmp_path / "holiday.jpg").write_bytes(b"")
-    with pytest.raises(StoreError) as caught:
+    with pytest.raises(LabelStoreError) as caught:
         new_store(tmp_path)
     assert str(caught.value) == (
         f"{tmp_path}: is not a label store (it holds 'holiday.jpg' and no store.json); "
@@ -100,16 +100,16 @@ def test_hidden_files_are_no_obstacle(tmp_path: Path) -> None:
 def test_a_file_is_no_store(tmp_path: Path) -> None:
     (tmp_path / "labels").write_bytes(b"")
     with pytest.raises(
-        StoreError, match=r"labels: cannot be looked into \(Not a directory\); give --output a directory"
+        LabelStoreError, match=r"labels: cannot be looked into \(Not a directory\); give --output a directory"
     ):
         new_store(tmp_path / "labels")
-    with pytest.raises(StoreError, match=r"labels: is not a label store \(no readable store\.json\)"):
+    with pytest.raises(LabelStoreError, match=r"labels: is not a label store \(no readable store\.json\)"):
         open_store(open_directory(f"{tmp_path}/labels"))
 
 
 def test_a_folder_without_identity_is_not_opened(tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path / "missing"):
-        with pytest.raises(StoreError, match=r": is not a label store \(no readable store\.json\)"):
+        with pytest.raises(LabelStoreError, match=r": is not a label store \(no readable store\.json\)"):
             open_store(open_directory(str(folder)))
     assert list(tmp_path.iterdir()) == []
 
@@ -121,7 +121,7 @@ def test_a_folder_without_identity_is_not_opened(tmp_path: Path) -> None:
 )
 def test_a_damaged_identity_is_refused(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "store.json").write_bytes(content)
-    with pytest.raises(StoreError) as caught:
+    with pytest.raises(LabelStoreError) as caught:
         new_store(tmp_path)
     assert str(caught.value) == f"{tmp_path}: store.json is damaged, or of another version"
     assert (tmp_path / "store.json").read_bytes() == content
@@ -130,7 +130,7 @@ def test_a_damaged_identity_is_refused(content: bytes, tmp_path: Path) -> None:
 @pytest.mark.parametrize("changes", [{"format_version": 2}, {"unknown": 1}])
 def test_a_store_of_a_later_version_is_refused(changes: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "store.json").write_text(json.dumps({**identity().model_dump(), **changes}))
-    with pytest.raises(StoreError, match="is damaged, or of another version"):
+    with pytest.raises(LabelStoreError, match="is damaged, or of another version"):
         new_store(tmp_path)
 
 
@@ -160,7 +160,7 @@ def test_of_two_models_that_make_a_store_at_once_one_is_refused(
         return create(name, data)
 
     monkeypatch.setattr(directory, "create", create_second)
-    with pytest.raises(StoreError, match="belongs to another model"):
+    with pytest.raises(LabelStoreError, match="belongs to another model"):
         create_or_open_store(directory, identity())
 
 
@@ -212,7 +212,7 @@ def test_a_damaged_record_is_named(name: str, tmp_path: Path) -> None:
     store = new_store(tmp_path)
     label(store, infos(20))
     (tmp_path / name).write_bytes(b'{"num_images": 2')
-    with pytest.raises(StoreError, match=f"{tmp_path}: {name} is damaged; bring it back from a copy"):
+    with pytest.raises(LabelStoreDamagedError, match=f"{tmp_path}: {name} is damaged; bring it back from a copy"):
         store.plan_record(1) if name.startswith("plans") else store.run_record(1)
 
 
@@ -341,7 +341,7 @@ def test_a_storage_that_writes_over_names_is_refused_every_time_and_nothing_is_l
 ) -> None:
     directory = kind()
     for _ in range(3):
-        with pytest.raises(StoreError, match="writes over what is there although it is asked not to"):
+        with pytest.raises(LabelStoreError, match="writes over what is there although it is asked not to"):
             create_or_open_store(directory, identity())
         assert directory.files == {}
 
@@ -352,7 +352,7 @@ def test_a_store_that_was_moved_to_such_a_storage_is_refused(tmp_path: Path) -> 
     assert list(honest.files) == ["store.json"]
     moved = _Overwriting(dict(honest.files))
     for _ in range(2):
-        with pytest.raises(StoreError, match="writes over what is there"):
+        with pytest.raises(LabelStoreError, match="writes over what is there"):
             create_or_open_store(moved, identity())
     assert moved.files == honest.files
 
@@ -370,7 +370,7 @@ def test_who_may_not_remove_can_keep_a_store() -> None:
 
 def test_a_store_of_another_model_is_refused_before_anything_is_tried(tmp_path: Path) -> None:
     directory = _Overwriting({"store.json": new_store(tmp_path).directory.read("store.json")})
-    with pytest.raises(StoreError, match="belongs to another model"):
+    with pytest.raises(LabelStoreError, match="belongs to another model"):
         create_or_open_store(directory, identity(fingerprint="0" * 64))
 
 
@@ -384,13 +384,13 @@ def test_a_damaged_plan_is_one_line(tmp_path: Path) -> None:
     units = list(store.units(1))
     content = store.directory.read(name)
     store.directory.replace(name, content[:-20])
-    with pytest.raises(StoreError, match=f"{name} cannot be read"):
+    with pytest.raises(LabelStoreDamagedError, match=f"{name} cannot be read"):
         list(store.units(1))
     store.directory.replace(name, content[:100] + bytes(len(content) - 400) + content[-300:])
-    with pytest.raises(StoreError, match=f"{name} cannot be read"):
+    with pytest.raises(LabelStoreDamagedError, match=f"{name} cannot be read"):
         store.read_unit(units[0])
     store.directory.remove(name)
-    with pytest.raises(StoreError, match="the files of plans/0001 hold 0 of 3 units"):
+    with pytest.raises(LabelStoreDamagedError, match="the files of plans/0001 hold 0 of 3 units"):
         list(store.units(1))
 
 
@@ -401,7 +401,7 @@ def test_a_plan_that_lost_a_file_in_its_middle_labels_nothing_under_other_names(
     store = new_store(tmp_path)
     plan(store, infos(64))
     store.directory.remove("plans/0001/000001.parquet")
-    with pytest.raises(StoreError, match=r"plans/0001/000001\.parquet is lost; bring it back from a copy"):
+    with pytest.raises(LabelStoreDamagedError, match=r"plans/0001/000001\.parquet is lost; bring it back from a copy"):
         list(store.units(1))
 
 
@@ -431,7 +431,7 @@ def test_a_record_with_values_of_another_kind_is_damaged(name: str, key: str, va
     answer(store, plan(store, infos(3)))
     path = f"{name}/0001.json"
     store.directory.replace(path, json.dumps({**json.loads(store.directory.read(path)), key: value}).encode())
-    with pytest.raises(StoreError, match=f"{path} is damaged; bring it back from a copy"):
+    with pytest.raises(LabelStoreDamagedError, match=f"{path} is damaged; bring it back from a copy"):
         (store.plan_record if name == "plans" else store.run_record)(1)
     assert not verify_store(store).is_sound
 
@@ -441,7 +441,7 @@ def test_a_record_of_brackets_is_damaged(tmp_path: Path) -> None:
     plan(store, infos(3))
     for name in ("plans/0001.json", "store.json"):
         store.directory.replace(name, b"[" * 100_000)
-    with pytest.raises(StoreError, match="is damaged"):
+    with pytest.raises(LabelStoreDamagedError, match="is damaged"):
         store.plan_record(1)
-    with pytest.raises(StoreError, match="is damaged"):
+    with pytest.raises(LabelStoreError, match="is damaged"):
         open_store(store.directory)
