@@ -14,6 +14,7 @@ from imgcls_ray.commands.terminal import native_stderr_aside
 from imgcls_ray.config import CheckConfig, make_config, nested, read_values
 from imgcls_ray.datasets.findings import FindingCode, Severity
 from imgcls_ray.errors import CheckFailedError, StoppedError, UsageError
+from imgcls_ray.words import counted
 from imgcls_ray.workers.progress import image_progress
 
 if TYPE_CHECKING:
@@ -97,14 +98,17 @@ def _tell(result: CheckResult, config: CheckConfig) -> None:
     console = Console(highlight=False, markup=False, soft_wrap=True)
     shares = ", ".join(f"{count:,} to {split}" for split, count in result.num_images.items())
     num_classes = sum(name is not None for name in result.class_names)
-    console.print(f"{config.data}: {num_classes:,} classes, {shares}; checked in {result.seconds:.0f} s", markup=False)
+    console.print(
+        f"{config.data}: {counted(num_classes, 'class', 'classes')}, {shares}; checked in {result.seconds:.0f} s",
+        markup=False,
+    )
     if result.num_findings:
         console.print(_table(result))
     console.print(f"report: {config.output.rstrip('/')}/check_dataset/report.html", markup=False)
     if not result.passed:
         num_errors = sum(result.num_findings[code] for code in FindingCode if code.severity is Severity.ERROR)
         raise CheckFailedError(
-            f"{config.data}: check failed, {num_errors:,} {'error' if num_errors == 1 else 'errors'}; all are in "
+            f"{config.data}: check failed, {counted(num_errors, 'error')}; all are in "
             f"{config.output.rstrip('/')}/check_dataset/findings.parquet"
         )
     print("Check dataset passed !")

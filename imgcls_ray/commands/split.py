@@ -10,6 +10,7 @@ from rich.table import Table
 
 from imgcls_ray.config import SplitConfig, make_config, read_values
 from imgcls_ray.datasets.split import split_dataset
+from imgcls_ray.words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -49,7 +50,7 @@ def _table(report: SplitReport) -> Table:
 def _notes(report: SplitReport) -> list[str]:
     notes = []
     if report.num_groups is not None:
-        notes.append(f"{report.num_groups:,} groups, none of them in two splits")
+        notes.append(f"{counted(report.num_groups, 'group')}, none of them in two splits")
     if report.num_duplicates:
         notes.append(f"lines that named an image again, and were left out: {report.num_duplicates:,}")
     deviation = report.deviation

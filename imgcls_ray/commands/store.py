@@ -35,7 +35,10 @@ def status(config_file: Path | None, overrides: Sequence[str], flags: Values) ->
     console = Console(highlight=False, markup=False, soft_wrap=True)
     identity = store.identity
     columns = "".join(f", {name}" for name in ("embedding", "logits") if getattr(identity, name))
-    console.print(f"{store.uri}: {identity.model}, {identity.num_classes:,} classes, top {identity.top_k}{columns}")
+    console.print(
+        f"{store.uri}: {identity.model}, {counted(identity.num_classes, 'class', 'classes')}, "
+        f"top {identity.top_k}{columns}"
+    )
     console.print(f"fingerprint {identity.fingerprint}")
     finished, planned = store.finished_runs(), store.planned_runs()
     table = Table("run", "state", "images", "ok", "errors", "images/s", "finished")
@@ -74,7 +77,10 @@ def verify(config_file: Path | None, overrides: Sequence[str], flags: Values) ->
     report = verify_store(store)
     console = Console(highlight=False, markup=False, soft_wrap=True)
     counts = ", ".join(f"{code} {count:,}" for code, count in report.counts.most_common())
-    console.print(f"{store.uri}: {report.num_planned:,} inputs planned, {report.num_rows:,} rows ({counts or 'none'})")
+    console.print(
+        f"{store.uri}: {counted(report.num_planned, 'input')} planned, {counted(report.num_rows, 'row')} "
+        f"({counts or 'none'})"
+    )
     for problem in report.problems[:_MAX_PROBLEMS_SHOWN]:
         console.print(f"  {problem}")
     if report.num_problems > _MAX_PROBLEMS_SHOWN:

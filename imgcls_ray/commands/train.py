@@ -10,6 +10,7 @@ from imgcls_ray.commands.device import settle_device
 from imgcls_ray.commands.terminal import native_stderr_aside
 from imgcls_ray.config import TrainConfig, make_config, read_values
 from imgcls_ray.errors import StoppedError
+from imgcls_ray.words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,7 +44,7 @@ def _tell(result: TrainResult) -> None:
     if result.was_done:
         print(f"{output}: this run is done")
     if result.num_bad:
-        print(f"{result.num_bad:,} images could not be read; {output}/bad_images.csv tells which and why")
+        print(f"{counted(result.num_bad, 'image')} could not be read; {output}/bad_images.csv tells which and why")
     print(
         f"best epoch: {result.best_epoch} of {last['epoch']:.0f}, val top-1 {best['val.top1']:.2%}, "
         f"top-5 {best['val.top5']:.2%}"

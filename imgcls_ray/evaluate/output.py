@@ -34,6 +34,7 @@ from imgcls_ray.report.reliability import draw_reliability
 from imgcls_ray.storage import open_directory
 from imgcls_ray.storage.scratch import scratch_folder
 from imgcls_ray.store.schema import FINGERPRINT_KEY, STATUS_ERROR, STATUS_OK
+from imgcls_ray.words import counted
 
 if TYPE_CHECKING:
     from _csv import Writer
@@ -109,7 +110,7 @@ def _files_of(result: Evaluation, scores: Scores, config: EvaluateConfig) -> Ite
     names = result.class_names
     yield "per_class", _per_class_csv(scores, names)
     yield "confusion", confusion_csv(scores.confusion, names)
-    title = f"{result.model_name} on {result.split}, {int(scores.confusion.counts.sum()):,} images"
+    title = f"{result.model_name} on {result.split}, {counted(int(scores.confusion.counts.sum()), 'image')}"
     yield "confusion_picture", draw_confusion(scores.confusion, names, title=title)
     temperature = scores.metrics.get("temperature")
     yield "reliability_picture", draw_reliability(scores.before, scores.after, temperature=temperature)

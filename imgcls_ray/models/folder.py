@@ -29,6 +29,7 @@ from imgcls_ray.errors import ModelFolderError
 from imgcls_ray.images.preprocess import Preprocess
 from imgcls_ray.models.architecture import Architecture, build_network, no_memory
 from imgcls_ray.storage import DEFAULT_S3, open_directory
+from imgcls_ray.words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -433,9 +434,11 @@ def _check_weights_fit(folder: ModelFolder, network: nn.Module, weights: Mapping
     """Compare names, shapes and kinds; values are not looked at."""
     expected = network.state_dict()
     if missing := sorted(set(expected) - set(weights)):
-        raise ModelFolderError(f"{folder.path}: {len(missing)} weights are missing, first {missing[0]!r}")
+        raise ModelFolderError(f"{folder.path}: lacks {counted(len(missing), 'weight')}, first {missing[0]!r}")
     if extra := sorted(set(weights) - set(expected)):
-        raise ModelFolderError(f"{folder.path}: {len(extra)} weights are not of this network, first {shown(extra[0])}")
+        raise ModelFolderError(
+            f"{folder.path}: has {counted(len(extra), 'weight')} not of this network, first {shown(extra[0])}"
+        )
     for key, tensor in weights.items():
         if tensor.shape != expected[key].shape:
             raise ModelFolderError(

@@ -21,6 +21,7 @@ from imgcls_ray.models.timm_models import PREFIX
 from imgcls_ray.models.torch_file import check_torch_file
 from imgcls_ray.storage import DEFAULT_S3
 from imgcls_ray.storage.s3 import is_s3
+from imgcls_ray.words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -242,4 +243,4 @@ def _misfits(expected: Mapping[str, torch.Tensor], state: Mapping[str, torch.Ten
 
 def _listed(names: list[str], kind: str) -> str:
     shown = ", ".join(shown_name(name) for name in names[:_NUM_SHOWN]) + (", …" if len(names) > _NUM_SHOWN else "")
-    return f"{len(names)} {'weight' if len(names) == 1 else 'weights'} {kind}: {shown}"
+    return f"{counted(len(names), 'weight')} {kind}: {shown}"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from imgcls_ray.report.figures import draw_png, fit_label, write_labels
+from imgcls_ray.words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -78,7 +79,7 @@ def draw_confusion(confusion: Confusion, class_names: Sequence[str], *, title: s
 
 def _subtitle(confusion: Confusion, class_ids: np.ndarray, num_classes: int) -> str:
     if len(class_ids) == num_classes:
-        return "1 class" if num_classes == 1 else f"{num_classes:,} classes"
+        return counted(num_classes, "class", "classes")
     if len(class_ids) < len(np.union1d(confusion.true, confusion.predicted)):
         return f"the {len(class_ids)} most confused of {num_classes:,} classes"
     return f"the {len(class_ids)} of {num_classes:,} classes that occur"

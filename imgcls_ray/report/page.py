@@ -19,6 +19,7 @@ from markupsafe import Markup, escape
 from imgcls_ray.datasets.findings import FindingCode, Severity
 from imgcls_ray.report.histogram import rank_classes
 from imgcls_ray.report.pictures import pictured_findings, pictures_of
+from imgcls_ray.words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -56,7 +57,7 @@ def render_page(
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    environment.filters |= {"visible": visible, "number": "{:,}".format, "counted": _count, "data_uri": _data_uri}
+    environment.filters |= {"visible": visible, "number": "{:,}".format, "counted": counted, "data_uri": _data_uri}
     return environment.get_template("page.html").render(
         result=result,
         num_errors=_num_of(result, Severity.ERROR),
@@ -101,10 +102,6 @@ def _is_invisible(character: str) -> bool:
 def _escaped(character: str) -> str:
     number = ord(character)
     return f"\\x{number:02x}" if number < 0x100 else f"\\u{number:04x}" if number < 0x10000 else f"\\U{number:08x}"
-
-
-def _count(number: int, one: str, many: str = "") -> str:
-    return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 
 def _data_uri(data: bytes, kind: str) -> str:

@@ -13,6 +13,7 @@ import pyarrow as pa
 from imgcls_ray.datasets.findings import Severity
 from imgcls_ray.datasets.source import read_dataset
 from imgcls_ray.errors import InputError
+from imgcls_ray.words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -95,7 +96,7 @@ def _refuse_faults(data: str, faults: Sequence[Finding]) -> None:
         for fault in faults[:_NUM_SHOWN]
     )
     raise InputError(
-        f"{data}: has {sum(counts.values()):,} faults ({shown}{'; …' if len(faults) > _NUM_SHOWN else ''}); "
+        f"{data}: has {counted(counts.total(), 'fault')} ({shown}{'; …' if len(faults) > _NUM_SHOWN else ''}); "
         f"`imgcls check {data}` tells all of them"
     )
 

@@ -176,12 +176,12 @@ def _run(
 
 def _tell_beginning(config: TrainConfig, entries: Entries, state: TrainState, recipe: Recipe, *, is_new: bool) -> None:
     start = state.identity.start
-    counts = ", ".join(f"{len(table):,} images to {split}" for split, table in entries.tables.items())
+    counts = ", ".join(f"{counted(len(table), 'image')} to {split}" for split, table in entries.tables.items())
     logger.info("%s: %s, %s", config.data, counted(len(entries.class_names), "class", "classes"), counts)
     if empty := [
         entries.class_names[label] for label, count in enumerate(entries.images_per_class("train")) if not count
     ]:
-        logger.warning("%d classes have no image to train on, first %s", len(empty), empty[0])
+        logger.warning("%s without an image to train on, first %s", counted(len(empty), "class", "classes"), empty[0])
     logger.info(
         "%s from %s, at %d pixels; %s, learning rate %.3g for batches of %d, weight decay %g",
         start.name,

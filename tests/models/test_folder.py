@@ -112,7 +112,7 @@ def test_weights_that_are_not_numbers_are_refused(folder: Path) -> None:
 
 def test_missing_and_foreign_weights_are_named(folder: Path) -> None:
     opened = rewrite_weights(folder, lambda weights: weights.pop("classifier.bias"))
-    with pytest.raises(ModelFolderError, match=r"1 weights are missing, first 'classifier\.bias'"):
+    with pytest.raises(ModelFolderError, match=r"lacks 1 weight, first 'classifier\.bias'"):
         opened.load_network()
     opened = rewrite_weights(
         folder, lambda weights: weights.update({"classifier.bias": torch.zeros(7), "backdoor": torch.zeros(1)})

@@ -19,6 +19,7 @@ from imgcls_ray.models.engines.engine import Engine, EngineName, EngineOutput, P
 from imgcls_ray.models.engines.openvino_engine import OpenVINOEngine, converted_network, kept_network
 from imgcls_ray.models.engines.torch_engine import TorchEngine, from_uint8
 from imgcls_ray.models.exported import read_torch_network
+from imgcls_ray.words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -180,6 +181,6 @@ def torch_devices(device: str) -> list[str]:
     found = torch.cuda.device_count()
     ids = wanted.ids or (0,)
     if missing := [i for i in ids if i >= found]:
-        have = f"{found} CUDA {'device' if found == 1 else 'devices'}"
+        have = counted(found, "CUDA device")
         raise ResourceError(f"device {device}: there is no GPU {missing[0]}, this machine has {have}; use cpu")
     return [f"cuda:{i}" for i in ids]
