@@ -10,7 +10,7 @@ from imgcls_ray.errors import JobFailedError
 
 if TYPE_CHECKING:
     from imgcls_ray.evaluate.calibration import Reliability
-    from imgcls_ray.evaluate.metrics import ClassScore, Confusion
+    from imgcls_ray.evaluate.scoring import ClassScore, Confusion
 
 
 class Mistake(NamedTuple):

@@ -17,9 +17,9 @@ from imgcls_ray.evaluate.block_answers import Answers
 from imgcls_ray.evaluate.calibration import TEMPERATURES, fit_temperature, reliability_at
 from imgcls_ray.evaluate.classifying import TOP_K, EvaluateTask, classify_blocks, rows_per_block
 from imgcls_ray.evaluate.evaluation import Evaluation, Mistake, Scores
-from imgcls_ray.evaluate.metrics import balanced_accuracy, confusion_of, macro_f1, score_classes
 from imgcls_ray.evaluate.output import RESULT_NAME, write_report
 from imgcls_ray.evaluate.reading import read_split
+from imgcls_ray.evaluate.scoring import balanced_accuracy, confusion_of, macro_f1, score_classes
 from imgcls_ray.json_files import write_failure
 from imgcls_ray.models.engines.load import check_engine
 from imgcls_ray.models.folder import update_metrics

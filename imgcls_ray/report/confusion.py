@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from imgcls_ray.evaluate.metrics import Confusion
+    from imgcls_ray.evaluate.scoring import Confusion
 
 MAX_MATRIX_CLASSES = 200
 """With more, the table is a list of the cells that are not 0."""

@@ -39,6 +39,8 @@ def learning_rate_at(step: int, recipe: Recipe, *, epochs: int, steps_per_epoch:
     Rises in a line over ``warmup_epochs``, then falls as the schedule says: a half cosine to ``min_learning_rate``
     (Loshchilov and Hutter 2016, https://arxiv.org/abs/1608.03983), or to a tenth at each quarter of the epochs.
     """
+    # Not timm's schedulers: they keep what they set in an optimizer, and round otherwise. In a run of 520 steps, 91 of
+    # them warm-up, 160 rates differ from these in their last digits, and a run that goes on would not be what it was.
     warmup_steps = round(recipe.warmup_epochs * steps_per_epoch)
     if step < warmup_steps:
         return recipe.learning_rate * (step + 1) / (warmup_steps + 1)

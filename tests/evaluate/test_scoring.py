@@ -12,7 +12,7 @@ from sklearn.metrics import balanced_accuracy_score, confusion_matrix, f1_score
 
 from imgcls_ray.datasets.classes import match_classes
 from imgcls_ray.errors import UsageError
-from imgcls_ray.evaluate.metrics import balanced_accuracy, confusion_of, macro_f1, score_classes
+from imgcls_ray.evaluate.scoring import balanced_accuracy, confusion_of, macro_f1, score_classes
 from imgcls_ray.report.confusion import (
     MAX_DRAWN_CLASSES,
     MAX_MATRIX_CLASSES,
@@ -23,7 +23,7 @@ from imgcls_ray.report.confusion import (
 )
 
 if TYPE_CHECKING:
-    from imgcls_ray.evaluate.metrics import ClassScore, Confusion
+    from imgcls_ray.evaluate.scoring import ClassScore, Confusion
 
 
 def draw(num_images: int, num_classes: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
