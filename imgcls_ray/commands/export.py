@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -10,7 +11,6 @@ from imgcls_ray.commands.terminal import native_stderr_aside
 from imgcls_ray.config import ExportConfig, make_config, read_values
 from imgcls_ray.errors import StoppedError
 from imgcls_ray.export.job import export, percent, words_of_accuracy
-from imgcls_ray.workers.progress import logger
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from imgcls_ray.config import Values
     from imgcls_ray.export.job import ExportReport
+
+logger = logging.getLogger(__name__)
 
 
 def run(config_file: Path | None, overrides: Sequence[str], flags: Values) -> None:

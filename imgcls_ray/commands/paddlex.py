@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
     from imgcls_ray.config import Plain, Values
 
-logger = logging.getLogger("imgcls_ray")
+logger = logging.getLogger(__name__)
 
 _OURS: Mapping[str, Mapping[str, str]] = {
     "check_dataset": {

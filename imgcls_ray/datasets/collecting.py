@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from imgcls_ray.datasets.entry_file import EntryFile
     from imgcls_ray.datasets.labelled import DatasetSource, Entry
 
-logger = logging.getLogger("imgcls_ray")
+logger = logging.getLogger(__name__)
 
 _NUM_SAMPLES = 10
 """Number of samples of each split, as in PaddleX."""

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from imgcls_ray.datasets.labelled import DatasetSource, Entry
 
-logger = logging.getLogger("imgcls_ray")
+logger = logging.getLogger(__name__)
 
 _TOLERANCE_PERCENT = 1e-6
 _MAX_CLASSES_NAMED = 10

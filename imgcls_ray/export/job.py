@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypedDict
@@ -13,7 +14,7 @@ from imgcls_ray.options import s3_options
 from imgcls_ray.storage.files import path_from_uri
 from imgcls_ray.storage.s3 import is_s3
 from imgcls_ray.words import counted
-from imgcls_ray.workers.progress import image_progress, logger
+from imgcls_ray.workers.progress import image_progress
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from imgcls_ray.export.images import ExportImages
     from imgcls_ray.export.parity import Parity, ParityInput
     from imgcls_ray.models.folder import ExportFormat, ModelFolder
+
+logger = logging.getLogger(__name__)
 
 REPORT_NAME = "export_report.json"
 _PACKAGES = ("imgcls-ray", "torch", "timm", "openvino", "onnx", "onnxscript", "nncf")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from imgcls_ray.models.folder import ModelFolder
     from imgcls_ray.storage.s3 import S3Options
 
-logger = logging.getLogger("imgcls_ray")
+logger = logging.getLogger(__name__)
 
 
 def is_model_path(model: str) -> bool:

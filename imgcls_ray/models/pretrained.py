@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from imgcls_ray.models.zoo import ZooModel
 
-logger = logging.getLogger("imgcls_ray")
+logger = logging.getLogger(__name__)
 
 _WAYS_OUT = "make a model folder with `imgcls models new NAME --weights FILE` (or --random, for benchmarks)"
 _CONNECT_TIMEOUT_S = 5.0

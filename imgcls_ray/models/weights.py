@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from imgcls_ray.models.zoo import ZooModel
     from imgcls_ray.storage.s3 import S3Options
 
-logger = logging.getLogger("imgcls_ray")
+logger = logging.getLogger(__name__)
 
 _NUM_SHOWN = 5
 _MAX_CLASSES = 1_000_000

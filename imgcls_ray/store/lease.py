@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from imgcls_ray.json_files import Json
     from imgcls_ray.storage import Directory
 
-logger = logging.getLogger("imgcls_ray")
+logger = logging.getLogger(__name__)
 
 LEASE_FILE = "lease.json"
 _HEARTBEAT_S = 10.0

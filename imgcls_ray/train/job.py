@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from imgcls_ray.storage import Directory
     from imgcls_ray.train.entries import Entries
 
-logger = logging.getLogger("imgcls_ray")
+logger = logging.getLogger(__name__)
 
 # What two runs must have in common for one to go on with the other's work; the rest may change between them.
 _IDENTITY_KEYS = (

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from imgcls_ray.train.events import Event
     from imgcls_ray.train.state import TrainState
 
-logger = logging.getLogger("imgcls_ray")
-_steps = logging.getLogger("imgcls_ray.train.steps")
+logger = logging.getLogger(__name__)
+_steps = logging.getLogger(f"{__name__}.steps")
 
 LOG_FILE, CURVES_FILE, EVENTS_FOLDER = "train.log", "curves.png", "tensorboard"
 _LOG_INTERVAL_S = 10.0
@@ -167,16 +167,17 @@ def _log_to(path: Path) -> Iterator[None]:
     _steps.setLevel(logging.DEBUG)
     # Every step stands in the file; at the terminal a line every ten seconds is enough.
     _steps.propagate = False
-    level = logger.level
-    if not logger.isEnabledFor(logging.INFO):
-        logger.setLevel(logging.INFO)
-    for one in (logger, _steps):
+    package = logging.getLogger("imgcls_ray")
+    level = package.level
+    if not package.isEnabledFor(logging.INFO):
+        package.setLevel(logging.INFO)
+    for one in (package, _steps):
         one.addHandler(handler)
     try:
         yield
     finally:
-        logger.setLevel(level)
-        for one in (logger, _steps):
+        package.setLevel(level)
+        for one in (package, _steps):
             one.removeHandler(handler)
         handler.close()
 

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from imgcls_ray.models.folder import ModelFolder
 
 
-logger = logging.getLogger("imgcls_ray")
+logger = logging.getLogger(__name__)
 
 _NETWORK_FILES = ("network.xml", "network.bin")
 _HASHES_FILE = "SHA256SUMS"
