@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from fnmatch import fnmatch
@@ -185,6 +186,13 @@ def test_each_library_has_one_door(module: Path) -> None:
             assert any(fnmatch(name, door) or name.startswith(f"{door}/") for door in doors), (
                 f"{library} is imported outside {sorted(doors)}"
             )
+
+
+def test_a_modules_logger_has_the_modules_name() -> None:
+    loggers = re.compile(r"^logger\b.* = logging\.getLogger\((.*)\)$", flags=re.MULTILINE)
+    named = {module: loggers.findall(module.read_text(encoding="utf-8")) for module in MODULES}
+    assert sum(map(len, named.values())) > 20
+    assert not {module: names for module, names in named.items() if names not in ([], ["__name__"])}
 
 
 def test_there_is_no_import_cycle() -> None:

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from imgcls_ray.evaluate.reading import Split
     from imgcls_ray.models.folder import ModelFolder
 
-logger = logging.getLogger("imgcls_ray")
+logger = logging.getLogger(__name__)
 
 # Sums come in any order, and so do their last digits.
 _NUM_DIGITS = 6

@@ -7,6 +7,7 @@ the same command goes on from there.
 from __future__ import annotations
 
 import dataclasses
+import logging
 import time
 from contextlib import nullcontext
 from importlib.metadata import version
@@ -45,7 +46,7 @@ from imgcls_ray.store.schema import STATUS_OK
 from imgcls_ray.words import counted
 from imgcls_ray.workers.board import Board
 from imgcls_ray.workers.prepare import check_resources, start_workers
-from imgcls_ray.workers.progress import label_progress, logger
+from imgcls_ray.workers.progress import label_progress
 from imgcls_ray.workers.ray_cluster import WorkerPlan, is_cluster_given
 from imgcls_ray.workers.ray_failures import with_causes
 from imgcls_ray.workers.stopping import GracefulStop
@@ -62,6 +63,8 @@ if TYPE_CHECKING:
     from imgcls_ray.storage.s3 import S3Options
     from imgcls_ray.store.label_store import RunRecord
     from imgcls_ray.store.schema import Unit
+
+logger = logging.getLogger(__name__)
 
 # Pixels of a unit cross Ray's object store as one block on the way to a GPU.
 _MAX_BLOCK_BYTES = 128 * 2**20

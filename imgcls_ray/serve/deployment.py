@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ray.serve import Application
     from starlette.types import ASGIApp
 
-logger = logging.getLogger("imgcls_ray.serve")
+logger = logging.getLogger(__name__)
 
 _SWITCH_INTERVAL_S = 0.001
 
@@ -146,9 +146,9 @@ def application(config: ServeConfig, *, num_cpus: int | None = None, **options: 
 
 def _log_with_serve() -> None:
     """What this package logs goes where Serve logs, in its form."""
-    served = logging.getLogger("ray.serve")
+    ours, served = logging.getLogger(__package__), logging.getLogger("ray.serve")
     for handler in served.handlers:
-        if handler not in logger.handlers and not type(handler).__name__.startswith("Stream"):
-            logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
+        if handler not in ours.handlers and not type(handler).__name__.startswith("Stream"):
+            ours.addHandler(handler)
+    ours.setLevel(logging.INFO)
+    ours.propagate = False

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from imgcls_ray.serve.metrics import Metrics
     from imgcls_ray.serve.model import ModelOptions, ServedModel
 
-logger = logging.getLogger("imgcls_ray.serve")
+logger = logging.getLogger(__name__)
 
 Role = Literal["stable", "canary", "shadow"]
 

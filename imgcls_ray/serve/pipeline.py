@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from imgcls_ray.serve.metrics import Metrics
     from imgcls_ray.serve.model import ServedModel
 
-logger = logging.getLogger("imgcls_ray.serve")
+logger = logging.getLogger(__name__)
 
 _LONGEST_WATCH_S = 0.25
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from imgcls_ray.serve.decoders import Decoding, Drawing
     from imgcls_ray.workers.forks import Fork
 
-logger = logging.getLogger("imgcls_ray.serve")
+logger = logging.getLogger(__name__)
 
 _SERVER = (serve_decoders.__module__, serve_decoders.__name__)
 # A decoder ends itself when an image has had its CPU time. This is for one that got no core for so many times as long,

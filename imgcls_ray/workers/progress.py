@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _LOG_INTERVAL_S = 10.0
 _MIN_RATE_S = 3.0
-logger = logging.getLogger("imgcls_ray")
+logger = logging.getLogger(__name__)
 
 
 class LabelProgress:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-logger = logging.getLogger("imgcls_ray")
+logger = logging.getLogger(__name__)
 
 # Unit descriptors and counts are all that crosses Ray's object store on CPUs; its default takes 30 % of the memory.
 _CPU_OBJECT_STORE_BYTES = 256 * 2**20

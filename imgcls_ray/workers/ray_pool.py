@@ -27,7 +27,7 @@ _MAX_TASK_RETRIES = 100
 _UNITS_IN_HAND = 2
 """Of one actor: one computes, one waits for storage. More would only be more to do again after a death."""
 
-logger = logging.getLogger("imgcls_ray")
+logger = logging.getLogger(__name__)
 
 # A unit is given up when it has ended five workers; so many attempts without a single unit done are more than that.
 _MAX_ATTEMPTS_IN_VAIN = 10

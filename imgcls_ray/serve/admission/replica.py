@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from imgcls_ray.serve.keys import ApiKeys
     from imgcls_ray.serve.metrics import Metrics
 
-logger = logging.getLogger("imgcls_ray.serve")
+logger = logging.getLogger(__name__)
 access = logging.getLogger("imgcls_ray.serve.access")
 
 _OPEN_PATHS = frozenset(
