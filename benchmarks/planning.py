@@ -20,33 +20,29 @@ import pyarrow.parquet as pq
 from benchmarks.common import emit, imgcls, isolated_environment
 from benchmarks.processes import unique_bytes, watched_job
 from imgcls_ray.models.classifier import Prediction, StageSeconds
+from imgcls_ray.predict.label import LabelWork, unit_of
+from imgcls_ray.store.parts import commit_unit
 
 if TYPE_CHECKING:
+    from imgcls_ray.errors import ImageError
     from imgcls_ray.predict.label import LabelTask
-    from imgcls_ray.workers.board import Board
 
 _ROWS_PER_GROUP = 100_000
 
 
-class NullLabeller:
-    """Stands in for ``UnitLabeller``: rows without labelling."""
+class NullWork(LabelWork):
+    """Stands in for ``LabelWork``: rows without labelling."""
 
-    def __init__(self, task: LabelTask, board: Board) -> None:
+    def __init__(self, task: LabelTask) -> None:
         self._store = task.open_store()
         self._class_names = task.open_model().spec.class_names
         ids, scores = np.zeros(1, dtype=np.int32), np.ones(1, dtype=np.float32)
         self._prediction = Prediction(1, 1, ids, scores)
 
-    def __call__(self, units: pa.Table) -> pa.Table:
-        from imgcls_ray.predict.label import units_of
-        from imgcls_ray.store.parts import commit_unit
-
-        counts = []
-        for unit in units_of(units):
-            rows = self._store.read_unit(unit)
-            results = [self._prediction] * rows.num_rows
-            counts.append(commit_unit(self._store, self._class_names, unit, rows, results, StageSeconds(), {}))
-        return pa.concat_tables(counts)
+    def done_before(self, content: pa.Table) -> pa.Table:
+        rows = self._store.read_unit(unit := unit_of(content))
+        results: list[Prediction | ImageError] = [self._prediction] * rows.num_rows
+        return commit_unit(self._store, self._class_names, unit, rows, results, StageSeconds(), {})
 
 
 def write_list(path: Path, count: int) -> None:
@@ -72,7 +68,7 @@ def run_job(input: str, model: str, output: str) -> None:
 
     def run() -> None:
         log_to_stderr()
-        with mock.patch("imgcls_ray.predict.units.UnitLabeller", NullLabeller):
+        with mock.patch("imgcls_ray.predict.units.LabelWork", NullWork):
             predict.run(None, [], {"input": input, "model": model, "output": output})
 
     leave_with(run)

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
 Kind = Literal["driver", "worker", "other"]
-# Ray renames an actor's process to its class and method: ray::MapWorker(MapBatches(UnitLabeller)).submit
-_WORKER_TITLES = ("UnitLabeller", "MapWorker")
+# Ray renames an actor's process to its class and method: ray::MapWorker(MapBatches(BlockWorker)).submit
+_WORKER_TITLES = ("BlockWorker", "MapWorker")
 # Ray's processes notice the end of their driver by themselves.
 _GRACE_S = 10
 

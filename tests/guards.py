@@ -56,7 +56,17 @@ GUARDS: dict[str, tuple[Promise, ...]] = {
             "a worker that dies costs at most two units done again",
             (
                 "benchmarks/test_kills.py::test_a_worker_that_dies_costs_at_most_two_units_done_again",
-                "workers/test_cluster_recovery.py::test_after_a_death_only_units_without_counts_are_labelled_again",
+                "workers/test_cluster_recovery.py::test_after_a_death_only_blocks_that_have_not_come_back_are_run_again",
+                "jobs/test_node_loss.py::test_a_lost_node_costs_no_input_its_row_and_none_two",
+            ),
+            ("benchmarks.kills",),
+        ),
+        Promise(
+            "predict, evaluate and check survive lost workers and nodes, and images that end their worker",
+            (
+                "workers/test_survival.py::test_a_worker_that_is_killed_costs_no_image",
+                "workers/test_survival.py::test_images_that_end_their_worker_cost_themselves_alone",
+                "workers/test_survival.py::test_a_stop_is_one_line_and_leaves_no_process",
                 "jobs/test_node_loss.py::test_a_lost_node_costs_no_input_its_row_and_none_two",
             ),
             ("benchmarks.kills",),

@@ -12,7 +12,9 @@ from imgcls_ray.datasets.inspecting import InspectTask, inspect_entries
 from imgcls_ray.datasets.source import read_dataset
 from imgcls_ray.options import decode_limits, fetch_limits, s3_options
 from imgcls_ray.storage.scratch import scratch_folder
+from imgcls_ray.workers.board import Board
 from imgcls_ray.workers.ray_cluster import check_local, is_cluster_given, plan_workers, start_ray
+from imgcls_ray.workers.stopping import interrupt_on_stop
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,6 +34,7 @@ def check_dataset(config: CheckConfig, on_progress: Callable[[int], None] | None
         InputError: there is no such dataset.
         ResourceError: more workers than there are cores.
         StorageError: its storage fails.
+        JobFailedError: a worker failed for good.
     """
     start = time.monotonic()
     source = read_dataset(config.data, delimiter=config.delimiter, s3=s3_options(config))
@@ -43,10 +46,13 @@ def check_dataset(config: CheckConfig, on_progress: Callable[[int], None] | None
     with scratch_folder("check") as folder:
         entries = EntryFile(Path(folder, "entries.parquet"))
         collector = Collector(config, source, entries)
-        for facts in inspect_entries(collector.blocks(), task, num_workers=workers.num_cpu_workers):
-            collector.take(facts)
-            if on_progress is not None:
-                on_progress(len(facts))
+        board = Board()
+        # There is no report of a part of the images, so a stop waits for nothing.
+        with interrupt_on_stop(0, board.stop):
+            for facts in inspect_entries(collector.blocks(), task, workers, board):
+                collector.take(facts)
+                if on_progress is not None:
+                    on_progress(len(facts))
         collector.look_at_pairs(task)
         collector.look_at_classes()
         result = collector.result()

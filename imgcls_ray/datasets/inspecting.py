@@ -1,50 +1,40 @@
-"""Look at every image of a dataset: the work of one actor, and how it is handed out.
-
-An image that ends its worker is found as in bulk labelling: after two deaths over one block its images are measured in
-a child process, and the guilty one gets its code.
-"""
+"""Look at every image of a dataset: what a worker does with a block of them."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
-import itertools
 import json
-import threading
 import unicodedata
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from imgcls_ray.errors import ImageError, ImageErrorCode, JobFailedError
+from imgcls_ray.errors import ImageError, ImageErrorCode
 from imgcls_ray.images.limits import DecodeLimits
 from imgcls_ray.images.measure import ImageFacts, measure_image
-from imgcls_ray.workers.board import Board
-from imgcls_ray.workers.decoding import (
-    CAREFUL_AFTER_DEATHS,
-    MAX_DEATHS_OF_UNIT,
-    ask_child,
-    end_process_when_late,
-    load_decoders,
-    serve_images,
-)
-from imgcls_ray.workers.fetching import NUM_FETCH_THREADS, any_version, fetch_inputs
-from imgcls_ray.workers.ray_failures import with_causes
-from imgcls_ray.workers.ray_pool import dataset_of, map_units, quiet_ray_data
+from imgcls_ray.workers.decoding import ask_child, end_process_when_late, serve_images
+from imgcls_ray.workers.fetching import any_version
+from imgcls_ray.workers.ray_pool import run_blocks
+from imgcls_ray.workers.worker import Work, block_of_entries
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterable, Iterator
+    from contextlib import AbstractContextManager
 
+    from imgcls_ray.models.classifier import StageSeconds
     from imgcls_ray.storage import FetchLimits
+    from imgcls_ray.workers.board import Board
+    from imgcls_ray.workers.ray_cluster import WorkerPlan
 
+Measure = Callable[[bytes], ImageFacts | ImageError]
 
 # A few seconds of one core: long enough that handing it out costs nothing, short enough for two in hand.
 ROWS_PER_BLOCK = 512
-# A block of Ray Data costs the driver some kilobytes: a large dataset goes in waves.
-_BLOCKS_PER_WAVE = 1024
 ENTRY_SCHEMA = pa.schema(
     [
         ("number", pa.int64()),
@@ -88,47 +78,49 @@ class InspectTask:
     decode_limits: DecodeLimits
 
 
-class Inspector:
-    """Fetches and measures blocks of entries on one core. Two threads may call it at once: one computes."""
+class InspectWork(Work[ImageFacts, list[ImageFacts | ImageError]]):
+    """Measures blocks of entries; what comes back of each are its facts."""
 
-    def __init__(self, task: InspectTask, board: Board) -> None:
-        load_decoders()
-        self._task, self._board = task, board
-        self._executor = ThreadPoolExecutor(NUM_FETCH_THREADS, thread_name_prefix="fetch")
-        self._computing = threading.Lock()
+    def __init__(self, task: InspectTask) -> None:
+        self.fetch_limits, self._decode_limits = task.fetch_limits, task.decode_limits
 
-    def __call__(self, entries: pa.Table) -> pa.Table:
-        unit = f"block-{entries['number'][0].as_py()}"
-        encoded = fetch_inputs(any_version(entries["uri"]), self._task.fetch_limits, self._executor)
-        with self._computing:
-            num_deaths = self._board.begin("inspect", unit)
-            if num_deaths >= MAX_DEATHS_OF_UNIT:
-                raise JobFailedError(
-                    f"images {entries['number'][0]} and on have ended their worker {num_deaths} times, also when they "
-                    "were decoded in a process of their own"
-                )
-            limits = self._task.decode_limits
-            careful = num_deaths >= CAREFUL_AFTER_DEATHS
-            with measure_in_child(limits) if careful else nullcontext(measure_in_time(limits)) as measure:
-                results = [item if isinstance(item, ImageError) else measure(item) for item in encoded]
-        self._board.end("inspect", unit)
-        return _facts_table(entries, results)
+    def rows(self, entries: pa.Table) -> pa.Table:
+        return any_version(entries["uri"])
+
+    def decoder(self, *, careful: bool) -> AbstractContextManager[Measure]:
+        limits = self._decode_limits
+        return measure_in_child(limits) if careful else nullcontext(measure_in_time(limits))
+
+    def compute(
+        self, _entries: pa.Table, facts: Iterator[ImageFacts | ImageError], _seconds: StageSeconds
+    ) -> list[ImageFacts | ImageError]:
+        return list(facts)
+
+    def commit(
+        self, entries: pa.Table, _rows: pa.Table, facts: list[ImageFacts | ImageError], _seconds: StageSeconds
+    ) -> pa.Table:
+        return _facts_table(entries, facts)
 
 
-def inspect_entries(entries: Iterable[pa.Table], task: InspectTask, *, num_workers: int) -> Iterator[pa.Table]:
-    """Measure the images of blocks of entries (``ENTRY_SCHEMA``) on Ray; facts come back in any order of blocks."""
-    quiet_ray_data()
-    board = Board()
-    blocks = iter(entries)
-    while wave := list(itertools.islice(blocks, _BLOCKS_PER_WAVE)):
-        dataset = dataset_of(wave)
-        facts = map_units(dataset, Inspector, (task, board), num_actors=min(num_workers, len(wave)))
-        measured: Any = facts.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
-        yield from with_causes(measured)
-    board.clear()
+def inspect_entries(
+    entries: Iterable[pa.Table], task: InspectTask, workers: WorkerPlan, board: Board
+) -> Iterator[pa.Table]:
+    """Measure the images of blocks of entries (``ENTRY_SCHEMA``) on Ray; facts come back in any order of blocks.
+
+    Args:
+        entries: of a block each.
+        task: how.
+        workers: on how many actors.
+        board: where the caller may call for a stop.
+
+    Raises:
+        ImgclsError: a worker failed for good.
+    """
+    blocks = run_blocks(map(block_of_entries, entries), partial(InspectWork, task), workers, board)
+    return (block.content for block in blocks)
 
 
-def measure_in_time(limits: DecodeLimits) -> Callable[[bytes], ImageFacts | ImageError]:
+def measure_in_time(limits: DecodeLimits) -> Measure:
     """The ordinary way. An image that takes longer than ``limits.timeout_s`` ends the process by SIGALRM."""
 
     def measure(data: bytes) -> ImageFacts | ImageError:
@@ -141,7 +133,7 @@ def measure_in_time(limits: DecodeLimits) -> Callable[[bytes], ImageFacts | Imag
 
 
 @contextmanager
-def measure_in_child(limits: DecodeLimits) -> Iterator[Callable[[bytes], ImageFacts | ImageError]]:
+def measure_in_child(limits: DecodeLimits) -> Iterator[Measure]:
     """The careful way: an image that ends its process gets ``decoder_crashed`` or ``decode_timeout``."""
     with ask_child(__name__, "serve_measuring", json.dumps(asdict(limits)).encode(), limits) as ask:
 

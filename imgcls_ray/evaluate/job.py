@@ -28,8 +28,10 @@ from imgcls_ray.options import decode_limits, fetch_limits, s3_options
 from imgcls_ray.storage import open_directory
 from imgcls_ray.storage.s3 import is_s3
 from imgcls_ray.storage.scratch import scratch_folder
+from imgcls_ray.workers.board import Board
 from imgcls_ray.workers.prepare import check_resources, start_workers
 from imgcls_ray.workers.progress import label_progress
+from imgcls_ray.workers.stopping import interrupt_on_stop
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -139,8 +141,14 @@ def _classify(
         crop_size=folder.spec.preprocess.crop_size,
     )
     start = time.monotonic()
-    with answers.taking(), label_progress(split.num_images, 0, console) as progress:
-        for block in classify_blocks(split.blocks(num_rows), task, workers):
+    board = Board()
+    with (
+        # Nothing of a part of the answers is kept, so a stop waits for nothing.
+        interrupt_on_stop(0, board.stop),
+        answers.taking(),
+        label_progress(split.num_images, 0, console) as progress,
+    ):
+        for block in classify_blocks(split.blocks(num_rows), task, workers, board):
             progress.add(len(block.answers), answers.take(block))
     result.images_per_s = progress.images_per_s or split.num_images / (time.monotonic() - start)
     result.num_workers = workers.num_gpu_workers or workers.num_cpu_workers

@@ -14,8 +14,9 @@ from imgcls_ray.datasets.classes import match_classes
 from imgcls_ray.datasets.findings import Severity
 from imgcls_ray.datasets.source import read_dataset
 from imgcls_ray.errors import InputError, UsageError
-from imgcls_ray.evaluate.classifying import ENTRY_SCHEMA, Block
+from imgcls_ray.evaluate.classifying import ENTRY_SCHEMA
 from imgcls_ray.storage import DEFAULT_S3
+from imgcls_ray.workers.worker import block_of_entries
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from imgcls_ray.datasets.findings import Finding
     from imgcls_ray.datasets.labelled import DatasetSource
     from imgcls_ray.storage.s3 import S3Options
+    from imgcls_ray.workers.worker import Block
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Split:
             labels = self.model_ids[[entry.label for entry in entries]]
             columns = [numbers, [entry.uri for entry in entries], labels]
             arrays = [pa.array(values, field.type) for values, field in zip(columns, ENTRY_SCHEMA, strict=True)]
-            yield Block(start, pa.Table.from_arrays(arrays, schema=ENTRY_SCHEMA))
+            yield block_of_entries(pa.Table.from_arrays(arrays, schema=ENTRY_SCHEMA))
 
 
 def read_split(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from imgcls_ray.images.preprocess import Preprocess
     from imgcls_ray.models.engines.load import Engine, EngineName, EngineOutput, Precision
     from imgcls_ray.models.folder import ModelFolder
+
+D = TypeVar("D")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +78,9 @@ def decode_model_input(data: bytes, preprocess: Preprocess, limits: DecodeLimits
 
 
 def decode_model_inputs(
-    encoded: Iterable[bytes | ImageError], decode: Callable[[bytes], ModelInput | ImageError], seconds: StageSeconds
-) -> Iterator[ModelInput | ImageError]:
-    """Decode images in order, one result each; an error in is the same error out."""
+    encoded: Iterable[bytes | ImageError], decode: Callable[[bytes], D | ImageError], seconds: StageSeconds
+) -> Iterator[D | ImageError]:
+    """Decode images in order, one result each; an error in is the same error out. ``D`` is a decoded image."""
     for data in encoded:
         start = time.perf_counter()
         result = data if isinstance(data, ImageError) else decode(data)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import traceback
+from functools import partial
 from typing import TYPE_CHECKING
 
 from imgcls_ray import errors
@@ -24,10 +25,11 @@ def label_alone(task: LabelTask, unit: Unit, *, num_threads: int) -> pa.Table:
     Raises:
         ImgclsError: what the process said of its end; ``JobFailedError`` if it died again and again.
     """
-    from imgcls_ray.workers.decoding import MAX_DEATHS_OF_UNIT
+    from imgcls_ray.predict.label import block_of_unit
+    from imgcls_ray.workers.worker import MAX_DEATHS_OF_BLOCK, too_many_deaths
 
     deaths: list[ChildDiedError] = []
-    while len(deaths) < MAX_DEATHS_OF_UNIT:
+    while len(deaths) < MAX_DEATHS_OF_BLOCK:
         with ChildProcess(__name__, "serve_labelling") as child:
             try:
                 answer = child.ask(pickle.dumps((task, unit, num_threads, len(deaths))))
@@ -35,10 +37,7 @@ def label_alone(task: LabelTask, unit: Unit, *, num_threads: int) -> pa.Table:
                 deaths.append(death)
                 continue
         return _read_answer(json.loads(answer))
-    raise JobFailedError(
-        f"the process that labels was ended {len(deaths)} times, at last by {deaths[-1]}, also when the images "
-        "were decoded in one of their own"
-    )
+    raise JobFailedError(f"{too_many_deaths(block_of_unit(unit).title, len(deaths))}; the last one: {deaths[-1]}")
 
 
 def serve_labelling() -> None:
@@ -47,12 +46,14 @@ def serve_labelling() -> None:
 
 
 def _label(message: bytes) -> bytes:
-    from imgcls_ray.predict.label import UnitLabeller, describe_units
+    from imgcls_ray.predict.label import LabelWork, block_of_unit
+    from imgcls_ray.workers.worker import BlockWorker, NoBoard
 
     task, unit, num_threads, num_deaths = pickle.loads(message)
     try:
-        labeller = UnitLabeller(task, num_threads=num_threads, num_deaths=num_deaths)
-        return json.dumps({"counts": labeller(describe_units([unit])).to_pylist()}).encode()
+        make_work = partial(LabelWork, task, num_threads=num_threads)
+        done = BlockWorker(make_work, NoBoard(num_deaths), lambda: "alone").run(block_of_unit(unit))
+        return json.dumps({"counts": done.content.to_pylist()}).encode()
     except ImgclsError as error:
         return json.dumps({"error": type(error).__name__, "text": str(error)}).encode()
     except Exception:  # of which nobody thought: the parent shows it whole

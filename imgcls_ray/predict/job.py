@@ -13,7 +13,7 @@ from contextlib import nullcontext
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from imgcls_ray.errors import InputError, JobFailedError, StoppedError
+from imgcls_ray.errors import InputError, StoppedError
 from imgcls_ray.inputs.listing import check_input, list_inputs
 from imgcls_ray.machine import available_cores
 from imgcls_ray.models.engines.load import check_engine
@@ -48,8 +48,7 @@ from imgcls_ray.workers.board import Board
 from imgcls_ray.workers.prepare import check_resources, start_workers
 from imgcls_ray.workers.progress import label_progress
 from imgcls_ray.workers.ray_cluster import WorkerPlan, is_cluster_given
-from imgcls_ray.workers.ray_failures import with_causes
-from imgcls_ray.workers.stopping import GracefulStop
+from imgcls_ray.workers.stopping import interrupt_on_stop
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -227,9 +226,9 @@ class _Job:
         report.num_workers = self._workers.num_cpu_workers if self._workers else 1
         others: set[int] = set()
         num_done = report.num_done_before
-        stop = GracefulStop(self._config.grace_s, board.stop if board else _no_one_to_tell)
+        stopping = interrupt_on_stop(self._config.grace_s, board.stop if board else _no_one_to_tell)
         try:
-            with stop, label_progress(report.num_images, report.num_done_before, self._console) as progress:
+            with stopping, label_progress(report.num_images, report.num_done_before, self._console) as progress:
                 for counts in results:
                     num_done += counts.num_images
                     progress.add(counts.num_images, sum(n for code, n in counts.codes.items() if code != STATUS_OK))
@@ -239,13 +238,8 @@ class _Job:
                     report.codes.update(counts.codes)
                     for name, value in vars(counts.seconds).items():
                         setattr(report.stages, name, getattr(report.stages, name) + value)
-        except (KeyboardInterrupt, JobFailedError) as error:
-            # A Ctrl-C at a terminal, and a service manager, stop Ray's processes too: what breaks then is the stop.
-            if not stop.requested:
-                raise
+        except KeyboardInterrupt as error:
             raise self._stopped(report, num_done) from error
-        if stop.requested:
-            raise self._stopped(report, num_done)
         report.images_per_s = progress.images_per_s
         return others
 
@@ -265,11 +259,11 @@ class _Job:
 
     def _label_here(self, unit: Unit, task: LabelTask) -> Iterator[UnitCounts]:
         """A single unit is labelled without Ray: its start would take longer."""
-        yield from counts_of(label_alone(task, unit, num_threads=available_cores()))
+        yield counts_of(label_alone(task, unit, num_threads=available_cores()))
 
     def _on_ray(self, units: list[Unit], task: LabelTask, board: Board) -> Iterator[UnitCounts]:
-        workers = self._start()
-        return _with_causes(label_units(units, task, workers, board), self._store)
+        what_now = f"; everything labelled so far is kept in {self._store.uri}, and the same command goes on from there"
+        return label_units(units, task, self._start(), board, what_now=what_now)
 
     def _start(self) -> WorkerPlan:
         if self._workers is None:
@@ -312,9 +306,3 @@ class _Job:
 
 def _no_one_to_tell() -> None:
     """The one process of a single unit ends with it."""
-
-
-def _with_causes(counts: Iterator[UnitCounts], store: LabelStore) -> Iterator[UnitCounts]:
-    return with_causes(
-        counts, f"; everything labelled so far is kept in {store.uri}, and the same command goes on from there"
-    )

@@ -78,14 +78,7 @@ def done_before(unit: Unit) -> pa.Table:
     return unit_counts(unit, Counter(), StageSeconds(), committed=False)
 
 
-def skipped(unit: Unit, by: Sequence[str]) -> pa.Table:
-    """Counts of a unit that was not started because the command is stopping; ``by`` are the workers that report it."""
-    return unit_counts(unit, Counter(), StageSeconds(), committed=False, skipped_by=by)
-
-
-def unit_counts(
-    unit: Unit, codes: Counter[str], seconds: StageSeconds, *, committed: bool, skipped_by: Sequence[str] = ()
-) -> pa.Table:
+def unit_counts(unit: Unit, codes: Counter[str], seconds: StageSeconds, *, committed: bool) -> pa.Table:
     """One row, as ``predict.units.counts_of`` reads it."""
     return pa.table(
         {
@@ -93,7 +86,6 @@ def unit_counts(
             "num_images": [unit.num_rows],
             "committed": [committed],
             "codes": [json.dumps(codes)],
-            "skipped_by": pa.array([list(skipped_by)], pa.list_(pa.string())),
             **{name: [value] for name, value in asdict(seconds).items()},
         }
     )

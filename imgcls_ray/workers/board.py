@@ -14,7 +14,7 @@ from typing import Literal
 
 from imgcls_ray.workers.ray_table import kv_delete, kv_get, kv_list, kv_put
 
-Stage = Literal["label", "decode", "classify", "inspect"]
+Stage = Literal["label", "decode", "classify"]
 
 
 @dataclass(frozen=True)

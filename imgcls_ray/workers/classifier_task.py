@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import KW_ONLY, dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from imgcls_ray.errors import ModelFolderError
 from imgcls_ray.images.limits import DecodeLimits
-from imgcls_ray.models.classifier import ImageClassifier
+from imgcls_ray.models.classifier import ImageClassifier, ModelInput
 from imgcls_ray.models.open import open_model
 from imgcls_ray.storage import FetchLimits
-from imgcls_ray.workers.decoding import CAREFUL_AFTER_DEATHS, Decode, decode_in_child, decode_in_time
+from imgcls_ray.workers.decoding import Decode, decode_in_child, decode_in_time
+from imgcls_ray.workers.worker import Work
 
 if TYPE_CHECKING:
-    from imgcls_ray.images.preprocess import Preprocess
     from imgcls_ray.models.engines.load import EngineName, Precision
     from imgcls_ray.models.folder import ModelFolder
+
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -62,8 +64,28 @@ class ClassifierTask:
             limits=self.decode_limits,
         )
 
-    def decoder(self, preprocess: Preprocess, num_deaths: int) -> AbstractContextManager[Decode]:
-        """Decode the ordinary way, or with care what has ended so many workers."""
-        if num_deaths < CAREFUL_AFTER_DEATHS:
-            return nullcontext(decode_in_time(preprocess, self.decode_limits))
-        return decode_in_child(preprocess, self.decode_limits)
+
+class ClassifierWork(Work[ModelInput, R]):
+    """What every job with a classifier does with a block.
+
+    Args:
+        task: of the job.
+        device: of the classifier; ``None`` where images are only decoded, for a classifier elsewhere.
+        num_threads: of the classifier, on a CPU.
+    """
+
+    def __init__(self, task: ClassifierTask, device: str | None, num_threads: int) -> None:
+        self.fetch_limits, self._decode_limits = task.fetch_limits, task.decode_limits
+        folder = task.open_model()
+        self._spec = folder.spec
+        self._loaded = task.load_classifier(folder, device=device, num_threads=num_threads) if device else None
+
+    @property
+    def _classifier(self) -> ImageClassifier:
+        assert self._loaded is not None
+        return self._loaded
+
+    def decoder(self, *, careful: bool) -> AbstractContextManager[Decode]:
+        if careful:
+            return decode_in_child(self._spec.preprocess, self._decode_limits)
+        return nullcontext(decode_in_time(self._spec.preprocess, self._decode_limits))

@@ -1,7 +1,7 @@
 """Decode images of which one may end the process that tries, or never come to an end.
 
 The ordinary way costs a microsecond more than nothing: a timer of the kernel ends a worker that sits on one image. The
-careful way, for units that have ended a worker twice, decodes in a child process: the guilty image gets its code, and
+careful way, for blocks that have ended a worker twice, decodes in a child process: the guilty image gets its code, and
 nothing else is hurt. Both run the same function, so the pixels are the same.
 """
 
@@ -35,11 +35,6 @@ R = TypeVar("R")
 
 _BYTES_FOR_THE_REST = 512 * 2**20
 _SIZE = struct.Struct("<II")
-
-CAREFUL_AFTER_DEATHS = 2
-"""Once may be the machine's fault (memory, a lost node); a unit that has ended two workers is decoded with care."""
-MAX_DEATHS_OF_UNIT = 5
-"""Then it is not the decoding, and going on would be for ever."""
 
 
 def decode_in_time(preprocess: Preprocess, limits: DecodeLimits) -> Decode:

@@ -1,8 +1,8 @@
 """Blocks of work on actors through Ray Data: schedule, stream, retry, and outlive the nodes it loses.
 
-What a lost node costs are the units that it had in work. On CPUs Ray sees to that: it restarts the dead node's actors
-on another node as soon as those there have nothing left to do, and gives them their units again. With GPUs it cannot:
-decoded units lie in the memory of the node that decoded them, and when that dies the GPU actors wait for pixels that
+What a lost node costs are the blocks that it had in work. On CPUs Ray sees to that: it restarts the dead node's actors
+on another node as soon as those there have nothing left to do, and gives them their blocks again. With GPUs it cannot:
+decoded blocks lie in the memory of the node that decoded them, and when that dies the GPU actors wait for pixels that
 only a restarted decoder can make again, while the decoders that live hold every CPU and wait for the GPU actors. There
 a death ends the attempt, and another one does what is left.
 """
@@ -12,31 +12,128 @@ from __future__ import annotations
 import gc
 import logging
 import warnings
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from imgcls_ray.workers.ray_failures import with_causes
+from imgcls_ray.workers.worker import Block, BlockClassifier, BlockDecoder, BlockWorker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    import pyarrow as pa
     from ray.data import Dataset
     from ray.exceptions import RayError
 
-# The board bounds how often a unit may end its worker, and more exactly: this is for deaths before a unit is begun, and
-# leaves room for the tries that fail in a row while a lost node is not known to be lost.
+    from imgcls_ray.workers.board import Board
+    from imgcls_ray.workers.ray_cluster import WorkerPlan
+    from imgcls_ray.workers.worker import Work
+
+# The board bounds how often a block may end its worker, and more exactly: this is for deaths before a block is begun,
+# and leaves room for the tries that fail in a row while a lost node is not known to be lost.
 _MAX_TASK_RETRIES = 100
-_UNITS_IN_HAND = 2
+_BLOCKS_IN_HAND = 2
 """Of one actor: one computes, one waits for storage. More would only be more to do again after a death."""
+# A block costs the driver some kilobytes beside its content: a long run goes in waves.
+_BLOCKS_PER_WAVE = 4096
+_BYTES_PER_WAVE = 64 * 2**20
 
 logger = logging.getLogger(__name__)
 
-# A unit is given up when it has ended five workers; so many attempts without a single unit done are more than that.
+# A block is given up when it has ended five workers; so many attempts without a single block done are more than that.
 _MAX_ATTEMPTS_IN_VAIN = 10
 
 
-def map_units(
+def run_blocks(
+    blocks: Iterable[Block],
+    make_work: Callable[..., Work[Any, Any]],
+    workers: WorkerPlan,
+    board: Board,
+    *,
+    gpu_device: str = "cuda",
+    what_now: str = "",
+) -> Iterator[Block]:
+    """Run blocks on the running Ray; they come back in any order, with what came of them as their content.
+
+    Args:
+        blocks: read as they are needed.
+        make_work: makes what a worker does; crosses process boundaries. With GPUs it is also told the ``device`` of the
+            classifier: ``None`` for actors that only decode.
+        workers: on how many actors.
+        board: where the caller may call for a stop. The blocks then end when every actor has brought to an end what it
+            had in hand; what was not begun does not come back.
+        gpu_device: of a GPU actor: tests use Ray's logical GPUs with ``cpu``.
+        what_now: for people, after why a worker failed.
+
+    Raises:
+        ImgclsError: a worker failed for good.
+    """
+    quiet_ray_data()
+
+    def attempt(left: Sequence[Block]) -> Iterator[Block]:
+        return _attempt(left, make_work, workers, board, gpu_device)
+
+    waves = _waves(blocks)
+    while not board.is_stopped() and (wave := next(waves, None)):
+        yield from with_causes(outlive_deaths(wave, attempt), what_now)
+    if not board.is_stopped():
+        # What a stopped command leaves there, a few bytes, its last actors may still have to read.
+        board.clear()
+
+
+def _waves(blocks: Iterable[Block]) -> Iterator[list[Block]]:
+    wave: list[Block] = []
+    num_bytes = 0
+    for block in blocks:
+        wave.append(block)
+        num_bytes += block.content.nbytes
+        if len(wave) == _BLOCKS_PER_WAVE or num_bytes >= _BYTES_PER_WAVE:
+            yield wave
+            wave, num_bytes = [], 0
+    if wave:
+        yield wave
+
+
+def _attempt(
+    blocks: Sequence[Block],
+    make_work: Callable[..., Work[Any, Any]],
+    workers: WorkerPlan,
+    board: Board,
+    gpu_device: str,
+) -> Iterator[Block]:
+    """Run blocks with new actors."""
+    dataset = _dataset_of(blocks)
+    num_cpu_actors = min(workers.num_cpu_workers, len(blocks))
+    if num_gpu_actors := workers.num_gpu_workers:
+        decode, classify = (partial(make_work, device=device) for device in (None, gpu_device))
+        alone: dict[str, Any] = {"outlives_deaths": False}
+        dataset = _map(dataset, BlockDecoder, decode, board, num_actors=num_cpu_actors, **alone)
+        dataset = _map(dataset, BlockClassifier, classify, board, num_actors=num_gpu_actors, on_gpu=True, **alone)
+    else:
+        dataset = _map(dataset, BlockWorker, make_work, board, num_actors=num_cpu_actors)
+    batches: Any = dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+    return _until_stopped(map(Block.from_table, batches), num_actors=num_cpu_actors + num_gpu_actors)
+
+
+def _until_stopped(blocks: Iterator[Block], *, num_actors: int) -> Iterator[Block]:
+    """Leave out skipped blocks, and end when every actor has skipped one: each does so when it has nothing in hand.
+
+    The thousands of skipped blocks behind them need not be waited for.
+    """
+    stopped: set[str] = set()
+    for block in blocks:
+        if not block.skipped_by:
+            yield block
+            continue
+        stopped.update(block.skipped_by)
+        if len(stopped) == num_actors:
+            return
+
+
+def _map(
     dataset: Dataset,
-    stage: Any,
-    arguments: tuple[Any, ...],
+    worker: type[BlockWorker[Any, Any]],
+    make_work: Callable[[], Work[Any, Any]],
+    board: Board,
     *,
     num_actors: int,
     on_gpu: bool = False,
@@ -49,9 +146,9 @@ def map_units(
         # The bounds on restarts and retries have no named parameters yet; Ray 2.64, which drops these, is out of range.
         warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
         return dataset.map_batches(
-            stage,
-            fn_constructor_args=arguments,
-            # A block is one unit and goes to its actor whole; with GPUs Ray Data wants a number: one row, one unit.
+            worker,
+            fn_constructor_args=(make_work, board, worker_name),
+            # A block goes to its actor whole; with GPUs Ray Data wants a number: one row, one block.
             batch_size=1 if on_gpu else None,
             batch_format="pyarrow",
             num_cpus=0 if on_gpu else 1,
@@ -59,8 +156,8 @@ def map_units(
             # Ray Data sends an actor no more than it may have in hand, so a dead actor costs no more than that.
             compute=ActorPoolStrategy(
                 size=num_actors,
-                max_concurrent_calls_per_actor=_UNITS_IN_HAND,
-                max_tasks_in_flight_per_actor=_UNITS_IN_HAND,
+                max_concurrent_calls_per_actor=_BLOCKS_IN_HAND,
+                max_tasks_in_flight_per_actor=_BLOCKS_IN_HAND,
                 enable_true_multi_threading=True,
             ),
             max_restarts=-1 if outlives_deaths else 0,
@@ -98,47 +195,35 @@ def _without_frames(record: logging.LogRecord) -> bool:
     return True
 
 
-class Numbered(Protocol):
-    """A unit of work, or what became of it."""
+def outlive_deaths(blocks: Sequence[Block], run: Callable[[Sequence[Block]], Iterator[Block]]) -> Iterator[Block]:
+    """Run blocks; where a death ends an attempt, another one takes those that have not come back yet.
 
-    @property
-    def number(self) -> int:
-        """Of the unit; of the two that belong together it is the same."""
-
-
-U = TypeVar("U", bound=Numbered)
-C = TypeVar("C", bound=Numbered)
-
-
-def outlive_deaths(units: Sequence[U], label: Callable[[Sequence[U]], Iterator[C]]) -> Iterator[C]:
-    """Label units; where a death ends an attempt, another one takes those that have no counts yet.
-
-    A unit whose counts were lost with an attempt is found done by the next: its part file is there. How often a unit
-    may end its worker is counted elsewhere (``Board``); here it is the attempts in which nothing was done.
+    What was done and had not come back, the next attempt does again, or finds committed. How often a block may end its
+    worker is counted elsewhere (``Board``); here it is the attempts in which nothing was done.
 
     Args:
-        units: one wave.
-        label: one attempt, with new actors, on the nodes that are there.
+        blocks: one wave.
+        run: one attempt, with new actors, on the nodes that are there.
 
     Raises:
         RayError: the attempts failed for another reason than deaths, or in vain.
     """
     from ray.exceptions import RayError
 
-    todo = {unit.number: unit for unit in units}
+    todo = {block.number: block for block in blocks}
     num_in_vain = 0
     while todo:
         try:
-            for counts in label(list(todo.values())):
+            for done in run(list(todo.values())):
                 num_in_vain = 0
-                todo.pop(counts.number, None)
-                yield counts
+                todo.pop(done.number, None)
+                yield done
             return
         except RayError as error:
             num_in_vain += 1
             if not _is_death(error) or num_in_vain > _MAX_ATTEMPTS_IN_VAIN:
                 raise
-            logger.warning("a worker or its node died; %d units go on with new workers", len(todo))
+            logger.warning("a worker or its node died; %d blocks go on with new workers", len(todo))
         # Ray ends an actor when nothing knows it any more, and the failed attempt is full of circles: its actors would
         # keep the GPU that the next one's wait for.
         gc.collect()
@@ -155,14 +240,14 @@ def _is_death(error: RayError) -> bool:
     return not (isinstance(error, RayActorError) and error.actor_init_failed)
 
 
-def dataset_of(blocks: Iterable[pa.Table]) -> Dataset:
-    """A dataset of one block for each table: a block is what Ray Data hands to an actor.
+def _dataset_of(blocks: Iterable[Block]) -> Dataset:
+    """A dataset of one row for each block: Ray Data hands it to an actor on its own.
 
     From memory, because a read task would want a CPU, and the actors hold them all.
     """
     import ray
 
-    dataset: Dataset = ray.data.from_arrow(list(blocks))
+    dataset: Dataset = ray.data.from_arrow([block.to_table() for block in blocks])
     return dataset
 
 

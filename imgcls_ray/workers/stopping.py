@@ -6,11 +6,13 @@ import logging
 import queue
 import signal
 import threading
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Self
 
+from imgcls_ray.errors import JobFailedError
+
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from types import TracebackType
 
 logger = logging.getLogger(__name__)
@@ -78,3 +80,23 @@ class GracefulStop:
     def _tell(self) -> None:
         with suppress(Exception):
             self._tell_workers()
+
+
+@contextmanager
+def interrupt_on_stop(grace_s: float, tell_workers: Callable[[], None]) -> Iterator[None]:
+    """A ``GracefulStop`` for work that a stop leaves incomplete, however far it came.
+
+    Raises:
+        KeyboardInterrupt: a stop was asked for.
+    """
+    stop = GracefulStop(grace_s, tell_workers)
+    try:
+        with stop:
+            yield
+    except JobFailedError as error:
+        # A Ctrl-C at a terminal, and a service manager, stop Ray's processes too: what breaks then is the stop.
+        if not stop.requested:
+            raise
+        raise KeyboardInterrupt from error
+    if stop.requested:
+        raise KeyboardInterrupt

@@ -1,25 +1,19 @@
-"""Images are measured alike in a worker and in its child, and one that ends its process costs its own row only."""
+"""Images are measured alike in a worker and in its child, and one that ends the child costs its own row only."""
 
 from __future__ import annotations
 
 import io
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
 from imgcls_ray.datasets.inspecting import measure_in_child, measure_in_time
 from imgcls_ray.errors import ImageError, ImageErrorCode
 from imgcls_ray.images.limits import DecodeLimits
-from tests.datasets.make_faulty import jpeg, picture, write_clean
-from tests.predict.test_poison import POISON, poison
+from tests.datasets.make_faulty import jpeg, picture
+from tests.workers.survival import POISON
 
-IMGCLS = Path(sys.executable).with_name("imgcls")
 LIMITS = DecodeLimits(timeout_s=20)
 
 
@@ -91,22 +85,3 @@ def test_an_image_that_ends_the_child_gets_its_code_and_the_next_one_its_facts(
     assert isinstance(guilty, ImageError)
     assert guilty.code is code
     assert before == after == measure_in_time(LIMITS)(good)
-
-
-@pytest.mark.slow
-def test_in_a_check_only_the_poisonous_images_fail_and_each_with_its_code(tmp_path: Path) -> None:
-    write_clean(tmp_path / "data")
-    images = sorted((tmp_path / "data" / "images").iterdir())
-    poison(images[3], "CRASH")
-    poison(images[20], "LOOP")
-    command = [IMGCLS, "check", tmp_path / "data", "--output", tmp_path / "out", "-s", "decode_timeout_s=2"]
-    environment = {**os.environ, "PYTHONPATH": str(POISON)}
-    job = subprocess.run(
-        [str(word) for word in command], env=environment, capture_output=True, text=True, timeout=250, check=False
-    )
-    assert job.returncode == 1, job.stderr
-    rows = pq.read_table(tmp_path / "out" / "check_dataset" / "findings.parquet").to_pylist()
-    assert {row["uri"]: (row["code"], row["detail"].split(":")[0]) for row in rows} == {
-        str(images[3]): ("unreadable_image", "decoder_crashed"),
-        str(images[20]): ("unreadable_image", "decode_timeout"),
-    }

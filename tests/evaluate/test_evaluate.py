@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -23,10 +21,9 @@ from imgcls_ray.commands import evaluate as command
 from imgcls_ray.config import EvaluateConfig, PredictConfig
 from imgcls_ray.datasets.entry_file import EntryFile
 from imgcls_ray.errors import JobFailedError, StoppedError, StorageError, UsageError
-from imgcls_ray.evaluate import classifying
 from imgcls_ray.evaluate import job as module
 from imgcls_ray.evaluate.calibration import TEMPERATURES
-from imgcls_ray.evaluate.classifying import BlockEvaluator, EvaluateTask, classify_blocks
+from imgcls_ray.evaluate.classifying import EvaluateTask, EvaluateWork, classify_blocks, read_answer
 from imgcls_ray.evaluate.job import evaluate
 from imgcls_ray.evaluate.output import PREDICTION_SCHEMA
 from imgcls_ray.evaluate.reading import read_split
@@ -38,20 +35,22 @@ from imgcls_ray.predict.job import predict
 from imgcls_ray.storage import open_directory
 from imgcls_ray.store.label_store import open_store
 from imgcls_ray.store.latest import latest_rows
+from imgcls_ray.workers.board import Board
 from imgcls_ray.workers.ray_cluster import WorkerPlan
+from imgcls_ray.workers.worker import BlockWorker, NoBoard
 from tests.conftest import SMALL_CLASSES, make_small_model
 from tests.evaluate.make_data import BAD, write_dataset
-from tests.predict.test_poison import POISON, poison
+from tests.workers.survival import POISON, poison
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from imgcls_ray.evaluate.classifying import Block, BlockAnswer
+    from imgcls_ray.evaluate.classifying import BlockAnswer
     from imgcls_ray.evaluate.evaluation import Evaluation
     from imgcls_ray.models.folder import ModelFolder
+    from imgcls_ray.workers.worker import Block
     from tests.s3.server import S3Server
 
-IMGCLS = Path(sys.executable).with_name("imgcls")
 PICTURES = ["confusion.png", "mistakes.jpg", "reliability.png"]
 TABLES = ["confusion.csv", "per_class.csv", "predictions.parquet", "unreadable.csv"]
 CONSOLE = Console(stderr=True)
@@ -213,7 +212,7 @@ def test_actors_of_a_gpu_give_the_same_answers(done: Done, tmp_path: Path) -> No
     entries = EntryFile(tmp_path / "entries.parquet")
     split = read_split(str(done.data), "val", entries, model="", model_names=SMALL_CLASSES)
     task = task_of(open_model_folder(done.model))
-    blocks = list(classify_blocks(split.blocks(40), task, WorkerPlan(1, 1), gpu_device="cpu"))
+    blocks = list(classify_blocks(split.blocks(40), task, WorkerPlan(1, 1), Board(), gpu_device="cpu"))
     rows = sorted((row for block in blocks for row in block.answers.to_pylist()), key=lambda row: row["number"])
     assert [row["code"] for row in rows] == [row["error"] for row in done.rows]
     assert [row["class_ids"] and row["class_ids"][0] for row in rows] == [row["predicted_id"] for row in done.rows]
@@ -231,26 +230,13 @@ def task_of(model: ModelFolder) -> EvaluateTask:
     )
 
 
-class LoneBoard:
-    """Says how many workers a block has ended, where there is no Ray to ask."""
-
-    def __init__(self, num_deaths: int = 0) -> None:
-        self.num_deaths = num_deaths
-
-    def begin(self, _stage: str, _unit: str) -> int:
-        return self.num_deaths
-
-    def end(self, _stage: str, _unit: str) -> None:
-        pass
-
-
 def classify_here(
     blocks: Iterable[Block], task: EvaluateTask, *_: object, num_deaths: int = 0
 ) -> Iterator[BlockAnswer]:
     """What one worker does, in this process."""
-    evaluator = BlockEvaluator(task, LoneBoard(num_deaths))  # type: ignore[arg-type]
+    worker = BlockWorker(lambda: EvaluateWork(task), NoBoard(num_deaths), lambda: "alone")
     for block in blocks:
-        yield from classifying.read_answers(evaluator(classifying.pack_block(block)), task)
+        yield read_answer(worker.run(block), task)
 
 
 @pytest.fixture
@@ -276,7 +262,7 @@ def test_an_image_that_ends_its_worker_costs_its_own_row_only(
     rows = answer.answers.to_pylist()
     assert [row["code"] for row in rows] == [None, None, "decoder_crashed", None, None, None]
     [clean] = classify_here(
-        [block._replace(entries=block.entries.filter([i != 2 for i in range(6)]))], task_of(small_model)
+        [replace(block, content=block.content.filter([i != 2 for i in range(6)]))], task_of(small_model)
     )
     assert [row for row in rows if row["code"] is None] == clean.answers.to_pylist()
 
@@ -286,31 +272,9 @@ def test_a_block_that_ends_every_worker_ends_the_job(small_model: ModelFolder, t
     entries = EntryFile(tmp_path / "entries.parquet")
     split = read_split(str(tmp_path / "data"), "val", entries, model="", model_names=SMALL_CLASSES)
     with pytest.raises(
-        JobFailedError, match=r"images/000\.jpg and the 2 images after it have ended their worker 5 times"
+        JobFailedError, match=r"the block of 3 images from .*images/000\.jpg on has ended its worker 5 times"
     ):
         list(classify_here(split.blocks(32), task_of(small_model), num_deaths=5))
-
-
-@pytest.mark.slow
-def test_a_worker_that_an_image_ends_is_replaced(tmp_path: Path, small_model: ModelFolder) -> None:
-    write_dataset(tmp_path / "data", 60)
-    poison(tmp_path / "data" / "images" / "003.jpg", "CRASH")
-    poison(tmp_path / "data" / "images" / "044.jpg", "LOOP")
-    words = ["--data", tmp_path / "data", "--model", small_model.path, "--output", tmp_path / "out"]
-    options = ["-s", "max_error_rate=0.1", "-s", "decode_timeout_s=2", "-s", "calibrate=false"]
-    environment = {**os.environ, "PYTHONPATH": str(POISON)}
-    job = subprocess.run(
-        [str(word) for word in (IMGCLS, "evaluate", *words, *options)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=250,
-        check=False,
-    )
-    assert job.returncode == 0, job.stderr
-    rows = pq.read_table(tmp_path / "out" / "evaluate" / "predictions.parquet").to_pylist()
-    bad = {row["path"]: row["error"] for row in rows if row["error"]}
-    assert bad == {"images/003.jpg": "decoder_crashed", "images/044.jpg": "decode_timeout"}
 
 
 @pytest.mark.usefixtures("without_ray")

@@ -34,7 +34,7 @@ def test_entries_come_in_the_order_of_the_list_with_the_models_ids(data: Path) -
     split = read(data)
     blocks = list(split.blocks(4))
     assert [block.number for block in blocks] == [0, 4]
-    rows = [row for block in blocks for row in block.entries.to_pylist()]
+    rows = [row for block in blocks for row in block.content.to_pylist()]
     names = {label: name for name, label in IDS.items()}
     for number, (row, line) in enumerate(zip(rows, (data / "val.txt").read_text().splitlines(), strict=True)):
         path, label = line.split()

@@ -2,77 +2,65 @@
 
 from __future__ import annotations
 
-import io
 import subprocess
-import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-from PIL import Image
+import pytest
 
-from imgcls_ray.storage import open_directory
-from imgcls_ray.store.label_store import open_store
-from imgcls_ray.store.verify import verify_store
 from tests.jobs.cluster import environment
+from tests.workers.survival import Dataset, assert_all_found, command_of, exit_code_of
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from imgcls_ray.models.folder import ModelFolder
     from tests.jobs.cluster import OwnCluster
-
-NUM_IMAGES = 1200
-
-
-def write_slow_images(folder: Path) -> None:
-    """Pictures of two megapixels: both nodes are busy for seconds."""
-    folder.mkdir()
-    buffer = io.BytesIO()
-    coarse = Image.fromarray(np.random.default_rng(0).integers(0, 256, (12, 16, 3), dtype=np.uint8))
-    coarse.resize((1600, 1200)).save(buffer, "JPEG", quality=90)
-    for i in range(NUM_IMAGES):
-        (folder / f"{i:04d}.jpg").write_bytes(buffer.getvalue())
+    from tests.workers.survival import Job
 
 
 def nodes_at_work(port: int) -> set[str]:
-    """Ids of the nodes on which a labelling actor is alive."""
+    """Ids of the nodes on which a worker is alive."""
     from ray.util.state import list_actors
 
     actors = list_actors(f"http://127.0.0.1:{port}", filters=[("state", "=", "ALIVE")])
-    return {actor.node_id for actor in actors if actor.node_id and "UnitLabeller" in actor.class_name}
+    return {actor.node_id for actor in actors if actor.node_id and "BlockWorker" in actor.class_name}
 
 
+@pytest.mark.parametrize(
+    "job",
+    ["predict", pytest.param("evaluate", marks=pytest.mark.slow), pytest.param("check", marks=pytest.mark.slow)],
+)
 def test_a_lost_node_costs_no_input_its_row_and_none_two(
-    cluster: OwnCluster, small_model: ModelFolder, tmp_path: Path
+    cluster: OwnCluster, small_model: ModelFolder, tmp_path: Path, job: Job
 ) -> None:
-    write_slow_images(tmp_path / "images")
+    # Pictures of two megapixels: both nodes are busy for seconds.
+    data = Dataset(tmp_path / "data", 1600, size=(1600, 1200))
     node = cluster.add_node()
-    store = tmp_path / "store"
-    imgcls = Path(sys.executable).with_name("imgcls")
-    paths = (tmp_path / "images", "-m", small_model.path, "-o", store)
-    command = [str(word) for word in (imgcls, "predict", *paths, "--batch-size", "16", "-s", "unit_size=16")]
-    job = subprocess.Popen(
+    command = command_of(
+        job, data, small_model, tmp_path / "out", *(["-s", "unit_size=16"] if job == "predict" else [])
+    )
+    running = subprocess.Popen(
         command,
         env=environment(RAY_ADDRESS=cluster.address),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
     )
-    killed_at = 0
+    is_killed = False
     try:
         deadline = time.monotonic() + 90
-        while job.poll() is None and not killed_at and time.monotonic() < deadline:
-            num_parts = len(list(store.glob("predictions/*.parquet")))
-            # Both nodes work, and the one to be killed has units in work.
-            if num_parts >= 4 and node.node_id in (at_work := nodes_at_work(cluster.port)) and len(at_work) == 2:
+        while running.poll() is None and not is_killed and time.monotonic() < deadline:
+            # Both nodes work, and the one to be killed has blocks in work.
+            if node.node_id in (at_work := nodes_at_work(cluster.port)) and len(at_work) == 2:
+                time.sleep(3)
                 cluster.kill_node(node)
-                killed_at = num_parts
+                is_killed = True
             time.sleep(0.05)
-        words, _ = job.communicate(timeout=120)
+        was_in_its_middle = is_killed and running.poll() is None
+        words, _ = running.communicate(timeout=170)
     finally:
-        job.kill()
-    assert 0 < killed_at < NUM_IMAGES // 16, "the job was not in its middle"
-    assert job.returncode == 0, words
-    report = verify_store(open_store(open_directory(str(store))))
-    assert report.problems == []
-    assert report.num_rows == NUM_IMAGES
+        running.kill()
+    assert was_in_its_middle, words
+    assert running.returncode == exit_code_of(job), words
+    assert_all_found(job, data, tmp_path / "out")

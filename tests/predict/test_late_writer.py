@@ -33,12 +33,13 @@ IMGCLS = Path(sys.executable).with_name("imgcls")
 # on the disk and only their name is missing. Says at last whether its part is the one that stands.
 LATE_WORKER = """
 import os, pickle, signal, sys
-from imgcls_ray.predict.label import UnitLabeller, describe_units
+from imgcls_ray.predict.label import LabelWork, block_of_unit
 from imgcls_ray.storage.local import LocalDirectory
 from imgcls_ray.storage.s3_directory import S3Directory
+from imgcls_ray.workers.worker import BlockWorker, NoBoard
 
 task, unit, call = pickle.load(sys.stdin.buffer)
-labeller = UnitLabeller(task)
+worker = BlockWorker(lambda: LabelWork(task), NoBoard(), lambda: "late")
 owner, name = {"create": (LocalDirectory, "create"), "link": (os, "link"), "put": (S3Directory, "create")}[call]
 function = getattr(owner, name)
 
@@ -47,7 +48,7 @@ def stop_first(*arguments):
     return function(*arguments)
 
 setattr(owner, name, stop_first)
-[counts] = labeller(describe_units([unit])).to_pylist()
+[counts] = worker.run(block_of_unit(unit)).content.to_pylist()
 print("written" if counts["committed"] else "was there")
 """
 

@@ -182,7 +182,7 @@ def test_gpu_actors_give_the_same_rows(
 # Large pictures keep the decoders busy: on a busy machine they would be done before the classifier has begun.
 @pytest.mark.parametrize(
     ("stage", "size"),
-    [("UnitDecoder", (1600, 1200)), pytest.param("UnitClassifier", (640, 480), marks=pytest.mark.slow)],
+    [("BlockDecoder", (1600, 1200)), pytest.param("BlockClassifier", (640, 480), marks=pytest.mark.slow)],
 )
 def test_a_stage_before_or_on_a_gpu_that_dies_costs_no_input_its_row(
     draw_images: Callable[..., list[Path]], small_model: ModelFolder, tmp_path: Path, stage: str, size: tuple[int, int]

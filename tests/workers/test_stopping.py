@@ -7,7 +7,6 @@ import queue
 import signal
 import socketserver
 import subprocess
-import sys
 import threading
 import time
 from contextlib import suppress
@@ -18,9 +17,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from imgcls_ray.errors import JobFailedError
 from imgcls_ray.storage import open_directory
 from imgcls_ray.store.label_store import open_store
-from imgcls_ray.workers.stopping import GracefulStop
+from imgcls_ray.workers.stopping import GracefulStop, interrupt_on_stop
+from tests.workers.survival import IMGCLS, POISONOUS, Running, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
     from imgcls_ray.models.folder import ModelFolder
     from imgcls_ray.store.label_store import LabelStore
 
-IMGCLS = Path(sys.executable).with_name("imgcls")
-POISON = Path(__file__).parent.parent / "predict" / "poison"
 BOTH_SIGNALS = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 LONG_S = 60.0
 """A grace that no test waits for."""
@@ -53,13 +52,6 @@ def nothing() -> None:
 
 def sleep() -> None:
     time.sleep(LONG_S)
-
-
-def wait_until(is_so: Callable[[], bool], seconds: float = 10.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not is_so():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 # In one process
@@ -245,23 +237,35 @@ def test_workers_that_cannot_be_told_are_no_error(monkeypatch: pytest.MonkeyPatc
     assert complaints == []
 
 
+def test_what_breaks_after_a_stop_is_the_stop() -> None:
+    def break_down() -> None:
+        raise JobFailedError("Ray was stopped too")
+
+    with pytest.raises(KeyboardInterrupt) as caught, interrupt_on_stop(LONG_S, nothing):
+        send_and(signal.SIGTERM, break_down)
+    assert isinstance(caught.value.__cause__, JobFailedError)
+
+
+def test_what_breaks_without_a_stop_is_told() -> None:
+    with pytest.raises(JobFailedError), interrupt_on_stop(LONG_S, nothing):
+        raise JobFailedError("a worker failed for good")
+
+
+def test_work_that_ends_within_the_grace_of_a_stop_is_incomplete() -> None:
+    with pytest.raises(KeyboardInterrupt), interrupt_on_stop(LONG_S, nothing):
+        send(signal.SIGTERM)
+
+
 # With the command
 
 
-class Job:
-    """``imgcls predict`` in a process and a session of its own."""
+class Job(Running):
+    """``imgcls predict``, and the store that it fills."""
 
     def __init__(self, source: Path, model: ModelFolder, store: Path, *options: str, poisonous: bool = False) -> None:
         self.store_path = store
         words = (IMGCLS, "predict", source, "-m", model.path, "-o", self.store_path, *options)
-        self.process = subprocess.Popen(
-            [str(word) for word in words],
-            env={**os.environ, "PYTHONPATH": str(POISON)} if poisonous else None,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
+        super().__init__([str(word) for word in words], **(POISONOUS if poisonous else {}))
 
     @property
     def store(self) -> LabelStore:
@@ -276,31 +280,6 @@ class Job:
             assert self.process.poll() is None, self.process.communicate()
             assert time.monotonic() < deadline
             time.sleep(0.01)
-
-    def wait(self, timeout_s: float) -> tuple[int, str]:
-        """Exit code and what stderr was told."""
-        _, words = self.process.communicate(timeout=timeout_s)
-        return self.process.returncode, words
-
-    def processes(self) -> dict[int, str]:
-        """Ids and titles of everything that descends from the command and runs."""
-        found = {}
-        for folder in Path("/proc").glob("[0-9]*"):
-            with suppress(OSError):
-                if os.getsid(pid := int(folder.name)) == self.process.pid:
-                    found[pid] = (folder / "cmdline").read_bytes().decode(errors="replace")
-        # A process that has ended and was not waited for has no command line.
-        return {pid: title for pid, title in found.items() if title}
-
-    def wait_for_workers(self) -> None:
-        """Wait until every worker was given a unit."""
-        wait_until(lambda: sum("UnitLabeller)).submit" in title for title in self.processes().values()) >= 2, 120)
-
-    def end(self) -> None:
-        for pid in {*self.processes(), self.process.pid}:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        self.process.wait()
 
 
 def hidden_files(folder: Path) -> list[Path]:
@@ -391,8 +370,7 @@ def test_without_grace_nothing_is_waited_for_and_no_process_left(
 ) -> None:
     options = ("-s", "unit_size=32", "-s", "decode_timeout_s=1000", "-s", "grace_s=0")
     job = start(undecodable_images, *options, poisonous=True)
-    job.wait_for_workers()
-    time.sleep(1)
+    job.wait_for_work()
     job.process.send_signal(signal.SIGTERM)
     code, words = job.wait(60)
     assert code == 130

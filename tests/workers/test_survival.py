@@ -1,0 +1,102 @@
+"""What every job survives alike: a worker that is killed, images that end theirs, and what a stop leaves of each."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.workers.survival import POISONOUS, Dataset, Running, assert_all_found, command_of, exit_code_of, wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from imgcls_ray.models.folder import ModelFolder
+    from tests.workers.survival import Job
+
+EVERY_JOB = pytest.mark.parametrize(
+    "job",
+    ["predict", pytest.param("evaluate", marks=pytest.mark.slow), pytest.param("check", marks=pytest.mark.slow)],
+)
+STOPPED = {
+    "predict": "imgcls: stopped; everything labelled so far is kept in ",
+    "evaluate": "imgcls: stopped before the evaluation was complete; nothing of it counts",
+    "check": "imgcls: stopped before the report was complete",
+}
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., Running]]:
+    jobs: list[Running] = []
+
+    def run(command: list[str], **environment: str) -> Running:
+        jobs.append(Running(command, **environment))
+        return jobs[-1]
+
+    yield run
+    for job in jobs:
+        job.end()
+
+
+@pytest.fixture
+def slow_data(tmp_path: Path) -> Dataset:
+    """Pictures of two megapixels, for some ten seconds of two workers."""
+    return Dataset(tmp_path / "data", 1100, size=(1600, 1200))
+
+
+@EVERY_JOB
+def test_a_worker_that_is_killed_costs_no_image(
+    start: Callable[..., Running], slow_data: Dataset, small_model: ModelFolder, tmp_path: Path, job: Job
+) -> None:
+    running = start(command_of(job, slow_data, small_model, tmp_path / "out", "--num-workers", "2"))
+    running.wait_for_work()
+    os.kill(running.workers()[0], signal.SIGKILL)
+    code, words = running.wait(200)
+    assert code == exit_code_of(job), words
+    assert_all_found(job, slow_data, tmp_path / "out")
+
+
+@EVERY_JOB
+def test_images_that_end_their_worker_cost_themselves_alone(
+    start: Callable[..., Running], small_model: ModelFolder, tmp_path: Path, job: Job
+) -> None:
+    data = Dataset(tmp_path / "data", 120, size=(96, 80))
+    data.poison(40, "CRASH")
+    data.poison(60, "LOOP")
+    command = command_of(job, data, small_model, tmp_path / "out", "--num-workers", "2", "-s", "decode_timeout_s=2")
+    code, words = start(command, **POISONOUS).wait(250)
+    assert code == exit_code_of(job), words
+    assert_all_found(job, data, tmp_path / "out")
+
+
+@EVERY_JOB
+@pytest.mark.parametrize("to_all", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["SIGTERM", "Ctrl-C"])
+def test_a_stop_is_one_line_and_leaves_no_process(
+    start: Callable[..., Running],
+    slow_data: Dataset,
+    small_model: ModelFolder,
+    tmp_path: Path,
+    job: Job,
+    to_all: bool,
+) -> None:
+    running = start(command_of(job, slow_data, small_model, tmp_path / "out", "--num-workers", "2"))
+    running.wait_for_work()
+    if to_all:
+        os.killpg(running.process.pid, signal.SIGINT)
+    else:
+        running.process.send_signal(signal.SIGTERM)
+    code, words = running.wait(60)
+    assert code == 130
+    assert "Traceback" not in words
+    [said] = [line for line in words.splitlines() if line.startswith("imgcls: ")]
+    assert said == words.splitlines()[-1]
+    assert said.startswith(STOPPED[job])
+    if job == "evaluate":
+        assert json.loads((tmp_path / "out" / "evaluate_result.json").read_text())["done_flag"] is False
+    if job == "check":
+        assert not (tmp_path / "out" / "check_dataset").exists()
+    wait_until(lambda: not running.processes(), 60)
