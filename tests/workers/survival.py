@@ -79,7 +79,7 @@ def command_of(job: Job, data: Dataset, model: ModelFolder, output: Path, *optio
     if job != "check":
         words = (*words, "--model", model.path, "--batch-size", "16")
     if job == "evaluate":
-        words = (IMGCLS, job, "--data", source, *words[3:], "-s", "max_error_rate=0.2")
+        words = (*words, "-s", "max_error_rate=0.2")
     return [str(word) for word in (*words, *options)]
 
 
