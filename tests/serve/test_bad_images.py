@@ -197,6 +197,7 @@ def test_heavy_pictures_do_not_delay_light_ones(make_heavy: Callable[[], bytes],
             asked_at = time.perf_counter()
             assert (await live.classifying(GOOD[0])).status_code == 200
             light.append(time.perf_counter() - asked_at)
+            await asyncio.sleep(0.02)  # heavy ones are decoded when nobody else needs the cores
         assert {response.status_code for response in await asked} == {200}
         return time.perf_counter() - started, light
 

@@ -154,6 +154,7 @@ def test_drawing_a_heavy_picture_does_not_delay_light_ones(start: Callable[..., 
             asked_at = time.perf_counter()
             assert (await live.client.post(URL, json=light)).status_code == 200
             seconds.append(time.perf_counter() - asked_at)
+            await asyncio.sleep(0.02)  # a heavy picture is drawn when nobody else needs the cores
         assert {response.status_code for response in await asked} == {200}
         return time.perf_counter() - started, seconds
 
