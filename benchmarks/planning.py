@@ -42,7 +42,7 @@ class NullWork(LabelWork):
     def done_before(self, content: pa.Table) -> pa.Table:
         rows = self._store.read_unit(unit := unit_of(content))
         results: list[Prediction | ImageError] = [self._prediction] * rows.num_rows
-        return commit_unit(self._store, self._class_names, unit, rows, results, StageSeconds(), {})
+        return commit_unit(self._store, self._class_names, unit, rows, results, StageSeconds(), {}).to_table()
 
 
 def write_list(path: Path, count: int) -> None:

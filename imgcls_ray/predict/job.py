@@ -23,12 +23,13 @@ from imgcls_ray.predict.alone import label_alone
 from imgcls_ray.predict.label import LabelTask
 from imgcls_ray.predict.report import PredictReport, RunReport
 from imgcls_ray.predict.runs import work_off
-from imgcls_ray.predict.units import counts_of, label_units
+from imgcls_ray.predict.units import label_units
 from imgcls_ray.storage import open_directory
 from imgcls_ray.storage.create_only import prove_create_only
 from imgcls_ray.storage.files import absolute_path, path_from_uri, uri_from_path
 from imgcls_ray.storage.http import is_url
 from imgcls_ray.storage.s3 import is_s3
+from imgcls_ray.store.counts import UnitCounts
 from imgcls_ray.store.label_store import (
     LabelStore,
     StoreIdentity,
@@ -58,7 +59,6 @@ if TYPE_CHECKING:
 
     from imgcls_ray.config import PredictConfig
     from imgcls_ray.models.folder import ModelFolder
-    from imgcls_ray.predict.units import UnitCounts
     from imgcls_ray.storage.s3 import S3Options
     from imgcls_ray.store.label_store import RunRecord
     from imgcls_ray.store.schema import Unit
@@ -259,7 +259,7 @@ class _Job:
 
     def _label_here(self, unit: Unit, task: LabelTask) -> Iterator[UnitCounts]:
         """A single unit is labelled without Ray: its start would take longer."""
-        yield counts_of(label_alone(task, unit, num_threads=available_cores()))
+        yield UnitCounts.from_table(label_alone(task, unit, num_threads=available_cores()))
 
     def _on_ray(self, units: list[Unit], task: LabelTask, board: Board) -> Iterator[UnitCounts]:
         what_now = f"; everything labelled so far is kept in {self._store.uri}, and the same command goes on from there"

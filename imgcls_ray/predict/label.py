@@ -68,7 +68,7 @@ class LabelWork(ClassifierWork[list[Prediction | ImageError]]):
 
     def done_before(self, content: pa.Table) -> pa.Table | None:
         unit = unit_of(content)
-        return done_before(unit) if self._store.directory.exists(unit.part_name) else None
+        return done_before(unit).to_table() if self._store.directory.exists(unit.part_name) else None
 
     def rows(self, content: pa.Table) -> pa.Table:
         return self._store.read_unit(unit_of(content))
@@ -85,4 +85,4 @@ class LabelWork(ClassifierWork[list[Prediction | ImageError]]):
         self, content: pa.Table, rows: pa.Table, results: list[Prediction | ImageError], seconds: StageSeconds
     ) -> pa.Table:
         names, limits = self._spec.class_names, self._task.limits
-        return commit_unit(self._store, names, unit_of(content), rows, results, seconds, limits)
+        return commit_unit(self._store, names, unit_of(content), rows, results, seconds, limits).to_table()

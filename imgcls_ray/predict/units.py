@@ -2,37 +2,20 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from imgcls_ray.models.classifier import StageSeconds
 from imgcls_ray.predict.label import LabelWork, block_of_unit
+from imgcls_ray.store.counts import UnitCounts
 from imgcls_ray.workers.board import Board
 from imgcls_ray.workers.ray_pool import run_blocks
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    import pyarrow as pa
-
     from imgcls_ray.predict.label import LabelTask
     from imgcls_ray.store.schema import Unit
     from imgcls_ray.workers.ray_cluster import WorkerPlan
-
-
-@dataclass(frozen=True)
-class UnitCounts:
-    """What became of one unit."""
-
-    number: int
-    num_images: int
-    committed: bool
-    """False if another worker's part was there first."""
-    codes: dict[str, int]
-    """Images per status: ``ok`` or an error code."""
-    seconds: StageSeconds
 
 
 def label_units(
@@ -48,11 +31,4 @@ def label_units(
         options: of ``run_blocks``.
     """
     blocks = run_blocks(map(block_of_unit, units), partial(LabelWork, task), workers, board or Board(), **options)
-    return (counts_of(block.content) for block in blocks)
-
-
-def counts_of(table: pa.Table) -> UnitCounts:
-    """Read the counts that a worker sent back."""
-    [row] = table.to_pylist()
-    seconds = StageSeconds(**{name: row[name] for name in StageSeconds.__dataclass_fields__})
-    return UnitCounts(row["number"], row["num_images"], row["committed"], json.loads(row["codes"]), seconds)
+    return (UnitCounts.from_table(block.content) for block in blocks)

@@ -1,4 +1,4 @@
-"""From a unit's results to its durable part file, and to the counts that go back to the driver."""
+"""From a unit's results to its durable part file, and to its counts."""
 
 from __future__ import annotations
 
@@ -6,21 +6,22 @@ import io
 import json
 import time
 from collections import Counter
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from imgcls_ray.errors import ImageError
 from imgcls_ray.models.classifier import StageSeconds
+from imgcls_ray.store.counts import UnitCounts
 from imgcls_ray.store.schema import LIMITS_KEY, STATUS_ERROR, STATUS_OK
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from imgcls_ray.models.classifier import Prediction
     from imgcls_ray.store.label_store import LabelStore
+    from imgcls_ray.store.retrying import Limits
     from imgcls_ray.store.schema import Unit
 
 
@@ -31,8 +32,8 @@ def commit_unit(
     rows: pa.Table,
     results: Sequence[Prediction | ImageError],
     seconds: StageSeconds,
-    limits: Mapping[str, Any],
-) -> pa.Table:
+    limits: Limits,
+) -> UnitCounts:
     """Write a unit's part file in one create-only step. Returns its counts.
 
     The file's metadata has the limits of the run, so that an input that failed by a limit is tried again with a wider
@@ -46,7 +47,7 @@ def commit_unit(
     committed = store.directory.create(unit.part_name, buffer.getvalue())
     codes = Counter(result.code.value if isinstance(result, ImageError) else STATUS_OK for result in results)
     seconds.write += time.perf_counter() - start
-    return unit_counts(unit, codes, seconds, committed=committed)
+    return UnitCounts(unit.number, unit.num_rows, committed, codes, seconds)
 
 
 def part_table(
@@ -55,7 +56,7 @@ def part_table(
     """The rows of a part file: one per planned row, in the plan's order."""
     if len(results) != rows.num_rows:
         raise AssertionError(f"{len(results)} results for {rows.num_rows} planned rows")
-    columns: dict[str, Any] = {name: rows.column(name) for name in ("image_id", "uri", "etag")}
+    columns = {name: rows.column(name) for name in ("image_id", "uri", "etag")}
     good = [None if isinstance(result, ImageError) else result for result in results]
     columns["status"] = [STATUS_ERROR if result is None else STATUS_OK for result in good]
     columns["error"] = [result.code.value if isinstance(result, ImageError) else None for result in results]
@@ -73,19 +74,6 @@ def part_table(
     return pa.table({name: columns[name] for name in schema.names}, schema=schema)
 
 
-def done_before(unit: Unit) -> pa.Table:
+def done_before(unit: Unit) -> UnitCounts:
     """Counts of a unit whose part existed already."""
-    return unit_counts(unit, Counter(), StageSeconds(), committed=False)
-
-
-def unit_counts(unit: Unit, codes: Counter[str], seconds: StageSeconds, *, committed: bool) -> pa.Table:
-    """One row, as ``predict.units.counts_of`` reads it."""
-    return pa.table(
-        {
-            "number": [unit.number],
-            "num_images": [unit.num_rows],
-            "committed": [committed],
-            "codes": [json.dumps(codes)],
-            **{name: [value] for name, value in asdict(seconds).items()},
-        }
-    )
+    return UnitCounts(unit.number, unit.num_rows, False, Counter(), StageSeconds())

@@ -1,0 +1,40 @@
+"""What became of a unit, as it travels from the worker that committed it to the command."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Self
+
+import pyarrow as pa
+
+from imgcls_ray.models.classifier import StageSeconds
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+@dataclass(frozen=True)
+class UnitCounts:
+    """What became of one unit."""
+
+    number: int
+    """Of the unit, in its run."""
+    num_images: int
+    committed: bool
+    """False if another worker's part was there first."""
+    codes: Mapping[str, int]
+    """Images per status: ``ok`` or an error code; none where nothing was committed here."""
+    seconds: StageSeconds
+
+    def to_table(self) -> pa.Table:
+        """One row, which ``from_table`` reads."""
+        row = {"number": self.number, "num_images": self.num_images, "committed": self.committed}
+        return pa.Table.from_pylist([{**row, "codes": json.dumps(self.codes), **asdict(self.seconds)}])
+
+    @classmethod
+    def from_table(cls, table: pa.Table) -> Self:
+        """Read the one row of ``to_table``."""
+        [row] = table.to_pylist()
+        seconds = StageSeconds(**{field.name: row[field.name] for field in fields(StageSeconds)})
+        return cls(row["number"], row["num_images"], row["committed"], json.loads(row["codes"]), seconds)
