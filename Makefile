@@ -62,7 +62,7 @@ demo: $(READY)
 
 # Two processes, each with a Ray and an S3 server of its own: most tests wait for something.
 test: $(READY) test-programs
-	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder
 
 test-all: $(READY) test-programs
 	$(BIN)/python -m pytest

@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 import uuid
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +20,6 @@ from tests.s3.server import S3Server, missing_programs, s3_server
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from imgcls_ray.models.folder import ModelFolder
 
@@ -42,6 +42,18 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     skipped = (report.longrepr for report in reporter.stats.get("skipped", ()))
     if line := summary(reason[2] for reason in skipped if isinstance(reason, tuple | list)):
         reporter.write_line(line, yellow=True)
+
+
+# Their tests start Ray and services, and wait. Begun first, and spread over the processes, they end with the others;
+# left to the end, they keep one process busy for minutes.
+_WAITING = ("test_own_ray.py", "workers", "predict", "jobs", "train", "serve")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files of tests that wait come first; pytest-xdist keeps the order with ``--no-loadscope-reorder``."""
+    root = Path(__file__).parent
+    rank = {name: i for i, name in enumerate(_WAITING)}
+    items.sort(key=lambda item: rank.get(item.path.relative_to(root).parts[0], len(rank)))
 
 
 SMALL_CLASSES = ("ant", "bee", "cat", "dog", "eel", "fox", "gnu")
