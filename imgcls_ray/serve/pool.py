@@ -71,6 +71,8 @@ class Lane:
         """Its processes run when nobody else needs the cores."""
         self.waiting: dict[object, deque[Work]] = {}
         """By request, the one whose turn it is first."""
+        self.shadows: deque[Work] = deque()
+        """Taken when nothing else waits."""
         self.running: list[Work] = []
         self.mean_s = 0.0
 
@@ -78,9 +80,9 @@ class Lane:
         return sum(1 for _ in self.works())
 
     def works(self) -> Iterator[Work]:
-        """What runs and what waits; not what is being given up."""
+        """What runs and what waits, without what is being given up and shadows."""
         for works in (self.running, *self.waiting.values()):
-            yield from (work for work in works if not work.future.done())
+            yield from (work for work in works if not (work.is_shadow or work.future.done()))
 
     def num_bytes(self) -> int:
         return sum(len(work.data or b"") for work in self.works())
@@ -92,6 +94,9 @@ class Lane:
         return (len(self.running) + len(self.waiting)) * self.mean_s / self.num_processes
 
     def add(self, work: Work) -> None:
+        if work.is_shadow:
+            self.shadows.append(work)
+            return
         self.waiting.setdefault(work.request, deque()).append(work)
 
     def take(self) -> Work | None:
@@ -102,6 +107,11 @@ class Lane:
             work = queue.popleft()
             if queue:
                 self.waiting[request] = queue
+            if not work.future.done():
+                self.running.append(work)
+                return work
+        while self.shadows:
+            work = self.shadows.popleft()
             if not work.future.done():
                 self.running.append(work)
                 return work
@@ -139,7 +149,7 @@ class DecoderPool:
             num_processes: for pictures that are not large; there is one more for those.
             limits: of every image; a process ends when one has taken ``timeout_s`` of CPU time.
             max_images: in a lane.
-            max_bytes: encoded, in both.
+            max_bytes: encoded, in both together; a lane has half of them.
             finish: gets work, its result and how long it took, in a thread of the pool. The result is an ``ApiError``
                 where the image is not to blame.
         """
@@ -163,9 +173,9 @@ class DecoderPool:
 
     @property
     def num_images(self) -> int:
-        """Waiting or in work, shadows left out."""
+        """Waiting or in work, without shadows."""
         with self._condition:
-            return sum(not work.is_shadow for lane in (self.light, self.heavy) for work in lane.works())
+            return len(self.light) + len(self.heavy)
 
     @property
     def server_pid(self) -> int | None:
@@ -176,9 +186,10 @@ class DecoderPool:
         """Take work in; False where there is no room, or it would wait for longer than one image may take."""
         lane = self.heavy if is_heavy else self.light
         with self._condition:
-            num_bytes = self.light.num_bytes() + self.heavy.num_bytes()
+            # Large pictures may stand still for long: they take no room from the others.
+            num_bytes = lane.num_bytes()
             has_room = len(lane) < self._max_images and (
-                not num_bytes or num_bytes + len(work.data or b"") <= self._max_bytes
+                not num_bytes or num_bytes + len(work.data or b"") <= self._max_bytes // 2
             )
             # What one image may take is also what a request is willing to wait for its turn.
             if not work.is_shadow and not (has_room and lane.expected_wait_s(work.request) <= self.limits.timeout_s):
@@ -306,7 +317,7 @@ class _Slot:
                     answer = fork.ask(
                         write_request(work.task),
                         work.data,
-                        timeout_s=_MAX_SLOWDOWN * limits.timeout_s,
+                        timeout_s=limits.timeout_s * (1 if work.is_shadow else _MAX_SLOWDOWN),
                         max_bytes=work.task.max_answer_bytes,
                     )
                 return work.task.read_answer(answer)

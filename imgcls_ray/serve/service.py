@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from imgcls_ray.errors import ImageError
-from imgcls_ray.serve.errors import ErrorCode, no_room, refuse
+from imgcls_ray.serve.errors import ApiError, ErrorCode, no_room, refuse
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -113,9 +113,12 @@ class Service:
             task.add_done_callback(self._comparisons.discard)
 
     async def _count(self, shadow: Job, name: str) -> None:
+        agrees: bool | None
         try:
             result = await shadow.future
             agrees = not isinstance(result, ImageError) and shadow.model.class_names[int(result.class_ids[0])] == name
+        except ApiError:  # there was no time for it
+            agrees = None
         except Exception:  # of the engine; the pipeline has logged it
             agrees = False
         self.metrics.compared(shadow.model, agrees=agrees)

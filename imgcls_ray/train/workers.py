@@ -16,7 +16,7 @@ from imgcls_ray.train.loop import Outcome, TrainTask, train_worker
 from imgcls_ray.train.meeting import torch_config
 from imgcls_ray.workers.board import Board
 from imgcls_ray.workers.ray_cluster import show_gpus, start_ray
-from imgcls_ray.workers.ray_failures import with_causes
+from imgcls_ray.workers.ray_failures import causes_told
 from imgcls_ray.workers.ray_start import cluster_address
 from imgcls_ray.workers.stopping import GracefulStop
 
@@ -85,7 +85,8 @@ def train_on_ray(
             f"stopped; the same command goes on from what was last saved in {config.output}"
         ) from fit.error
     board.clear()
-    return next(with_causes(fit.outcomes(), f"; the same command goes on from what was last saved in {config.output}"))
+    with causes_told(f"; the same command goes on from what was last saved in {config.output}"):
+        return next(fit.outcomes())
 
 
 class _Fit:

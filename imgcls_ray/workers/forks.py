@@ -36,6 +36,9 @@ _MAX_SOCKET_BYTES = 128 * 2**10
 # Of that memory so much is used again for the next message; making it anew costs more than copying into it.
 _KEPT_BYTES = 8 * 2**20
 _CANNOT_FORK = -1
+# It is killed and not gone yet. No exit code and no signal has this number.
+_DYING = 1 << 16
+_ASK_AGAIN_S = 0.01
 # Its connection, and the memory for large messages.
 _FILES_OF_FORK = 2
 _TIME = struct.Struct("@ll")
@@ -43,10 +46,10 @@ _TIME = struct.Struct("@ll")
 _SERVER_TIMEOUT_S = 180.0
 _CLOSE_TIMEOUT_S = 5.0
 # Libraries that start threads when they are loaded would make the server one that must not fork.
-_ENVIRONMENT = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+_ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 # Memory in pages of 2 MB: a picture of gigabytes in pages of 4 kB keeps the kernel busy for half of its time, and on
 # virtual machines every other process waits for that.
-_ENVIRONMENT["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
+_HUGE_PAGES = "glibc.malloc.hugetlb=1"
 
 
 class ForkServerDiedError(Exception):
@@ -59,7 +62,10 @@ class ForkServer:
     def __init__(self, module: str, function: str) -> None:
         self._socket, theirs = socket.socketpair()
         with theirs:
-            self._process = start_python(module, function, stdin=theirs.fileno(), environment=_ENVIRONMENT)
+            # What comes last wins: an operator's own tunables hold.
+            tunables = ":".join(filter(None, (_HUGE_PAGES, os.environ.get("GLIBC_TUNABLES"))))
+            environment = {**_ONE_THREAD, "GLIBC_TUNABLES": tunables}
+            self._process = start_python(module, function, stdin=theirs.fileno(), environment=environment)
         self._socket.settimeout(_SERVER_TIMEOUT_S)
         self._lock = threading.Lock()
         self._is_ready = False
@@ -90,7 +96,9 @@ class ForkServer:
         return Fork(self, pid, ours, memory)
 
     def end(self, pid: int) -> int:
-        """End a fork and leave nothing of it.
+        """End a fork and leave nothing of it, which waits for that one process and keeps nobody else from the server.
+
+        What has gigabytes to give back, and gives way to everybody, takes seconds on a busy machine.
 
         Returns:
             Minus the signal's number, or the exit code; that of its own end where that came first.
@@ -98,7 +106,9 @@ class ForkServer:
         Raises:
             ForkServerDiedError: it has ended with the server.
         """
-        return self._ask(pid)
+        while (ended := self._ask(pid)) == _DYING:
+            time.sleep(_ASK_AGAIN_S)
+        return ended
 
     def _ask(self, number: int, *passed: int) -> int:
         with self._lock:
@@ -250,7 +260,8 @@ def serve_forks(prepare: Callable[[], Callable[[], None]]) -> None:
                 answer = _CANNOT_FORK
                 if number in forks:
                     answer = _end(number)
-                    forks.discard(number)
+                    if answer != _DYING:
+                        forks.discard(number)
                 elif len(passed) == _FILES_OF_FORK:
                     answer = _fork(run, control, *passed)
                     forks.add(answer)
@@ -263,7 +274,9 @@ def serve_forks(prepare: Callable[[], Callable[[], None]]) -> None:
         finally:
             forks.discard(_CANNOT_FORK)
             for pid in forks:
-                _end(pid)
+                os.kill(pid, signal.SIGKILL)
+            for pid in forks:
+                os.waitpid(pid, 0)
 
 
 def _fork(run: Callable[[], None], control: socket.socket, connection: int, memory: int) -> int:
@@ -309,6 +322,8 @@ def _end_with(server: int) -> None:
 
 
 def _end(pid: int) -> int:
+    """Kill a process; how it ended, or ``_DYING``."""
     # A process that has ended keeps its id, and how it ended, until it is waited for.
     os.kill(pid, signal.SIGKILL)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    ended, status = os.waitpid(pid, os.WNOHANG)
+    return os.waitstatus_to_exitcode(status) if ended else _DYING

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
 from imgcls_ray import errors
@@ -14,8 +15,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def with_causes(results: Iterable[T], what_now: str = "") -> Iterator[T]:
-    """Hand on what workers bring.
+@contextmanager
+def causes_told(what_now: str = "") -> Iterator[None]:
+    """Tell errors of Ray and of workers as ours, in one line.
 
     Args:
         what_now: for people, after what went wrong.
@@ -24,11 +26,17 @@ def with_causes(results: Iterable[T], what_now: str = "") -> Iterator[T]:
         ImgclsError: a worker failed for good; of the kind of its own error, if that was one of ours.
     """
     try:
-        yield from results
+        yield
     # Ray Data hands on a worker's end as any of its own kinds, Ray's, or a plain one.
     except Exception as error:
         kind, words = _reason(_root_cause(error))
         raise kind(f"a worker failed for good: {words}{what_now}") from error
+
+
+def with_causes(results: Iterable[T], what_now: str = "") -> Iterator[T]:
+    """Hand on what workers bring; raises as ``causes_told``."""
+    with causes_told(what_now):
+        yield from results
 
 
 def _root_cause(error: BaseException) -> BaseException:

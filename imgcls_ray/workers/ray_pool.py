@@ -15,7 +15,7 @@ import warnings
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from imgcls_ray.workers.ray_failures import with_causes
+from imgcls_ray.workers.ray_failures import causes_told, with_causes
 from imgcls_ray.workers.worker import Block, BlockClassifier, BlockDecoder, BlockWorker
 
 if TYPE_CHECKING:
@@ -73,11 +73,17 @@ def run_blocks(
         return _attempt(left, make_work, workers, board, gpu_device)
 
     waves = _waves(blocks)
-    while not board.is_stopped() and (wave := next(waves, None)):
+    while not (is_stopped := _is_stopped(board, what_now)) and (wave := next(waves, None)):
         yield from with_causes(outlive_deaths(wave, attempt), what_now)
-    if not board.is_stopped():
-        # What a stopped command leaves there, a few bytes, its last actors may still have to read.
-        board.clear()
+    if not is_stopped:
+        with causes_told(what_now):
+            # What a stopped command leaves there, a few bytes, its last actors may still have to read.
+            board.clear()
+
+
+def _is_stopped(board: Board, what_now: str) -> bool:
+    with causes_told(what_now):
+        return board.is_stopped()
 
 
 def _waves(blocks: Iterable[Block]) -> Iterator[list[Block]]:

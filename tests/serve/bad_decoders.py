@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from imgcls_ray.models.classifier import ModelInput
 
 SERVER = (__name__, "serve_bad_decoders")
+SLOW_DEATH_S = 3.0
 _MAGIC = b"II*\0 order "
 
 
@@ -34,6 +35,21 @@ def order(what: str, image: bytes = b"") -> bytes:
 def serve_bad_decoders() -> None:
     vars(decoders)["decode_model_input"] = obey
     serve_forks(decoders.prepare_decoders)
+
+
+def serve_slow_deaths() -> None:
+    """Processes that are gone so long after they are killed."""
+    killed: dict[int, float] = {}
+    wait = os.waitpid
+
+    def wait_for_it(pid: int, options: int) -> tuple[int, int]:
+        if time.monotonic() < killed.setdefault(pid, time.monotonic()) + SLOW_DEATH_S:
+            assert options == os.WNOHANG, "the server waits"
+            return 0, 0
+        return wait(pid, options)
+
+    os.waitpid = wait_for_it
+    serve_forks(lambda: lambda: time.sleep(3600))
 
 
 def obey(data: bytes, preprocess: Preprocess, limits: DecodeLimits) -> ModelInput | ImageError:

@@ -16,6 +16,7 @@ from imgcls_ray.config import ModelsConfig, ServeConfig, make_config
 from imgcls_ray.errors import ImgclsError, ModelFolderError
 from imgcls_ray.models.api import create_model
 from imgcls_ray.serve import fleet as serve_fleet
+from imgcls_ray.serve.errors import no_room
 from imgcls_ray.serve.fleet import Fleet, Lineup
 from imgcls_ray.serve.metrics import NoMetrics
 from imgcls_ray.serve.model import ModelOptions
@@ -164,6 +165,17 @@ def test_a_shadow_sees_its_share_and_no_bad_images(
         live_of_fakes.classify_files(PICTURES[0], b"no image")
     wait_until(lambda: live_of_fakes.service.pipeline.num_shadows == 0)
     assert 20 < len(recorder.compared_to) < 80
+
+
+def test_a_shadow_that_there_was_no_time_for_says_nothing(
+    live_of_fakes: Live, stable: FakeModel, other_folder: ModelFolder, recorder: Recorder
+) -> None:
+    def give_up(_images: Any) -> Any:
+        raise no_room()
+
+    line_up(live_of_fakes, stable, shadow=(fake_model(other_folder, give_up), 1.0))
+    live_of_fakes.classify(PICTURES[0])
+    wait_until(lambda: recorder.compared_to == [None])
 
 
 def test_a_shadow_that_fails_harms_nobody(

@@ -129,6 +129,18 @@ def test_one_who_answers_although_the_body_is_too_large_is_not_heard() -> None:
     assert (answer.status, answer.json()["error"]["code"]) == (413, "payload_too_large")
 
 
+def test_one_whom_serve_gives_up_because_the_body_is_too_large_is_answered_for() -> None:
+    """Serve takes him for gone, and raises what it raises for those."""
+
+    async def give_up(_scope: Scope, receive: Receive, _send: Send) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        raise asyncio.CancelledError
+
+    answer = ask(give_up, max_bytes=100_000, receive=chunks(*[CHUNK] * 5))
+    assert (answer.status, answer.json()["error"]["code"]) == (413, "payload_too_large")
+
+
 def test_one_who_fails_because_the_body_is_too_large_is_answered_for() -> None:
     async def inside(_scope: Scope, receive: Receive, _send: Send) -> None:
         while (await receive())["type"] != "http.disconnect":

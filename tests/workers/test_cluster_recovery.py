@@ -9,8 +9,9 @@ import pyarrow as pa
 import pytest
 from ray.exceptions import ActorDiedError, RayTaskError
 
-from imgcls_ray.errors import StorageError
-from imgcls_ray.workers.ray_pool import outlive_deaths
+from imgcls_ray.errors import JobFailedError, StorageError
+from imgcls_ray.workers.ray_cluster import WorkerPlan
+from imgcls_ray.workers.ray_pool import outlive_deaths, run_blocks
 from imgcls_ray.workers.worker import Block
 
 if TYPE_CHECKING:
@@ -45,6 +46,19 @@ def test_after_a_death_only_blocks_that_have_not_come_back_are_run_again() -> No
     done = list(outlive_deaths(BLOCKS, run))
     assert [block.number for block in done] == [0, 1, 2, 3]
     assert given == [[0, 1, 2, 3], [1, 2, 3]]
+
+
+class LostTable:
+    """A board whose node has gone."""
+
+    def is_stopped(self) -> bool:
+        raise ConnectionError("the table cannot be reached")
+
+
+def test_a_board_that_cannot_be_reached_ends_the_job_in_one_line() -> None:
+    blocks = run_blocks([], lambda: pytest.fail("no worker starts"), WorkerPlan(1, 0), LostTable(), what_now="; again")
+    with pytest.raises(JobFailedError, match=r"^a worker failed for good: the table cannot be reached; again$"):
+        list(blocks)
 
 
 def test_pixels_that_were_lost_with_their_node_are_a_death_too() -> None:

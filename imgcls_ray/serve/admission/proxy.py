@@ -7,6 +7,7 @@ deadline off; and Serve's own errors are plain text. Named in ``RAY_SERVE_HTTP_P
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import os
 import sys
@@ -148,6 +149,10 @@ class ProxyAdmission:
         except Exception:
             await request.refuse(too_large(self._max_bytes) if request.is_too_large else failed())
             raise
+        except asyncio.CancelledError:
+            # Serve's own, of a request whose caller seems to have gone.
+            if not request.is_too_large:
+                raise
         if request.is_too_large:
             await request.refuse(too_large(self._max_bytes))
 
