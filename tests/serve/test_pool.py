@@ -163,7 +163,7 @@ def test_the_system_is_asked_again_where_it_takes_an_order_only_so_often(monkeyp
         written.append(text)
 
     monkeypatch.setattr(Path, "write_text", write)
-    monkeypatch.setattr(decoders.time, "sleep", lambda _seconds: None)
+    monkeypatch.setattr(time, "sleep", lambda _seconds: None)
     decoders._set_autogroup(19)
     assert (written, answers) == (["19"], [])
 

@@ -10,6 +10,7 @@ import pytest
 from ray.exceptions import ActorDiedError, RayTaskError
 
 from imgcls_ray.errors import JobFailedError, StorageError
+from imgcls_ray.workers.board import Board
 from imgcls_ray.workers.ray_cluster import WorkerPlan
 from imgcls_ray.workers.ray_pool import outlive_deaths, run_blocks
 from imgcls_ray.workers.worker import Block
@@ -48,7 +49,7 @@ def test_after_a_death_only_blocks_that_have_not_come_back_are_run_again() -> No
     assert given == [[0, 1, 2, 3], [1, 2, 3]]
 
 
-class LostTable:
+class LostTable(Board):
     """A board whose node has gone."""
 
     def is_stopped(self) -> bool:
