@@ -103,7 +103,8 @@ class ServeConfig(ModelsConfig, RunsNetwork, ReadLimits):
     request_timeout_s: float = Field(default=30.0, gt=0)
     """Seconds from the first byte of a request to its answer; a request that takes longer gets 504."""
     decode_timeout_s: float = Field(default=10.0, gt=0)
-    """Seconds to decode one image; an image that takes longer gets the code ``decode_timeout``."""
+    """Seconds to decode one image, in decoder processes of CPU time; an image that takes longer gets the code
+    ``decode_timeout``."""
     fetch_timeout_s: float = Field(default=10.0, gt=0)
     """Seconds to fetch one image from an address, redirects included."""
     grace_s: NonNegativeInt = 20

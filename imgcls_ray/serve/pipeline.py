@@ -89,8 +89,8 @@ class Pipeline:
         self.num_images = 0
         """Submitted and not answered."""
         self.num_shadows = 0
-        # A lane of the pool holds as many images as the threads' queue: neither kind takes the other's room. Bytes are
-        # shared, and half of them stay for ordinary images.
+        # A lane of the pool holds as many images as the threads' queue: neither kind takes the other's room. Half of
+        # the bytes stay for ordinary images, and each lane has a quarter.
         self.pool = DecoderPool(
             num_processes=num_cores,
             limits=limits,

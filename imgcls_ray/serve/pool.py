@@ -100,22 +100,22 @@ class Lane:
         self.waiting.setdefault(work.request, deque()).append(work)
 
     def take(self) -> Work | None:
-        """The next image; its request's others come after those of all other requests."""
-        while self.waiting:
-            request = next(iter(self.waiting))
-            queue = self.waiting.pop(request)
-            work = queue.popleft()
-            if queue:
-                self.waiting[request] = queue
-            if not work.future.done():
-                self.running.append(work)
-                return work
-        while self.shadows:
-            work = self.shadows.popleft()
+        """The next image; its request's others come after those of all other requests, and shadows after all."""
+        while (work := self._next()) is not None:
             if not work.future.done():
                 self.running.append(work)
                 return work
         return None
+
+    def _next(self) -> Work | None:
+        if not self.waiting:
+            return self.shadows.popleft() if self.shadows else None
+        request = next(iter(self.waiting))
+        queue = self.waiting.pop(request)
+        work = queue.popleft()
+        if queue:
+            self.waiting[request] = queue
+        return work
 
     def remove(self, work: Work) -> None:
         """Forget one that waits."""
