@@ -41,6 +41,8 @@ _SERVER = (serve_decoders.__module__, serve_decoders.__name__)
 # waits for something, or took its timer away.
 _MAX_SLOWDOWN = 10
 _SETUP_TIMEOUT_S = 60.0
+# A decoder keeps its memory for the next image. After so long without one it gives way to a new process.
+_KEEPS_MEMORY_S = 60.0
 _RETRY_S = 1.0
 # Of a lane's mean time per image, what one more image counts.
 _WEIGHT = 0.2
@@ -223,14 +225,11 @@ class DecoderPool:
     def is_open(self) -> bool:
         return not self._closed.is_set()
 
-    def take(self, lane: Lane) -> Work | None:
-        """The next work of a lane; None when the pool is closed."""
+    def take(self, lane: Lane, timeout_s: float | None = None) -> Work | None:
+        """The next work of a lane; None when the pool is closed, or nothing came in time."""
         with self._condition:
-            while self.is_open:
-                if (work := lane.take()) is not None:
-                    return work
-                self._condition.wait()
-        return None
+            work = self._condition.wait_for(lambda: not self.is_open or lane.take(), timeout_s)
+        return work if isinstance(work, Work) else None
 
     def leave(self, lane: Lane, work: Work, result: object, seconds: float) -> None:
         with self._condition:
@@ -285,11 +284,17 @@ class _Slot:
         self._pool = pool
         self._lane = lane
         self._fork: Fork | None = None
+        self._is_used = False
 
     def run(self) -> None:
         pool, lane = self._pool, self._lane
         self._renew()
-        while (work := pool.take(lane)) is not None:
+        while pool.is_open:
+            work = pool.take(lane, _KEEPS_MEMORY_S if self._is_used else None)
+            if work is None:
+                self._drop()
+                self._renew()
+                continue
             start = time.monotonic()
             try:
                 result = self._do(work)
@@ -313,6 +318,7 @@ class _Slot:
             if fork is None or work.data is None:
                 break
             try:
+                self._is_used = True
                 with self._pool.asking(work, fork):
                     answer = fork.ask(
                         write_request(work.task),
@@ -339,6 +345,7 @@ class _Slot:
     def _renew(self) -> None:
         if self._fork is None:
             self._fork = self._pool.new_decoder(self._lane)
+            self._is_used = False
 
     def _drop(self) -> None:
         if self._fork is not None:

@@ -47,9 +47,14 @@ _SERVER_TIMEOUT_S = 180.0
 _CLOSE_TIMEOUT_S = 5.0
 # Libraries that start threads when they are loaded would make the server one that must not fork.
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-# Memory in pages of 2 MB: a picture of gigabytes in pages of 4 kB keeps the kernel busy for half of its time, and on
-# virtual machines every other process waits for that.
-_HUGE_PAGES = "glibc.malloc.hugetlb=1"
+# On virtual machines every other process waits while the kernel takes gigabytes back or hands them out. So a fork has
+# its memory in pages of 2 MB, and keeps it for what comes next: whoever forks ends a fork that has nothing more to do.
+_ALL_MEMORY = 1 << 46
+_MALLOC = (
+    "glibc.malloc.hugetlb=1",
+    f"glibc.malloc.mmap_threshold={_ALL_MEMORY}",
+    f"glibc.malloc.trim_threshold={_ALL_MEMORY}",
+)
 
 
 class ForkServerDiedError(Exception):
@@ -63,7 +68,7 @@ class ForkServer:
         self._socket, theirs = socket.socketpair()
         with theirs:
             # What comes last wins: an operator's own tunables hold.
-            tunables = ":".join(filter(None, (_HUGE_PAGES, os.environ.get("GLIBC_TUNABLES"))))
+            tunables = ":".join(filter(None, (*_MALLOC, os.environ.get("GLIBC_TUNABLES"))))
             environment = {**_ONE_THREAD, "GLIBC_TUNABLES": tunables}
             self._process = start_python(module, function, stdin=theirs.fileno(), environment=environment)
         self._socket.settimeout(_SERVER_TIMEOUT_S)

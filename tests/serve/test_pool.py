@@ -249,12 +249,20 @@ class Decoders:
         wait_until(lambda: any(done is work for done, _ in self.results))
         return next(result for done, result in self.results if done is work)
 
-    def do(self, data: bytes, task: Decoding | Drawing | None = None) -> Any:
-        return self.wait(self.put(data, task))
+    def do(self, data: bytes, task: Decoding | Drawing | None = None, *, is_heavy: bool = False) -> Any:
+        return self.wait(self.put(data, task, is_heavy=is_heavy))
 
     @property
     def server(self) -> psutil.Process:
         return psutil.Process(self.pool.server_pid)
+
+    def decoders(self) -> list[psutil.Process]:
+        return self.server.children()
+
+
+def _private_bytes(process: psutil.Process) -> int:
+    """What it does not share with its parent."""
+    return process.memory_full_info().uss
 
 
 def test_after_many_deaths_there_are_as_many_processes_and_files_as_before() -> None:
@@ -288,6 +296,25 @@ def test_a_process_that_is_slow_to_end_keeps_nobody_from_the_server() -> None:
         assert slow.pid not in [child.pid for child in psutil.Process(server.pid).children()]
     finally:
         server.close()
+
+
+def test_a_decoder_keeps_its_memory_for_the_next_image_until_none_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every other process of the machine waits while a gigabyte is given back and taken again."""
+    monkeypatch.setattr(pool, "_KEEPS_MEMORY_S", 2.0)
+    large = make.encode(np.zeros((5000, 6000, 3), np.uint8), "TIFF")
+    with Decoders(DecodeLimits(timeout_s=60)) as asked:
+        wait_until(lambda: len(asked.decoders()) == 2)
+        unused = asked.decoders()
+        # Longer than a process without work that has done some may stay.
+        time.sleep(3)
+        assert asked.decoders() == unused
+        assert asked.do(large, is_heavy=True).width == 6000
+        (used,) = [decoder for decoder in asked.decoders() if _private_bytes(decoder) > len(large)]
+        assert asked.do(large, is_heavy=True).width == 6000
+        assert used in asked.decoders()
+        wait_until(lambda: len(asked.decoders()) == 2 and used not in asked.decoders())
+        assert max(map(_private_bytes, asked.decoders())) < len(large) / 2
+        assert asked.do(large, is_heavy=True).width == 6000
 
 
 def test_the_server_has_one_thread_and_gives_way() -> None:
