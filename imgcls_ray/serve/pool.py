@@ -287,25 +287,25 @@ class _Slot:
         self._is_used = False
 
     def run(self) -> None:
-        pool, lane = self._pool, self._lane
         self._renew()
-        while pool.is_open:
-            work = pool.take(lane, _KEEPS_MEMORY_S if self._is_used else None)
+        while self._pool.is_open:
+            work = self._pool.take(self._lane, _KEEPS_MEMORY_S if self._is_used else None)
             if work is None:
                 self._drop()
-                self._renew()
-                continue
-            start = time.monotonic()
-            try:
-                result = self._do(work)
-            except Exception:  # of which nobody thought: this image, and not the thread that others need
-                logger.exception("decoding failed")
-                result = ImageError(ImageErrorCode.DECODER_CRASHED)
-                self._drop()
-            if not pool.is_open:
-                return
-            pool.leave(lane, work, result, time.monotonic() - start)
+            else:
+                self._finish(work)
             self._renew()
+
+    def _finish(self, work: Work) -> None:
+        start = time.monotonic()
+        try:
+            result = self._do(work)
+        except Exception:  # of which nobody thought: this image, and not the thread that others need
+            logger.exception("decoding failed")
+            result = ImageError(ImageErrorCode.DECODER_CRASHED)
+            self._drop()
+        if self._pool.is_open:
+            self._pool.leave(self._lane, work, result, time.monotonic() - start)
 
     def _do(self, work: Work) -> object:
         limits = self._pool.limits

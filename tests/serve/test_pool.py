@@ -257,12 +257,13 @@ class Decoders:
         return psutil.Process(self.pool.server_pid)
 
     def decoders(self) -> list[psutil.Process]:
-        return self.server.children()
+        processes: list[psutil.Process] = self.server.children()
+        return processes
 
 
 def _private_bytes(process: psutil.Process) -> int:
     """What it does not share with its parent."""
-    return process.memory_full_info().uss
+    return int(process.memory_full_info().uss)
 
 
 def test_after_many_deaths_there_are_as_many_processes_and_files_as_before() -> None:
