@@ -32,6 +32,8 @@ from imgcls_ray.serve.fleet import Lineup
 from imgcls_ray.serve.keys import ApiKeys
 from imgcls_ray.serve.metrics import NoMetrics
 from imgcls_ray.serve.model import ModelOptions, ServedModel, load_model
+from imgcls_ray.workers import child, forks
+from tests.serve.templates import Templates
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator, Sequence
@@ -258,6 +260,22 @@ def say(images: Sequence[ModelInput], class_id: int = 0) -> list[Prediction | Im
     """All are of one class."""
     ids = np.array([class_id], np.int32)
     return [Prediction(image.width, image.height, ids, np.ones(1, np.float32)) for image in images]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def templates() -> Iterator[None]:
+    """Decoder processes without a new Python for each test."""
+    made = Templates()
+    # Templates themselves come up in the ordinary way.
+    start = child.start_python
+
+    def start_python(module: str, function: str, **options: Any) -> Any:
+        return (start if module == Templates.__module__ else made.start_python)(module, function, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(forks, "start_python", start_python)
+        yield
+    made.close()
 
 
 @pytest.fixture(scope="session")

@@ -249,8 +249,8 @@ class Decoders:
         wait_until(lambda: any(done is work for done, _ in self.results))
         return next(result for done, result in self.results if done is work)
 
-    def do(self, data: bytes, task: Decoding | Drawing | None = None, *, is_heavy: bool = False) -> Any:
-        return self.wait(self.put(data, task, is_heavy=is_heavy))
+    def do(self, data: bytes, task: Decoding | Drawing | None = None) -> Any:
+        return self.wait(self.put(data, task))
 
     @property
     def server(self) -> psutil.Process:
@@ -301,21 +301,21 @@ def test_a_process_that_is_slow_to_end_keeps_nobody_from_the_server() -> None:
 
 def test_a_decoder_keeps_its_memory_for_the_next_image_until_none_comes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every other process of the machine waits while a gigabyte is given back and taken again."""
-    monkeypatch.setattr(pool, "_KEEPS_MEMORY_S", 2.0)
-    large = make.encode(np.zeros((5000, 6000, 3), np.uint8), "TIFF")
+    monkeypatch.setattr(pool, "_KEEPS_MEMORY_S", 1.0)
+    large = make.encode(np.zeros((3000, 4000, 3), np.uint8), "TIFF")
     with Decoders(DecodeLimits(timeout_s=60)) as asked:
         wait_until(lambda: len(asked.decoders()) == 2)
         unused = asked.decoders()
         # Longer than a process without work that has done some may stay.
-        time.sleep(3)
+        time.sleep(1.5)
         assert asked.decoders() == unused
-        assert asked.do(large, is_heavy=True).width == 6000
+        assert asked.do(large).width == 4000
         (used,) = [decoder for decoder in asked.decoders() if _private_bytes(decoder) > len(large)]
-        assert asked.do(large, is_heavy=True).width == 6000
+        assert asked.do(large).width == 4000
         assert used in asked.decoders()
         wait_until(lambda: len(asked.decoders()) == 2 and used not in asked.decoders())
         assert max(map(_private_bytes, asked.decoders())) < len(large) / 2
-        assert asked.do(large, is_heavy=True).width == 6000
+        assert asked.do(large).width == 4000
 
 
 def test_the_server_has_one_thread_and_gives_way() -> None:
