@@ -1,7 +1,7 @@
 """Servers of decoder processes in milliseconds: forks of one process that has loaded what they need.
 
 A server of its own takes seconds of work, and most tests of the service need one. What a fork does is the server's own
-code; that it also comes up in a new Python, the tests with real replicas show.
+code, but that large pictures do not give way; tests with real replicas show that it also comes up in a new Python.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from imgcls_ray.serve.decoders import prepare_decoders
+from imgcls_ray.serve import decoders
 from imgcls_ray.workers.child import MEMORY_FD
 from imgcls_ray.workers.forks import ForkServer, ForkServerDiedError, serve_forks
 
@@ -78,7 +78,9 @@ def _runs(pid: int) -> bool:
 
 def serve_templates() -> None:
     def prepare() -> Callable[[], None]:
-        prepare_decoders()
+        decoders.prepare_decoders()
+        # Beside other tests no core is ever idle, and large pictures would not be done.
+        vars(decoders)["_give_way"] = lambda: None
         return _run
 
     serve_forks(prepare)

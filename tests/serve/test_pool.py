@@ -26,7 +26,7 @@ from imgcls_ray.models.classifier import decode_model_input
 from imgcls_ray.serve import decoders, pipeline, pool
 from imgcls_ray.serve.decoders import Decoding, Drawing
 from imgcls_ray.serve.pool import DecoderPool, Lane, Work
-from imgcls_ray.workers import forks
+from imgcls_ray.workers import child, forks
 from imgcls_ray.workers.child import ChildDiedError
 from tests.images import bad_images as make
 from tests.images import bombs
@@ -135,8 +135,9 @@ def test_an_image_is_not_blamed_for_the_time_that_others_took(start: Callable[..
 
 
 @pytest.mark.skipif(not hasattr(os, "SCHED_IDLE"), reason="a class of scheduling of Linux")
-def test_only_large_pictures_are_decoded_in_the_background() -> None:
+def test_only_large_pictures_are_decoded_in_the_background(monkeypatch: pytest.MonkeyPatch) -> None:
     """In a session of its own, or Linux gives the whole session of the service turns of up to a second."""
+    monkeypatch.setattr(forks, "start_python", child.start_python)
     with Decoders(DecodeLimits(timeout_s=60)) as asked:
         asked.do(TIFF)
         wait_until(lambda: len(asked.server.children()) == 2)
