@@ -12,6 +12,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
 
 from imgcls_ray.errors import ImageError, ImageErrorCode
+from imgcls_ray.images.boxes import iter_boxes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -37,7 +38,7 @@ _HAS_EXTENSION, _HAS_SIZE = 4, 2
 
 def read_bmff_size(bmff: bytes) -> tuple[int, int]:
     """Width and height of the largest picture that the file declares; 0 if it declares none."""
-    for kind, start, end in islice(_boxes(bmff, 0, len(bmff)), _MAX_BOXES):
+    for kind, start, end in islice(iter_boxes(bmff, 0, len(bmff)), _MAX_BOXES):
         if kind == b"meta":
             sizes = (
                 struct.unpack(">II", found[1])
@@ -70,11 +71,11 @@ def check_avif_sizes(avif: bytes, limits: DecodeLimits) -> None:
 
 def _av1_pictures(avif: bytes) -> Iterator[tuple[tuple[int, int], int]]:
     """Size as claimed, and where the coded picture begins, of each still picture and of each track's first one."""
-    for kind, start, end in islice(_boxes(avif, 0, len(avif)), _MAX_BOXES):
+    for kind, start, end in islice(iter_boxes(avif, 0, len(avif)), _MAX_BOXES):
         if kind == b"meta":
             yield from _av1_items(avif, start + 4, end)
         elif kind == b"moov":
-            for track, track_start, track_end in islice(_boxes(avif, start, end), _MAX_TRACKS):
+            for track, track_start, track_end in islice(iter_boxes(avif, start, end), _MAX_TRACKS):
                 if track == b"trak":
                     yield from _av1_track(avif, track_start, track_end)
 
@@ -88,7 +89,7 @@ def _av1_track(avif: bytes, start: int, end: int) -> Iterator[tuple[tuple[int, i
 
 
 def _av1_items(avif: bytes, start: int, end: int) -> Iterator[tuple[tuple[int, int], int]]:
-    boxes = list(islice(_boxes(avif, start, end), _MAX_BOXES))
+    boxes = list(islice(iter_boxes(avif, start, end), _MAX_BOXES))
     found = {kind: (first, last) for kind, first, last in boxes}
     if not {b"iloc", b"iinf", b"iprp"} <= set(found):
         return
@@ -103,7 +104,7 @@ def _av1_items(avif: bytes, start: int, end: int) -> Iterator[tuple[tuple[int, i
 def _item_kinds(avif: bytes, start: int, end: int) -> dict[int, bytes]:
     kinds: dict[int, bytes] = {}
     first = start + (6 if avif[start] == 0 else 8)
-    for _, at, _ in _limited(_boxes(avif, first, end)):
+    for _, at, _ in _limited(iter_boxes(avif, first, end)):
         is_wide = avif[at] > 2
         item = int.from_bytes(avif[at + 4 : at + (8 if is_wide else 6)], "big")
         kind_at = at + (10 if is_wide else 8)
@@ -113,11 +114,11 @@ def _item_kinds(avif: bytes, start: int, end: int) -> dict[int, bytes]:
 
 def _item_sizes(avif: bytes, start: int, end: int) -> dict[int, tuple[int, int]]:
     """By item: width and height of the first ``ispe`` among its properties."""
-    boxes = list(islice(_boxes(avif, start, end), _MAX_BOXES))
+    boxes = list(islice(iter_boxes(avif, start, end), _MAX_BOXES))
     properties: list[tuple[int, int] | None] = []
     for kind, first, last in boxes:
         if kind == b"ipco":
-            for name, at, _ in _limited(_boxes(avif, first, last)):
+            for name, at, _ in _limited(iter_boxes(avif, first, last)):
                 properties.append(struct.unpack_from(">II", avif, at + 4) if name == b"ispe" else None)
     sizes: dict[int, tuple[int, int]] = {}
     for _, first, last in [box for box in boxes if box[0] == b"ipma"][:_MAX_IPMAS]:
@@ -231,18 +232,3 @@ def _read_sequence_header(unit: bytes) -> tuple[int, int]:
                 read(4)
     width_bits, height_bits = read(4) + 1, read(4) + 1
     return read(width_bits) + 1, read(height_bits) + 1
-
-
-def _boxes(data: bytes, position: int, stop: int) -> Iterator[tuple[bytes, int, int]]:
-    """Kind, start and end of what each box holds, up to one that makes no sense."""
-    while position + 8 <= stop:
-        size, kind = struct.unpack_from(">I4s", data, position)
-        start = position + 8
-        if size == 1 and start + 8 <= stop:
-            size = int.from_bytes(data[start : start + 8], "big")
-            start += 8
-        end = stop if size == 0 else position + size
-        if end < start or end > stop:
-            return
-        yield kind, start, end
-        position = end

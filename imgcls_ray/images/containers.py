@@ -7,6 +7,7 @@ import zlib
 from typing import TYPE_CHECKING
 
 from imgcls_ray.errors import ImageError, ImageErrorCode
+from imgcls_ray.images.boxes import iter_file_boxes
 from imgcls_ray.images.limits import max_pieces
 
 if TYPE_CHECKING:
@@ -20,8 +21,6 @@ _MAX_PNG_HEAD_CHUNKS = 1_000
 _PNG_SIZE_AT = 16
 _FEW_PNG_CHUNKS = 5_000
 _WEBP_CHUNK_AT, _WEBP_ANIMATED, _FEW_WEBP_CHUNKS = 12, 2, 32
-# Files of the box formats have some ten boxes.
-MAX_BOXES = 10_000
 _BMFF_INDEX_BOXES = frozenset({b"meta", b"moov"})
 
 
@@ -150,25 +149,10 @@ def check_riff_complete(riff: bytes) -> None:
 
 def check_bmff_complete(bmff: bytes, name: str) -> None:
     """Raise ``truncated`` where an ISO media file (AVIF, HEIF) ends inside one of its boxes or before its index."""
-    position = 0
     kinds = set()
-    num_boxes = 0
-    while position < len(bmff):
-        num_boxes += 1
-        if num_boxes > MAX_BOXES:
-            raise ImageError(ImageErrorCode.CORRUPT, f"more than {MAX_BOXES} boxes in the {name}")
-        if position + 8 > len(bmff):
-            raise ImageError(ImageErrorCode.TRUNCATED, f"the {name} ends inside the header of a box")
-        size, kind = struct.unpack_from(">I4s", bmff, position)
-        kinds.add(kind)
-        if size == 0:  # it reaches to the end of the file
-            break
-        if size == 1:  # the real size follows
-            size = int.from_bytes(bmff[position + 8 : position + 16], "big")
-        if size < 8:  # it would never advance: damage, and for the decoder to say what kind
+    for kind, start, end in iter_file_boxes(bmff, name):
+        if end < start:  # damage, and for the decoder to say what kind
             return
-        position += size
-    if position > len(bmff):
-        raise ImageError(ImageErrorCode.TRUNCATED, f"the {name} has {len(bmff)} of at least {position} bytes")
+        kinds.add(kind)
     if kinds.isdisjoint(_BMFF_INDEX_BOXES):
         raise ImageError(ImageErrorCode.TRUNCATED, f"the {name} ends before its index")

@@ -7,7 +7,7 @@ millisecond, without a decoder. For a large JPEG, whose scans are counted, it ta
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from imgcls_ray.images.bmff import read_bmff_size
 from imgcls_ray.images.bmp import read_bmp_size
@@ -43,6 +43,11 @@ _READ_SIZE: dict[ImageFormat, Callable[[bytes], tuple[int, int]]] = {
     ImageFormat.TIFF: read_coded_size,
     ImageFormat.JXL: read_jxl_size,
 }
+# Of these formats, the files that can be ordinary; of JPEGs, those of the fast decoder.
+_IS_SIMPLE: dict[ImageFormat, Callable[[bytes], bool]] = {
+    ImageFormat.PNG: has_few_png_chunks,
+    ImageFormat.WEBP: is_still_webp,
+}
 # Encoders write about ten scans, each a pass over the coefficients that costs about a third of decoding them once.
 _SCANS_OF_COST_1 = 3
 # Scans are counted in steps: one call of C code for a whole file would keep the interpreter from everybody else.
@@ -53,49 +58,40 @@ _ORDINARY_BYTES, _ORDINARY_BYTES_PER_PIXEL = 1 << 22, 8
 _MAX_SEGMENTS, _MAX_JUNK_BYTES = 500, 1 << 14
 
 
-def decode_cost(data: bytes) -> float:
-    """Cost of decoding, in pixels of an ordinary JPEG (about 10 ns each); 0 if no decoder will accept the file.
+class DecodeCost(NamedTuple):
+    """What decoding an image costs."""
 
-    Never raises: the decoder reports what is wrong with an image.
-    """
-    image_format = sniff_format(data)
-    if image_format is None:
-        return 0
-    try:
-        if image_format is ImageFormat.JPEG:
-            return _jpeg_cost(data, _read_head(data))
-        width, height = _READ_SIZE[image_format](data)
-        return width * height * _COST_OF_FORMAT.get(image_format, 1)
-    except Exception:
-        return 0
-
-
-def is_ordinary(data: bytes) -> bool:
-    """Whether an image can be decoded in a thread without delaying others: a still JPEG, PNG or WebP of ordinary cost.
+    pixels: float
+    """In pixels of an ordinary JPEG (about 10 ns each); 0 if its header cannot be read, or for any other file."""
+    is_ordinary: bool
+    """Whether it can be decoded in a thread without delaying others: a still JPEG, PNG or WebP of ordinary cost.
 
     All other images, also those whose header cannot be read, are decoded in a separate process. A file that no decoder
     accepts counts as ordinary, because it is refused at once.
     """
+
+    @property
+    def is_heavy(self) -> bool:
+        return self.pixels > HEAVY_COST
+
+
+def decode_cost(data: bytes) -> DecodeCost:
+    """Estimate the cost of decoding. Never raises: the decoder reports what is wrong with an image."""
     image_format = sniff_format(data)
     if image_format is None:
-        return True
+        return DecodeCost(0, is_ordinary=True)
     try:
         if image_format is ImageFormat.JPEG:
-            header = _read_head(data)
-            cost = _jpeg_cost(data, header) if header.is_fast and header.scan is not None else 0
-        elif (image_format is ImageFormat.PNG and has_few_png_chunks(data)) or (
-            image_format is ImageFormat.WEBP and is_still_webp(data)
-        ):
-            cost = decode_cost(data)
+            header = read_jpeg_header(data, max_segments=_MAX_SEGMENTS, max_junk=_MAX_JUNK_BYTES)
+            pixels, is_simple = _jpeg_cost(data, header), header.is_fast and header.scan is not None
         else:
-            return False
+            width, height = _READ_SIZE[image_format](data)
+            pixels = width * height * _COST_OF_FORMAT.get(image_format, 1)
+            is_simple = image_format in _IS_SIMPLE and _IS_SIMPLE[image_format](data)
     except Exception:
-        return False
-    return 0 < cost <= HEAVY_COST and len(data) <= _ORDINARY_BYTES + _ORDINARY_BYTES_PER_PIXEL * cost
-
-
-def _read_head(data: bytes) -> JpegHeader:
-    return read_jpeg_header(data, max_segments=_MAX_SEGMENTS, max_junk=_MAX_JUNK_BYTES)
+        return DecodeCost(0, is_ordinary=False)
+    has_few_bytes = len(data) <= _ORDINARY_BYTES + _ORDINARY_BYTES_PER_PIXEL * pixels
+    return DecodeCost(pixels, is_ordinary=is_simple and 0 < pixels <= HEAVY_COST and has_few_bytes)
 
 
 def _jpeg_cost(data: bytes, header: JpegHeader) -> float:

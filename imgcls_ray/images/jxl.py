@@ -6,14 +6,13 @@ picture without decoding it, and limits must be checked before decoding.
 
 from __future__ import annotations
 
-import struct
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from imgcls_ray.errors import ImageError, ImageErrorCode
-from imgcls_ray.images.containers import MAX_BOXES
+from imgcls_ray.images.boxes import iter_file_boxes
 from imgcls_ray.images.pixels import row_blocks, scale_to_8_bits
 from imgcls_ray.images.sniff import JXL_CODESTREAM_MAGIC as CODESTREAM_MAGIC
 from imgcls_ray.images.sniff import JXL_CONTAINER_MAGIC as CONTAINER_MAGIC
@@ -21,6 +20,7 @@ from imgcls_ray.images.sniff import JXL_CONTAINER_MAGIC as CONTAINER_MAGIC
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from imgcls_ray.images.boxes import Box
     from imgcls_ray.images.limits import DecodeLimits
 
 # A header is shorter than this, but for the names of its channels, which nobody writes.
@@ -187,27 +187,11 @@ def _first_bytes(data: bytes) -> bytes:
     return b"".join(parts)
 
 
-def _boxes(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    position = 0
-    num_boxes = 0
-    while position < len(data):
-        num_boxes += 1
-        if num_boxes > MAX_BOXES:
-            raise ImageError(ImageErrorCode.CORRUPT, f"more than {MAX_BOXES} boxes in the JPEG XL")
-        if position + 8 > len(data):
-            raise ImageError(ImageErrorCode.TRUNCATED, "the JPEG XL ends inside the header of a box")
-        size, kind = struct.unpack_from(">I4s", data, position)
-        start = position + 8
-        if size == 1:  # the real size follows
-            size = int.from_bytes(data[start : start + 8], "big")
-            start += 8
-        end = len(data) if size == 0 else position + size
-        if end < start:
+def _boxes(data: bytes) -> Iterator[Box]:
+    for box in iter_file_boxes(data, "JPEG XL"):
+        if box.end < box.start:
             raise ImageError(ImageErrorCode.CORRUPT, "a box of the JPEG XL is smaller than its header")
-        if end > len(data):
-            raise ImageError(ImageErrorCode.TRUNCATED, f"the JPEG XL has {len(data)} of at least {end} bytes")
-        yield kind, start, end
-        position = end
+        yield box
 
 
 class _Bits:

@@ -23,7 +23,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from imgcls_ray.errors import ImageError, ImageErrorCode
-from imgcls_ray.images.cost import HEAVY_COST, decode_cost, is_ordinary
+from imgcls_ray.images.cost import decode_cost
 from imgcls_ray.models.classifier import ModelInput
 from imgcls_ray.serve.decoders import NICENESS, Decoding, Drawing
 from imgcls_ray.serve.errors import ApiError, no_room
@@ -227,9 +227,10 @@ class Pipeline:
     def _decode_here_or_pass_on(self, work: Work) -> ModelInput | str | ImageError | None:
         """None where a decoder process does it, or there is no room for that."""
         assert work.data is not None
-        if len(self._stuck) < self._max_stuck and is_ordinary(work.data):
+        cost = decode_cost(work.data)
+        if cost.is_ordinary and len(self._stuck) < self._max_stuck:
             return work.task(work.data, self.limits)
-        if not self.pool.put(work, is_heavy=decode_cost(work.data) > HEAVY_COST):
+        if not self.pool.put(work, is_heavy=cost.is_heavy):
             self._tell(_fail, [work], no_room())
         return None
 

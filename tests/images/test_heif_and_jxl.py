@@ -15,12 +15,13 @@ import pytest
 from PIL import Image, ImageFile
 
 from imgcls_ray.errors import ImageError, ImageErrorCode
-from imgcls_ray.images.cost import HEAVY_COST, decode_cost
+from imgcls_ray.images.cost import decode_cost
 from imgcls_ray.images.decoder import DecodeLimits, decode_careful, decode_image
 from imgcls_ray.images.jxl import read_jxl_header
 from imgcls_ray.images.measure import measure_image
 from imgcls_ray.images.sniff import JXL_CONTAINER_MAGIC, ImageFormat, sniff_format
 from tests.images import bad_images as make
+from tests.images import bombs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -169,6 +170,17 @@ def test_what_is_cut_is_truncated(name: str, share: float) -> None:
     assert raised.value.code is ImageErrorCode.TRUNCATED, raised.value
 
 
+@pytest.mark.parametrize("name", ["AVIF", "HEIF", "JXL"])
+@pytest.mark.parametrize("num_bytes", [1, 7, 8, 15, 16, 23])
+def test_a_file_that_ends_inside_a_box_is_truncated(name: str, num_bytes: int) -> None:
+    wide_box = struct.pack(">I4sQ", 1, b"free", 24) + bytes(8)
+    encoded = bombs.box_file(name)
+    decode_image(encoded + wide_box)
+    with pytest.raises(ImageError) as raised:
+        decode_image(encoded + wide_box[:num_bytes])
+    assert raised.value.code is ImageErrorCode.TRUNCATED, raised.value
+
+
 @pytest.mark.parametrize(
     ("encoded", "words"),
     [
@@ -212,7 +224,7 @@ def test_without_the_extra_they_are_unsupported_and_it_is_named(
             decode_image(data)
         assert raised.value.code is ImageErrorCode.UNSUPPORTED_FORMAT
         assert raised.value.detail == extra
-    assert decode_cost(encoded) >= 0
+    assert not decode_cost(encoded).is_ordinary
 
 
 def ftyp(*brands: bytes) -> bytes:
@@ -243,10 +255,10 @@ def test_they_are_told_by_their_content(head: bytes, expected: ImageFormat | Non
 
 
 def test_large_ones_are_heavy() -> None:
-    small = {name: decode_cost(make_bytes()) for name, (make_bytes, _) in FILES.items() if "tiles" not in name}
+    small = {name: decode_cost(make_bytes()).pixels for name, (make_bytes, _) in FILES.items() if "tiles" not in name}
     assert set(small.values()) == {120 * 80 * 4}
     large = jxl_file(np.zeros((2600, 2400), np.uint8))
-    assert decode_cost(large) > HEAVY_COST
+    assert decode_cost(large).is_heavy
 
 
 @pytest.mark.parametrize("size", [(1, 1), (8, 8), (256, 256), (40, 30), (160, 90), (300, 7), (5000, 3), (3, 5000)])

@@ -19,7 +19,7 @@ import pytest
 
 from benchmarks import hostile_images as hostile
 from imgcls_ray.errors import ImageError, ImageErrorCode
-from imgcls_ray.images.cost import HEAVY_COST, is_ordinary
+from imgcls_ray.images.cost import HEAVY_COST, DecodeCost, decode_cost
 from imgcls_ray.images.limits import DecodeLimits
 from imgcls_ray.images.preprocess import Preprocess
 from imgcls_ray.models.classifier import decode_model_input
@@ -172,7 +172,7 @@ def test_the_system_is_asked_again_where_it_takes_an_order_only_so_often(monkeyp
 def test_a_picture_that_takes_more_memory_than_its_lane_has_is_refused_alone() -> None:
     """The process holds what the largest picture of its lane takes, whatever a file makes of it."""
     bomb = hostile.tiff_giant_tile(24_000)  # 1.7 GB of one tile, 1.7 MB of file
-    assert not is_ordinary(bomb)
+    assert not decode_cost(bomb).is_ordinary
     with Decoders(DecodeLimits(timeout_s=60)) as asked:
         assert asked.do(bomb).code in (
             ImageErrorCode.DECODER_CRASHED,
@@ -518,7 +518,10 @@ def test_bytes_that_wait_for_processes_are_at_most_a_quarter_of_all(start: Calla
 
 @pytest.mark.usefixtures("bad")
 def test_large_pictures_do_not_keep_others_waiting(monkeypatch: pytest.MonkeyPatch, start: Callable[..., Live]) -> None:
-    monkeypatch.setattr(pipeline, "decode_cost", lambda data: HEAVY_COST + 1 if b"sleep" in data[:20] else 1)
+    def cost(data: bytes) -> DecodeCost:
+        return DecodeCost(HEAVY_COST + 1 if b"sleep" in data[:20] else 1, is_ordinary=False)
+
+    monkeypatch.setattr(pipeline, "decode_cost", cost)
     live = ready(start(decode_timeout_s=600, request_timeout_s=600))
 
     async def ask() -> None:
