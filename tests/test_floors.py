@@ -67,7 +67,7 @@ DOORS: dict[str, set[str]] = {
     "pydantic": {"config", "serve", "models/folder", "store/label_store"},
     "typer": {"cli", "flags"},
     "rich": {"commands", "workers/progress", "train/reporter"},
-    "httpcore": {"storage"},
+    "httpcore2": {"storage"},
     "fsspec": {"storage"},
     "s3fs": {"storage"},
     "botocore": {"storage"},

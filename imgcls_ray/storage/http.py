@@ -15,7 +15,7 @@ from imgcls_ray.errors import ImageError, ImageErrorCode
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import httpcore
+    import httpcore2
 
 _MAX_REDIRECTS = 3
 _NUM_ATTEMPTS = 3
@@ -110,7 +110,7 @@ def _is_among(host: str, allowed: Sequence[str]) -> bool:
 
 def _get(url: str, *, max_bytes: int, deadline: float, allow_private: bool) -> bytes | str:
     """One exchange: the body, or the address of a redirect."""
-    import httpcore
+    import httpcore2
 
     from imgcls_ray.storage.network import connection_pool, deadline_of_requests
 
@@ -132,13 +132,13 @@ def _get(url: str, *, max_bytes: int, deadline: float, allow_private: bool) -> b
             if reply.status != 200:
                 raise ImageError(_CODE_OF_STATUS.get(reply.status, ImageErrorCode.FETCH_FAILED), f"HTTP {reply.status}")
             return _read_body(reply, max_bytes=max_bytes)
-    except (httpcore.UnsupportedProtocol, httpcore.LocalProtocolError, UnicodeError, ValueError) as error:
+    except (httpcore2.UnsupportedProtocol, httpcore2.LocalProtocolError, UnicodeError, ValueError) as error:
         raise ImageError(ImageErrorCode.NOT_FOUND, "not an address") from error
-    except (httpcore.TimeoutException, httpcore.NetworkError, httpcore.ProtocolError) as error:
+    except (httpcore2.TimeoutException, httpcore2.NetworkError, httpcore2.ProtocolError) as error:
         raise _RetriableError(str(error) or type(error).__name__) from error
 
 
-def _read_body(reply: httpcore.Response, *, max_bytes: int) -> bytes:
+def _read_body(reply: httpcore2.Response, *, max_bytes: int) -> bytes:
     length = _header(reply, b"content-length")
     if length.isdecimal() and int(length) > max_bytes:
         raise ImageError(ImageErrorCode.TOO_MANY_BYTES, f"{int(length):,} of at most {max_bytes:,}")
@@ -150,7 +150,7 @@ def _read_body(reply: httpcore.Response, *, max_bytes: int) -> bytes:
     return bytes(body)
 
 
-def _header(reply: httpcore.Response, name: bytes) -> str:
+def _header(reply: httpcore2.Response, name: bytes) -> str:
     return next((value.decode("latin-1") for key, value in reply.headers if key.lower() == name), "")
 
 

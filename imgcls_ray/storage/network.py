@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
-import httpcore
+import httpcore2
 
 from imgcls_ray.errors import ImageError, ImageErrorCode
 
@@ -48,9 +48,9 @@ def deadline_of_requests(deadline: float) -> Iterator[None]:
 
 
 @functools.cache
-def connection_pool(*, allow_private: bool) -> httpcore.ConnectionPool:
+def connection_pool(*, allow_private: bool) -> httpcore2.ConnectionPool:
     """One pool of connections per process: lists often name one host a million times."""
-    return httpcore.ConnectionPool(
+    return httpcore2.ConnectionPool(
         ssl_context=ssl.create_default_context(),
         network_backend=_CheckedBackend(allow_private=allow_private),
         max_connections=64,
@@ -59,7 +59,7 @@ def connection_pool(*, allow_private: bool) -> httpcore.ConnectionPool:
     )
 
 
-class _CheckedBackend(httpcore.SyncBackend):
+class _CheckedBackend(httpcore2.SyncBackend):
     def __init__(self, *, allow_private: bool) -> None:
         self._allow_private = allow_private
 
@@ -69,25 +69,25 @@ class _CheckedBackend(httpcore.SyncBackend):
         port: int,
         timeout: float | None = None,
         local_address: str | None = None,
-        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
-    ) -> httpcore.NetworkStream:
-        failure: Exception = httpcore.ConnectError(f"{host}: no address")
+        socket_options: Iterable[httpcore2.SOCKET_OPTION] | None = None,
+    ) -> httpcore2.NetworkStream:
+        failure: Exception = httpcore2.ConnectError(f"{host}: no address")
         for address in checked_addresses(host, port, allow_private=self._allow_private):
             try:
                 stream = super().connect_tcp(address, port, _seconds_left(), local_address, socket_options)
                 return _BoundedStream(stream)
-            except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
+            except (httpcore2.ConnectError, httpcore2.ConnectTimeout) as error:
                 failure = error
         raise failure
 
 
-class _BoundedStream(httpcore.NetworkStream):
+class _BoundedStream(httpcore2.NetworkStream):
     """A connection on which every step ends by the deadline of the request that makes it.
 
-    httpcore limits each read separately: a server that sends one byte a minute would block the reader for hours.
+    httpcore2 limits each read separately: a server that sends one byte a minute would block the reader for hours.
     """
 
-    def __init__(self, stream: httpcore.NetworkStream) -> None:
+    def __init__(self, stream: httpcore2.NetworkStream) -> None:
         self._stream = stream
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
@@ -101,7 +101,7 @@ class _BoundedStream(httpcore.NetworkStream):
 
     def start_tls(
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
-    ) -> httpcore.NetworkStream:
+    ) -> httpcore2.NetworkStream:
         return _BoundedStream(self._stream.start_tls(ssl_context, server_hostname, _seconds_left()))
 
     def get_extra_info(self, info: str) -> Any:
@@ -111,7 +111,7 @@ class _BoundedStream(httpcore.NetworkStream):
 def _seconds_left() -> float:
     left = _deadline.get() - time.monotonic()
     if left <= 0:
-        raise httpcore.ReadTimeout("took too long")
+        raise httpcore2.ReadTimeout("took too long")
     return left
 
 
@@ -142,7 +142,7 @@ def _resolve(host: str, port: int) -> list[str]:
     """
     room = _resolving
     if not room.acquire(timeout=_seconds_left()):
-        raise httpcore.ConnectTimeout("too many names wait to be resolved")
+        raise httpcore2.ConnectTimeout("too many names wait to be resolved")
     answers: queue.SimpleQueue[list[str] | BaseException] = queue.SimpleQueue()
 
     def resolve() -> None:
@@ -158,7 +158,7 @@ def _resolve(host: str, port: int) -> list[str]:
     try:
         answer = answers.get(timeout=_seconds_left())
     except queue.Empty as error:
-        raise httpcore.ConnectTimeout("the name was not resolved in time") from error
+        raise httpcore2.ConnectTimeout("the name was not resolved in time") from error
     if isinstance(answer, BaseException):
         raise answer
     return answer
