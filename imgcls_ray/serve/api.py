@@ -88,37 +88,7 @@ def make_router(service: Service) -> APIRouter:
         One image that cannot be labelled is an error of its own (4xx); of several, each has its `status`, and the good
         ones are labelled.
         """
-        chosen = service.choose()
-        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        is_raw = kind.startswith("image/") or kind == _RAW
-        told = None
-        if is_raw:
-            uploads = [Upload(await read_body(request))]
-        elif kind == "multipart/form-data":
-            uploads, told = await _read_form(request, service)
-        elif kind == "application/json":
-            uploads, told = await _read_json(request, service)
-        else:
-            raise refuse(
-                ErrorCode.UNSUPPORTED_MEDIA_TYPE,
-                "send an image (image/jpeg, ... or application/octet-stream), files (multipart/form-data) or JSON "
-                "(application/json)",
-            )
-        top_k = told or top_k or service.config.top_k
-        results = await service.classify([upload.content for upload in uploads], chosen, top_k)
-        context = context_of(request.scope)
-        context.log_fields = summarise(chosen, results)
-        if is_raw and isinstance(results[0], ImageError):
-            raise refuse_image(results[0])
-        head = {
-            "request_id": context.request_id,
-            "model": {"name": chosen.model.name, "fingerprint": chosen.model.fingerprint, "role": chosen.role},
-        }
-        described = (
-            _describe(i, upload, result, chosen.model, top_k)
-            for i, (upload, result) in enumerate(zip(uploads, results, strict=True))
-        )
-        return await in_pieces(head, "results", described)
+        return await _classify(service, request, top_k)
 
     known: dict[bool, tuple[weakref.ref[Lineup], bytes]] = {}
 
@@ -151,6 +121,46 @@ def make_router(service: Service) -> APIRouter:
         return Health(status="ready")
 
     return router
+
+
+async def _classify(service: Service, request: Request, top_k: int | None) -> Response:
+    chosen = service.choose()
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    uploads, told = await _read_uploads(request, service, kind)
+    top_k = told or top_k or service.config.top_k
+    results = await service.classify([upload.content for upload in uploads], chosen, top_k)
+    context = context_of(request.scope)
+    context.log_fields = summarise(chosen, results)
+    if _is_image(kind) and isinstance(results[0], ImageError):
+        raise refuse_image(results[0])
+    head = {
+        "request_id": context.request_id,
+        "model": {"name": chosen.model.name, "fingerprint": chosen.model.fingerprint, "role": chosen.role},
+    }
+    described = (
+        _describe(i, upload, result, chosen.model, top_k)
+        for i, (upload, result) in enumerate(zip(uploads, results, strict=True))
+    )
+    return await in_pieces(head, "results", described)
+
+
+def _is_image(content_type: str) -> bool:
+    return content_type.startswith("image/") or content_type == _RAW
+
+
+async def _read_uploads(request: Request, service: Service, content_type: str) -> tuple[list[Upload], int | None]:
+    """The images of a request, and how many classes it asks for in its body."""
+    if _is_image(content_type):
+        return [Upload(await read_body(request))], None
+    if content_type == "multipart/form-data":
+        return await _read_form(request, service)
+    if content_type == "application/json":
+        return await _read_json(request, service)
+    raise refuse(
+        ErrorCode.UNSUPPORTED_MEDIA_TYPE,
+        "send an image (image/jpeg, ... or application/octet-stream), files (multipart/form-data) or JSON "
+        "(application/json)",
+    )
 
 
 async def _read_form(request: Request, service: Service) -> tuple[list[Upload], int | None]:

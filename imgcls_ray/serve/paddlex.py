@@ -117,41 +117,7 @@ def make_router(service: Service) -> APIRouter:
     )
     async def classify(request: Request) -> Response:
         """Label one image as PaddleX's server does."""
-        wanted, cut = await read_json(PaddleXRequest, await read_body(request))
-        chosen = service.choose()
-        is_fetched = _URL.match(wanted.image) is not None
-        if is_fetched:
-            if len(wanted.image) > MAX_URL_CHARS:
-                raise refuse(ErrorCode.INVALID, f"image: an address has at most {MAX_URL_CHARS} characters")
-            content = await fetch_image(request, wanted.image, service)
-        else:
-            [content] = await decode_texts([wanted.image], cut)
-        top_k = wanted.topk or (wanted.params and wanted.params.top_k) or service.config.top_k
-        [result] = await service.classify([content], chosen, top_k)
-        context = context_of(request.scope)
-        context.log_fields = summarise(chosen, [result])
-        if isinstance(result, ImageError):
-            raise refuse_image(without_findings(result) if is_fetched else result)
-        categories = [
-            {"id": class_id, "name": chosen.model.class_names[class_id], "score": score}
-            for class_id, score in best(result, top_k)
-        ]
-        answer: dict[str, object] = {"categories": categories}
-        if service.config.visualize if wanted.visualize is None else wanted.visualize:
-            assert isinstance(content, bytes)
-            lines = [f"{category['name']} {category['score']:.2f}" for category in categories[:5]]
-            drawn = await service.draw(content, lines)
-            if isinstance(drawn, ImageError):
-                raise refuse_image(drawn)
-            answer["image"] = drawn
-        return to_json(
-            {
-                "logId": context.request_id,
-                "errorCode": 0,
-                "errorMsg": "Success",
-                "result": answer,
-            }
-        )
+        return await _classify(service, request)
 
     @router.get("/health", response_model=PaddleXStatus, summary="PaddleX's health")
     async def health(request: Request) -> Response:
@@ -159,3 +125,41 @@ def make_router(service: Service) -> APIRouter:
         return to_json({"logId": context_of(request.scope).request_id, "errorCode": 0, "errorMsg": "Healthy"})
 
     return router
+
+
+async def _classify(service: Service, request: Request) -> Response:
+    wanted, cut = await read_json(PaddleXRequest, await read_body(request))
+    chosen = service.choose()
+    is_fetched = _URL.match(wanted.image) is not None
+    if is_fetched:
+        if len(wanted.image) > MAX_URL_CHARS:
+            raise refuse(ErrorCode.INVALID, f"image: an address has at most {MAX_URL_CHARS} characters")
+        content = await fetch_image(request, wanted.image, service)
+    else:
+        [content] = await decode_texts([wanted.image], cut)
+    top_k = wanted.topk or (wanted.params and wanted.params.top_k) or service.config.top_k
+    [result] = await service.classify([content], chosen, top_k)
+    context = context_of(request.scope)
+    context.log_fields = summarise(chosen, [result])
+    if isinstance(result, ImageError):
+        raise refuse_image(without_findings(result) if is_fetched else result)
+    categories = [
+        {"id": class_id, "name": chosen.model.class_names[class_id], "score": score}
+        for class_id, score in best(result, top_k)
+    ]
+    answer: dict[str, object] = {"categories": categories}
+    if service.config.visualize if wanted.visualize is None else wanted.visualize:
+        assert isinstance(content, bytes)
+        lines = [f"{category['name']} {category['score']:.2f}" for category in categories[:5]]
+        drawn = await service.draw(content, lines)
+        if isinstance(drawn, ImageError):
+            raise refuse_image(drawn)
+        answer["image"] = drawn
+    return to_json(
+        {
+            "logId": context.request_id,
+            "errorCode": 0,
+            "errorMsg": "Success",
+            "result": answer,
+        }
+    )
