@@ -47,7 +47,7 @@ def run(config_file: Path | None, overrides: Sequence[str], flags: Values) -> No
     console.print(f"starting {replicas} of {config.model} ...", markup=False)
     stopped = threading.Event()
     with native_stderr_aside(), local_service(config, num_cores) as metrics_port:
-        # Ray puts a handler of its own there, which leaves without a word.
+        # The first signal ends the service in order; a second one changes nothing.
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: stopped.set())
         _tell(config, console, time.monotonic() - start, metrics_port)

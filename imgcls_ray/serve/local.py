@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import socket
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING
 from imgcls_ray.errors import JobFailedError
 from imgcls_ray.serve.admission.proxy import MAX_BYTES_VARIABLE, SERVE_ENVIRONMENT
 from imgcls_ray.serve.haproxy import BINARY_VARIABLE, HOST_VARIABLE, REAL_BINARY_VARIABLE, front_binary
-from imgcls_ray.workers.ray_start import hush_ray, own_ray, ray_start_errors, run_folder
+from imgcls_ray.workers.ray_start import hush_ray, own_ray, run_folder, starting_ray
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -61,7 +60,7 @@ def local_service(config: ServeConfig, num_cores: int) -> Iterator[int]:
         JobFailedError: no replica came up.
         StorageError: the temporary folder has no place for Ray's files.
     """
-    with ray_start_errors():
+    with starting_ray():
         own = own_ray()
         folder = str(run_folder())
     for key, value in _own_front(config.host).items():
@@ -83,15 +82,13 @@ def local_service(config: ServeConfig, num_cores: int) -> Iterator[int]:
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
     metrics_port = config.metrics_port or int(free_ports(1)[0])
     hush_ray()
-    with ray_start_errors():
+    with starting_ray():
         ray.init(
             **own,
             num_cpus=num_cores,
             object_store_memory=_OBJECT_STORE_BYTES,
             _metrics_export_port=metrics_port,
         )
-    # Ray has put a handler there that prints its stack.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         _deploy(config, num_cores)
         try:

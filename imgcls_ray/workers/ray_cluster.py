@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import sys
-import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from imgcls_ray.errors import ResourceError
 from imgcls_ray.machine import available_cores, cores_in_words
 from imgcls_ray.words import counted
-from imgcls_ray.workers.ray_start import cluster_address, hush_ray, own_ray, ray_start_errors
+from imgcls_ray.workers.ray_start import cluster_address, hush_ray, own_ray, starting_ray
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -59,9 +57,8 @@ def start_ray(*, uses_gpus: bool) -> None:
     if _is_ray_started():
         return
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    on_sigterm = signal.getsignal(signal.SIGTERM)
     address = cluster_address()
-    with ray_start_errors(address):
+    with starting_ray(address):
         own = own_ray() if address is None else None
         import ray
 
@@ -74,9 +71,6 @@ def start_ray(*, uses_gpus: bool) -> None:
                 num_cpus=available_cores(),
                 object_store_memory=None if uses_gpus else _CPU_OBJECT_STORE_BYTES,
             )
-    if threading.current_thread() is threading.main_thread():
-        # Ray puts a handler of its own there, which leaves without a word.
-        signal.signal(signal.SIGTERM, on_sigterm)
 
 
 def check_local(num_workers: int, *, uses_gpus: bool, num_gpus: int, gpu_ids: Sequence[int]) -> None:

@@ -16,10 +16,12 @@ import os
 import re
 import secrets
 import shutil
+import signal
 import socket
 import stat
 import sys
 import tempfile
+import threading
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -184,8 +186,8 @@ def _session_folder() -> Path:
 
 
 @contextmanager
-def ray_start_errors(address: str | None = None) -> Iterator[None]:
-    """Let Ray start, or be joined, in the block.
+def starting_ray(address: str | None = None) -> Iterator[None]:
+    """Let Ray start, or be joined, in the block. Afterwards, SIGTERM has the same handler as before.
 
     Args:
         address: as ``cluster_address`` gives it; ``None`` for a Ray of this machine's own.
@@ -199,6 +201,7 @@ def ray_start_errors(address: str | None = None) -> Iterator[None]:
         _check_room()
     elif address != "auto":
         _check_answers(address)
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         yield
     except ImgclsError:
@@ -216,6 +219,10 @@ def ray_start_errors(address: str | None = None) -> Iterator[None]:
         raise JobFailedError(
             f"Ray did not start on this machine: {words}; its logs are in {_session_folder()}/session_latest/logs"
         ) from error
+    finally:
+        # Ray's own handler leaves without a word, or prints a stack.
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, on_sigterm)
 
 
 def _check_answers(address: str) -> None:

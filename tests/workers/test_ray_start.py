@@ -6,6 +6,7 @@ import errno
 import http.server
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -19,7 +20,7 @@ import pytest
 
 from imgcls_ray.errors import ImgclsError, JobFailedError, ResourceError, StorageError
 from imgcls_ray.workers.ray_cluster import is_cluster_given
-from imgcls_ray.workers.ray_start import cluster_address, ray_start_errors
+from imgcls_ray.workers.ray_start import cluster_address, starting_ray
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -74,7 +75,7 @@ def test_addresses_of_clusters_are_taken(monkeypatch: pytest.MonkeyPatch, addres
 def join(address: str) -> str:
     """What is said of an address, before Ray is asked to join it."""
     start = time.monotonic()
-    with pytest.raises(ResourceError) as caught, ray_start_errors(address):
+    with pytest.raises(ResourceError) as caught, starting_ray(address):
         raise AssertionError("Ray would wait for minutes")
     assert time.monotonic() - start < 8
     return str(caught.value)
@@ -116,9 +117,24 @@ def test_a_ray_that_runs_is_joined(ray_session: None) -> None:
     import ray
 
     joined = False
-    with ray_start_errors(ray.get_runtime_context().gcs_address):
+    with starting_ray(ray.get_runtime_context().gcs_address):
         joined = True
     assert joined
+
+
+def test_sigterm_does_afterwards_what_it_did_before() -> None:
+    def start(error: Exception | None) -> None:
+        with starting_ray():
+            signal.signal(signal.SIGTERM, lambda *_: None)  # as Ray does
+            if error is not None:
+                raise error
+
+    before = signal.getsignal(signal.SIGTERM)
+    start(None)
+    assert signal.getsignal(signal.SIGTERM) is before
+    with pytest.raises(JobFailedError):
+        start(RuntimeError("it does not start"))
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 @pytest.mark.parametrize(
@@ -149,7 +165,7 @@ def test_a_ray_that_runs_is_joined(ray_session: None) -> None:
 def test_what_ray_raises_is_one_line(
     address: str | None, error: Exception, kind: type[ImgclsError], message: str
 ) -> None:
-    with pytest.raises(kind) as caught, ray_start_errors(address):
+    with pytest.raises(kind) as caught, starting_ray(address):
         raise error
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -162,7 +178,7 @@ def test_ray_is_not_started_on_a_full_disk(monkeypatch: pytest.MonkeyPatch, tmp_
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     with (
         pytest.raises(StorageError, match=f"{tmp_path}: Ray cannot keep .* less than 16 MiB of room"),
-        ray_start_errors(),
+        starting_ray(),
     ):
         raise AssertionError("Ray would start workers that die")
 
