@@ -1,4 +1,4 @@
-"""The house's own protocol: ``/v1/classify`` and what belongs to it."""
+"""The product's own protocol: ``/v1/classify``, ``/v1/model`` and the health checks."""
 
 from __future__ import annotations
 
@@ -55,15 +55,15 @@ _BODY = {
     }
 }
 _REASONS = {
-    400: "The request cannot be read.",
-    401: "No key, or a wrong one.",
-    413: "Larger than the limit.",
-    415: "Neither an image, a form nor JSON; a content coding other than gzip; or an image of a format that is not "
-    "read.",
-    422: "A value does not fit; or the only image cannot be labelled: `truncated`, `corrupt`, ...",
-    500: "The service's own fault.",
-    503: "No room now, or not ready: see Retry-After.",
-    504: "Not done within the deadline.",
+    400: "The request is malformed.",
+    401: "The API key is missing or wrong.",
+    413: "The body, or an image, is larger than the limit.",
+    415: "The content type is not an image, a form or JSON; the content coding is not gzip; or the image has a format "
+    "that is not supported.",
+    422: "A value is invalid; or the only image cannot be labelled: `truncated`, `corrupt`, ...",
+    500: "Internal error of the service.",
+    503: "The queue is full, or no model is loaded yet. Try again after the seconds in `Retry-After`.",
+    504: "The answer was not ready within the deadline.",
 }
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorResponse, "description": text} for status, text in _REASONS.items()
@@ -71,7 +71,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 
 
 def make_router(service: Service) -> APIRouter:
-    """The routes, which ask this service."""
+    """The routes of this service."""
     router = APIRouter()
 
     @router.post(
@@ -85,8 +85,8 @@ def make_router(service: Service) -> APIRouter:
     async def classify(request: Request, top_k: Annotated[int | None, Query(ge=1, le=1000)] = None) -> Response:
         """Label one image, sent as the body, or several, sent as files of a form or as JSON.
 
-        One image that cannot be labelled is an error of its own (4xx); of several, each has its `status`, and the good
-        ones are labelled.
+        If the body is one image that cannot be labelled, the answer is an error (4xx). In a form or JSON, each image
+        has its own `status`, and the readable ones are labelled.
         """
         return await _classify(service, request, top_k)
 
@@ -99,7 +99,7 @@ def make_router(service: Service) -> APIRouter:
         tags=["model"],
     )
     async def model() -> Response:
-        """Say which model answers: its classes in order, its preprocessing, its fingerprint."""
+        """Describe the current model: its classes in order, its preprocessing and its fingerprint."""
         lineup = service.fleet.lineup
         if lineup is None:
             raise refuse(ErrorCode.NOT_READY, "the model is not loaded yet")
@@ -111,12 +111,12 @@ def make_router(service: Service) -> APIRouter:
 
     @router.get("/healthz", tags=["health"])
     async def healthz() -> Health:
-        """Whether the process answers."""
+        """Liveness: the process answers."""
         return Health(status="ok")
 
     @router.get("/readyz", responses={503: ERRORS[503]}, tags=["health"])
     async def readyz() -> Health:
-        """Whether a model is loaded and warm."""
+        """Readiness: a model is loaded and warmed up. Until then 503."""
         service.choose()
         return Health(status="ready")
 

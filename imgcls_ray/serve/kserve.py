@@ -56,7 +56,7 @@ _INFER: dict[str, Any] = {
             {
                 "name": "Inference-Header-Content-Length",
                 "in": "header",
-                "description": "Bytes of JSON at the start of the body, where binary data follows it.",
+                "description": "Length in bytes of the JSON at the start of the body. Required if binary data follows it.",
                 "schema": {"type": "integer", "minimum": 0},
             }
         ],
@@ -65,28 +65,28 @@ _INFER: dict[str, Any] = {
 
 
 def make_router(service: Service) -> APIRouter:
-    """The routes, which ask this service."""
+    """The routes of this service."""
     router = APIRouter(tags=["kserve v2"])
 
     @router.get("/v2")
     async def server() -> ServerMetadata:
-        """Say what this server is."""
+        """Describe the server: its name, version and extensions."""
         return ServerMetadata(name="imgcls-ray", version=__version__, extensions=["binary_tensor_data"])
 
     @router.get("/v2/health/live")
     async def live() -> dict[str, bool]:
-        """Whether the process answers."""
+        """Liveness: the process answers."""
         return {"live": True}
 
     @router.get("/v2/health/ready", responses={503: _ERRORS[503]})
     async def ready() -> dict[str, bool]:
-        """Whether a model answers."""
+        """Readiness: a model is loaded and warmed up. Until then 503."""
         service.choose()
         return {"ready": True}
 
     @router.get("/v2/models/{name}", responses={k: _ERRORS[k] for k in (401, 404, 422, 503)})
     async def metadata(name: str) -> ModelMetadata:
-        """Say what goes in and comes out."""
+        """Describe the inputs and outputs of a model."""
         _find(service, name)
         lineup = service.fleet.lineup
         assert lineup is not None
@@ -109,19 +109,19 @@ def make_router(service: Service) -> APIRouter:
 
     @router.get("/v2/models/{name}/ready", responses={k: _ERRORS[k] for k in (401, 404, 422, 503)})
     async def model_ready(name: str) -> ModelReady:
-        """Whether this model answers."""
+        """Readiness of one model. 404: no model has this name."""
         _find(service, name)
         return ModelReady(name=name, ready=True)
 
     @router.post("/v2/models/{name}/infer", **_INFER, summary="Infer")
     async def infer(name: str, request: Request) -> Response:
-        """Label images, with the model whose turn it is."""
+        """Label images. The stable model answers, or the canary for its share of requests."""
         chosen = _find(service, name)
         return await _infer(service, request, chosen, for_pixels=_for_pixels(service, chosen))
 
     @router.post("/v2/models/{name}/versions/{version}/infer", **_INFER, summary="Infer with one version")
     async def infer_version(name: str, version: str, request: Request) -> Response:
-        """Label images with the model whose fingerprint begins with this."""
+        """Label images with one model. `version` is the beginning of its fingerprint, at least 8 characters."""
         chosen = _find(service, name, version)
         return await _infer(service, request, chosen, for_pixels=chosen)
 

@@ -100,7 +100,7 @@ class PaddleXStatus(BaseModel):
 
 
 def make_router(service: Service) -> APIRouter:
-    """The routes, which ask this service."""
+    """The routes of this service."""
     router = APIRouter(tags=["paddlex"])
 
     @router.post(
@@ -116,12 +116,12 @@ def make_router(service: Service) -> APIRouter:
         },
     )
     async def classify(request: Request) -> Response:
-        """Label one image as PaddleX's server does."""
+        """Label one image. Request and answer are those of PaddleX's server."""
         return await _classify(service, request)
 
     @router.get("/health", response_model=PaddleXStatus, summary="PaddleX's health")
     async def health(request: Request) -> Response:
-        """Whether the process answers."""
+        """Liveness: the process answers."""
         return to_json({"logId": context_of(request.scope).request_id, "errorCode": 0, "errorMsg": "Healthy"})
 
     return router
