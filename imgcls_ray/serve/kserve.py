@@ -56,7 +56,7 @@ _INFER: dict[str, Any] = {
             {
                 "name": "Inference-Header-Content-Length",
                 "in": "header",
-                "description": "Length in bytes of the JSON at the start of the body. Required if binary data follows it.",
+                "description": "Length in bytes of the JSON before the binary data. Required if there is binary data.",
                 "schema": {"type": "integer", "minimum": 0},
             }
         ],
