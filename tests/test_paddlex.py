@@ -738,7 +738,7 @@ def test_a_picture_is_not_replaced_by_its_annotated_one(predict: Callable[..., N
     before = Path("a.jpg").read_bytes()
     predict("./a.jpg", "Global.output=.")
     assert Path("a.jpg").read_bytes() == before
-    assert len(list(Path().glob("a.jpg-*.jpg"))) == 1
+    assert len(list(Path().glob("a-*.jpg"))) == 1
 
 
 def test_nothing_but_bad_images_is_a_failure(predict: Callable[..., None], capsys: pytest.CaptureFixture[str]) -> None:

@@ -42,6 +42,8 @@ class CheckResult:
     """Samples by split: at most ten, chosen at random (seeded) from all readable images."""
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
     """Number of decoded images by (width, height), both rounded down to a multiple of 32."""
+    frequent_sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
+    """Number of decoded images by exact (width, height), for the sizes that at least 5 % of them have."""
     formats: Counter[str] = field(default_factory=Counter)
     """Number of images by format and colours, e.g. ``JPEG RGB``."""
     findings: list[Finding] = field(default_factory=list)

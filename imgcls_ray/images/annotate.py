@@ -9,6 +9,7 @@ there, has ASCII only; every other script needs a font of the system (``apt inst
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from contextlib import suppress
 from functools import lru_cache
@@ -25,12 +26,14 @@ MAX_LINES = 10
 MAX_ERROR_ROWS = 8
 """Largest number of rows of an error text; a longer one is cut."""
 
-_MIN_CANVAS_WIDTH = 240  # holds a score and some thirty letters of a name at the smallest font
-_MIN_PICTURE_SIDE = 192  # smaller pictures are enlarged to about this, by a whole factor
+_MIN_CANVAS_WIDTH = 192  # holds a score and some twenty letters of a name at the smallest font
+_MAX_ENLARGED_SIDE = 640  # of a small picture, which is enlarged until it is as wide as the canvas
 _MIN_PICTURE_HEIGHT = 32  # room for a picture one pixel high, which would drown in the strip's edge
-_MIN_CARD_SIZE = (_MIN_CANVAS_WIDTH, 160)
+_MIN_CARD_SIZE = (240, 160)
 _MIN_FONT_SIZE = 14  # the smallest that stays readable after JPEG compression
 _MAX_CHARS = 600  # more never fits; measuring a megabyte of text would take seconds
+# The score or another short word, and before it what tells two classes of one name apart.
+_KEPT_END = re.compile(r"(?<=.)( \(id \d{1,6}\))?( [^ ()]{1,12})?$")
 _MAX_TAIL_CHARS = 60  # of these, kept from the end, where the score is
 
 _BACKDROP = (128, 128, 128)  # beside pictures narrower than the strip: neither black nor white, so their edges show
@@ -78,8 +81,9 @@ class _Row(NamedTuple):
 def annotate_image(pixels: np.ndarray, lines: Sequence[str], *, error: bool = False) -> Image.Image:
     """Put ``lines`` on a strip below the picture.
 
-    A picture whose longer side is far below 192 pixels is enlarged by a whole factor, nearest neighbour, so that its
-    pixels stay what they were; one narrower than the text needs is centred on grey. Any other is kept as it is.
+    A picture narrower than the text needs, 192 pixels, is enlarged by a whole factor, nearest neighbour, so that its
+    pixels stay what they were. One that would become higher than 640 pixels is centred on grey. Any other is kept as it
+    is.
 
     Args:
         pixels: uint8 (H, W, 3), upright RGB, neither side 0.
@@ -128,7 +132,8 @@ def error_card(text: str, *, size: tuple[int, int] = (480, 360)) -> Image.Image:
 
 
 def _enlarge_small(picture: Image.Image) -> Image.Image:
-    factor = round(_MIN_PICTURE_SIDE / max(picture.size))
+    needed, allowed = -(-_MIN_CANVAS_WIDTH // picture.width), _MAX_ENLARGED_SIDE // max(picture.size)
+    factor = min(needed, allowed)
     if factor <= 1:
         return picture
     return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
@@ -175,11 +180,11 @@ def _shorten_rows(lines: Sequence[str], style: _Style) -> list[_Row]:
 
 
 def _shorten(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
-    """Take letters out before the last word, which is the score, until ``text`` is at most ``width`` pixels wide."""
+    """Take letters out before the end, which is the score, until ``text`` is at most ``width`` pixels wide."""
     if font.getlength(text) <= width:
         return text
-    head, _, last_word = text.rpartition(" ")
-    tail = f"… {last_word}" if head and len(last_word) <= 12 else "…"
+    end = _KEPT_END.search(text)
+    tail = f"…{end[0]}" if end else "…"
     num_kept = _fitting_length(text, tail, font, width)
     return text[:num_kept].rstrip() + tail
 

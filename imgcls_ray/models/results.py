@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NotRequired, TypedDict
 
 from imgcls_ray.errors import ImageError
+from imgcls_ray.words import tell_apart
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
     from PIL import Image
 
+_SUFFIX = re.compile(r"(?<=.)\.[A-Za-z][A-Za-z0-9]{1,4}$")  # of a file's kind, ".jpg"; not the end of "v1.25"
 _UNSAFE = re.compile(r"[^\w.\- ]+")
 
 
@@ -105,7 +107,10 @@ class Result:
         from imgcls_ray.images.annotate import annotate_image, error_card
 
         if self.error is None and self.load_pixels is not None:
-            lines = [f"{name} {score:.2f}" for name, score in zip(self.label_names, self.scores, strict=True)]
+            names = self.label_names
+            if self.class_ids:
+                names = tuple(tell_apart(dict(zip(self.class_ids, names, strict=True))).values())
+            lines = [f"{name} {score:.2f}" for name, score in zip(names, self.scores, strict=True)]
             try:
                 return annotate_image(self.load_pixels(), lines)
             except ImageError as error:
@@ -121,7 +126,8 @@ class Result:
         return target / f"{self._file_stem()}{suffixes[0]}"
 
     def _file_stem(self) -> str:
-        """The input's own name, and eight digits of its whole path: same names of two folders stay apart."""
-        name = _UNSAFE.sub("_", os.path.basename(self.input.rstrip("/")).partition("?")[0]).strip(" .")
+        """``photo-16aad085`` of ``a/photo.jpg``: eight digits of the path keep equal names of two folders apart."""
+        base = _SUFFIX.sub("", os.path.basename(self.input.rstrip("/")).partition("?")[0])
+        name = _UNSAFE.sub("_", base).strip(" .")
         digest = hashlib.sha256(self.input.encode("utf-8", "surrogateescape")).hexdigest()[:8]
         return f"{name[:80] or 'image'}-{digest}"

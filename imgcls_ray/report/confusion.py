@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
+from textwrap import wrap
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from imgcls_ray.report.figures import draw_png, fit_label, write_labels
-from imgcls_ray.words import counted
+from imgcls_ray.report.figures import Label, draw_png, fit_labels, write_labels
+from imgcls_ray.words import counted, short_count, tell_apart
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,6 +27,11 @@ NUM_MOST_CONFUSED = 40
 """Number of classes in the picture if there are more than fit."""
 
 _MAX_LABEL_WIDTH = 22
+_CELL_INCHES, _MIN_MATRIX_INCHES = 0.34, 1.8
+_TITLE_LETTER_INCHES = 0.09  # of size 10, on average
+_COLOURS_MEAN = "blue: correct, orange: wrong; darker: a larger share of the true class"
+_CELL_SHARE = 0.85  # of a cell's width, for its number
+_LETTER_EMS = 0.62  # width of a digit
 _RIGHT, _WRONG = "Blues", "Oranges"
 
 
@@ -62,17 +68,18 @@ def drawn_classes(confusion: Confusion, num_classes: int) -> np.ndarray:
 def draw_confusion(confusion: Confusion, class_names: Sequence[str], *, title: str) -> bytes:
     """Draw the matrix as PNG: colours are shares of the true class, numbers are images."""
     class_ids = drawn_classes(confusion, len(class_names))
-    matrix = confusion.matrix(class_ids)
-    names = [class_names[i] for i in class_ids]
-    subtitle = _subtitle(confusion, class_ids, len(class_names))
+    names = tell_apart(dict(enumerate(class_names)))
+    labels = fit_labels({class_id: names[class_id] for class_id in class_ids.tolist()}, max_width=_MAX_LABEL_WIDTH)
+    lines = [title, _subtitle(confusion, class_ids, len(class_names)), _COLOURS_MEAN]
 
     def draw(figure: Figure) -> None:
-        side = 2.6 + max(0.34 * len(names), 1.4)
+        side = 2.6 + max(_CELL_INCHES * len(labels), _MIN_MATRIX_INCHES)
         figure.set_size_inches(side, side)
         axes = figure.subplots()
-        _draw_cells(axes, matrix, class_total=_totals(confusion, class_ids))
-        _label_axes(axes, names)
-        axes.set_title(f"{title}\n{subtitle}", fontsize=10, loc="left")
+        _draw_cells(axes, confusion.matrix(class_ids), class_total=_totals(confusion, class_ids))
+        _label_axes(axes, labels)
+        rows = [row for line in lines for row in wrap(line, int(side / _TITLE_LETTER_INCHES))]
+        figure.suptitle("\n".join(rows), fontsize=10, x=0.02, ha="left", parse_math=False)
 
     return draw_png(draw)
 
@@ -104,13 +111,14 @@ def _draw_cells(axes: Axes, matrix: np.ndarray, *, class_total: np.ndarray) -> N
     colours = np.where(is_right, right, wrong)
     colours[matrix == 0] = 1
     axes.imshow(colours, interpolation="nearest", aspect="equal")
-    longest = len(f"{matrix.max():,}")
-    size = min(9.0, 24 / max(longest, 2))
-    for row, column in zip(*np.nonzero(matrix), strict=True):
+    numbers = {(row, column): short_count(int(matrix[row, column])) for row, column in np.argwhere(matrix).tolist()}
+    cell_points = 72 * max(_CELL_INCHES, _MIN_MATRIX_INCHES / len(matrix)) * _CELL_SHARE
+    size = min(9.0, cell_points / (_LETTER_EMS * max(map(len, numbers.values()), default=1)))
+    for (row, column), number in numbers.items():
         axes.text(
             column,
             row,
-            f"{matrix[row, column]:,}",
+            number,
             ha="center",
             va="center",
             fontsize=size,
@@ -123,9 +131,8 @@ def _draw_cells(axes: Axes, matrix: np.ndarray, *, class_total: np.ndarray) -> N
     axes.tick_params(which="minor", length=0)
 
 
-def _label_axes(axes: Axes, names: list[str]) -> None:
-    labels = [fit_label(name, max_width=_MAX_LABEL_WIDTH) for name in names]
-    places, texts = range(len(names)), [label.text for label in labels]
+def _label_axes(axes: Axes, labels: list[Label]) -> None:
+    places, texts = range(len(labels)), [label.text for label in labels]
     axes.set_xticks(places, texts, rotation=90)
     axes.set_yticks(places, texts)
     for texts_of_axis in (axes.get_xticklabels(), axes.get_yticklabels()):

@@ -6,21 +6,24 @@ Any class name is drawn as plain text: never as boxes or as a formula, and never
 from __future__ import annotations
 
 import io
-import unicodedata
+from collections import Counter
 from functools import lru_cache
+from itertools import accumulate
 from typing import TYPE_CHECKING, NamedTuple
 
 from imgcls_ray.images.annotate import escape, one_line, system_fonts
+from imgcls_ray.words import with_id
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from matplotlib.figure import Figure
     from matplotlib.text import Text
 
 DPI = 120
 MAX_LABEL_WIDTH = 30
-"""Largest width of a label in Latin letters; a Chinese character counts as two."""
+"""Largest width of a label in average Latin letters; a ``W`` or a Chinese character is nearly two of them wide."""
+_LETTER_WIDTH = 60.0  # of a font of size 100
 
 
 class Label(NamedTuple):
@@ -47,9 +50,12 @@ def draw_png(draw: Callable[[Figure], object]) -> bytes:
     return buffer.getvalue()
 
 
-def fit_label(name: str, *, max_width: int = MAX_LABEL_WIDTH) -> Label:
-    """Shorten the name to that width, and choose the first font with all or most of its characters; escape the rest."""
-    text = _shorten(one_line(name), max_width) or "(empty name)"
+def fit_label(name: str, *, max_width: float = MAX_LABEL_WIDTH) -> Label:
+    """Choose the first font with all or most of the name's characters, escape the rest, and shorten it to that width.
+
+    The middle goes: names of one dataset often differ at their ends only.
+    """
+    text = one_line(name) or "(empty name)"
     path, missing = "", frozenset(text)
     for candidate in _font_paths():
         lacking = frozenset(character for character in text if ord(character) not in _characters(candidate))
@@ -57,7 +63,19 @@ def fit_label(name: str, *, max_width: int = MAX_LABEL_WIDTH) -> Label:
             path, missing = candidate, lacking
         if not missing:
             break
-    return Label("".join(escape(c) if c in missing else c for c in text), path, missing)
+    # An escape is six letters wide, and half of one says nothing.
+    pieces = [escape(character) if character in missing else character for character in text]
+    return Label(_shorten(pieces, path, max_width), path, missing)
+
+
+def fit_labels(names: Mapping[int, str], *, max_width: float = MAX_LABEL_WIDTH) -> list[Label]:
+    """Labels of classes by id, in their order. Where two would look alike, each ends with its id."""
+    labels = {class_id: fit_label(name, max_width=max_width) for class_id, name in names.items()}
+    times = Counter(label.text for label in labels.values())
+    return [
+        label if times[label.text] == 1 else fit_label(with_id(names[class_id], class_id), max_width=max_width)
+        for class_id, label in labels.items()
+    ]
 
 
 def write_labels(texts: Iterable[Text], labels: Sequence[Label], *, size: float) -> None:
@@ -70,13 +88,25 @@ def write_labels(texts: Iterable[Text], labels: Sequence[Label], *, size: float)
         text.set_fontproperties(FontProperties(fname=label.font_path, size=size))
 
 
-def _shorten(text: str, max_width: int) -> str:
-    width = 0
-    for position, character in enumerate(text):
-        width += 2 if unicodedata.east_asian_width(character) in "WF" else 1
-        if width > max_width:
-            return text[: position - 1] + "…"
-    return text
+def _shorten(pieces: Sequence[str], font_path: str, max_width: float) -> str:
+    widths = [sum(_width(font_path, character) for character in piece) for piece in pieces]
+    if sum(widths) <= max_width:
+        return "".join(pieces)
+    room = max_width - _width(font_path, "…")
+    num_first = sum(total <= room / 2 for total in accumulate(widths))
+    room -= sum(widths[:num_first])
+    num_last = sum(total <= room for total in accumulate(reversed(widths)))
+    return "".join([*pieces[:num_first], "…", *pieces[len(pieces) - num_last :]])
+
+
+@lru_cache(maxsize=65_536)
+def _width(font_path: str, character: str) -> float:
+    """Width of a character, in those of an average Latin letter."""
+    from matplotlib.font_manager import get_font
+
+    font = get_font(font_path)
+    font.set_size(100, 72)
+    return font.load_char(ord(character)).linearHoriAdvance / 2**16 / _LETTER_WIDTH
 
 
 def _font_paths() -> list[str]:

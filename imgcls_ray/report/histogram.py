@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from imgcls_ray.report.figures import Label, draw_png, fit_label, write_labels
+from imgcls_ray.report.figures import Label, draw_png, fit_labels, write_labels
+from imgcls_ray.words import short_count, tell_apart
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -63,7 +64,9 @@ def rank_classes(result: CheckResult) -> list[ClassCount]:
 
 def draw_histogram(result: CheckResult) -> Histogram:
     """Draw the images per class and split as PNG, at most 1,900 pixels wide and 2,700 high."""
-    classes, splits = rank_classes(result), list(result.num_images)
+    ranked, splits = rank_classes(result), list(result.num_images)
+    names = tell_apart({one.class_id: one.label for one in ranked})
+    classes = [one._replace(name=names[one.class_id]) for one in ranked]
     labels: list[Label] = []
 
     def draw(figure: Figure) -> None:
@@ -92,7 +95,7 @@ def _draw_bars(figure: Figure, classes: list[ClassCount], splits: list[str]) -> 
     for column, axes in enumerate(figure.subplots(1, num_columns, squeeze=False)[0]):
         part = classes[column * num_rows : (column + 1) * num_rows]
         labels += _bars(axes, part, splits, num_rows=num_rows)
-        _scale(axes, "x", classes)
+        _scale(axes, "x", classes, max_ticks=7 if num_columns < 3 else 4)
     _head(figure, classes, splits)
     return labels
 
@@ -108,7 +111,8 @@ def _draw_curve(figure: Figure, classes: list[ClassCount], splits: list[str]) ->
         if number == 0:
             axes.fill_between(ranks, counts, step="mid", color=_COLOURS[split], linewidth=0.8, alpha=0.85)
         else:
-            axes.plot(ranks, counts, ".", color=_COLOURS[split], markersize=3, alpha=0.8)
+            # The later the smaller: of equal counts both are seen.
+            axes.plot(ranks, counts, ".", color=_COLOURS[split], markersize=7 - 2 * number)
     axes.set_xlim(0.5, len(classes) + 0.5)
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.set_xlabel(f"classes, by number of {splits[0]} images")
@@ -139,7 +143,7 @@ def _bars(axes: Axes, classes: list[ClassCount], splits: list[str], *, num_rows:
         places = [row + (number - (len(splits) - 1) / 2) * thickness for row in range(len(classes))]
         bars = axes.barh(places, [one.counts[number] for one in classes], thickness * 0.94, color=_COLOURS[split])
         axes.bar_label(bars, [f"{one.counts[number]:,}" for one in classes], padding=2, fontsize=7, color="#444444")
-    labels = [fit_label(one.label) for one in classes]
+    labels = fit_labels({one.class_id: one.label for one in classes})
     axes.set_yticks(range(len(classes)), [label.text for label in labels])
     write_labels(axes.get_yticklabels(), labels, size=9)
     axes.set_ylim(num_rows - 0.4, -0.6)
@@ -148,8 +152,8 @@ def _bars(axes: Axes, classes: list[ClassCount], splits: list[str], *, num_rows:
     return labels
 
 
-def _scale(axes: Axes, direction: str, classes: list[ClassCount]) -> None:
-    from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator, SymmetricalLogLocator
+def _scale(axes: Axes, direction: Literal["x", "y"], classes: list[ClassCount], *, max_ticks: int = 7) -> None:
+    from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
     axis = axes.xaxis if direction == "x" else axes.yaxis
     counts = [count for one in classes for count in one.counts if count]
@@ -158,16 +162,23 @@ def _scale(axes: Axes, direction: str, classes: list[ClassCount]) -> None:
         # Symmetric, so that 0 has a place; below 1 it is linear.
         set_scale = axes.set_xscale if direction == "x" else axes.set_yscale
         set_scale("symlog", linthresh=1, linscale=0.5)
-        axis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=1))
-        limit, words = highest * 2.5, "images (logarithmic)"
+        axis.set_major_locator(FixedLocator(_powers_of_ten(highest, max_ticks)))
+        limit, words = highest * 4.0, "images (logarithmic)"
     else:
-        axis.set_major_locator(MaxNLocator(5, integer=True))
-        limit, words = highest * 1.15, "images"
+        axis.set_major_locator(MaxNLocator(min(max_ticks, 5), integer=True))
+        limit, words = highest * 1.2, "images"
     axis.set_minor_locator(NullLocator())
-    axis.set_major_formatter(FuncFormatter(lambda count, _: f"{count:,.0f}"))
+    axis.set_major_formatter(lambda count, _: short_count(round(count)))
     axes.set(**{f"{direction}lim": (0, limit), f"{direction}label": words})
-    axes.grid(axis="x" if direction == "x" else "y", color="#dddddd", linewidth=0.6)
+    axes.grid(axis=direction, color="#dddddd", linewidth=0.6)
     axes.set_axisbelow(True)
+
+
+def _powers_of_ten(highest: int, max_ticks: int) -> list[int]:
+    """0 and at most ``max_ticks`` powers of ten, evenly spaced."""
+    num_powers = len(str(highest))
+    step = -(-num_powers // max_ticks)
+    return [0, *(10**power for power in range(0, num_powers, step))]
 
 
 def _head(figure: Figure, classes: Sequence[ClassCount], splits: list[str]) -> None:

@@ -6,10 +6,12 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
+from PIL.Image import Resampling
 
 from imgcls_ray.images.annotate import annotate_image, error_card
 from imgcls_ray.report.pictures import load_pixels, to_jpeg
+from imgcls_ray.words import tell_apart
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 
 _SIDE = 240
 """Longer side of a picture, and width of a caption, in pixels."""
+_MIN_HEIGHT = 32  # of a cell: a picture of a line's height must be seen
 _GUTTER = 12
 _BACK = (245, 245, 245)
 _NUM_WORKERS = 4  # each may hold a large picture
@@ -34,22 +37,32 @@ def draw_mistakes(
     decode_limits: DecodeLimits,
 ) -> bytes:
     """Draw mistakes in their order, row by row, as one JPEG. There must be one at least."""
+    names = tell_apart(dict(enumerate(class_names)))
 
     def draw(mistake: Mistake) -> Image.Image:
         pixels = load_pixels(mistake.uri, fetch_limits, decode_limits)
         if isinstance(pixels, str):
             return error_card(f"{mistake.path}\n{pixels}", size=(_SIDE, _SIDE))
-        picture = Image.fromarray(pixels)
-        picture.thumbnail((_SIDE, _SIDE))
         lines = [
-            f"says {class_names[mistake.predicted_id]} {mistake.score:.3f}",
-            f"is {class_names[mistake.label_id]}",
+            f"says {names[mistake.predicted_id]} {mistake.score:.3f}",
+            f"is {names[mistake.label_id]}",
             mistake.path.replace("\\", "/").rpartition("/")[2],
         ]
-        return annotate_image(np.asarray(picture), lines)
+        return annotate_image(_cell(pixels), lines)
 
     with ThreadPoolExecutor(_NUM_WORKERS) as pool:
         return to_jpeg(_sheet(list(pool.map(draw, mistakes))), quality=85)
+
+
+def _cell(pixels: np.ndarray) -> np.ndarray:
+    """The whole picture in a cell as wide as all others; beside a tall one is the sheet's own colour."""
+    picture = Image.fromarray(pixels)
+    is_small = max(picture.size) < _SIDE
+    picture = ImageOps.contain(picture, (_SIDE, _SIDE), Resampling.NEAREST if is_small else Resampling.LANCZOS)
+    height = max(picture.height, _MIN_HEIGHT)
+    cell = Image.new("RGB", (_SIDE, height), _BACK)
+    cell.paste(picture, ((_SIDE - picture.width) // 2, (height - picture.height) // 2))
+    return np.asarray(cell)
 
 
 def _sheet(cards: list[Image.Image]) -> Image.Image:

@@ -40,6 +40,7 @@ _MAX_ROWS_CHARS = 60_000  # HTML of the findings of one code: text made to be es
 _SAMPLES_PER_SPLIT = 5
 _MAX_BARS = 12
 _MAX_CHARACTERS = 8  # that no font has, named
+_SIZE_STEP = 32  # of ``CheckResult.sizes``
 _SIDES = (32, 64, 128, 224, 320, 480, 640, 1024, 2048, 4096)
 # Also those that move or hide others: direction overrides, joiners, selectors, lone surrogates, line separators.
 _INVISIBLE = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
@@ -77,7 +78,8 @@ def render_page(
         classes=[_class_row(one) for one in rank_classes(result)],
         max_classes=MAX_CLASS_ROWS,
         sides=_sides(result),
-        sizes=_most_common(Counter({_size_words(size): count for size, count in result.sizes.items()})),
+        sizes=_most_common(_sizes(result)),
+        size_step=_SIZE_STEP,
         formats=_most_common(result.formats),
     )
 
@@ -207,8 +209,18 @@ def _sides(result: CheckResult) -> list[tuple[str, int]]:
     return [(_side_words(place), sides[place]) for place in sorted(sides)]
 
 
-def _size_words(size: tuple[int, int]) -> str:
-    return " × ".join(str(side) if side else f"<{_SIDES[0]}" for side in size)
+def _sizes(result: CheckResult) -> Counter[str]:
+    """Number of images by size: exact where many have it, otherwise by ranges of both sides."""
+    rest = result.sizes.copy()
+    for (width, height), count in result.frequent_sizes.items():
+        rest[width // _SIZE_STEP * _SIZE_STEP, height // _SIZE_STEP * _SIZE_STEP] -= count
+    exact = {f"{width} × {height}": count for (width, height), count in result.frequent_sizes.items()}
+    ranges = {" × ".join(map(_range, size)): count for size, count in (+rest).items()}
+    return Counter(exact) + Counter(ranges)
+
+
+def _range(side: int) -> str:
+    return f"{side or 1}–{side + _SIZE_STEP - 1}"
 
 
 def _side_words(place: int) -> str:

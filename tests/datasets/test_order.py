@@ -69,6 +69,21 @@ def test_the_result_is_the_same_in_any_order(
         assert other == first
         assert list(other.formats) == list(first.formats)
         assert list(other.sizes) == list(first.sizes)
+        assert list(other.frequent_sizes) == list(first.frequent_sizes)
+
+
+def test_sizes_that_many_images_have_are_counted_exactly(
+    tmp_path: Path, check_in_order: Callable[..., CheckResult]
+) -> None:
+    sides = [*[50] * 25, *range(100, 115)]
+    for number, side in enumerate(sides):
+        (tmp_path / f"{number}.jpg").write_bytes(jpeg(picture(number, (side, 40))))
+    (tmp_path / "train.txt").write_text("".join(f"{number}.jpg 0\n" for number in range(len(sides))))
+    (tmp_path / "val.txt").write_text("")
+    (tmp_path / "label.txt").write_text("0 cat")
+    result = check_in_order(tmp_path, 1)
+    assert result.frequent_sizes == {(50, 40): 25}
+    assert result.sizes == {(32, 32): 25, (96, 32): 15}
 
 
 def test_of_too_many_findings_those_of_the_first_images_are_kept(

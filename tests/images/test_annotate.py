@@ -58,8 +58,23 @@ def test_pixels_of_a_large_picture_are_untouched_above_the_strip() -> None:
 
 def test_small_picture_is_enlarged_by_a_whole_factor() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
-    picture = np.asarray(annotate_image(pixels, LINES))[:192, 24:216]
+    picture = np.asarray(annotate_image(pixels, LINES))[:192]
     np.testing.assert_array_equal(picture[::6, ::6], pixels)
+
+
+@pytest.mark.parametrize(("height", "width"), [(28, 28), (130, 130), (200, 200), (224, 224), (300, 225), (300, 100)])
+def test_a_picture_of_an_ordinary_shape_is_as_wide_as_its_strip(height: int, width: int) -> None:
+    picture = np.asarray(annotate_image(np.zeros((height, width, 3), np.uint8), LINES))
+    assert not (picture[:height] == annotate._BACKDROP).all(axis=-1).any()
+
+
+def test_a_long_thin_picture_stays_of_a_size_that_can_be_looked_at() -> None:
+    assert annotate_image(grey(600, 20), LINES).height < 800
+
+
+@pytest.mark.parametrize("score", [" 0.98", ""])
+def test_the_id_of_a_class_stays_when_its_name_is_too_long(score: str) -> None:
+    assert text_of("black-and-tan coonhound " * 10 + "(id 134)" + score).endswith("… (id 134)" + score)
 
 
 def test_font_grows_with_the_picture() -> None:

@@ -10,6 +10,7 @@ import io
 import itertools
 import json
 import os
+import re
 import shutil
 import threading
 import tracemalloc
@@ -21,9 +22,18 @@ import torch
 from PIL import Image, ImageSequence
 
 import imgcls_ray
-from imgcls_ray.errors import InputError, ModelFolderError, StorageError, UnknownModelError
+from imgcls_ray.errors import (
+    ImageError,
+    ImageErrorCode,
+    InputError,
+    ModelFolderError,
+    StorageError,
+    UnknownModelError,
+)
+from imgcls_ray.images import annotate
 from imgcls_ray.models import api
 from imgcls_ray.models.api import Model, create_model
+from imgcls_ray.models.results import Result
 from imgcls_ray.storage.s3_failures import Failure, S3Error
 
 if TYPE_CHECKING:
@@ -31,7 +41,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from imgcls_ray.models.folder import ModelFolder
-    from imgcls_ray.models.results import Result
 
 
 @pytest.fixture
@@ -690,6 +699,22 @@ class TestResult:
         saved = result.save_to_json(tmp_path / "out")
         assert saved.parent == tmp_path / "out"
         assert len(saved.name.encode()) < 255
+
+    @pytest.mark.parametrize(
+        ("name", "stem"),
+        [("photo.jpg", "photo"), ("a.b.JPEG", "a.b"), ("v1.25", "v1.25"), ("scan", "scan"), (".png", "png")],
+    )
+    def test_a_file_is_called_as_its_input_with_one_extension(self, tmp_path: Path, name: str, stem: str) -> None:
+        result = Result(f"folder/{name}", error=ImageError(ImageErrorCode.EMPTY))
+        assert re.fullmatch(rf"{re.escape(stem)}-[0-9a-f]{{8}}\.jpg", result.save_to_img(tmp_path).name)
+        assert re.fullmatch(rf"{re.escape(stem)}-[0-9a-f]{{8}}\.json", result.save_to_json(tmp_path).name)
+
+    def test_classes_of_one_name_are_drawn_with_their_ids(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        drawn: list[str] = []
+        monkeypatch.setattr(annotate, "annotate_image", lambda _pixels, lines: drawn.extend(lines))
+        scores, names = (0.5, 0.25, 0.25), ("crane", "owl", "crane")
+        Result("a", (134, 3, 517), names, scores, load_pixels=lambda: np.zeros((2, 2, 3), np.uint8)).draw()
+        assert drawn == ["crane (id 134) 0.50", "owl 0.25", "crane (id 517) 0.25"]
 
     @pytest.mark.parametrize("suffix", [".jpg", ".png"])
     @pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "L", "CMYK", "I;16"])

@@ -385,6 +385,16 @@ def test_thumbnails_are_few(draw_images: Callable[..., list[Path]], tmp_path: Pa
     assert Page(page_of(with_findings(tmp_path, *findings), tmp_path / "out")).tags["img"] == 5
 
 
+def test_a_size_that_many_images_have_is_told_as_it_is(tmp_path: Path) -> None:
+    sizes = {"sizes": Counter({(192, 192): 90, (0, 640): 3}), "frequent_sizes": Counter({(200, 200): 88})}
+    text = " ".join(Page(page_of(result_of(tmp_path, **sizes), tmp_path / "out")).text.split())
+    told = text[text.index("Most frequent sizes") :]
+    assert "200 × 200 8894.6%" in told
+    # The rest of its range, and others, by ranges.
+    assert "192–223 × 192–223 22.2%" in told
+    assert "1–31 × 640–671 33.2%" in told
+
+
 def test_classes_are_sorted_by_their_train_images() -> None:
     result = result_of(
         "data", class_names=["a", "b", None, "d"], images_per_class={"train": Counter({1: 9, 3: 4, 7: 5})}
