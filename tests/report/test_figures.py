@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import matplotlib.figure
 import numpy as np
@@ -47,7 +47,7 @@ def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
     drawn: list[Figure] = []
 
     class Recorded(matplotlib.figure.Figure):
-        def savefig(self, *args: object, **options: object) -> None:
+        def savefig(self, *args: Any, **options: Any) -> None:
             super().savefig(*args, **options)
             drawn.append(self)
 
@@ -127,7 +127,7 @@ def test_large_numbers_fit_into_their_cells_and_can_be_read(figures: list[Figure
     (axes,) = figures[0].axes
     assert {text.get_text() for text in axes.texts} == {"5.68M"}
     assert all(text.get_window_extent().width < axes.get_window_extent().width / num_classes for text in axes.texts)
-    assert min(text.get_fontsize() for text in axes.texts) > 6
+    assert min(float(text.get_fontsize()) for text in axes.texts) > 6
 
 
 def test_a_confusion_matrix_says_what_its_colours_mean(figures: list[Figure]) -> None:
@@ -155,7 +155,9 @@ def test_names_that_differ_in_their_middles_get_their_ids() -> None:
     assert [label.text[-7:] for label in labels] == [" (id 7)", " (id 8)"]
 
 
-@pytest.mark.parametrize("name", ["W" * 60, "i" * 200, "\u4e2d" * 40, "\U00013000" * 40])
+@pytest.mark.parametrize(
+    "name", ["W" * 60, "i" * 200, "\u4e2d" * 40, "\U00013000" * 40], ids=["wide", "narrow", "Chinese", "Egyptian"]
+)
 def test_a_label_is_never_wider_than_its_space(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     # Without fonts, Chinese is six letters a character.
     monkeypatch.setattr(figures_module, "system_fonts", lambda: ())
@@ -172,8 +174,9 @@ def test_a_label_is_never_wider_than_its_space(name: str, monkeypatch: pytest.Mo
     [(1, "equal"), (1, "none"), (10, "equal"), (10, "long tail"), (10, "none"), (90, "long tail"), (1000, "long tail")],
 )
 def test_a_histogram_is_readable(figures: list[Figure], num_classes: int, counts: str) -> None:
-    of_class = {"equal": lambda _: 1_234_567, "long tail": lambda i: 1 + 10**6 // (i + 1) ** 2, "none": lambda _: 0}
-    images = Counter({i: of_class[counts](i) for i in range(num_classes)})
+    tail = [1 + 10**6 // (i + 1) ** 2 for i in range(num_classes)]
+    of_class = {"equal": [1_234_567] * num_classes, "long tail": tail, "none": [0] * num_classes}[counts]
+    images = Counter(dict(enumerate(of_class)))
     splits = ("train", "val", "test")
     result = CheckResult("data", None, list(names_of(num_classes)), dict.fromkeys(splits, images.total()))
     result.images_per_class = dict.fromkeys(splits, images)
