@@ -55,6 +55,7 @@ def render_page(
     histogram: Histogram,
 ) -> str:
     """Render the page as HTML without surrogates, so that it can be written as UTF-8."""
+    sizes = _sizes(result)
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
@@ -78,7 +79,8 @@ def render_page(
         classes=[_class_row(one) for one in rank_classes(result)],
         max_classes=MAX_CLASS_ROWS,
         sides=_sides(result),
-        sizes=_most_common(_sizes(result)),
+        sizes=_most_common(sizes),
+        has_ranges=any("–" in size for size in sizes),
         size_step=_SIZE_STEP,
         formats=_most_common(result.formats),
     )

@@ -393,6 +393,12 @@ def test_a_size_that_many_images_have_is_told_as_it_is(tmp_path: Path) -> None:
     # The rest of its range, and others, by ranges.
     assert "192–223 × 192–223 22.2%" in told
     assert "1–31 × 640–671 33.2%" in told
+    assert "grouped in steps of 32 pixels" in told
+
+
+def test_sizes_that_are_all_exact_are_not_called_grouped(tmp_path: Path) -> None:
+    sizes = {"sizes": Counter({(192, 192): 90}), "frequent_sizes": Counter({(200, 200): 90})}
+    assert "grouped" not in page_of(result_of(tmp_path, **sizes), tmp_path / "out")
 
 
 def test_classes_are_sorted_by_their_train_images() -> None:
