@@ -88,7 +88,21 @@ def test_every_kind_of_model_is_among_them() -> None:
     assert {"ModelSpec", "Exported", "StoreIdentity"} <= names
 
 
-@pytest.mark.parametrize("name", ["datasets.duplicates", "report.reliability", "storage.s3", "store.schema", "words"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "datasets.duplicates",
+        "evaluate.calibration",
+        "evaluate.classifying",
+        "evaluate.scoring",
+        "report.reliability",
+        "storage.s3",
+        "store.schema",
+        "train.optimisation",
+        "train.order",
+        "words",
+    ],
+)
 def test_the_examples_in_docstrings_are_true(name: str) -> None:
     failed, attempted = doctest.testmod(importlib.import_module(f"imgcls_ray.{name}"))
     assert attempted > 0

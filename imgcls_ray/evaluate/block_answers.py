@@ -1,6 +1,6 @@
-"""The answers of an evaluation: written aside as they come, then read in the dataset's order.
+"""Collect the answers of an evaluation in a temporary file, and read them back in the order of the dataset.
 
-Nothing but the classes is held in memory: eight bytes an image, and the few mistakes that are shown.
+Memory holds only true and predicted classes, eight bytes per image, and the few mistakes that the report shows.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class Answers:
-    """Takes answers in any order; what it gives does not depend on it."""
+    """Takes the answers of blocks in any order. The results do not depend on that order."""
 
     def __init__(self, path: Path, *, num_temperatures: int, num_mistakes: int) -> None:
         self._path, self._num_mistakes = path, num_mistakes
@@ -36,19 +36,20 @@ class Answers:
         self._mistakes: list[tuple[float, int, int, int]] = []
         self._writer: pa.RecordBatchFileWriter | None = None
         self.codes: Counter[str] = Counter()
-        """Images that could not be classified, by error code."""
+        """Number of images that could not be classified, by error code."""
         self.num_top_k = 0
-        """Images whose class is among the first ``TOP_K``."""
+        """Number of images whose true class is among the best ``TOP_K``."""
         self.calibration = empty_table(num_temperatures)
+        """Sums over all classified images, in the columns of ``empty_table``."""
 
     @contextmanager
     def taking(self) -> Iterator[None]:
-        """Answers can be taken in the block, and read after it."""
+        """Open the file for the ``with`` block. ``take`` works inside the block, ``in_order`` after it."""
         with pa.ipc.new_file(str(self._path), ANSWER_SCHEMA) as self._writer:
             yield
 
     def take(self, block: BlockAnswer) -> int:
-        """Take what became of a block; returns how many of its images could not be classified."""
+        """Add the answers of one block. Returns the number of its images that could not be classified."""
         assert self._writer is not None
         answers = block.answers.combine_chunks()
         self._places[block.number] = len(self._places)
@@ -79,17 +80,17 @@ class Answers:
                 heapq.heappushpop(self._mistakes, mistake)
 
     def classes(self) -> tuple[np.ndarray, np.ndarray]:
-        """True and predicted class of each image that was classified, int32 (N,), in no particular order."""
+        """True and predicted class ids of the N classified images, two arrays int32 (N,), in no particular order."""
         if not self._true:
             return np.empty(0, np.int32), np.empty(0, np.int32)
         return np.concatenate(self._true), np.concatenate(self._predicted)
 
     def mistakes(self) -> list[tuple[int, int, int, float]]:
-        """Number of the image, true class, predicted class and score of the surest mistakes, the surest first."""
+        """The mistakes with the highest scores, highest first: (image number, true class, predicted class, score)."""
         return [(-number, true, predicted, score) for score, number, true, predicted in sorted(self._mistakes)[::-1]]
 
     def in_order(self) -> Iterator[pa.Table]:
-        """All answers by ``ANSWER_SCHEMA``, block by block in the dataset's order."""
+        """All answers by ``ANSWER_SCHEMA``, block by block, in the order of the dataset."""
         with pa.memory_map(str(self._path)) as file, pa.ipc.open_file(file) as reader:
             for number in sorted(self._places):
                 yield pa.Table.from_batches([reader.get_batch(self._places[number])])

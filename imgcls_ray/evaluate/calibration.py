@@ -1,9 +1,9 @@
-"""How sure a model may be: calibration error and temperature, from small tables that add up.
+"""Calibration error and temperature scaling, from small tables that can be added.
 
-A worker reduces its logits to one table for a grid of temperatures; the driver adds the tables. So no logits travel,
-and the sums do not grow with the number of images. The method is Guo et al. 2017, "On Calibration of Modern Neural
-Networks" (https://arxiv.org/abs/1706.04599): 15 equal bins of confidence, and one temperature that minimises the
-negative log-likelihood (NLL).
+A worker reduces its logits to one table for a grid of temperatures. The driver adds the tables of all workers. So no
+logits are sent, and the tables do not grow with the number of images. The method is Guo et al. 2017, "On Calibration of
+Modern Neural Networks" (https://arxiv.org/abs/1706.04599): 15 equal bins of confidence, and one temperature that
+minimises the negative log-likelihood (NLL).
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ import numpy as np
 
 NUM_BINS = 15
 TEMPERATURES = 2.0 ** (np.arange(-24, 37) / 6)
-"""From 1/16 to 64, six an octave; 1 is among them. One that would be outside is no calibration but a lost cause."""
+"""The grid: from 1/16 to 64, six per octave, with 1 among them."""
 
 
 class Reliability(NamedTuple):
-    """Of one temperature, summed over images."""
+    """Sums over images at one temperature, by bin of confidence."""
 
     nll: float
-    """Sum, nats."""
+    """Sum of the negative log-likelihood, in nats."""
     counts: np.ndarray
-    """float64 (NUM_BINS,): images by confidence, ``(i / NUM_BINS, (i + 1) / NUM_BINS]``."""
+    """float64 (NUM_BINS,): number of images in each bin; bin ``i`` is ``(i / NUM_BINS, (i + 1) / NUM_BINS]``."""
     confidence: np.ndarray
-    """float64 (NUM_BINS,): sum of it."""
+    """float64 (NUM_BINS,): sum of the confidence of the images in each bin."""
     num_correct: np.ndarray
-    """float64 (NUM_BINS,)."""
+    """float64 (NUM_BINS,): number of correct predictions in each bin."""
 
     @property
     def num_images(self) -> float:
@@ -36,7 +36,7 @@ class Reliability(NamedTuple):
 
     @property
     def ece(self) -> float:
-        """Expected calibration error: the gap between confidence and accuracy, averaged over images."""
+        """Expected calibration error: mean gap between confidence and accuracy, 0 to 1, weighted by images."""
         return float(np.abs(self.confidence - self.num_correct).sum()) / self.num_images
 
     @property
@@ -45,17 +45,27 @@ class Reliability(NamedTuple):
 
 
 def empty_table(num_temperatures: int) -> np.ndarray:
-    """Sums over no image: float64 (num_temperatures, 1 + 3 * NUM_BINS), NLL, counts, confidence, correct."""
+    """Make a table of zeros, float64 (num_temperatures, 1 + 3 * NUM_BINS).
+
+    A row has the sums of one temperature: NLL, then counts, confidence and correct predictions by bin.
+    """
     return np.zeros((num_temperatures, 1 + 3 * NUM_BINS))
 
 
 def calibration_table(logits: np.ndarray, labels: np.ndarray, temperatures: np.ndarray) -> np.ndarray:
-    """Sums over images, one row for each temperature, as of ``empty_table``.
+    """Sum over images, one row for each temperature, in the columns of ``empty_table``.
+
+    Two images, one of them wrong, both with confidence 0.731, which is in bin 10:
+
+    >>> table = calibration_table(np.float32([[1, 0], [1, 0]]), np.array([0, 1]), np.ones(1))
+    >>> result = reliability_at(1.0, np.ones(1), table)
+    >>> int(result.counts[10]), int(result.num_correct[10]), round(result.ece, 3)
+    (2, 1, 0.231)
 
     Args:
         logits: float32 (B, num_classes), finite.
-        labels: int (B,), the true classes.
-        temperatures: float64 (T,).
+        labels: int (B,), ids of the true classes.
+        temperatures: float64 (T,), above 0.
     """
     table = empty_table(len(temperatures))
     # The highest is subtracted first: however small the temperature, no exponential overflows.
@@ -75,7 +85,10 @@ def calibration_table(logits: np.ndarray, labels: np.ndarray, temperatures: np.n
 
 
 def reliability_at(temperature: float, temperatures: np.ndarray, table: np.ndarray) -> Reliability:
-    """The sums at a temperature of the grid, or between two of it, where they are interpolated in its logarithm."""
+    """Read the sums of one temperature from a table. Between two temperatures of the grid they are interpolated.
+
+    The interpolation is linear in the logarithm of the temperature, so counts may be fractions.
+    """
     places = np.arange(len(temperatures))
     place = float(np.interp(math.log(temperature), np.log(temperatures), places))
     low = min(int(place), max(len(temperatures) - 2, 0))
@@ -85,11 +98,11 @@ def reliability_at(temperature: float, temperatures: np.ndarray, table: np.ndarr
 
 
 def fit_temperature(temperatures: np.ndarray, table: np.ndarray) -> float | None:
-    """The temperature that minimises the NLL: the best of the grid, refined by a parabola through its neighbours.
+    """Find the temperature with the lowest NLL: the best of the grid, refined by a parabola through its neighbours.
 
     Returns:
-        None where the best is at an end of the grid: the images hold none. So it is when all answers are right, for
-        which no confidence is too high, or when they are as good as random.
+        None if the best is at an end of the grid, as when all predictions are correct (then no confidence is too high)
+        or are as good as random.
     """
     nll = table[:, 0]
     best = int(nll.argmin())

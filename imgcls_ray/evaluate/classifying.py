@@ -1,6 +1,6 @@
-"""Classify every image of a split: what a worker does with a block of them.
+"""Classify blocks of a split's images on workers.
 
-What comes back is the answer, which for an image is some sixty bytes, and one small table of sums for each block.
+A worker returns some sixty bytes per image, and one small table of calibration sums per block.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _MAX_BLOCK_BYTES = 128 * 2**20
 _ROWS_PER_TABLE = 64
 
 ENTRY_SCHEMA = pa.schema([("number", pa.int64()), ("uri", pa.string()), ("label_id", pa.int32())])
-"""What a worker gets: ``number`` is the place in the split, ``label_id`` the true class in the model's ids."""
+"""Rows that a worker gets: ``number`` is the position in the split, ``label_id`` the model's id of the true class."""
 
 ANSWER_SCHEMA = pa.schema(
     [
@@ -50,28 +50,35 @@ ANSWER_SCHEMA = pa.schema(
         ("height", pa.int32()),
     ]
 )
-"""What comes back: of an image that cannot be classified, ``code`` and ``detail`` instead of classes."""
+"""Rows that a worker returns: for an image that cannot be classified, ``code`` and ``detail`` instead of classes."""
 
 
 class BlockAnswer(NamedTuple):
-    """What became of a block."""
+    """The answers of one block of images."""
 
     number: int
+    """Position of the block in the split."""
     answers: pa.Table
-    """By ``ANSWER_SCHEMA``, one row for each entry, in their order."""
+    """By ``ANSWER_SCHEMA``, one row for each entry, in the order of the entries."""
     calibration: np.ndarray
-    """As ``calibration_table`` gives it."""
+    """Sums over the block's classified images, as ``calibration_table`` returns them."""
 
 
 @dataclass(frozen=True)
 class EvaluateTask(ClassifierTask):
-    """What every worker of an evaluation is told."""
+    """The settings that every worker of an evaluation gets."""
 
     temperatures: tuple[float, ...]
 
 
 def rows_per_block(num_images: int, *, num_workers: int, batch_size: int, crop_size: int) -> int:
-    """Whole batches, some blocks for each worker, so that all end together; bounded by what a block may weigh."""
+    """Choose the images per block: whole batches, about four blocks per worker, at most 512 rows and 128 MiB of pixels.
+
+    >>> rows_per_block(50_000, num_workers=4, batch_size=64, crop_size=224)
+    512
+    >>> rows_per_block(1_000, num_workers=4, batch_size=64, crop_size=224)
+    64
+    """
     for_all = -(-num_images // (4 * num_workers * batch_size)) * batch_size
     return max(1, min(for_all, MAX_ROWS_PER_BLOCK, _MAX_BLOCK_BYTES // (3 * crop_size**2)))
 
@@ -82,11 +89,11 @@ def classify_blocks(
     """Classify blocks of entries (``ENTRY_SCHEMA``) on the running Ray; answers come back in any order.
 
     Args:
-        blocks: what to classify.
-        task: how.
-        workers: on how many actors.
-        board: where the caller may call for a stop.
-        options: of ``run_blocks``.
+        blocks: entries to classify.
+        task: settings of the workers.
+        workers: number and kind of the actors.
+        board: the stop flag that workers poll.
+        options: passed on to ``run_blocks``.
 
     Raises:
         ImgclsError: a worker failed for good.
@@ -96,14 +103,14 @@ def classify_blocks(
 
 
 def read_answer(block: Block, task: EvaluateTask) -> BlockAnswer:
-    """Read what a worker sent back."""
+    """Unpack the row that a worker returned for a block."""
     [row] = block.content.to_pylist()
     table = np.frombuffer(row["calibration"]).reshape(len(task.temperatures), -1)
     return BlockAnswer(block.number, from_ipc(row["answers"]), table)
 
 
 class EvaluateWork(ClassifierWork[pa.Table]):
-    """Classifies blocks of entries; what comes back of each is one row: its answers and the sums of its logits."""
+    """Classifies blocks of entries. The result of a block is one row: its answers and its calibration sums."""
 
     def __init__(self, task: EvaluateTask, *, device: str | None = "cpu") -> None:
         super().__init__(task, device, num_threads=1)

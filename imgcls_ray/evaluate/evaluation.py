@@ -1,4 +1,4 @@
-"""What an evaluation found out: everything that its files are made of."""
+"""The result of an evaluation: all data of its output files."""
 
 from __future__ import annotations
 
@@ -14,58 +14,61 @@ if TYPE_CHECKING:
 
 
 class Mistake(NamedTuple):
-    """An image that was given a wrong class."""
+    """An image whose predicted class is wrong."""
 
     path: str
-    """As the dataset names it."""
+    """Path as it is written in the dataset."""
     uri: str
     label_id: int
+    """True class, as an id of the model."""
     predicted_id: int
     score: float
+    """Softmax score of the predicted class."""
 
 
 @dataclass
 class Scores:
-    """What the images that could be read say of the model."""
+    """Metrics of the model on all images that could be classified."""
 
     metrics: dict[str, float]
-    """By name, ``top1`` first; without the name of the split."""
+    """Metrics by name without the split, ``top1`` first, e.g. ``{"top1": 0.91, "top5": 0.99, ...}``."""
     classes: list[ClassScore]
+    """Metrics of every class of the model, by id."""
     confusion: Confusion
     before: Reliability
-    """At temperature 1."""
+    """Calibration at temperature 1."""
     after: Reliability | None
-    """At the fitted temperature, if one was fitted."""
+    """Calibration at the fitted temperature; None if none was fitted."""
     mistakes: list[Mistake]
-    """The surest first."""
+    """The mistakes with the highest scores, highest first; at most ``num_mistakes`` of the configuration."""
 
 
 @dataclass
 class Evaluation:
-    """One model on one split of a dataset."""
+    """The evaluation of one model on one split of a dataset."""
 
     dataset: str
     split: str
     list_sha256: str
-    """Of the split's paths and class names, in order: which images these numbers are about."""
+    """Hash of the split's paths and class names, in order. It identifies the images of these metrics."""
     model: str
     model_name: str
     fingerprint: str
     class_names: tuple[str, ...]
-    """Of the model, by its ids."""
+    """Class names of the model, by id."""
     num_images: int
     num_dataset_classes: int
     max_error_rate: float
     codes: Counter[str] = field(default_factory=Counter)
-    """Images that could not be classified, by error code."""
+    """Number of images that could not be classified, by error code."""
     scores: Scores | None = None
-    """None if no image could be read."""
+    """None if no image could be classified."""
     seconds: float = 0.0
     images_per_s: float = 0.0
-    """Since the first block was done; where all was done too soon to say, with the start of the workers."""
+    """Throughput since the first finished block; including the start of the workers if all blocks finished at once."""
     num_workers: int = 0
     kept_in_model: bool = False
-    """Whether temperature and metrics stand in ``model.json``."""
+    """Whether temperature and metrics were written to ``model.json``."""
 
     @property
     def num_unreadable(self) -> int:
@@ -73,7 +76,7 @@ class Evaluation:
 
     @property
     def failure(self) -> JobFailedError | None:
-        """Why these numbers are not those of the split, if so many images could not be read."""
+        """The error if more images were unreadable than ``max_error_rate`` allows, or all of them; otherwise None."""
         if self.num_unreadable <= self.max_error_rate * self.num_images and self.num_unreadable < self.num_images:
             return None
         codes = ", ".join(f"{count:,} {code}" for code, count in sorted(self.codes.items()))

@@ -47,13 +47,13 @@ _NUM_DIGITS = 6
 
 
 def evaluate(config: EvaluateConfig, console: Console) -> Evaluation:
-    """Run ``imgcls evaluate``: classify, count, write everything.
+    """Run ``imgcls evaluate``: classify every image, compute the metrics, write all files.
 
-    What ends it is written too, as ``done_flag`` false with the reason. Too many images that cannot be read end
-    nothing: the caller raises ``Evaluation.failure``.
+    An error is also written to ``evaluate_result.json``, as ``done_flag`` false with the reason. Too many unreadable
+    images raise nothing here: the caller raises ``Evaluation.failure``.
 
     Raises:
-        UsageError: before anything is started, with the way out.
+        UsageError: the configuration cannot work; raised before workers start.
         JobFailedError: a worker failed for good.
         StorageError: the storage of the dataset, the model or the output fails.
     """

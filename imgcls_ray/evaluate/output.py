@@ -1,4 +1,4 @@
-"""Write what an evaluation found: PaddleX's file, tables for other tools, pictures for people.
+"""Write the result of an evaluation: PaddleX's JSON file, tables for programs, pictures for people.
 
 ::
 
@@ -7,11 +7,11 @@
     OUTPUT/evaluate/per_class.csv         precision, recall, F1 and the worst confusion of each class
     OUTPUT/evaluate/confusion.csv         counts of true and predicted class
     OUTPUT/evaluate/confusion.png
-    OUTPUT/evaluate/reliability.png       how sure, against how often right
-    OUTPUT/evaluate/mistakes.jpg          the surest mistakes, if there are any
-    OUTPUT/evaluate/unreadable.csv        images without an answer, and why
+    OUTPUT/evaluate/reliability.png       confidence against accuracy
+    OUTPUT/evaluate/mistakes.jpg          the mistakes with the highest scores, if there are any
+    OUTPUT/evaluate/unreadable.csv        images that could not be classified, and why
 
-Each file appears whole. Those of an earlier evaluation at the same place are replaced, or go.
+Each file is written in one step. Files of an earlier evaluation at the same place are replaced or removed.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ FILES = {
     "mistakes_picture": "evaluate/mistakes.jpg",
     "unreadable": "evaluate/unreadable.csv",
 }
-"""By what they are, relative to the output."""
+"""Paths relative to the output, by kind."""
 
 _ROWS_PER_GROUP = 8192
 
@@ -81,11 +81,11 @@ PREDICTION_SCHEMA = pa.schema(
         pa.field("height", pa.int32()),
     ]
 )
-"""Ids are the model's. ``label`` is the true class, ``labels`` and ``scores`` are the best ones, best first."""
+"""Class ids are the model's. ``label`` is the true class; ``labels`` and ``scores`` are the top five, best first."""
 
 
 def write_report(result: Evaluation, config: EvaluateConfig, split: Split, answers: Answers) -> None:
-    """Write all files under the output. Images of mistakes are read once more.
+    """Write all files under the output. The images of mistakes are read again.
 
     Raises:
         StorageError: a file cannot be written.

@@ -1,4 +1,4 @@
-"""The entries of one split: read and judged before anything is started, then handed out in blocks."""
+"""Read and validate the entries of one split before workers start, and cut them into blocks."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Split:
-    """What a dataset lists in one split."""
+    """The entries of one split of a dataset."""
 
     entries: EntryFile
     num_images: int
     num_classes: int
-    """That the dataset names."""
+    """Number of classes that the dataset names."""
     model_ids: np.ndarray
-    """int32: the model's id of each of the dataset's."""
+    """int32, by class id of the dataset: the model's id of the same class."""
     list_sha256: str
-    """Of paths and class names, in order."""
+    """Hash of paths and class names, in order."""
 
     def blocks(self, num_rows: int) -> Iterator[Block]:
-        """All entries, so many in a block; read again as they are taken."""
+        """All entries in blocks of ``num_rows``; each block is read from the file when it is requested."""
         for start in range(0, self.num_images, num_rows):
             numbers = np.arange(start, min(start + num_rows, self.num_images))
             entries = list(self.entries.lookup(numbers).values())
@@ -62,11 +62,11 @@ def read_split(
     delimiter: str | None = None,
     s3: S3Options = DEFAULT_S3,
 ) -> Split:
-    """Read a split's entries into a file beside, and match its classes with the model's.
+    """Read the entries of a split into a temporary file, and match its classes with the model's by name.
 
     Raises:
-        UsageError: there is no such dataset or split, the split is empty, its lists have faults, or the model lacks a
-            class of it.
+        UsageError: there is no such dataset or split, the split is empty, its lists have faults, or the model lacks
+            one of its classes.
         StorageError: its storage fails.
     """
     source = read_dataset(dataset, delimiter=delimiter, s3=s3)

@@ -1,4 +1,4 @@
-"""What a set of answers is worth: by class and in all, exactly, from the pairs of true and predicted class."""
+"""Exact metrics of a set of predictions, per class and overall, from pairs of true and predicted class."""
 
 from __future__ import annotations
 
@@ -11,34 +11,39 @@ if TYPE_CHECKING:
 
 
 class ClassScore(NamedTuple):
-    """One class of the model."""
+    """The metrics of one class of the model."""
 
     class_id: int
     name: str
     precision: float
-    """Of the images that were given this class, the share that has it; 0 where none was given it."""
+    """Share of correct predictions among all predictions of this class; 0 if it was never predicted."""
     recall: float
-    """Of the images that have this class, the share that was given it; 0 where none has it."""
+    """Share of the images of this class that were predicted as it; 0 if it has no images."""
     f1: float
     support: int
-    """Images that have it."""
+    """Number of images of this class."""
     confused_with: int | None
-    """The other class that its images were given most often, of several the lowest id."""
+    """Id of the wrong class predicted most often for its images, the lowest of several; None without mistakes."""
     num_confused: int
+    """Number of its images that were predicted as ``confused_with``."""
 
 
 class Confusion(NamedTuple):
-    """The cells of a confusion matrix that are not 0, sorted by true and then by predicted class."""
+    """The non-zero cells of a confusion matrix, sorted by true and then by predicted class."""
 
     true: np.ndarray
-    """int32 (N,), class ids."""
+    """int32 (N,), ids of the true classes."""
     predicted: np.ndarray
-    """int32 (N,)."""
+    """int32 (N,), ids of the predicted classes."""
     counts: np.ndarray
-    """int64 (N,)."""
+    """int64 (N,), numbers of images, above 0."""
 
     def matrix(self, class_ids: np.ndarray) -> np.ndarray:
-        """Cells among these classes: int64 (C, C), true classes in rows.
+        """Make the part of the matrix that these classes span: int64 (C, C), true classes in rows.
+
+        >>> confusion_of(np.array([0, 0, 2]), np.array([0, 2, 2]), num_classes=3).matrix(np.array([0, 2]))
+        array([[1, 1],
+               [0, 1]])
 
         Args:
             class_ids: int (C,), ascending.
@@ -51,10 +56,17 @@ class Confusion(NamedTuple):
 
 
 def confusion_of(true: np.ndarray, predicted: np.ndarray, num_classes: int) -> Confusion:
-    """Count pairs. A matrix of 21,000 classes would take gigabytes; its cells that are not 0 are few.
+    """Count the images of each pair of true and predicted class.
+
+    The result is sparse: a full matrix of 21,000 classes would take gigabytes.
+
+    >>> [column.tolist() for column in confusion_of(np.array([0, 0, 2]), np.array([1, 1, 2]), num_classes=3)]
+    [[0, 2], [1, 2], [2, 1]]
 
     Args:
-        true, predicted: int32 (N,).
+        true: int32 (N,), class ids.
+        predicted: int32 (N,), class ids.
+        num_classes: number of classes of the model.
     """
     cells, counts = np.unique(true.astype(np.int64) * num_classes + predicted, return_counts=True)
     ids = np.divmod(cells, num_classes)
@@ -64,7 +76,19 @@ def confusion_of(true: np.ndarray, predicted: np.ndarray, num_classes: int) -> C
 def score_classes(
     true: np.ndarray, predicted: np.ndarray, class_names: Sequence[str], confusion: Confusion
 ) -> list[ClassScore]:
-    """Score every class of the model, in the order of their ids."""
+    """Compute the metrics of every class of the model, in the order of the ids.
+
+    >>> true, predicted = np.array([0, 0, 1]), np.array([0, 1, 1])
+    >>> ant, bee = score_classes(true, predicted, ["ant", "bee"], confusion_of(true, predicted, 2))
+    >>> ant.precision, ant.recall, bee.precision, bee.recall
+    (1.0, 0.5, 0.5, 1.0)
+
+    Args:
+        true: int32 (N,), class ids.
+        predicted: int32 (N,), class ids.
+        class_names: names by id.
+        confusion: of the same images, as ``confusion_of`` returns it.
+    """
     from sklearn.metrics import precision_recall_fscore_support
 
     num_classes = len(class_names)
@@ -89,13 +113,13 @@ def _most_confused(confusion: Confusion) -> dict[int, tuple[int, int]]:
 
 
 def macro_f1(scores: Sequence[ClassScore]) -> float:
-    """Mean over the classes that have images: one that is not there can be neither found nor missed."""
+    """Mean F1 of the classes that have images. Classes without images do not count."""
     return float(np.mean([score.f1 for score in scores if score.support]))
 
 
 def balanced_accuracy(scores: Sequence[ClassScore]) -> float:
-    """Mean recall over the classes that have images, as scikit-learn's ``balanced_accuracy_score``.
+    """Mean recall of the classes that have images: the value of scikit-learn's ``balanced_accuracy_score``.
 
-    That one makes a full confusion matrix, which of many classes does not fit into memory.
+    scikit-learn makes a full confusion matrix, which does not fit into memory with many classes.
     """
     return float(np.mean([score.recall for score in scores if score.support]))

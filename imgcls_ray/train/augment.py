@@ -1,4 +1,4 @@
-"""Random crops, colours and mixes of training images: torchvision's own, on uint8 where they can be."""
+"""Augment training images with torchvision: random crops, flips, RandAugment, random erasing, MixUp and CutMix."""
 
 from __future__ import annotations
 
@@ -24,19 +24,34 @@ Mixer: TypeAlias = "Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, t
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What happens to one training image."""
+    """The settings of the augmentation of single training images."""
 
     image_size: int
+    """Height and width of the result, pixels."""
     interpolation: str
+    """torchvision's name, e.g. ``bicubic``."""
     crop_scale: float
+    """Smallest share of the picture's area that a random crop takes; the largest is 1."""
     flip: float
+    """Probability of a horizontal flip."""
     rand_augment: int
+    """Magnitude of RandAugment from 0 (off) to 10, as timm counts."""
     random_erasing: float
+    """Probability of erasing a rectangle."""
     mean: tuple[float, float, float]
-    """0 to 1; erased places get it, which is nought for the network."""
+    """Mean colour, 0 to 1. Erased areas get this colour, which is 0 after normalisation."""
 
     def build(self) -> Callable[[np.ndarray, int], torch.Tensor]:
-        """Make the function from uint8 (H, W, 3) and a seed to uint8 (3, image_size, image_size)."""
+        """Make the function that augments one image.
+
+        ::
+
+            augment = Augmentation(224, "bicubic", 0.35, 0.5, 0, 0.0, mean).build()
+            augment(pixels, 7)  # tensor of shape (3, 224, 224); the same for the same pixels and seed
+
+        Returns:
+            A function from uint8 (H, W, 3) and a seed to uint8 (3, image_size, image_size).
+        """
         import torch
         from torchvision.transforms import v2
 
@@ -72,7 +87,12 @@ class Augmentation:
 
 
 def make_mixer(recipe: Recipe, num_classes: int) -> Mixer | None:
-    """MixUp, CutMix or one of both by turns of chance; takes normalised pixels and labels, gives soft labels."""
+    """Make the function that mixes the images of a batch: MixUp, CutMix, or one of both at random for each batch.
+
+    Returns:
+        A function from normalised pixels (B, 3, H, W) and labels (B,) to mixed pixels and soft labels (B, num_classes);
+        None if the recipe has neither, or with fewer than two classes.
+    """
     from torchvision.transforms import v2
 
     mixes: list[v2.Transform] = []

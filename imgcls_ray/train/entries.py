@@ -1,4 +1,4 @@
-"""The labelled images of a run: read once, kept in one Arrow file that every process maps."""
+"""The labelled images of a run: read once, and written to Arrow files that all processes map into memory."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ _ROWS_PER_BATCH = 65_536
 
 @dataclass(frozen=True)
 class Entries:
-    """One dataset, ready to train on: labels are places in ``class_names``, without gaps."""
+    """One dataset, ready for training. Labels are positions in ``class_names``, without gaps."""
 
     class_names: tuple[str, ...]
     tables: dict[str, pa.Table]
-    """By split, train and val: ``uri`` and ``label``."""
+    """Tables with the columns ``uri`` and ``label``, by split (train and val)."""
     fingerprint: str
-    """Hash of all of it."""
+    """Hash of all paths, labels and class names. A run only continues on a dataset with the same hash."""
 
     def images_per_class(self, split: str) -> np.ndarray:
-        """int64 (num_classes,)."""
+        """Number of images of each class in a split, int64 (num_classes,)."""
         return np.bincount(self.tables[split]["label"].to_numpy(), minlength=len(self.class_names))
 
 
@@ -47,7 +47,7 @@ def read_entries(data: str, *, delimiter: str | None, s3: S3Options) -> Entries:
     """Read the train and val splits of a dataset.
 
     Raises:
-        InputError: there is no such dataset, it has faults, or nothing to train or to evaluate on.
+        InputError: there is no such dataset, it has faults, or its train or val split is empty.
     """
     source = read_dataset(data, delimiter=delimiter, s3=s3)
     faults: list[Finding] = [finding for finding in source.findings if finding.code.severity is Severity.ERROR]
@@ -102,11 +102,11 @@ def _refuse_faults(data: str, faults: Sequence[Finding]) -> None:
 
 
 def write_entries(table: pa.Table, path: Path) -> None:
-    """Write a split to a file that can be mapped."""
+    """Write a split to an Arrow file for ``map_entries``."""
     with pa.ipc.new_file(path, _SCHEMA) as writer:
         writer.write_table(table.combine_chunks())
 
 
 def map_entries(path: Path) -> pa.Table:
-    """Map a split's file: processes of one node share its memory."""
+    """Map the file of a split into memory. All processes of a node share this memory."""
     return pa.ipc.open_file(pa.memory_map(str(path))).read_all()

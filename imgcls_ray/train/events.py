@@ -1,4 +1,4 @@
-"""What the command is told while workers train: how far they are, and of those that are lost."""
+"""Events that training workers send to the command: progress, finished epochs, lost workers."""
 
 from __future__ import annotations
 
@@ -13,50 +13,50 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class WorkersReady:
-    """The workers begin: at the start of a run, and again after some were lost."""
+    """The workers start training: at the start of a run, and again after workers were lost."""
 
     step: int
-    """Steps that are done."""
+    """Number of finished steps of the run."""
     steps_per_epoch: int
     epochs: int
     num_workers: int
     device: str
-    """Of the first worker, as torch names it."""
+    """Device of the first worker, as torch names it, e.g. ``cuda:0``."""
     amp: str
     """torch's type of mixed precision, or ``off``."""
 
 
 @dataclass(frozen=True)
 class StepsDone:
-    """As many steps more as ``log_interval`` says, or those up to the epoch's end."""
+    """Another ``log_interval`` steps are done, or the last steps of an epoch."""
 
     step: int
-    """Steps that are done."""
+    """Number of finished steps of the run."""
     epoch: int
-    """From 1."""
+    """Number of the current epoch, from 1."""
     loss: float
-    """Mean over the images of these steps."""
+    """Mean training loss over the images of these steps."""
     learning_rate: float
     images_per_s: float
 
 
 @dataclass(frozen=True)
 class EpochDone:
-    """An epoch is learnt and, where it was its turn, evaluated."""
+    """An epoch is trained and, if ``eval_interval`` says so, evaluated."""
 
     row: Metrics
     """The epoch's row of the history."""
     is_best: bool
     num_bad: int
-    """Images that could not be read so far."""
+    """Number of images that could not be read so far."""
 
 
 @dataclass(frozen=True)
 class WorkersLost:
-    """Workers died, or were not reached any more."""
+    """Workers died or became unreachable."""
 
     reasons: dict[str, str]
-    """By rank."""
+    """The reason for each lost worker, by rank."""
 
 
 Event: TypeAlias = WorkersReady | StepsDone | EpochDone | WorkersLost
@@ -70,12 +70,12 @@ _KINDS: dict[str, type[Event]] = {
 
 
 def send(board: Board, event: Event) -> None:
-    """Tell the command something."""
+    """Send an event to the command."""
     # As JSON: others of a cluster can write to its table, and a pickle would run what they say.
     board.post(json.dumps([type(event).__name__, asdict(event)]).encode())
 
 
 def receive(board: Board) -> list[Event]:
-    """What was told since the last time, in order."""
+    """The events since the last call, in order."""
     messages = [json.loads(message) for message in board.collect()]
     return [_KINDS[kind](**values) for kind, values in messages]

@@ -1,7 +1,7 @@
-"""The training job: prepare, hand the work to Ray Train, tell people, record. Run again, it goes on.
+"""The training job: prepare, train on Ray Train, report, write the result. Run again, it resumes.
 
-Ray Train starts the workers, joins them and starts them again after a death; what they go on from is our own state in
-the output folder, on storage that the workers share.
+Ray Train starts the workers, connects them, and restarts them after a death. They resume from our own state in the
+output folder, on storage that all workers share.
 """
 
 from __future__ import annotations
@@ -64,9 +64,9 @@ def train(config: TrainConfig, console: Console) -> TrainResult:
     """Run ``imgcls train``.
 
     Raises:
-        UsageError: before anything is started, with the way out.
-        JobFailedError: training came to an end that is none; what was saved stays.
-        StoppedError: a signal asked for it.
+        UsageError: the configuration cannot work; raised before workers start.
+        JobFailedError: training failed; the last saved state stays.
+        StoppedError: a signal stopped the run; the same command resumes it.
     """
     s3 = s3_options(config)
     check_resources(

@@ -1,4 +1,4 @@
-"""The network that learns: passes forward and back, steps of the optimizer, evaluation; nothing of epochs or files."""
+"""Forward and backward passes, optimizer steps and evaluation of one worker. It knows no epochs and no files."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ _IGNORED = -100  # torch's own number for targets that do not count
 
 
 class Learner:
-    """One worker's copy of the network; the workers' copies stay the same.
+    """One worker's copy of the network. After each step all workers have the same weights.
 
     Args:
-        state: what to go on from.
-        config: how.
-        recipe: with which knobs.
-        batch_size: images of a step, of all workers together.
-        labels: int32 (N,), of the train split.
-        device: where this worker computes.
+        state: state to resume from.
+        config: settings of the run.
+        recipe: resolved hyperparameters.
+        batch_size: images of one step over all workers.
+        labels: int32 (N,), class ids of the train split.
+        device: device of this worker.
         world_size: number of workers.
     """
 
@@ -81,14 +81,14 @@ class Learner:
         self._sums = torch.zeros(2, dtype=torch.float64, device=device)
 
     def step(self, passes: Iterable[Batch], *, num_passes: int, rate: float, step: int, seed: int) -> None:
-        """One step of the optimizer.
+        """Do one optimizer step.
 
         Args:
-            passes: what the gradient is of.
-            num_passes: how many they are.
+            passes: this worker's share of the images, one batch per pass; gradients are summed over the passes.
+            num_passes: number of passes.
             rate: learning rate.
-            step: its number, from 0.
-            seed: of dropout, depth and mixes.
+            step: number of the step in the run, from 0.
+            seed: seed of dropout, stochastic depth, MixUp and CutMix.
         """
         import torch
 
@@ -134,7 +134,7 @@ class Learner:
             self._sums += torch.stack([loss.detach(), (logits.argmax(1) == truth).sum()])
 
     def take_sums(self, counts: list[float]) -> tuple[list[float], list[float]]:
-        """Add up over the workers: loss and right answers since the last time, and what each of them counted."""
+        """Sum over all workers: [loss, correct predictions] since the last call, and ``counts`` element by element."""
         import torch
 
         sums = torch.cat([self._sums, torch.tensor(counts, dtype=torch.float64, device=self._device)])
@@ -143,7 +143,15 @@ class Learner:
         return totals[:2], totals[2:]
 
     def evaluate(self, batches: Iterable[Batch]) -> tuple[Metrics, int]:
-        """Metrics over the batches of all workers, each image once, and how many images could not be read."""
+        """Evaluate on the batches of all workers.
+
+        ::
+
+            learner.evaluate(batches)  # ({"val.loss": 0.31, "val.top1": 0.91, "val.top5": 0.99}, 2)
+
+        Returns:
+            Metrics over all images that could be read, and the number of those that could not.
+        """
         import torch
         from torch.nn import functional as F
 
@@ -169,11 +177,11 @@ class Learner:
         return {"val.loss": loss / count, "val.top1": top1 / count, "val.top5": top5 / count}, int(num_bad)
 
     def weights_for_use(self) -> dict[str, torch.Tensor]:
-        """A copy, on the CPU, of the weights that are evaluated: averaged ones, where the recipe has them."""
+        """A CPU copy of the weights that are evaluated: the averaged ones, if the recipe has them."""
         return _on_cpu(self._network if self._average is None else self._average.module)
 
     def write_to(self, state: TrainState) -> None:
-        """Put what there is to go on from into a state; the weights are copies."""
+        """Write weights, optimizer and loss scaler into a state. The weights are copies on the CPU."""
         state.network = _on_cpu(self._network)
         state.average = _on_cpu(self._average.module) if self._average is not None else None
         state.optimizer = self._optimizer.state_dict()

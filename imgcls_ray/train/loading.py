@@ -1,7 +1,7 @@
-"""Read, decode and augment batches in processes beside the one that trains.
+"""Read, decode and augment batches in processes beside the training process.
 
-The way of an image is the house's: ``fetch``, ``decode_image``, and for val ``preprocess_image``, as in evaluation and
-bulk labelling. An image that cannot be read is told of, never replaced.
+Images go through the same functions as in evaluation and bulk labelling: ``fetch``, ``decode_image`` and, for val,
+``preprocess_image``. An image that cannot be read is reported, never replaced.
 """
 
 from __future__ import annotations
@@ -41,26 +41,26 @@ _BATCHES_AHEAD = 3
 
 @dataclass(frozen=True)
 class Batch:
-    """What one pass sees."""
+    """The images of one forward pass."""
 
     pixels: torch.Tensor
-    """uint8 (B, 3, S, S), RGB, channels last in memory; B may be less than asked for."""
+    """uint8 (B, 3, S, S), RGB, channels last in memory; without the images that could not be read."""
     labels: torch.Tensor
-    """int64 (B,)."""
+    """int64 (B,), class ids."""
     bad: tuple[tuple[str, int, str], ...]
-    """Split, place in it and error code of those that could not be read."""
+    """Images that could not be read: split, position in the split, error code."""
 
     def pin_memory(self) -> Batch:
-        """torch's loader asks for it on the way to a GPU."""
+        """Copy to pinned memory. torch's loader calls it before a copy to a GPU."""
         return Batch(self.pixels.pin_memory(), self.labels.pin_memory(), self.bad)
 
 
 @dataclass(frozen=True)
 class LoadTask:
-    """What a loading process is told."""
+    """The settings that every loading process gets."""
 
     files: dict[str, Path]
-    """By split: a file of entries to map."""
+    """Files of ``write_entries``, by split."""
     augmentation: Augmentation
     preprocess: Preprocess
     fetch_limits: FetchLimits
@@ -68,7 +68,7 @@ class LoadTask:
 
 
 class Images(Dataset[Batch]):
-    """Batches by their samples, of one split each; lives in a loading process."""
+    """A torch dataset whose items are batches: index it with the samples of one split. Runs in a loading process."""
 
     def __init__(self, task: LoadTask) -> None:
         self._task = task
@@ -122,7 +122,14 @@ class Images(Dataset[Batch]):
 def load_batches(
     task: LoadTask, batches: Iterator[list[Sample]], *, num_processes: int, for_gpu: bool
 ) -> Iterator[Batch]:
-    """Load batches in order, several ahead, in processes that live as long as the iterator."""
+    """Load batches in order, several ahead, in processes that end with the iterator.
+
+    Args:
+        task: settings of the processes.
+        batches: samples of each batch; all samples of a batch are of one split.
+        num_processes: number of loading processes, at least 1.
+        for_gpu: pin the memory of the batches.
+    """
     context = multiprocessing.get_context("forkserver")
     # Not forked from this process: it has threads (Ray's, storage's), which do not survive a fork. Not spawned either:
     # a server that has imported torch once forks each process in no time.

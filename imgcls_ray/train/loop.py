@@ -48,18 +48,18 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3  # of malloc.h
 
 @dataclass(frozen=True)
 class TrainTask:
-    """What every worker is told."""
+    """The settings that every worker gets."""
 
     config: TrainConfig
     recipe: Recipe
     batch_size: int
-    """Images of a step, of all workers together."""
+    """Images of one step over all workers."""
     train_size: int
     """Height and width of training images, pixels."""
     output: str
-    """Absolute, the same on every node."""
+    """Output of the run: an absolute path or URI, the same on every node."""
     tables: ObjectRef[dict[str, pa.Table]]
-    """In Ray's object store, by split."""
+    """Tables of the dataset by split, in Ray's object store."""
     cpus_per_worker: int
     loader_processes: int
     board: Board
@@ -67,14 +67,14 @@ class TrainTask:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a worker's part of a run ended, if it was not by a death."""
+    """How the loop of a worker ended, unless the worker died."""
 
     kind: Literal["done", "stopped", "failed"]
     reason: str = ""
 
 
 def train_worker(config: dict[str, TrainTask]) -> Outcome:
-    """Ray Train's loop of one worker."""
+    """The training function that Ray Train calls on each worker."""
     import ray
     import ray.train
     import ray.train.torch
@@ -93,7 +93,7 @@ def train_worker(config: dict[str, TrainTask]) -> Outcome:
 def run_worker(
     task: TrainTask, tables: dict[str, pa.Table], *, rank: int, world_size: int, device: torch.device
 ) -> Outcome:
-    """Train from the state in the output folder on, until the run is done or has to end."""
+    """Resume from the state in the output folder, and train until the run is done, stopped or failed."""
     import torch
 
     torch.set_num_threads(task.cpus_per_worker)

@@ -1,6 +1,6 @@
-"""How training workers of one machine find each other: in a file of their user's, not at a port of all addresses.
+"""Rendezvous of the training workers of one machine, through a file that only their user can read.
 
-PyTorch's store, which Ray Train lets its workers meet in, listens to the whole network and does what anybody says.
+Ray Train would use PyTorch's TCP store, which listens on all addresses and accepts commands from anybody.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _TIMEOUT = timedelta(minutes=30)  # Ray Train's
 
 
 def torch_config(*, uses_gpus: bool) -> TorchConfig | None:
-    """Ray Train's ``torch_config``; ``None`` for Ray's own way, on a cluster, whose nodes share no file."""
+    """Make Ray Train's ``torch_config``. On a cluster, whose nodes share no file, it is None: Ray's default."""
     if cluster_address() is not None:
         return None
     import ray

@@ -1,4 +1,4 @@
-"""The network of a run: what it starts from, and the model folders that come of it."""
+"""Build the network that a run starts from, and write its model folders."""
 
 from __future__ import annotations
 
@@ -31,30 +31,31 @@ if TYPE_CHECKING:
 
 
 class Start(NamedTuple):
-    """What a run starts from."""
+    """The network and settings that a run starts from."""
 
     network: nn.Module
     name: str
     family: str | None
-    """In the zoo."""
+    """Family of the network in the zoo; None for other networks."""
     architecture: Architecture
     preprocess: Preprocess
-    """Of evaluation and ever after."""
+    """Preprocessing of evaluation and of the published model."""
     train_size: int
     """Height and width of training images, pixels."""
     is_trained: bool
+    """Whether the weights were trained, not random."""
     origin: str
-    """Where the weights come from, in words."""
+    """Source of the weights, in words."""
 
 
 def open_start(config: TrainConfig, class_names: tuple[str, ...], s3: S3Options) -> Start:
-    """Build the network with the weights that the configuration names and a head for the classes.
+    """Build the network with the configured weights and a head for these classes.
 
     Raises:
-        UnknownModelError: neither a folder nor a name; with the nearest names.
-        WeightsError: weights that cannot be had or do not fit.
-        ModelFolderError: a folder that does not fit together.
-        UsageError: settings that do not go together.
+        UnknownModelError: ``model`` is neither a folder nor a known name; the message has the nearest names.
+        WeightsError: the weights cannot be read or do not fit the network.
+        ModelFolderError: the files of a model folder do not belong together.
+        UsageError: the settings contradict each other.
     """
     import torch
 
@@ -117,7 +118,7 @@ def _resized(start: Start, image_size: int | None) -> Start:
 
 
 def network_of(model: ModelDescription, weights: Mapping[str, Tensor], *, drop_path: float = 0.0) -> nn.Module:
-    """Build the network that a state describes, with these weights."""
+    """Build the network of a description and load these weights."""
     network = build_network(model.architecture, num_classes=len(model.class_names), drop_path=drop_path)
     network.load_state_dict(weights)
     return network
@@ -126,12 +127,15 @@ def network_of(model: ModelDescription, weights: Mapping[str, Tensor], *, drop_p
 def publish_model(
     state: TrainState, weights: Mapping[str, Tensor], metrics: Mapping[str, float], directory: Directory, name: str
 ) -> str:
-    """Write a model folder under the output, over an older one.
+    """Write a model folder under the output, and replace an older one.
 
-    The weights go first: a reader between the two files finds that they do not belong together, and refuses.
+    The weights are written first. A reader between the two files sees that they do not belong together, and refuses.
 
     Returns:
-        Its fingerprint.
+        The fingerprint of the folder.
+
+    Raises:
+        StorageError: a file cannot be written.
     """
     model = state.model
     with scratch_folder("model") as place:

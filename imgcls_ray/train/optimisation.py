@@ -1,4 +1,4 @@
-"""Optimizer, learning rate and averaged weights: what a recipe says, as torch and timm do it."""
+"""Make the optimizer, the learning rate and the averaged weights of a recipe, with torch and timm."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _STEP_FACTOR = 0.1
 
 
 def make_optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """SGD with momentum or AdamW over what is to be trained; norms and biases do not decay."""
+    """Make SGD with momentum, or AdamW, over the trainable weights. Norms and biases have no weight decay."""
     from timm.optim import create_optimizer_v2
 
     options = {"momentum": recipe.momentum} if recipe.optimizer == "sgd" else {}
@@ -34,10 +34,22 @@ def make_optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
 
 
 def learning_rate_at(step: int, recipe: Recipe, *, epochs: int, steps_per_epoch: int) -> float:
-    """The learning rate of a step, from 0; a function of nothing else, so that there is no state to resume.
+    """Compute the learning rate of a step. It depends on nothing else, so a resumed run needs no scheduler state.
 
-    Rises in a line over ``warmup_epochs``, then falls as the schedule says: a half cosine to ``min_learning_rate``
-    (Loshchilov and Hutter 2016, https://arxiv.org/abs/1608.03983), or to a tenth at each quarter of the epochs.
+    It rises linearly over ``warmup_epochs``. Then it follows the schedule: a half cosine down to ``min_learning_rate``
+    (Loshchilov and Hutter 2016, https://arxiv.org/abs/1608.03983); a tenth of the rate at each quarter of the epochs;
+    or constant.
+
+    >>> from imgcls_ray.train.recipe import Recipe
+    >>> recipe = Recipe(learning_rate=1.0, schedule="step", warmup_epochs=1)
+    >>> [round(learning_rate_at(step, recipe, epochs=8, steps_per_epoch=1), 4) for step in range(8)]
+    [0.5, 1.0, 0.1, 0.1, 0.01, 0.01, 0.001, 0.001]
+
+    Args:
+        step: number of the optimizer step in the run, from 0.
+        recipe: peak learning rate, schedule and warm-up.
+        epochs: number of epochs of the run.
+        steps_per_epoch: number of steps of an epoch.
     """
     # Not timm's schedulers: they keep what they set in an optimizer, and round otherwise. In a run of 520 steps, 91 of
     # them warm-up, 160 rates differ from these in their last digits, and a run that goes on would not be what it was.
@@ -56,13 +68,16 @@ def learning_rate_at(step: int, recipe: Recipe, *, epochs: int, steps_per_epoch:
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Give every group of weights its share."""
+    """Set the learning rate of every parameter group; with layer decay, scaled by the group's ``lr_scale``."""
     for group in optimizer.param_groups:
         group["lr"] = rate * group.get("lr_scale", 1.0)
 
 
 def average_of(network: nn.Module, recipe: Recipe) -> ModelEmaV3 | None:
-    """The running average of the weights, where the recipe has one. Its decay rises, so that short runs average too."""
+    """Make the running average (EMA) of the weights; None without ``ema_decay``.
+
+    Its decay rises during the run, so that short runs are averaged too.
+    """
     if not recipe.ema_decay:
         return None
     from timm.utils import ModelEmaV3

@@ -1,7 +1,7 @@
-"""Which images make which batch: decided by the seed, the epoch and nothing else.
+"""The order of images and batches: a function of the seed and the epoch only.
 
-Batches are cut from one order for all workers together, and each takes its share of every batch. So a run that goes on
-with fewer workers, or from the middle of an epoch, sees the same batches.
+Batches are cut from one order of all workers, and each worker takes its share of every batch. So a resumed run sees the
+same batches, also with fewer workers or from the middle of an epoch.
 """
 
 from __future__ import annotations
@@ -16,37 +16,57 @@ if TYPE_CHECKING:
 
 
 class Sample(NamedTuple):
-    """One image to be loaded; ``seed`` is of its augmentation."""
+    """One image to load."""
 
     split: Literal["train", "val"]
     number: int
-    """Its place in the split."""
+    """Position of the image in its split."""
     seed: int
+    """Seed of its augmentation; 0 in the val split."""
 
 
 @dataclass(frozen=True)
 class BatchOrder:
-    """The order of one worker's batches in a whole run."""
+    """The batches of one worker in a whole run.
+
+    Ten images in batches of four, for the first of two workers:
+
+    >>> order = BatchOrder(np.zeros(10, np.int32), 3, 4, 1, seed=0, balanced=False, rank=0, world_size=2)
+    >>> order.steps_per_epoch, [len(batch) for batch in order.train_passes(epoch=0)]
+    (2, [2, 2])
+    >>> [[sample.number for sample in batch] for batch in order.val_batches()]
+    [[0, 2]]
+    """
 
     labels: np.ndarray
-    """Of the train split, int32 (N,)."""
+    """Class ids of the train split, int32 (N,)."""
     num_val: int
+    """Number of images in the val split."""
     batch_size: int
-    """Of all workers together, at most N."""
+    """Images of one optimizer step over all workers, at most N."""
     accumulate_steps: int
+    """Number of passes that one step is split into."""
     seed: int
     balanced: bool
-    """Draw every class equally often, images with replacement."""
+    """Draw all classes equally often; images are drawn with replacement."""
     rank: int
     world_size: int
 
     @property
     def steps_per_epoch(self) -> int:
-        """Whole batches: a small one would spoil a step and batch norm, and shuffling gives each image its turn."""
+        """Number of whole batches in an epoch.
+
+        The rest is left out: a small batch would disturb a step and batch norm. Each epoch leaves out other images.
+        """
         return len(self.labels) // self.batch_size
 
     def train_passes(self, epoch: int, first_step: int = 0) -> Iterator[list[Sample]]:
-        """This worker's part of each pass of an epoch; ``accumulate_steps`` of them are a step."""
+        """This worker's share of each pass of an epoch. ``accumulate_steps`` passes are one step.
+
+        Args:
+            epoch: from 0.
+            first_step: step of the epoch to begin with, from 0.
+        """
         order = self._order(epoch)
         for step in range(first_step, self.steps_per_epoch):
             batch = order[step * self.batch_size : (step + 1) * self.batch_size]
@@ -56,11 +76,11 @@ class BatchOrder:
 
     @property
     def num_val_batches(self) -> int:
-        """Of this worker."""
+        """Number of this worker's batches of the val split."""
         return -(-self._num_mine // self._val_size)
 
     def val_batches(self) -> Iterator[list[Sample]]:
-        """This worker's share of the val split; all workers together see each image once."""
+        """This worker's share of the val split. All workers together see each image exactly once."""
         mine = range(self.rank, self.num_val, self.world_size)
         for start in range(0, len(mine), self._val_size):
             yield [Sample("val", i, 0) for i in mine[start : start + self._val_size]]

@@ -1,8 +1,8 @@
-"""What a training run does with every knob: the configuration's word, else the recipe of the network's family.
+"""Resolve all hyperparameters of a run: from the configuration, otherwise from the recipe of the network's family.
 
 The families' recipes are those of PaddleClas (https://github.com/PaddlePaddle/PaddleClas, ppcls/configs/ImageNet),
-which published the accuracies of the zoo, with the faults of PaddleX's copies left out; learning rates are kept per
-image of a batch, so that they scale with it (Goyal et al. 2017, https://arxiv.org/abs/1706.02677).
+which published the accuracies of the zoo, without the errors in PaddleX's copies. Learning rates scale linearly with
+the batch size (Goyal et al. 2017, https://arxiv.org/abs/1706.02677).
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ _SCRATCH_CROP_SCALE, _TRAINED_CROP_SCALE = 0.08, 0.35
 
 @dataclass(frozen=True)
 class Recipe:
-    """Every knob, resolved."""
+    """All hyperparameters of a run."""
 
     optimizer: Literal["sgd", "adamw"] = "sgd"
     learning_rate: float = 0.1
-    """Highest, at the run's batch size. In the table of families: at ``batch``."""
+    """Peak learning rate, at the batch size of the run; in the table of families, at ``batch``."""
     min_learning_rate: float = 0.0
     schedule: Literal["cosine", "step", "constant"] = "cosine"
     warmup_epochs: float = 5.0
@@ -141,14 +141,19 @@ _NETWORKS: Mapping[str, dict[str, Any]] = {
 
 
 def resolve_recipe(config: TrainConfig, *, name: str, family: str | None, batch_size: int, is_trained: bool) -> Recipe:
-    """Fill in what the configuration leaves open.
+    """Take the hyperparameters from the configuration, and the missing ones from the network's recipe.
+
+    ::
+
+        resolve_recipe(config, name="PP-LCNet_x1_0", family="PP-LCNet", batch_size=64, is_trained=True)
+        # Recipe(optimizer="sgd", learning_rate=0.00625, schedule="cosine", warmup_epochs=5.0, ...)
 
     Args:
-        config: what was asked for.
-        name: of the network in the zoo; its own recipe may differ from its family's.
-        family: in the zoo; ``None`` for other networks.
-        batch_size: images per step.
-        is_trained: whether the backbone's weights are trained already.
+        config: settings of the run; a value that is not None wins.
+        name: zoo name of the network, whose recipe may differ from that of its family.
+        family: family of the network in the zoo; None for other networks.
+        batch_size: images of one step over all workers.
+        is_trained: whether the weights of the backbone were trained. Then learning rate and augmentation are weaker.
     """
     published = _FAMILIES.get(family or "", _OTHER)
     recipe = replace(published.recipe, **_NETWORKS.get(name, {}))

@@ -1,4 +1,4 @@
-"""Tell people how a run goes: a bar or lines at the terminal, ``train.log``, TensorBoard events, curves."""
+"""Report the progress of a run: a bar or lines at the terminal, ``train.log``, TensorBoard events, ``curves.png``."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _CURVES_INTERVAL_S = 60.0
 
 
 class Reporter:
-    """Takes the events of one command and keeps what people look at up to date."""
+    """Takes the events of the workers, and updates log, bar, TensorBoard and curves."""
 
     def __init__(self, directory: Directory, folder: Path, state: TrainState, bar: Progress | None) -> None:
         from tensorboardX import SummaryWriter
@@ -50,7 +50,7 @@ class Reporter:
         self._last_line = self._last_curves = time.monotonic()
 
     def take(self, event: Event) -> None:
-        """One event."""
+        """Report one event."""
         match event:
             case WorkersReady():
                 self._ready(event)
@@ -123,7 +123,7 @@ class Reporter:
             self.publish()
 
     def publish(self) -> None:
-        """Bring the files in the output up to date."""
+        """Write curves and events to the output; to object storage, the log too."""
         self._last_curves = time.monotonic()
         self._events.flush()
         if self.history:
@@ -133,19 +133,19 @@ class Reporter:
                 self._directory.replace_from(str(path.relative_to(self._folder)), str(path))
 
     def close(self) -> None:
-        """At the end of the command, however it ends."""
+        """Write everything a last time. Called at the end of the command, also after an error."""
         self._events.close()
         self.publish()
 
 
 @contextmanager
 def report_to(directory: Directory, state: TrainState, console: Console) -> Iterator[Reporter]:
-    """Report while the block runs.
+    """Report during the ``with`` block.
 
     Args:
-        directory: the run's output.
-        state: what was done before.
-        console: where the bar goes.
+        directory: output of the run.
+        state: state that the run resumes from.
+        console: terminal of the bar.
     """
     with ExitStack() as stack:
         if is_s3(directory.uri):

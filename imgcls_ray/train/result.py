@@ -1,4 +1,4 @@
-"""What a run leaves for programs: ``train_result.json``, with PaddleX's keys first."""
+"""Write the result of a run for programs: ``train_result.json``, with PaddleX's keys first."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ RESULT_FILE, CONFIG_FILE, BAD_FILE = "train_result.json", "config.yaml", "bad_im
 
 @dataclass(frozen=True)
 class TrainResult:
-    """How a run ended."""
+    """The result of a finished run."""
 
     output: str
     best_epoch: int
@@ -33,11 +33,15 @@ class TrainResult:
     last_metrics: Metrics
     num_bad: int
     was_done: bool
-    """There was nothing left to do."""
+    """Whether the run was already complete when the command started."""
 
 
 def write_result(state: TrainState, entries: Entries, directory: Directory, *, data: str) -> None:
-    """Write the result of a run that is done."""
+    """Write ``train_result.json``, ``label.txt`` and, if images could not be read, ``bad_images.csv``.
+
+    Raises:
+        StorageError: a file cannot be written.
+    """
     directory.replace(LABEL_FILE, label_file(entries.class_names))
     _write_bad_images(state, entries, directory)
     last = state.history[-1]

@@ -1,4 +1,4 @@
-"""Write what a run has come to: the state to go on from first, then the model folders."""
+"""Save a run: first the state to resume from, then the model folders."""
 
 from __future__ import annotations
 
@@ -25,10 +25,15 @@ _MIN_RATIO = 20
 
 
 class Saver:
-    """Saves while the training waits.
+    """Saves synchronously: training waits.
 
-    Not in a thread of its own: what builds a network to check a folder draws random numbers, and those of training are
-    the process's too.
+    A thread would change the training: building a network for the model folder draws random numbers, and training uses
+    the same generator.
+
+    Args:
+        output: folder or ``s3://BUCKET/PREFIX`` of the run.
+        s3: how to reach it.
+        keep: number of permanent checkpoints that stay; 0 keeps all.
     """
 
     def __init__(self, output: str, s3: S3Options, *, keep: int) -> None:
@@ -38,15 +43,15 @@ class Saver:
         self._best_epoch = -1
 
     def is_due(self, seconds: float) -> bool:
-        """Whether the last save is so long ago, and long enough that saving is a small part of the time."""
+        """Whether ``seconds`` have passed since the last save, and at least 20 times the duration of that save."""
         return time.monotonic() - self._last >= max(seconds, _MIN_RATIO * self._took_s)
 
     def save(self, state: TrainState, *, checkpoint: str | None = None) -> None:
-        """Write ``latest``, with the state to go on from, and ``best_model`` where it is another one.
+        """Write ``latest`` with the state to resume from, and ``best_model`` if the best epoch has changed.
 
         Args:
-            state: what to write.
-            checkpoint: write the same to a folder of this name, to stay.
+            state: the state to write.
+            checkpoint: name of a folder for a permanent checkpoint with the same content, e.g. ``epoch_5``.
 
         Raises:
             StorageError: it cannot be written.

@@ -1,7 +1,7 @@
-"""What a run needs to go on: one file, written in one step.
+"""The state that a run resumes from: one file, written in one step.
 
-Random numbers have no state here: order and augmentation come from the seed, the epoch and the image, dropout and
-mixing from the seed and the step. The file is data: it is read with ``weights_only``.
+It has no state of random generators: order and augmentation depend on the seed, the epoch and the image, dropout and
+mixing on the seed and the step. The file is read with ``weights_only``, so it cannot run code.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ _FORMAT = 1
 
 
 Metrics: TypeAlias = dict[str, float]
-"""A row of the history, or the part of it that a model is judged by: ``epoch``, ``val.top1`` and so on."""
+"""Metrics by name, e.g. ``{"epoch": 3, "val.top1": 0.91}``: one epoch of the history, or its val metrics."""
 Setting: TypeAlias = "str | int | float | bool | None"
 
 
 @dataclass(frozen=True)
 class ModelDescription:
-    """What model folders say of the model beside its weights."""
+    """The content of ``model.json`` that does not change during a run."""
 
     name: str
     architecture: Architecture
@@ -48,7 +48,7 @@ class ModelDescription:
 
     @classmethod
     def from_values(cls, values: Mapping[str, Any]) -> ModelDescription:
-        """The description of a state file; an error of whatever kind where it is none."""
+        """Read the description from the values of a state file. Invalid values raise an error of any kind."""
         return cls(
             values["name"],
             Architecture(**values["architecture"]),
@@ -59,27 +59,28 @@ class ModelDescription:
 
 @dataclass(frozen=True)
 class StartInfo:
-    """What a run started from: a command that goes on with it does not look for those weights again."""
+    """The start of a run. A command that resumes the run does not read those weights again."""
 
     name: str
     family: str | None
-    """In the zoo."""
+    """Family of the network in the zoo; None for other networks."""
     is_trained: bool
+    """Whether the initial weights were trained, not random."""
     train_size: int
     """Height and width of training images, pixels."""
     origin: str
-    """Where the weights came from, in words."""
+    """Source of the initial weights, in words."""
 
 
 @dataclass(frozen=True)
 class RunIdentity:
-    """What must be the same for a run to go on."""
+    """All settings that must be the same for a run to continue."""
 
     start: StartInfo
     data: str
     """Fingerprint of the dataset."""
     batch_size: int
-    """Images of a step, of all workers together."""
+    """Images of one step over all workers."""
     settings: dict[str, Setting]
     """Keys of the configuration and of the recipe; states of earlier versions may have others."""
 
@@ -89,45 +90,45 @@ class RunIdentity:
 
     @classmethod
     def from_values(cls, values: Mapping[str, Any]) -> RunIdentity:
-        """The identity of a state file; an error of whatever kind where it is none."""
+        """Read the identity from the values of a state file. Invalid values raise an error of any kind."""
         settings = {key: value for key, value in values.items() if key not in ("about", "data", "batch_size")}
         return cls(StartInfo(**values["about"]), values["data"], values["batch_size"], settings)
 
 
 @dataclass
 class TrainState:
-    """A run between two steps; with ``step`` 0, one that has not begun."""
+    """A run between two steps. ``step`` is 0 before the first one."""
 
     model: ModelDescription
     identity: RunIdentity
     network: Mapping[str, Tensor]
-    """Weights."""
+    """Current weights."""
     step: int = 0
-    """Steps of the optimizer that are done."""
+    """Number of finished optimizer steps."""
     average: Mapping[str, Tensor] | None = None
-    """Averaged weights, where the recipe has them."""
+    """Averaged weights (EMA); None if the recipe has none."""
     optimizer: StateDict | None = None
     scaler: StateDict | None = None
-    """Of fp16's loss."""
+    """State of the loss scaler for fp16; None otherwise."""
     sums: Metrics = field(default_factory=dict)
-    """Of the epoch that is under way."""
+    """Sums over the finished steps of the current epoch."""
     history: list[Metrics] = field(default_factory=list)
-    """One row of metrics for each epoch that is done."""
+    """Metrics of each finished epoch."""
     best: Mapping[str, Tensor] | None = None
-    """Weights of the best epoch."""
+    """Weights of the best epoch; None before the first evaluation."""
     best_epoch: int = 0
-    """From 1; 0: none was evaluated."""
+    """Number of the best epoch, from 1; 0 before the first evaluation."""
     best_metrics: Metrics = field(default_factory=dict)
     bad: dict[str, str] = field(default_factory=dict)
-    """Images that could not be read, as ``split/number``, and why."""
+    """Error codes of the images that could not be read, by ``split/number``, e.g. ``{"train/17": "truncated"}``."""
 
     def weights_for_use(self) -> Mapping[str, Tensor]:
-        """Those that are evaluated and kept: averaged ones, where there are any."""
+        """The weights that are evaluated and published: the averaged ones, if the recipe has them."""
         return self.network if self.average is None else self.average
 
 
 def save_state(state: TrainState, directory: Directory, name: str) -> None:
-    """Write a state over an older one.
+    """Write a state and replace an older one in one step.
 
     Raises:
         StorageError: it cannot be written; the older one stays.
@@ -143,10 +144,10 @@ def save_state(state: TrainState, directory: Directory, name: str) -> None:
 
 
 def load_state(directory: Directory, name: str) -> TrainState | None:
-    """Read a state, on the CPU; ``None`` if there is none.
+    """Read a state to the CPU; None if the file does not exist.
 
     Raises:
-        ModelFolderError: the file is not a state.
+        ModelFolderError: the file is not a state of this version.
         StorageError: the storage cannot be read.
     """
     import torch

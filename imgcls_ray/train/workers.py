@@ -1,4 +1,4 @@
-"""Hand a run to Ray Train, and listen to it until it ends."""
+"""Run the training on Ray Train, and pass on its events until it ends."""
 
 from __future__ import annotations
 
@@ -40,12 +40,15 @@ _MAX_REASON = 300
 def train_on_ray(
     config: TrainConfig, entries: Entries, state: TrainState, recipe: Recipe, reporter: Reporter
 ) -> Outcome:
-    """Train on the Ray that the environment names, or on one of this machine.
+    """Train on the cluster of ``RAY_ADDRESS``, or on a Ray that is started on this machine.
+
+    Returns:
+        How the run ended, as the workers returned it.
 
     Raises:
-        ResourceError: more than it has.
-        StoppedError: a second signal, or the end of the grace after the first.
-        ImgclsError: workers failed too often; why the last one did.
+        ResourceError: the run needs more CPUs or GPUs than there are.
+        StoppedError: a second signal came, or ``grace_s`` ended after the first.
+        ImgclsError: workers failed more often than ``max_failures``; it has the last failure.
     """
     import ray
 
