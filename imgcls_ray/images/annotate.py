@@ -82,8 +82,8 @@ def annotate_image(pixels: np.ndarray, lines: Sequence[str], *, error: bool = Fa
     """Put ``lines`` on a strip below the picture.
 
     A picture narrower than the text needs, 192 pixels, is enlarged by a whole factor, nearest neighbour, so that its
-    pixels stay what they were. One that would become higher than 640 pixels is centred on grey. Any other is kept as it
-    is.
+    pixels stay what they were, but to at most 640 pixels in height. One that is still narrower is centred on grey. Any
+    other is kept as it is.
 
     Args:
         pixels: uint8 (H, W, 3), upright RGB, neither side 0.

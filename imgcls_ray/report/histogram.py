@@ -6,7 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from imgcls_ray.report.figures import Label, draw_png, fit_labels, write_labels
-from imgcls_ray.words import short_count, tell_apart
+from imgcls_ray.words import counted, short_count, tell_apart
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -188,5 +188,14 @@ def _head(figure: Figure, classes: Sequence[ClassCount], splits: list[str]) -> N
         Patch(color=_COLOURS[split], label=f"{split}: {sum(one.counts[number] for one in classes):,} images")
         for number, split in enumerate(splits)
     ]
-    figure.suptitle(f"Images per class, {len(classes):,} classes", fontsize=12, x=0.01, ha="left")
-    figure.legend(handles=patches, loc="outside upper right", ncols=len(patches), frameon=False, fontsize=9)
+    figure.legend(
+        handles=patches,
+        # Not a title of the figure: millions of images make the legend as wide as the picture.
+        title=f"Images per class, {counted(len(classes), 'class', 'classes')}",
+        title_fontsize=12,
+        alignment="left",
+        loc="outside upper left",
+        ncols=len(patches),
+        frameon=False,
+        fontsize=9,
+    )

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 from PIL.Image import Resampling
 
 from imgcls_ray.images.annotate import annotate_image, error_card
@@ -57,8 +57,10 @@ def draw_mistakes(
 def _cell(pixels: np.ndarray) -> np.ndarray:
     """The whole picture in a cell as wide as all others; beside a tall one is the sheet's own colour."""
     picture = Image.fromarray(pixels)
-    is_small = max(picture.size) < _SIDE
-    picture = ImageOps.contain(picture, (_SIDE, _SIDE), Resampling.NEAREST if is_small else Resampling.LANCZOS)
+    scale = _SIDE / max(picture.size)
+    # A thin line keeps one pixel.
+    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+    picture = picture.resize(size, Resampling.NEAREST if scale > 1 else Resampling.LANCZOS)
     height = max(picture.height, _MIN_HEIGHT)
     cell = Image.new("RGB", (_SIDE, height), _BACK)
     cell.paste(picture, ((_SIDE - picture.width) // 2, (height - picture.height) // 2))

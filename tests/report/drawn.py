@@ -44,13 +44,13 @@ def overlapping_ticks(figure: Figure) -> list[tuple[str, str]]:
 
 
 def legends_on_data(figure: Figure) -> list[str]:
-    """Legends that lie on a diagram."""
+    """Legends that lie on a diagram or on the figure's title."""
     legends = [*figure.legends, *(legend for axes in all_axes(figure) if (legend := axes.get_legend()))]
     return [
         ", ".join(text.get_text() for text in legend.get_texts())
         for legend in legends
-        for axes in all_axes(figure)
-        if _touch(legend.get_window_extent(), axes.get_window_extent())
+        for other in (*all_axes(figure), *([figure._suptitle] if figure._suptitle else []))
+        if _touch(legend.get_window_extent(), other.get_window_extent())
     ]
 
 
