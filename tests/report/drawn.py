@@ -49,7 +49,7 @@ def legends_on_data(figure: Figure) -> list[str]:
     return [
         ", ".join(text.get_text() for text in legend.get_texts())
         for legend in legends
-        for other in (*all_axes(figure), *([figure._suptitle] if figure._suptitle else []))
+        for other in (*all_axes(figure), *figure.texts)
         if _touch(legend.get_window_extent(), other.get_window_extent())
     ]
 
