@@ -125,11 +125,14 @@ def command_of(declared: Declared, *, as_job: bool = False) -> Any:
         if outputs:
             flags["output"] = outputs[0]
         if argument is not None and (named := flags.pop(f"{argument}_", [])):
-            given_as_argument = [flags[argument]] if argument in flags else []
-            flags[argument] = _argument_of([*given_as_argument, *named], argument, context.command_path)
+            unnamed = flags.get(argument, [])
+            values = [*(unnamed if isinstance(unnamed, list) else [unnamed]), *named]
+            flags[argument] = _argument_of(values, argument, context.command_path)
         for key in flags.keys() & kind.model_fields.keys():
             if _is_list(kind.model_fields[key]):
-                flags[key] = [part.strip() for part in flags[key].split(",") if part.strip()]
+                flags[key] = [part.strip() for text in flags[key] for part in text.split(",") if part.strip()]
+            elif isinstance(flags[key], list) and len(flags[key]) == 1:
+                flags[key] = flags[key][0]
         declared.function(Given(config, overrides, flags))
 
     parameters = [
@@ -193,7 +196,9 @@ def _parameters(kind: type[StrictModel], argument: str | None, *, as_job: bool) 
         metavar, about = _metavar(field), _help(field)
         flag = f"--{key.replace('_', '-')}"
         if name == argument:
-            yield _parameter(key, str, typer.Argument(metavar=_argument_name(field, key), help=about))
+            several = _takes_several(field)
+            shown = _argument_name(field, key) + "..." * several
+            yield _parameter(key, list[str] if several else str, typer.Argument(metavar=shown, help=about))
             # As earlier versions took a dataset, and as one guesses who knows the key.
             yield _parameter(f"{key}_", list[str], typer.Option(flag, hidden=True))
         elif _plain_type(field) is bool:
@@ -203,8 +208,9 @@ def _parameters(kind: type[StrictModel], argument: str | None, *, as_job: bool) 
         else:
             short = [_SHORT[key]] if key in _SHORT else []
             option = typer.Option(flag, *short, metavar=metavar, help=about, rich_help_panel=sections[name])
-            # All that -o is given is looked at: earlier versions took pairs there.
-            yield _parameter(key, list[str] if key == "output" else str, option)
+            # All that -o is given is looked at: earlier versions took pairs there. Lists may be given piece by piece.
+            is_repeated = key == "output" or _is_list(field) or _takes_several(field)
+            yield _parameter(key, list[str] if is_repeated else str, option)
     if "output" not in fields:
         yield _parameter("output", list[str], typer.Option("-o", hidden=True))
     yield _parameter("config", Path, typer.Option("--config", "-c", metavar="FILE", help="YAML file with these keys."))
@@ -249,6 +255,11 @@ def _is_list(field: FieldInfo) -> bool:
     """Whether it is a list of texts, which an option takes with commas."""
     kind = _plain_type(field)
     return get_origin(kind) is tuple and (get_args(kind)[0] is str or issubclass(get_args(kind)[0], enum.Enum))
+
+
+def _takes_several(field: FieldInfo) -> bool:
+    """Whether it is one text or several: an argument may be given again and again."""
+    return _plain_type(field) is str and any(get_origin(kind) is tuple for kind in _kinds(field))
 
 
 def _is_option(field: FieldInfo) -> bool:

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING
 
 from imgcls_ray.images.limits import DecodeLimits
 from imgcls_ray.storage import FetchLimits
+from imgcls_ray.storage.names import NameRules
 from imgcls_ray.storage.s3 import S3Options
 
 if TYPE_CHECKING:
-    from imgcls_ray.config import ObjectStorage, ReadLimits
+    from imgcls_ray.config import LabelConfig, ObjectStorage, ReadLimits
 
 
 def s3_options(config: ObjectStorage) -> S3Options:
@@ -29,3 +30,12 @@ def decode_limits(config: ReadLimits) -> DecodeLimits:
     return DecodeLimits(
         max_bytes=config.max_image_bytes, max_pixels=config.max_image_pixels, timeout_s=config.decode_timeout_s
     )
+
+
+def name_rules(config: LabelConfig) -> NameRules:
+    """Which names of a listing are left out; an empty ``exclude`` takes all.
+
+    Raises:
+        ConfigError: a pattern is none.
+    """
+    return NameRules(config.include, config.exclude or (), has_table=config.exclude is None or bool(config.exclude))

@@ -273,7 +273,7 @@ def test_an_option_that_needs_a_store_is_refused_for_one_image_without(
 ) -> None:
     code, out, err = imgcls("predict", draw_images(1)[0], "-m", small_model.path, *option)
     assert (code, out) == (2, "")
-    assert "one image is only printed; give --output STORE" in one_line(err)
+    assert "labels are only printed; give --output STORE" in one_line(err)
 
 
 def test_a_dry_run_refuses_what_the_run_would(

@@ -52,6 +52,21 @@ def test_a_value_that_does_not_fit_is_refused_by_name(values: dict[str, Any], me
         make_config(PredictConfig, {**NEEDED, **values})
 
 
+def test_input_is_one_or_several() -> None:
+    config = make_config(PredictConfig, {**NEEDED, "input": ["a", "b", "c"]})
+    assert (config.inputs, config.input_text) == (("a", "b", "c"), "a and 2 more")
+    config = make_config(PredictConfig, NEEDED)
+    assert (config.inputs, config.input_text) == (("in",), "in")
+    for value in ([], 2026, ["a", 1]):
+        with pytest.raises(ConfigError, match=r"^input: needs a file, folder, prefix, list or address, or several of "):
+            make_config(PredictConfig, {**NEEDED, "input": value})
+
+
+@pytest.mark.parametrize(("value", "expected"), [(None, None), ("", ()), ("a/, *.b", ("a/", "*.b")), (["x"], ("x",))])
+def test_exclude_is_a_text_with_commas_or_a_list(value: object, expected: tuple[str, ...] | None) -> None:
+    assert make_config(PredictConfig, {**NEEDED, "exclude": value}).exclude == expected
+
+
 @pytest.mark.parametrize(
     ("values", "uses_gpus", "gpu_ids"),
     [

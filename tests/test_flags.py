@@ -124,6 +124,15 @@ def test_values_reach_the_command_as_they_were_typed(
     }
 
 
+def test_predict_takes_several_inputs_and_lists_piece_by_piece(
+    given: dict[str, Given], run: Callable[..., tuple[int, str]]
+) -> None:
+    assert run("predict", "a.jpg", "b.jpg", "--exclude", "x/, y", "--exclude", "z", "--include", "*.jpg")[0] == 0
+    assert given["predict"].flags == {"input": ["a.jpg", "b.jpg"], "exclude": ["x/", "y", "z"], "include": ["*.jpg"]}
+    assert run("predict", "a.jpg", "--exclude", "")[0] == 0
+    assert given["predict"].flags == {"input": "a.jpg", "exclude": []}
+
+
 @pytest.mark.parametrize(
     ("words", "flags"),
     [

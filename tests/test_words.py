@@ -96,6 +96,7 @@ def test_every_kind_of_model_is_among_them() -> None:
         "evaluate.classifying",
         "evaluate.scoring",
         "report.reliability",
+        "storage.names",
         "storage.s3",
         "store.schema",
         "train.optimisation",

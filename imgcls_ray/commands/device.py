@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING, TypeVar
 from imgcls_ray.config import AUTO, EvaluateConfig, LabelConfig, PredictConfig, ServeConfig, TrainConfig
 from imgcls_ray.datasets.source import read_dataset
 from imgcls_ray.errors import ImgclsError
-from imgcls_ray.inputs.listing import ListingCounts, is_single_file, list_inputs
-from imgcls_ray.inputs.lists import is_list, read_list
+from imgcls_ray.inputs.listing import is_single_file, list_unsorted
 from imgcls_ray.machine import available_cores, may_have_gpus
 from imgcls_ray.models.open import is_model_path, open_model
 from imgcls_ray.models.zoo import ZOO
-from imgcls_ray.options import s3_options
+from imgcls_ray.options import name_rules, s3_options
 from imgcls_ray.storage.s3 import is_s3
 from imgcls_ray.store.plan import cpu_ms_per_image
 from imgcls_ray.words import counted
@@ -86,7 +85,8 @@ def _runs_on_cluster(config: LabelConfig | EvaluateConfig | TrainConfig | ServeC
     if isinstance(config, ServeConfig) or type(config) is LabelConfig or not is_cluster_given():
         return False
     with suppress(ImgclsError):
-        return not (isinstance(config, LabelConfig) and is_single_file(config.input, s3_options(config)))
+        inputs = config.inputs if isinstance(config, LabelConfig) else ()
+        return not (len(inputs) == 1 and is_single_file(inputs[0], s3_options(config)))
     return True
 
 
@@ -134,7 +134,7 @@ def _images(config: LabelConfig | EvaluateConfig | TrainConfig) -> Iterator[obje
     s3 = s3_options(config)
     if isinstance(config, LabelConfig):
         # Lists would be sorted as a whole before the first of their inputs came.
-        files = read_list(config.input, s3) if is_list(config.input) else list_inputs(config.input, ListingCounts(), s3)
+        files = list_unsorted(config.inputs, s3, names=name_rules(config), uri_column=config.uri_column)
         return itertools.islice(files, config.limit)
     wanted = config.split if isinstance(config, EvaluateConfig) else "train"
     entries = read_dataset(config.data, delimiter=config.delimiter, s3=s3).read(lambda _: None)

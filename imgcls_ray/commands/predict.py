@@ -13,8 +13,8 @@ from imgcls_ray.commands.device import settle_device
 from imgcls_ray.commands.terminal import native_stderr_aside
 from imgcls_ray.config import LabelConfig, PredictConfig, make_config, read_values
 from imgcls_ray.errors import ImageErrorCode, JobFailedError, StoppedError, UsageError
-from imgcls_ray.inputs.listing import check_input, is_single_file
-from imgcls_ray.options import s3_options
+from imgcls_ray.inputs.listing import ListingCounts, check_inputs, is_single_file, named_files
+from imgcls_ray.options import name_rules, s3_options
 from imgcls_ray.storage import open_directory
 from imgcls_ray.store.label_store import open_store
 from imgcls_ray.store.schema import STATUS_OK
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from imgcls_ray.config import Values
     from imgcls_ray.predict.report import PredictReport, RunReport
 
-# Without --output one image is printed: what speaks of a store, or of many images, would do nothing.
+# Without --output labels are printed: what speaks of a store would do nothing.
 _NEED_A_STORE = frozenset(
     {
         "accept_missing",
@@ -56,7 +56,7 @@ def run(config_file: Path | None, overrides: Sequence[str], flags: Values) -> No
     """Label what the configuration says; flags win over overrides, overrides over the file."""
     values = read_values(PredictConfig, config_file, overrides, flags)
     if "output" not in values and "input" in values:
-        _predict_one(values)
+        _print_labels(values)
         return
     config = make_config(PredictConfig, values)
 
@@ -84,14 +84,17 @@ def run(config_file: Path | None, overrides: Sequence[str], flags: Values) -> No
     report.listing.check_complete()
 
 
-def _predict_one(values: Values) -> None:
-    """One image without a store: label it in this process and print."""
+def _print_labels(values: Values) -> None:
+    """Images without a store: label them in this process and print."""
     config = make_config(LabelConfig, values)
-    check_input(config.input, s3_options(config))
+    s3, counts = s3_options(config), ListingCounts()
+    check_inputs(config.inputs, s3, uri_column=config.uri_column)
     if ignored := sorted(_NEED_A_STORE & values.keys()):
-        raise UsageError(f"{ignored[0]}: one image is only printed; give --output STORE to keep its label")
-    if not is_single_file(config.input, s3_options(config)):
-        raise UsageError(f"{config.input}: more than one image needs --output STORE, the label store to write")
+        raise UsageError(f"{ignored[0]}: labels are only printed; give --output STORE to keep them")
+    for source in config.inputs:
+        if not is_single_file(source, s3):
+            raise UsageError(f"{source}: more than one image needs --output STORE, the label store to write")
+    images = named_files(config.inputs, name_rules(config), counts)
 
     from imgcls_ray.models.api import create_model
 
@@ -103,12 +106,18 @@ def _predict_one(values: Values) -> None:
         max_image_bytes=config.max_image_bytes,
         max_image_pixels=config.max_image_pixels,
         allow_private_urls=config.allow_private_urls,
-        s3=s3_options(config),
+        s3=s3,
     )
-    [result] = model.predict(config.input, batch_size=1, top_k=config.top_k)
-    if result.error is not None:
-        raise JobFailedError(f"{config.input}: {result.error.code}: {result.error}")
-    result.print()
+    num_failed = 0
+    for result in model.predict(images, batch_size=min(config.batch_size, len(images) or 1), top_k=config.top_k):
+        if result.error is not None and len(config.inputs) == 1:
+            raise JobFailedError(f"{result.input}: {result.error.code}: {result.error}")
+        num_failed += result.error is not None
+        result.print()
+    for line in counts.lines():
+        print(f"left out: {line}")
+    if num_failed and num_failed == len(images):
+        raise JobFailedError(f"all inputs failed ({num_failed:,}), for the reasons told above")
 
 
 def _tell_plan(report: PredictReport, config: PredictConfig) -> None:
@@ -120,7 +129,7 @@ def _tell_plan(report: PredictReport, config: PredictConfig) -> None:
             "that are listed count below as if they had no row"
         )
     console.print(
-        f"{config.input}: {plan.listed:,} inputs, {plan.planned:,} to label "
+        f"{config.input_text}: {plan.listed:,} inputs, {plan.planned:,} to label "
         f"({plan.new:,} new, {plan.changed:,} changed, {plan.retried:,} to retry), "
         f"{plan.answered:,} have their row. Nothing was written.",
     )
@@ -139,7 +148,7 @@ def _tell(report: PredictReport, config: PredictConfig) -> None:
         console.print(
             f"nothing to label: {counted(report.plan.listed, 'input')}, all have their row in {report.store}"
             if report.plan.listed
-            else f"nothing to label: {config.input} holds no images",
+            else f"nothing to label: {config.input_text} holds no images",
         )
         _tell_left_out(console, report)
         return
@@ -190,15 +199,8 @@ def _tell_left_out(console: Console, report: PredictReport) -> None:
             f"{report.plan.next_retry.astimezone():%Y-%m-%d %H:%M} on; --retry CODES asks now"
         )
     counts = report.listing
-    for number, what in (
-        (counts.not_images, "texts, tables and weights, by their names"),
-        (counts.hidden, "names that begin with a dot"),
-        (counts.stores, "label stores' samples"),
-        (counts.linked, "links to folders that are listed under another name"),
-        (counts.doubles, "entries that name an input again"),
-    ):
-        if number:
-            console.print(f"left out: {number:,} {what}")
+    for line in counts.lines():
+        console.print(f"left out: {line}")
     for unlisted in counts.unlisted[:_UNLISTED_TOLD]:
         console.print(f"cannot be listed: {unlisted}")
     if (more := counts.num_unlisted - _UNLISTED_TOLD) > 0:

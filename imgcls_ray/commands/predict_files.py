@@ -57,21 +57,22 @@ def label_files(config: PredictConfig, taken: set[str]) -> None:
         raise StoppedError(f"stopped; {counted(num_images, 'result')} are in {config.output}") from error
     if not num_images:
         counts.check_complete()
-        raise InputError(f"{config.input}: holds no images; what is in {config.output} is left out")
+        raise InputError(f"{config.input_text}: holds no images; what is in {config.output} is left out")
     if num_bad == num_images:
-        raise JobFailedError(f"{config.input}: no image can be labelled, for the reasons told above")
+        raise JobFailedError(f"{config.input_text}: no image can be labelled, for the reasons told above")
     told = f"; {counted(num_bad, 'image')} could not be read, as told above" if num_bad else ""
     print(f"{counted(num_images - num_bad, 'image')} labelled{told}; results: {config.output}")
     counts.check_complete()
 
 
 def _images(config: PredictConfig, counts: ListingCounts) -> Iterator[str]:
-    if is_url(config.input) or is_s3(config.input) or not os.path.isdir(folder := path_from_uri(config.input)):
-        yield config.input
-        return
-    # Without what an earlier run has drawn.
-    for info in list_folder(folder, counts=counts, leave_out=path_from_uri(config.output)):
-        yield info.uri
+    for source in config.inputs:
+        if is_url(source) or is_s3(source) or not os.path.isdir(folder := path_from_uri(source)):
+            yield source
+            continue
+        # Without what an earlier run has drawn.
+        for info in list_folder(folder, counts=counts, leave_out=path_from_uri(config.output)):
+            yield info.uri
 
 
 def _save(result: Result, output: Path, taken: set[str]) -> None:

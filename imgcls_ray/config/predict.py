@@ -14,11 +14,12 @@ from imgcls_ray.errors import ImageErrorCode  # noqa: TC001 - pydantic reads the
 class LabelConfig(RunsNetwork, ReadLimits):
     """How inputs are labelled, wherever the labels go."""
 
-    help_sections: ClassVar = {"num_workers": "Workers", "limit": "This run"}
+    help_sections: ClassVar = {"include": "Inputs", "num_workers": "Workers", "limit": "This run"}
 
-    input: str
-    """Images to label: a file, folder (recursive), ``s3://bucket/prefix/``, glob, list (.txt, .csv or .parquet with a
-    ``uri`` column, or the manifest.json of an S3 Inventory) or http(s) address."""
+    input: str | tuple[str, ...]
+    """Images to label, one or several of: a file, folder (recursive), ``s3://bucket/prefix/``, glob, list (.txt with a
+    path in each line; .csv, .tsv, .json, .jsonl or .parquet with a ``uri`` column; a folder of such Parquet files; the
+    manifest.json of an S3 Inventory) or http(s) address."""
     model: str
     """Model folder (local or ``s3://``), or a name of the zoo with pretrained weights."""
     top_k: PositiveInt = 5
@@ -27,6 +28,16 @@ class LabelConfig(RunsNetwork, ReadLimits):
     """Also keep the features before the classifier head. All runs of a label store do so, or none."""
     logits: bool = False
     """Also keep the raw score of every class. All runs of a label store do so, or none."""
+
+    include: tuple[str, ...] = ()
+    """Patterns of the files to label in folders, prefixes and globs, as in .gitignore, e.g. ``*.jpg,2026-*/``. Default:
+    all files."""
+    exclude: tuple[str, ...] | None = None
+    """Patterns of files and folders to leave out of folders, prefixes and globs, besides those that are left out by
+    default: names that begin with a dot, what never is an image (``*.txt``, ``*.mov``, ``*.xmp``), and what belongs to
+    the system (``Thumbs.db``, ``@eaDir/``). An empty text takes all files."""
+    uri_column: str = Field(default="uri", min_length=1)
+    """Column, or JSON key, of the images in a list."""
 
     num_workers: PositiveInt | None = None
     """Number of actors, one core each. On CPUs they label; with GPUs they fetch and decode. Default: all cores."""
@@ -59,9 +70,17 @@ class LabelConfig(RunsNetwork, ReadLimits):
     dry_run: bool = False
     """Show what would be labelled, and write nothing."""
 
-    @field_validator("retry", mode="before")
+    @field_validator("input", mode="before")
     @classmethod
-    def _codes_in_a_text(cls, value: object) -> object:
+    def _names_an_input(cls, value: object) -> object:
+        texts = value if isinstance(value, list | tuple) else [value]
+        if not texts or not all(isinstance(text, str) for text in texts):
+            raise ValueError("needs a file, folder, prefix, list or address, or several of them")
+        return value
+
+    @field_validator("retry", "include", "exclude", mode="before")
+    @classmethod
+    def _several_in_a_text(cls, value: object) -> object:
         return [code.strip() for code in value.split(",") if code.strip()] if isinstance(value, str) else value
 
     @model_validator(mode="after")
@@ -74,6 +93,17 @@ class LabelConfig(RunsNetwork, ReadLimits):
                 f"device={self.device} names the GPUs, num_gpus={self.num_gpus} lets them be chosen: give one"
             )
         return self
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """All INPUTs, one or several."""
+        return (self.input,) if isinstance(self.input, str) else self.input
+
+    @property
+    def input_text(self) -> str:
+        """All INPUTs in a few words."""
+        first, *others = self.inputs
+        return f"{first} and {len(others):,} more" if others else first
 
     @property
     def uses_gpus(self) -> bool:

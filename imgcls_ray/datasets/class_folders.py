@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import posixpath
 import re
@@ -13,12 +14,16 @@ from imgcls_ray.datasets.findings import Finding, FindingCode
 from imgcls_ray.datasets.labelled import DatasetSource, Entry, name_text
 from imgcls_ray.errors import InputError
 from imgcls_ray.storage.files import absolute_path, path_from_uri
+from imgcls_ray.storage.left_out import ListingCounts
+from imgcls_ray.storage.names import rule_of_folder
 from imgcls_ray.storage.s3 import S3Options, is_s3
 from imgcls_ray.storage.s3_inputs import list_place
 from imgcls_ray.storage.walking import list_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+logger = logging.getLogger(__name__)
 
 # What our reports hold besides text: in a dataset of class folders it would be taken for images.
 _REPORT = re.compile(
@@ -31,14 +36,19 @@ def read_class_folders(dataset: str, s3: S3Options) -> DatasetSource:
     """Read ``train/NAME/*.jpg`` and so on, or ``NAME/*.jpg``, whose images are all training images."""
     root = dataset.rstrip("/") + "/" if is_s3(dataset) else absolute_path(path_from_uri(dataset)).rstrip("/") + "/"
 
-    def paths() -> Iterator[tuple[str, str]]:
-        files = list_place(root, s3) if is_s3(dataset) else list_folder(root, every_name=True)
+    def paths(counts: ListingCounts) -> Iterator[tuple[str, str]]:
+        files = list_place(root, s3, counts) if is_s3(dataset) else list_folder(root, counts=counts, every_name=True)
         for info in files:
             where = (info.uri if is_s3(dataset) else path_from_uri(info.uri)).removeprefix(root)
             if not _REPORT.search(where):
                 yield where, info.uri
+        if counts.num_unlisted:
+            raise InputError(counts.unlisted_text)
 
-    parts_of = Counter(tuple(path.split("/")[:-1]) for path, _ in paths())
+    left_out = ListingCounts()
+    parts_of = Counter(tuple(path.split("/")[:-1]) for path, _ in paths(left_out))
+    for line in left_out.lines():
+        logger.info("%s: left out: %s", dataset, line)
     splits = [split for split in SPLITS if any(len(parts) >= 2 and parts[0] == split for parts in parts_of)]
     depth = 1 if splits else 0
     # What lies outside of a split's folders is another thing: a folder of raw material, say.
@@ -51,7 +61,7 @@ def read_class_folders(dataset: str, s3: S3Options) -> DatasetSource:
     ids = {name: label for label, name in enumerate(classes)}
 
     def read(_report: Callable[[Finding], None]) -> Iterator[Entry]:
-        for path, uri in paths():
+        for path, uri in paths(ListingCounts()):
             parts = path.split("/")[:-1]
             if len(parts) > depth and (not splits or parts[0] in splits):
                 yield Entry(parts[0] if splits else "train", "", None, name_text(path), uri, ids[parts[depth]])
@@ -67,7 +77,7 @@ def _empty_folders(root: str, splits: list[str], classes: frozenset[str]) -> Ite
     for split in splits or [""]:
         for name in sorted(os.listdir(root + split)):
             place = posixpath.join(split, name)
-            if name in classes or name.startswith(".") or not os.path.isdir(root + place):
+            if name in classes or name.startswith(".") or rule_of_folder(name) or not os.path.isdir(root + place):
                 continue
             if next(list_folder(root + place, every_name=True), None) is None:
                 what = f"the folder {name_text(place)} holds no image, so it is no class"

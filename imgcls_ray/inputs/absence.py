@@ -10,13 +10,15 @@ import itertools
 import os
 import threading
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from imgcls_ray.errors import ImageErrorCode, InputError, StorageError
-from imgcls_ray.inputs.listing import ListingCounts, list_inputs
+from imgcls_ray.inputs.listing import ListingCounts, list_found
 from imgcls_ray.inputs.lists import is_list
 from imgcls_ray.storage.files import path_from_uri, uri_from_path
 from imgcls_ray.storage.http import is_url
+from imgcls_ray.storage.names import DEFAULT_NAMES, NameRules
 from imgcls_ray.storage.s3 import is_s3, split_uri
 
 if TYPE_CHECKING:
@@ -36,28 +38,42 @@ _looks: dict[str, float] = {}
 _lock = threading.Lock()
 
 
+@dataclass(frozen=True)
+class ListedIn:
+    """Where the inputs of a plan were listed."""
+
+    sources: tuple[str, ...]
+    """INPUTs that are folders, prefixes and patterns; paths are absolute. None for a list."""
+    names: NameRules = DEFAULT_NAMES
+    """Which names were left out: a place that holds only these held nothing before, too."""
+    is_only: bool = False
+    """Whether there was no other INPUT than the one of ``sources``."""
+
+
 def check_absences(
-    rows: pa.Table, errors: Iterable[ImageErrorCode | None], *, source: str | None, store: str, s3: S3Options
+    rows: pa.Table, errors: Iterable[ImageErrorCode | None], *, listed: ListedIn | None, store: str, s3: S3Options
 ) -> None:
     """End the job if inputs are missing because their storage is unavailable.
 
     Args:
         rows: of a plan; columns ``uri`` and ``etag``.
         errors: the error of each row, if it has one.
-        source: the INPUT that they were listed in; a path is absolute. ``None`` if that is not known.
+        listed: where they were listed; ``None`` if that is not known.
         store: the label store, whose own files do not show that the inputs are there.
         s3: how to reach object storage.
 
     Raises:
         StorageError: with the way out.
     """
-    if source is None:
+    if listed is None:
         return
     for missing in _many_in_a_row(rows, list(errors)):
-        place = _common_folder(missing) if is_list(source) else source
+        place = _place_of(missing, listed)
         if place is None or _is_trusted(place):
             continue
-        if reason := _why_empty(place, store, s3):
+        # The folder of what was named was never listed by the command's patterns.
+        names = listed.names if place in listed.sources else DEFAULT_NAMES
+        if reason := _why_empty(place, names, store, s3):
             raise StorageError(
                 f"{place}: {reason}, and {len(missing)} images in a row that were listed there cannot be read. Nothing "
                 "was recorded for them. Bring it back (is the volume mounted?) and run the command again; if the "
@@ -89,9 +105,25 @@ def _is_trusted(place: str) -> bool:
     return seen is not None and time.monotonic() - seen < _TRUSTED_S
 
 
-def _why_empty(place: str, store: str, s3: S3Options) -> str | None:
+def _place_of(missing: Sequence[str], listed: ListedIn) -> str | None:
+    """The INPUT to look at: the only one, or the one that they lie in; the folder of the files if they were named."""
+    # Plans of earlier versions have the name of a list, too.
+    sources = [source for source in listed.sources if not is_list(source)]
+    if listed.is_only and sources:
+        return sources[0]
+    folder = _common_folder(missing)
+    if folder is None:
+        return None
+    return next((source for source in sources if _lies_in(folder, source)), folder)
+
+
+def _lies_in(folder: str, source: str) -> bool:
+    return f"{folder.rstrip('/')}/".startswith(f"{source.rstrip('/')}/")
+
+
+def _why_empty(place: str, names: NameRules, store: str, s3: S3Options) -> str | None:
     try:
-        found = next(iter(list_inputs(place, ListingCounts(), s3, leave_out=store)), None)
+        found = next(iter(list_found(place, ListingCounts(), s3, leave_out=store, names=names)), None)
     except InputError as error:
         return str(error).removeprefix(f"{place}: ")
     return "it holds no images" if found is None else None

@@ -1,47 +1,88 @@
-"""Turn an INPUT of the command line into a sorted stream of files.
+"""Turn the INPUTs of the command line into a sorted stream of files.
 
-A folder, prefix, glob, list or address becomes one stream of ``FileInfo``, sorted by URI, each URI once. No list is
-held in memory as a whole: folders and prefixes are walked in order, and unsorted lists are sorted on disk.
+Folders, prefixes, globs, lists and addresses become one stream of ``FileInfo``, sorted by URI, each URI once. No list
+is held in memory as a whole: folders and prefixes are walked in order, and unsorted lists are sorted on disk.
 """
 
 from __future__ import annotations
 
+import heapq
+import logging
 import os
 from typing import TYPE_CHECKING
 
 from imgcls_ray.errors import InputError
-from imgcls_ray.inputs.lists import is_inventory, is_list, read_list
+from imgcls_ray.inputs.inventories import is_inventory
+from imgcls_ray.inputs.list_rows import URI_COLUMN
+from imgcls_ray.inputs.list_tables import is_of_parts, parquet_parts
+from imgcls_ray.inputs.lists import is_list, read_list, read_parts, refuse_other_lists
 from imgcls_ray.inputs.sorting import sort_files
 from imgcls_ray.storage import DEFAULT_S3
 from imgcls_ray.storage.files import FileInfo, absolute_path, path_from_uri, scheme_of, stat_file
 from imgcls_ray.storage.http import is_url
 from imgcls_ray.storage.left_out import ListingCounts
+from imgcls_ray.storage.names import DEFAULT_NAMES, NameRules
 from imgcls_ray.storage.patterns import Pattern, has_magic
 from imgcls_ray.storage.s3 import is_s3
 from imgcls_ray.storage.s3_inputs import check_place, find_object, list_place, only_inputs
 from imgcls_ray.storage.walking import list_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from imgcls_ray.storage.s3 import S3Options
 
-__all__ = ["ListingCounts", "check_input", "is_single_file", "list_inputs"]
+__all__ = [
+    "ListingCounts",
+    "check_input",
+    "check_inputs",
+    "is_any_list",
+    "is_single_file",
+    "list_found",
+    "list_inputs",
+    "list_unsorted",
+    "named_files",
+]
+
+logger = logging.getLogger(__name__)
 
 
 def is_single_file(source: str, s3: S3Options = DEFAULT_S3) -> bool:
     """Whether INPUT is one image, not a folder, prefix, list or pattern."""
-    if is_list(source):
-        return False
     if is_s3(source):
-        return find_object(source, s3) is not None
-    path = path_from_uri(source)
+        return not is_list(source) and find_object(source, s3) is not None
+    return not is_list(source) and (is_url(source) or _is_file(path_from_uri(source)))
+
+
+def _is_file(path: str) -> bool:
     # Also a link that leads nowhere, or a pipe: one image that cannot be read.
-    return is_url(source) or (os.path.lexists(path) and not os.path.isdir(path))
+    return os.path.lexists(path) and not os.path.isdir(path)
+
+
+def check_inputs(sources: Sequence[str], s3: S3Options = DEFAULT_S3, *, uri_column: str = URI_COLUMN) -> None:
+    """Refuse INPUTs that cannot be listed, and lists on this machine that cannot be read, before anything is started.
+
+    Raises:
+        InputError: which one it is, and what is expected.
+        StorageError: its storage cannot be asked.
+    """
+    for source in sources:
+        check_input(source, s3)
+        # What is in a bucket would be copied as a whole; it is refused when it is planned, before the first row.
+        if is_s3(source) or is_url(source) or is_inventory(source):
+            continue
+        if _is_list_here(source, s3):
+            next(read_list(source, s3, uri_column=uri_column), None)
+        else:
+            _parts(source, s3, uri_column)
+    _check_mixture(sources)
+    # Among several, it is one of the names that a shell found.
+    if len(sources) == 1 and not is_s3(sources[0]) and _is_file(path_from_uri(sources[0])):
+        refuse_other_lists(sources[0])
 
 
 def check_input(source: str, s3: S3Options = DEFAULT_S3) -> None:
-    """Refuse an INPUT that cannot be listed, before anything is started.
+    """Refuse an INPUT that cannot be listed.
 
     Raises:
         InputError: what it is and what is expected.
@@ -70,41 +111,168 @@ def check_input(source: str, s3: S3Options = DEFAULT_S3) -> None:
             raise InputError(f"{source}: there is no folder {root}") from error
 
 
+def _check_mixture(sources: Sequence[str]) -> None:
+    """Refuse lists beside files of their own folder: a shell wrote all names of that folder, and nobody meant a list.
+
+    Raises:
+        InputError: naming the list.
+    """
+    files = [path_from_uri(source) for source in sources if not is_url(source) and not is_s3(source)]
+    folders = {os.path.dirname(path) for path in files if _is_file(path) and not is_list(path)}
+    for path in files:
+        if is_list(path) and _is_file(path) and os.path.dirname(path) in folders:
+            raise InputError(
+                f"{path}: is read as a list of images, and files of its folder are given beside it; give the folder "
+                f"({os.path.dirname(path) or '.'}/), or the list without them"
+            )
+
+
 def list_inputs(
-    source: str, counts: ListingCounts, s3: S3Options = DEFAULT_S3, *, leave_out: str | None = None
+    sources: str | Sequence[str],
+    counts: ListingCounts,
+    s3: S3Options = DEFAULT_S3,
+    *,
+    leave_out: str | None = None,
+    names: NameRules = DEFAULT_NAMES,
+    uri_column: str = URI_COLUMN,
 ) -> Iterator[FileInfo]:
-    """List an INPUT, sorted by URI, each URI once.
+    """List INPUTs, sorted by URI, each URI once.
 
     Args:
-        source: folder (recursive), prefix, file, object, glob, list (``.txt``, ``.csv``, ``.parquet``, an S3
-            Inventory's ``manifest.json``) or http(s) address.
+        sources: one or several of: folder (recursive), prefix, file, object, glob, list (``.txt``, ``.csv``, ``.tsv``,
+            ``.json``, ``.jsonl``, ``.parquet``, a folder of Parquet files, an S3 Inventory's ``manifest.json``),
+            http(s) address.
         counts: receives the numbers of skipped files.
         s3: how to reach object storage.
         leave_out: the label store, whose own files are no inputs, whether it is inside the input or around it.
+        names: which names of folders, prefixes, globs and inventories are left out; also of the files and folders
+            themselves where there are several INPUTs, because a shell may have found them.
+        uri_column: the column of the images in lists.
 
     Raises:
-        InputError: the input as a whole cannot be read.
+        InputError: an input as a whole cannot be read.
+        StorageError: its storage fails.
+    """
+    given = [sources] if isinstance(sources, str) else list(sources)
+    for source in given:
+        check_input(source, s3)
+    if len(given) == 1:
+        return _list_one(given[0], counts, s3, leave_out, names, uri_column)
+    _check_mixture(given)
+    kept = [source for source in given if not _is_left_out(source, names, counts)]
+    streams = [_list_one(source, counts, s3, leave_out, names, uri_column) for source in kept]
+    return _distinct(heapq.merge(*streams, key=lambda info: info.uri), counts)
+
+
+def list_unsorted(
+    sources: Sequence[str],
+    s3: S3Options = DEFAULT_S3,
+    *,
+    names: NameRules = DEFAULT_NAMES,
+    uri_column: str = URI_COLUMN,
+) -> Iterator[FileInfo]:
+    """About the same files, but lists in their own order: the first ones come at once."""
+    for source in sources:
+        if _is_list_here(source, s3):
+            yield from read_list(source, s3, uri_column=uri_column)
+        else:
+            yield from _list_one(source, ListingCounts(), s3, None, names, uri_column)
+
+
+def named_files(sources: Sequence[str], names: NameRules, counts: ListingCounts) -> list[str]:
+    """INPUTs that are files, without those that a shell found but a listing would leave out."""
+    if len(sources) == 1:
+        return list(sources)
+    return [source for source in sources if not _is_left_out(source, names, counts)]
+
+
+def _is_left_out(source: str, names: NameRules, counts: ListingCounts) -> bool:
+    """Whether one of several INPUTs has a name that is left out."""
+    if is_url(source) or is_s3(source) or is_list(source):
+        return False
+    path = path_from_uri(source)
+    if not os.path.lexists(path):
+        return False
+    name = os.path.basename(path.rstrip("/")) + "/" * os.path.isdir(path)
+    rule = (names.of_table(name) or names.of_patterns(name)) if name.strip("/") else None
+    if rule is not None:
+        counts.by_name[rule] += 1
+    return rule is not None
+
+
+def is_any_list(source: str, s3: S3Options = DEFAULT_S3, *, uri_column: str = URI_COLUMN) -> bool:
+    """Whether INPUT names its inputs one by one: a list, or a folder of Parquet files that is one."""
+    return _is_list_here(source, s3) or (not is_url(source) and bool(_parts(source, s3, uri_column)))
+
+
+def _is_list_here(source: str, s3: S3Options) -> bool:
+    """Whether a list is at this place: not a pattern, or a folder, of such a name."""
+    if not is_list(source) or is_url(source):
+        return False
+    if is_s3(source):
+        return find_object(source, s3) is not None
+    return _is_file(path_from_uri(source))
+
+
+def _list_one(
+    source: str, counts: ListingCounts, s3: S3Options, leave_out: str | None, names: NameRules, uri_column: str
+) -> Iterator[FileInfo]:
+    if _is_list_here(source, s3):
+        files = read_list(source, s3, uri_column=uri_column, tell=logger.info)
+        listed = _distinct(sort_files(files), counts)
+        store = leave_out if leave_out and is_s3(leave_out) else None
+        return only_inputs(listed, s3, counts, store=store, names=names) if is_inventory(source) else listed
+    if is_url(source):
+        return iter([FileInfo(source, None, None, None)])
+    if parts := _parts(source, s3, uri_column):
+        logger.info("%s: is read as a list, its %d Parquet files have a column %r", source, len(parts), uri_column)
+        # Nothing but parts is in the folder, so a relative name counts from the folder that it is in, as of a file.
+        place = source.rstrip("/")
+        folder = place.rpartition("/")[0] if is_s3(place) else os.path.dirname(absolute_path(path_from_uri(place)))
+        return _distinct(sort_files(read_parts(parts, folder, s3, uri_column=uri_column)), counts)
+    return list_found(source, counts, s3, leave_out=leave_out, names=names)
+
+
+def _parts(source: str, s3: S3Options, uri_column: str) -> list[str]:
+    """The files of a list that is a folder; none if it is a folder of images, or no folder.
+
+    Raises:
+        InputError: it holds tables that have no column of images.
+    """
+    if is_s3(source):
+        if has_magic(source) or find_object(source, s3) is not None:
+            return []
+    elif not os.path.isdir(path_from_uri(source)):
+        return []
+    parts = parquet_parts(source, s3)
+    return parts if is_of_parts(parts, source, uri_column, s3) else []
+
+
+def list_found(
+    source: str,
+    counts: ListingCounts,
+    s3: S3Options = DEFAULT_S3,
+    *,
+    leave_out: str | None = None,
+    names: NameRules = DEFAULT_NAMES,
+) -> Iterator[FileInfo]:
+    """List a folder, prefix, pattern or single file, sorted; see ``list_inputs``.
+
+    Raises:
+        InputError: it cannot be read.
         StorageError: its storage fails.
     """
     check_input(source, s3)
+    is_same_kind = leave_out is not None and is_s3(leave_out) == is_s3(source)
+    store = leave_out if is_same_kind else None
     if is_s3(source):
-        store = leave_out if leave_out and is_s3(leave_out) else None
-        if not is_list(source) or (has_magic(source) and find_object(source, s3) is None):
-            return list_place(source, s3, counts, store=store)
-        listed = _distinct(sort_files(read_list(source, s3)), counts)
-        return only_inputs(listed, s3, counts, store=store) if is_inventory(source) else listed
-    if is_url(source):
-        return iter([FileInfo(source, None, None, None)])
+        return list_place(source, s3, counts, store=store, names=names)
     path = path_from_uri(source)
-    store = leave_out if leave_out and not is_s3(leave_out) else None
     if os.path.isdir(path):
-        return list_folder(path, counts=counts, store=store)
+        return list_folder(path, counts=counts, store=store, names=names)
     if not os.path.lexists(path):
         root, parts = _split_pattern(path)
-        return list_folder(root, pattern=Pattern(parts), counts=counts, store=store)
-    if is_list(path):
-        listed = _distinct(sort_files(read_list(path, s3)), counts)
-        return only_inputs(listed, s3, counts) if is_inventory(path) else listed
+        return list_folder(root, pattern=Pattern(parts), counts=counts, store=store, names=names)
     return iter([stat_file(absolute_path(path))])
 
 

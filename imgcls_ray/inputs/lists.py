@@ -1,25 +1,21 @@
-"""Read lists of inputs: texts, tables and S3 Inventory reports, from files or objects, as a stream of files."""
+"""Read lists of inputs: texts, tables, JSON and S3 Inventory reports, from files or objects, as a stream of files."""
 
 from __future__ import annotations
 
-import contextlib
 import csv
-import gzip
-import io
-import json
 import os
 import re
 import zlib
-from datetime import datetime
 from pathlib import PurePosixPath
-from typing import IO, TYPE_CHECKING, Required, TypedDict
-from urllib.parse import unquote_plus
+from typing import IO, TYPE_CHECKING
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from imgcls_ray.errors import InputError
-from imgcls_ray.inputs.sorting import batches_of
+from imgcls_ray.inputs.inventories import is_inventory, read_inventory
+from imgcls_ray.inputs.list_rows import URI_COLUMN, ListRow, etag_of, size_of
+from imgcls_ray.inputs.list_tables import parquet_rows
+from imgcls_ray.inputs.list_texts import csv_rows, json_rows, jsonl_rows, open_text, text_rows
 from imgcls_ray.storage import open_file
 from imgcls_ray.storage.files import (
     FileInfo,
@@ -30,206 +26,145 @@ from imgcls_ray.storage.files import (
     scheme_of,
     stat_file,
 )
-from imgcls_ray.storage.s3 import is_s3, split_uri
+from imgcls_ray.storage.s3 import is_s3
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterator
 
     from imgcls_ray.storage.s3 import S3Options
 
-_LIST_SUFFIXES = (".txt", ".csv", ".parquet")
-_INVENTORY_NAME = "manifest.json"
-_ROWS_PER_BATCH = 16_384
-# The columns that an inventory's files have in each of its formats, by the names of its manifest and of its tables.
-_INVENTORY_COLUMNS = {
-    "bucket": "bucket",
-    "key": "key",
-    "size": "size",
-    "etag": "e_tag",
-    "lastmodifieddate": "last_modified_date",
-    "islatest": "is_latest",
-    "isdeletemarker": "is_delete_marker",
+_TEXT_KINDS = {".txt": "txt", ".csv": "csv", ".tsv": "tsv", ".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl"}
+_KINDS = {**_TEXT_KINDS, ".parquet": "parquet"}
+# How people pack and save lists that cannot be read here, and what to do.
+_OTHER_PACKINGS = (".bz2", ".xz", ".zst", ".zip", ".7z")
+_OTHER_TABLES = {
+    **dict.fromkeys((".xls", ".xlsx", ".ods"), "is a spreadsheet; save it as CSV (UTF-8)"),
+    **dict.fromkeys(
+        (".feather", ".arrow", ".avro", ".orc", ".pkl", ".db", ".sqlite"),
+        "is a table of a kind that is not read as a list; save it as Parquet, CSV or JSON lines",
+    ),
 }
 # Bytes that surrogateescape let through; in an address they are percent-encoded, as Parquet holds UTF-8 only.
 _NOT_UTF8 = re.compile("[\udc80-\udcff]")
 
 
-class _ListRow(TypedDict, total=False):
-    """A row of a list; what a CSV gives is text."""
-
-    uri: Required[str]
-    size: int | str | None
-    etag: str | None
-    mtime: datetime | str | None
-
-
-class _InventoryRow(TypedDict, total=False):
-    """A row of an inventory; what a CSV gives of sizes is text."""
-
-    bucket: str | None
-    key: str | None
-    size: int | str | None
-    e_tag: str | None
-    last_modified_date: datetime | None
-    is_latest: bool | None
-    is_delete_marker: bool | None
+def kind_of_list(source: str) -> str | None:
+    """``csv`` of ``new.csv`` and ``new.csv.gz``; ``None`` for a name that is not one of a list."""
+    name = PurePosixPath(source.lower())
+    if name.suffix == ".gz":
+        return _TEXT_KINDS.get(PurePosixPath(name.stem).suffix)
+    return _KINDS.get(name.suffix)
 
 
 def is_list(source: str) -> bool:
     """Whether the name is that of a list of inputs, not of a single input."""
-    return source.lower().endswith(_LIST_SUFFIXES) or is_inventory(source)
+    return kind_of_list(source) is not None
 
 
-def is_inventory(source: str) -> bool:
-    """Whether the name is that of an S3 Inventory, which has all objects of a bucket, also those that are no inputs."""
-    return PurePosixPath(source).name == _INVENTORY_NAME
+def refuse_other_lists(source: str) -> None:
+    """Refuse a file that is a list of images by its name, but of a kind that is not read.
+
+    Raises:
+        InputError: with the way out.
+    """
+    name = PurePosixPath(source.lower())
+    if name.suffix in _OTHER_PACKINGS and kind_of_list(name.stem) is not None:
+        raise InputError(f"{source}: is a list packed with {name.suffix[1:]}; unpack it, or pack it with gzip (.gz)")
+    if (what := _OTHER_TABLES.get(name.suffix)) is not None:
+        raise InputError(f"{source}: {what}")
 
 
-def read_list(source: str, s3: S3Options) -> Iterator[FileInfo]:
+def read_list(
+    source: str, s3: S3Options, *, uri_column: str = URI_COLUMN, tell: Callable[[str], None] = lambda _: None
+) -> Iterator[FileInfo]:
     """The entries of a list, in its order.
 
     Args:
-        source: path or ``s3://`` URI of a ``.txt``, ``.csv`` or ``.parquet`` list with a ``uri`` column (or none, in a
-            text), or of an S3 Inventory's ``manifest.json``. Relative entries count from the list's own folder.
+        source: path or ``s3://`` URI of a list: ``.txt`` with a path in each line, ``.csv``, ``.tsv``, ``.json``,
+            ``.jsonl`` or ``.ndjson`` (each of them also with ``.gz``), ``.parquet``, or an S3 Inventory's
+            ``manifest.json``. Relative entries count from the list's own folder.
         s3: how to reach object storage.
+        uri_column: the column, or key, of the images.
+        tell: is told what the list was taken for where that may surprise.
 
     Raises:
-        InputError: the list, or one of the files that it names, cannot be read.
+        InputError: the list, or one of the files that it names, cannot be read; with the line.
     """
     path = source if is_s3(source) else path_from_uri(source)
-    kind = PurePosixPath(path).suffix.lower()
-    try:
-        if kind == ".json":
-            yield from _read_inventory(path, s3)
-            return
-        with open_file(path, s3) as file:
-            rows = {".txt": _text_rows, ".csv": _csv_rows, ".parquet": _parquet_rows}[kind](path, file)
-            folder = path.rpartition("/")[0] if is_s3(path) else os.path.dirname(absolute_path(path))
-            for row in rows:
-                yield _listed_file(row, folder)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except (ValueError, EOFError, csv.Error, zlib.error, pa.ArrowException) as error:
-        raise InputError(f"{path}: is not a readable {kind} list: {error}") from error
+    yield from read_parts([path], _folder_of(path), s3, uri_column=uri_column, tell=tell)
 
 
-def _text_rows(_path: str, file: IO[bytes]) -> Iterator[_ListRow]:
-    # surrogateescape: a list made by a tool that knows no encodings may hold any file name.
-    for line in io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="\n"):
-        if (uri := line.rstrip("\r\n")).strip():
-            yield {"uri": uri}
+def read_parts(
+    parts: list[str],
+    folder: str,
+    s3: S3Options,
+    *,
+    uri_column: str = URI_COLUMN,
+    tell: Callable[[str], None] = lambda _: None,
+) -> Iterator[FileInfo]:
+    """The entries of the files of one list; relative ones count from ``folder``.
+
+    Raises:
+        InputError: one of them cannot be read.
+    """
+    for path in parts:
+        kind = kind_of_list(path) or ""
+        try:
+            if is_inventory(path):
+                yield from read_inventory(path, s3)
+                continue
+            with open_file(path, s3) as file:
+                for row in _rows(path, kind, file, uri_column, tell):
+                    try:
+                        info = _listed_file(row, folder)
+                    except ValueError as error:
+                        raise InputError(f"{_place(path, kind, row.number)}: {error}") from error
+                    yield info
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
+        except (ValueError, EOFError, csv.Error, zlib.error, pa.ArrowException) as error:
+            raise InputError(f"{path}: is not a readable .{kind} list: {error}") from error
 
 
-def _csv_rows(path: str, file: IO[bytes]) -> Iterator[_ListRow]:
-    reader = csv.DictReader(io.TextIOWrapper(file, encoding="utf-8-sig", newline=""))
-    _need_uri_column(path, reader.fieldnames or [])
-    for row in reader:
-        if row["uri"]:
-            yield _ListRow(uri=row["uri"], size=row.get("size"), etag=row.get("etag"))
+def _folder_of(path: str) -> str:
+    return path.rpartition("/")[0] if is_s3(path) else os.path.dirname(absolute_path(path))
 
 
-def _parquet_rows(path: str, file: IO[bytes]) -> Iterator[_ListRow]:
-    with pq.ParquetFile(file) as parquet:
-        schema = parquet.schema_arrow
-        _need_uri_column(path, schema.names)
-        kind = schema.field("uri").type
-        if pa.types.is_dictionary(kind):
-            kind = kind.value_type
-        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-            raise InputError(f"{path}: the column 'uri' needs texts, has {kind}")
-        columns = [name for name in ("uri", "size", "etag", "mtime") if name in schema.names]
-        for batch in batches_of(parquet, batch_size=_ROWS_PER_BATCH, columns=columns):
-            yield from (row for row in batch.to_pylist() if row["uri"])
+def _rows(path: str, kind: str, file: IO[bytes], uri_column: str, tell: Callable[[str], None]) -> Iterator[ListRow]:
+    if kind == "parquet":
+        return parquet_rows(path, file, uri_column)
+    text = open_text(path, file)
+    if kind == "txt":
+        return text_rows(path, text, tell)
+    if kind == "jsonl":
+        return jsonl_rows(path, text, uri_column)
+    if kind == "json":
+        return json_rows(path, text, uri_column)
+    # A comma between columns is a semicolon where numbers have a comma.
+    return csv_rows(path, text, uri_column, "\t,;" if kind == "tsv" else ",;\t")
 
 
-def _need_uri_column(path: str, names: Iterable[str]) -> None:
-    if "uri" not in names:
-        raise InputError(f"{path}: needs a column 'uri', has {', '.join(names) or 'none'}")
+def _place(path: str, kind: str, number: int) -> str:
+    if kind in ("parquet", "json"):
+        return f"{path}, {'row' if kind == 'parquet' else 'entry'} {number:,}"
+    return f"{path}:{number}"
 
 
-def _listed_file(row: _ListRow, folder: str) -> FileInfo:
-    """A list's entry; relative paths count from the list's own folder."""
-    uri = str(row["uri"])
+def _listed_file(row: ListRow, folder: str) -> FileInfo:
+    """A list's entry.
+
+    Raises:
+        ValueError: a value of the row is none that its column may have.
+    """
+    uri = row.uri
     if not scheme_of(uri) and is_s3(folder) and not uri.startswith("/"):
         uri = f"{folder}/{uri}"
     if scheme_of(uri) in ("", "file") and not host_of_file(uri):
         return stat_file(absolute_path(os.path.join(folder, path_from_uri(uri))))
-    size, etag, mtime = row.get("size"), row.get("etag"), row.get("mtime")
+    mtime = row.mtime
     return FileInfo(
         _NOT_UTF8.sub(lambda byte: f"%{ord(byte[0]) - 0xDC00:02X}", uri),
-        int(size) if size else None,
-        opaque_etag(str(etag)) if etag else None,
-        mtime if isinstance(mtime, datetime) else None,
-    )
-
-
-def _read_inventory(path: str, s3: S3Options) -> Iterator[FileInfo]:
-    """Newest versions in an S3 Inventory (AWS, "Cataloging and analyzing your data with S3 Inventory")."""
-    with open_file(path, s3) as file:
-        manifest = json.load(file)
-    try:
-        bucket = manifest["destinationBucket"].rpartition(":")[2]
-        kind, schema = manifest["fileFormat"], manifest["fileSchema"]
-        keys = [str(part["key"]) for part in manifest["files"]]
-    except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path}: is not the manifest of an S3 Inventory (it lacks {error})") from error
-    if is_s3(path):
-        bucket = split_uri(path)[0]  # it may have been copied elsewhere with its files
-    readers = {"Parquet": _inventory_parquet, "CSV": _inventory_csv, "ORC": _inventory_orc}
-    if kind not in readers:
-        raise InputError(f"{path}: is of the format {kind!r}; known are {', '.join(readers)}")
-    names = [name.strip() for name in schema.split(",")] if kind == "CSV" else []
-    for key in keys:
-        with open_file(f"s3://{bucket}/{key}", s3) as file:
-            for row in readers[kind](file, names):
-                if (info := _inventory_file(row)) is not None:
-                    yield info
-
-
-def _inventory_csv(file: IO[bytes], names: list[str]) -> Iterator[_InventoryRow]:
-    columns = [_INVENTORY_COLUMNS.get(name.replace("_", "").lower(), name) for name in names]
-    with contextlib.closing(gzip.GzipFile(fileobj=file)) as unpacked:
-        for values in csv.reader(io.TextIOWrapper(unpacked, encoding="utf-8", newline="")):
-            row = dict(zip(columns, values, strict=True))
-            moment = row.get("last_modified_date")
-            yield _InventoryRow(
-                bucket=row.get("bucket"),
-                # Keys are percent-encoded in this format only.
-                key=unquote_plus(row["key"]) if "key" in row else None,
-                size=row.get("size"),
-                e_tag=row.get("e_tag"),
-                last_modified_date=datetime.fromisoformat(moment) if moment else None,
-                is_latest=row.get("is_latest", "true").lower() == "true",
-                is_delete_marker=row.get("is_delete_marker", "false").lower() == "true",
-            )
-
-
-def _inventory_parquet(file: IO[bytes], _names: list[str]) -> Iterator[_InventoryRow]:
-    with pq.ParquetFile(file) as parquet:
-        columns = [name for name in _INVENTORY_COLUMNS.values() if name in parquet.schema_arrow.names]
-        for batch in batches_of(parquet, batch_size=_ROWS_PER_BATCH, columns=columns):
-            yield from batch.to_pylist()
-
-
-def _inventory_orc(file: IO[bytes], _names: list[str]) -> Iterator[_InventoryRow]:
-    from pyarrow import orc
-
-    table = orc.ORCFile(file)
-    columns = [name for name in _INVENTORY_COLUMNS.values() if name in table.schema.names]
-    for stripe in range(table.nstripes):
-        yield from table.read_stripe(stripe, columns=columns).to_pylist()
-
-
-def _inventory_file(row: _InventoryRow) -> FileInfo | None:
-    if lacking := [name for name in ("bucket", "key") if not row.get(name)]:
-        raise ValueError(f"its reports have no {' and no '.join(lacking)}")
-    uri = f"s3://{row['bucket']}/{row['key']}"
-    if row.get("is_latest") is False or row.get("is_delete_marker") or uri.endswith("/"):
-        return None
-    size, etag, mtime = row.get("size"), row.get("e_tag"), row.get("last_modified_date")
-    return FileInfo(
-        uri,
-        int(size) if size is not None and size != "" else None,
-        opaque_etag(str(etag)) if etag else None,
-        mtime if isinstance(mtime, datetime) else None,
+        size_of(row),
+        opaque_etag(etag) if (etag := etag_of(row)) else None,
+        mtime,
     )

@@ -14,11 +14,12 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from imgcls_ray.errors import InputError, StoppedError
-from imgcls_ray.inputs.listing import check_input, list_inputs
+from imgcls_ray.inputs.absence import ListedIn
+from imgcls_ray.inputs.listing import check_inputs, is_any_list, is_single_file, list_inputs
 from imgcls_ray.machine import available_cores
 from imgcls_ray.models.engines.load import check_engine
 from imgcls_ray.models.open import open_model
-from imgcls_ray.options import decode_limits, fetch_limits, s3_options
+from imgcls_ray.options import decode_limits, fetch_limits, name_rules, s3_options
 from imgcls_ray.predict.alone import label_alone
 from imgcls_ray.predict.label import LabelTask
 from imgcls_ray.predict.report import PredictReport, RunReport
@@ -28,6 +29,7 @@ from imgcls_ray.storage import open_directory
 from imgcls_ray.storage.create_only import prove_create_only
 from imgcls_ray.storage.files import absolute_path, path_from_uri, uri_from_path
 from imgcls_ray.storage.http import is_url
+from imgcls_ray.storage.names import NameRules
 from imgcls_ray.storage.s3 import is_s3
 from imgcls_ray.store.counts import UnitCounts
 from imgcls_ray.store.label_store import (
@@ -59,14 +61,16 @@ if TYPE_CHECKING:
 
     from imgcls_ray.config import PredictConfig
     from imgcls_ray.models.folder import ModelFolder
+    from imgcls_ray.storage.left_out import ListingCounts
     from imgcls_ray.storage.s3 import S3Options
-    from imgcls_ray.store.label_store import RunRecord
+    from imgcls_ray.store.label_store import PlanRecord, RunRecord
     from imgcls_ray.store.schema import Unit
 
 logger = logging.getLogger(__name__)
 
 # Pixels of a unit cross Ray's object store as one block on the way to a GPU.
 _MAX_BLOCK_BYTES = 128 * 2**20
+_INPUTS_RECORDED = 100
 
 
 def predict(config: PredictConfig, console: Console) -> PredictReport:
@@ -103,7 +107,7 @@ def predict(config: PredictConfig, console: Console) -> PredictReport:
     else:
         prove_create_only(directory)
     with hold_lease(directory):
-        job = _Job(config, folder, store, console)
+        job = _Job(config, folder, store, report.listing, console)
         work_off(
             store,
             job,
@@ -129,7 +133,7 @@ def _count_left_open(store: LabelStore) -> int:
 
 def _input_error(config: PredictConfig, s3: S3Options) -> InputError | None:
     try:
-        check_input(config.input, s3)
+        check_inputs(config.inputs, s3, uri_column=config.uri_column)
     except InputError as error:
         return error
     return None
@@ -153,7 +157,14 @@ def _planned(
     """The inputs that the store does not answer, plan by plan; counts go to the report."""
     s3 = s3_options(config)
     inside = open_directory(config.output, s3).uri
-    files = list_inputs(config.input, report.listing, s3, leave_out=inside)
+    files = list_inputs(
+        config.inputs,
+        report.listing,
+        s3,
+        leave_out=inside,
+        names=name_rules(config),
+        uri_column=config.uri_column,
+    )
     own_runs = frozenset(run.run for run in report.runs)
     rules = RetryRules(store, _limits(config), frozenset(config.retry), own_runs) if store else None
     return plan_ahead(unanswered(files, store, report.plan, rules), limit=limit)
@@ -163,18 +174,52 @@ def _limits(config: PredictConfig) -> dict[str, Any]:
     return config.model_dump(include=set(LIMITS))
 
 
-def _place_of(source: str) -> str:
-    """An INPUT that every process understands, wherever it runs: what a missing image's storage is told by."""
-    if is_s3(source) or is_url(source):
-        return source
-    return uri_from_path(absolute_path(path_from_uri(source)))
+def _place_of(config: PredictConfig) -> str | list[str]:
+    """INPUTs that every process understands, wherever it runs: what a missing image's storage is told by.
+
+    Lists name their inputs wherever these are; and of several INPUTs, files that were given do, too. The only INPUT is
+    a text, of several those that are left are a list.
+    """
+    s3 = s3_options(config)
+    places = [source for source in config.inputs if not is_any_list(source, s3, uri_column=config.uri_column)]
+    if len(config.inputs) > 1:
+        places = [source for source in places if not is_single_file(source, s3)]
+    absolute = [
+        source if is_s3(source) or is_url(source) else uri_from_path(absolute_path(path_from_uri(source)))
+        for source in places
+    ]
+    return absolute[0] if len(config.inputs) == 1 and absolute else absolute
+
+
+def _recorded(inputs: tuple[str, ...]) -> str | list[str]:
+    """INPUTs for a record; of the many names that a shell may find, the first ones."""
+    if len(inputs) == 1:
+        return inputs[0]
+    more = [f"and {len(inputs) - _INPUTS_RECORDED:,} more"] if len(inputs) > _INPUTS_RECORDED else []
+    return [*inputs[:_INPUTS_RECORDED], *more]
+
+
+def _listed_in(plan: PlanRecord) -> ListedIn | None:
+    """Where the inputs of a plan were listed, if that is known."""
+    # Where an earlier command listed its inputs is not where this one does.
+    place = plan.get("place", plan.get("input", ""))
+    places = (place,) if isinstance(place, str) else tuple(place)
+    # Plans of earlier versions hold the input as it was typed, which may count from another folder.
+    if not all(is_s3(source) or path_from_uri(source).startswith("/") for source in places):
+        return None
+    exclude = plan.get("exclude")
+    names = NameRules(tuple(plan.get("include", ())), tuple(exclude or ()), has_table=exclude is None or bool(exclude))
+    return ListedIn(places, names, is_only=isinstance(place, str))
 
 
 class _Job:
     """What one command does with its runs; Ray and the engine are started once, when the first unit needs them."""
 
-    def __init__(self, config: PredictConfig, folder: ModelFolder, store: LabelStore, console: Console) -> None:
+    def __init__(
+        self, config: PredictConfig, folder: ModelFolder, store: LabelStore, counts: ListingCounts, console: Console
+    ) -> None:
         self._config, self._folder, self._store, self._console = config, folder, store, console
+        self._counts = counts
         self._workers: WorkerPlan | None = None
         self._task = LabelTask(
             model=config.model if is_s3(config.model) else absolute_path(str(folder.path)),
@@ -201,8 +246,11 @@ class _Job:
             unit_size=self._unit_size(),
             batch_size=self._config.batch_size,
             about={
-                "input": self._config.input,
-                "place": _place_of(self._config.input),
+                "input": _recorded(self._config.inputs),
+                "place": _place_of(self._config),
+                "include": list(self._config.include),
+                "exclude": None if self._config.exclude is None else list(self._config.exclude),
+                "left_out": self._counts.to_record(),
                 RETRIED_FIELD: sorted(self._config.retry),
                 LIMITS_FIELD: _limits(self._config),
             },
@@ -244,12 +292,8 @@ class _Job:
         return others
 
     def _task_of(self, report: RunReport) -> LabelTask:
-        # Where an earlier command listed its inputs is not where this one does.
-        place = report.plan.get("place", report.plan.get("input", ""))
-        # Plans of earlier versions hold the input as it was typed, which may count from another folder.
-        is_known = is_s3(place) or path_from_uri(place).startswith("/")
-        source = place if is_known and not self._config.accept_missing else None
-        return dataclasses.replace(self._task, source=source)
+        listed = None if self._config.accept_missing else _listed_in(report.plan)
+        return dataclasses.replace(self._task, listed=listed)
 
     def _stopped(self, report: RunReport, num_done: int) -> StoppedError:
         return StoppedError(
@@ -288,13 +332,14 @@ class _Job:
     def describe_run(self, report: RunReport) -> RunRecord:
         """The record of a finished run."""
         packages = ("imgcls-ray", "ray", "torch", "torchvision", "timm", "openvino", "pillow", "pyarrow")
-        source = report.plan.get("input", self._config.input)
+        source = report.plan.get("input", _recorded(self._config.inputs))
         return {
             "run": report.run,
             "finished": now(),
             "fingerprint": self._folder.spec.fingerprint,
             # Of the plan: the command that finishes a run may have another input.
             "input": source,
+            "left_out": report.plan.get("left_out", {}),
             "num_images": report.num_images,
             "counts": dict(sorted(report.codes.items())),
             "seconds": round(report.seconds, 3),

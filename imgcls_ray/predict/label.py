@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from imgcls_ray.errors import ImageError
-from imgcls_ray.inputs.absence import check_absences
+from imgcls_ray.inputs.absence import ListedIn, check_absences
 from imgcls_ray.models.classifier import Prediction
 from imgcls_ray.storage import open_directory
 from imgcls_ray.store.label_store import open_store
@@ -30,8 +30,8 @@ class LabelTask(ClassifierTask):
     """What every worker of a run is told."""
 
     store: str
-    source: str | None = None
-    """The INPUT that the run's inputs were listed in; a path is absolute. ``None``: what is missing stays missing."""
+    listed: ListedIn | None = None
+    """Where the run's inputs were listed. ``None``: what is missing stays missing."""
     limits: dict[str, Any] = field(default_factory=dict)
     """What decides whether a failed input is asked again under wider limits, by the configuration's keys."""
 
@@ -44,7 +44,7 @@ class LabelTask(ClassifierTask):
         Raises:
             StorageError: with the way out.
         """
-        check_absences(rows, errors, source=self.source, store=self.store, s3=self.fetch_limits.s3)
+        check_absences(rows, errors, listed=self.listed, store=self.store, s3=self.fetch_limits.s3)
 
 
 def block_of_unit(unit: Unit) -> Block:

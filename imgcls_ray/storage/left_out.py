@@ -1,26 +1,19 @@
 """Decide which files of an INPUT are skipped: one rule for folders, buckets, and patterns of both.
 
-Skipped are names that begin with a dot, unless a pattern has the dot; texts, tables and weights by their extensions,
-unless the list, the pattern or INPUT itself names them; the ``samples/`` of a label store; and files of the label store
-that is being written. Everything else is an input, whatever its name, because the content decides.
+Skipped are names that begin with a dot, unless a pattern has the dot; what never is an image, by its name (``names``);
+what the user's patterns leave out; the ``samples/`` of a label store; and files of the label store that is being
+written. What the list, the pattern or INPUT itself names is an input. Everything else is one, too, whatever its name,
+because the content decides.
 """
 
 from __future__ import annotations
 
-import os
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from imgcls_ray.errors import StorageError
-
-_TEXTS_AND_TABLES = frozenset(
-    {".txt", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".md", ".parquet", ".log", ".bak", ".py"}
-)
-_WEIGHTS = frozenset(
-    {".safetensors", ".onnx", ".pt", ".pt2", ".pth", ".ckpt", ".tflite"}
-    | {".pdparams", ".pdiparams", ".pdmodel", ".pdopt"}
-)
-_NOT_IMAGES = _TEXTS_AND_TABLES | _WEIGHTS
+from imgcls_ray.storage.names import EXCLUDED, NOT_INCLUDED
 
 STORE_FOLDERS = frozenset({"plans", "predictions", "runs", "exports", "samples"})
 STORE_FILES = frozenset({"store.json", "lease.json"})
@@ -32,6 +25,8 @@ BESIDE = {"samples/": "store.json", "model.bin": "model.json"}
 _UNLISTED_KEPT = 100
 _UNLISTED_IN_ERROR = 3
 _NAME_CHARS = 200
+_RULES_TOLD = 12
+_NO_MATCH = "that match no --include"
 
 
 class Unlisted(NamedTuple):
@@ -49,8 +44,9 @@ class Unlisted(NamedTuple):
 class ListingCounts:
     """Numbers of files that a listing skipped, for the summary."""
 
-    not_images: int = 0
-    """Number of texts, tables and weights, by their extensions."""
+    by_name: Counter[str] = field(default_factory=Counter)
+    """Number of files and folders that were left out by their names, by the rule of ``names`` that did it; the content
+    of such a folder is not counted."""
     hidden: int = 0
     """Number of files and folders whose names begin with a dot; the content of such a folder is not counted."""
     stores: int = 0
@@ -62,6 +58,29 @@ class ListingCounts:
     unlisted: list[Unlisted] = field(default_factory=list)
     """Folders that could not be listed: the first hundred."""
     num_unlisted: int = 0
+
+    def lines(self) -> list[str]:
+        """What was left out by which rule, a line for each kind of rule."""
+        kinds = ((True, "by their names"), (False, "by pattern"))
+        by_name = dict(self.by_name)  # the thread that lists may still count
+        lines = []
+        for is_table, what in kinds:
+            rules = {rule: n for rule, n in by_name.items() if _is_of_table(rule) is is_table}
+            if rules:
+                lines.append(f"{sum(rules.values()):,} {what}: {_in_words(rules)}")
+        numbers = (
+            (self.hidden, "names that begin with a dot"),
+            (self.stores, "label stores' samples"),
+            (self.linked, "links to folders that are listed under another name"),
+            (self.doubles, "entries that name an input again"),
+        )
+        return lines + [f"{number:,} {what}" for number, what in numbers if number]
+
+    def to_record(self) -> dict[str, int]:
+        """The same for a record: numbers by rule."""
+        kinds = {"names that begin with a dot": self.hidden, "samples of label stores": self.stores}
+        kinds |= {"linked folders": self.linked, "repeated entries": self.doubles}
+        return dict(sorted(dict(self.by_name).items())) | {name: number for name, number in kinds.items() if number}
 
     def add_unlisted(self, folder: str, reason: str) -> None:
         self.num_unlisted += 1
@@ -89,13 +108,20 @@ class ListingCounts:
             )
 
 
+def _is_of_table(rule: str) -> bool:
+    return rule != NOT_INCLUDED and not rule.startswith(EXCLUDED)
+
+
+def _in_words(rules: dict[str, int]) -> str:
+    """``3 *.mov, 1 Thumbs.db``: the most frequent rules first."""
+    ranked = sorted(rules.items(), key=lambda item: (-item[1], item[0]))
+    words = [f"{number:,} {_NO_MATCH if rule == NOT_INCLUDED else rule}" for rule, number in ranked[:_RULES_TOLD]]
+    more = len(ranked) - _RULES_TOLD
+    return ", ".join(repr(text)[1:-1] for text in words) + (f" and {more} more rules" if more > 0 else "")
+
+
 def is_hidden(name: str) -> bool:
     return name.startswith(".")
-
-
-def may_be_image(uri: str) -> bool:
-    """Whether a file that nobody named is an input by its name: texts, tables and weights are not."""
-    return os.path.splitext(uri)[1].lower() not in _NOT_IMAGES
 
 
 def is_of_store(place: str, store: str) -> bool:

@@ -12,10 +12,12 @@ import os
 import re
 from typing import TYPE_CHECKING
 
-from imgcls_ray.storage.left_out import is_hidden, may_be_image
+from imgcls_ray.storage.left_out import is_hidden
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from imgcls_ray.storage.names import NameRules
 
 _MAGIC = re.compile(r"[*?\[]")
 
@@ -67,9 +69,11 @@ class Pattern:
             return is_open
         return (is_open or self._dots[last]) and self._regexes[last].match(file) is not None
 
-    def is_input(self, file: str) -> bool:
-        """Whether a matched file is an input: by its name, or because the pattern has its extension."""
-        return may_be_image(file) or os.path.splitext(file)[1].lower() == self._extension
+    def names(self, states: States, name: str, *, is_file: bool) -> bool:
+        """Whether the pattern asks for a name: it has the name itself, or the extension of the file."""
+        if is_file and self._extension and os.path.splitext(name)[1].lower() == self._extension:
+            return True
+        return any(self._parts[i] == name for i in states)
 
     def literals(self, states: States) -> list[str] | None:
         """The only names that can match next, sorted; ``None`` if other names can match, too."""
@@ -87,3 +91,19 @@ class Pattern:
 
 
 EVERYTHING = Pattern(["**"])
+
+
+def rule_against(names: NameRules, pattern: Pattern, states: States, where: str, name: str) -> str | None:
+    """The rule that leaves out a name which the pattern matches; ``None`` if it may lead to inputs.
+
+    Args:
+        names: the rules of names.
+        pattern: what INPUT matches; what it asks for by name, the default table does not leave out.
+        states: where in the pattern the folder is.
+        where: the folder, relative to where the pattern begins: empty, or with a ``/`` at its end.
+        name: in the folder; of a folder with a ``/`` at its end.
+    """
+    rule = names.of_table(name)
+    if rule is not None and not pattern.names(states, name.rstrip("/"), is_file=name[-1] != "/"):
+        return rule
+    return names.of_patterns(where + name) if names.has_patterns else None

@@ -10,14 +10,15 @@ from typing import IO, TYPE_CHECKING
 from imgcls_ray.errors import ImgclsError, InputError
 from imgcls_ray.storage.files import FileInfo, opaque_etag
 from imgcls_ray.storage.left_out import BESIDE, ListingCounts, is_hidden, is_of_store
-from imgcls_ray.storage.patterns import EVERYTHING, Pattern, has_magic
+from imgcls_ray.storage.names import DEFAULT_NAMES, NameRules
+from imgcls_ray.storage.patterns import EVERYTHING, Pattern, has_magic, rule_against
 from imgcls_ray.storage.s3 import STORE_DEADLINE_S, s3_client, split_uri
 from imgcls_ray.storage.s3_failures import Failure, S3Error
 from imgcls_ray.storage.s3_listing import is_any_under, list_objects
 from imgcls_ray.storage.scratch import scratch_file
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from imgcls_ray.storage.patterns import States
     from imgcls_ray.storage.s3 import S3Client, S3Options
@@ -72,7 +73,12 @@ def check_place(uri: str, options: S3Options) -> None:
 
 
 def list_place(
-    uri: str, options: S3Options, counts: ListingCounts | None = None, *, store: str | None = None
+    uri: str,
+    options: S3Options,
+    counts: ListingCounts | None = None,
+    *,
+    store: str | None = None,
+    names: NameRules = DEFAULT_NAMES,
 ) -> Iterator[FileInfo]:
     """List the inputs of an object, a prefix or a pattern, in the order of the URIs.
 
@@ -83,6 +89,7 @@ def list_place(
         options: how to reach the storage.
         counts: receives the numbers of skipped files.
         store: a label store, whose own files are skipped.
+        names: which names are left out.
 
     Raises:
         InputError, StorageError: it cannot be listed.
@@ -95,14 +102,21 @@ def list_place(
     try:
         prefix, parts = _prefix(client, bucket, key)
         pattern = Pattern(parts) if parts else EVERYTHING
-        rule = _Rule(client, f"s3://{bucket}/{prefix}", pattern, counts or ListingCounts(), store)
+        rule = _Rule(
+            client, f"s3://{bucket}/{prefix}", pattern, ListingCounts() if counts is None else counts, store, names
+        )
         yield from rule.inputs(list_objects(client, bucket, prefix))
     except S3Error as error:
         raise _input_error(client, uri, bucket, error) from error
 
 
 def only_inputs(
-    objects: Iterable[FileInfo], options: S3Options, counts: ListingCounts, *, store: str | None = None
+    objects: Iterable[FileInfo],
+    options: S3Options,
+    counts: ListingCounts,
+    *,
+    store: str | None = None,
+    names: NameRules = DEFAULT_NAMES,
 ) -> Iterator[FileInfo]:
     """Keep, of all objects of an inventory, the inputs that a listing of the buckets would give.
 
@@ -111,7 +125,7 @@ def only_inputs(
     """
     client = s3_client(options)
     try:
-        yield from _Rule(client, "s3://", EVERYTHING, counts, store).inputs(objects)
+        yield from _Rule(client, "s3://", EVERYTHING, counts, store, names).inputs(objects)
     except S3Error as error:
         raise client.storage_error("what is an input cannot be told", error) from error
 
@@ -119,9 +133,19 @@ def only_inputs(
 class _Rule:
     """The rule of ``left_out`` for keys; most follow others of the same folder, whose part of it is kept."""
 
-    def __init__(self, client: S3Client, root: str, pattern: Pattern, counts: ListingCounts, store: str | None) -> None:
+    def __init__(
+        self,
+        client: S3Client,
+        root: str,
+        pattern: Pattern,
+        counts: ListingCounts,
+        store: str | None,
+        names: NameRules,
+    ) -> None:
         self._client, self._root, self._pattern, self._counts, self._store = client, root, pattern, counts, store
-        self._hidden = ""
+        self._names, self._dots = names, not names.has_table
+        self._is_of_bucket = root != "s3://"
+        self._told = ""
         self._answers: OrderedDict[str, bool] = OrderedDict()
 
     def inputs(self, objects: Iterable[FileInfo]) -> Iterator[FileInfo]:
@@ -141,28 +165,43 @@ class _Rule:
         if self._store and is_of_store(f"{self._root}{folder}", self._store):
             return frozenset()
         for name in folder.split("/")[:-1]:
-            below = self._pattern.below(states, name)
-            if not below:
-                if is_hidden(name) and self._pattern.below(states, name, dots=True) and above + name != self._hidden:
-                    # Counted once, as a folder is that is not looked into: its keys come one after the other.
-                    self._hidden = above + name
-                    self._counts.hidden += 1
-                return below
+            below = self._pattern.below(states, name, dots=self._dots)
+            is_bucket = above == "s3://"
+            where = self._where(above.removeprefix(self._root))
+            rule = None if is_bucket else rule_against(self._names, self._pattern, states, where, f"{name}/")
+            if not below or rule is not None:
+                # Counted once, as a folder is that is not looked into: its keys come one after the other.
+                if above + name != self._told:
+                    self._tell(states, name, rule, self._pattern.below)
+                self._told = above + name
+                return frozenset()
             if (other := BESIDE.get(f"{name}/")) and self._is_there(above + other):
                 return frozenset()
             states, above = below, f"{above}{name}/"
         return states
 
+    def _where(self, folder: str) -> str:
+        """A folder relative to the INPUT; an inventory's begins below the bucket."""
+        return folder if self._is_of_bucket else folder.partition("/")[2]
+
+    def _tell(self, states: States, name: str, rule: str | None, goes_on: Callable[..., object]) -> None:
+        if rule is not None:
+            self._counts.by_name[rule] += 1
+        else:
+            self._counts.hidden += is_hidden(name) and bool(goes_on(states, name, dots=True))
+
     def _is_wanted(self, folder: str, name: str, states: States) -> bool:
-        pattern, counts = self._pattern, self._counts
-        if not pattern.takes(states, name):
-            counts.hidden += is_hidden(name) and pattern.takes(states, name, dots=True)
+        pattern = self._pattern
+        if not pattern.takes(states, name, dots=self._dots):
+            self._tell(states, name, None, pattern.takes)
             return False
         if self._store and is_of_store(f"{self._root}{folder}{name}", self._store):
             return False
-        beside = name in BESIDE and self._is_there(f"{self._root}{folder}{BESIDE[name]}")
-        if beside or not pattern.is_input(name):
-            counts.not_images += 1
+        if name in BESIDE and self._is_there(f"{self._root}{folder}{BESIDE[name]}"):
+            self._counts.by_name[name] += 1
+            return False
+        if rule := rule_against(self._names, pattern, states, self._where(folder), name):
+            self._counts.by_name[rule] += 1
             return False
         return True
 

@@ -16,11 +16,13 @@ from urllib.parse import quote
 from imgcls_ray.errors import InputError, StorageError
 from imgcls_ray.storage.files import FileInfo, absolute_path, stat_file, uri_from_path
 from imgcls_ray.storage.left_out import BESIDE, ListingCounts, is_hidden, is_of_store
-from imgcls_ray.storage.patterns import EVERYTHING
+from imgcls_ray.storage.names import DEFAULT_NAMES
+from imgcls_ray.storage.patterns import EVERYTHING, rule_against
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from imgcls_ray.storage.names import NameRules
     from imgcls_ray.storage.patterns import Pattern, States
 
 _Place = tuple[int, int]
@@ -34,6 +36,7 @@ def list_folder(
     counts: ListingCounts | None = None,
     leave_out: str | None = None,
     store: str | None = None,
+    names: NameRules = DEFAULT_NAMES,
     every_name: bool = False,
 ) -> Iterator[FileInfo]:
     """List the inputs below a folder, sorted by URI.
@@ -46,6 +49,7 @@ def list_folder(
         counts: receives the numbers of skipped files, and the folders that could not be listed.
         leave_out: a folder to skip completely.
         store: a label store, of which only its own files are skipped.
+        names: which names are left out.
         every_name: list a folder under each link to it, because in a dataset the names of folders are labels. Only
             links back to a folder on the current path are not followed.
 
@@ -60,7 +64,7 @@ def list_folder(
             pass
     except OSError as error:
         raise InputError(f"{folder}: cannot be listed: {error.strerror}") from error
-    yield from _Walk(root, pattern, told, leave_out, store, every_name=every_name).files()
+    yield from _Walk(root, pattern, told, leave_out, store, names, every_name=every_name).files()
     if not os.path.isdir(root):
         raise StorageError(f"{folder}: went away while it was listed; run the command again when it is back")
     if counts is None and told.num_unlisted:
@@ -96,11 +100,14 @@ class _Walk:
         counts: ListingCounts,
         leave_out: str | None,
         store: str | None,
+        names: NameRules,
         *,
         every_name: bool,
     ) -> None:
         self._root, self._real_root = root, os.path.realpath(root)
-        self._pattern, self._counts = pattern, counts
+        self._pattern, self._counts, self._names_left_out = pattern, counts, names
+        self._dots = not names.has_table
+        self._root_chars = len(root.rstrip("/")) + 1
         self._leave_out = _place_of(leave_out)
         self._store, self._store_place = os.path.realpath(store) if store else None, _place_of(store)
         self._every_name = every_name
@@ -133,7 +140,7 @@ class _Walk:
                 if self._every_name:
                     del self._seen[place]
             elif (name := names.pop()).endswith("/"):
-                below = self._pattern.below(states, name[:-1])
+                below = self._pattern.below(states, name[:-1], dots=self._dots)
                 entered = self._enter(prefix + name[:-1], below, is_linked=is_linked, is_utf8=is_utf8)
             else:
                 yield stat_file(prefix + name)
@@ -205,17 +212,20 @@ class _Walk:
         pattern, counts, is_folder = self._pattern, self._counts, name[-1] == "/"
         bare = name[:-1] if is_folder else name
         goes_on = pattern.below if is_folder else pattern.takes
-        if not goes_on(states, bare):
+        if not goes_on(states, bare, dots=self._dots):
             counts.hidden += is_hidden(bare) and bool(goes_on(states, bare, dots=True))
             return False
         if is_store and is_of_store(prefix + bare, prefix):
             return False
         if name in BESIDE and os.path.isfile(prefix + BESIDE[name]):
-            counts.stores += is_folder
-            counts.not_images += not is_folder
+            if is_folder:
+                counts.stores += 1
+            else:
+                counts.by_name[name] += 1
             return False
-        if not is_folder and not pattern.is_input(bare):
-            counts.not_images += 1
+        where = prefix[self._root_chars :]
+        if (rule := rule_against(self._names_left_out, pattern, states, where, name)) is not None:
+            counts.by_name[rule] += 1
             return False
         return True
 
@@ -228,8 +238,11 @@ class _Walk:
         for name in filter(None, real[len(prefix) :].split("/")):
             if folder not in self._can_list:
                 self._can_list[folder] = _can_be_listed(folder)
-            states = self._pattern.below(states, name)
+            above, where = states, prefix[len(self._real_root.rstrip("/")) + 1 :]
+            states = self._pattern.below(states, name, dots=self._dots)
             if not states or not self._can_list[folder]:
+                return _NOWHERE
+            if rule_against(self._names_left_out, self._pattern, above, where, f"{name}/") is not None:
                 return _NOWHERE
             folder = prefix + name
             prefix = f"{folder}/"

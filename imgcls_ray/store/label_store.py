@@ -49,10 +49,15 @@ class PlanRecord(TypedDict, total=False):
     """The time, as ``now`` tells it."""
     abandoned: str
     """Likewise, in place of all below: the plan was begun and never ended."""
-    input: str
-    """As it was given to the command that planned."""
-    place: str
-    """The same, wherever one looks from."""
+    input: str | list[str]
+    """As it was given to the command that planned; of many, the first ones."""
+    place: str | list[str]
+    """The same, wherever one looks from; of several, those that are folders, prefixes and patterns."""
+    include: list[str]
+    exclude: list[str] | None
+    """The command's own, by the keys of its configuration."""
+    left_out: dict[str, int]
+    """Numbers of files and folders that the listing left out until then, by rule."""
     retried: Json
     """Codes that the command named."""
     limits: Json
@@ -71,7 +76,8 @@ class RunRecord(TypedDict, total=False):
     finished: Required[str]
     abandoned: str
     fingerprint: str
-    input: str
+    input: str | list[str]
+    left_out: dict[str, int]
     seconds: float
     config: Json
     versions: dict[str, str]

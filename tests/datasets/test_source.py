@@ -690,3 +690,41 @@ def test_a_column_with_more_labels_than_there_can_be_classes_is_refused(
 def test_a_folder_may_be_called_like_a_table(tmp_path: Path) -> None:
     write_lists(tmp_path / "set.csv", "a.jpg 0\n")
     assert len(read(tmp_path / "set.csv")[0]) == 2
+
+
+def test_litter_of_systems_is_no_class_and_no_image(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in (
+        *("train/cat/0.jpg", "train/dog/0.jpg", "val/cat/1.jpg", "val/dog/1.jpg"),
+        *("Thumbs.db", "train/cat/Thumbs.db", "train/dog/desktop.ini", "val/dog/1.xmp", "train/cat/._0.jpg"),
+        *("@eaDir/cat/x.jpg", "train/@eaDir/x.jpg", "__MACOSX/train/cat/x.jpg", "train/#recycle/x.jpg"),
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "train" / "$RECYCLE.BIN").mkdir()
+    with caplog.at_level("INFO"):
+        source = read_dataset(str(tmp_path))
+    entries = [(entry.split, entry.path) for entry in source.read(lambda finding: pytest.fail(str(finding)))]
+    assert source.class_names == ["cat", "dog"]
+    assert source.findings == []
+    assert sorted(entries) == [(s, f"{s}/{c}/{n}.jpg") for s, n in (("train", 0), ("val", 1)) for c in ("cat", "dog")]
+    assert caplog.messages == [
+        f"{tmp_path}: left out: 9 by their names: 2 @eaDir/, 2 Thumbs.db, 1 #recycle/, 1 $RECYCLE.BIN/, 1 *.xmp, "
+        "1 __MACOSX/, 1 desktop.ini",
+        f"{tmp_path}: left out: 1 names that begin with a dot",
+    ]
+
+
+def test_class_folders_that_cannot_be_listed_are_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("cat/0.jpg", "dog/0.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_bytes(b"x")
+    scandir = os.scandir
+
+    def refuse(path: str) -> Any:
+        if str(path).endswith("/dog"):
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(InputError, match="1 folder of the input cannot be listed"):
+        read_dataset(str(tmp_path))

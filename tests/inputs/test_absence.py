@@ -10,7 +10,7 @@ import pytest
 
 from imgcls_ray.errors import ImageErrorCode, StorageError
 from imgcls_ray.inputs import absence
-from imgcls_ray.inputs.absence import MANY, check_absences
+from imgcls_ray.inputs.absence import MANY, ListedIn, check_absences
 from imgcls_ray.storage import DEFAULT_S3
 
 if TYPE_CHECKING:
@@ -46,7 +46,8 @@ def check(
 ) -> None:
     uris = uris or [f"{source}/{i}.jpg" for i in range(len(errors))]
     rows = pa.table({"uri": uris, "etag": pa.array([etag] * len(errors), pa.string())})
-    check_absences(rows, errors, source=source, store=store, s3=DEFAULT_S3)
+    listed = None if source is None else ListedIn((source,), is_only=True)
+    check_absences(rows, errors, listed=listed, store=store, s3=DEFAULT_S3)
 
 
 def test_a_folder_that_is_empty_ends_the_job(photos: Path) -> None:

@@ -6,6 +6,7 @@ import csv
 import gzip
 import io
 import json
+from collections import Counter
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote_plus
@@ -18,6 +19,7 @@ from pyarrow import orc
 from imgcls_ray.errors import InputError
 from imgcls_ray.inputs.listing import ListingCounts, list_inputs
 from imgcls_ray.storage.files import FileInfo, stat_file
+from imgcls_ray.storage.names import NameRules
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -302,7 +304,9 @@ def test_a_list_in_a_bucket_that_is_no_list_is_refused_with_its_name(s3: S3Serve
 
 def test_a_list_in_a_bucket_needs_a_column_of_uris(s3: S3Server, bucket: str) -> None:
     source = put(s3, bucket, "lists/new.csv", b"path,label\na.jpg,cat\n")
-    assert refusal(source) == f"{source}: needs a column 'uri', has path, label"
+    assert refusal(source) == (
+        f"{source}:1: has no column 'uri', it has path, label; if the images are in 'path', give --uri-column path"
+    )
 
 
 def test_a_list_that_is_not_there_is_refused(bucket: str) -> None:
@@ -324,4 +328,7 @@ def test_an_inventory_is_a_listing_of_the_bucket(s3: S3Server, bucket: str) -> N
     counts = ListingCounts()
     found = [info.uri.split("/", 3)[3] for info in list_inputs(source, counts)]
     assert found == ["a.jpg", "samples/g.jpg"]
-    assert counts == ListingCounts(not_images=1, hidden=2, stores=1)
+    assert counts == ListingCounts(Counter({"*.txt": 1}), hidden=2, stores=1)
+    # Patterns count from the bucket.
+    files = list_inputs(source, ListingCounts(), names=NameRules(exclude=("/samples", bucket)))
+    assert [info.uri for info in files] == [f"s3://{bucket}/a.jpg"]

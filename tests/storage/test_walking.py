@@ -309,7 +309,7 @@ def test_samples_of_a_label_store_are_left_out_under_every_name(tmp_path: Path) 
     (tmp_path / "link2").symlink_to("labels")
     counts = ListingCounts()
     assert names_in(tmp_path, counts=counts) == ["labels/incoming/x.jpg", "samples/kept.jpg"]
-    assert (counts.stores, counts.not_images) == (1, 1)
+    assert (counts.stores, counts.by_name) == (1, {"*.json": 1})
 
 
 def test_of_the_own_store_only_what_it_wrote_is_left_out(tmp_path: Path) -> None:
@@ -333,7 +333,7 @@ def test_the_files_of_a_model_folder_are_left_out(tmp_path: Path) -> None:
     write(tmp_path / "model.bin")
     counts = ListingCounts()
     assert names_in(tmp_path, counts=counts) == ["model.bin", "model/photo.jpg"]
-    assert counts.not_images == 6
+    assert counts.by_name.total() == 6
 
 
 # All together

@@ -1,0 +1,158 @@
+"""Rows of lists that are Parquet: one file, or a folder that holds nothing else (Spark, Daft and Ray write such)."""
+
+from __future__ import annotations
+
+import os
+from typing import IO, TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from imgcls_ray.errors import InputError
+from imgcls_ray.inputs.list_rows import ListRow, need_column
+from imgcls_ray.inputs.sorting import batches_of
+from imgcls_ray.storage import open_file
+from imgcls_ray.storage.files import path_from_uri
+from imgcls_ray.storage.s3 import is_s3, s3_client, split_uri
+from imgcls_ray.storage.s3_failures import S3Error
+from imgcls_ray.storage.s3_listing import list_objects
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from imgcls_ray.storage.s3 import S3Options
+
+_ROWS_PER_BATCH = 16_384
+_SUFFIX = ".parquet"
+
+
+def parquet_rows(path: str, file: IO[bytes], uri_column: str) -> Iterator[ListRow]:
+    """Rows of a table; those without an image are left out."""
+    number = 0
+    with pq.ParquetFile(file) as parquet:
+        schema = parquet.schema_arrow
+        need_column(path, uri_column, schema.names)
+        _need_texts(path, uri_column, schema.field(uri_column).type)
+        columns = [name for name in ("size", "etag", "mtime") if _has(path, schema, name) and name != uri_column]
+        for batch in batches_of(parquet, batch_size=_ROWS_PER_BATCH, columns=[uri_column, *columns]):
+            uris = batch.column(uri_column).to_pylist()
+            others = {name: _values(batch.column(name)) for name in columns}
+            for place, uri in enumerate(uris):
+                number += 1
+                if uri:
+                    yield ListRow(number, uri, **{name: values[place] for name, values in others.items()})
+
+
+def _plain(kind: pa.DataType) -> pa.DataType:
+    """The type of the values, where a dictionary holds them."""
+    return _plain(kind.value_type) if pa.types.is_dictionary(kind) else kind
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+
+
+def _need_texts(path: str, column: str, kind: pa.DataType) -> None:
+    if not _is_text(_plain(kind)):
+        raise InputError(
+            f"{path}: the column {column!r} needs texts, has {kind}; --uri-column NAME takes another column"
+        )
+
+
+def _has(path: str, schema: pa.Schema, name: str) -> bool:
+    """Whether a table has one of the other columns.
+
+    Raises:
+        InputError: of a type that it cannot have.
+    """
+    if name not in schema.names:
+        return False
+    kind = _plain(schema.field(name).type)
+    if name == "mtime":
+        return bool(pa.types.is_timestamp(kind))
+    is_number = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
+    if not (is_number or _is_text(kind) or pa.types.is_null(kind)):
+        needed = "whole numbers" if name == "size" else "texts"
+        raise InputError(f"{path}: the column {name!r} needs {needed}, has {kind}; rename it if it is something else")
+    return True
+
+
+def _values(column: pa.Array) -> list:  # type: ignore[type-arg]
+    if pa.types.is_timestamp(column.type) and column.type.unit == "ns":
+        # Of nanoseconds Python knows nothing; Spark writes them.
+        column = column.cast(pa.timestamp("us", column.type.tz), safe=False)
+    values: list = column.to_pylist()  # type: ignore[type-arg]
+    return values
+
+
+def parquet_parts(source: str, s3: S3Options) -> list[str]:
+    """The files of a folder or prefix that holds Parquet and nothing else, sorted; none if it holds other files, too.
+
+    Folders in it are read if they are partitions, ``key=value``. Markers of the programs that write such folders
+    (``_SUCCESS``, ``.part-0.parquet.crc``) do not count.
+
+    Args:
+        source: an existing folder, or an ``s3://`` URI.
+        s3: how to reach object storage.
+
+    Raises:
+        StorageError: the prefix cannot be listed.
+    """
+    parts: list[str] = []
+    for path in _objects(source, s3) if is_s3(source) else _files(path_from_uri(source)):
+        if path is None:
+            return []
+        parts.append(path)
+    return sorted(parts)
+
+
+def is_of_parts(parts: list[str], source: str, uri_column: str, s3: S3Options) -> bool:
+    """Whether parts are those of a list.
+
+    Raises:
+        InputError: they have no column of images; with the columns that they have.
+    """
+    if not parts:
+        return False
+    try:
+        with open_file(parts[0], s3) as file, pq.ParquetFile(file) as parquet:
+            need_column(f"{source}: holds Parquet files only, and {parts[0]}", uri_column, parquet.schema_arrow.names)
+    except pa.ArrowException as error:
+        raise InputError(f"{parts[0]}: is not a readable .parquet list: {error}") from error
+    return True
+
+
+def _is_part(names: list[str]) -> bool | None:
+    """Whether a path below the folder is one of its parts; ``None`` for a marker."""
+    if any(name.startswith((".", "_")) for name in names):
+        return None
+    return names[-1].lower().endswith(_SUFFIX) and all(name.find("=") > 0 for name in names[:-1])
+
+
+def _files(folder: str, above: tuple[str, ...] = ()) -> Iterator[str | None]:
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                is_folder = entry.is_dir()
+                is_part = _is_part([*above, entry.name, *(["x.parquet"] if is_folder else [])])
+                if is_part is None:
+                    continue
+                if is_part and is_folder:
+                    yield from _files(entry.path, (*above, entry.name))
+                else:
+                    yield entry.path if is_part else None
+    except OSError:  # what it holds, nobody can tell: the listing says so
+        yield None
+
+
+def _objects(uri: str, s3: S3Options) -> Iterator[str | None]:
+    bucket, key = split_uri(uri)
+    prefix = key if not key or key.endswith("/") else f"{key}/"
+    client = s3_client(s3)
+    try:
+        for info in list_objects(client, bucket, prefix):
+            is_part = _is_part(info.uri.removeprefix(f"s3://{bucket}/{prefix}").split("/"))
+            if is_part is not None:
+                yield info.uri if is_part else None
+    except S3Error as error:
+        raise client.storage_error(f"{uri}: cannot be listed", error) from error
