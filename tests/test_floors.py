@@ -91,7 +91,7 @@ DOORS: dict[str, set[str]] = {
     },
     "timm": {"models", "train/optimisation"},
     "huggingface_hub": {"models/pretrained"},
-    "safetensors": {"models/folder"},
+    "safetensors": {"models/checkpoints", "models/folder"},
     "openvino": {"models", "export"},
     "onnx": {"export"},
     "nncf": {"export"},

@@ -56,7 +56,8 @@ def show(config_file: Path | None, overrides: Sequence[str], flags: Values) -> N
 def new(config_file: Path | None, overrides: Sequence[str], flags: Values) -> None:
     """Make a model folder and say what it is."""
     config = make_config(NewModelConfig, read_values(NewModelConfig, config_file, overrides, flags))
-    from imgcls_ray.models.new import new_model_folder, read_class_names
+    from imgcls_ray.models.class_names import read_class_names
+    from imgcls_ray.models.new import new_model_folder
 
     class_names = read_class_names(Path(config.labels), num_classes=config.num_classes) if config.labels else None
     folder = new_model_folder(

@@ -36,7 +36,8 @@ class NewModelConfig(ObjectStorage):
     """Number of classes of the network. Default: as many as the weights have. Another number gives the network a random
     head that must be trained."""
     labels: str | None = None
-    """File with the class names: one in each line, or PaddleX's label.txt (``id name``)."""
+    """File with the class names: a text with one in each line or ``id name`` (PaddleX's label.txt), a .csv file with
+    the columns name and maybe id, or a .json file (a list, names by id, or Hugging Face's config.json)."""
     pretrained: bool = False
     """Use timm's pretrained weights. This is the default without ``weights`` and ``random``."""
     weights: str | None = None

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from imgcls_ray.errors import UsageError
+from imgcls_ray.models.class_names import match_names
+from imgcls_ray.words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,17 +31,27 @@ def match_classes(
         int32, the model's ids by the dataset's ids; -1 for an id without a class.
 
     Raises:
-        UsageError: the model lacks a class of the dataset.
+        UsageError: the model lacks a class of the dataset, or several classes have one name and it cannot be told which
+            is which.
     """
-    ids = {name: label for label, name in enumerate(model_names)}
-    if missing := [name for name in dataset_names if name is not None and name not in ids]:
-        known = sum(name is not None for name in dataset_names)
+    named = {label: name for label, name in enumerate(dataset_names) if name is not None}
+    found = match_names(named, model_names)
+    if lost := [named[label] for label, place in found.items() if place is None]:
+        known = set(model_names)
+        if shared := [name for name in lost if name in known]:
+            raise UsageError(
+                f"{dataset}: has {counted(list(named.values()).count(shared[0]), 'class', 'classes')} called "
+                f"{shared[0][:60]!r}, {model} has {list(model_names).count(shared[0])}. Classes are matched by name, "
+                "so it cannot be told which is which: give both the same classes of this name"
+            )
         raise UsageError(
-            f"{dataset}: {len(missing):,} of its {known:,} classes are none of the model's: {_shown(missing)}; "
-            f"{model} has {len(ids):,}: {_shown(model_names)}. Classes are matched by name: give the dataset that the "
-            "model was trained for, or rename its classes in label.txt"
+            f"{dataset}: {len(lost):,} of its {len(named):,} classes are none of the model's: {_shown(lost)}; "
+            f"{model} has {len(model_names):,}: {_shown(model_names)}. Classes are matched by name: give the dataset "
+            "that the model was trained for, or rename its classes in label.txt"
         )
-    return np.array([_NO_CLASS if name is None else ids[name] for name in dataset_names], np.int32)
+    ids = np.full(len(dataset_names), _NO_CLASS, np.int32)
+    ids[list(named)] = [place for place in found.values() if place is not None]
+    return ids
 
 
 def _shown(names: Sequence[str]) -> str:

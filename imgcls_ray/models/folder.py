@@ -18,16 +18,18 @@ import stat
 import tempfile
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import ConfigDict, Field, ValidationError, model_validator
 
 from imgcls_ray.config import StrictModel, clipped, shown, shown_text
 from imgcls_ray.errors import ModelFolderError
 from imgcls_ray.images.preprocess import Preprocess
 from imgcls_ray.models.architecture import Architecture, build_network, no_memory
+from imgcls_ray.models.class_names import names_apart
 from imgcls_ray.storage import DEFAULT_S3, open_directory
 from imgcls_ray.words import counted
 
@@ -91,7 +93,7 @@ class ModelSpec(StrictModel):
     architecture: Architecture
     """Network that the weights belong to."""
     class_names: tuple[str, ...] = Field(min_length=1, max_length=_MAX_CLASSES)
-    """Names of the classes, in the order of the network's outputs."""
+    """Names of the classes, in the order of the network's outputs. Two classes may have one name."""
     preprocess: Preprocess
     """Preprocessing of every image before the network."""
     metrics: dict[str, float] = Field(default_factory=dict, max_length=_MAX_FACTS)
@@ -105,19 +107,14 @@ class ModelSpec(StrictModel):
     fingerprint: str = Field(pattern="^[0-9a-f]{64}$")
     """Hash (SHA-256) of what decides labels: network, weights, class names and preprocessing."""
 
-    @field_validator("class_names")
-    @classmethod
-    def _names_are_distinct(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        seen: set[str] = set()
-        for name in names:
-            if name in seen:
-                raise ValueError(f"class name {shown(name)} stands twice")
-            seen.add(name)
-        return names
-
     @property
     def num_classes(self) -> int:
         return len(self.class_names)
+
+    @cached_property
+    def names_apart(self) -> tuple[str, ...]:
+        """The class names for tables and pictures: where two classes share one, with their ids."""
+        return names_apart(self.class_names)
 
     @property
     def files(self) -> dict[str, str]:

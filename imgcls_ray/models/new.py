@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from collections import Counter
 from typing import TYPE_CHECKING
 
 from imgcls_ray.errors import ModelFolderError
@@ -95,30 +93,3 @@ def default_class_names(num_classes: int | None) -> Sequence[str]:
     if num_classes is None or num_classes == 1000:
         return imagenet_class_names()
     return [f"class_{i}" for i in range(num_classes)]
-
-
-def read_class_names(path: Path, *, num_classes: int | None = None) -> list[str]:
-    """Read class names: one a line, or PaddleX's ``label.txt`` (``id name``, ids from 0 without gaps).
-
-    Raises:
-        ModelFolderError: unreadable, empty, or another number of names than ``num_classes``.
-    """
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    except OSError as error:
-        raise ModelFolderError(f"{path}: cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise ModelFolderError(f"{path}: is not a text of class names in UTF-8") from error
-    pairs = [line.split(maxsplit=1) for line in lines]
-    if pairs and all(len(pair) == 2 and re.fullmatch(r"[0-9]{1,9}", pair[0]) for pair in pairs):
-        names = {int(number): name for number, name in pairs}
-        if sorted(names) != list(range(len(pairs))):
-            raise ModelFolderError(f"{path}: ids must run from 0 to {len(pairs) - 1}, each once")
-        lines = [names[number] for number in range(len(pairs))]
-    if not lines:
-        raise ModelFolderError(f"{path}: holds no class names")
-    if double := [name for name, count in Counter(lines).items() if count > 1]:
-        raise ModelFolderError(f"{path}: names the class {double[0]!r} twice")
-    if num_classes is not None and len(lines) != num_classes:
-        raise ModelFolderError(f"{path}: names {len(lines)} classes, --num-classes says {num_classes}")
-    return lines

@@ -7,24 +7,24 @@ from __future__ import annotations
 
 import logging
 import os
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from imgcls_ray.errors import WeightsError
 from imgcls_ray.models.architecture import build_network, no_memory
+from imgcls_ray.models.checkpoints import read_weights
+from imgcls_ray.models.class_names import match_names
 from imgcls_ray.models.folder import SPEC_FILE, open_model_folder
 from imgcls_ray.models.paddle.conversion import from_paddle, paddle_architecture
 from imgcls_ray.models.paddle.pdparams import read_pdparams, shown_name
 from imgcls_ray.models.remote import open_remote_folder
 from imgcls_ray.models.timm_models import PREFIX
-from imgcls_ray.models.torch_file import check_torch_file
 from imgcls_ray.storage import DEFAULT_S3
 from imgcls_ray.storage.s3 import is_s3
 from imgcls_ray.words import counted
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     import torch
     from torch import nn
@@ -86,6 +86,7 @@ def load_weights(
     if not os.path.isfile(path):
         what = "is no regular file" if os.path.exists(path) and where else "there is no such file of weights"
         raise WeightsError(f"{where[:200] or '--weights'}: {what}, nor a model folder with a {SPEC_FILE}")
+    state: Mapping[str, torch.Tensor]
     if suffix == ".pdparams":
         if model.name.startswith(PREFIX):
             raise WeightsError(f"{path}: PaddleClas' weights go into networks of the zoo, not into {model.name}")
@@ -95,7 +96,7 @@ def load_weights(
         except ValueError as error:
             raise WeightsError(f"{path}: does not fit {model.name}: {error}") from error
     else:
-        architecture, state = model.architecture, _read_state_dict(path)
+        architecture, state = model.architecture, _read_state_dict(path, model.architecture)
     network = _fitted(architecture, state, num_classes, what=model.name, where=where)
     return LoadedNetwork(network, architecture, model.preprocess, class_names=None)
 
@@ -113,10 +114,11 @@ def network_for_classes(folder: ModelFolder, class_names: Sequence[str]) -> nn.M
     state = network.state_dict()
     target = build_network(spec.architecture, num_classes=len(class_names))
     fresh = target.state_dict()
-    if set(class_names) == set(spec.class_names):
+    found = match_names(dict(enumerate(class_names)), spec.class_names).values()
+    if len(class_names) == spec.num_classes and None not in found:
         import torch
 
-        places = torch.tensor([spec.class_names.index(name) for name in class_names])
+        places = torch.tensor(list(found))
         state.update((name, state[name].index_select(axis, places)) for name, axis in heads.items())
     else:
         state.update((name, fresh[name]) for name in heads)
@@ -144,38 +146,14 @@ def _from_folder(model: ZooModel, folder: ModelFolder, where: str, num_classes: 
     return LoadedNetwork(network, spec.architecture, spec.preprocess, spec.class_names if same_head else None)
 
 
-def _read_state_dict(path: Path) -> dict[str, torch.Tensor]:
-    import timm.models
-
-    try:
-        # weights_only: a checkpoint is a pickle and may come from anyone. timm finds the state dict in a checkpoint of
-        # its own, averaged weights before raw ones, and takes the prefixes of wrappers off.
-        logging.getLogger("timm").setLevel(logging.ERROR)
-        if path.suffix.lower() != ".safetensors":
-            check_torch_file(path)
-        with warnings.catch_warnings():
-            # torch speaks of protocols of pickles that it may not understand: the outcome is told below.
-            warnings.simplefilter("ignore", UserWarning)
-            state: dict[str, torch.Tensor] = timm.models.load_state_dict(str(path), weights_only=True)
-    # Unpickling hostile bytes raises anything.
-    except Exception as error:
-        reason = shown_name(" ".join(str(error).partition("\n")[0].split()))
-        raise WeightsError(
-            f"{path}: is not a readable file of weights ({type(error).__name__}: {reason}); known are model folders, "
-            ".safetensors, torch state dicts and .pdparams"
-        ) from error
-    if not state or not all(isinstance(name, str) and _is_plain(value) for name, value in state.items()):
-        raise WeightsError(f"{path}: holds no state dict of plain tensors")
-    return state
+def _read_state_dict(path: Path, architecture: Architecture) -> Mapping[str, torch.Tensor]:
+    names = frozenset(_skeleton(architecture).state_dict())
+    return read_weights(path, names, _optional(names))
 
 
-def _is_plain(value: object) -> bool:
-    """Whether it is a tensor that holds as many values as it says."""
-    import torch
-
-    if not isinstance(value, torch.Tensor) or value.layout != torch.strided or value.device.type != "cpu":
-        return False
-    return not value.is_quantized and value.untyped_storage().nbytes() >= value.numel() * value.element_size()
+def _optional(names: Iterable[str]) -> set[str]:
+    """Older files do not count batches, and nothing here reads the count."""
+    return {name for name in names if name.endswith(".num_batches_tracked")}
 
 
 def _skeleton(architecture: Architecture, num_classes: int = 1000) -> nn.Module:
@@ -205,8 +183,7 @@ def _fitted(
     counts = num_in_file if num_in_file is not None and 1 <= num_in_file <= _MAX_CLASSES else 1000
     # Compared without memory first: what the file says of itself may be anything.
     expected = _skeleton(architecture, counts).state_dict()
-    # Older files do not count batches, and nothing here reads the count.
-    optional = {name for name in expected if name.endswith(".num_batches_tracked")}
+    optional = _optional(expected)
     if problems := _misfits(expected, state, optional):
         raise WeightsError(f"{where}: does not fit {what}: {'; '.join(problems)}")
     network = build_network(architecture, num_classes=num_classes or counts)

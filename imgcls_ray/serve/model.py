@@ -52,6 +52,10 @@ class ServedModel:
         return self.folder.spec.class_names
 
     @property
+    def names_apart(self) -> tuple[str, ...]:
+        return self.folder.spec.names_apart
+
+    @property
     def preprocess(self) -> Preprocess:
         return self.folder.spec.preprocess
 

@@ -107,7 +107,7 @@ class Service:
             if shadow is None:
                 self.metrics.compared(model, agrees=None)
                 continue
-            name = job.model.class_names[int(result.class_ids[0])]
+            name = job.model.names_apart[int(result.class_ids[0])]
             task = asyncio.create_task(self._count(shadow, name))
             self._comparisons.add(task)
             task.add_done_callback(self._comparisons.discard)
@@ -116,7 +116,7 @@ class Service:
         agrees: bool | None
         try:
             result = await shadow.future
-            agrees = not isinstance(result, ImageError) and shadow.model.class_names[int(result.class_ids[0])] == name
+            agrees = not isinstance(result, ImageError) and shadow.model.names_apart[int(result.class_ids[0])] == name
         except ApiError:  # there was no time for it
             agrees = None
         except Exception:  # of the engine; the pipeline has logged it
@@ -143,4 +143,5 @@ def _result(job: Job | None) -> Prediction | ImageError:
 def _status(result: Prediction | ImageError, chosen: Chosen) -> tuple[str, str]:
     if isinstance(result, ImageError):
         return result.code.value, ""
-    return "ok", chosen.model.class_names[int(result.class_ids[0])]
+    # By this name answers are counted: two classes of one name are two.
+    return "ok", chosen.model.names_apart[int(result.class_ids[0])]

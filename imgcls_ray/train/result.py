@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from imgcls_ray.datasets.list_files import LABEL_FILE, label_file
 from imgcls_ray.json_files import encode_json
+from imgcls_ray.models.class_names import names_apart
 from imgcls_ray.models.folder import SPEC_FILE
 from imgcls_ray.train.reporter import CURVES_FILE, EVENTS_FOLDER, LOG_FILE
 from imgcls_ray.train.saving import BEST, LATEST
@@ -83,9 +84,10 @@ def _write_bad_images(state: TrainState, entries: Entries, directory: Directory)
         return
     text = io.StringIO()
     writer = csv.writer(text)
+    names = names_apart(entries.class_names)
     writer.writerow(["split", "uri", "label", "error"])
     for key in sorted(state.bad, key=lambda key: (key.partition("/")[0], int(key.partition("/")[2]))):
         split, _, number = key.partition("/")
         row = entries.tables[split].slice(int(number), 1).to_pylist()[0]
-        writer.writerow([split, row["uri"], entries.class_names[row["label"]], state.bad[key]])
+        writer.writerow([split, row["uri"], names[row["label"]], state.bad[key]])
     directory.replace(BAD_FILE, text.getvalue().encode(errors="backslashreplace"))

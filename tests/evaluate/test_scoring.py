@@ -135,3 +135,22 @@ def test_classes_that_the_model_lacks_are_named() -> None:
         UsageError, match=r"set: 2 of its 3 classes are none of the model's: 'owl', 'Dog'; model has 2:"
     ):
         match_classes("set", ["owl", "dog", None, "Dog"], "model", ["dog", "ant"])
+
+
+@pytest.mark.parametrize(
+    ("dataset", "model", "ids"),
+    [
+        (["crane", "kite", "crane"], ["crane", "kite", "crane"], [0, 1, 2]),
+        (["kite", "crane", "crane"], ["crane", "kite", "crane"], [1, 0, 2]),
+        (["crane", None], ["crane", "crane"], [0, -1]),
+    ],
+)
+def test_classes_of_one_name_are_matched_by_their_ids_or_by_their_order(
+    dataset: list[str | None], model: list[str], ids: list[int]
+) -> None:
+    assert match_classes("set", dataset, "model", model).tolist() == ids
+
+
+def test_classes_of_one_name_that_cannot_be_told_apart_are_refused() -> None:
+    with pytest.raises(UsageError, match=r"set: has 1 class called 'crane', model has 2\. .*cannot be told which is"):
+        match_classes("set", ["kite", "ant", "crane"], "model", ["crane", "crane", "kite", "ant"])

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import pickle
+from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from benchmarks.paddle_side import draw_pixels, draw_weights
 from imgcls_ray.errors import ModelFolderError, WeightsError
@@ -167,13 +170,48 @@ def zeroed(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {key: torch.zeros_like(value) for key, value in state.items()}
 
 
+def prefixed(prefix: str, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {prefix + key: value for key, value in state.items()}
+
+
+class Settings(dict[str, object]):
+    """A dict of someone's own, as Lightning and OmegaConf have them."""
+
+
 WAYS_TO_SAVE: dict[str, Callable[[dict[str, torch.Tensor]], dict[str, Any]]] = {
     "state dict": lambda state: state,
     "state_dict": lambda state: {"state_dict": state, "epoch": 3},
     "model": lambda state: {"model": state},
     "averaged weights before raw ones": lambda state: {"state_dict": zeroed(state), "state_dict_ema": state},
-    "of a data-parallel module": lambda state: {f"module.{key}": value for key, value in state.items()},
-    "of a compiled module": lambda state: {f"_orig_mod.{key}": value for key, value in state.items()},
+    "of a data-parallel module": lambda state: prefixed("module.", state),
+    "of a compiled module": lambda state: prefixed("_orig_mod.", state),
+    "of a compiled data-parallel module": lambda state: prefixed("module._orig_mod.", state),
+    "compiled in parts": lambda state: {key.replace(".", "._orig_mod.", 1): value for key, value in state.items()},
+    "of an averaged model": lambda state: {**prefixed("module.", state), "n_averaged": torch.tensor(3)},
+    "Lightning": lambda state: {
+        "pytorch-lightning_version": "2.4.0",
+        "state_dict": prefixed("model.", state),
+        "optimizer_states": [{"state": {0: {"momentum_buffer": torch.zeros(3)}}, "param_groups": []}],
+        "hyper_parameters": {"root": Path("/x"), "args": argparse.Namespace(lr=0.1), "more": Settings(lr=0.1)},
+        "callbacks": {"ModelCheckpoint": {"best_model_score": torch.tensor(0.9), "scores": defaultdict(int, a=1)}},
+    },
+    "Lightning with a loss that has weights": lambda state: {
+        "state_dict": {**prefixed("net.", state), "criterion.weight": torch.ones(7), "metric.total": torch.zeros(1)}
+    },
+    "transformers' wrapper": lambda state: prefixed("timm_model.", state),
+    "two wrappers": lambda state: prefixed("module.model.", state),
+    "model_state_dict": lambda state: {"model_state_dict": state, "optimizer_state_dict": {"state": {}}, "loss": 0.5},
+    "net": lambda state: {"net": state, "acc": np.float64(90.0), "rng": np.arange(3)},
+    "network": lambda state: {"network": state},
+    "a key of its own": lambda state: {"generator": state, "scores": {"top1": torch.tensor(0.5)}},
+    "within another key": lambda state: {"checkpoint": {"model": {"state_dict": state}}},
+    "an average without buffers": lambda state: {
+        "ema": {key: value for key, value in zeroed(state).items() if "running" not in key},
+        "state_dict": state,
+    },
+    "double precision": lambda state: {
+        key: value.double() if value.is_floating_point() else value for key, value in state.items()
+    },
     "without counted batches": lambda state: {key: value for key, value in state.items() if "num_batches" not in key},
 }
 
@@ -202,6 +240,86 @@ def test_a_hostile_pickle_runs_nothing(tmp_path: Path) -> None:
         with pytest.raises(WeightsError, match="is not a readable file of weights"):
             load_weights(SMALL, tmp_path / name)
     assert not (tmp_path / "owned").exists()
+
+
+@pytest.mark.parametrize(
+    ("way", "told"),
+    [
+        ("state dict", None),
+        ("Lightning", "took the weights under state_dict, without the prefix model."),
+        (
+            "Lightning with a loss that has weights",
+            "took the weights under state_dict, without the prefix net.; left out: criterion.weight, metric.total",
+        ),
+        ("transformers' wrapper", "took the weights, without the prefix timm_model."),
+        ("averaged weights before raw ones", "took the weights under state_dict_ema"),
+    ],
+)
+def test_what_was_taken_off_the_names_of_weights_is_told(
+    small_model: ModelFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str, told: str | None
+) -> None:
+    lines: list[str] = []
+    monkeypatch.setattr("imgcls_ray.models.checkpoints.logger.info", lambda text, *args: lines.append(text % args))
+    torch.save(WAYS_TO_SAVE[way](small_model.load_network().state_dict()), tmp_path / "w.pth")
+    load_weights(SMALL, tmp_path / "w.pth")
+    assert lines == ([] if told is None else [f"{tmp_path}/w.pth: {told}"])
+
+
+def test_safetensors_of_a_wrapper_are_taken(small_model: ModelFolder, tmp_path: Path) -> None:
+    state = small_model.load_network().state_dict()
+    save_file(prefixed("timm_model.", state), tmp_path / "w.safetensors")
+    loaded = load_weights(SMALL, tmp_path / "w.safetensors").network.state_dict()
+    assert all(torch.equal(loaded[key], value) for key, value in state.items())
+
+
+@pytest.mark.parametrize(
+    ("save", "ways"),
+    [
+        (lambda state: {**prefixed("student.", state), **prefixed("teacher.", zeroed(state))}, "student., teacher."),
+        (lambda state: {"first": state, "second": zeroed(state)}, "first., second."),
+        (
+            lambda state: {"student": {"state_dict": state}, "teacher": {"state_dict": zeroed(state)}},
+            "student.state_dict., teacher.state_dict.",
+        ),
+    ],
+)
+def test_of_several_networks_in_a_file_none_is_guessed(
+    small_model: ModelFolder, tmp_path: Path, save: Callable[[dict[str, torch.Tensor]], dict[str, Any]], ways: str
+) -> None:
+    torch.save(save(small_model.load_network().state_dict()), tmp_path / "w.pth")
+    with pytest.raises(WeightsError, match=f"w.pth: holds several networks of this kind: {ways}; save the one"):
+        load_weights(SMALL, tmp_path / "w.pth")
+
+
+def test_a_file_without_a_state_dict_says_which_keys_it_holds(small_model: ModelFolder, tmp_path: Path) -> None:
+    content = {"epoch": 3, "args": argparse.Namespace(lr=1), "names": ["a"], **{f"k{i}\x1b": 1 for i in range(500)}}
+    torch.save(content, tmp_path / "w.pt")
+    with pytest.raises(WeightsError) as caught:
+        load_weights(SMALL, tmp_path / "w.pt")
+    assert (
+        "w.pt: holds no state dict of plain tensors; its 503 keys: epoch (int), args (pickled object), names (list), "
+        "k0\ufffd (int)"
+    ) in str(caught.value)
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 500
+    torch.save(small_model.load_network(), tmp_path / "whole.pt")
+    with pytest.raises(WeightsError, match=r"it holds a pickled object; save model\.state_dict\(\), and give that"):
+        load_weights(SMALL, tmp_path / "whole.pt")
+
+
+def test_weights_of_another_network_are_told_without_their_prefix(small_model: ModelFolder, tmp_path: Path) -> None:
+    torch.save({"state_dict": prefixed("model.", small_model.load_network().state_dict())}, tmp_path / "w.pth")
+    with pytest.raises(WeightsError, match="does not fit PP-LCNet_x0_5: 134 weights of another shape: blocks"):
+        load_weights(ZOO["PP-LCNet_x0_5"], tmp_path / "w.pth")
+
+
+def test_one_dict_under_many_keys_is_looked_at_once(tmp_path: Path) -> None:
+    content: dict[str, Any] = {"loss": 1.0}
+    for _ in range(4):
+        content = {f"k{number}": content for number in range(10_000)}
+    torch.save(content, tmp_path / "w.pth")
+    with pytest.raises(WeightsError, match="its 10,000 keys"):
+        load_weights(SMALL, tmp_path / "w.pth")
 
 
 @pytest.mark.parametrize("content", [{}, {"classifier.weight": 3}, [torch.zeros(2)]])
