@@ -71,6 +71,7 @@ def _check(config: CheckConfig, console: Console) -> CheckResult:
             seed=split.seed,
             group_by=split.group_by,
             delimiter=config.delimiter,
+            split_folders=config.split_places,
         )
     with image_progress("checking", console) as add:
         result = check_dataset(config, add)

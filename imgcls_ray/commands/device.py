@@ -137,5 +137,5 @@ def _images(config: LabelConfig | EvaluateConfig | TrainConfig) -> Iterator[obje
         files = list_unsorted(config.inputs, s3, names=name_rules(config), uri_column=config.uri_column)
         return itertools.islice(files, config.limit)
     wanted = config.split if isinstance(config, EvaluateConfig) else "train"
-    entries = read_dataset(config.data, delimiter=config.delimiter, s3=s3).read(lambda _: None)
-    return (entry for entry in entries if entry.split == wanted)
+    entries = read_dataset(config.data, delimiter=config.delimiter, split_folders=config.split_places, s3=s3)
+    return (entry for entry in entries.read(lambda _: None) if entry.split == wanted)

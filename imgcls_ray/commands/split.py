@@ -31,6 +31,7 @@ def run(config_file: Path | None, overrides: Sequence[str], flags: Values) -> No
         seed=config.seed,
         group_by=config.group_by,
         delimiter=config.delimiter,
+        split_folders=config.split_places,
     )
     Console(highlight=False, markup=False).print(_table(report))
     for line in _notes(report):

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal, Self
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from pydantic import Field, PositiveInt, model_validator
 
+from imgcls_ray.config.dataset import SplitFolders, parse_split_folders
 from imgcls_ray.config.limits import ReadLimits
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 _MIN_AGREEMENT = 0.995
 # 8 bits are other numbers on purpose: images of which the model is not sure change sides.
@@ -33,6 +37,9 @@ class ExportConfig(ReadLimits):
     delimiter: str | None = Field(default=None, min_length=1)
     """Text between path and class id in the lists, if ``images`` is a dataset. Default: the last run of spaces or the
     last tab of a line."""
+    split_folders: SplitFolders | None = None
+    """Folders of the splits, if ``images`` is a dataset of class folders, e.g. ``train=Training,val=a/Testing``;
+    ``none`` if its first folders are the classes. Default: found by names such as train, Valid or testing."""
     num_images: PositiveInt = 512
     """Number of images to compare, taken evenly from all ``images``."""
     num_calibration_images: PositiveInt = 300
@@ -40,6 +47,11 @@ class ExportConfig(ReadLimits):
     min_agreement: float | None = Field(default=None, ge=0, le=1)
     """Smallest share of images, 0 to 1, that must get the same top-1 label as from the original; below it nothing is
     exported. Default: 0.995, or 0.9 with ``int8``."""
+
+    @property
+    def split_places(self) -> Mapping[str, str] | None:
+        """The folder of each split, empty for ``none``; None if they are to be found."""
+        return None if self.split_folders is None else parse_split_folders(self.split_folders)
 
     @property
     def needed_agreement(self) -> float:

@@ -37,7 +37,10 @@ def check_dataset(config: CheckConfig, on_progress: Callable[[int], None] | None
         JobFailedError: a worker failed for good.
     """
     start = time.monotonic()
-    source = read_dataset(config.data, delimiter=config.delimiter, s3=s3_options(config))
+    source = read_dataset(
+        config.data, delimiter=config.delimiter, split_folders=config.split_places, s3=s3_options(config)
+    )
+    source.tell_notes()
     if not is_cluster_given():
         check_local(config.num_workers or 1, uses_gpus=False, num_gpus=0, gpu_ids=())
     start_ray(uses_gpus=False)

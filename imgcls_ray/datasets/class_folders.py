@@ -1,4 +1,4 @@
-"""Datasets of class folders: ``train/NAME/*.jpg`` and so on, or ``NAME/*.jpg``."""
+"""Datasets of class folders: ``train/NAME/*.jpg`` and so on, or ``NAME/*.jpg``; also one level deeper."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import logging
 import os
 import posixpath
 import re
-from collections import Counter
 from typing import TYPE_CHECKING
 
 from imgcls_ray.datasets.check_result import SPLITS
 from imgcls_ray.datasets.findings import Finding, FindingCode
+from imgcls_ray.datasets.folder_layout import find_layout, given_layout
 from imgcls_ray.datasets.labelled import DatasetSource, Entry, name_text
 from imgcls_ray.errors import InputError
 from imgcls_ray.storage.files import absolute_path, path_from_uri
@@ -21,7 +21,9 @@ from imgcls_ray.storage.s3_inputs import list_place
 from imgcls_ray.storage.walking import list_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
+
+    from imgcls_ray.datasets.folder_layout import Layout
 
 logger = logging.getLogger(__name__)
 
@@ -32,8 +34,18 @@ _REPORT = re.compile(
 )
 
 
-def read_class_folders(dataset: str, s3: S3Options) -> DatasetSource:
-    """Read ``train/NAME/*.jpg`` and so on, or ``NAME/*.jpg``, whose images are all training images."""
+def read_class_folders(dataset: str, s3: S3Options, split_folders: Mapping[str, str] | None = None) -> DatasetSource:
+    """Read ``train/NAME/*.jpg`` and so on, or ``NAME/*.jpg``, whose images are all training images.
+
+    Args:
+        dataset: the folder, local or ``s3://``.
+        s3: how to reach it.
+        split_folders: the folder of each split, relative to the dataset; empty if the first folders are the classes.
+            Default: found by their names.
+
+    Raises:
+        InputError: there are no class folders, or it cannot be told what are splits and what classes.
+    """
     root = dataset.rstrip("/") + "/" if is_s3(dataset) else absolute_path(path_from_uri(dataset)).rstrip("/") + "/"
 
     def paths(counts: ListingCounts) -> Iterator[tuple[str, str]]:
@@ -46,40 +58,40 @@ def read_class_folders(dataset: str, s3: S3Options) -> DatasetSource:
             raise InputError(counts.unlisted_text)
 
     left_out = ListingCounts()
-    parts_of = Counter(tuple(path.split("/")[:-1]) for path, _ in paths(left_out))
+    folders = {tuple(path.split("/")[:-1]) for path, _ in paths(left_out)}
     for line in left_out.lines():
         logger.info("%s: left out: %s", dataset, line)
-    splits = [split for split in SPLITS if any(len(parts) >= 2 and parts[0] == split for parts in parts_of)]
-    depth = 1 if splits else 0
-    # What lies outside of a split's folders is another thing: a folder of raw material, say.
-    classes = sorted({parts[depth] for parts in parts_of if len(parts) > depth and (not splits or parts[0] in splits)})
-    if not classes or (not splits and set(classes) <= set(SPLITS)):
-        raise InputError(
-            f"{dataset}: no dataset of a known kind; it has neither train.txt and val.txt nor folders of images by "
-            "class (train/NAME/*.jpg or NAME/*.jpg)"
-        )
+    try:
+        layout = find_layout(folders) if split_folders is None else given_layout(folders, split_folders)
+    except ValueError as error:
+        raise InputError(f"{dataset}: {name_text(str(error))}") from error
+    classes = sorted({place[1] for parts in folders if (place := layout.place(parts)) is not None})
     ids = {name: label for label, name in enumerate(classes)}
 
     def read(_report: Callable[[Finding], None]) -> Iterator[Entry]:
         for path, uri in paths(ListingCounts()):
-            parts = path.split("/")[:-1]
-            if len(parts) > depth and (not splits or parts[0] in splits):
-                yield Entry(parts[0] if splits else "train", "", None, name_text(path), uri, ids[parts[depth]])
+            if (place := layout.place(path.split("/")[:-1])) is not None:
+                yield Entry(place[0], "", None, name_text(path), uri, ids[place[1]])
 
     names: list[str | None] = [name_text(name) for name in classes]
     # An object storage has no empty folders.
-    findings = [] if is_s3(dataset) else list(_empty_folders(root, splits, frozenset(classes)))
-    return DatasetSource(dataset, None, names, splits or ["train"], read, findings)
+    findings = [] if is_s3(dataset) else list(_empty_folders(root, layout, frozenset(classes)))
+    splits = [split for split in SPLITS if split in layout.folders]
+    notes = [name_text(note) for note in layout.notes]
+    return DatasetSource(dataset, None, names, splits, read, findings, notes=notes)
 
 
-def _empty_folders(root: str, splits: list[str], classes: frozenset[str]) -> Iterator[Finding]:
+def _empty_folders(root: str, layout: Layout, classes: frozenset[str]) -> Iterator[Finding]:
     """Folders without any image beside the class folders; they are no classes."""
-    for split in splits or [""]:
-        for name in sorted(os.listdir(root + split)):
-            place = posixpath.join(split, name)
+    for split in SPLITS:
+        if split not in layout.folders:
+            continue
+        folder = "/".join(layout.folders[split])
+        for name in sorted(os.listdir(root + folder)):
+            place = posixpath.join(folder, name)
             if name in classes or name.startswith(".") or rule_of_folder(name) or not os.path.isdir(root + place):
                 continue
             if next(list_folder(root + place, every_name=True), None) is None:
                 what = f"the folder {name_text(place)} holds no image, so it is no class"
                 code = FindingCode.CLASS_WITHOUT_IMAGES
-                yield Finding(code, split=split or "train", class_name=name_text(name), detail=what)
+                yield Finding(code, split=split, class_name=name_text(name), detail=what)

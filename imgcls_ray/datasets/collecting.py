@@ -263,6 +263,10 @@ class Collector:
                         )
                     )
         train = {label: count for label, count in self._images_per_class.get("train", Counter()).items() if count}
+        if len(train) == 1:
+            [name] = map(self._source.class_name, train)
+            what = f"{name} is the only class with images to train with"
+            self.add(Finding(FindingCode.ONE_CLASS, _list_of(self._source, "train"), split="train", detail=what))
         if train and max(train.values()) > self._config.imbalance_above * min(train.values()):
             most, least = (choose(train, key=lambda label: train[label]) for choose in (max, min))
             what = (
@@ -308,7 +312,10 @@ class Collector:
         return CheckResult(
             dataset=self._config.data,
             label_file=self._source.label_file,
-            class_names=self._source.class_names,
+            class_names=[
+                None if name is None else self._source.class_name(label)
+                for label, name in enumerate(self._source.class_names)
+            ],
             num_images={split: sum(counts.values()) for split, counts in self._images_per_class.items()},
             images_per_class=self._images_per_class,
             samples=samples,
@@ -377,7 +384,7 @@ def _frequent_sizes(blocks: list[np.ndarray]) -> Counter[tuple[int, int]]:
 
 
 def _list_of(source: DatasetSource, split: str) -> str:
-    return f"{split}.txt" if source.label_file is not None else posixpath.basename(source.dataset.rstrip("/"))
+    return source.list_files[split] if source.list_files else posixpath.basename(source.dataset.rstrip("/"))
 
 
 def _block(rows: list[tuple[int, int, str, str, int]]) -> pa.Table:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import posixpath
 import re
+from collections import Counter
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 from imgcls_ray.datasets.findings import Finding, FindingCode
@@ -14,7 +17,9 @@ from imgcls_ray.storage.http import is_url
 from imgcls_ray.storage.s3 import is_s3
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+logger = logging.getLogger(__name__)
 
 # Ids become places in tables of counts: a mistyped one must not make a table of a billion places.
 MAX_CLASS_ID = 1_000_000
@@ -54,12 +59,29 @@ class DatasetSource:
     findings: list[Finding] = field(default_factory=list)
     """Findings about the class names, and about whole lists and folders."""
     files: frozenset[str] = frozenset()
-    """Existing files among ``label.txt`` and the lists; empty for class folders and tables."""
+    """Existing files among the class names and the lists; empty for class folders and tables."""
+    list_files: Mapping[str, str] = field(default_factory=dict)
+    """Name of each split's list; empty for class folders and tables."""
+    notes: Sequence[str] = ()
+    """How the dataset was read where that is not as usual, in lines for people."""
+
+    def tell_notes(self) -> None:
+        """Log how the dataset was read, where that is not as usual."""
+        for note in self.notes:
+            logger.info("%s: %s", self.dataset, note)
 
     def class_name(self, label: int) -> str:
-        """Name of a class for people; also for an id without a class."""
+        """Name of a class for people, with the id where several classes share it; also for an id without a class."""
         name = self.class_names[label] if 0 <= label < len(self.class_names) else None
-        return name if name is not None else f"class {label}"
+        if name is None:
+            return f"class {label}"
+        return f"{name} ({label})" if name in self._shared_names else name
+
+    @cached_property
+    def _shared_names(self) -> frozenset[str]:
+        """Names of several classes."""
+        counts = Counter(name for name in self.class_names if name is not None)
+        return frozenset(name for name, count in counts.items() if count > 1)
 
 
 def names_by_id(names: dict[int, str], file: str, findings: list[Finding]) -> list[str | None]:

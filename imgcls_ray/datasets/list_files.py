@@ -1,4 +1,7 @@
-"""Datasets of lists, as PaddleX has them: ``train.txt``, ``val.txt``, ``test.txt``, ``label.txt``; read and written."""
+"""Datasets of lists, as PaddleX has them: ``train.txt``, ``val.txt``, ``test.txt``, ``label.txt``; read and written.
+
+Those of PaddleX 2 and PaddleClas are read too: ``train_list.txt`` and so on, with ``labels.txt``, a name a line.
+"""
 
 from __future__ import annotations
 
@@ -7,21 +10,49 @@ import re
 from contextlib import closing
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Protocol
 
+from imgcls_ray.datasets.backslashes import Separators
 from imgcls_ray.datasets.check_result import SPLITS
 from imgcls_ray.datasets.findings import Finding, FindingCode
 from imgcls_ray.datasets.labelled import MAX_CLASS_ID, DatasetSource, Entry, image_uri, is_integer, names_by_id, to_int
 from imgcls_ray.errors import StorageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from imgcls_ray.storage.s3 import S3Options
 
 LABEL_FILE = "label.txt"
 LISTS = tuple(f"{split}.txt" for split in SPLITS)
+_EARLIER_LISTS = tuple(f"{split}_list.txt" for split in SPLITS)
+_EARLIER_LABEL_FILES = ("labels.txt", "label_list.txt")
+LIST_NAMES = frozenset({LABEL_FILE, *LISTS, *_EARLIER_LISTS, *_EARLIER_LABEL_FILES})
 _MAX_LINE_BYTES = 64 * 2**10
 # A file of images that was called label.txt must not fill the memory with what is wrong with its lines.
 _MAX_LABEL_FAULTS = 10_000
 # With the blanks and the commas of Chinese keyboards.
 _OTHER_DELIMITER = re.compile(r"[,;|:=\u00a0\u3000\uff0c\uff1b\uff1a]\s*[+-]?[0-9]+$")
+_ID_AND_NAME = re.compile(r"[0-9]+[ \t]+\S.*")
+
+
+class ListNames(NamedTuple):
+    """The lists of a dataset by their names."""
+
+    lists: dict[str, str]
+    """Name of the list of each split, whether it exists or not."""
+    label_file: str
+
+
+def find_lists(names: frozenset[str]) -> ListNames | None:
+    """Which of these files are the dataset's lists; None if it has none.
+
+    ``train.txt`` and so on go before PaddleX 2's names, and those are lists only beside a file of class names.
+    """
+    labels = [name for name in (LABEL_FILE, *_EARLIER_LABEL_FILES) if name in names]
+    if labels and not names & set(LISTS) and names & set(_EARLIER_LISTS):
+        return ListNames(dict(zip(SPLITS, _EARLIER_LISTS, strict=True)), labels[0])
+    if names & {LABEL_FILE, *LISTS}:
+        return ListNames(dict(zip(SPLITS, LISTS, strict=True)), labels[0] if labels else LABEL_FILE)
+    return None
 
 
 class ListFolder(Protocol):
@@ -34,101 +65,141 @@ class ListFolder(Protocol):
         """Open a file of the folder for reading."""
 
 
-def read_lists(dataset: str, folder: ListFolder, files: frozenset[str], delimiter: str | None) -> DatasetSource:
+def read_lists(
+    dataset: str, folder: ListFolder, files: frozenset[str], names: ListNames, delimiter: str | None, s3: S3Options
+) -> DatasetSource:
     """Read the class names, and find the splits of a folder with lists."""
     findings: list[Finding] = []
-    lists = [name for name in LISTS if name in files]
-    names = _read_class_names(folder, findings)
+    lists = {split: name for split, name in names.lists.items() if name in files}
+    class_names = _read_class_names(folder, names.label_file, findings)
     findings += [
-        Finding(FindingCode.UNREADABLE_LIST, needed, split=needed.removesuffix(".txt"), detail="there is none")
-        for needed in ("train.txt", "val.txt")
+        Finding(FindingCode.UNREADABLE_LIST, names.lists[needed], split=needed, detail="there is none")
+        for needed in ("train", "val")
         if needed not in lists
     ]
 
     def read(report: Callable[[Finding], None]) -> Iterator[Entry]:
-        for name in lists:
-            yield from _read_list(dataset, folder, name, names, delimiter, report)
+        reader = _ListReader(dataset, folder, names.label_file, class_names, delimiter, s3, report)
+        for split, name in lists.items():
+            yield from reader.read(split, name)
 
-    splits = [name.removesuffix(".txt") for name in lists]
-    return DatasetSource(dataset, LABEL_FILE, names, splits, read, findings, files)
+    return DatasetSource(
+        dataset,
+        names.label_file,
+        class_names,
+        list(lists),
+        read,
+        findings,
+        files=files & {names.label_file, *names.lists.values()},
+        list_files=names.lists,
+    )
 
 
-def _read_class_names(folder: ListFolder, findings: list[Finding]) -> list[str | None]:
+def _read_class_names(folder: ListFolder, file: str, findings: list[Finding]) -> list[str | None]:
     names: dict[int, str] = {}
     ids_of: dict[str, int] = {}
     try:
-        for number, line in _lines(folder.open(LABEL_FILE)):
+        lines = _lines(folder.open(file))
+        for number, line in lines if file == LABEL_FILE else _with_ids(lines):
             if len(findings) == _MAX_LABEL_FAULTS:
                 what = f"{_MAX_LABEL_FAULTS:,} of its lines are wrong; from line {number} on it was not read"
-                findings.append(Finding(FindingCode.UNREADABLE_LABELS, LABEL_FILE, number, detail=what))
+                findings.append(Finding(FindingCode.UNREADABLE_LABELS, file, number, detail=what))
                 break
-            if finding := _take_class_name(number, line, names, ids_of):
+            if finding := _take_class_name(file, number, line, names, ids_of):
                 findings.append(finding)
     except (StorageError, OSError) as error:
         what = "there is none" if isinstance(error, FileNotFoundError) else str(error)
-        findings.append(Finding(FindingCode.UNREADABLE_LABELS, LABEL_FILE, detail=what))
+        findings.append(Finding(FindingCode.UNREADABLE_LABELS, file, detail=what))
         return []
     if not names:
-        findings.append(Finding(FindingCode.UNREADABLE_LABELS, LABEL_FILE, detail="it names no class"))
+        findings.append(Finding(FindingCode.UNREADABLE_LABELS, file, detail="it names no class"))
         return []
-    return names_by_id(names, LABEL_FILE, findings)
+    return names_by_id(names, file, findings)
+
+
+def _with_ids(lines: Iterable[tuple[int, str | BadBytes]]) -> Iterator[tuple[int, str | BadBytes]]:
+    """Lines of ``id name``: of names alone, which PaddleX 2 has, the lines are counted from 0."""
+    found = [line for line, _ in zip(lines, range(MAX_CLASS_ID + 1), strict=False)]
+    have_ids = all(isinstance(text, str) and _ID_AND_NAME.fullmatch(text.strip()) for _, text in found)
+    for number, text in found:
+        yield number, f"{number - 1} {text.strip()}" if isinstance(text, str) and not have_ids else text
 
 
 def _take_class_name(
-    number: int, line: str | BadBytes, names: dict[int, str], ids_of: dict[str, int]
+    file: str, number: int, line: str | BadBytes, names: dict[int, str], ids_of: dict[str, int]
 ) -> Finding | None:
     """Add a line's class to ``names`` (by id) and ``ids_of`` (by name), or return what is wrong with the line."""
     if isinstance(line, BadBytes):
-        return Finding(FindingCode.BAD_LINE, LABEL_FILE, number, detail=line.what)
+        return Finding(FindingCode.BAD_LINE, file, number, detail=line.what)
     text, name = [*re.split(r"[ \t]+", line.strip(), maxsplit=1), ""][:2]
     if not is_integer(text) or (label := to_int(text)) < 0:
         what = f"{text[:60]!r} is no class id from 0 on"
-        return Finding(FindingCode.LABEL_NOT_INTEGER, LABEL_FILE, number, detail=what)
+        return Finding(FindingCode.LABEL_NOT_INTEGER, file, number, detail=what)
     if not name:
-        return Finding(FindingCode.BAD_LINE, LABEL_FILE, number, detail=f"class {text[:60]} has no name")
+        return Finding(FindingCode.BAD_LINE, file, number, detail=f"class {text[:60]} has no name")
     if label > MAX_CLASS_ID:
         what = f"{text[:60]} is larger than {MAX_CLASS_ID}"
-        return Finding(FindingCode.LABEL_OUT_OF_RANGE, LABEL_FILE, number, class_name=name, detail=what)
+        return Finding(FindingCode.LABEL_OUT_OF_RANGE, file, number, class_name=name, detail=what)
     if label in names:
         what = f"{label} is {names[label]!r} and {name!r}"
-        return Finding(FindingCode.DUPLICATE_CLASS_ID, LABEL_FILE, number, class_name=name, detail=what)
+        return Finding(FindingCode.DUPLICATE_CLASS_ID, file, number, class_name=name, detail=what)
     names[label] = name
     if ids_of.setdefault(name, label) != label:
         what = f"{name!r} is {ids_of[name]} and {label}"
-        return Finding(FindingCode.DUPLICATE_CLASS_NAME, LABEL_FILE, number, class_name=name, detail=what)
+        return Finding(FindingCode.DUPLICATE_CLASS_NAME, file, number, class_name=name, detail=what)
     return None
 
 
-def _read_list(
-    dataset: str,
-    folder: ListFolder,
-    name: str,
-    names: list[str | None],
-    delimiter: str | None,
-    report: Callable[[Finding], None],
-) -> Iterator[Entry]:
-    split = name.removesuffix(".txt")
-    num_classes = sum(known is not None for known in names)
-    known = f"label.txt has {num_classes} classes, 0 to {len(names) - 1}" if names else f"ids are 0 to {MAX_CLASS_ID}"
+class _ListReader:
+    """Reads the lists of one dataset."""
 
-    def is_known(label: int) -> bool:
-        return 0 <= label < len(names) and names[label] is not None if names else 0 <= label <= MAX_CLASS_ID
+    def __init__(
+        self,
+        dataset: str,
+        folder: ListFolder,
+        label_file: str,
+        names: list[str | None],
+        delimiter: str | None,
+        s3: S3Options,
+        report: Callable[[Finding], None],
+    ) -> None:
+        self._dataset, self._folder, self._names, self._delimiter = dataset, folder, names, delimiter
+        self._report = report
+        self._separators = Separators(dataset, s3, report)
+        self._spelled: dict[int, str] = {}
+        num_classes = sum(known is not None for known in names)
+        self._known = f"ids are 0 to {MAX_CLASS_ID}"
+        if names:
+            self._known = f"{label_file} has {num_classes} classes, 0 to {len(names) - 1}"
 
-    try:
-        for number, line in _lines(folder.open(name)):
-            if isinstance(line, BadBytes):
-                report(Finding(FindingCode.BAD_LINE, name, number, split, detail=line.what))
-                continue
-            path, label, fault = _parse_line(line, delimiter)
-            if fault is not None:
-                report(Finding(fault, name, number, split, path=path, detail=repr(line[:200])))
-            elif not is_known(to_int(label)):
-                what = f"{label[:60]}: {known}"
-                report(Finding(FindingCode.LABEL_OUT_OF_RANGE, name, number, split, path=path, detail=what))
-            else:
-                yield Entry(split, name, number, path, image_uri(dataset, path), to_int(label))
-    except (StorageError, OSError) as error:
-        report(Finding(FindingCode.UNREADABLE_LIST, name, split=split, detail=str(error)))
+    def read(self, split: str, name: str) -> Iterator[Entry]:
+        try:
+            for number, line in _lines(self._folder.open(name)):
+                if isinstance(line, BadBytes):
+                    self._report(Finding(FindingCode.BAD_LINE, name, number, split, detail=line.what))
+                    continue
+                path, label, fault = _parse_line(line, self._delimiter)
+                what = repr(line[:200])
+                if fault is None:
+                    fault, what = self._fault_of_label(label)
+                if fault is not None:
+                    self._report(Finding(fault, name, number, split, path=path, detail=what))
+                    continue
+                path = self._separators.read(path, file=name, line=number, split=split)
+                yield Entry(split, name, number, path, image_uri(self._dataset, path), to_int(label))
+        except (StorageError, OSError) as error:
+            self._report(Finding(FindingCode.UNREADABLE_LIST, name, split=split, detail=str(error)))
+
+    def _fault_of_label(self, text: str) -> tuple[FindingCode | None, str]:
+        label, names = to_int(text), self._names
+        if not (0 <= label < len(names) and names[label] is not None if names else 0 <= label <= MAX_CLASS_ID):
+            return FindingCode.LABEL_OUT_OF_RANGE, f"{text[:60]}: {self._known}"
+        # Whoever has 007 beside 7 may mean two classes.
+        text = text.lstrip("+-")
+        if (other := self._spelled.setdefault(label, text)) != text:
+            what = f"{text[:60]!r} here and {other[:60]!r} before are one id; write the id of a class in one way"
+            return FindingCode.DUPLICATE_CLASS_ID, what
+        return None, ""
 
 
 def _parse_line(line: str, delimiter: str | None) -> tuple[str, str, FindingCode | None]:
@@ -172,7 +243,7 @@ def write_class_name(label: int, name: str) -> str | None:
     """Line of ``label.txt`` for this class; ``None`` if no line would be read as it."""
     line = _class_line(label, name)
     names: dict[int, str] = {}
-    faults = [_take_class_name(1, text, names, {}) for text in _read_back(line)]
+    faults = [_take_class_name(LABEL_FILE, 1, text, names, {}) for text in _read_back(line)]
     return line if (faults, names) == ([None], {label: name}) else None
 
 

@@ -9,7 +9,7 @@ import os
 from typing import TYPE_CHECKING
 
 from imgcls_ray.datasets.class_folders import read_class_folders
-from imgcls_ray.datasets.list_files import LABEL_FILE, LISTS, read_lists
+from imgcls_ray.datasets.list_files import LIST_NAMES, find_lists, read_lists
 from imgcls_ray.datasets.tables import read_table
 from imgcls_ray.errors import InputError
 from imgcls_ray.storage import DEFAULT_S3, open_directory
@@ -17,6 +17,8 @@ from imgcls_ray.storage.files import path_from_uri
 from imgcls_ray.storage.s3 import S3Options, is_s3
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from imgcls_ray.datasets.labelled import DatasetSource
     from imgcls_ray.datasets.list_files import ListFolder
 
@@ -24,20 +26,27 @@ _TABLES = (".csv", ".parquet")
 
 
 def read_dataset(
-    dataset: str, *, delimiter: str | None = None, s3: S3Options = DEFAULT_S3, folder: ListFolder | None = None
+    dataset: str,
+    *,
+    delimiter: str | None = None,
+    split_folders: Mapping[str, str] | None = None,
+    s3: S3Options = DEFAULT_S3,
+    folder: ListFolder | None = None,
 ) -> DatasetSource:
     """Find out what kind of dataset it is, and read its class names.
 
     Args:
-        dataset: a folder (local or ``s3://``) with ``train.txt``, ``val.txt``, ``label.txt`` and maybe ``test.txt``;
-            one of class folders, ``train/NAME/*.jpg`` or ``NAME/*.jpg``; or a ``.csv`` or ``.parquet`` file with the
-            columns ``uri``, ``label`` and maybe ``split``.
+        dataset: a folder (local or ``s3://``) with ``train.txt``, ``val.txt``, ``label.txt`` and maybe ``test.txt``,
+            or with PaddleX 2's lists; one of class folders, ``train/NAME/*.jpg`` or ``NAME/*.jpg``; or a ``.csv`` or
+            ``.parquet`` file with the columns ``uri``, ``label`` and maybe ``split``.
         delimiter: between path and class id of the lists; spaces or a tab, whichever is last in a line, if not given.
+        split_folders: of class folders, the folder of each split; empty if the first folders are the classes. Default:
+            found by their names.
         s3: object storage of the dataset.
         folder: where its lists are read from; default: the folder ``dataset`` itself.
 
     Raises:
-        InputError: there is no such dataset, or it is of no known kind.
+        InputError: there is no such dataset, it is of no known kind, or it cannot be told which folders are splits.
     """
     is_folder = not is_s3(dataset) and os.path.isdir(path_from_uri(dataset))
     if os.path.splitext(dataset)[1].lower() in _TABLES and not is_folder:
@@ -46,7 +55,7 @@ def read_dataset(
         raise InputError(f"{dataset}: there is no such folder; a dataset is a folder, or a .csv or .parquet file")
     folder = folder or open_directory(dataset, s3)
     # A folder may hold millions of names: only these few are kept.
-    files = frozenset(name.rstrip("/") for name in folder.entries() if name.rstrip("/") in (LABEL_FILE, *LISTS))
-    if files:
-        return read_lists(dataset, folder, files, delimiter)
-    return read_class_folders(dataset, s3)
+    files = frozenset(name.rstrip("/") for name in folder.entries() if name.rstrip("/") in LIST_NAMES)
+    if (names := find_lists(files)) is not None:
+        return read_lists(dataset, folder, files, names, delimiter, s3)
+    return read_class_folders(dataset, s3, split_folders)

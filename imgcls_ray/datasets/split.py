@@ -74,6 +74,7 @@ def split_dataset(
     seed: int = 0,
     group_by: str | None = None,
     delimiter: str | None = None,
+    split_folders: Mapping[str, str] | None = None,
 ) -> SplitReport:
     """Pool all images of train, val and test, and split them anew.
 
@@ -88,6 +89,8 @@ def split_dataset(
             match) stay together.
         delimiter: between path and class id of the lists, the new ones too. If not given, spaces or a tab are read and
             a space is written.
+        split_folders: of class folders, the folder of each split; empty if the first folders are the classes. Default:
+            found by their names.
 
     Raises:
         UsageError: the percentages do not add up, the dataset has a fault, an image has two classes, a class has too
@@ -100,7 +103,7 @@ def split_dataset(
         raise UsageError("delimiter must not be empty; leave it out for spaces and tabs")
     folder = _local_folder(dataset)
     refuse_if_unfinished(folder)
-    pool = _read(folder, delimiter)
+    pool = _read(folder, delimiter, split_folders)
     groups = None if pattern is None else _groups(folder, pool.images, pattern)
     _refuse_small_classes(dataset, pool, groups, list(shares))
     dealt = _deal(dataset, pool, groups, shares, seed=seed)
@@ -160,6 +163,8 @@ class _Pool:
     images: list[Entry]
     lines: list[str]
     """Of new lists, one for each image."""
+    lists: Mapping[str, str]
+    """Name of each split's list."""
     label_lines: list[str]
     """Of ``label.txt``, where folders give the classes."""
     originals: dict[str, bytes]
@@ -183,15 +188,17 @@ class _ReadOnce:
         return io.BytesIO(self.contents[name])
 
 
-def _read(folder: Path, delimiter: str | None) -> _Pool:
+def _read(folder: Path, delimiter: str | None, split_folders: Mapping[str, str] | None) -> _Pool:
     opened = _ReadOnce(LocalDirectory(str(folder)))
-    source = read_dataset(str(folder), delimiter=delimiter, folder=opened)
+    source = read_dataset(str(folder), delimiter=delimiter, split_folders=split_folders, folder=opened)
+    source.tell_notes()
     if source.files and not source.splits:
         # Otherwise the folder of all the images would be taken for a class.
         raise UsageError(
             f"{folder}: has {LABEL_FILE}, but none of {', '.join(LISTS)}; add them, or remove {LABEL_FILE} to have it "
             "made of folders of classes"
         )
+    lists = source.list_files or {split: f"{split}.txt" for split in SPLITS}
 
     def refuse(finding: Finding) -> None:
         if finding.code.severity is Severity.WARNING:
@@ -205,14 +212,14 @@ def _read(folder: Path, delimiter: str | None) -> _Pool:
         refuse(finding)
     images, num_duplicates = _each_once(folder, source.read(refuse))
     if not images:
-        raise UsageError(f"{folder}: no image in {', '.join(name for name in LISTS if name in source.files)}")
+        raise UsageError(f"{folder}: no image in {', '.join(name for name in lists.values() if name in source.files)}")
     lines = [_written(folder, image.where, image.path, write_entry(str(folder), image, delimiter)) for image in images]
     labels = []
     if source.label_file is None:
         names = enumerate(map(str, source.class_names))
         labels = [_written(folder, LABEL_FILE, name, write_class_name(label, name)) for label, name in names]
-    originals = {name: data for name, data in opened.contents.items() if name in LISTS}
-    return _Pool(source, images, lines, labels, originals, num_duplicates)
+    originals = {name: data for name, data in opened.contents.items() if name in lists.values()}
+    return _Pool(source, images, lines, lists, labels, originals, num_duplicates)
 
 
 def _each_once(folder: Path, entries: Iterable[Entry]) -> tuple[list[Entry], int]:
@@ -296,9 +303,9 @@ def _deal(
 
 def _contents(pool: _Pool, dealt: Mapping[str, str], splits: list[str]) -> dict[str, bytes | None]:
     """What is to be written, by name of file; None for what is to go."""
-    lines: dict[str, list[str]] = {f"{split}.txt": [] for split in splits}
+    lines: dict[str, list[str]] = {pool.lists[split]: [] for split in splits}
     for image, line in sorted(zip(pool.images, pool.lines, strict=True), key=lambda pair: pair[0].path):
-        lines[f"{dealt[image.path]}.txt"].append(line)
+        lines[pool.lists[dealt[image.path]]].append(line)
     if pool.label_lines:
         lines[LABEL_FILE] = pool.label_lines
     gone = {name: None for name in pool.originals if name not in lines}

@@ -6,8 +6,10 @@ import csv
 import io
 import math
 import posixpath
+import re
 from typing import TYPE_CHECKING, TypeAlias
 
+from imgcls_ray.datasets.backslashes import Separators
 from imgcls_ray.datasets.check_result import SPLITS
 from imgcls_ray.datasets.findings import Finding, FindingCode
 from imgcls_ray.datasets.labelled import (
@@ -15,11 +17,11 @@ from imgcls_ray.datasets.labelled import (
     DatasetSource,
     Entry,
     image_uri,
-    is_integer,
     name_text,
     names_by_id,
     to_int,
 )
+from imgcls_ray.datasets.split_names import split_called
 from imgcls_ray.errors import InputError
 from imgcls_ray.storage import open_file
 
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from imgcls_ray.storage.s3 import S3Options
 
 
+_WHOLE_NUMBER = re.compile(r"0|-?[1-9][0-9]*")
 _Row: TypeAlias = "Mapping[str | None, str | bytes | int | float | Sequence[str] | None]"
 """What a table has in a row: of a CSV, texts, and under ``None`` those beyond its columns."""
 
@@ -38,16 +41,22 @@ def read_table(dataset: str, s3: S3Options) -> DatasetSource:
     folder, name = posixpath.split(dataset)
     name = name_text(name)
     labels: set[str] = set()
-    splits: set[str] = set()
-    for _, row in _table_rows(dataset, s3):
+    words: dict[str, str] = {}
+    for number, row in _table_rows(dataset, s3):
         if _fault_of_row(row) is None:
             labels.add(str(row["label"]))
-            splits.add(_split_of(row))
+            word = str(row.get("split") or "train").strip().casefold()
+            if (other := words.setdefault(_split_of(row), word)) != word:
+                raise InputError(
+                    f"{name}:{number}: the column split has {word!r} here and {other!r} before, and both mean "
+                    f"{_split_of(row)}; use one word for it"
+                )
         if len(labels) > MAX_CLASS_ID:
             raise InputError(f"{dataset}: has more than {MAX_CLASS_ID:,} different labels; is it the right column?")
     ids, names, findings = _classes_of_table(labels, name)
 
     def read(report: Callable[[Finding], None]) -> Iterator[Entry]:
+        separators = Separators(folder or ".", s3, report)
         for number, row in _table_rows(dataset, s3):
             split, uri = _split_of(row), str(row.get("uri") or "")
             if what := _fault_of_row(row):
@@ -56,16 +65,20 @@ def read_table(dataset: str, s3: S3Options) -> DatasetSource:
                 what = f"{text} is no class id from 0 on"
                 report(Finding(FindingCode.LABEL_OUT_OF_RANGE, name, number, split, path=uri, detail=what))
             else:
+                uri = separators.read(uri, file=name, line=number, split=split)
                 yield Entry(split, name, number, uri, image_uri(folder or ".", uri), label)
 
-    present = [split for split in SPLITS if split in splits]
+    present = [split for split in SPLITS if split in words]
     return DatasetSource(dataset, None, names, present, read, findings)
 
 
 def _classes_of_table(labels: set[str], file: str) -> tuple[dict[str, int], list[str | None], list[Finding]]:
-    """Class ids by label, and names by id: labels are ids where all of them are whole numbers, else names."""
+    """Class ids by label, and names by id: labels are ids where all of them are whole numbers, else names.
+
+    ``007`` and ``07`` are names, and two of them: no label becomes another one.
+    """
     findings: list[Finding] = []
-    if all(is_integer(label) and to_int(label) <= MAX_CLASS_ID for label in labels):
+    if all(_WHOLE_NUMBER.fullmatch(label) and to_int(label) <= MAX_CLASS_ID for label in labels):
         ids = {label: to_int(label) for label in labels if to_int(label) >= 0}
         return ids, names_by_id({label: str(label) for label in ids.values()}, file, findings) if ids else [], findings
     names = sorted(labels)
@@ -73,7 +86,8 @@ def _classes_of_table(labels: set[str], file: str) -> tuple[dict[str, int], list
 
 
 def _split_of(row: _Row) -> str:
-    return str(row.get("split") or "train")
+    text = str(row.get("split") or "train")
+    return split_called(text) or text
 
 
 def _fault_of_row(row: _Row) -> str | None:

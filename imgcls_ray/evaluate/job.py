@@ -81,6 +81,7 @@ def _evaluate(config: EvaluateConfig, console: Console) -> Evaluation:
             model=config.model,
             model_names=folder.spec.class_names,
             delimiter=config.delimiter,
+            split_folders=config.split_places,
             s3=s3,
         )
         answers = Answers(
@@ -89,7 +90,7 @@ def _evaluate(config: EvaluateConfig, console: Console) -> Evaluation:
         result = _new_result(config, folder, split)
         _classify(config, folder, split, answers, temperatures, result, console)
         result.codes = answers.codes
-        result.scores = _scores(split, answers, temperatures, folder.spec.class_names)
+        result.scores = _scores(split, answers, temperatures, folder.spec.names_apart)
         result.kept_in_model = _keep_in_model(config, result)
         result.seconds = time.monotonic() - start
         write_report(result, config, split, answers)
@@ -104,7 +105,7 @@ def _new_result(config: EvaluateConfig, folder: ModelFolder, split: Split) -> Ev
         model=config.model,
         model_name=folder.spec.name,
         fingerprint=folder.spec.fingerprint,
-        class_names=folder.spec.class_names,
+        class_names=folder.spec.names_apart,
         num_images=split.num_images,
         num_dataset_classes=split.num_classes,
         max_error_rate=config.max_error_rate,

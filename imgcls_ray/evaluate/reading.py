@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ import pyarrow as pa
 
 from imgcls_ray.datasets.check_result import SPLITS
 from imgcls_ray.datasets.classes import match_classes
-from imgcls_ray.datasets.findings import Severity
+from imgcls_ray.datasets.findings import FindingCode, Severity
 from imgcls_ray.datasets.source import read_dataset
 from imgcls_ray.errors import InputError, UsageError
 from imgcls_ray.evaluate.classifying import ENTRY_SCHEMA
@@ -19,13 +20,16 @@ from imgcls_ray.storage import DEFAULT_S3
 from imgcls_ray.workers.worker import block_of_entries
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from imgcls_ray.datasets.entry_file import EntryFile
     from imgcls_ray.datasets.findings import Finding
     from imgcls_ray.datasets.labelled import DatasetSource
     from imgcls_ray.storage.s3 import S3Options
     from imgcls_ray.workers.worker import Block
+
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,7 @@ def read_split(
     model: str,
     model_names: Sequence[str],
     delimiter: str | None = None,
+    split_folders: Mapping[str, str] | None = None,
     s3: S3Options = DEFAULT_S3,
 ) -> Split:
     """Read the entries of a split into a temporary file, and match its classes with the model's by name.
@@ -69,7 +74,8 @@ def read_split(
             one of its classes.
         StorageError: its storage fails.
     """
-    source = read_dataset(dataset, delimiter=delimiter, s3=s3)
+    source = read_dataset(dataset, delimiter=delimiter, split_folders=split_folders, s3=s3)
+    source.tell_notes()
     if split not in source.splits:
         there = f"it has {' and '.join(source.splits)}" if source.splits else "it has none"
         raise UsageError(f"{dataset}: has no split {split!r}; {there}. Give split=…, or make it with `imgcls split`")
@@ -103,6 +109,8 @@ class _Faults:
 
     def add(self, finding: Finding) -> None:
         is_of_other_split = finding.split in SPLITS and finding.split != self._split
+        if finding.code is FindingCode.BACKSLASHES:
+            logger.warning("%s", finding.text)
         if finding.code.severity is Severity.ERROR and not is_of_other_split:
             self._first = self._first or finding
             self._count += 1

@@ -67,7 +67,9 @@ def choose_images(config: ExportConfig, spec: ModelSpec) -> ExportImages:
     if config.images is None:
         return ExportImages(DRAWN, [], [])
     try:
-        dataset = read_dataset(config.images, delimiter=config.delimiter, s3=s3_options(config))
+        dataset = read_dataset(
+            config.images, delimiter=config.delimiter, split_folders=config.split_places, s3=s3_options(config)
+        )
     except InputError:
         # No dataset: then it is what `imgcls predict` takes, whose error is the one to tell.
         chosen = _from_input(config.images, config)
@@ -89,6 +91,7 @@ def _from_input(source: str, config: ExportConfig) -> ExportImages:
 
 
 def _from_dataset(dataset: DatasetSource, config: ExportConfig, spec: ModelSpec) -> ExportImages:
+    dataset.tell_notes()
     labels, why_no_accuracy = _model_labels(dataset, config.model, spec)
     split = next((name for name in ("val", "test", "train") if name in dataset.splits), None)
     calibration_split = "train" if "train" in dataset.splits else split

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -16,11 +17,13 @@ from imgcls_ray.errors import InputError
 from imgcls_ray.words import counted
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from imgcls_ray.datasets.findings import Finding
     from imgcls_ray.storage.s3 import S3Options
+
+logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "val")
 _SCHEMA = pa.schema([("uri", pa.string()), ("label", pa.int32())])
@@ -43,14 +46,17 @@ class Entries:
         return np.bincount(self.tables[split]["label"].to_numpy(), minlength=len(self.class_names))
 
 
-def read_entries(data: str, *, delimiter: str | None, s3: S3Options) -> Entries:
-    """Read the train and val splits of a dataset.
+def read_entries(
+    data: str, *, delimiter: str | None, split_folders: Mapping[str, str] | None = None, s3: S3Options
+) -> Entries:
+    """Read the train and val splits of a dataset, and log what people should know of it.
 
     Raises:
-        InputError: there is no such dataset, it has faults, or its train or val split is empty.
+        InputError: there is no such dataset, it has faults, one class only, or nothing to train or to evaluate on.
     """
-    source = read_dataset(data, delimiter=delimiter, s3=s3)
-    faults: list[Finding] = [finding for finding in source.findings if finding.code.severity is Severity.ERROR]
+    source = read_dataset(data, delimiter=delimiter, split_folders=split_folders, s3=s3)
+    source.tell_notes()
+    findings = list(source.findings)
     # Ids that no class has would be outputs that are never right.
     known = [label for label, name in enumerate(source.class_names) if name is not None]
     place = {label: number for number, label in enumerate(known)}
@@ -64,7 +70,7 @@ def read_entries(data: str, *, delimiter: str | None, s3: S3Options) -> Entries:
             values.clear()
         batches[split].append(batch)
 
-    for entry in source.read(faults.append):
+    for entry in source.read(findings.append):
         if entry.split in columns and entry.label in place:
             uris, labels = columns[entry.split]
             uris.append(entry.uri)
@@ -72,7 +78,8 @@ def read_entries(data: str, *, delimiter: str | None, s3: S3Options) -> Entries:
             digest.update(f"{entry.split}\0{entry.path}\0{entry.label}\n".encode(errors="surrogatepass"))
             if len(uris) == _ROWS_PER_BATCH:
                 flush(entry.split)
-    _refuse_faults(data, faults)
+    _tell_warnings(data, [finding for finding in findings if finding.code.severity is Severity.WARNING])
+    _refuse_faults(data, [finding for finding in findings if finding.code.severity is Severity.ERROR])
     for split in SPLITS:
         flush(split)
     class_names = tuple(str(source.class_names[label]) for label in known)
@@ -84,7 +91,20 @@ def read_entries(data: str, *, delimiter: str | None, s3: S3Options) -> Entries:
                 f"{data}: has no images in its {split} split; `imgcls split {data} --train-percent 90 --val-percent 10`"
                 " makes one"
             )
-    return Entries(class_names, tables, digest.hexdigest())
+    entries = Entries(class_names, tables, digest.hexdigest())
+    if len(has_images := np.flatnonzero(entries.images_per_class("train"))) == 1:
+        raise InputError(
+            f"{data}: {class_names[has_images[0]]} is the only class with images to train with, and one class alone "
+            "cannot be learnt; add images of another class"
+        )
+    return entries
+
+
+def _tell_warnings(data: str, warnings: Sequence[Finding]) -> None:
+    for warning in warnings[:_NUM_SHOWN]:
+        logger.warning("%s: %s", data, warning.text)
+    if len(warnings) > _NUM_SHOWN:
+        logger.warning("%s: %s more; `imgcls check %s` tells all of them", data, len(warnings) - _NUM_SHOWN, data)
 
 
 def _refuse_faults(data: str, faults: Sequence[Finding]) -> None:

@@ -78,7 +78,7 @@ def train(config: TrainConfig, console: Console) -> TrainResult:
     directory = open_directory(config.output, s3)
     if not is_s3(config.output) and os.path.isfile(path := path_from_uri(config.output)):
         raise UsageError(f"{path}: is a file; give a folder for the run, or s3://BUCKET/PREFIX")
-    entries = read_entries(config.data, delimiter=config.delimiter, s3=s3)
+    entries = read_entries(config.data, delimiter=config.delimiter, split_folders=config.split_places, s3=s3)
     with hold_lease(directory):
         state = load_state(directory, STATE_NAME)
         is_new = state is None

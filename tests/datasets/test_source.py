@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from imgcls_ray.datasets import list_files, tables
-from imgcls_ray.datasets.findings import Finding, FindingCode
+from imgcls_ray.datasets.findings import Finding, FindingCode, Severity
 from imgcls_ray.datasets.source import read_dataset
 from imgcls_ray.errors import InputError
 from imgcls_ray.report.check_report import HISTOGRAM_NAME, SAMPLES_FOLDER
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from imgcls_ray.datasets.labelled import Entry
+    from tests.s3.server import S3Server
 
 LABELS = b"0 cat\n1 dog\n2 owl\n"
 
@@ -284,6 +285,119 @@ def test_a_long_list_does_not_fill_the_memory(tmp_path: Path) -> None:
     assert peak < 2**20
 
 
+@pytest.mark.parametrize("labels", [("007", "07"), ("7", "007"), ("00", "0")])
+def test_two_spellings_of_an_id_in_lists_are_never_one(tmp_path: Path, labels: tuple[str, str]) -> None:
+    write_lists(tmp_path, f"a.jpg {labels[0]}\n", val=f"b.jpg {labels[1]}\n".encode(), label=b"0 a\n7 b\n")
+    entries, findings = read(tmp_path)
+    assert len(entries) == 1
+    assert codes(findings)[1:] == [(FindingCode.DUPLICATE_CLASS_ID, "val.txt", 1)]
+
+
+# Lists of PaddleX 2, lists from Windows
+
+
+def write_texts(root: Path, **texts: str) -> None:
+    root.mkdir(exist_ok=True)
+    for name, text in texts.items():
+        (root / f"{name}.txt").write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("label_file", "text"),
+    [
+        ("labels", "cat\nbig dog\n"),
+        ("labels", "0 cat\n1 big dog\n"),
+        ("label_list", "0 cat\n1 big dog\n"),
+        ("label", "0 cat\n1 big dog\n"),
+    ],
+)
+def test_lists_of_paddlex_2_are_read(tmp_path: Path, label_file: str, text: str) -> None:
+    write_texts(tmp_path, train_list="a.jpg 0\nb.jpg 1\n", val_list="c.jpg 1\n", **{label_file: text})
+    source = read_dataset(str(tmp_path))
+    assert (source.class_names, source.splits) == (["cat", "big dog"], ["train", "val"])
+    entries, findings = read(tmp_path)
+    assert findings == []
+    assert [(entry.where, entry.label) for entry in entries] == [
+        ("train_list.txt:1", 0),
+        ("train_list.txt:2", 1),
+        ("val_list.txt:1", 1),
+    ]
+
+
+def test_faults_of_paddlex_2s_lists_are_told_with_their_names(tmp_path: Path) -> None:
+    write_texts(tmp_path, train_list="a.jpg 5\n", labels="cat\n\ncat\n")
+    _, findings = read(tmp_path)
+    assert codes(findings) == [
+        (FindingCode.DUPLICATE_CLASS_NAME, "labels.txt", 3),
+        (FindingCode.GAP_IN_IDS, "labels.txt", None),
+        (FindingCode.UNREADABLE_LIST, "val_list.txt", None),
+        (FindingCode.LABEL_OUT_OF_RANGE, "train_list.txt", 1),
+    ]
+    assert findings[-1].detail == "5: labels.txt has 2 classes, 0 to 2"
+
+
+def test_the_usual_lists_go_before_those_of_paddlex_2(tmp_path: Path) -> None:
+    write_texts(tmp_path, train="a.jpg 0\n", val="", label="0 cat\n", train_list="b.jpg 0\n", labels="dog\n")
+    assert read_dataset(str(tmp_path)).class_names == ["cat"]
+    assert [entry.path for entry in read(tmp_path)[0]] == ["a.jpg"]
+
+
+def test_lists_of_other_programs_beside_class_folders_are_no_lists(tmp_path: Path) -> None:
+    write_files(tmp_path, "train/cat/1.jpg", "val/cat/2.jpg")
+    write_texts(tmp_path, train_list="cat/1\n")
+    assert read_dataset(str(tmp_path)).class_names == ["cat"]
+    (tmp_path / "train_list.txt").unlink()
+    write_texts(tmp_path, labels="cat\n")
+    assert read_dataset(str(tmp_path)).splits == ["train", "val"]
+
+
+def test_backslashes_part_folders_where_only_that_finds_the_file(tmp_path: Path) -> None:
+    write_files(tmp_path, "images/cat/1.jpg", "images/cat/2.jpg", "odd\\name.jpg")
+    lines = (
+        "images\\cat\\1.jpg 0",
+        "images\\cat\\2.jpg 0",
+        "images\\cat\\none.jpg 0",
+        "odd\\name.jpg 0",
+        "images/cat/1.jpg 1",
+    )
+    write_lists(tmp_path, "\r\n".join(lines), val=b"")
+    entries, [finding] = read(tmp_path)
+    assert [entry.path for entry in entries] == [
+        "images/cat/1.jpg",
+        "images/cat/2.jpg",
+        "images\\cat\\none.jpg",
+        "odd\\name.jpg",
+        "images/cat/1.jpg",
+    ]
+    assert entries[0].uri == f"{tmp_path}/images/cat/1.jpg"
+    assert (finding.code, finding.file, finding.line) == (FindingCode.BACKSLASHES, "train.txt", 1)
+    assert finding.code.severity is Severity.WARNING
+    assert finding.detail.startswith(r"'images\\cat\\1.jpg' is read as 'images/cat/1.jpg', and so is every path where")
+
+
+def test_backslashes_in_a_table_part_folders_too(tmp_path: Path) -> None:
+    write_files(tmp_path, "images/cat/1.jpg")
+    path = write_csv(tmp_path, "uri,label", "images\\cat\\1.jpg,cat")
+    entries, findings = read(path)
+    assert [entry.uri for entry in entries] == [f"{tmp_path}/images/cat/1.jpg"]
+    assert codes(findings) == [(FindingCode.BACKSLASHES, "all.csv", 2)]
+
+
+def test_backslashes_of_lists_on_s3_part_folders(s3: S3Server, bucket: str) -> None:
+    contents = {
+        "train.txt": b"images\\1.jpg 0\nimages\\2.jpg 0\n",
+        "val.txt": b"",
+        "label.txt": b"0 cat\n",
+        "images/1.jpg": b"x",
+    }
+    for key, body in contents.items():
+        s3.client().put_object(Bucket=bucket, Key=f"set/{key}", Body=body)
+    entries, findings = read(f"s3://{bucket}/set")
+    # The first object that is found decides for all.
+    assert [entry.uri for entry in entries] == [f"s3://{bucket}/set/images/{number}.jpg" for number in (1, 2)]
+    assert codes(findings) == [(FindingCode.BACKSLASHES, "train.txt", 1)]
+
+
 # Class names
 
 
@@ -329,6 +443,9 @@ def test_two_classes_of_one_name_are_told_and_stay_two(tmp_path: Path) -> None:
     names, [finding] = read_names(tmp_path, "0 cat\n1 cat\n")
     assert names == ["cat", "cat"]
     assert (finding.code, finding.line, finding.detail) == (FindingCode.DUPLICATE_CLASS_NAME, 2, "'cat' is 0 and 1")
+    assert finding.code.severity is Severity.WARNING
+    source = read_dataset(str(tmp_path))
+    assert [source.class_name(label) for label in range(3)] == ["cat (0)", "cat (1)", "class 2"]
 
 
 def test_ids_that_are_left_out_are_told(tmp_path: Path) -> None:
@@ -547,7 +664,7 @@ def write_parquet(folder: Path, **columns: list[Any]) -> Path:
 
 
 def test_whole_numbers_in_a_table_are_class_ids(tmp_path: Path) -> None:
-    path = write_csv(tmp_path, "uri,label,split", "a.jpg,1,train", "b.jpg,0,val", "c.jpg,01,")
+    path = write_csv(tmp_path, "uri,label,split", "a.jpg,1,train", "b.jpg,0,val", "c.jpg,1,")
     assert read_dataset(str(path)).class_names == ["0", "1"]
     entries, findings = read(path)
     assert findings == []
@@ -556,6 +673,50 @@ def test_whole_numbers_in_a_table_are_class_ids(tmp_path: Path) -> None:
         ("val", "all.csv", 3, "b.jpg", f"{tmp_path}/b.jpg", 0),
         ("train", "all.csv", 4, "c.jpg", f"{tmp_path}/c.jpg", 1),
     ]
+
+
+@pytest.mark.parametrize(
+    ("labels", "names"),
+    [
+        (["007", "07", "7"], ["007", "07", "7"]),
+        (["1", "0", "01"], ["0", "01", "1"]),
+        (["0", "+1"], ["+1", "0"]),
+        (["0", "-0"], ["-0", "0"]),
+        (["10", "9", "1.0"], ["1.0", "10", "9"]),
+    ],
+)
+def test_labels_of_a_table_are_names_unless_all_are_numbers_as_one_writes_them(
+    tmp_path: Path, labels: list[str], names: list[str]
+) -> None:
+    path = write_csv(tmp_path, "uri,label", *(f"{number}.jpg,{label}" for number, label in enumerate(labels)))
+    assert read_dataset(str(path)).class_names == names
+    entries, findings = read(path)
+    assert findings == []
+    assert [names[entry.label] for entry in entries] == labels
+
+
+@pytest.mark.parametrize(
+    ("words", "splits"),
+    [
+        (["Train", "VAL", "test", "TRAIN"], ["train", "val", "test", "train"]),
+        (["training", "Validation", "Testing", "Training "], ["train", "val", "test", "train"]),
+        (["train", "dev", "", "Dev"], ["train", "val", "train", "val"]),
+    ],
+)
+def test_splits_of_a_table_have_the_names_that_people_give_them(
+    tmp_path: Path, words: list[str], splits: list[str]
+) -> None:
+    path = write_csv(tmp_path, "uri,label,split", *(f"{number}.jpg,a,{word}" for number, word in enumerate(words)))
+    entries, findings = read(path)
+    assert ([entry.split for entry in entries], findings) == (splits, [])
+
+
+def test_two_words_for_one_split_in_a_table_are_refused(tmp_path: Path) -> None:
+    path = write_csv(tmp_path, "uri,label,split", "a.jpg,a,val", "b.jpg,a,Valid")
+    with pytest.raises(
+        InputError, match=r"all\.csv:3: the column split has 'valid' here and 'val' before, and both mean"
+    ):
+        read_dataset(str(path))
 
 
 def test_names_in_a_table_get_ids_in_their_order(tmp_path: Path) -> None:
