@@ -317,6 +317,7 @@ GUARDS: dict[str, tuple[Promise, ...]] = {
             "nothing in weights, images, configurations or addresses runs code",
             (
                 "models/test_weights.py::test_a_hostile_pickle_runs_nothing",
+                "models/test_weights.py::test_what_a_checkpoint_names_beside_its_weights_runs_nothing",
                 "models/test_pdparams.py::test_a_hostile_file_runs_nothing_and_is_refused",
                 "train/test_state.py::test_a_state_runs_no_code",
                 "images/test_decoder_hostile.py::test_eps_starts_nothing",

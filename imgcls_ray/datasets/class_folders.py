@@ -6,6 +6,7 @@ import logging
 import os
 import posixpath
 import re
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from imgcls_ray.datasets.check_result import SPLITS
@@ -58,7 +59,7 @@ def read_class_folders(dataset: str, s3: S3Options, split_folders: Mapping[str, 
             raise InputError(counts.unlisted_text)
 
     left_out = ListingCounts()
-    folders = {tuple(path.split("/")[:-1]) for path, _ in paths(left_out)}
+    folders = Counter(tuple(path.split("/")[:-1]) for path, _ in paths(left_out))
     for line in left_out.lines():
         logger.info("%s: left out: %s", dataset, line)
     try:

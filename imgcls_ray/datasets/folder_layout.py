@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from imgcls_ray.datasets.check_result import SPLITS
 from imgcls_ray.datasets.split_names import possible_splits, split_called
+from imgcls_ray.words import counted
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
 Parts: TypeAlias = "tuple[str, ...]"
 """Names of folders, from the dataset's own on."""
@@ -18,6 +19,7 @@ Parts: TypeAlias = "tuple[str, ...]"
 _NUM_SHOWN = 5
 _MAX_DEPTH = 8
 """Folders that may lie around a dataset: archives make one or two."""
+_FEW = 10
 _CLASSES = "split_folders=none"
 NO_CLASS_FOLDERS = (
     "no dataset of a known kind; it has neither train.txt and val.txt nor folders of images by class "
@@ -45,9 +47,13 @@ class Layout:
 class _Level:
     """The folders in one folder that hold images, and of each the folders in it that do."""
 
-    def __init__(self, folders: Iterable[Parts], base: Parts) -> None:
+    def __init__(self, folders: Mapping[Parts, int], base: Parts) -> None:
         self.base = base
-        self.below = [parts for parts in folders if len(parts) > len(base) and parts[: len(base)] == base]
+        self.num_loose = folders.get(base, 0)
+        """Images beside the folders."""
+        self.below = {
+            parts: count for parts, count in folders.items() if len(parts) > len(base) and parts[: len(base)] == base
+        }
         children: dict[str, set[str]] = defaultdict(set)
         self.flat = set[str]()
         for parts in self.below:
@@ -63,15 +69,20 @@ class _Level:
     def child(self, name: str) -> _Level:
         return _Level(self.below, (*self.base, name))
 
+    @property
+    def are_loose_few(self) -> bool:
+        """Whether so few images lie beside the folders that they are a cover or an example, no class."""
+        return self.num_loose * _FEW <= sum(self.below.values())
+
     def path(self, name: str) -> str:
         return "/".join((*self.base, name))
 
 
-def find_layout(folders: Collection[Parts]) -> Layout:
+def find_layout(folders: Mapping[Parts, int]) -> Layout:
     """Tell splits and classes by the names of folders.
 
     Args:
-        folders: all that hold an image themselves, each as its path's parts.
+        folders: the number of images directly in each folder, by the parts of its path.
 
     Raises:
         ValueError: there are no class folders, or the names can be read in several ways; says how to tell which.
@@ -88,11 +99,11 @@ def find_layout(folders: Collection[Parts]) -> Layout:
     return Layout({"train": level.base}, _notes_of_place(level, ()))
 
 
-def given_layout(folders: Collection[Parts], split_folders: Mapping[str, str]) -> Layout:
+def given_layout(folders: Mapping[Parts, int], split_folders: Mapping[str, str]) -> Layout:
     """The layout that the user gives.
 
     Args:
-        folders: all that hold an image themselves, each as its path's parts.
+        folders: the number of images directly in each folder, by the parts of its path.
         split_folders: the folder of each split, relative to the dataset; empty if there are none.
 
     Raises:
@@ -127,9 +138,11 @@ def _inner(level: _Level) -> _Level | None:
         )
     if inner:
         return level.child(inner[0])
-    if len(level.children) != 1 or level.flat:
+    if len(level.children) != 1:
         return None
     only = level.child(next(iter(level.children)))
+    if not only.are_loose_few:
+        return None
     # One folder is one class, which nobody can learn, unless there are several in it.
     return only if only.splits or len(only.children) > 1 or _inner(only) is not None else None
 
@@ -176,7 +189,8 @@ def _within(splits: Mapping[str, _Level]) -> dict[str, Parts]:
 
 def _notes_of_place(level: _Level, left_out: Sequence[str]) -> list[str]:
     """What people would not see otherwise: that the dataset lies deeper, and what is not read."""
-    notes = [f"its folders of classes are in {'/'.join(level.base)}/"] if level.base else []
+    loose = f"; left out: {counted(level.num_loose, 'image')} beside them" if level.num_loose else ""
+    notes = [f"its folders of classes are in {'/'.join(level.base)}/{loose}"] if level.base else []
     return [*notes, *([f"left out, as no splits with folders of classes: {_listed(left_out)}"] if left_out else [])]
 
 

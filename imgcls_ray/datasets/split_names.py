@@ -20,7 +20,7 @@ _MAY_MEAN = {
     **_SPLIT_OF,
     **dict.fromkeys(("trainset", "trainval"), "train"),
     **dict.fromkeys(("valset", "eval", "evaluation", "evaluate"), "val"),
-    **dict.fromkeys(("testset", "holdout", "heldout", "predict", "query", "gallery"), "test"),
+    **dict.fromkeys(("testset", "holdout", "heldout"), "test"),
 }
 _FILLERS = frozenset({"set", "data", "dataset", "split", "image", "images", "img", "imgs", "pictures", "folder"})
 _WORD = re.compile(r"[A-Z]?[^\W\d_A-Z]+|[A-Z]+|[0-9]+")

@@ -10,6 +10,7 @@ import json
 import os
 import re
 from collections import Counter, defaultdict
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from imgcls_ray.config import clipped, shown
@@ -24,6 +25,7 @@ MAX_LABEL_FILE_BYTES = 16 * 2**20
 _ID = re.compile(r"0|[1-9][0-9]{0,8}")
 _ID_BEFORE_NAME = re.compile(r"([0-9]{1,9})[ \t]+(\S.*)")
 _ID_COMMA_NAME = re.compile(r"([0-9]{1,9})[ \t]*,[ \t]*(\S.*)")
+_JSON_START = re.compile(r"\s*[\[{]\s*[\"'0-9\]}]")
 _TABLES = (".csv", ".tsv")
 _SEPARATORS = (",", ";", "\t")
 # In this order; "label" is the name where there is no other one, and else the id.
@@ -57,7 +59,8 @@ def read_class_names(path: Path, *, num_classes: int | None = None) -> list[str]
     """
     text, suffix = _read_text(path), path.suffix.lower()
     try:
-        if suffix == ".json":
+        # Whatever the file is called: no list of names begins like this.
+        if suffix == ".json" or _JSON_START.match(text):
             names = _names_of_json(text)
         elif suffix in _TABLES:
             names = _names_of_table(text)
@@ -71,10 +74,11 @@ def read_class_names(path: Path, *, num_classes: int | None = None) -> list[str]
     return names
 
 
-def names_apart(names: Sequence[str]) -> tuple[str, ...]:
+@lru_cache(maxsize=16)
+def names_apart(names: tuple[str, ...]) -> tuple[str, ...]:
     """The same names, each once: where several classes share one, with their ids.
 
-    ``names_apart(["crane", "kite", "crane"])  # ("crane (0)", "kite", "crane (2)")``
+    ``names_apart(("crane", "kite", "crane"))  # ("crane (0)", "kite", "crane (2)")``
     """
     apart = list(names)
     # "crane (0)" may be the name of a third class.

@@ -18,7 +18,6 @@ import stat
 import tempfile
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
@@ -111,7 +110,7 @@ class ModelSpec(StrictModel):
     def num_classes(self) -> int:
         return len(self.class_names)
 
-    @cached_property
+    @property
     def names_apart(self) -> tuple[str, ...]:
         """The class names for tables and pictures: where two classes share one, with their ids."""
         return names_apart(self.class_names)

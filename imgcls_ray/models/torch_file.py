@@ -84,7 +84,7 @@ def _walk(reader: Reader, classes: set[str]) -> bool:
             if instruction.name == "GLOBAL":
                 classes.add(_present_name(str(argument)))
                 if len(classes) > _MAX_CLASSES:
-                    raise _TooMuchError(f"its pickle names more than {_MAX_CLASSES} classes")
+                    raise _TooMuchError(f"its pickle has the names of more than {_MAX_CLASSES} classes")
             stack, value = _step(instruction.name, argument, stack, aside, memo)
             if value is not None:
                 if value > _MAX_TUPLE:

@@ -47,6 +47,7 @@ def dataset(tmp_path: Path) -> Path:
 )
 def test_every_configuration_of_a_dataset_has_the_key(kind: type[StrictModel], values: dict[str, str]) -> None:
     assert make_config(kind, values).model_dump()["delimiter"] is None
+    assert make_config(kind, {**values, "split_folders": "none"}).model_dump()["split_folders"] == "none"
     assert make_config(kind, {**values, "delimiter": ","}).model_dump()["delimiter"] == ","
     with pytest.raises(ConfigError, match="delimiter: "):
         make_config(kind, {**values, "delimiter": ""})

@@ -213,9 +213,17 @@ def test_an_empty_class_folder_of_a_deeper_dataset_is_named(tmp_path: Path) -> N
 
 
 def test_many_classes_are_told_apart_quickly() -> None:
-    folders = {(f"class_{number}", f"session_{number % 7}") for number in range(50_000)}
+    folders = {(f"class_{number}", f"session_{number % 7}"): 1 for number in range(50_000)}
     assert find_layout(folders).folders == {"train": ()}
-    assert find_layout({("a",) * 3000 + (f"b{number}",) for number in range(2)}).folders == {"train": ()}
+    deep = {("a",) * 3000 + (f"b{number}",): 1 for number in range(2)}
+    assert find_layout(deep).folders == {"train": ()}
+
+
+def test_a_cover_beside_the_folders_of_a_deeper_dataset_is_left_out_and_told(tmp_path: Path) -> None:
+    images = (f"data/{label}/{number}.jpg" for label in ("cat", "dog") for number in range(5))
+    source = read_dataset(write(tmp_path, *images, "data/cover.jpg"))
+    assert source.class_names == ["cat", "dog"]
+    assert source.notes == ["its folders of classes are in data/; left out: 1 image beside them"]
 
 
 def test_a_deeper_dataset_on_s3_is_found(s3: S3Server, bucket: str) -> None:

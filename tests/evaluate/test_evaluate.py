@@ -29,7 +29,7 @@ from imgcls_ray.evaluate.output import PREDICTION_SCHEMA
 from imgcls_ray.evaluate.reading import read_split
 from imgcls_ray.images.limits import DecodeLimits
 from imgcls_ray.models.api import create_model
-from imgcls_ray.models.folder import open_model_folder
+from imgcls_ray.models.folder import open_model_folder, save_model_folder
 from imgcls_ray.models.open import open_model
 from imgcls_ray.predict.job import predict
 from imgcls_ray.storage import open_directory
@@ -183,6 +183,35 @@ def test_the_summary_has_paddlex_keys_first_and_says_what_was_evaluated(done: Do
     assert summary["model"]["fingerprint"] == open_model_folder(done.model).spec.fingerprint
     assert sorted(summary["files"].values()) == sorted(f"evaluate/{name}" for name in (*PICTURES, *TABLES))
     assert sorted(path.name for path in (done.output / "evaluate").iterdir()) == sorted((*PICTURES, *TABLES))
+
+
+def test_two_classes_of_one_name_are_two_in_every_table(
+    tmp_path: Path, small_model: ModelFolder, ray_session: None
+) -> None:
+    spec, names = small_model.spec, ("crane", *SMALL_CLASSES[1:-1], "crane")
+    save_model_folder(
+        tmp_path / "model",
+        small_model.load_network(),
+        name=spec.name,
+        architecture=spec.architecture,
+        class_names=names,
+        preprocess=spec.preprocess,
+    )
+    lines = write_dataset(tmp_path / "data", 30)
+    labels = tmp_path / "data" / "label.txt"
+    labels.write_text(labels.read_text().replace("ant", "crane").replace("gnu", "crane"))
+    result = run(tmp_path / "data", tmp_path / "model", tmp_path / "out")
+    rows = pq.read_table(tmp_path / "out" / "evaluate" / "predictions.parquet").to_pylist()
+    assert [row["label_id"] for row in rows] == [SMALL_CLASSES.index(name) for _, name in lines]
+    apart = ["crane (0)", *SMALL_CLASSES[1:-1], "crane (6)"]
+    assert all(row["label"] == apart[row["label_id"]] for row in rows)
+    assert all(row["predicted"] == apart[row["predicted_id"]] for row in rows)
+    with (tmp_path / "out" / "evaluate" / "confusion.csv").open(newline="") as file:
+        header, *cells = csv.reader(file)
+    assert (header[1:], [row[0] for row in cells]) == (apart, apart)
+    assert result.scores is not None
+    supports = Counter(name for _, name in lines)
+    assert [score.support for score in result.scores.classes] == [supports[name] for name in SMALL_CLASSES]
 
 
 def test_mistakes_on_the_sheet_are_the_surest(done: Done) -> None:

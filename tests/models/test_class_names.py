@@ -62,6 +62,13 @@ def test_json_is_a_list_or_names_by_id_or_ids_by_name_or_hugging_faces(tmp_path:
     assert read_class_names(write(tmp_path, "config.json", json.dumps(content))) == NAMES
 
 
+def test_json_is_told_by_its_content(tmp_path: Path) -> None:
+    assert read_class_names(write(tmp_path, "labels.txt", json.dumps(BY_ID, indent=1))) == NAMES
+    assert read_class_names(write(tmp_path, "labels.txt", "[x] checked\n{brace}\n")) == ["[x] checked", "{brace}"]
+    with pytest.raises(ModelFolderError, match=r"labels\.txt: is not JSON: "):
+        read_class_names(write(tmp_path, "labels.txt", "{0: 'tench, Tinca tinca',\n 1: 'goldfish'}"))
+
+
 def test_digits_may_be_the_names_of_json(tmp_path: Path) -> None:
     assert read_class_names(write(tmp_path, "digits.json", '{"7": 0, "07": 1}')) == ["7", "07"]
 
@@ -146,8 +153,8 @@ def test_what_is_no_file_of_names_is_refused(tmp_path: Path) -> None:
 
 
 def test_names_that_classes_share_are_told_apart_by_their_ids() -> None:
-    assert names_apart(["crane", "kite", "crane"]) == ("crane (0)", "kite", "crane (2)")
-    assert len(set(names_apart(["a", "a", "a (0)", "a (1)", "a (0) (2)"]))) == 5
+    assert names_apart(("crane", "kite", "crane")) == ("crane (0)", "kite", "crane (2)")
+    assert len(set(names_apart(("a", "a", "a (0)", "a (1)", "a (0) (2)")))) == 5
 
 
 def test_classes_are_matched_by_name_and_in_the_order_of_their_ids() -> None:

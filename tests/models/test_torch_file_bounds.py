@@ -24,6 +24,7 @@ PICKLES = {
     "tuples that multiply in a call": b"\x80\x02)q\x00" + PAIRS + b"ccollections\nOrderedDict\n](h\x3cNtaq\x50\x85R.",
     "lists without end": b"\x80\x02" + b"]" * 3_000_000 + b".",
     "marks without end": b"\x80\x02" + b"(" * 3_000_000 + b".",
+    "classes without end": b"\x80\x02" + b"".join(b"cm%d\nC\n" % number for number in range(200_000)) + b".",
     "copies of one": b"\x80\x02N" + b"2" * 3_000_000 + b".",
 }
 

@@ -272,6 +272,21 @@ def test_safetensors_of_a_wrapper_are_taken(small_model: ModelFolder, tmp_path: 
     assert all(torch.equal(loaded[key], value) for key, value in state.items())
 
 
+def test_what_a_checkpoint_names_beside_its_weights_runs_nothing(small_model: ModelFolder, tmp_path: Path) -> None:
+    class Payload:
+        def __reduce__(self) -> tuple[object, ...]:
+            return (eval, (f"open({str(tmp_path / 'owned')!r}, 'w')",))
+
+    state = small_model.load_network().state_dict()
+    torch.save({"state_dict": state, "hyper_parameters": Payload()}, tmp_path / "w.ckpt")
+    loaded = load_weights(SMALL, tmp_path / "w.ckpt").network.state_dict()
+    assert all(torch.equal(loaded[key], value) for key, value in state.items())
+    torch.save({**state, "classifier.bias": Payload()}, tmp_path / "w.pth")
+    with pytest.raises(WeightsError, match="holds no state dict of plain tensors"):
+        load_weights(SMALL, tmp_path / "w.pth")
+    assert not (tmp_path / "owned").exists()
+
+
 @pytest.mark.parametrize(
     ("save", "ways"),
     [

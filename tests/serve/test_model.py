@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -19,8 +20,10 @@ from imgcls_ray.images.limits import DecodeLimits
 from imgcls_ray.models.classifier import Prediction, decode_model_input
 from imgcls_ray.serve import model as serve_model
 from imgcls_ray.serve import reference
-from imgcls_ray.serve.model import ModelOptions, load_model
+from imgcls_ray.serve.fleet import Chosen
+from imgcls_ray.serve.model import ModelOptions, ServedModel, load_model
 from imgcls_ray.serve.reference import known_pictures, reference_logits
+from imgcls_ray.serve.service import _status
 from imgcls_ray.storage import FetchLimits
 from tests.models.rewrite import rewrite_weights
 from tests.serve.conftest import believe_engines, picture
@@ -31,7 +34,6 @@ if TYPE_CHECKING:
     from imgcls_ray.models.api import Model
     from imgcls_ray.models.classifier import ModelInput
     from imgcls_ray.models.folder import ModelFolder
-    from imgcls_ray.serve.model import ServedModel
 
 OPTIONS = ModelOptions(precision="fp32", max_batch_size=3)
 
@@ -231,6 +233,17 @@ def test_known_pictures_are_the_same_every_time_and_differ() -> None:
 
 
 @pytest.mark.usefixtures("engines_are_believed")
+def test_answers_of_two_classes_of_one_name_are_counted_apart(small_model: ModelFolder) -> None:
+    spec = small_model.spec.model_copy(update={"class_names": ("crane", "kite", "crane")})
+    chosen = Chosen(ServedModel("m", replace(small_model, spec=spec), ()), "stable")
+    answers = (Prediction(1, 1, np.array([label]), np.array([0.5])) for label in range(3))
+    assert [_status(answer, chosen) for answer in answers] == [
+        ("ok", "crane (0)"),
+        ("ok", "kite"),
+        ("ok", "crane (2)"),
+    ]
+
+
 def test_a_model_that_knows_its_golden_picture_is_loaded(small_model: ModelFolder, golden: tuple[str, str]) -> None:
     image, label = golden
     assert load(small_model.path, golden=[{"image": image, "label": label}]).name == "small"
