@@ -19,12 +19,14 @@ from imgcls_ray import __version__
 from imgcls_ray.commands.refusals import as_refusal, check_current_folder, flush_stdout, open_standard_streams
 from imgcls_ray.errors import ImgclsError
 from imgcls_ray.flags import Given, command, command_of, group
+from imgcls_ray.usage import OneLineCommand, OneLineGroup
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 app = typer.Typer(
     name="imgcls",
+    cls=OneLineGroup,
     help="Label images with a classifier: one file on a laptop or a hundred million on a Ray cluster.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -32,7 +34,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 models_app = typer.Typer()
-store_app = typer.Typer(help="Inspect a label store.", no_args_is_help=True)
+store_app = typer.Typer(cls=OneLineGroup, help="Inspect a label store.", no_args_is_help=True)
 app.add_typer(models_app, name="models")
 app.add_typer(store_app, name="store")
 
@@ -220,7 +222,7 @@ def serve(given: Given) -> None:
 
 
 # What is left of `-o KEY = VALUE` is taken in, so that the command can say what is wrong with it.
-@app.command("run", context_settings={"allow_extra_args": True})
+@app.command("run", cls=OneLineCommand, context_settings={"allow_extra_args": True})
 def run_paddlex(
     context: typer.Context,
     config: Annotated[

@@ -42,7 +42,33 @@ class UsageError(ImgclsError):
 
 
 class ConfigError(UsageError):
-    """A configuration file, key or value that does not fit."""
+    """A configuration file, key or value that does not fit.
+
+    Args:
+        message: for people; it begins with the key, where it is about one.
+        key: with dots for keys of tables. A command says in its place how the key was given.
+    """
+
+    def __init__(self, message: str, *, key: str = "") -> None:
+        super().__init__(message)
+        self.key = key
+
+
+class MissingKeyError(ConfigError):
+    """A key that has no default and was not given.
+
+    Args:
+        key: with dots for keys of tables.
+        meaning: what it is, for people.
+    """
+
+    def __init__(self, key: str, meaning: str = "") -> None:
+        super().__init__(f"{key}: is needed" + (f"; {meaning}" if meaning else ""), key=key)
+        self.meaning = meaning
+
+    def __reduce__(self) -> tuple[type[MissingKeyError], tuple[str, str]]:
+        # The default would pass the message where the key belongs.
+        return (MissingKeyError, (self.key, self.meaning))
 
 
 class InputError(UsageError):

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
 import typer
-from typer.core import TyperCommand, TyperGroup
 
-from imgcls_ray.errors import UsageError
+from imgcls_ray.errors import ConfigError, UsageError
+from imgcls_ray.usage import OneLineCommand, OneLineGroup, told_as_given
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -86,7 +86,7 @@ def command(
 
     def register(function: Callable[[Given], object]) -> Declared:
         declared = Declared(function, configuration, argument)
-        kind = type("Command", (_FilledWhenCalled, TyperCommand), {"declared": declared})
+        kind = type("Command", (_FilledWhenCalled, OneLineCommand), {"declared": declared})
         app.command(name or function.__name__, cls=kind, help=inspect.getdoc(function))(_without_options)
         return declared
 
@@ -98,7 +98,7 @@ def group(app: typer.Typer, configuration: str) -> Callable[[Callable[[Given], o
 
     def register(function: Callable[[Given], object]) -> Declared:
         declared = Declared(function, configuration, None)
-        kind = type("Group", (_FilledWhenCalled, TyperGroup), {"declared": declared})
+        kind = type("Group", (_FilledWhenCalled, OneLineGroup), {"declared": declared})
         app.callback(cls=kind, invoke_without_command=True, help=inspect.getdoc(function))(_without_options)
         return declared
 
@@ -133,7 +133,17 @@ def command_of(declared: Declared, *, as_job: bool = False) -> Any:
                 flags[key] = [part.strip() for text in flags[key] for part in text.split(",") if part.strip()]
             elif isinstance(flags[key], list) and len(flags[key]) == 1:
                 flags[key] = flags[key][0]
-        declared.function(Given(config, overrides, flags))
+        try:
+            declared.function(Given(config, overrides, flags))
+        except ConfigError as error:
+            overridden = {pair.partition("=")[0] for pair in overrides}
+            raise told_as_given(
+                error,
+                config=None if error.key in overridden else config,
+                flags=flags,
+                argument=argument,
+                metavar=_argument_name(kind.model_fields[argument], argument) if argument else "",
+            ) from error.__cause__
 
     parameters = [
         inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context),
@@ -143,7 +153,7 @@ def command_of(declared: Declared, *, as_job: bool = False) -> Any:
     call.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     app = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
     names = {"help_option_names": ["-h", "--help"]}
-    app.command(help=inspect.getdoc(declared.function), context_settings=names)(call)
+    app.command(cls=OneLineCommand, help=inspect.getdoc(declared.function), context_settings=names)(call)
     return typer.main.get_command(app)
 
 

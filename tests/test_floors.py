@@ -54,8 +54,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "serve": {*_FOUNDATION, "workers"},
 }
 MAY_IMPORT["commands"] = set(MAY_IMPORT)
-MAY_IMPORT["flags"] = {"config", "errors"}
-MAY_IMPORT["cli"] = {"commands", "config", "errors", "flags", "storage"}
+MAY_IMPORT["usage"] = {"config", "errors"}
+MAY_IMPORT["flags"] = {"config", "errors", "usage"}
+MAY_IMPORT["cli"] = {"commands", "config", "errors", "flags", "storage", "usage"}
 # Of ``workers``: processes of its own, and the way to Ray.
 SERVE_TAKES = {"child", "decoding", "forks", "ray_start", "ray_table"}
 # A drawing names in its types what it draws, and is imported by who has it drawn.
@@ -65,7 +66,7 @@ MAY_NAME: dict[str, set[str]] = {"report": {"evaluate"}}
 DOORS: dict[str, set[str]] = {
     "yaml": {"config"},
     "pydantic": {"config", "serve", "models/folder", "store/label_store"},
-    "typer": {"cli", "flags"},
+    "typer": {"cli", "flags", "usage"},
     "rich": {"commands", "workers/progress", "train/reporter"},
     "httpcore2": {"storage"},
     "fsspec": {"storage"},

@@ -422,9 +422,9 @@ def test_spaces_around_the_equals_sign_are_told(
 
 
 def test_a_value_that_does_not_fit_is_told_by_paddlexs_key(workplace: Path) -> None:
-    with pytest.raises(ConfigError, match=r"^Train\.epochs_iters: input should be greater than 0, got 0"):
+    with pytest.raises(ConfigError, match=r"^Train\.epochs_iters: must be greater than 0, got 0"):
         run("Global.mode=train", f"Global.dataset_dir={DATA}", "Train.epochs_iters=0")
-    with pytest.raises(ConfigError, match=r"^Predict\.batch_size: input should be a valid integer"):
+    with pytest.raises(ConfigError, match=r"^Predict\.batch_size: must be an integer"):
         run("Global.mode=predict", "Predict.batch_size=many", "Predict.model_dir=null")
 
 

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from imgcls_ray.commands.device import settle_device
 from imgcls_ray.commands.terminal import native_stderr_aside
-from imgcls_ray.config import LabelConfig, PredictConfig, make_config, read_values
+from imgcls_ray.config import LabelConfig, PredictConfig, check_keys, make_config, read_values
 from imgcls_ray.errors import ImageErrorCode, JobFailedError, StoppedError, UsageError
 from imgcls_ray.inputs.listing import ListingCounts, check_inputs, is_single_file, named_files
 from imgcls_ray.options import name_rules, s3_options
@@ -55,6 +55,7 @@ _ADVICE = {
 def run(config_file: Path | None, overrides: Sequence[str], flags: Values) -> None:
     """Label what the configuration says; flags win over overrides, overrides over the file."""
     values = read_values(PredictConfig, config_file, overrides, flags)
+    check_keys(PredictConfig, values)
     if "output" not in values and "input" in values:
         _print_labels(values)
         return

@@ -2,7 +2,9 @@
 
 from imgcls_ray.config.base import (
     StrictModel,
+    check_keys,
     dump_config,
+    key_line,
     load_config,
     make_config,
     nested,
@@ -16,6 +18,7 @@ from imgcls_ray.config.device import AUTO, Device, EngineName, OnDevice, Precisi
 from imgcls_ray.config.evaluate import EvaluateConfig
 from imgcls_ray.config.export import ExportConfig
 from imgcls_ray.config.limits import ObjectStorage, ReadLimits
+from imgcls_ray.config.meant import meant_key
 from imgcls_ray.config.models import ListModelsConfig, NewModelConfig
 from imgcls_ray.config.plain import Plain, Values, clipped, shown, shown_text
 from imgcls_ray.config.predict import LabelConfig, PredictConfig
@@ -54,10 +57,13 @@ __all__ = [
     "StrictModel",
     "TrainConfig",
     "Values",
+    "check_keys",
     "clipped",
     "dump_config",
+    "key_line",
     "load_config",
     "make_config",
+    "meant_key",
     "nested",
     "parse_device",
     "parse_overrides",

@@ -8,17 +8,23 @@ from __future__ import annotations
 
 import difflib
 import logging
+import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, ClassVar, TypeVar
+from contextlib import suppress
+from typing import TYPE_CHECKING, ClassVar, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from imgcls_ray.config.plain import MAX_CHARS, MAX_DEPTH, clipped, parse_yaml, shown, shown_text
-from imgcls_ray.errors import ConfigError
+from imgcls_ray.config.meant import meant_key
+from imgcls_ray.config.plain import MAX_CHARS, MAX_DEPTH, clipped, line_of_key, parse_yaml, shown, shown_text
+from imgcls_ray.errors import ConfigError, MissingKeyError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
+
+    from pydantic.fields import FieldInfo
+    from pydantic_core import ErrorDetails
 
     from imgcls_ray.config.plain import Plain, Values
 
@@ -36,6 +42,9 @@ class StrictModel(BaseModel):
     """Keys of earlier versions, and what they are called now."""
 
 
+_KINDS = {"int": "an integer", "float": "a number", "bool": "true or false", "string": "a text", "tuple": "a list"}
+"""pydantic's types, by the beginning of its error codes."""
+
 M = TypeVar("M", bound=StrictModel)
 V = TypeVar("V")
 
@@ -45,13 +54,39 @@ def make_config(kind: type[M], values: Mapping[str, object]) -> M:
 
     Raises:
         ConfigError: naming the key, what came, and the nearest known key or the way out.
+        MissingKeyError: a key without a default is not among them, and nothing else is wrong.
     """
     try:
         return kind.model_validate(_with_new_keys(kind, values))
     except ValidationError as error:
-        message = clipped(_first_problem(kind, error))
+        problem = _first_problem(kind, error)
     # Without its cause: pydantic's own text holds the value, whose aliases may make it of any length.
-    raise ConfigError(message)
+    raise problem
+
+
+def check_keys(kind: type[StrictModel], values: Iterable[str]) -> None:
+    """Refuse keys that one job's model does not have.
+
+    Raises:
+        ConfigError: naming the first one, and the nearest known key.
+    """
+    known = {*kind.model_fields, *kind.renamed_keys}
+    for key in values:
+        if key.partition(".")[0] not in known:
+            raise _no_such_key(shown_text(key), kind.model_fields)
+
+
+def key_line(path: Path, key: str) -> int | None:
+    """The line of a configuration file, from 1, in which a key is set; ``None`` where it is not set there."""
+    with suppress(OSError, UnicodeDecodeError, ConfigError):
+        return line_of_key(_read_text(path), key)
+    return None
+
+
+def _read_text(path: Path) -> str:
+    with path.open("rb") as file:
+        # One byte more than can be taken, and no more: what is there may have no end.
+        return file.read(4 * MAX_CHARS + 1).decode("utf-8")
 
 
 def load_config(path: Path) -> dict[str, Plain]:
@@ -62,10 +97,7 @@ def load_config(path: Path) -> dict[str, Plain]:
             configuration ever is (``parse_yaml``).
     """
     try:
-        with path.open("rb") as file:
-            # One byte more than can be taken, and no more: what is there may have no end.
-            content = file.read(4 * MAX_CHARS + 1)
-        values = parse_yaml(content.decode("utf-8"))
+        values = parse_yaml(_read_text(path))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -149,18 +181,64 @@ def nested(values: Values) -> dict[str, Plain]:
     return result
 
 
-def _first_problem(kind: type[StrictModel], error: ValidationError) -> str:
-    problem = error.errors()[0]
-    key = ".".join(shown_text(str(part)) for part in problem["loc"])
+def _first_problem(kind: type[StrictModel], error: ValidationError) -> ConfigError:
+    """Unknown keys come first: of those that are missing one may have been meant."""
+    problems = error.errors()
+    problem = next((one for one in problems if one["type"] == "extra_forbidden"), problems[0])
+    # Places in lists are not told: they are given as one text.
+    key = ".".join(shown_text(part) for part in problem["loc"] if isinstance(part, str))
+    fields = _fields_at(kind, problem["loc"][:-1])
     if problem["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(key, kind.model_fields, n=1, cutoff=0.4)
-        hint = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(kind.model_fields)}"
-        return f"{key}: no such key; {hint}"
+        return _no_such_key(key, fields)
+    field = fields.get(str(problem["loc"][-1])) if problem["loc"] else None
     if problem["type"] == "missing":
-        field = kind.model_fields.get(key)  # there is none by that name for a key in a table
-        meaning = " ".join((field.description or "").split()).replace("``", "'") if field else ""
-        return f"{key}: is needed" + (f"; {meaning}" if meaning else "")
+        return MissingKeyError(key, " ".join((field.description or "").split()).replace("``", "'") if field else "")
     message = problem["msg"].removeprefix("Value error, ")
     if not key:
-        return message
-    return f"{key}: {message[0].lower()}{message[1:]}, got {shown(problem['input'])}"
+        return ConfigError(clipped(message))
+    what = _what_is_wrong(problem, message)
+    return ConfigError(clipped(f"{key}: {what}, got {shown(problem['input'])}{_way_out(problem, field)}"), key=key)
+
+
+def _fields_at(kind: type[StrictModel], place: tuple[int | str, ...]) -> Mapping[str, FieldInfo]:
+    """The fields of a model, or of the table at a place in it."""
+    fields: Mapping[str, FieldInfo] = kind.model_fields
+    for part in place:
+        annotation = fields[str(part)].annotation if str(part) in fields else None
+        tables = [table for table in (annotation, *get_args(annotation)) if hasattr(table, "model_fields")]
+        fields = tables[0].model_fields if tables else {}
+    return fields
+
+
+def _no_such_key(key: str, known: Iterable[str]) -> ConfigError:
+    table, dot, last = key.rpartition(".")
+    meant = meant_key(last, known)
+    hint = f"did you mean {table}{dot}{meant}?" if meant else f"known keys: {', '.join(known)}"
+    return ConfigError(clipped(f"{key}: no such key; {hint}"), key=key)
+
+
+def _what_is_wrong(problem: ErrorDetails, message: str) -> str:
+    """pydantic's words, shorter where it says how it tried."""
+    kind = _KINDS.get(problem["type"].partition("_")[0])
+    if kind and problem["type"].endswith(("_parsing", "_type", "_from_float")):
+        return f"must be {kind}"
+    return f"{message[0].lower()}{message[1:]}".replace("input should be", "must be")
+
+
+def _choices(problem: ErrorDetails) -> list[str]:
+    """The words that a value may be, where it is a choice."""
+    return re.findall(r"'([^']+)'", str(problem.get("ctx", {}).get("expected", "")))
+
+
+def _way_out(problem: ErrorDetails, field: FieldInfo | None) -> str:
+    """What was meant, where it can be guessed: a share in percent, a choice that is mistyped."""
+    value = problem["input"]
+    if isinstance(value, str) and (near := difflib.get_close_matches(value.lower(), _choices(problem), n=1)):
+        return f"; did you mean {near[0]}?"
+    percent = re.fullmatch(r"([0-9]{1,3}(?:\.[0-9]{1,6})?) ?%", value.strip()) if isinstance(value, str) else None
+    bounds = field.metadata if field is not None else []
+    is_share = any(1 in (getattr(bound, "le", None), getattr(bound, "lt", None)) for bound in bounds)
+    if is_share and (percent or (isinstance(value, int | float) and 1 < value <= 100)):
+        number = float(percent[1] if percent else value)
+        return f"; {number:g} % is {number / 100:g}"
+    return f"; give {percent[1]}" if percent else ""

@@ -62,6 +62,29 @@ def parse_yaml(text: str) -> Plain:
         raise ConfigError(clipped(f"not plain YAML: {error}")) from error
 
 
+def line_of_key(text: str, key: str) -> int | None:
+    """The line of a document, from 1, in which a key is set; ``None`` where it is not.
+
+    Args:
+        text: as ``parse_yaml`` reads it.
+        key: with dots for keys of tables, which may be written as tables or with the dots.
+
+    Raises:
+        ConfigError: it is no document of plain values.
+    """
+    parse_yaml(text)
+    return _line_below(_loader()(text).get_single_node(), key)
+
+
+def _line_below(node: Node | None, key: str) -> int | None:
+    for name, value in getattr(node, "value", ()) if getattr(node, "id", "") == "mapping" else ():
+        if name.value == key:
+            return int(name.start_mark.line) + 1
+        if key.startswith(f"{name.value}.") and (line := _line_below(value, key.removeprefix(f"{name.value}."))):
+            return line
+    return None
+
+
 def shown(value: object) -> str:
     """A value for people, short whatever its size: it may be anything that a file or a caller gave."""
     return _shortener().repr(value)
