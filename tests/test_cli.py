@@ -139,7 +139,7 @@ def one_line(err: str) -> str:
         (["{tmp}/none/*.jpg", "-m", "{model}", "-o", "{tmp}/s"], "there is no folder"),
         (["gopher://x/y", "-m", "{model}", "-o", "{tmp}/s"], "gopher:// is not a kind of storage"),
         (["{images}", "-m", "{tmp}/none", "-o", "{tmp}/s"], "none: there is no such model folder"),
-        (["{images}", "-m", "{images}", "-o", "{tmp}/s"], "model.json: cannot be read"),
+        (["{images}", "-m", "{images}", "-o", "{tmp}/s"], "holds no model.json, so it is no model folder"),
         (["{images}", "-m", "PP-LCNet_x1.0", "-o", "{tmp}/s"], "did you mean PP-LCNet_x1_0"),
         (["{images}", "-m", "{model}", "-o", "{images}"], "is not a label store (it holds"),
         (["{images}", "-m", "{model}"], "more than one image needs --output STORE"),

@@ -29,6 +29,7 @@ from imgcls_ray.errors import ModelFolderError
 from imgcls_ray.images.preprocess import Preprocess
 from imgcls_ray.models.architecture import Architecture, build_network, no_memory
 from imgcls_ray.models.class_names import names_apart
+from imgcls_ray.models.foreign import foreign_file, foreign_folder
 from imgcls_ray.storage import DEFAULT_S3, open_directory
 from imgcls_ray.words import counted
 
@@ -304,8 +305,10 @@ def open_model_folder(path: Path) -> ModelFolder:
     except OSError as error:
         raise ModelFolderError(f"{path}: cannot be looked at: {error.strerror}") from error
     if not is_folder:
-        what = "is a file, not a model folder" if path.exists() else "there is no such model folder"
-        raise ModelFolderError(f"{path}: {what}; `imgcls models new` makes one")
+        none = "there is no such model folder; `imgcls models new` makes one"
+        raise ModelFolderError(f"{path}: {foreign_file(path) if path.exists() else none}")
+    if not os.path.lexists(path / SPEC_FILE):
+        raise ModelFolderError(f"{path}: {foreign_folder(path)}")
     spec = read_spec(path / SPEC_FILE)
     for name, expected in spec.files.items():
         _check_file(path, name, expected)
@@ -353,7 +356,7 @@ def read_spec_file(path: Path) -> bytes:
                 raise ModelFolderError(f"{path}: is a pipe, device or socket, not a file")
             return file.read(MAX_SPEC_BYTES + 1)
     except OSError as error:
-        raise ModelFolderError(f"{path}: cannot be read: {error.strerror}; is this a model folder?") from error
+        raise ModelFolderError(f"{path}: cannot be read: {error.strerror}") from error
 
 
 def parse_spec(content: bytes, where: str) -> ModelSpec:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from imgcls_ray.errors import ModelFolderError
+from imgcls_ray.errors import ModelFolderError, UnknownModelError
 from imgcls_ray.models.architecture import build_network
 from imgcls_ray.models.folder import check_is_free, save_model_folder
 from imgcls_ray.models.pretrained import imagenet_class_names, pretrained_network
-from imgcls_ray.models.timm_models import PREFIX, find_timm_model
+from imgcls_ray.models.timm_models import PREFIX, find_timm_model, like_timm_names
 from imgcls_ray.models.weights import LoadedNetwork, load_weights
-from imgcls_ray.models.zoo import find_model
+from imgcls_ray.models.zoo import find_model, near_names
 from imgcls_ray.storage import DEFAULT_S3
 
 if TYPE_CHECKING:
@@ -85,7 +85,17 @@ def find_named_model(name: str) -> ZooModel:
     Raises:
         UnknownModelError: with the nearest names.
     """
-    return find_timm_model(name) if name.startswith(PREFIX) else find_model(name)
+    if name.startswith(PREFIX):
+        return find_timm_model(name)
+    try:
+        return find_model(name)
+    except UnknownModelError as error:
+        near = near_names(name)
+        # Beside near names of the zoo only timm's own name, not another one that is like it.
+        if not (timm_names := like_timm_names(name, cutoff=1.0 if near else 0.85)):
+            raise
+        names = ", ".join([*near[:1], *timm_names])
+        raise UnknownModelError(f"{name}: no model of that name; did you mean {names}?") from error
 
 
 def default_class_names(num_classes: int | None) -> Sequence[str]:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_HUB_PREFIXES = ("timm/", "hf-hub:timm/", "hf_hub:timm/")
+
 
 def is_model_path(model: str) -> bool:
     """Whether a ``--model`` means a folder rather than a name."""
@@ -41,6 +43,9 @@ def open_model(model: str, s3: S3Options = DEFAULT_S3) -> ModelFolder:
     if is_s3(model):
         return open_remote_folder(model, s3)
     if is_model_path(model):
+        if model.startswith(_HUB_PREFIXES) and not os.path.exists(model):
+            hub_name = model.removeprefix("hf-hub:").removeprefix("hf_hub:").removeprefix("timm/")
+            raise UnknownModelError(f"{model}: names of the Hugging Face hub are not read; give timm:{hub_name}")
         return open_model_folder(Path(model))
     try:
         find_named_model(model)

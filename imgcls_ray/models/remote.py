@@ -35,7 +35,9 @@ def open_remote_folder(uri: str, s3: S3Options) -> ModelFolder:
         with open_directory(uri, s3).open(SPEC_FILE) as file:
             content = file.read(MAX_SPEC_BYTES + 1)
     except FileNotFoundError as error:
-        raise ModelFolderError(f"{uri}: has no {SPEC_FILE}; is this a model folder?") from error
+        raise ModelFolderError(
+            f"{uri}: holds no {SPEC_FILE}, so it is no model folder; copy one there that `imgcls models new` made"
+        ) from error
     spec = parse_spec(content, f"{uri}/{SPEC_FILE}")
     # By the whole description: metrics and names change where the fingerprint does not.
     kept = cache_dir() / "remote" / hashlib.sha256(content).hexdigest()

@@ -55,6 +55,28 @@ def find_timm_model(name: str) -> ZooModel:
     )
 
 
+def like_timm_names(name: str, *, cutoff: float) -> list[str]:
+    """timm's names, with ``timm:``, that a name without it may mean.
+
+    Args:
+        cutoff: how like it they are, 0 to 1, case and punctuation apart.
+    """
+    import timm
+
+    wanted = name.rpartition("/")[2].partition(".")[0]
+    if timm.is_model(wanted):
+        tail = name.rpartition("/")[2]
+        return [PREFIX + (tail if tail in timm.list_pretrained(f"{wanted}.*") else wanted)]
+    folded = {_folded(known): known for known in timm.list_models()}
+    form = _folded(wanted)
+    near = [form] if form in folded else difflib.get_close_matches(form, folded, n=2, cutoff=cutoff)
+    return [PREFIX + folded[one] for one in near]
+
+
+def _folded(name: str) -> str:
+    return "".join(character for character in name.lower() if character.isalnum())
+
+
 def preprocess_of(config: Mapping[str, Any], name: str) -> Preprocess:
     """The preprocessing that timm gives for weights: of ``input_size`` and ``crop_pct``, not of a larger test size.
 

@@ -153,5 +153,5 @@ def test_a_description_without_end_is_not_read_to_its_end(origin: Path) -> None:
 
 def test_a_missing_description_is_named(origin: Path) -> None:
     (origin / "model.json").unlink()
-    with pytest.raises(ModelFolderError, match=r"has no model\.json; is this a model folder\?"):
+    with pytest.raises(ModelFolderError, match=r"holds no model\.json, so it is no model folder"):
         opened(origin)
