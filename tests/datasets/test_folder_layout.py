@@ -213,9 +213,9 @@ def test_an_empty_class_folder_of_a_deeper_dataset_is_named(tmp_path: Path) -> N
 
 
 def test_many_classes_are_told_apart_quickly() -> None:
-    folders = {(f"class_{number}", f"session_{number % 7}"): 1 for number in range(50_000)}
+    folders: dict[tuple[str, ...], int] = {(f"class_{i}", f"session_{i % 7}"): 1 for i in range(50_000)}
     assert find_layout(folders).folders == {"train": ()}
-    deep = {("a",) * 3000 + (f"b{number}",): 1 for number in range(2)}
+    deep = {(*["a"] * 3000, f"b{number}"): 1 for number in range(2)}
     assert find_layout(deep).folders == {"train": ()}
 
 
