@@ -34,7 +34,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def test_exit_codes_mean_what_they_always_meant() -> None:
-    meant = {
+    meant: dict[type[errors.ImgclsError], int] = {
         errors.JobFailedError: 1,
         errors.CheckFailedError: 1,
         errors.UsageError: 2,
