@@ -30,10 +30,10 @@ _FILMS_AND_SOUNDS = (
     "mov mp4 m4v avi mkv webm wmv mpg mpeg mts m2ts 3gp 3g2 flv vob mxf ogv insv lrv braw "
     "mp3 wav m4a aac flac ogg opus wma aif aiff amr mid srt vtt sub"
 )
-# Beside pictures: what cameras, phones, editors and browsers write.
+# Beside pictures: what cameras, phones and editors write. An unfinished download may be an image all the same.
 _SIDE_FILES = (
     "aae xmp dop pp3 cos cot nksc on1 mrk ctg gpx kml icc icm lrcat lrprev lrdata cocatalog jbf "
-    "md5 sha1 sha256 crc par2 torrent crdownload part partial lnk url webloc desktop"
+    "md5 sha1 sha256 crc par2 torrent lnk url webloc desktop"
 )
 _ARCHIVES_AND_PROGRAMS = (
     "zip tar gz tgz bz2 xz zst 7z rar iso dmg exe dll msi bat cmd ps1 sh so jar apk class pyc ttf otf woff woff2"
