@@ -111,7 +111,7 @@ def test_the_dataset_fails_and_errors_come_first(faulty: CheckResult) -> None:
 
 def test_a_finding_says_what_came(faulty: CheckResult) -> None:
     [conflict] = found(faulty, FindingCode.CONFLICTING_LABELS)
-    assert conflict.detail == "the same bytes: dog and cat; the other is images/conflict_a.jpg (train.txt:34)"
+    assert conflict.detail == "the same bytes: dog and cat (0); the other is images/conflict_a.jpg (train.txt:34)"
     assert conflict.line == 35
     assert conflict.class_name == "dog"
     assert conflict.uri.endswith("/images/conflict_b.jpg")
@@ -124,7 +124,7 @@ def test_a_finding_says_what_came(faulty: CheckResult) -> None:
 
 def test_a_class_that_a_split_lacks_is_told_with_the_split(faulty: CheckResult) -> None:
     lacking = {(finding.split, finding.class_name) for finding in found(faulty, FindingCode.CLASS_WITHOUT_IMAGES)}
-    assert lacking == {("train", "eel"), ("train", "cat"), ("val", "eel"), ("val", "cat")}
+    assert lacking == {("train", "eel"), ("train", "cat (5)"), ("val", "eel"), ("val", "cat (5)")}
 
 
 def test_classes_out_of_balance_are_told(tmp_path: Path) -> None:
