@@ -1,4 +1,4 @@
-# Everything needs only Python 3.11-3.13 and make: set-up happens once, and again when pyproject.toml or
+# Everything needs only Python 3.11-3.13 and make. $(VENV) is set up once, and again when pyproject.toml or
 # constraints.txt change.
 PYTHON ?= python3
 VENV := .venv
@@ -23,21 +23,21 @@ apt_install = sudo=; [ "$$(id -u)" = 0 ] || sudo="sudo -n"; \
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make demo      draw a data set, train a small model, label all of it (2 minutes)"
+	@echo "make demo      draw images, train a small model, label the images (2 minutes)"
 	@echo "make install   set up $(VENV) with the command imgcls (3.4 GB to download, 7.5 GB on disk)"
-	@echo "make test      the default tests, with all that they need (a quarter of an hour on 2 cores)"
-	@echo "make test-all  the slow ones too"
-	@echo "make check     format, lint, types, floors, known holes of dependencies"
-	@echo "make bench     rates beside the machine's limit and other pipelines (see benchmarks/README.md)"
-	@echo "make s3-server install the S3 server that tests and benchmarks start (as root; Debian and its kin)"
-	@echo "make browser   install the browser that the tests open the service's page in (likewise)"
+	@echo "make test      run the default tests; installs the programs that they need (15 minutes on 2 cores)"
+	@echo "make test-all  run all tests, including the slow ones"
+	@echo "make check     check format, lint, types, import rules and known vulnerabilities of dependencies"
+	@echo "make bench     measure throughput and compare it with other pipelines (see benchmarks/README.md)"
+	@echo "make s3-server install the S3 server of the tests and benchmarks (as root; Debian, Ubuntu)"
+	@echo "make browser   install the browser of the tests of the service's page (as root; Debian, Ubuntu)"
 
 install: $(READY)
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13) and "imgcls-ray needs Python 3.11-3.13, this is " + sys.version)'
 	@test -x $(BIN)/python || { \
-	  echo "Setting up $(VENV), once: 3.4 GB to download, 7.5 GB on disk, 3 to 5 minutes on a fast line. Most of it is for GPUs."; \
+	  echo "Setting up $(VENV), once: 3.4 GB to download, 7.5 GB on disk, 3 to 5 minutes on a fast connection. Most of it is for GPUs."; \
 	  $(PYTHON) -m venv $(VENV); }
 	@$(PIP_INSTALL) -e '.[dev]'
 	@touch $(READY)
@@ -52,7 +52,7 @@ browser:
 	  echo "Installing the browser of the tests (Chromium): 200 MB to download, 670 MB on disk."; \
 	  $(call apt_install,$(BROWSER_PACKAGES)); }
 
-# Where they cannot be installed, the tests that need them are skipped, and pytest's last line says so.
+# If they cannot be installed, the tests that need them are skipped, and the last line of pytest says so.
 test-programs:
 	@if [ "$$(id -u)" = 0 ] || sudo -n true 2>/dev/null; then $(MAKE) --no-print-directory -k s3-server browser || true; fi
 
@@ -60,7 +60,7 @@ demo: $(READY)
 	rm -rf build/demo
 	$(BIN)/imgcls demo --output build/demo
 
-# Two processes, each with a Ray and an S3 server of its own: most tests wait for something.
+# Two processes, each with its own Ray and S3 server, because most tests wait for something.
 test: $(READY) test-programs
 	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from imgcls_ray import cli
+from imgcls_ray.errors import ImageErrorCode
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -200,7 +201,7 @@ def test_a_plan_whose_folder_is_gone_waits_for_it_or_is_told_that_it_will_not_co
     code, out, _ = imgcls("predict", folder, *args, "--accept-missing")
     assert code == 0
     assert "not_found" in out
-    assert f"{folder}: there is no such file or folder; nothing new was looked for" in out
+    assert f"{folder}: there is no such file or folder; only the run that was open has been finished" in out
     assert imgcls("store", "verify", tmp_path / "store")[0] == 0
 
 
@@ -490,3 +491,101 @@ def test_a_stopped_job_is_finished_by_the_same_command(
     verified = subprocess.run([str(IMGCLS), "store", "verify", str(store)], capture_output=True, text=True, check=False)
     assert verified.returncode == 0, verified.stdout
     assert "2,000 inputs planned, 2,000 rows" in verified.stdout
+
+
+def test_an_empty_folder_is_told_and_fails_where_that_is_asked_for(
+    imgcls: Callable[..., tuple[int, str, str]],
+    small_model: ModelFolder,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "notes.txt").touch()
+    args = ("predict", tmp_path / "empty", "-m", small_model.path, "-o", tmp_path / "store")
+    for option in ([], ["--dry-run"]):
+        caplog.clear()
+        assert imgcls(*args, *option)[0] == 0
+        assert f"{tmp_path}/empty: holds no images that could be labelled; is this the right place?" in caplog.text
+        assert "--fail-if-empty" in caplog.text
+        code, _, err = imgcls(*args, *option, "--fail-if-empty")
+        assert (code, one_line(err)) == (
+            1,
+            f"imgcls: {tmp_path}/empty: holds no images that could be labelled; is this the right place?",
+        )
+
+
+def test_a_short_run_tells_one_duration_no_rate_and_no_advice(
+    imgcls: Callable[..., tuple[int, str, str]],
+    draw_images: Callable[..., list[Path]],
+    small_model: ModelFolder,
+    tmp_path: Path,
+) -> None:
+    store = tmp_path / "store"
+    args = ("predict", draw_images(3)[0].parent, "-m", small_model.path, "-o", store)
+    code, out, _ = imgcls(*args)
+    assert code == 0
+    assert len(re.findall(r"\b\d+ (?:s|min)\b", out)) == 1
+    assert re.search(r"^ +3 images in \d+ s", out, flags=re.MULTILINE)
+    assert re.search(r"^time of the workers: fetch \d+%, .* write \d+%$", out, flags=re.MULTILINE)
+    assert "images/s" not in out
+    assert not {code.value for code in ImageErrorCode} & set(re.findall(r"\w+", out))
+    assert "images_per_s" not in json.loads((store / "runs" / "0001.json").read_text())
+
+
+def test_a_run_that_goes_on_tells_one_total_and_no_run_that_nobody_started(
+    imgcls: Callable[..., tuple[int, str, str]],
+    draw_images: Callable[..., list[Path]],
+    small_model: ModelFolder,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store = tmp_path / "store"
+    args = ("predict", draw_images(20)[0].parent, "-m", small_model.path, "-o", store)
+    with monkeypatch.context() as patch:
+        patch.setattr("imgcls_ray.predict.job._Job.label_units", lambda *_: sys.exit(9))
+        assert imgcls(*args)[0] == 9
+    code, out, _ = imgcls(*args)
+    assert (code, len(re.findall(r"20 images in \d+ s", out))) == (0, 1)
+    assert "run 0002" not in out
+    code, out, _ = imgcls("store", "status", store)
+    assert code == 0
+    assert "0001" in out
+    assert "0002" not in out
+    assert "1 other run found nothing new to label" in out
+
+
+def test_the_first_use_of_a_model_says_that_it_is_converted(
+    imgcls: Callable[..., tuple[int, str, str]],
+    draw_images: Callable[..., list[Path]],
+    small_model: ModelFolder,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setenv("IMGCLS_CACHE", str(tmp_path / "cache"))
+    caplog.set_level("INFO", logger="imgcls_ray")
+    [path] = draw_images(1)
+    for store, is_told in (("first", True), ("second", False)):
+        caplog.clear()
+        assert imgcls("predict", path, "-m", small_model.path, "-o", tmp_path / store)[0] == 0
+        assert ("converting the network once, about 15 s" in caplog.text) is is_told
+
+
+def test_rows_with_errors_leave_integers_integers(
+    imgcls: Callable[..., tuple[int, str, str]],
+    draw_images: Callable[..., list[Path]],
+    small_model: ModelFolder,
+    tmp_path: Path,
+) -> None:
+    import pandas as pd
+
+    store = tmp_path / "store"
+    folder = draw_images(2)[0].parent
+    (folder / "broken.jpg").write_bytes(b"\xff\xd8\xff")
+    assert imgcls("predict", folder, "-m", small_model.path, "-o", store, "--export", "parquet")[0] == 0
+    for path in (store / "exports" / "latest.parquet", store / "predictions"):
+        rows = pd.read_parquet(path)
+        assert {str(rows[name].dtype) for name in ("label_id", "width", "height")} == {"Int32"}
+        assert rows["width"].isna().sum() == 1
+    _, out, _ = imgcls("store", "latest", store)
+    assert {type(json.loads(line)["label_id"]) for line in out.splitlines()} == {int, type(None)}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,15 +13,20 @@ from imgcls_ray.config import (
     ModelsConfig,
     PredictConfig,
     ServeConfig,
+    SplitConfig,
+    TrainConfig,
+    key_line,
     load_config,
     make_config,
     parse_overrides,
     read_values,
 )
-from imgcls_ray.errors import ConfigError
+from imgcls_ray.errors import ConfigError, MissingKeyError
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from imgcls_ray.config import StrictModel
 
 NEEDED = {"input": "in", "model": "m", "output": "out"}
 
@@ -89,6 +96,72 @@ def test_a_device_says_whether_and_which_gpus(
 def test_a_missing_key_is_refused_with_its_meaning() -> None:
     with pytest.raises(ConfigError, match=r"^model: is needed; Model folder"):
         make_config(PredictConfig, {"input": "in", "output": "out"})
+
+
+def test_an_unknown_key_is_told_before_one_that_is_missing() -> None:
+    with pytest.raises(ConfigError, match=r"^inptu: no such key; did you mean input\?$"):
+        make_config(PredictConfig, {"inptu": "in"})
+
+
+@pytest.mark.parametrize(
+    ("kind", "word", "key"),
+    [
+        (TrainConfig, "lr", "learning_rate"),
+        (TrainConfig, "LearningRate", "learning_rate"),
+        (TrainConfig, "base-lr", "learning_rate"),
+        (TrainConfig, "bs", "batch_size"),
+        (TrainConfig, "num_epochs", "epochs"),
+        (TrainConfig, "wd", "weight_decay"),
+        (TrainConfig, "img_size", "image_size"),
+        (TrainConfig, "patience", "early_stop"),
+        (TrainConfig, "workers", "num_workers"),
+        (TrainConfig, "arch", "model"),
+        (TrainConfig, "dataset_dir", "data"),
+        (TrainConfig, "smoothing", "label_smoothing"),
+        (PredictConfig, "source", "input"),
+        (PredictConfig, "save_dir", "output"),
+        (PredictConfig, "dtype", "precision"),
+        (PredictConfig, "gpus", "num_gpus"),
+        (SplitConfig, "val_ratio", "val_percent"),
+    ],
+)
+def test_another_word_for_a_key_is_answered_with_the_key(kind: type[StrictModel], word: str, key: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^{word}: no such key; did you mean {key}\?$"):
+        make_config(kind, {word: 1})
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "way_out"),
+    [
+        (PredictConfig, {**NEEDED, "max_error_rate": "5%"}, "5 % is 0.05"),
+        (PredictConfig, {**NEEDED, "max_error_rate": "0.5 %"}, "0.5 % is 0.005"),
+        (PredictConfig, {**NEEDED, "max_error_rate": 5}, "5 % is 0.05"),
+        (TrainConfig, {"data": "d", "model": "m", "label_smoothing": "10%"}, "10 % is 0.1"),
+        (SplitConfig, {"data": "d", "train_percent": "80%", "val_percent": 20}, "give 80"),
+        (PredictConfig, {**NEEDED, "retry": "corupt"}, "did you mean corrupt?"),
+    ],
+)
+def test_a_value_in_another_form_is_answered_with_the_right_one(
+    kind: type[StrictModel], values: dict[str, Any], way_out: str
+) -> None:
+    with pytest.raises(ConfigError, match=rf"; {re.escape(way_out)}$"):
+        make_config(kind, values)
+
+
+@pytest.mark.parametrize(
+    ("key", "line"), [("model", 1), ("canary", 3), ("canary.share", 5), ("shadow.model", 6), ("none", None)]
+)
+def test_the_line_of_a_key_is_found(tmp_path: Path, key: str, line: int | None) -> None:
+    path = tmp_path / "serve.yaml"
+    path.write_text("model: m\n# shares\ncanary:\n  model: m\n  share: 0.1\nshadow.model: m\n")
+    assert key_line(path, key) == line
+    assert key_line(tmp_path / "none.yaml", key) is None
+
+
+def test_errors_of_configurations_cross_process_boundaries() -> None:
+    for error in (ConfigError("a: b", key="a"), MissingKeyError("a", "what it is")):
+        copy = pickle.loads(pickle.dumps(error))
+        assert (type(copy), str(copy), copy.key) == (type(error), str(error), "a")
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,7 @@ def test_much_work_goes_to_the_gpus_and_that_is_told(
     listed: Callable[[int], str], small_model: ModelFolder, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert settle_device(predict_config(listed(60_000), model=str(small_model.path))).device == "gpu"
-    assert caplog.messages == ["device=gpu: 2 GPUs found; device=cpu takes none"]
+    assert caplog.messages == ["device=gpu: 2 GPUs found; device=cpu uses none"]
 
 
 def test_little_work_stays_on_the_cpus_and_that_is_told(

@@ -441,12 +441,12 @@ def test_what_does_nothing_here_is_named_in_one_warning(
     )
     [warning] = [record.getMessage() for record in log.records if record.levelname == "WARNING"]
     for words in (
-        "Train.num_classes=102 (the dataset says how many: 3)",
-        "Train.resume_path=output/latest/latest.pdparams (the same command goes on",
+        "Train.num_classes=102 (the dataset decides: it has 3)",
+        "Train.resume_path=output/latest/latest.pdparams (the same command resumes",
         "Train.dy2st=True",
         "Benchmark.amp=O1",
         "Evaluate.log_interval=5",
-        "Global.device=gpu:0,1,2,3 (not all of it is here; cpu is taken)",
+        "Global.device=gpu:0,1,2,3 (not all of it is on this machine; cpu is used)",
     ):
         assert words in warning
     # Keys of the file that are for other modes are no news.
@@ -618,7 +618,7 @@ def test_a_networks_defaults_stand_in_for_a_file_that_is_not_here(
 
 
 def test_what_the_defaults_cannot_know_is_asked_for_by_paddlexs_key(workplace: Path) -> None:
-    with pytest.raises(ConfigError, match=r"^Global\.dataset_dir: is needed"):
+    with pytest.raises(ConfigError, match=r"^Global\.dataset_dir is missing; give -o Global\.dataset_dir=VALUE"):
         run(config="ResNet18.yaml")
 
 

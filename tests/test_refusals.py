@@ -64,7 +64,7 @@ def test_a_folder_that_is_gone_is_told(tmp_path: Path, monkeypatch: pytest.Monke
         open_directory("labels")
     refusal = as_refusal(caught.value)
     assert isinstance(refusal, UsageError)
-    assert str(refusal) == "the current folder is not there any more; change to one that is"
+    assert str(refusal) == "the current folder was removed; change to an existing one"
 
 
 def test_a_command_in_a_folder_that_is_gone_begins_nothing(tmp_path: Path) -> None:
@@ -73,7 +73,7 @@ def test_a_command_in_a_folder_that_is_gone_begins_nothing(tmp_path: Path) -> No
     script = f"cd {tmp_path}/gone && rmdir {tmp_path}/gone && {imgcls} predict {tmp_path} -m {tmp_path} -o {tmp_path}/s"
     ended = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=False)
     assert (ended.returncode, ended.stdout) == (2, "")
-    assert ended.stderr == "imgcls: the current folder is not there any more; change to one that is\n"
+    assert ended.stderr == "imgcls: the current folder was removed; change to an existing one\n"
 
 
 def test_refusals_are_told_and_other_errors_keep_their_stack(tmp_path: Path) -> None:

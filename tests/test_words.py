@@ -91,6 +91,7 @@ def test_every_kind_of_model_is_among_them() -> None:
 @pytest.mark.parametrize(
     "name",
     [
+        "config.meant",
         "datasets.duplicates",
         "evaluate.calibration",
         "evaluate.classifying",

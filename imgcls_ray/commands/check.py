@@ -45,7 +45,7 @@ def run(config_file: Path | None, overrides: Sequence[str], flags: Values) -> No
         with native_stderr_aside():
             result = _check(config, Console(stderr=True))
     except KeyboardInterrupt as error:
-        raise StoppedError("stopped before the report was complete") from error
+        raise StoppedError("stopped before the check was complete; there is no report") from error
     _tell(result, config)
 
 

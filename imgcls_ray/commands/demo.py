@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,7 +40,7 @@ _NUM_SHOWN = 8
 
 
 def run(config_file: Path | None, overrides: Sequence[str], flags: Values) -> None:
-    """Draw, train, label, show.
+    """Draw, train, label, show the result.
 
     Raises:
         UsageError: the folder exists.
@@ -57,15 +60,30 @@ def run(config_file: Path | None, overrides: Sequence[str], flags: Values) -> No
     console.print(f"[bold]2. train[/bold] {_MODEL_NAME} from random weights")
     model = _train(dataset, output / "model", console)
 
-    console.print("[bold]3. label[/bold] all of it through the bulk job")
+    console.print("[bold]3. label[/bold] the new images with the bulk job")
     store = output / "labels"
     asked: dict[str, Plain] = {"input": str(dataset.to_label), "model": str(model), "output": str(store)}
     asked["save_images"] = _NUM_SAMPLES
-    console.print(f"   imgcls predict {dataset.to_label} --model {model} --output {store} --save-images {_NUM_SAMPLES}")
+    program = _program()
+    command = f"{program} predict {dataset.to_label} --model {model} --output {store}"
+    console.print(f"   {command} --save-images {_NUM_SAMPLES}")
     predict_command.run(None, [], asked)
     console.print("[bold]4. look[/bold]")
     _show(dataset, store, console)
-    console.print(f"   run it again and nothing is left to do; then try: imgcls store verify {store}")
+    console.print(
+        f"   nothing is left to label, as the same command tells: {command}\n"
+        f"   check that every input has exactly one row: {program} store verify {store}"
+    )
+
+
+def _program() -> str:
+    """How this program is called at this prompt: `make demo` runs one that is not on the PATH."""
+    called = sys.argv[0]
+    if os.path.basename(called) != "imgcls" or os.path.realpath(shutil.which("imgcls") or "") == os.path.realpath(
+        called
+    ):
+        return "imgcls"
+    return called
 
 
 def _train(dataset: DemoDataset, path: Path, console: Console) -> Path:
@@ -83,7 +101,7 @@ def _train(dataset: DemoDataset, path: Path, console: Console) -> Path:
 
     def tell(epoch: int, accuracy: float) -> None:
         if epoch % 3 == 0:
-            console.print(f"   epoch {epoch} of {NUM_EPOCHS}: {accuracy:.1%} of the training images right")
+            console.print(f"   epoch {epoch} of {NUM_EPOCHS}: {accuracy:.1%} of the training images are correct")
 
     fit_demo_model(network, pixels, labels, mean=preprocess.mean, std=preprocess.std, on_epoch=tell)
     save_model_folder(
@@ -110,6 +128,6 @@ def _show(dataset: DemoDataset, store: Path, console: Console) -> None:
         table.add_row(name, row["label"], f"{row['score']:.3f}" if row["score"] is not None else "", row["error"])
     console.print(table)
     console.print(
-        f"   {num_right} of {len(dataset.labels)} new images labelled right, "
-        f"{num_caught} of {len(dataset.broken)} broken files told by the expected code"
+        f"   {num_right} of {len(dataset.labels)} labels are correct, "
+        f"{num_caught} of {len(dataset.broken)} broken files have the expected error code"
     )

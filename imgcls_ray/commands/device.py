@@ -74,9 +74,9 @@ def _chosen(config: LabelConfig | EvaluateConfig | TrainConfig | ServeConfig) ->
     with suppress(ImgclsError):
         reason = _cannot_use_gpus(config, num_gpus) or _is_done_sooner_without(config)
     if reason:
-        logger.info("device=cpu: %s; device=gpu asks for a GPU all the same", reason)
+        logger.info("device=cpu: %s; device=gpu uses a GPU anyway", reason)
         return "cpu"
-    logger.info("device=gpu: %s found; device=cpu takes none", counted(num_gpus, "GPU"))
+    logger.info("device=gpu: %s found; device=cpu uses none", counted(num_gpus, "GPU"))
     return "gpu"
 
 

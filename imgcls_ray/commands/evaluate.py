@@ -54,7 +54,7 @@ def run(config_file: Path | None, overrides: Sequence[str], flags: Values) -> No
             config = settle_device(config)
             result = evaluate(config, Console(stderr=True))
     except KeyboardInterrupt as error:
-        raise StoppedError("stopped before the evaluation was complete; nothing of it counts") from error
+        raise StoppedError("stopped before the evaluation was complete; there is no result") from error
     _tell(result, config)
     if failure := result.failure:
         raise failure
@@ -75,7 +75,7 @@ def _tell(result: Evaluation, config: EvaluateConfig) -> None:
     for code, count in sorted(result.codes.items()):
         console.print(f"left out: {counted(count, 'image')}, {code}: {ImageErrorCode(code).message}", markup=False)
     if result.kept_in_model:
-        console.print(f"kept in {result.model}: metrics and, if one was fitted, the temperature", markup=False)
+        console.print(f"saved in {result.model}: the metrics and, if one was fitted, the temperature", markup=False)
     output = config.output.rstrip("/")
     console.print(f"result: {output}/evaluate_result.json; tables and pictures: {output}/evaluate/", markup=False)
 

@@ -34,7 +34,7 @@ def run(config_file: Path | None, overrides: Sequence[str], flags: Values) -> No
         with native_stderr_aside():
             report = export(config, Console(stderr=True))
     except KeyboardInterrupt as error:
-        raise StoppedError(f"stopped; there is no {config.output}") from error
+        raise StoppedError(f"stopped; nothing was exported to {config.output}") from error
     _tell(report, config)
 
 
@@ -49,7 +49,7 @@ def _tell(report: ExportReport, config: ExportConfig) -> None:
         markup=False,
     )
     drawn = report["images"] == DRAWN
-    of_what = "drawn pictures" if drawn else f"images of {report['images']}"
+    of_what = "generated pictures" if drawn else f"images of {report['images']}"
     console.print(
         f"compared on {report['num_images']:,} {of_what}: {percent(report['agreement'])} get the same label, scores "
         f"differ by {report['max_score_difference']:.2g} at most, logits by {report['max_logit_difference']:.2g}",
@@ -62,5 +62,5 @@ def _tell(report: ExportReport, config: ExportConfig) -> None:
         print(f"left out, because they cannot be read: {codes}")
     if drawn:
         logger.warning(
-            "drawn pictures are all that it was compared on; real ones say more: --images DATASET, or a folder of them"
+            "the comparison used generated pictures only; real images are a better test: --images DATASET, or a folder"
         )

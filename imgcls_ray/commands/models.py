@@ -48,8 +48,8 @@ def show(config_file: Path | None, overrides: Sequence[str], flags: Values) -> N
         return
     Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH).print(_table(models))
     print(
-        f"{len(models)} of {len(ZOO)} networks. Make a model folder of one with `imgcls models new NAME --output DIR`; "
-        "timm's other networks are called timm:NAME."
+        f"{len(models)} of {len(ZOO)} networks. Create a model folder with `imgcls models new NAME --output DIR`; "
+        "other networks of timm are called timm:NAME."
     )
 
 

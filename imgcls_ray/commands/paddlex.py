@@ -27,7 +27,7 @@ from imgcls_ray.config import (
     shown,
     shown_text,
 )
-from imgcls_ray.errors import ConfigError, ImgclsError, UsageError
+from imgcls_ray.errors import ConfigError, ImgclsError, MissingKeyError, UsageError
 from imgcls_ray.json_files import write_failure
 from imgcls_ray.models.folder import SPEC_FILE, WEIGHTS_FILE
 from imgcls_ray.models.zoo import ZOO
@@ -90,20 +90,20 @@ _OURS: Mapping[str, Mapping[str, str]] = {
 _OLD = {"Predict.input_path": "Predict.input"}
 """What early versions of PaddleX called a key."""
 _NO_CONVERSION = "image classification has no conversion"
-_OF_PADDLE = "a switch of PaddleClas, which is not below"
+_OF_PADDLE = "a setting of PaddleClas, which is not used here"
 _IDLE: Mapping[str, str] = {
     "CheckDataset.convert.src_dataset_type": _NO_CONVERSION,
-    "Train.resume_path": "the same command goes on by itself from what is in its output",
+    "Train.resume_path": "the same command resumes the run in its output by itself",
     "Train.dy2st": _OF_PADDLE,
-    "Train.uniform_output_enabled": "the output is laid out in one way",
+    "Train.uniform_output_enabled": "the output has one fixed layout",
     **{
         f"Benchmark.{key}": _OF_PADDLE
         for key in ("env", "do_eval", "num_workers", "amp", "dali", "shuffle", "shared_memory", "print_mem_info")
     },
-    "Evaluate.log_interval": "a progress bar tells how far it is",
+    "Evaluate.log_interval": "a progress bar shows the progress",
     "Predict.kernel_option": "OpenVINO labels on CPUs, torch on GPUs",
-    "Predict.use_hpip": "there is no other engine to turn on",
-    "Predict.hpip_config": "there is no other engine to turn on",
+    "Predict.use_hpip": "there is no high-performance plugin here",
+    "Predict.hpip_config": "there is no high-performance plugin here",
 }
 """Keys, and tables of keys, that do nothing here, with the reason."""
 _KNOWN = {
@@ -172,6 +172,11 @@ def run(config: str, overrides: Sequence[str]) -> None:
             logger.warning("without effect: %s", "; ".join(request.idle))
         try:
             _do(mode, ours)
+        except MissingKeyError as error:
+            key = _in_paddlex_words(error.key, mode)
+            raise ConfigError(
+                f"{key} is missing; give -o {key}=VALUE, or set it in {config}. {error.meaning}"
+            ) from error
         except ConfigError as error:
             raise ConfigError(_in_paddlex_words(str(error), mode)) from error
 
@@ -199,7 +204,9 @@ def _read(config: str, overrides: Sequence[str]) -> _Request:
         )
     path = Path(config)
     if not os.path.isfile(path) and path.stem in ZOO:
-        logger.info("%s: is not here; PaddleX's defaults and the recipe of %s's family are taken", config, path.stem)
+        logger.info(
+            "%s: there is no such file; PaddleX's defaults and the recipe of %s's family are used", config, path.stem
+        )
         values = {**_DEFAULTS, "Global.model": path.stem}
     else:
         values = _flat(load_config(path))
@@ -292,7 +299,10 @@ def _take_train(request: _Request, ours: dict[str, Plain]) -> dict[str, Plain]:
     weights = request.text(key)
     if weights is None:
         ours["pretrained"] = False
-        logger.info("training starts from random weights, as in PaddleX; -o %s=default takes timm's", key)
+        logger.info(
+            "training starts from random weights, as in PaddleX; -o %s=default starts from timm's pretrained weights",
+            key,
+        )
     elif weights == "default":
         del ours["weights"]
     elif is_url(weights):
@@ -338,7 +348,7 @@ def _compare_num_classes(request: _Request) -> None:
         return
     found = sum(name is not None for name in read_dataset(data).class_names)
     if wanted != found:
-        request.idle.append(f"Train.num_classes={wanted} (the dataset says how many: {found})")
+        request.idle.append(f"Train.num_classes={wanted} (the dataset decides: it has {found})")
 
 
 def _device(request: _Request) -> str:
@@ -352,7 +362,7 @@ def _device(request: _Request) -> str:
         return device
     here = _device_here(device or "gpu")
     if device not in (None, here):
-        request.idle.append(f"Global.device={device} (not all of it is here; {here} is taken)")
+        request.idle.append(f"Global.device={device} (not all of it is on this machine; {here} is used)")
     return here
 
 
@@ -392,7 +402,8 @@ def _model(request: _Request, key: str) -> dict[str, str]:
     command = f"`imgcls models new {name} --weights FILE.pdparams --labels label.txt --output DIR`"
     if os.path.exists(path):
         raise UsageError(
-            f"{key}={shown_text(path)}: is no model folder; {command} makes one of PaddleClas' weights, then {key}=DIR"
+            f"{key}={shown_text(path)}: is no model folder; {command} makes one of PaddleClas' weights, then give "
+            f"{key}=DIR"
         )
     raise UsageError(
         f"{key}={shown_text(path)}: there is no model folder; -o Global.mode=train makes one, or {command}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from dataclasses import fields
 from typing import TYPE_CHECKING
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from imgcls_ray.config import Values
     from imgcls_ray.predict.report import PredictReport, RunReport
 
+logger = logging.getLogger(__name__)
+
 # Without --output labels are printed: what speaks of a store would do nothing.
 _NEED_A_STORE = frozenset(
     {
@@ -34,6 +37,7 @@ _NEED_A_STORE = frozenset(
         "dry_run",
         "embedding",
         "export",
+        "fail_if_empty",
         "limit",
         "logits",
         "max_error_rate",
@@ -45,10 +49,10 @@ _NEED_A_STORE = frozenset(
 )
 _UNLISTED_TOLD = 20
 _ADVICE = {
-    "fetch": "most of the workers' time went into waiting for bytes: the storage is the slowest stage",
-    "decode": "most of the workers' time went into decoding and resizing: more CPU cores would help most",
-    "forward": "most of the workers' time went into the network: a GPU or a smaller model would help most",
-    "write": "most of the workers' time went into writing part files: the store's storage is the slowest stage",
+    "fetch": "workers wait for bytes most of the time: the storage of the images is the slowest stage",
+    "decode": "decoding and resizing take most of the time: more CPU cores would help most",
+    "forward": "the network takes most of the time: a GPU or a smaller model would help most",
+    "write": "writing part files takes most of the time: the storage of the label store is the slowest stage",
 }
 
 
@@ -74,6 +78,7 @@ def run(config_file: Path | None, overrides: Sequence[str], flags: Values) -> No
     if config.dry_run:
         _tell_plan(report, config)
         report.listing.check_complete()
+        _check_not_empty(report, config)
         return
     _tell(report, config)
     _after(config)
@@ -81,8 +86,23 @@ def run(config_file: Path | None, overrides: Sequence[str], flags: Values) -> No
     if report.input_error is not None:
         if not config.accept_missing:
             raise report.input_error
-        print(f"{report.input_error}; nothing new was looked for")
+        print(f"{report.input_error}; only the run that was open has been finished")
     report.listing.check_complete()
+    _check_not_empty(report, config)
+
+
+def _check_not_empty(report: PredictReport, config: PredictConfig) -> None:
+    """Tell of an input without images: it may be empty, or mistyped.
+
+    Raises:
+        JobFailedError: if ``fail_if_empty`` asks for it.
+    """
+    if report.plan.listed or report.input_error is not None:
+        return
+    told = f"{config.input_text}: holds no images that could be labelled; is this the right place?"
+    if config.fail_if_empty:
+        raise JobFailedError(told)
+    logger.warning("%s With --fail-if-empty the exit code is 1", told)
 
 
 def _print_labels(values: Values) -> None:
@@ -126,8 +146,8 @@ def _tell_plan(report: PredictReport, config: PredictConfig) -> None:
     plan = report.plan
     if report.num_left_open:
         console.print(
-            f"an earlier command left {counted(report.num_left_open, 'image')} open, which are labelled first; those "
-            "that are listed count below as if they had no row"
+            f"an earlier command left {counted(report.num_left_open, 'image')} open, which are labelled first; if they "
+            "are listed, the numbers below count them as inputs without a row"
         )
     console.print(
         f"{config.input_text}: {plan.listed:,} inputs, {plan.planned:,} to label "
@@ -146,17 +166,17 @@ def _tell(report: PredictReport, config: PredictConfig) -> None:
                 f"run {run.run:04d} was open: {run.num_done_before:,} of its {run.num_images:,} images had their row",
             )
     if not done:
-        console.print(
-            f"nothing to label: {counted(report.plan.listed, 'input')}, all have their row in {report.store}"
-            if report.plan.listed
-            else f"nothing to label: {config.input_text} holds no images",
-        )
+        if report.plan.listed:
+            console.print(
+                f"nothing to label: {counted(report.plan.listed, 'input')}, all have their row in {report.store}"
+            )
         _tell_left_out(console, report)
         return
     codes: Counter[str] = sum((run.codes for run in done), Counter())
-    total = codes.total()
+    total, num_now = codes.total(), sum(run.num_labelled for run in done)
+    now = f", {num_now:,} of them by this command," if num_now < total else ""
     table = Table(
-        "status", "images", "share", "meaning", title=f"{counted(total, 'image')} in {duration(report.seconds)}"
+        "status", "images", "share", "meaning", title=f"{counted(total, 'image')}{now} in {duration(report.seconds)}"
     )
     for column in table.columns[1:3]:
         column.justify = "right"
@@ -168,36 +188,37 @@ def _tell(report: PredictReport, config: PredictConfig) -> None:
         _tell_run(console, run)
     if codes[ImageErrorCode.UNSUPPORTED_FORMAT.value]:
         console.print(
-            "unsupported_format: `imgcls predict FILE --model MODEL` says more of one file; HEIC and JPEG XL need "
-            "extras (pip install 'imgcls-ray[heif,jxl]')"
+            "unsupported_format: `imgcls predict FILE --model MODEL` gives the reason for one file; HEIC and JPEG XL "
+            "need extra packages (pip install 'imgcls-ray[heif,jxl]')"
         )
     _tell_left_out(console, report)
     is_reached = config.limit and sum(run.num_labelled for run in report.runs) >= config.limit
     if is_reached or not report.runs[-1].is_finished:
-        console.print(f"stopped at limit={config.limit}; the same command goes on with what is left, if anything is")
+        console.print(f"stopped at limit={config.limit}; the same command continues with the images that are left")
     console.print(f"labels: {report.store}")
 
 
 def _tell_run(console: Console, run: RunReport) -> None:
     if not run.num_labelled:
         return
+    rate = f", {run.images_per_s:,.1f} images/s after the start of the workers" if run.images_per_s else ""
     console.print(
-        f"run {run.run:04d}: {counted(run.num_labelled, 'image')} in {duration(run.seconds)} with start-up"
-        + (f", {run.images_per_s:,.1f} images/s once the workers ran" if run.images_per_s else "")
-        + f", on {counted(run.num_workers, 'worker')}"
+        f"run {run.run:04d}: {counted(run.num_labelled, 'image')} on {counted(run.num_workers, 'worker')}{rate}"
     )
     stages = {field.name: getattr(run.stages, field.name) for field in fields(run.stages)}
     total = sum(stages.values())
     if total:
         parts = ", ".join(f"{name} {value / total:.0%}" for name, value in stages.items())
-        console.print(f"where the time went: {parts}; {_ADVICE[max(stages, key=stages.__getitem__)]}")
+        # A run that was too short for a rate is too short for advice: most of it was the start.
+        advice = f"; {_ADVICE[max(stages, key=stages.__getitem__)]}" if run.images_per_s else ""
+        console.print(f"time of the workers: {parts}{advice}")
 
 
 def _tell_left_out(console: Console, report: PredictReport) -> None:
     if report.plan.waiting and report.plan.next_retry:
         console.print(
-            f"failed more than once: {counted(report.plan.waiting, 'input')}, asked again from "
-            f"{report.plan.next_retry.astimezone():%Y-%m-%d %H:%M} on; --retry CODES asks now"
+            f"failed more than once: {counted(report.plan.waiting, 'input')}; the next retry is at "
+            f"{report.plan.next_retry.astimezone():%Y-%m-%d %H:%M}, --retry CODES retries now"
         )
     counts = report.listing
     for line in counts.lines():

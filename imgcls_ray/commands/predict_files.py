@@ -59,7 +59,7 @@ def label_files(config: PredictConfig, taken: set[str]) -> None:
         counts.check_complete()
         raise InputError(f"{config.input_text}: holds no images; what is in {config.output} is left out")
     if num_bad == num_images:
-        raise JobFailedError(f"{config.input_text}: no image can be labelled, for the reasons told above")
+        raise JobFailedError(f"{config.input_text}: no image can be labelled, for the reasons above")
     told = f"; {counted(num_bad, 'image')} could not be read, as told above" if num_bad else ""
     print(f"{counted(num_images - num_bad, 'image')} labelled{told}; results: {config.output}")
     counts.check_complete()

@@ -76,7 +76,7 @@ def check_current_folder() -> None:
     try:
         os.getcwd()
     except OSError as error:
-        raise UsageError("the current folder is not there any more; change to one that is") from error
+        raise UsageError("the current folder was removed; change to an existing one") from error
 
 
 def as_refusal(error: OSError) -> ImgclsError | None:

@@ -52,13 +52,15 @@ def run(config_file: Path | None, overrides: Sequence[str], flags: Values) -> No
             signal.signal(number, lambda *_: stopped.set())
         _tell(config, console, time.monotonic() - start, metrics_port)
         stopped.wait()
-        console.print("ending: requests in work are answered ...")
+        console.print("stopping: open requests are answered first ...")
 
 
 def _check(config: ServeConfig, num_cores: int) -> None:
     """Refuse what cannot run before anything is started."""
     if num_local_replicas(config, num_cores) > num_cores:
-        raise ResourceError(f"num_replicas={config.num_replicas} needs as many cores, {cores_in_words()}; give fewer")
+        raise ResourceError(
+            f"num_replicas={config.num_replicas} needs {config.num_replicas} cores, {cores_in_words()}; give fewer"
+        )
     read_api_keys(os.environ)
     torch_devices(config.device)
     s3 = s3_options(config)
@@ -80,7 +82,8 @@ def _warn(config: ServeConfig) -> None:
     if os.environ.get(KEYS_VARIABLE) or _is_loopback(config.host):
         return
     words = (
-        f"warning: host={config.host} lets everybody who reaches this machine ask; set {KEYS_VARIABLE} to ask for keys"
+        f"warning: host={config.host} lets everyone who can reach this machine send requests; set {KEYS_VARIABLE} to "
+        "require API keys"
     )
     Console(stderr=True, highlight=False, markup=False, soft_wrap=True).print(words, markup=False)
 
@@ -104,4 +107,4 @@ def _tell(config: ServeConfig, console: Console, seconds: float, metrics_port: i
         f"  metrics        http://127.0.0.1:{metrics_port}/metrics",
         f"  try it         curl -H 'Content-Type: image/jpeg'{key} --data-binary @photo.jpg {base}/v1/classify",
     ]
-    console.print("\n".join([*lines, "Ctrl-C ends it"]), markup=False)
+    console.print("\n".join([*lines, "Ctrl-C stops it"]), markup=False)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def run(config_file: Path | None, overrides: Sequence[str], flags: Values) -> None:
-    """Split, and say what came of it."""
+    """Split, and show the numbers of images."""
     config = make_config(SplitConfig, read_values(SplitConfig, config_file, overrides, flags))
     report = split_dataset(
         config.data,
@@ -51,17 +51,17 @@ def _table(report: SplitReport) -> Table:
 def _notes(report: SplitReport) -> list[str]:
     notes = []
     if report.num_groups is not None:
-        notes.append(f"{counted(report.num_groups, 'group')}, none of them in two splits")
+        notes.append(f"{counted(report.num_groups, 'group')}, each in one split only")
     if report.num_duplicates:
-        notes.append(f"lines that named an image again, and were left out: {report.num_duplicates:,}")
+        notes.append(f"duplicate lines that were left out: {report.num_duplicates:,}")
     deviation = report.deviation
     notes.append(
-        f"farthest from its share: {deviation.class_name} with "
-        f"{deviation.num_images:,} in {deviation.split}, exact would be {deviation.wanted:,.2f}"
+        f"largest deviation from the shares: {deviation.class_name} has "
+        f"{deviation.num_images:,} images in {deviation.split}, its exact share is {deviation.wanted:,.2f}"
     )
     if report.backups:
         kept = ", ".join(f"{name} as {backup}" for name, backup in report.backups.items())
         notes.append(f"originals kept: {kept}")
     else:
-        notes.append("there were no lists before, so none was backed up")
+        notes.append("there were no lists before, so there is no backup")
     return notes

@@ -1,4 +1,4 @@
-"""``imgcls store``: what a label store holds, whether it is sound, and its newest rows."""
+"""``imgcls store``: the content of a label store, its consistency, and its newest rows."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _MAX_PROBLEMS_SHOWN = 20
 
 
 def status(config_file: Path | None, overrides: Sequence[str], flags: Values) -> None:
-    """Say what the store holds."""
+    """Show model, runs, open units and lease holder of a store."""
     store = _open(make_config(StoreConfig, read_values(StoreConfig, config_file, overrides, flags)))
     console = Console(highlight=False, markup=False, soft_wrap=True)
     identity = store.identity
@@ -44,9 +44,13 @@ def status(config_file: Path | None, overrides: Sequence[str], flags: Values) ->
     table = Table("run", "state", "images", "ok", "errors", "images/s", "finished")
     for column in table.columns[2:6]:
         column.justify = "right"
+    num_empty = 0
     for run in sorted({*finished, *planned}):
         if run in finished:
             record = store.run_record(run)
+            if not record["num_images"]:
+                num_empty += 1
+                continue
             num_ok = record["counts"].get("ok", 0)
             table.add_row(
                 f"{run:04d}",
@@ -54,7 +58,7 @@ def status(config_file: Path | None, overrides: Sequence[str], flags: Values) ->
                 f"{record['num_images']:,}",
                 f"{num_ok:,}",
                 f"{record['num_images'] - num_ok:,}",
-                f"{record['images_per_s']:,}" if record["images_per_s"] else "-",
+                f"{rate:,}" if (rate := record.get("images_per_s")) else "",
                 record["finished"][:16].replace("T", " "),
             )
             continue
@@ -63,6 +67,9 @@ def status(config_file: Path | None, overrides: Sequence[str], flags: Values) ->
         num_images = store.plan_record(run)["num_images"]
         table.add_row(f"{run:04d}", f"open, {num_done:,} have their row", f"{num_images:,}")
     console.print(table)
+    if num_empty:
+        # Such a command has claimed a number before it could know that it has nothing to do.
+        console.print(f"{counted(num_empty, 'other run')} found nothing new to label")
     if holder := lease_holder(store.directory):
         console.print(f"in use by {holder}")
 
@@ -86,7 +93,7 @@ def verify(config_file: Path | None, overrides: Sequence[str], flags: Values) ->
     if report.num_problems > _MAX_PROBLEMS_SHOWN:
         console.print(f"  and {report.num_problems - _MAX_PROBLEMS_SHOWN:,} more")
     if holder := lease_holder(store.directory):
-        console.print(f"  in use by {holder}: what it has not labelled yet is missing above")
+        console.print(f"  in use by {holder}: inputs that it has not labelled yet count as missing")
     if not report.is_sound:
         raise JobFailedError(
             f"{store.uri}: {counted(report.num_problems, 'problem')}, {counted(report.num_missing, 'input')} without a "

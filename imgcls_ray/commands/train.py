@@ -1,4 +1,4 @@
-"""``imgcls train``: train, and say how good it got and where it is."""
+"""``imgcls train``: train, and show the best metrics and the model folder."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def run(config_file: Path | None, overrides: Sequence[str], flags: Values) -> No
     """Train what the configuration says; flags win over overrides, overrides over the file.
 
     Raises:
-        JobFailedError: training came to an end that is none; ``train_result.json`` says why.
+        JobFailedError: training failed; ``train_result.json`` has the reason.
     """
     values = read_values(TrainConfig, config_file, overrides, flags)
     config = make_config(TrainConfig, values)
@@ -42,9 +42,11 @@ def _tell(result: TrainResult) -> None:
     output = result.output.rstrip("/")
     best, last = result.best_metrics, result.last_metrics
     if result.was_done:
-        print(f"{output}: this run is done")
+        print(f"{output}: this run is finished already")
     if result.num_bad:
-        print(f"{counted(result.num_bad, 'image')} could not be read; {output}/bad_images.csv tells which and why")
+        print(
+            f"{counted(result.num_bad, 'image')} could not be read; {output}/bad_images.csv lists them with the reasons"
+        )
     print(
         f"best epoch: {result.best_epoch} of {last['epoch']:.0f}, val top-1 {best['val.top1']:.2%}, "
         f"top-5 {best['val.top5']:.2%}"

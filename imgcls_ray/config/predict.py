@@ -57,6 +57,8 @@ class LabelConfig(RunsNetwork, ReadLimits):
     accept_missing: bool = False
     """Record ``not_found`` for missing images even if their whole folder or prefix is gone or empty. By default the job
     ends in this case, because a volume that is not mounted looks the same."""
+    fail_if_empty: bool = False
+    """End with exit code 1 if the input holds no images, because it is empty or its name is mistyped."""
     max_error_rate: float = Field(default=1.0, ge=0, le=1)
     """Largest share of inputs, 0 to 1, that may fail; above it the exit code is 1, e.g. 0.05. If every input fails, the
     exit code is always 1."""

@@ -64,8 +64,8 @@ class Evaluation:
     scores: Scores | None = None
     """None if no image could be classified."""
     seconds: float = 0.0
-    images_per_s: float = 0.0
-    """Throughput since the first finished block; including the start of the workers if all blocks finished at once."""
+    images_per_s: float | None = None
+    """Throughput since the first finished block; None if all blocks finished too soon to measure it."""
     num_workers: int = 0
     kept_in_model: bool = False
     """Whether temperature and metrics were written to ``model.json``."""
@@ -83,5 +83,5 @@ class Evaluation:
         return JobFailedError(
             f"{self.dataset}: {self.num_unreadable:,} of the {self.num_images:,} images of {self.split} cannot be read "
             f"({codes}), more than max_error_rate={self.max_error_rate:g} allows; evaluate/unreadable.csv lists them, "
-            "and `imgcls check` says what else is wrong"
+            "and `imgcls check` finds other faults"
         )

@@ -141,17 +141,16 @@ def _classify(
         batch_size=config.batch_size,
         crop_size=folder.spec.preprocess.crop_size,
     )
-    start = time.monotonic()
     board = Board()
     with (
         # Nothing of a part of the answers is kept, so a stop waits for nothing.
         interrupt_on_stop(0, board.stop),
         answers.taking(),
-        label_progress(split.num_images, 0, console) as progress,
+        label_progress(split.num_images, 0, console, doing="evaluating") as progress,
     ):
         for block in classify_blocks(split.blocks(num_rows), task, workers, board):
             progress.add(len(block.answers), answers.take(block))
-    result.images_per_s = progress.images_per_s or split.num_images / (time.monotonic() - start)
+    result.images_per_s = progress.images_per_s
     result.num_workers = workers.num_gpu_workers or workers.num_cpu_workers
 
 
@@ -177,7 +176,9 @@ def _scores(split: Split, answers: Answers, temperatures: np.ndarray, class_name
         metrics["ece_calibrated"] = round(after.ece, _NUM_DIGITS)
         metrics["nll_calibrated"] = round(after.mean_nll, _NUM_DIGITS)
     elif len(temperatures) > 1:
-        logger.warning("no temperature fits: all answers are right, or they are as good as random; it stays 1")
+        logger.warning(
+            "no temperature can be fitted, because all answers are correct or no better than random; it stays 1"
+        )
     surest = answers.mistakes()
     entries = split.entries.lookup(np.array(sorted(number for number, *_ in surest), np.int64))
     mistakes = [
@@ -194,15 +195,15 @@ def _keep_in_model(config: EvaluateConfig, result: Evaluation) -> bool:
     metrics = result.scores.metrics
     kept = {f"{config.split}.{name}": metrics[name] for name in ("top1", "top5", "ece")}
     if config.split == "train":
-        logger.warning("the temperature is not kept: of images that it was trained on a model is surer than of others")
+        logger.warning("the temperature is not saved: models are overconfident on the images that they were trained on")
     elif "temperature" in metrics:
         kept["temperature"] = metrics["temperature"]
     if not is_s3(config.model) and not is_model_path(config.model):
-        logger.warning("%s is a name, not a folder: the metrics are not kept with the model", config.model)
+        logger.warning("%s is a name, not a folder: the metrics are not saved with the model", config.model)
         return False
     try:
         update_metrics(config.model, result.fingerprint, kept, s3_options(config))
     except (ImgclsError, OSError) as error:
-        logger.warning("the metrics are not kept with the model: %s", error)
+        logger.warning("the metrics are not saved with the model: %s", error)
         return False
     return True

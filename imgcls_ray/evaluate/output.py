@@ -232,6 +232,6 @@ def _summary(result: Evaluation, config: EvaluateConfig, written: Sequence[str])
         "device": config.device,
         "num_workers": result.num_workers,
         "seconds": round(result.seconds, 3),
-        "images_per_s": round(result.images_per_s, 1),
+        **({} if result.images_per_s is None else {"images_per_s": round(result.images_per_s, 1)}),
         "files": {kind: FILES[kind] for kind in written},
     }

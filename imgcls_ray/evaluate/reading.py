@@ -78,7 +78,7 @@ def read_split(
     source.tell_notes()
     if split not in source.splits:
         there = f"it has {' and '.join(source.splits)}" if source.splits else "it has none"
-        raise UsageError(f"{dataset}: has no split {split!r}; {there}. Give split=…, or make it with `imgcls split`")
+        raise UsageError(f"{dataset}: has no split {split!r}; {there}. Give --split, or create it with `imgcls split`")
     faults = _Faults(split)
     for finding in source.findings:
         faults.add(finding)

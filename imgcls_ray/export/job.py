@@ -107,7 +107,7 @@ def export(config: ExportConfig, console: Console) -> ExportReport:
         with image_progress("comparing", console) as add:
             parity = compare(folder, exported, _counting(read_compared(images, config, folder.spec), add))
         if images.why_no_accuracy:
-            logger.warning("no accuracy is told: %s", images.why_no_accuracy)
+            logger.warning("the accuracy is not measured: %s", images.why_no_accuracy)
         _judge(parity, images, config)
         report = _report(folder, exported, parity, images, len(calibration or ()), config)
         (partial / REPORT_NAME).write_bytes(encode_json(report))

@@ -146,8 +146,8 @@ class ModelFolder:
         spec = self.spec
         if spec.exported is not None:
             raise ModelFolderError(
-                f"{self.path}: was exported to {spec.exported.format} and has no weights to train, take over or export "
-                "again; give the model folder that it was exported from"
+                f"{self.path}: was exported to {spec.exported.format} and has no weights for training or another "
+                "export; give the model folder that it was exported from"
             )
         try:
             # Compared without memory first: a network of as many outputs as model.json likes must be in the file, too.
@@ -303,7 +303,7 @@ def open_model_folder(path: Path) -> ModelFolder:
     try:
         is_folder = path.is_dir()
     except OSError as error:
-        raise ModelFolderError(f"{path}: cannot be looked at: {error.strerror}") from error
+        raise ModelFolderError(f"{path}: cannot be read: {error.strerror}") from error
     if not is_folder:
         none = "there is no such model folder; `imgcls models new` makes one"
         raise ModelFolderError(f"{path}: {foreign_file(path) if path.exists() else none}")

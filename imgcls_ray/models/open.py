@@ -55,7 +55,7 @@ def open_model(model: str, s3: S3Options = DEFAULT_S3) -> ModelFolder:
     if kept.exists():
         with suppress(ModelFolderError):
             return open_model_folder(kept)
-        logger.warning("%s: is damaged, and made again", kept)
+        logger.warning("%s: is damaged; it is created again", kept)
     private_folder(kept.parent)
     with tempfile.TemporaryDirectory(prefix=".new-", dir=kept.parent) as temporary:
         partial = Path(temporary) / kept.name

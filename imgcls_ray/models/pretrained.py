@@ -24,11 +24,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_WAYS_OUT = "make a model folder with `imgcls models new NAME --weights FILE` (or --random, for benchmarks)"
+WAYS_OUT = "make a model folder with `imgcls models new NAME --weights FILE` (or --random, for benchmarks)"
+"""Ways out where weights cannot be had, for jobs that need a trained model."""
 _CONNECT_TIMEOUT_S = 5.0
 
 
-def pretrained_network(model: ZooModel, *, num_classes: int | None = None) -> LoadedNetwork:
+def pretrained_network(model: ZooModel, *, num_classes: int | None = None, ways_out: str = WAYS_OUT) -> LoadedNetwork:
     """Build a network with timm's weights.
 
     Where timm's network differs from the one of the zoo (a bias more, another activation), it is timm's, as the weights
@@ -36,6 +37,7 @@ def pretrained_network(model: ZooModel, *, num_classes: int | None = None) -> Lo
 
     Args:
         num_classes: if it is not that of the weights, the head is random, and a warning says so.
+        ways_out: for people, where there are no weights.
 
     Raises:
         WeightsError: timm has none, or they cannot be had.
@@ -44,16 +46,18 @@ def pretrained_network(model: ZooModel, *, num_classes: int | None = None) -> Lo
     from timm.data import ImageNetInfo, infer_imagenet_subset
 
     if model.timm_weights is None:
-        raise WeightsError(f"{model.name}: timm has no weights of this network; {_WAYS_OUT}")
+        raise WeightsError(f"{model.name}: timm has no pretrained weights of this network; {ways_out}")
     config = timm.models.get_pretrained_cfg(model.timm_weights)
     if not config.num_classes and num_classes is None:
-        raise WeightsError(f"{model.name}: timm's weights have no head; give --num-classes, and train it")
+        raise WeightsError(
+            f"{model.name}: timm's weights have no classifier head; give --num-classes, and train the new head"
+        )
     # The hub's client tells of each of its attempts; the outcome is told below.
     for name in ("huggingface_hub", "timm", "httpx", "httpx2"):
         logging.getLogger(name).setLevel(logging.ERROR)
     file = _cached_file(config)
     if file is None:
-        _check_hub_is_reachable(model)
+        _check_hub_is_reachable(model, ways_out)
     try:
         loaded = timm.create_model(
             model.timm_weights,
@@ -64,7 +68,7 @@ def pretrained_network(model: ZooModel, *, num_classes: int | None = None) -> Lo
     # The hub's client raises its own kinds for no network, no cache, no space and no permission.
     except Exception as error:
         raise WeightsError(
-            _cannot_be_had(model, f"{type(error).__name__}: {str(error).partition(chr(10))[0]}")
+            _cannot_be_had(model, f"{type(error).__name__}: {str(error).partition(chr(10))[0]}", ways_out)
         ) from error
     if loaded.num_classes != config.num_classes:
         tell_of_new_head(model.timm_weights, config.num_classes, loaded.num_classes)
@@ -125,18 +129,18 @@ def _is_whole(file: Path) -> bool:
     blob = file.resolve()
     if not re.fullmatch(r"[0-9a-f]{64}", blob.name) or sha256_file(blob) == blob.name:
         return True
-    logger.warning("%s: is damaged, and fetched again", blob)
+    logger.warning("%s: is damaged; it is downloaded again", blob)
     blob.unlink(missing_ok=True)
     file.unlink(missing_ok=True)
     return False
 
 
-def _check_hub_is_reachable(model: ZooModel) -> None:
+def _check_hub_is_reachable(model: ZooModel, ways_out: str) -> None:
     """Fail at once without a network: the hub's client would try for most of a minute."""
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:
-        raise WeightsError(_cannot_be_had(model, "HF_HUB_OFFLINE is set"))
+        raise WeightsError(_cannot_be_had(model, "HF_HUB_OFFLINE is set", ways_out))
     # Behind a proxy only the proxy knows.
     if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY")):
         return
@@ -145,11 +149,11 @@ def _check_hub_is_reachable(model: ZooModel) -> None:
         address = (hub.hostname or "", hub.port or {"https": 443}.get(hub.scheme, 80))
         socket.create_connection(address, timeout=_CONNECT_TIMEOUT_S).close()
     except OSError as error:
-        raise WeightsError(_cannot_be_had(model, f"{hub.hostname}: {error.strerror or error}")) from error
+        raise WeightsError(_cannot_be_had(model, f"{hub.hostname}: {error.strerror or error}", ways_out)) from error
 
 
-def _cannot_be_had(model: ZooModel, reason: str) -> str:
+def _cannot_be_had(model: ZooModel, reason: str, ways_out: str) -> str:
     return (
-        f"{model.name}: pretrained weights could not be loaded ({reason}); they are downloaded once from Hugging Face "
-        f"({model.timm_weights}) and then kept, so this needs a network the first time; or {_WAYS_OUT}"
+        f"{model.name}: pretrained weights could not be loaded ({reason}); the first use needs a network, to get "
+        f"{model.timm_weights} from Hugging Face; or {ways_out}"
     )

@@ -41,7 +41,7 @@ def find_timm_model(name: str) -> ZooModel:
         raise UnknownModelError(f"{name}: timm has no weights of that name; {known}")
     config = get_pretrained_cfg(timm_name)
     if config is None:
-        raise UnknownModelError(f"{name}: timm does not say how its images are prepared, so it cannot be used")
+        raise UnknownModelError(f"{name}: timm has no preprocessing for it, so it cannot be used")
     has_weights = bool(tag) or any(config.tag == match.partition(".")[2] for match in tagged)
     return ZooModel(
         name=name,
@@ -92,7 +92,7 @@ def preprocess_of(config: Mapping[str, Any], name: str) -> Preprocess:
     crop_mode: Any = config.get("crop_mode") or "center"
     if height != width or interpolation not in ("bilinear", "bicubic") or crop_mode not in ("center", "squash"):
         raise UnknownModelError(
-            f"{name}: timm prepares its images in a way that is not known here ({height} x {width}, {interpolation}, "
+            f"{name}: its preprocessing in timm is not supported here ({height} x {width}, {interpolation}, "
             f"crop_mode {crop_mode})"
         )
     return Preprocess(

@@ -129,7 +129,7 @@ def network_for_classes(folder: ModelFolder, class_names: Sequence[str]) -> nn.M
 def tell_of_new_head(where: str, num_before: int, num_classes: int) -> None:
     """Say that a head was replaced: such a model knows features, but no class yet."""
     logger.warning(
-        "%s: has a head of %d classes; the new one of %d is random and must be trained before it labels anything",
+        "%s: has a head of %d classes; the new head of %d classes is random, so train the model before you use it",
         where,
         num_before,
         num_classes,

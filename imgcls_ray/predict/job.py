@@ -17,7 +17,7 @@ from imgcls_ray.errors import InputError, StoppedError
 from imgcls_ray.inputs.absence import ListedIn
 from imgcls_ray.inputs.listing import check_inputs, is_any_list, is_single_file, list_inputs
 from imgcls_ray.machine import available_cores
-from imgcls_ray.models.engines.load import check_engine
+from imgcls_ray.models.engines.load import check_engine, tell_of_conversion
 from imgcls_ray.models.open import open_model
 from imgcls_ray.options import decode_limits, fetch_limits, name_rules, s3_options
 from imgcls_ray.predict.alone import label_alone
@@ -276,7 +276,10 @@ class _Job:
         num_done = report.num_done_before
         stopping = interrupt_on_stop(self._config.grace_s, board.stop if board else _no_one_to_tell)
         try:
-            with stopping, label_progress(report.num_images, report.num_done_before, self._console) as progress:
+            with (
+                stopping,
+                label_progress(report.num_images, report.num_done_before, self._console, doing="labelling") as progress,
+            ):
                 for counts in results:
                     num_done += counts.num_images
                     progress.add(counts.num_images, sum(n for code, n in counts.codes.items() if code != STATUS_OK))
@@ -303,6 +306,7 @@ class _Job:
 
     def _label_here(self, unit: Unit, task: LabelTask) -> Iterator[UnitCounts]:
         """A single unit is labelled without Ray: its start would take longer."""
+        tell_of_conversion(self._folder, self._config.engine, "cpu", self._config.embedding)
         yield UnitCounts.from_table(label_alone(task, unit, num_threads=available_cores()))
 
     def _on_ray(self, units: list[Unit], task: LabelTask, board: Board) -> Iterator[UnitCounts]:
@@ -343,7 +347,7 @@ class _Job:
             "num_images": report.num_images,
             "counts": dict(sorted(report.codes.items())),
             "seconds": round(report.seconds, 3),
-            "images_per_s": round(report.images_per_s, 1),
+            **({} if report.images_per_s is None else {"images_per_s": round(report.images_per_s, 1)}),
             "config": {**self._config.model_dump(), "input": source},
             "versions": {package: version(package) for package in packages},
         }

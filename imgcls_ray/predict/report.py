@@ -34,8 +34,8 @@ class RunReport:
     """Images of the whole run per status."""
     seconds: float = 0.0
     """Labelling in this command, the start of Ray and of the workers included."""
-    images_per_s: float = 0.0
-    """Of the running workers: from the first unit that was done to the last; 0 where that is seconds."""
+    images_per_s: float | None = None
+    """Of the running workers: from the first unit that was done to the last; ``None`` where that is seconds."""
     stages: StageSeconds = field(default_factory=StageSeconds)
     num_workers: int = 1
 

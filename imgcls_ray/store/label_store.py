@@ -72,7 +72,8 @@ class RunRecord(TypedDict, total=False):
     num_units: int
     counts: Required[dict[str, int]]
     """Images per status."""
-    images_per_s: Required[float]
+    images_per_s: float
+    """Absent where it was not measured; earlier versions wrote 0."""
     finished: Required[str]
     abandoned: str
     fingerprint: str
@@ -157,7 +158,6 @@ class LabelStore:
                     "abandoned": closed["abandoned"],
                     "finished": now(),
                     "counts": {},
-                    "images_per_s": 0.0,
                 }
                 self.finish_run(run, nothing)
         if self.open_runs():
@@ -299,7 +299,7 @@ def _is_plan_record(record: Json) -> TypeGuard[PlanRecord]:
 def _is_run_record(record: Json) -> TypeGuard[RunRecord]:
     if not isinstance(record, dict):
         return False
-    counts, rate = record.get("counts"), record.get("images_per_s")
+    counts, rate = record.get("counts"), record.get("images_per_s", 0)
     return (
         _is_count(record.get("num_images"))
         and isinstance(counts, dict)

@@ -9,6 +9,7 @@ store.json                       the identity: which model, which columns
 
 from __future__ import annotations
 
+import json
 import re
 from typing import NamedTuple
 
@@ -44,6 +45,19 @@ class Unit(NamedTuple):
     @property
     def part_name(self) -> str:
         return f"predictions/{_part_name(self.run, self.number)}"
+
+
+def _nullable_integers(*names: str) -> bytes:
+    """pandas' own metadata: it reads these columns as integers with gaps, where it would make floats of them."""
+    columns = [
+        {"name": name, "field_name": name, "pandas_type": "int32", "numpy_type": "Int32", "metadata": None}
+        for name in names
+    ]
+    return json.dumps({"index_columns": [], "column_indexes": [], "columns": columns}).encode()
+
+
+# Rows with an error have none of these.
+_PANDAS = _nullable_integers("label_id", "width", "height")
 
 
 def _part_name(run: int, number: int) -> str:
@@ -93,4 +107,4 @@ def part_schema(*, fingerprint: str, embedding: bool, logits: bool) -> pa.Schema
         fields.append(pa.field("embedding", pa.list_(pa.float32())))
     if logits:
         fields.append(pa.field("logits", pa.list_(pa.float32())))
-    return pa.schema(fields, metadata={FINGERPRINT_KEY: fingerprint.encode()})
+    return pa.schema(fields, metadata={FINGERPRINT_KEY: fingerprint.encode(), b"pandas": _PANDAS})

@@ -117,7 +117,7 @@ def _refuse_faults(data: str, faults: Sequence[Finding]) -> None:
     )
     raise InputError(
         f"{data}: has {counted(counts.total(), 'fault')} ({shown}{'; …' if len(faults) > _NUM_SHOWN else ''}); "
-        f"`imgcls check {data}` tells all of them"
+        f"`imgcls check {data}` lists all of them"
     )
 
 

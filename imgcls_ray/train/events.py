@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 if TYPE_CHECKING:
     from imgcls_ray.train.state import Metrics
@@ -41,6 +41,15 @@ class StepsDone:
 
 
 @dataclass(frozen=True)
+class Doing:
+    """What the workers do now: for a bar that moves between the sums of ``StepsDone``, and in silent seconds."""
+
+    what: Literal["training", "evaluating", "saving"]
+    step: int
+    """Steps that are begun or done."""
+
+
+@dataclass(frozen=True)
 class EpochDone:
     """An epoch is trained and, if ``eval_interval`` says so, evaluated."""
 
@@ -59,10 +68,11 @@ class WorkersLost:
     """The reason for each lost worker, by rank."""
 
 
-Event: TypeAlias = WorkersReady | StepsDone | EpochDone | WorkersLost
+Event: TypeAlias = WorkersReady | Doing | StepsDone | EpochDone | WorkersLost
 
 _KINDS: dict[str, type[Event]] = {
     "WorkersReady": WorkersReady,
+    "Doing": Doing,
     "StepsDone": StepsDone,
     "EpochDone": EpochDone,
     "WorkersLost": WorkersLost,

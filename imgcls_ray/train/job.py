@@ -99,7 +99,7 @@ def _batch_size(config: TrainConfig, entries: Entries) -> int:
     num_parts = config.accumulate_steps * (config.num_workers or 1)
     if num_parts > batch_size:
         raise UsageError(
-            f"a step of {batch_size} images cannot be shared out to {num_parts} passes (num_workers="
+            f"a step of {batch_size} images cannot be divided into {num_parts} passes (num_workers="
             f"{config.num_workers or 1}, accumulate_steps={config.accumulate_steps}); give a larger batch_size"
         )
     return batch_size
@@ -133,12 +133,22 @@ def _check_identity(config: TrainConfig, entries: Entries, state: TrainState) ->
             words = (
                 "of another dataset, or this one has changed"
                 if key == "data"
-                else f"with {key}={there.get(key)}, this one has {key}={value}"
+                else f"with {key}={there.get(key)}, this command has {key}={value}"
             )
-            raise UsageError(
-                f"{config.output}: holds a run {words}; give another output, or the same settings to go on with it"
-            )
+            raise UsageError(f"{config.output}: holds a {_way_on(config, state, words)}")
     return _recipe(config, here.batch_size, here.start)
+
+
+def _way_on(config: TrainConfig, state: TrainState, words: str) -> str:
+    """What to do where the output holds another run; a finished one can only be trained on as a new one."""
+    output = config.output.rstrip("/")
+    epochs = state.identity.settings.get("epochs")
+    if isinstance(epochs, int) and state.history and state.history[-1]["epoch"] >= epochs:
+        return (
+            f"finished run {words}; to train its best model further, give --model {output}/best_model --output MORE; "
+            "to train anew, give another --output"
+        )
+    return f"run {words}; give another --output, or the same settings to continue that run"
 
 
 def _run(
@@ -165,7 +175,7 @@ def _run(
             raise JobFailedError(f"training failed: {outcome.reason}")
         if outcome.kind == "stopped":
             raise StoppedError(
-                f"stopped {outcome.reason}; the same command goes on from there, {config.output} has what is done"
+                f"stopped {outcome.reason}; the same command goes on from there; {config.output} has the state so far"
             )
         state = load_state(directory, STATE_NAME) or state
     write_result(state, entries, directory, data=config.data)
@@ -181,7 +191,7 @@ def _tell_beginning(config: TrainConfig, entries: Entries, state: TrainState, re
     if empty := [
         entries.class_names[label] for label, count in enumerate(entries.images_per_class("train")) if not count
     ]:
-        logger.warning("%s without an image to train on, first %s", counted(len(empty), "class", "classes"), empty[0])
+        logger.warning("%s have no training image, e.g. %s", counted(len(empty), "class", "classes"), empty[0])
     logger.info(
         "%s from %s, at %d pixels; %s, learning rate %.3g for batches of %d, weight decay %g",
         start.name,
@@ -193,7 +203,7 @@ def _tell_beginning(config: TrainConfig, entries: Entries, state: TrainState, re
         recipe.weight_decay,
     )
     if not is_new:
-        logger.info("%s: holds this run; it goes on after step %d", config.output, state.step)
+        logger.info("%s: holds this run already; it continues after step %d", config.output, state.step)
 
 
 def _write_config(config: TrainConfig, recipe: Recipe, directory: Directory) -> None:

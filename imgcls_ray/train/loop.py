@@ -16,7 +16,7 @@ from imgcls_ray.storage import open_directory
 from imgcls_ray.storage.scratch import scratch_folder
 from imgcls_ray.train.augment import Augmentation
 from imgcls_ray.train.entries import SPLITS, write_entries
-from imgcls_ray.train.events import EpochDone, StepsDone, WorkersReady, send
+from imgcls_ray.train.events import Doing, EpochDone, StepsDone, WorkersReady, send
 from imgcls_ray.train.learner import Learner
 from imgcls_ray.train.loading import LoadTask, load_batches
 from imgcls_ray.train.optimisation import learning_rate_at
@@ -43,6 +43,8 @@ STATE_NAME = f"latest/{STATE_FILE}"
 
 _SUMS = ("loss", "correct", "count", "bad", "seconds")
 _SAVE_WITHIN_EPOCH_S = 600.0
+_DOING_S = 1.0
+"""Between two words of how far it is: each is a message to the command."""
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3  # of malloc.h
 
 
@@ -171,6 +173,7 @@ class _Run:
         self._must_stop = False
         self._counts = [0.0, 0.0]
         """Images that were learnt from, and that could not be read, since the workers last added up."""
+        self._last_doing = -math.inf
 
     def _load_task(self, files: dict[str, Path]) -> LoadTask:
         preprocess, recipe = self._state.model.preprocess, self._task.recipe
@@ -242,6 +245,8 @@ class _Run:
         for step_of_epoch in range(self._first_step_of(epoch), steps):
             step = epoch * steps + step_of_epoch
             self._learn(step)
+            if time.monotonic() - self._last_doing >= _DOING_S:
+                self._tell_doing("training", step + 1)
             if (step_of_epoch + 1) % config.log_interval == 0 or step_of_epoch + 1 == steps:
                 now = time.monotonic()
                 if outcome := self._add_up(epoch, step + 1, now - since):
@@ -310,6 +315,7 @@ class _Run:
         }
         is_best = False
         if self._is_evaluated(epoch):
+            self._tell_doing("evaluating", state.step)
             metrics, num_bad = self._learner.evaluate(self._take(self._order.num_val_batches))
             if outcome := self._too_many_bad("val", num_bad):
                 return outcome
@@ -363,8 +369,14 @@ class _Run:
 
     def _save(self, *, checkpoint: str | None = None) -> None:
         if self._saver is not None:
+            self._tell_doing("saving", self._state.step)
             self._learner.write_to(self._state)
             self._saver.save(self._state, checkpoint=checkpoint)
+
+    def _tell_doing(self, what: Literal["training", "evaluating", "saving"], step: int) -> None:
+        self._tell(Doing(what, step))
+        # After an evaluation or a save the first step is told at once.
+        self._last_doing = time.monotonic() if what == "training" else -math.inf
 
     def _tell(self, event: Event) -> None:
         if self._rank == 0:

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from imgcls_ray.train.state import ModelDescription, TrainState
 
 
+_WAYS_OUT = "train from random weights (--scratch), or from weights of your own (--weights FILE)"
+
+
 class Start(NamedTuple):
     """The network and settings that a run starts from."""
 
@@ -69,7 +72,7 @@ def open_start(config: TrainConfig, class_names: tuple[str, ...], s3: S3Options)
             network, architecture, preprocess = loaded.network, loaded.architecture, loaded.preprocess
             origin = config.weights
         elif config.pretrained:
-            loaded = pretrained_network(model, num_classes=len(class_names))
+            loaded = pretrained_network(model, num_classes=len(class_names), ways_out=_WAYS_OUT)
             network, architecture, preprocess = loaded.network, loaded.architecture, loaded.preprocess
             origin = f"timm's {model.timm_weights}"
         else:
@@ -86,7 +89,9 @@ def _from_folder(config: TrainConfig, class_names: tuple[str, ...], s3: S3Option
     import torch
 
     if config.weights is not None:
-        raise UsageError(f"model={config.model} has its weights; weights={config.weights} is for the name of a network")
+        raise UsageError(
+            f"model={config.model} is a model folder with its own weights; --weights is only for the name of a network"
+        )
     folder = open_model(config.model, s3)
     spec = folder.spec
     with torch.random.fork_rng(devices=[]):

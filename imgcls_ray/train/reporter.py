@@ -13,7 +13,7 @@ from imgcls_ray.report.curves import draw_curves
 from imgcls_ray.storage.files import path_from_uri
 from imgcls_ray.storage.s3 import is_s3
 from imgcls_ray.storage.scratch import scratch_folder
-from imgcls_ray.train.events import EpochDone, StepsDone, WorkersLost, WorkersReady
+from imgcls_ray.train.events import Doing, EpochDone, StepsDone, WorkersLost, WorkersReady
 from imgcls_ray.words import counted, duration
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class Reporter:
         self.history = list(state.history)
         self._best_epoch = state.best_epoch
         self._events = SummaryWriter(str(folder / EVENTS_FOLDER), purge_step=state.step + 1)
-        self._task = bar.add_task("training", total=None, words="") if bar else None
+        self._task = bar.add_task("starting workers", total=None, count="", words="") if bar else None
         self._begun: tuple[float, int] | None = None
         self._total = 0
         self._last_line = self._last_curves = time.monotonic()
@@ -54,17 +54,20 @@ class Reporter:
         match event:
             case WorkersReady():
                 self._ready(event)
+            case Doing():
+                self._show(event.what, event.step)
             case StepsDone():
                 self._steps_done(event)
             case EpochDone():
                 self._epoch_done(event)
             case WorkersLost():
                 for rank, reason in event.reasons.items():
-                    logger.warning("worker %s was lost (%s); others go on from what was last saved", rank, reason)
+                    logger.warning("worker %s was lost (%s); others continue from the last saved state", rank, reason)
 
     def _ready(self, event: WorkersReady) -> None:
         self._total = event.epochs * event.steps_per_epoch
         self._begun = None
+        self._show("training", event.step)
         # A run that goes on after a death does again what was not saved.
         self.history = [row for row in self.history if row["step"] <= event.step]
         logger.info(
@@ -91,10 +94,17 @@ class Reporter:
         if self._bar is not None and self._task is not None:
             words = f"epoch {event.epoch}  loss {event.loss:.4f}  lr {event.learning_rate:.2g}  "
             words += f"{event.images_per_s:.0f} images/s"
-            self._bar.update(self._task, total=self._total, completed=event.step, words=words)
+            self._bar.update(self._task, words=words)
+            self._show("training", event.step)
         elif time.monotonic() - self._last_line >= _LOG_INTERVAL_S:
             self._last_line = time.monotonic()
             logger.info(text)
+
+    def _show(self, what: str, step: int) -> None:
+        """Move the bar, which says what the workers do."""
+        if self._bar is not None and self._task is not None and self._total:
+            count = f"step {step:,}/{self._total:,}"
+            self._bar.update(self._task, description=what, total=self._total, completed=step, count=count)
 
     def _time_left(self, step: int) -> str:
         assert self._begun is not None
@@ -183,12 +193,12 @@ def _log_to(path: Path) -> Iterator[None]:
 
 
 def _progress(console: Console) -> Progress:
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
-        MofNCompleteColumn(),
+        TextColumn("{task.fields[count]}"),
         TextColumn("{task.fields[words]}"),
         TimeRemainingColumn(),
         console=console,

@@ -80,15 +80,15 @@ def train_on_ray(
                     reporter.take(event)
     except KeyboardInterrupt as error:
         raise StoppedError(
-            f"stopped at once; the same command goes on from what was last saved in {config.output}"
+            f"stopped at once; the same command goes on from the last saved state in {config.output}"
         ) from error
     if fit.error is not None and stop.requested:
         # A Ctrl-C at a terminal, and a service manager, stop Ray's processes too: what breaks then is the stop.
         raise StoppedError(
-            f"stopped; the same command goes on from what was last saved in {config.output}"
+            f"stopped; the same command goes on from the last saved state in {config.output}"
         ) from fit.error
     board.clear()
-    with causes_told(f"; the same command goes on from what was last saved in {config.output}"):
+    with causes_told(f"; the same command goes on from the last saved state in {config.output}"):
         return next(fit.outcomes())
 
 

@@ -104,7 +104,7 @@ def ask_child(
                 # It answers when it can decode: an image must not pay for the imports, nor be blamed for them.
                 child.ask(task)
             except ChildDiedError as death:
-                raise JobFailedError(f"the process that decodes did not come up: {death}") from death
+                raise JobFailedError(f"the decoder process did not start: {death}") from death
         try:
             return child.ask(data)
         except ChildDiedError as death:

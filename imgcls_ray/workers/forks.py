@@ -85,7 +85,7 @@ class ForkServer:
 
         Raises:
             ForkServerDiedError: there is no server any more.
-            OSError: the system has no room for another process.
+            OSError: the system cannot start another process.
         """
         ours, theirs = socket.socketpair()
         memory = os.memfd_create("message")
@@ -93,7 +93,7 @@ class ForkServer:
             with theirs:
                 pid = self._ask(0, theirs.fileno(), memory)
             if pid == _CANNOT_FORK:
-                raise OSError("the system has no room for another process")
+                raise OSError("the system cannot start another process")
         except BaseException:
             ours.close()
             os.close(memory)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
 from typing import TYPE_CHECKING
 
 from imgcls_ray.errors import ResourceError
-from imgcls_ray.models.engines.load import is_engine_prepared, prepare_engine
+from imgcls_ray.models.engines.load import is_engine_prepared, prepare_engine, tell_of_conversion
+from imgcls_ray.words import counted
 from imgcls_ray.workers.ray_cluster import WorkerPlan, check_local, is_cluster_given, plan_workers, show_gpus, start_ray
 
 if TYPE_CHECKING:
     from imgcls_ray.config import EvaluateConfig, OnDevice, PredictConfig
     from imgcls_ray.models.folder import ModelFolder
+
+logger = logging.getLogger(__name__)
 
 
 def check_resources(config: OnDevice, *, num_workers: int | None, num_gpus: int = 0, some_gpus: str = "") -> None:
@@ -50,6 +54,7 @@ def start_workers(
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as beside:
         device = "cuda" if config.uses_gpus else "cpu"
         prepared = None
+        tell_of_conversion(folder, config.engine, device, embedding)
         if not is_engine_prepared(folder, config.engine, device, embedding):
             prepared = beside.submit(prepare_engine, folder, config.engine, device, embedding)
         if config.gpu_ids:
@@ -58,4 +63,6 @@ def start_workers(
         if prepared is not None:
             prepared.result()
     num_gpus = num_gpus or len(config.gpu_ids)
-    return plan_workers(config.num_workers, num_gpus or (None if config.uses_gpus else 0))
+    plan = plan_workers(config.num_workers, num_gpus or (None if config.uses_gpus else 0))
+    logger.info("starting %s, each loads the model", counted(plan.num_cpu_workers + plan.num_gpu_workers, "worker"))
+    return plan

@@ -7,7 +7,7 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from imgcls_ray.words import duration
+from imgcls_ray.words import counted, duration
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -23,12 +23,15 @@ logger = logging.getLogger(__name__)
 class LabelProgress:
     """Counts images of one run. The rate is that of the running workers: it begins when the first unit is done."""
 
-    def __init__(self, total: int, done: int, bar: Progress | None) -> None:
+    def __init__(self, total: int, done: int, doing: str, bar: Progress | None) -> None:
         self._total, self._done, self._num_errors = total, done, 0
+        self._doing = doing
         self._first: tuple[float, int] | None = None
         self._last_log = time.monotonic()
         self._bar = bar
-        self._task = bar.add_task("labelling", total=total, completed=done, errors=0, rate="") if bar else None
+        # Without a total the bar moves to and fro: nothing can be counted before the workers have started.
+        waiting = "waiting for the first images: workers start"
+        self._task = bar.add_task(waiting, total=None, count="", errors="", rate="") if bar else None
 
     def add(self, num_images: int, num_errors: int) -> None:
         """Count a unit that is durable."""
@@ -38,47 +41,63 @@ class LabelProgress:
             self._first = (time.monotonic(), self._done)
         rate = self.images_per_s
         if self._bar is not None and self._task is not None:
-            shown = f"{rate:.1f}/s" if rate else ""
-            self._bar.update(self._task, completed=self._done, errors=self._num_errors, rate=shown)
+            self._bar.update(
+                self._task,
+                description=self._doing,
+                total=self._total,
+                completed=self._done,
+                count=f"{self._done:,}/{self._total:,}",
+                errors=counted(self._num_errors, "error"),
+                rate=f"{rate:.1f}/s" if rate else "",
+            )
         elif rate and time.monotonic() - self._last_log >= _LOG_INTERVAL_S:
             self._last_log = time.monotonic()
             logger.info(
-                "labelled %d of %d images, %.1f images/s, %d errors, %s left",
-                self._done,
-                self._total,
+                "%s: %s of %s images, %.1f images/s, %s, %s left",
+                self._doing,
+                f"{self._done:,}",
+                f"{self._total:,}",
                 rate,
-                self._num_errors,
+                counted(self._num_errors, "error"),
                 duration((self._total - self._done) / rate),
             )
 
     @property
-    def images_per_s(self) -> float:
-        """Since the first unit was done; 0 until that is long enough to mean something."""
+    def images_per_s(self) -> float | None:
+        """Since the first unit was done; ``None`` until that is long enough to mean something."""
         if self._first is None:
-            return 0.0
+            return None
         start, done = self._first
         seconds = time.monotonic() - start
-        return (self._done - done) / seconds if seconds >= _MIN_RATE_S else 0.0
+        return (self._done - done) / seconds if seconds >= _MIN_RATE_S else None
 
 
 @contextmanager
-def label_progress(total: int, done: int, console: Console) -> Iterator[LabelProgress]:
-    """Show progress on the console while the block runs."""
+def label_progress(total: int, done: int, console: Console, *, doing: str) -> Iterator[LabelProgress]:
+    """Show progress on the console while the block runs.
+
+    Args:
+        total: images of the run.
+        done: those of them that were done before.
+        console: a terminal shows a bar; elsewhere there are lines of the log.
+        doing: what is done with the images, e.g. ``labelling``.
+    """
     if not console.is_terminal:
-        yield LabelProgress(total, done, None)
+        yield LabelProgress(total, done, doing, None)
         return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
-        MofNCompleteColumn(),
+        TextColumn("{task.fields[count]}"),
         TextColumn("{task.fields[rate]}"),
-        TextColumn("[red]{task.fields[errors]} errors"),
+        TextColumn("[red]{task.fields[errors]}"),
+        TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console) as bar:
-        yield LabelProgress(total, done, bar)
+        yield LabelProgress(total, done, doing, bar)
 
 
 @contextmanager
@@ -99,7 +118,7 @@ def image_progress(doing: str, console: Console) -> Iterator[Callable[[int], Non
             done += count
             if time.monotonic() - last_log >= _LOG_INTERVAL_S:
                 last_log = time.monotonic()
-                logger.info("%s: %d images, %.1f images/s", doing, done, rate())
+                logger.info("%s: %s images, %.1f images/s", doing, f"{done:,}", rate())
 
         yield log
         return

@@ -58,6 +58,10 @@ def start_ray(*, uses_gpus: bool) -> None:
         return
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     address = cluster_address()
+    if address is None:
+        logger.info("starting Ray on this machine")
+    else:
+        logger.info("joining the Ray cluster (RAY_ADDRESS=%s)", address)
     with starting_ray(address):
         own = own_ray() if address is None else None
         import ray
@@ -141,7 +145,7 @@ def plan_workers(num_workers: int | None, num_gpus: int | None) -> WorkerPlan:
     may_grow = cluster_address() is not None
     if may_grow and num_workers is None and not cpus:
         raise ResourceError(
-            "the Ray cluster has no CPUs now, so there is no number of workers to choose; give num_workers, and the "
+            "the Ray cluster has no CPUs now, so the number of workers cannot be chosen; give num_workers, and the "
             "cluster grows for them"
         )
     if num_gpus is None and not gpus:

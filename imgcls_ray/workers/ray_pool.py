@@ -229,7 +229,7 @@ def outlive_deaths(blocks: Sequence[Block], run: Callable[[Sequence[Block]], Ite
             num_in_vain += 1
             if not _is_death(error) or num_in_vain > _MAX_ATTEMPTS_IN_VAIN:
                 raise
-            logger.warning("a worker or its node died; %d blocks go on with new workers", len(todo))
+            logger.warning("a worker or its node died; %d blocks continue on new workers", len(todo))
         # Ray ends an actor when nothing knows it any more, and the failed attempt is full of circles: its actors would
         # keep the GPU that the next one's wait for.
         gc.collect()

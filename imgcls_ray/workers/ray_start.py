@@ -59,8 +59,8 @@ def cluster_address() -> str | None:
     shown = re.sub(r"//[^/@]*@", "//", address)
     if re.match(r"https?://", address, re.IGNORECASE):
         raise ResourceError(
-            f"RAY_ADDRESS={shown}: is where Ray's dashboard takes jobs, not the cluster itself; {_WAYS_OUT}, or submit "
-            "the command there as a job (RAY_API_SERVER_ADDRESS=… ray job submit)"
+            f"RAY_ADDRESS={shown}: is the job server of Ray's dashboard, not the cluster itself; {_WAYS_OUT}, or "
+            "submit the command there as a job (RAY_API_SERVER_ADDRESS=… ray job submit)"
         )
     if "://" in address:
         raise ResourceError(
@@ -240,7 +240,7 @@ def _check_answers(address: str) -> None:
             f"RAY_ADDRESS={address}: cannot be reached ({error.strerror or error}); {_WAYS_OUT}"
         ) from error
     if len(answer) < 4 or answer[3] != _SETTINGS:
-        raise ResourceError(f"RAY_ADDRESS={address}: what answers there is no Ray cluster; {_WAYS_OUT}")
+        raise ResourceError(f"RAY_ADDRESS={address}: the server there is not a Ray cluster; {_WAYS_OUT}")
 
 
 def _check_room() -> None:

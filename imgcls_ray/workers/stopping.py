@@ -63,7 +63,7 @@ class GracefulStop:
         if not self._events.get():
             return
         logger.info(
-            "stopping: what is in work has %g s to end; a second signal (Ctrl-C) ends it at once", self._grace_s
+            "stopping: running work has %g s to finish; a second signal (Ctrl-C) stops it at once", self._grace_s
         )
         threading.Thread(target=self._tell, name="tell-workers", daemon=True).start()
         wait_s = self._grace_s

@@ -60,7 +60,7 @@ def test_someone_who_stops_it_is_told_that_there_is_no_report(tmp_path: Path, mo
         raise KeyboardInterrupt
 
     monkeypatch.setattr(check_module, "check_dataset", stop)
-    with pytest.raises(StoppedError, match="stopped before the report was complete") as caught:
+    with pytest.raises(StoppedError, match="stopped before the check was complete; there is no report") as caught:
         run(tmp_path, tmp_path / "out")
     assert caught.value.exit_code == 130
 

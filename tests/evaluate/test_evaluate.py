@@ -432,5 +432,5 @@ def test_a_model_that_cannot_be_written_is_warned_of_and_evaluated(
     write_dataset(tmp_path / "data", 20)
     result = run(tmp_path / "data", small_model.path, tmp_path / "out")
     assert result.kept_in_model is False
-    assert "the metrics are not kept with the model: model.json: cannot be written: Read-only file system" in told
+    assert "the metrics are not saved with the model: model.json: cannot be written: Read-only file system" in told
     assert json.loads((tmp_path / "out" / "evaluate_result.json").read_text())["done_flag"] is True

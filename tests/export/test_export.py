@@ -275,7 +275,7 @@ def test_what_it_cannot_do_is_refused_with_the_way_out(
 
 
 def test_it_is_no_source_of_weights(exported: dict[ExportFormat, ModelFolder], tmp_path: Path) -> None:
-    with pytest.raises(ModelFolderError, match="was exported to onnx and has no weights to train, take over or"):
+    with pytest.raises(ModelFolderError, match="was exported to onnx and has no weights for training or another"):
         new_model_folder("PP-LCNet_x0_25", tmp_path / "model", weights=exported["onnx"].path)
 
 

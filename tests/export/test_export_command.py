@@ -165,9 +165,9 @@ def test_without_images_it_is_compared_on_drawn_ones_and_says_so(
     caplog.set_level(logging.INFO)
     report = export(num_images=12)
     assert (report["images"], report["num_images"], report["accuracy"]) == ("drawn", 12, None)
-    assert "drawn pictures are all that it was compared on; real ones say more" in caplog.text
+    assert "the comparison used generated pictures only; real images are a better test" in caplog.text
     out, err = capfd.readouterr()
-    assert re.search(r"^compared on 12 drawn pictures: 100\.00 % get the same label, scores differ by", out, re.M)
+    assert re.search(r"^compared on 12 generated pictures: 100\.00 % get the same label, scores differ by", out, re.M)
     # What the exporters have to say of themselves is not for people.
     assert len(out.splitlines()) == 2
     assert err == ""

@@ -111,5 +111,7 @@ def test_a_cache_that_cannot_be_written_is_told_in_a_line(
 ) -> None:
     (tmp_path / "cache").write_text("a file")
     monkeypatch.setenv("IMGCLS_CACHE", str(tmp_path / "cache"))
-    with pytest.raises(StorageError, match=r"cannot be kept there: .*; set IMGCLS_CACHE to a folder of your own"):
+    with pytest.raises(
+        StorageError, match=r"cannot be saved there: .*; set IMGCLS_CACHE to a folder that you can write"
+    ):
         openvino_engine.converted_network(small_model, embedding=False)

@@ -134,5 +134,5 @@ def test_a_file_with_holes_is_not_read_to_its_end(folder: Path) -> None:
 
 
 def test_a_path_of_any_length_is_refused_in_a_line() -> None:
-    with pytest.raises(ModelFolderError, match="cannot be looked at: File name too long"):
+    with pytest.raises(ModelFolderError, match="cannot be read: File name too long"):
         open_model_folder(Path("m" * 5000))

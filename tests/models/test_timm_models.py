@@ -36,7 +36,7 @@ def test_a_name_without_a_tag_has_timms_own_choice() -> None:
 )
 def test_images_that_are_prepared_in_an_unknown_way_are_refused(changed: dict[str, object]) -> None:
     known = {"input_size": (3, 224, 224), "crop_pct": 0.875, "interpolation": "bicubic", "crop_mode": "center"}
-    with pytest.raises(UnknownModelError, match="timm:x: timm prepares its images in a way that is not known here"):
+    with pytest.raises(UnknownModelError, match="timm:x: its preprocessing in timm is not supported here"):
         preprocess_of({**known, "mean": (0, 0, 0), "std": (1, 1, 1), **changed}, "timm:x")
 
 

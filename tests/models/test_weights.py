@@ -127,7 +127,7 @@ def test_paddles_head_of_another_class_count_is_replaced_and_said_so(tmp_path: P
     path = save_pdparams(tmp_path / "w.pdparams", name)
     loaded = load_weights(ZOO[name], path, num_classes=3)
     assert logits_of(loaded.network, name).shape == (2, 3)
-    assert f"{path}: has a head of 8 classes; the new one of 3 is random" in warned[0]
+    assert f"{path}: has a head of 8 classes; the new head of 3 classes is random" in warned[0]
 
 
 def test_paddles_weights_of_a_sibling_are_refused_with_what_did_not_fit(tmp_path: Path) -> None:
@@ -355,7 +355,7 @@ def test_a_head_of_another_class_count_is_replaced_and_said_so(
     before = small_model.load_network().state_dict()
     assert loaded["classifier.weight"].shape == (3, 1280)
     assert all(torch.equal(value, before[key]) for key, value in loaded.items() if not key.startswith("classifier"))
-    assert "has a head of 7 classes; the new one of 3 is random and must be trained" in warned[0]
+    assert "has a head of 7 classes; the new head of 3 classes is random, so train the model" in warned[0]
 
 
 @pytest.mark.parametrize(

@@ -148,7 +148,7 @@ def test_what_cannot_run_is_refused_before_anything_starts(small_model: ModelFol
         taken.listen()
         port = str(taken.getsockname()[1])
         assert "cannot listen there" in refused("--model", str(small_model.path), "--port", port)
-    assert "model: is needed" in refused()
+    assert "--model is missing" in refused()
     assert "there is no such model folder" in refused("--model", str(tmp_path / "none"))
     error = refused("--model", str(small_model.path), IMGCLS_API_KEYS="short")
     assert "IMGCLS_API_KEYS: a key has fewer than 16 characters" in error

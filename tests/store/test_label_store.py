@@ -78,7 +78,7 @@ def test_the_columns_follow_the_identity(tmp_path: Path) -> None:
     plain = new_store(tmp_path / "a").schema
     full = new_store(tmp_path / "b", embedding=True, logits=True).schema
     assert full.names == [*plain.names, "embedding", "logits"]
-    assert full.metadata == {b"imgcls.fingerprint": FINGERPRINT.encode()}
+    assert full.metadata[b"imgcls.fingerprint"] == FINGERPRINT.encode()
 
 
 def test_a_folder_of_something_else_is_not_made_a_store(tmp_path: Path) -> None:

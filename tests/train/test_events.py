@@ -6,7 +6,7 @@ import json
 import math
 from typing import Any
 
-from imgcls_ray.train.events import EpochDone, Event, StepsDone, WorkersLost, WorkersReady, receive, send
+from imgcls_ray.train.events import Doing, EpochDone, Event, StepsDone, WorkersLost, WorkersReady, receive, send
 from tests.train.conftest import LocalBoard
 
 
@@ -14,6 +14,7 @@ def test_events_arrive_in_order_as_they_were_sent() -> None:
     board: Any = LocalBoard()
     events: list[Event] = [
         WorkersReady(step=4, steps_per_epoch=4, epochs=2, num_workers=1, device="cpu", amp="off"),
+        Doing("saving", 6),
         StepsDone(step=6, epoch=2, loss=0.1, learning_rate=1e-3, images_per_s=12.5),
         WorkersLost({"0": "it was killed"}),
         EpochDone({"epoch": 2, "step": 8, "train.loss": 1 / 3}, is_best=True, num_bad=0),

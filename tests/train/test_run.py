@@ -125,7 +125,7 @@ def test_a_run_of_other_settings_does_not_go_on_there(
     changes: dict[str, Any],
 ) -> None:
     [(key, value)] = changes.items()
-    with pytest.raises(UsageError, match=rf"holds a run with {key}=\S+, this one has {key}={value}; give another out"):
+    with pytest.raises(UsageError, match=rf"holds a (finished )?run with {key}=\S+, this command has {key}={value}; "):
         train_here(make_train_config(output=str(trained), **{"epochs": 16, "batch_size": 8, **changes}))
 
 
@@ -160,8 +160,8 @@ def test_stopped_anywhere_it_goes_on_as_if_it_had_not_been(
     assert result_of(halves.output) == {
         "done_flag": False,
         "err_type": "<class 'imgcls_ray.errors.StoppedError'>",
-        "err_msg": f"stopped in epoch {epoch} of 3; the same command goes on from there, {halves.output} has what is "
-        "done",
+        "err_msg": f"stopped in epoch {epoch} of 3; the same command goes on from there; {halves.output} has the "
+        "state so far",
     }
     train_here(halves)
     one, other = (load_file(Path(config.output, "latest", "model.safetensors")) for config in (whole, halves))
@@ -314,7 +314,7 @@ def test_the_second_of_two_runs_on_one_output_is_told_of_the_first(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"batch_size": 4, "accumulate_steps": 5}, "a step of 4 images cannot be shared out to 5 passes"),
+        ({"batch_size": 4, "accumulate_steps": 5}, "a step of 4 images cannot be divided into 5 passes"),
         ({"model": "PP-LCNet_x1"}, "no model of that name; did you mean PP-LCNet_x1"),
         ({"num_workers": 99}, "needs 99 CPUs, this machine has"),
     ],

@@ -125,7 +125,7 @@ def test_a_run_on_object_storage_goes_on_after_its_command_was_killed(
                 break
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
-    assert "holds this run; it goes on after step" in done.stderr
+    assert "holds this run already; it continues after step" in done.stderr
     keys = {entry["Key"] for entry in s3.client().list_objects_v2(Bucket=bucket, Prefix="run/")["Contents"]}
     names = ("train_result.json", "train.log", "curves.png", "config.yaml", "label.txt", "latest/train_state.pt")
     assert {f"run/{name}" for name in names} <= keys

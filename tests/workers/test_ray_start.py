@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 @pytest.mark.parametrize(
     ("address", "message"),
     [
-        ("http://127.0.0.1:8265", "is where Ray's dashboard takes jobs, not the cluster itself"),
-        ("HTTPS://head:8265/", "is where Ray's dashboard takes jobs, not the cluster itself"),
+        ("http://127.0.0.1:8265", "is the job server of Ray's dashboard, not the cluster itself"),
+        ("HTTPS://head:8265/", "is the job server of Ray's dashboard, not the cluster itself"),
         ("ray://head:10001", "Ray clients are not supported"),
         ("anyscale://x", "Ray clients are not supported"),
         ("foo", "is not HOST:PORT"),
@@ -104,7 +104,7 @@ def test_a_name_that_is_not_known_is_told() -> None:
 
 
 def test_another_kind_of_server_is_told(web_server: str) -> None:
-    assert "what answers there is no Ray cluster" in join(web_server)
+    assert "the server there is not a Ray cluster" in join(web_server)
 
 
 def test_a_server_that_never_answers_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -375,7 +375,7 @@ def test_without_grace_nothing_is_waited_for_and_no_process_left(
     code, words = job.wait(60)
     assert code == 130
     *_, told, last = words.splitlines()
-    assert told.endswith(" INFO stopping: what is in work has 0 s to end; a second signal (Ctrl-C) ends it at once")
+    assert told.endswith(" INFO stopping: running work has 0 s to finish; a second signal (Ctrl-C) stops it at once")
     assert last.startswith(f"imgcls: stopped; everything labelled so far is kept in {job.store_path} (0 of the 128")
     # Also the workers that hear nothing any more.
     wait_until(lambda: not job.processes(), 60)

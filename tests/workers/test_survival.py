@@ -24,8 +24,8 @@ EVERY_JOB = pytest.mark.parametrize(
 )
 STOPPED = {
     "predict": "imgcls: stopped; everything labelled so far is kept in ",
-    "evaluate": "imgcls: stopped before the evaluation was complete; nothing of it counts",
-    "check": "imgcls: stopped before the report was complete",
+    "evaluate": "imgcls: stopped before the evaluation was complete; there is no result",
+    "check": "imgcls: stopped before the check was complete; there is no report",
 }
 
 

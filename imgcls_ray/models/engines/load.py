@@ -7,6 +7,7 @@ whatever stands beside it.
 
 from __future__ import annotations
 
+import logging
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
     from imgcls_ray.models.folder import ModelFolder
 
+logger = logging.getLogger(__name__)
+
 __all__ = [
     "Engine",
     "EngineName",
@@ -37,6 +40,7 @@ __all__ = [
     "is_engine_prepared",
     "load_engine",
     "prepare_engine",
+    "tell_of_conversion",
     "torch_devices",
 ]
 
@@ -120,6 +124,12 @@ def is_engine_prepared(folder: ModelFolder, engine: EngineName, device: str, emb
     if folder.spec.exported is not None or not _is_openvino(folder, engine, device):
         return True
     return kept_network(folder, embedding=embedding).is_file()
+
+
+def tell_of_conversion(folder: ModelFolder, engine: EngineName, device: str, embedding: bool) -> None:
+    """Say that the network will be converted, which makes the first use of a model on a machine slower."""
+    if not is_engine_prepared(folder, engine, device, embedding):
+        logger.info("%s: converting the network once, about 15 s; later commands use the converted one", folder.path)
 
 
 def prepare_engine(folder: ModelFolder, engine: EngineName, device: str, embedding: bool) -> None:

@@ -133,8 +133,8 @@ def converted_network(folder: ModelFolder, *, embedding: bool) -> Path:
                 _convert(folder, network, embedding=embedding)
     except OSError as error:
         raise StorageError(
-            f"{cache_dir()}: the converted network cannot be kept there: {error.strerror or error}; "
-            "set IMGCLS_CACHE to a folder of your own that may be written and has room"
+            f"{cache_dir()}: the converted network cannot be saved there: {error.strerror or error}; "
+            "set IMGCLS_CACHE to a folder that you can write to and that has space"
         ) from error
     return network
 
@@ -149,7 +149,7 @@ def _is_whole(kept: Path) -> bool:
     except FileNotFoundError:
         return False
     except (OSError, ValueError):
-        logger.warning("%s: is not what was kept there; the network is converted again", kept)
+        logger.warning("%s: the converted network was changed or damaged; it is converted again", kept)
         return False
     return True
 
