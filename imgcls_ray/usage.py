@@ -67,7 +67,8 @@ def _refuse(error: Exception, path: str, params: Sequence[Any]) -> NoReturn:
         arguments = " ".join(_name_of(param) for param in params if param.param_type_name == "argument")
         takes = f"takes {arguments} only" if arguments else "takes no arguments"
         raise UsageError(
-            f"{extra[1].split()[0]}: {path} {takes}; put quotes around a value with spaces, or see `{path} --help`"
+            f"{extra[1].split()[0]}: {path} {takes}; other values are given as options (`{path} --help`), and one with "
+            "spaces in quotes"
         ) from error
     if missing := getattr(error, "param", None):
         names = "/".join(missing.opts)

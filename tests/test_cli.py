@@ -525,7 +525,7 @@ def test_a_short_run_tells_one_duration_no_rate_and_no_advice(
     code, out, _ = imgcls(*args)
     assert code == 0
     assert len(re.findall(r"\b\d+ (?:s|min)\b", out)) == 1
-    assert re.search(r"^ +3 images in \d+ s", out, flags=re.MULTILINE)
+    assert re.search(r"^ *3 images in \d+ s", out, flags=re.MULTILINE)
     assert re.search(r"^time of the workers: fetch \d+%, .* write \d+%$", out, flags=re.MULTILINE)
     assert "images/s" not in out
     assert not {code.value for code in ImageErrorCode} & set(re.findall(r"\w+", out))
@@ -577,7 +577,7 @@ def test_rows_with_errors_leave_integers_integers(
     small_model: ModelFolder,
     tmp_path: Path,
 ) -> None:
-    import pandas as pd
+    import pandas as pd  # type: ignore[import-untyped]
 
     store = tmp_path / "store"
     folder = draw_images(2)[0].parent

@@ -130,6 +130,6 @@ def test_the_quota_is_named_where_more_is_asked_for(monkeypatch: pytest.MonkeyPa
     with pytest.raises(
         ResourceError,
         match=r"num_workers=8 needs 8 CPUs, this container may use 4 \(its CPU quota is 4.5, of the machine's 64\); "
-        "give fewer, or none for all of them",
+        "give fewer, or leave it out to use all of them",
     ):
         check_local(8, uses_gpus=False, num_gpus=0, gpu_ids=())

@@ -6,7 +6,6 @@ Values are YAML and nothing else: no value is ever run.
 
 from __future__ import annotations
 
-import difflib
 import logging
 import os
 from contextlib import contextmanager, suppress
@@ -22,6 +21,7 @@ from imgcls_ray.config import (
     PredictConfig,
     load_config,
     make_config,
+    meant_key,
     parse_device,
     parse_overrides,
     shown,
@@ -235,8 +235,9 @@ def _check_keys(values: Values, where: str) -> None:
         if any(part.isdigit() for part in key.split(".")):
             raise ConfigError(f"{where}{shown_text(key)}: has an index, but no key of image classification is a list")
         if key not in _KNOWN and not _idle_name(key):
-            near = difflib.get_close_matches(key, _KNOWN, n=1, cutoff=0.4)
-            hint = f"did you mean {near[0]}?" if near else "docs/paddlex.md lists the keys"
+            by_name = {known.rpartition(".")[2]: known for known in sorted(_KNOWN)}
+            meant = meant_key(key.rpartition(".")[2], by_name)
+            hint = f"did you mean {by_name[meant]}?" if meant else "docs/paddlex.md lists the keys"
             raise ConfigError(f"{where}{shown_text(key)}: no such key of PaddleX's image classification; {hint}")
 
 

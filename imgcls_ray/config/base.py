@@ -45,6 +45,9 @@ class StrictModel(BaseModel):
 _KINDS = {"int": "an integer", "float": "a number", "bool": "true or false", "string": "a text", "tuple": "a list"}
 """pydantic's types, by the beginning of its error codes."""
 
+_MAX_CHOICES = 6
+"""So many words are listed where one of them is mistyped."""
+
 M = TypeVar("M", bound=StrictModel)
 V = TypeVar("V")
 
@@ -101,7 +104,7 @@ def load_config(path: Path) -> dict[str, Plain]:
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: not plain YAML: {error}") from error
+        raise ConfigError(f"{path}: not plain YAML: byte {error.start + 1} is no text in UTF-8") from error
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
     if values is None:
@@ -220,6 +223,8 @@ def _no_such_key(key: str, known: Iterable[str]) -> ConfigError:
 def _what_is_wrong(problem: ErrorDetails, message: str) -> str:
     """pydantic's words, shorter where it says how it tried."""
     kind = _KINDS.get(problem["type"].partition("_")[0])
+    if len(_choices(problem)) > _MAX_CHOICES and _near_choice(problem):
+        return "is not a known value"
     if kind and problem["type"].endswith(("_parsing", "_type", "_from_float")):
         return f"must be {kind}"
     return f"{message[0].lower()}{message[1:]}".replace("input should be", "must be")
@@ -230,15 +235,22 @@ def _choices(problem: ErrorDetails) -> list[str]:
     return re.findall(r"'([^']+)'", str(problem.get("ctx", {}).get("expected", "")))
 
 
+def _near_choice(problem: ErrorDetails) -> str | None:
+    value = problem["input"]
+    near = difflib.get_close_matches(value.lower(), _choices(problem), n=1) if isinstance(value, str) else []
+    return near[0] if near else None
+
+
 def _way_out(problem: ErrorDetails, field: FieldInfo | None) -> str:
     """What was meant, where it can be guessed: a share in percent, a choice that is mistyped."""
-    value = problem["input"]
-    if isinstance(value, str) and (near := difflib.get_close_matches(value.lower(), _choices(problem), n=1)):
-        return f"; did you mean {near[0]}?"
-    percent = re.fullmatch(r"([0-9]{1,3}(?:\.[0-9]{1,6})?) ?%", value.strip()) if isinstance(value, str) else None
+    if near := _near_choice(problem):
+        return f"; did you mean {near}?"
+    value = str(problem["input"]).strip() if isinstance(problem["input"], str | int | float) else ""
+    number = re.fullmatch(r"([0-9]{1,3}(?:\.[0-9]{1,6})?) ?(%?)", value)
+    if number is None:
+        return ""
     bounds = field.metadata if field is not None else []
     is_share = any(1 in (getattr(bound, "le", None), getattr(bound, "lt", None)) for bound in bounds)
-    if is_share and (percent or (isinstance(value, int | float) and 1 < value <= 100)):
-        number = float(percent[1] if percent else value)
-        return f"; {number:g} % is {number / 100:g}"
-    return f"; give {percent[1]}" if percent else ""
+    if is_share and (number[2] or 1 < float(number[1]) <= 100):
+        return f"; {float(number[1]):g} % is {float(number[1]) / 100:g}"
+    return f"; give {number[1]}" if number[2] else ""

@@ -50,7 +50,7 @@ def open_model(model: str, s3: S3Options = DEFAULT_S3) -> ModelFolder:
     try:
         find_named_model(model)
     except UnknownModelError as error:
-        raise UnknownModelError(f"{error}; nor is there a folder {model}") from error
+        raise UnknownModelError(str(error).replace("no model of", "no folder and no model of", 1)) from error
     kept = cache_dir() / "models" / model
     if kept.exists():
         with suppress(ModelFolderError):

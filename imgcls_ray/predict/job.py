@@ -337,7 +337,7 @@ class _Job:
         """The record of a finished run."""
         packages = ("imgcls-ray", "ray", "torch", "torchvision", "timm", "openvino", "pillow", "pyarrow")
         source = report.plan.get("input", _recorded(self._config.inputs))
-        return {
+        record: RunRecord = {
             "run": report.run,
             "finished": now(),
             "fingerprint": self._folder.spec.fingerprint,
@@ -347,10 +347,12 @@ class _Job:
             "num_images": report.num_images,
             "counts": dict(sorted(report.codes.items())),
             "seconds": round(report.seconds, 3),
-            **({} if report.images_per_s is None else {"images_per_s": round(report.images_per_s, 1)}),
             "config": {**self._config.model_dump(), "input": source},
             "versions": {package: version(package) for package in packages},
         }
+        if report.images_per_s is not None:
+            record["images_per_s"] = round(report.images_per_s, 1)
+        return record
 
 
 def _no_one_to_tell() -> None:

@@ -401,7 +401,9 @@ def open_store(directory: Directory) -> LabelStore:
         content.pop("created", None)
         return LabelStore(directory, StoreIdentity.model_validate(content))
     except OSError as error:
-        raise LabelStoreError(f"{directory.uri}: is not a label store (no readable {IDENTITY_FILE})") from error
+        raise LabelStoreError(
+            f"{directory.uri}: is not a label store (no readable {IDENTITY_FILE}); give the output of `imgcls predict`"
+        ) from error
     except (ValueError, AttributeError, TypeError, RecursionError, ValidationError) as error:
         raise LabelStoreError(f"{directory.uri}: {IDENTITY_FILE} is damaged, or of another version") from error
 

@@ -92,7 +92,7 @@ def check_local(num_workers: int, *, uses_gpus: bool, num_gpus: int, gpu_ids: Se
     if num_workers > available_cores():
         raise ResourceError(
             f"num_workers={num_workers} needs {num_workers} CPUs, {cores_in_words()}; "
-            "give fewer, or none for all of them"
+            "give fewer, or leave it out to use all of them"
         )
     if uses_gpus:
         import torch
@@ -106,7 +106,8 @@ def check_local(num_workers: int, *, uses_gpus: bool, num_gpus: int, gpu_ids: Se
             )
         if max(num_gpus, 1) > found:
             wanted = f"num_gpus={num_gpus} needs {num_gpus} GPUs" if num_gpus else "device=gpu needs a GPU"
-            raise ResourceError(f"{wanted}, this machine has {counted(found, 'GPU')}; give fewer, or device=cpu")
+            way_out = "give fewer, or device=cpu" if found else "give device=cpu"
+            raise ResourceError(f"{wanted}, this machine has {counted(found, 'GPU')}; {way_out}")
 
 
 def show_gpus(gpu_ids: Sequence[int]) -> None:

@@ -65,7 +65,7 @@ def test_all_gpus_of_a_cluster_without_one_are_refused(monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     ("num_gpus", "gpu_ids", "found", "message"),
     [
-        (0, (), 0, "device=gpu needs a GPU, this machine has 0 GPUs; give fewer, or device=cpu"),
+        (0, (), 0, "device=gpu needs a GPU, this machine has 0 GPUs; give device=cpu"),
         (0, (0, 2), 1, "device=gpu:0,2: this machine has 1 GPU, so there is no GPU 2; give one that is there"),
         (3, (), 2, "num_gpus=3 needs 3 GPUs, this machine has 2 GPUs"),
     ],
