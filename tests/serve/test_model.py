@@ -140,7 +140,7 @@ def write_nonsense(path: Path) -> None:
         (flip_a_byte, "model.safetensors is not the file that model.json describes"),
         (cut, "model.safetensors is not the file that model.json describes"),
         (lambda path: (path / "model.safetensors").unlink(), "has no model.safetensors"),
-        (lambda path: (path / "model.json").unlink(), "cannot be read"),
+        (lambda path: (path / "model.json").unlink(), "holds no model.json"),
         (rename_classes, "the file was edited"),
         (write_nonsense, "Invalid JSON"),
         (shutil.rmtree, "copied"),
