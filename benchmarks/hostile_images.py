@@ -1,6 +1,7 @@
 """Images that cost a decoder far more than their size: each begins as an honest file of its format does.
 
-Most are small for what they do. A few lines make each, and none is stored. No picture in them is worth looking at.
+Most are small for what they do. A few lines make each, and none is stored. No picture in them is worth looking at. The
+tests of the decoder (`tests/images/bombs.py`) are made of them too.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ _ZEROS = bytes(1 << 20)
 _TILE_SIDE_OF_MANY = 16
 # Types of TIFF values.
 _BYTE, _SHORT, _LONG = 1, 3, 4
-_RAW, _DEFLATE = 1, 8
+_RAW, DEFLATE = 1, 8
+# (tag, type, number of values, value or offset)
+Tag = tuple[int, int, int, int]
 _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 """Where the passes of an interlaced PNG begin and how far their pixels are apart: x, y, x step, y step."""
 
@@ -36,27 +39,25 @@ class HostileImage(NamedTuple):
 # --- TIFF -------------------------------------------------------------------------------------------------------------
 
 
-def tiff(tags: Sequence[tuple[int, int, int, int]], data: bytes = b"") -> bytes:
-    """A little-endian TIFF of one directory.
+def tiff(tags: Sequence[Tag], data: bytes = b"", *, is_big: bool = False) -> bytes:
+    """A little-endian TIFF, or BigTIFF, of one directory.
 
     Args:
         tags: tag, type, count, and value or offset.
-        data: what the offsets point into; it begins at byte 8.
+        data: what the offsets point into; it begins at byte 8, in a BigTIFF at 16.
+        is_big: whether it is a BigTIFF.
     """
     data += bytes(len(data) % 2)
-    entries = b"".join(
-        struct.pack("<HHI", tag, kind, count) + struct.pack("<HH" if (kind, count) == (_SHORT, 1) else "<I", *values)
-        for tag, kind, count, value in sorted(tags)
-        for values in [(value, 0) if (kind, count) == (_SHORT, 1) else (value,)]
-    )
-    return b"".join(
-        [b"II*\0", struct.pack("<I", 8 + len(data)), data, struct.pack("<H", len(tags)), entries, struct.pack("<I", 0)]
-    )
+    if is_big:
+        head = b"II+\0" + struct.pack("<HHQ", 8, 0, 16 + len(data)) + data + struct.pack("<Q", len(tags))
+        return head + b"".join(struct.pack("<HHQQ", *tag) for tag in tags) + bytes(8)
+    head = b"II*\0" + struct.pack("<I", 8 + len(data)) + data + struct.pack("<H", len(tags))
+    return head + b"".join(struct.pack("<HHII", *tag) for tag in sorted(tags)) + bytes(4)
 
 
 def _describe(
     width: int, height: int, *, samples: int = 1, bits: int = 8, compression: int = _RAW, planar: int = 1
-) -> list[tuple[int, int, int, int]]:
+) -> list[Tag]:
     """The tags that every picture has; ``bits`` is an offset where there are several samples."""
     photometric = 2 if samples == 3 else 1
     return [
@@ -70,27 +71,36 @@ def _describe(
     ]
 
 
-def tiff_strips(num_strips: int) -> bytes:
+def tiff_strips(num_strips: int, compression: int = _RAW) -> bytes:
     """Strips of one pixel that all lie at the same place: two bytes a strip."""
-    data = bytes(8) + struct.pack("<H", 8) * num_strips
-    # Offsets and lengths are the same numbers: eight.
-    strips = [(273, _SHORT, num_strips, 16), (278, _LONG, 1, 1), (279, _SHORT, num_strips, 16)]
-    return tiff([*_describe(1, num_strips), *strips], data)
+    strip = bytes(8) if compression == _RAW else zlib.compress(bytes(1))
+    # Offsets and lengths are the same numbers.
+    at = len(strip)
+    head = strip.rjust(at + at - 8, b"\0")
+    head += bytes(len(head) % 2)
+    data = head + struct.pack("<H", at) * num_strips
+    lists = 8 + len(head)
+    strips = [(273, _SHORT, num_strips, lists), (278, _LONG, 1, 1), (279, _SHORT, num_strips, lists)]
+    return tiff([*_describe(1, num_strips, compression=compression), *strips], data)
 
 
-def tiff_tiles(width: int, height: int) -> bytes:
-    """Tiles of 16 x 16 that all lie at the same place: eight bytes a tile."""
-    side = _TILE_SIDE_OF_MANY
-    count, num_bytes = -(-width // side) * -(-height // side), side * side
-    data = bytes(num_bytes) + struct.pack("<I", 8) * count + struct.pack("<I", num_bytes) * count
-    offsets = 8 + num_bytes
+def tiff_tiles(
+    width: int, height: int, side: int = _TILE_SIDE_OF_MANY, tile: bytes | None = None, compression: int = _RAW
+) -> bytes:
+    """Square tiles that all lie at the same place: eight bytes a tile. By default each is black."""
+    tile = bytes(side * side) if tile is None else tile
+    count = -(-width // side) * -(-height // side)
+    data = tile + bytes(-len(tile) % 4)
+    offsets = 8 + len(data)
+    data += struct.pack("<I", 8) * count + struct.pack("<I", len(tile)) * count
     tiles = [
         (322, _LONG, 1, side),
         (323, _LONG, 1, side),
-        (324, _LONG, count, offsets),
-        (325, _LONG, count, offsets + 4 * count),
+        # A single number stands in the tag itself.
+        (324, _LONG, count, offsets if count > 1 else 8),
+        (325, _LONG, count, offsets + 4 * count if count > 1 else len(tile)),
     ]
-    return tiff([*_describe(width, height), *tiles], data)
+    return tiff([*_describe(width, height, compression=compression), *tiles], data)
 
 
 def tiff_tags(num_tags: int, num_bytes: int) -> bytes:
@@ -105,7 +115,7 @@ def tiff_giant_tile(side: int) -> bytes:
     pixels = deflated_zeros(3 * side * side)
     data = struct.pack("<HHHH", 8, 8, 8, 0) + pixels
     tile = [(322, _LONG, 1, side), (323, _LONG, 1, side), (324, _LONG, 1, 16), (325, _LONG, 1, len(pixels))]
-    return tiff([*_describe(10, 10, samples=3, bits=8, compression=_DEFLATE), *tile], data)
+    return tiff([*_describe(10, 10, samples=3, bits=8, compression=DEFLATE), *tile], data)
 
 
 def tiff_planes(side: int) -> bytes:
@@ -113,7 +123,7 @@ def tiff_planes(side: int) -> bytes:
     plane = deflated_zeros(side * side)
     head = struct.pack("<HHHH", 8, 8, 8, 0) + struct.pack("<III", *[40] * 3) + struct.pack("<III", *[len(plane)] * 3)
     strips = [(273, _LONG, 3, 16), (278, _LONG, 1, side), (279, _LONG, 3, 28)]
-    return tiff([*_describe(side, side, samples=3, bits=8, compression=_DEFLATE, planar=2), *strips], head + plane)
+    return tiff([*_describe(side, side, samples=3, bits=8, compression=DEFLATE, planar=2), *strips], head + plane)
 
 
 # --- PNG --------------------------------------------------------------------------------------------------------------
@@ -134,9 +144,13 @@ def png(width: int, height: int, *, colour_type: int, is_interlaced: bool = Fals
 
 def png_empty_chunks(count: int) -> bytes:
     """Empty pieces of pixel data before the one that has all of it: twelve bytes each."""
-    encoded = png(8, 8, colour_type=0)
+    return png_with(png(8, 8, colour_type=0), _png_chunk(b"IDAT", b"") * count)
+
+
+def png_with(encoded: bytes, chunks: bytes) -> bytes:
+    """A PNG with more chunks before its pixel data."""
     at = encoded.index(b"IDAT") - 4
-    return encoded[:at] + _png_chunk(b"IDAT", b"") * count + encoded[at:]
+    return encoded[:at] + chunks + encoded[at:]
 
 
 def _png_chunk(kind: bytes, content: bytes) -> bytes:
@@ -148,17 +162,17 @@ def _png_chunk(kind: bytes, content: bytes) -> bytes:
 
 def gif_comments(count: int) -> bytes:
     """Comments of one letter: five bytes each."""
-    return _gif_with(b"!\xfe\x01a\0" * count)
+    return gif_with(_small_gif(), b"!\xfe\x01a\0" * count)
 
 
 def gif_sub_blocks(count: int) -> bytes:
     """One comment in pieces of one letter: two bytes each."""
-    return _gif_with(b"!\xfe" + b"\x01a" * count + b"\0")
+    return gif_with(_small_gif(), b"!\xfe" + b"\x01a" * count + b"\0")
 
 
 def gif_unknown_extensions(count: int) -> bytes:
     """Extensions of one letter that no standard names: five bytes each."""
-    return _gif_with(b"!\x02\x01a\0" * count)
+    return gif_with(_small_gif(), b"!\x02\x01a\0" * count)
 
 
 def gif_frames(side: int, count: int) -> bytes:
@@ -168,10 +182,14 @@ def gif_frames(side: int, count: int) -> bytes:
     return encoded[:start] + encoded[start:-1] * count + encoded[-1:]
 
 
-def _gif_with(blocks: bytes) -> bytes:
-    encoded = _encode("P", (8, 8), "GIF")
+def gif_with(encoded: bytes, blocks: bytes) -> bytes:
+    """A GIF with more blocks between its palette and its picture."""
     start = _gif_blocks_at(encoded)
     return encoded[:start] + blocks + encoded[start:]
+
+
+def _small_gif() -> bytes:
+    return _encode("P", (8, 8), "GIF")
 
 
 def _gif_blocks_at(encoded: bytes) -> int:
@@ -209,11 +227,12 @@ def _riff(chunks: bytes) -> bytes:
     return b"RIFF" + struct.pack("<I", 4 + len(chunks)) + b"WEBP" + chunks
 
 
-def avif_larger_than_it_says(side: int) -> bytes:
-    """The container says 64 x 64; the coded picture within is side x side."""
+def avif_larger_than_it_says(side: int, claimed: int = 64) -> bytes:
+    """Squares: the container says claimed x claimed; the coded picture within is side x side."""
     encoded = _encode("RGB", (side, side), "AVIF", speed=10)
     says = struct.pack(">4sIII", b"ispe", 0, side, side)
-    return encoded.replace(says, struct.pack(">4sIII", b"ispe", 0, 64, 64))
+    assert says in encoded
+    return encoded.replace(says, struct.pack(">4sIII", b"ispe", 0, claimed, claimed))
 
 
 def jpeg_scans(side: int, num_scans: int) -> bytes:

@@ -16,6 +16,7 @@ import pytest
 import tifffile
 from PIL import BmpImagePlugin, Image
 
+from benchmarks import hostile_images as hostile
 from imgcls_ray.errors import ImageError, ImageErrorCode
 from imgcls_ray.images import jpeg
 from imgcls_ray.images.cost import HEAVY_COST, decode_cost
@@ -149,7 +150,11 @@ def test_a_bomb_is_ordinary_only_where_it_is_harmless(name: str) -> None:
 
 
 def test_the_cost_is_that_of_whole_tiles() -> None:
-    assert decode_cost(bombs.tiff_of_tiles(10, 10, 5_000, b"\0" * 16, 8)).pixels == 2 * 5_000 * 5_000 > HEAVY_COST
+    assert (
+        decode_cost(hostile.tiff_tiles(10, 10, 5_000, bytes(16), hostile.DEFLATE)).pixels
+        == 2 * 5_000 * 5_000
+        > HEAVY_COST
+    )
 
 
 def tiff_of(pixels: np.ndarray, **options: Any) -> bytes:
@@ -185,10 +190,10 @@ def test_strips_in_any_order_and_with_gaps_give_their_pixels() -> None:
     blob = b"".join(rows[y] + b"gap" for y in order)
     lists_at = 8 + len(blob)
     blob += b"".join(struct.pack("<I", 8 + 8 * order.index(y)) for y in range(6))
-    encoded = bombs.tiff([*bombs.grey_tags(5, 6), (273, 4, 6, lists_at), (278, 4, 1, 1)], blob)
+    encoded = hostile.tiff([*bombs.grey_tags(5, 6), (273, 4, 6, lists_at), (278, 4, 1, 1)], blob)
     expected = np.frombuffer(b"".join(rows), np.uint8).reshape(6, 5)
     np.testing.assert_array_equal(decode_image(encoded)[:, :, 0], expected)
-    far = bombs.tiff([*bombs.grey_tags(5, 6), (273, 4, 6, lists_at), (278, 4, 1, 1)],
+    far = hostile.tiff([*bombs.grey_tags(5, 6), (273, 4, 6, lists_at), (278, 4, 1, 1)],
                      blob[:-4] + struct.pack("<I", 10_000))  # fmt: skip
     with pytest.raises(ImageError, match="a strip of the TIFF lies behind its end") as raised:
         decode_image(far)
@@ -310,7 +315,7 @@ def test_runs_that_end_before_their_picture_are_corrupt(end: bytes) -> None:
         make.AVIF_10_BIT,
         make.encode(make.slopes(), "AVIF", "RGBA", speed=10),
         make.encode_frames([make.slopes(64, 48), 255 - make.slopes(64, 48)], "AVIF", speed=10),
-        bombs.avif_of_another_size(64, 64),
+        hostile.avif_larger_than_it_says(64),
     ],
 )
 def test_an_avif_that_is_as_large_as_it_claims_is_read(encoded: bytes) -> None:
@@ -319,7 +324,7 @@ def test_an_avif_that_is_as_large_as_it_claims_is_read(encoded: bytes) -> None:
 
 
 def test_an_avif_may_not_be_coded_above_the_limit() -> None:
-    encoded = bombs.avif_of_another_size(16, 1000)
+    encoded = hostile.avif_larger_than_it_says(1000, claimed=16)
     with pytest.raises(ImageError, match="16 x 16 pixels coded as 1000 x 1000, the limit is 90000") as raised:
         decode_image(encoded, DecodeLimits(max_pixels=90_000))
     assert raised.value.code is ImageErrorCode.TOO_MANY_PIXELS
