@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from rich.console import Console
 
 from benchmarks.common import emit, imgcls, isolated_environment, keep_conversion, print_table
-from benchmarks.kills import draw_small_images, rows_of
+from benchmarks.kills_jobs import draw_small_images, rows_of
 from imgcls_ray.storage import open_directory
 from imgcls_ray.storage.s3 import S3Options
 from imgcls_ray.store.label_store import open_store
