@@ -1,4 +1,4 @@
-"""Turn the measurements of a dataset's images into findings, and find pairs among them; no image stays in memory.
+"""Turn the measurements of a dataset's images into findings; no image stays in memory.
 
 69 bytes of each image stay in memory: position, split, class, size, and hashes of its name, bytes and pixels. All
 entries are in a file, from which findings get their line and path.
@@ -7,29 +7,24 @@ entries are in a file, from which findings get their line and path.
 from __future__ import annotations
 
 import heapq
-import logging
 import posixpath
 from collections import Counter, defaultdict
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from imgcls_ray.datasets.check_result import SPLITS, CheckResult, Sample
-from imgcls_ray.datasets.duplicates import equal_groups, hashes_array, near_pairs
-from imgcls_ray.datasets.findings import Finding, FindingCode, Severity
+from imgcls_ray.datasets.duplicates import hashes_array
+from imgcls_ray.datasets.findings import Finding, FindingCode, ImageFinding, Severity
 from imgcls_ray.datasets.inspecting import ENTRY_SCHEMA, ROWS_PER_BLOCK, InspectTask
 from imgcls_ray.datasets.looks import judge_looks
-from imgcls_ray.errors import ImageError, ImageErrorCode
-from imgcls_ray.images.decoder import decode_image
-from imgcls_ray.images.measure import small_grey
-from imgcls_ray.machine import available_cores
-from imgcls_ray.storage import fetch
+from imgcls_ray.datasets.pairs import find_pairs
+from imgcls_ray.errors import ImageErrorCode
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     from _typeshed import SupportsRichComparisonT
 
@@ -37,25 +32,12 @@ if TYPE_CHECKING:
     from imgcls_ray.datasets.entry_file import EntryFile
     from imgcls_ray.datasets.labelled import DatasetSource, Entry
 
-logger = logging.getLogger(__name__)
-
 _NUM_SAMPLES = 10
 """Number of samples of each split, as in PaddleX."""
 _SIZE_STEP = 32
 _MIN_FREQUENT_SHARE = 0.05
 """Smallest share of the images that makes a size one of ``CheckResult.frequent_sizes``: so they are twenty at most."""
-_MAX_CONFIRMED = 20_000
-"""Largest number of pairs whose pixels are compared; with so many, it is clear that the dataset has many duplicates."""
 _MISSING = frozenset({ImageErrorCode.NOT_FOUND, ImageErrorCode.NOT_A_FILE})
-
-
-class _Pending(NamedTuple):
-    """A finding about an image, before its line and path are looked up."""
-
-    code: FindingCode
-    number: int
-    detail: str
-    other: int | None = None
 
 
 class Collector:
@@ -65,7 +47,7 @@ class Collector:
         self._config, self._source, self._entries = config, source, entries
         self._counts: Counter[str] = Counter()
         self._findings: list[Finding] = []
-        self._pending: dict[FindingCode, list[tuple[int, int, _Pending]]] = defaultdict(list)
+        self._pending: dict[FindingCode, list[tuple[int, int, ImageFinding]]] = defaultdict(list)
         self._images_per_class: dict[str, Counter[int]] = {split: Counter() for split in source.splits}
         self._sizes: Counter[tuple[int, int]] = Counter()
         self._exact_sizes: list[np.ndarray] = []
@@ -86,7 +68,7 @@ class Collector:
     def _add_about(self, code: FindingCode, number: int, detail: str, other: int | None = None) -> None:
         """Keep the findings of the first images, in whatever order the blocks come back."""
         self._counts[code] += 1
-        pending = (-number, 1 if other is None else -other, _Pending(code, number, detail, other))
+        pending = (-number, 1 if other is None else -other, ImageFinding(code, number, detail, other))
         _push_bounded(self._pending[code], pending, self._config.max_findings)
 
     def blocks(self) -> Iterator[pa.Table]:
@@ -160,87 +142,9 @@ class Collector:
         """Find similar names, then equal bytes, then nearly equal pictures."""
         if not self._columns["named"]:
             return
-        kept = {name: np.concatenate(self._columns.pop(name)) for name in list(self._columns)}
-        # Blocks come back in any order; what is found, and what is said of it, must not depend on it.
-        _sort_by(kept, "named", ("path_hash", "folded_hash"))
-        _sort_by(kept, "number", ("split", "label", "digest", "perceptual_hash", "has_looks"))
-        self._look_at_names(kept)
-        self._look_at_equal_bytes(kept)
-        self._look_at_looks(kept, task)
-
-    def _look_at_names(self, kept: dict[str, np.ndarray]) -> None:
-        for places in equal_groups(kept["folded_hash"]):
-            hashes = kept["path_hash"][places]
-            _, firsts = np.unique(hashes, return_index=True)
-            first, *others = np.sort(kept["named"][places[firsts]])
-            for other in others:
-                self._add_about(FindingCode.NAME_TWINS, int(other), "differs only in case or accents", int(first))
-        for places in equal_groups(kept["path_hash"]):
-            first, *others = np.sort(kept["named"][places])
-            for other in others:
-                self._add_about(FindingCode.DUPLICATE_LINE, int(other), "is listed before", int(first))
-
-    def _look_at_equal_bytes(self, kept: dict[str, np.ndarray]) -> None:
-        numbers, splits, labels = kept["number"], kept["split"], kept["label"]
-        # Every entry has a name, so its number is its place there.
-        path_hash_of = kept["path_hash"]
-        for places in equal_groups(kept["digest"]):
-            first = places[0]
-            for place in places[1:]:
-                number, other = int(numbers[place]), int(numbers[first])
-                is_same_file = path_hash_of[number] == path_hash_of[other]
-                what = "the same file" if is_same_file else "the same bytes"
-                if labels[place] != labels[first]:
-                    names = (self._source.class_name(int(labels[at])) for at in (place, first))
-                    self._add_about(FindingCode.CONFLICTING_LABELS, number, f"{what}: {' and '.join(names)}", other)
-                if splits[place] != splits[first]:
-                    self._add_about(FindingCode.LEAKAGE, number, f"{what} in {SPLITS[splits[first]]}", other)
-                elif not is_same_file:
-                    self._add_about(FindingCode.EXACT_DUPLICATE, number, what, other)
-
-    def _look_at_looks(self, kept: dict[str, np.ndarray], task: InspectTask) -> None:
-        # One of each group of equal files is enough.
-        _, firsts = np.unique(kept["digest"], return_index=True)
-        firsts = np.sort(firsts[kept["has_looks"][firsts]])
-        pairs = firsts[near_pairs(kept["perceptual_hash"][firsts], self._config.near_duplicate_bits)]
-        numbers, splits, labels = kept["number"], kept["split"], kept["label"]
-        if len(pairs) > _MAX_CONFIRMED:
-            logger.warning(
-                "%d pairs of pictures may be nearly equal; the pixels of the first %d are compared",
-                len(pairs),
-                _MAX_CONFIRMED,
-            )
-        for (one, two), difference in self._differences(numbers, pairs[:_MAX_CONFIRMED], task):
-            if difference > self._config.near_duplicate_difference:
-                continue
-            first, place = sorted((one, two), key=lambda at: int(numbers[at]))
-            what = f"nearly the same, {difference:.1f} of 255 apart"
-            if labels[first] != labels[place]:
-                what += f", and of another class: {self._source.class_name(int(labels[first]))}"
-            is_leak = splits[first] != splits[place]
-            what += f", in {SPLITS[splits[first]]}" if is_leak else ""
-            code = FindingCode.LEAKAGE if is_leak else FindingCode.NEAR_DUPLICATE
-            self._add_about(code, int(numbers[place]), what, int(numbers[first]))
-
-    def _differences(
-        self, numbers: np.ndarray, pairs: np.ndarray, task: InspectTask
-    ) -> Iterator[tuple[tuple[int, int], float]]:
-        """Mean difference of the pixels of each pair, 0 to 255."""
-        uris = {number: entry.uri for number, entry in self._entries.lookup(np.unique(numbers[pairs])).items()}
-
-        def difference(pair: np.ndarray) -> float:
-            try:
-                one, two = (
-                    small_grey(decode_image(fetch(uris[int(numbers[at])], None, task.fetch_limits), task.decode_limits))
-                    for at in pair
-                )
-            except ImageError:  # it was there before
-                return 255.0
-            return float(np.abs(one - two).mean())
-
-        with ThreadPoolExecutor(available_cores(), thread_name_prefix="compare") as executor:
-            for (one, two), found in zip(pairs, executor.map(difference, pairs), strict=True):
-                yield (int(one), int(two)), found
+        columns = {name: np.concatenate(self._columns.pop(name)) for name in list(self._columns)}
+        for found in find_pairs(columns, self._source, self._entries, self._config, task):
+            self._add_about(*found)
 
     def look_at_classes(self) -> None:
         """Find splits and classes with too few images, and images with unusual colours."""
@@ -329,7 +233,7 @@ class Collector:
     def _sample(self, entry: Entry) -> Sample:
         return Sample(entry.path, entry.uri, self._source.class_name(entry.label))
 
-    def _finding(self, pending: _Pending, entries: dict[int, Entry]) -> Finding:
+    def _finding(self, pending: ImageFinding, entries: dict[int, Entry]) -> Finding:
         entry = entries[pending.number]
         detail, other_uri = pending.detail, ""
         if pending.other is not None:
@@ -356,12 +260,6 @@ def _push_bounded(heap: list[SupportsRichComparisonT], item: SupportsRichCompari
         heapq.heappush(heap, item)
     else:
         heapq.heappushpop(heap, item)
-
-
-def _sort_by(columns: dict[str, np.ndarray], key: str, others: Sequence[str]) -> None:
-    order = np.argsort(columns[key], kind="stable")
-    for name in (key, *others):
-        columns[name] = columns[name][order]
 
 
 def _scattered(numbers: np.ndarray) -> np.ndarray:

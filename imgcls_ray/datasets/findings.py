@@ -89,6 +89,17 @@ class Finding(NamedTuple):
         return f"{where}: " * bool(where) + self.code.meaning + f" ({self.detail})" * bool(self.detail)
 
 
+class ImageFinding(NamedTuple):
+    """A finding about an image, before its line and path are looked up."""
+
+    code: FindingCode
+    number: int
+    """Of the image's entry, in the order in which the dataset lists them."""
+    detail: str
+    other: int | None = None
+    """Number of the other image of a pair."""
+
+
 FINDING_SCHEMA = pa.schema(
     [
         ("code", pa.string()),
