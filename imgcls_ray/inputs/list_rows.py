@@ -67,7 +67,11 @@ def size_of(row: ListRow) -> int | None:
     Raises:
         ValueError: it is no number of bytes.
     """
-    value = _number_of(row.size.strip()) if isinstance(row.size, str) else row.size
+    value = row.size
+    if value is None or value == "":
+        return None
+    if isinstance(value, str):
+        value = _number_of(value.strip())
     # pandas writes whole numbers beside missing ones as floats, and missing ones as NaN.
     if value is None or (isinstance(value, float | Decimal) and math.isnan(value)):
         return None
@@ -98,6 +102,6 @@ def _no_size(row: ListRow) -> ValueError:
 def etag_of(row: ListRow) -> str | None:
     """The version in a row; ``None`` if it tells none."""
     value = row.etag
-    if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
-        return None
-    return str(value)
+    if isinstance(value, str):
+        return value or None
+    return None if value is None or math.isnan(value) else str(value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from itertools import repeat
 from typing import IO, TYPE_CHECKING
 
 import pyarrow as pa
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 _ROWS_PER_BATCH = 16_384
 _SUFFIX = ".parquet"
+# In the order of a ``ListRow``.
+_OTHER_COLUMNS = ("size", "etag", "mtime")
 
 
 def parquet_rows(path: str, file: IO[bytes], uri_column: str) -> Iterator[ListRow]:
@@ -33,14 +36,16 @@ def parquet_rows(path: str, file: IO[bytes], uri_column: str) -> Iterator[ListRo
         schema = parquet.schema_arrow
         need_column(path, uri_column, schema.names)
         _need_texts(path, uri_column, schema.field(uri_column).type)
-        columns = [name for name in ("size", "etag", "mtime") if _has(path, schema, name) and name != uri_column]
+        columns = [name for name in _OTHER_COLUMNS if _has(path, schema, name) and name != uri_column]
         for batch in batches_of(parquet, batch_size=_ROWS_PER_BATCH, columns=[uri_column, *columns]):
-            uris = batch.column(uri_column).to_pylist()
-            others = {name: _values(batch.column(name)) for name in columns}
-            for place, uri in enumerate(uris):
-                number += 1
-                if uri:
-                    yield ListRow(number, uri, **{name: values[place] for name, values in others.items()})
+            numbers = range(number + 1, number + 1 + batch.num_rows)
+            number += batch.num_rows
+            others = (
+                _values(batch.column(name)) if name in columns else repeat(None, batch.num_rows)
+                for name in _OTHER_COLUMNS
+            )
+            rows = map(ListRow._make, zip(numbers, batch.column(uri_column).to_pylist(), *others, strict=True))
+            yield from (row for row in rows if row.uri)
 
 
 def _plain(kind: pa.DataType) -> pa.DataType:

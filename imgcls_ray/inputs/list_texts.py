@@ -13,6 +13,7 @@ import json
 import os
 import re
 import zlib
+from operator import itemgetter
 from typing import IO, TYPE_CHECKING
 
 from imgcls_ray.errors import InputError
@@ -127,24 +128,19 @@ def _lines(
     """
     text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline=newline)
     number = 0
-    while line := _read_line(path, number + 1, text, max_chars + 1):
-        number += 1
-        if len(line) > max_chars:
-            raise InputError(f"{path}:{number}: is longer than {max_chars:,} characters; write one image in each line")
-        if not (any_bytes or line.isascii()) and (found := _ESCAPED_BYTE.search(line)):
-            raise InputError(
-                f"{path}:{number}: is not UTF-8 (byte 0x{ord(found[0]) - 0xDC00:02X} at column {found.start() + 1}); "
-                + _as_utf8(path, "WINDOWS-1252", is_packed=path.endswith(".gz"))
-            )
-        yield number, line
-
-
-def _read_line(path: str, number: int, text: io.TextIOWrapper, max_chars: int) -> str:
     try:
-        return text.readline(max_chars)
+        while line := text.readline(max_chars + 1):
+            number += 1
+            if len(line) > max_chars:
+                raise InputError(f"{path}:{number}: is longer than {max_chars:,} characters; write one image in a line")
+            if not (any_bytes or line.isascii()) and (found := _ESCAPED_BYTE.search(line)):
+                byte, advice = ord(found[0]) - 0xDC00, _as_utf8(path, "WINDOWS-1252", is_packed=path.endswith(".gz"))
+                where = f"byte 0x{byte:02X} at column {found.start() + 1}"
+                raise InputError(f"{path}:{number}: is not UTF-8 ({where}); {advice}")
+            yield number, line
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise InputError(
-            f"{path}:{number}: cannot be unpacked, the file is cut off or damaged here: {error}"
+            f"{path}:{number + 1}: cannot be unpacked, the file is cut off or damaged here: {error}"
         ) from error
 
 
@@ -211,21 +207,23 @@ def csv_rows(path: str, file: Bytes, uri_column: str, delimiters: str) -> Iterat
         raise InputError(f"{path}: is empty; the first line of a table names its columns, one of them {uri_column!r}")
     names_by = {mark: next(csv.reader([first[1]], delimiter=mark), []) for mark in delimiters}
     delimiter = next((mark for mark, names in names_by.items() if uri_column in names), delimiters[0])
-    reader = csv.reader((line for _, line in itertools.chain([first], lines)), delimiter=delimiter, strict=True)
+    reader = csv.reader(map(itemgetter(1), itertools.chain([first], lines)), delimiter=delimiter, strict=True)
     skipped = first[0] - 1
     try:
         names = next(reader)
         need_column(f"{path}:{first[0]}", uri_column, names)
-        places = [names.index(name) if name in names else len(names) for name in (uri_column, "size", "etag")]
+        width = len(names)
+        # Behind the last column every row has an empty one: the place of columns that are not there.
+        uri, size, etag = (names.index(name) if name in names else width for name in (uri_column, "size", "etag"))
         for values in reader:
-            if any(values[len(names) :]):
+            if any(values[width:]):
                 raise InputError(
-                    f"{path}:{reader.line_num + skipped}: has {len(values)} values for {len(names)} columns "
+                    f"{path}:{reader.line_num + skipped}: has {len(values)} values for {width} columns "
                     f"({', '.join(names)[:200]}); put a value with {delimiter!r} in it into quotes"
                 )
-            uri, size, etag = (values[place] if place < len(values) else "" for place in places)
-            if uri:
-                yield ListRow(reader.line_num + skipped, uri, size, etag)
+            values += [""] * (width + 1 - len(values))
+            if values[uri]:
+                yield ListRow(reader.line_num + skipped, values[uri], values[size], values[etag])
     except csv.Error as error:
         raise InputError(f"{path}:{reader.line_num + skipped}: is not a row of a table: {error}") from error
 

@@ -401,7 +401,7 @@ def test_a_line_without_an_end_is_refused(tmp_path: Path, monkeypatch: pytest.Mo
     """It would have to fit into memory."""
     monkeypatch.setattr(list_texts._lines, "__kwdefaults__", {"any_bytes": False, "max_chars": 100})
     path = write(tmp_path / "l.txt", b"a.jpg\n" + b"x" * 1000)
-    assert refusal(path) == f"{path}:2: is longer than 100 characters; write one image in each line"
+    assert refusal(path) == f"{path}:2: is longer than 100 characters; write one image in a line"
 
 
 def test_another_column_is_taken_by_name(tmp_path: Path) -> None:
