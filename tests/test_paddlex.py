@@ -514,7 +514,7 @@ def test_training_starts_from_what_the_file_says(
     training = ("Global.mode=train", f"Global.dataset_dir={DATA}")
     run(*training)
     assert (asked["pretrained"], "weights" in asked) == (False, False)
-    assert "-o Train.pretrain_weight_path=default takes timm's" in log.text
+    assert "-o Train.pretrain_weight_path=default starts from timm's" in log.text
     run(*training, "Train.pretrain_weight_path=default")
     assert "pretrained" not in asked
     assert "weights" not in asked
@@ -556,7 +556,7 @@ def test_a_path_of_paddlexs_weights_means_the_model_folder(
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        ("paddle.pdparams", "is no model folder; `imgcls models new PP-LCNet_x1_0 --weights .* then {key}=DIR"),
+        ("paddle.pdparams", "is no model folder; `imgcls models new PP-LCNet_x1_0 --weights .* then give {key}=DIR"),
         ("paddle", "is no model folder; `imgcls models new PP-LCNet_x1_0"),
         ("output/best_model/best_model.pdparams", "there is no model folder; -o Global.mode=train makes one"),
         ("https://x.org/a.pdparams", "is an address; give output/best_model"),

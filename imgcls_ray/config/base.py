@@ -245,8 +245,10 @@ def _way_out(problem: ErrorDetails, field: FieldInfo | None) -> str:
     """What was meant, where it can be guessed: a share in percent, a choice that is mistyped."""
     if near := _near_choice(problem):
         return f"; did you mean {near}?"
-    value = str(problem["input"]).strip() if isinstance(problem["input"], str | int | float) else ""
-    number = re.fullmatch(r"([0-9]{1,3}(?:\.[0-9]{1,6})?) ?(%?)", value)
+    given = problem["input"]
+    # A whole number may have more digits than Python writes.
+    is_small = isinstance(given, str | float) or (isinstance(given, int) and abs(given) < 1000)
+    number = re.fullmatch(r"([0-9]{1,3}(?:\.[0-9]{1,6})?) ?(%?)", str(given).strip() if is_small else "")
     if number is None:
         return ""
     bounds = field.metadata if field is not None else []

@@ -262,7 +262,7 @@ class LabelStore:
         try:
             with self.directory.open(name) as file:
                 return pq.ParquetFile(file).read(columns=columns)
-        except (OSError, pa.ArrowException) as error:
+        except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
             raise LabelStoreDamagedError(
                 f"{self.uri}: {name} cannot be read ({' '.join(str(error).split())}); bring it back from a copy, or "
                 f"remove it and the record of its run under runs/, and the command labels its images again"
@@ -282,7 +282,7 @@ class LabelStore:
         try:
             with self.directory.open(name) as file:
                 yield file
-        except (OSError, pa.ArrowException) as error:
+        except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
             raise LabelStoreDamagedError(
                 f"{self.uri}: {name} cannot be read ({' '.join(str(error).split())}); bring it back from a copy: "
                 "it says what an open run is to label"

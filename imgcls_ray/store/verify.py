@@ -130,7 +130,8 @@ def _check_part(store: LabelStore, unit: Unit, report: VerifyReport) -> None:
         with store.directory.open(unit.part_name) as file:
             part = pq.ParquetFile(file, page_checksum_verification=True).read()
         part.validate(full=True)  # text that is not UTF-8 would otherwise show only where it is used
-    except (OSError, pa.ArrowException) as error:
+    # A damaged name of a column is one that pyarrow does not decode.
+    except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
         report.num_missing += unit.num_rows
         report.add(f"{unit.part_name}: cannot be read ({error})")
         return

@@ -23,4 +23,4 @@ def test_a_process_that_has_a_session_of_its_own_still_belongs_to_the_server() -
     finally:
         end_session(server.pid)
         server.wait()
-    assert not [process for process in processes if process.is_running() and process.status() != "zombie"]
+    wait_until(lambda: not any(process.is_running() and process.status() != "zombie" for process in processes))

@@ -54,7 +54,7 @@ def test_another_order_of_the_list_is_another_list(data: Path) -> None:
 
 
 def test_a_split_that_is_not_there_is_refused_with_those_that_are(data: Path) -> None:
-    with pytest.raises(UsageError, match=r"has no split 'test'; it has val\. Give split=…"):
+    with pytest.raises(UsageError, match=r"has no split 'test'; it has val\. Give --split, or create it"):
         read(data, "test")
 
 

@@ -136,7 +136,7 @@ def test_nor_does_one_on_other_data(
     train_here: Callable[..., TrainResult],
 ) -> None:
     write_colours(tmp_path / "other", num_train=49)
-    with pytest.raises(UsageError, match="holds a run of another dataset, or this one has changed"):
+    with pytest.raises(UsageError, match="holds a finished run of another dataset, or this one has changed"):
         train_here(make_train_config(data=str(tmp_path / "other"), output=str(trained), epochs=16, batch_size=8))
 
 
