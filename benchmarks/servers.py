@@ -50,9 +50,22 @@ class Server(NamedTuple):
 
 @contextmanager
 def our_server(
-    model: Path, environment: Mapping[str, str], *, is_haproxy: bool = True, settings: Sequence[str] = ()
+    model: Path,
+    environment: Mapping[str, str],
+    *,
+    is_haproxy: bool = True,
+    settings: Sequence[str] = (),
+    folder: Path | None = None,
 ) -> Iterator[Server]:
-    """``imgcls serve``, as it is shipped, or behind Ray Serve's own proxy in Python instead of HAProxy."""
+    """``imgcls serve``, as it is shipped, or behind Ray Serve's own proxy in Python instead of HAProxy.
+
+    Args:
+        model: its folder.
+        environment: of the server.
+        is_haproxy: HAProxy is in front.
+        settings: further arguments.
+        folder: where it is started. Ray's workers import from there, so for another checkout it is that one.
+    """
     port = int(free_ports(1)[0])
     command = imgcls("serve", "--model", model, "--port", str(port), *settings)
     with started(
@@ -62,6 +75,7 @@ def our_server(
         Server(port, CLASSIFY, 0),
         is_up=lambda: is_ready(port, "/readyz"),
         stop_signal=signal.SIGTERM,
+        folder=folder,
     ) as server:
         yield server
 
@@ -93,6 +107,7 @@ def started(
     *,
     is_up: Callable[[], bool],
     stop_signal: signal.Signals,
+    folder: Path | None = None,
 ) -> Iterator[Server]:
     """Start a server, wait until it answers, and end all that it has started.
 
@@ -100,7 +115,9 @@ def started(
         RuntimeError: it does not start.
     """
     with tempfile.TemporaryFile() as output:
-        process = subprocess.Popen(command, env=environment, stdout=output, stderr=output, start_new_session=True)
+        process = subprocess.Popen(
+            command, env=environment, cwd=folder, stdout=output, stderr=output, start_new_session=True
+        )
         try:
             started = wait_for(
                 _MAX_START_S,

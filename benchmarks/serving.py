@@ -50,7 +50,8 @@ def _started(
     if name == LITSERVE:
         return litserve_server(model, environment)
     if before is not None and name == BEFORE:
-        environment = {**environment, "PYTHONPATH": str(before.resolve())}
+        folder = before.resolve()
+        return our_server(model.resolve(), {**environment, "PYTHONPATH": str(folder)}, folder=folder)
     return our_server(model, environment, is_haproxy=name != NO_HAPROXY)
 
 
