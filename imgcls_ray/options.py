@@ -38,4 +38,4 @@ def name_rules(config: LabelConfig) -> NameRules:
     Raises:
         ConfigError: a pattern is none.
     """
-    return NameRules(config.include, config.exclude or (), has_table=config.exclude is None or bool(config.exclude))
+    return NameRules.given(config.include, config.exclude)

@@ -18,7 +18,7 @@ from imgcls_ray.config.device import AUTO, Device, EngineName, OnDevice, Precisi
 from imgcls_ray.config.evaluate import EvaluateConfig
 from imgcls_ray.config.export import ExportConfig
 from imgcls_ray.config.limits import ObjectStorage, ReadLimits
-from imgcls_ray.config.meant import meant_key
+from imgcls_ray.config.meant import letters_and_digits, meant_key
 from imgcls_ray.config.models import ListModelsConfig, NewModelConfig
 from imgcls_ray.config.plain import Plain, Values, clipped, shown, shown_text
 from imgcls_ray.config.predict import LabelConfig, PredictConfig
@@ -61,6 +61,7 @@ __all__ = [
     "clipped",
     "dump_config",
     "key_line",
+    "letters_and_digits",
     "load_config",
     "make_config",
     "meant_key",

@@ -102,17 +102,21 @@ def meant_key(word: str, known: Iterable[str]) -> str | None:
     >>> meant_key("batchSize", ["batch_size", "epochs"]), meant_key("lr", ["flip", "learning_rate"])
     ('batch_size', 'learning_rate')
     """
-    by_form = {_folded(key): key for key in known}
-    form = _folded(word)
+    by_form = {letters_and_digits(key): key for key in known}
+    form = letters_and_digits(word)
     if form in by_form:
         return by_form[form]
     for key in by_form.values():
-        if form in map(_folded, _WORDS.get(key, "").split(",")):
+        if form in map(letters_and_digits, _WORDS.get(key, "").split(",")):
             return key
     near = difflib.get_close_matches(form, by_form, n=1, cutoff=_CUTOFF)
     return by_form[near[0]] if near else None
 
 
-def _folded(word: str) -> str:
-    """Without what people write in different ways: case, dashes, underscores, dots and spaces."""
+def letters_and_digits(word: str) -> str:
+    """A word without what people write in different ways: case, dashes, underscores, dots and spaces.
+
+    >>> letters_and_digits("Batch_Size")
+    'batchsize'
+    """
     return "".join(character for character in word.lower() if character.isalnum())

@@ -6,12 +6,12 @@ import logging
 import os
 import posixpath
 import re
-from collections import Counter
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 from imgcls_ray.datasets.findings import Finding, FindingCode
+from imgcls_ray.models.class_names import names_apart
 from imgcls_ray.storage.files import absolute_path, path_from_uri, scheme_of, uri_from_path
 from imgcls_ray.storage.http import is_url
 from imgcls_ray.storage.s3 import is_s3
@@ -73,15 +73,11 @@ class DatasetSource:
     def class_name(self, label: int) -> str:
         """Name of a class for people, with the id where several classes share it; also for an id without a class."""
         name = self.class_names[label] if 0 <= label < len(self.class_names) else None
-        if name is None:
-            return f"class {label}"
-        return f"{name} ({label})" if name in self._shared_names else name
+        return f"class {label}" if name is None else self._names_apart[label]
 
     @cached_property
-    def _shared_names(self) -> frozenset[str]:
-        """Names of several classes."""
-        counts = Counter(name for name in self.class_names if name is not None)
-        return frozenset(name for name, count in counts.items() if count > 1)
+    def _names_apart(self) -> tuple[str, ...]:
+        return names_apart(tuple(name or "" for name in self.class_names))
 
 
 def names_by_id(names: dict[int, str], file: str, findings: list[Finding]) -> list[str | None]:

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from imgcls_ray.storage.s3 import S3Options
 
 _INVENTORY_NAME = "manifest.json"
-_ROWS_PER_BATCH = 16_384
 # The columns that an inventory's files have in each of its formats, by the names of its manifest and of its tables.
 _INVENTORY_COLUMNS = {
     "bucket": "bucket",
@@ -109,7 +108,7 @@ def _inventory_csv(file: IO[bytes], names: list[str]) -> Iterator[_InventoryRow]
 def _inventory_parquet(file: IO[bytes], _names: list[str]) -> Iterator[_InventoryRow]:
     with pq.ParquetFile(file) as parquet:
         columns = [name for name in _INVENTORY_COLUMNS.values() if name in parquet.schema_arrow.names]
-        for batch in batches_of(parquet, batch_size=_ROWS_PER_BATCH, columns=columns):
+        for batch in batches_of(parquet, columns=columns):
             yield from batch.to_pylist()
 
 

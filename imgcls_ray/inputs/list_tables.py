@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
     from imgcls_ray.storage.s3 import S3Options
 
-_ROWS_PER_BATCH = 16_384
 _SUFFIX = ".parquet"
 # In the order of a ``ListRow``.
 _OTHER_COLUMNS = ("size", "etag", "mtime")
@@ -37,7 +36,7 @@ def parquet_rows(path: str, file: IO[bytes], uri_column: str) -> Iterator[ListRo
         need_column(path, uri_column, schema.names)
         _need_texts(path, uri_column, schema.field(uri_column).type)
         columns = [name for name in _OTHER_COLUMNS if _has(path, schema, name) and name != uri_column]
-        for batch in batches_of(parquet, batch_size=_ROWS_PER_BATCH, columns=[uri_column, *columns]):
+        for batch in batches_of(parquet, columns=[uri_column, *columns]):
             numbers = range(number + 1, number + 1 + batch.num_rows)
             number += batch.num_rows
             others = (

@@ -176,6 +176,7 @@ def list_unsorted(
         if _is_list_here(source, s3):
             yield from read_list(source, s3, uri_column=uri_column)
         else:
+            check_input(source, s3)
             yield from _list_one(source, ListingCounts(), s3, None, names, uri_column)
 
 
@@ -230,7 +231,7 @@ def _list_one(
         place = source.rstrip("/")
         folder = place.rpartition("/")[0] if is_s3(place) else os.path.dirname(absolute_path(path_from_uri(place)))
         return _distinct(sort_files(read_parts(parts, folder, s3, uri_column=uri_column)), counts)
-    return list_found(source, counts, s3, leave_out=leave_out, names=names)
+    return _list_checked(source, counts, s3, leave_out, names)
 
 
 def _parts(source: str, s3: S3Options, uri_column: str) -> list[str]:
@@ -263,6 +264,12 @@ def list_found(
         StorageError: its storage fails.
     """
     check_input(source, s3)
+    return _list_checked(source, counts, s3, leave_out, names)
+
+
+def _list_checked(
+    source: str, counts: ListingCounts, s3: S3Options, leave_out: str | None, names: NameRules
+) -> Iterator[FileInfo]:
     is_same_kind = leave_out is not None and is_s3(leave_out) == is_s3(source)
     store = leave_out if is_same_kind else None
     if is_s3(source):

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _ROWS_IN_MEMORY = 100_000
 # A merge holds one group of each chunk.
 _ROWS_PER_GROUP = 1024
+_ROWS_PER_BATCH = 16_384
 
 # The fields of ``storage.local.FileInfo``, in its order.
 FILE_SCHEMA = pa.schema(
@@ -80,7 +81,9 @@ def table_of(files: Sequence[FileInfo]) -> pa.Table:
     return pa.table(arrays, schema=FILE_SCHEMA)
 
 
-def batches_of(file: pq.ParquetFile, *, batch_size: int, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
+def batches_of(
+    file: pq.ParquetFile, *, batch_size: int = _ROWS_PER_BATCH, columns: list[str] | None = None
+) -> Iterator[pa.RecordBatch]:
     """The file's batches, one row group after the other, because Arrow would prefetch many row groups at once."""
     for group in range(file.num_row_groups):
         yield from file.iter_batches(batch_size=batch_size, row_groups=[group], columns=columns)

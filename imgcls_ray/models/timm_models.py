@@ -6,6 +6,7 @@ import difflib
 import math
 from typing import TYPE_CHECKING, Any
 
+from imgcls_ray.config import letters_and_digits
 from imgcls_ray.errors import UnknownModelError
 from imgcls_ray.images.preprocess import Preprocess
 from imgcls_ray.models.architecture import Architecture
@@ -67,14 +68,10 @@ def like_timm_names(name: str, *, cutoff: float) -> list[str]:
     if timm.is_model(wanted):
         tail = name.rpartition("/")[2]
         return [PREFIX + (tail if tail in timm.list_pretrained(f"{wanted}.*") else wanted)]
-    folded = {_folded(known): known for known in timm.list_models()}
-    form = _folded(wanted)
+    folded = {letters_and_digits(known): known for known in timm.list_models()}
+    form = letters_and_digits(wanted)
     near = [form] if form in folded else difflib.get_close_matches(form, folded, n=2, cutoff=cutoff)
     return [PREFIX + folded[one] for one in near]
-
-
-def _folded(name: str) -> str:
-    return "".join(character for character in name.lower() if character.isalnum())
 
 
 def preprocess_of(config: Mapping[str, Any], name: str) -> Preprocess:

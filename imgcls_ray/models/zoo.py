@@ -11,6 +11,7 @@ import difflib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from imgcls_ray.config import letters_and_digits
 from imgcls_ray.errors import UnknownModelError
 from imgcls_ray.images.preprocess import Preprocess
 from imgcls_ray.models.architecture import Architecture
@@ -308,10 +309,5 @@ def find_model(name: str) -> ZooModel:
 
 def near_names(name: str) -> list[str]:
     """Up to three names of the zoo that may have been meant, nearest first."""
-    folded = {_folded(known): known for known in ZOO}
-    return [folded[match] for match in difflib.get_close_matches(_folded(name), folded, n=3, cutoff=0.6)]
-
-
-def _folded(name: str) -> str:
-    """Without what people leave out or write another way: case, dashes, underscores, dots."""
-    return "".join(character for character in name.lower() if character.isalnum())
+    folded = {letters_and_digits(known): known for known in ZOO}
+    return [folded[match] for match in difflib.get_close_matches(letters_and_digits(name), folded, n=3, cutoff=0.6)]

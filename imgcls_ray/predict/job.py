@@ -207,8 +207,7 @@ def _listed_in(plan: PlanRecord) -> ListedIn | None:
     # Plans of earlier versions hold the input as it was typed, which may count from another folder.
     if not all(is_s3(source) or path_from_uri(source).startswith("/") for source in places):
         return None
-    exclude = plan.get("exclude")
-    names = NameRules(tuple(plan.get("include", ())), tuple(exclude or ()), has_table=exclude is None or bool(exclude))
+    names = NameRules.given(plan.get("include", ()), plan.get("exclude"))
     return ListedIn(places, names, is_only=isinstance(place, str))
 
 

@@ -12,8 +12,12 @@ import os
 import re
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING, Self
 
 from imgcls_ray.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 EXCLUDED = "--exclude "
 """Before the pattern, in the name of the rule that left a file out."""
@@ -128,6 +132,15 @@ class NameRules:
     has_table: bool = True
     """Whether the default table counts, and names that begin with a dot are left out."""
 
+    @classmethod
+    def given(cls, include: Sequence[str], exclude: Sequence[str] | None) -> Self:
+        """The rules of these patterns; an empty ``exclude`` takes all names.
+
+        Raises:
+            ConfigError: a pattern is none.
+        """
+        return cls(tuple(include), tuple(exclude or ()), has_table=exclude is None or bool(exclude))
+
     def of_table(self, name: str) -> str | None:
         """The rule of the default table that leaves a name out; a folder's name ends with ``/``."""
         if not self.has_table:
@@ -140,8 +153,6 @@ class NameRules:
 
     def of_patterns(self, path: str) -> str | None:
         """The pattern that leaves a path out, relative to INPUT; a folder's ends with ``/``."""
-        if not self.has_patterns:
-            return None
         excluding = (text for text, pattern in zip(self.exclude, self._excluded, strict=True) if pattern.match(path))
         if (rule := next(excluding, None)) is not None:
             return f"{EXCLUDED}{rule}"

@@ -12,18 +12,12 @@ from imgcls_ray.datasets.folder_layout import find_layout
 from imgcls_ray.datasets.source import read_dataset
 from imgcls_ray.datasets.split_names import possible_splits, split_called
 from imgcls_ray.errors import ConfigError, InputError
+from tests.datasets.make_folders import write
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.s3.server import S3Server
-
-
-def write(root: Path, *paths: str) -> str:
-    for path in paths:
-        (root / path).parent.mkdir(parents=True, exist_ok=True)
-        (root / path).write_bytes(b"")
-    return str(root)
 
 
 def read(dataset: str, split_folders: str | None = None) -> tuple[dict[str, list[str]], list[str | None]]:

@@ -17,18 +17,12 @@ from imgcls_ray.evaluate.reading import read_split
 from imgcls_ray.storage import DEFAULT_S3
 from imgcls_ray.train import entries as train_entries
 from imgcls_ray.train.entries import read_entries
+from tests.datasets.make_folders import write
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from imgcls_ray.datasets.check_result import CheckResult
-
-
-def write(root: Path, *paths: str) -> str:
-    for path in paths:
-        (root / path).parent.mkdir(parents=True, exist_ok=True)
-        (root / path).write_bytes(b"")
-    return str(root)
 
 
 def write_lists(root: Path, train: str, val: str, label: str) -> str:
