@@ -2,11 +2,12 @@
 
     python -m benchmarks.serving compare --model M                # ours, ours without HAProxy, LitServe
     python -m benchmarks.serving compare --model M --before DIR   # ours, that of another checkout, LitServe
+    python -m benchmarks.serving turns --model M --before DIR     # ours and that of another checkout, in turns
     python -m benchmarks.serving many --model M                   # 16 images a request, beside the same work in-process
     python -m benchmarks.serving overload --model M               # three times what it can do, a third of it hopeless
     python -m benchmarks.serving rollout --model A --to B         # another model, and a broken one, under load
 
-Client and servers share this machine's cores. Never are two servers up at once.
+Client and servers share this machine's cores. But for ``turns``, never are two servers up at once.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ def _started(
 def compare(
     model: Path, sizes: Sequence[str], clients: Sequence[int], seconds: float, repeat: int, before: Path | None
 ) -> None:
-    """One server after the other for each size, so that a drift of the machine meets all of them."""
+    """One server after the other for each size, in turns there and back: a drift of the machine meets all of them."""
     servers = (OURS, BEFORE if before else NO_HAPROXY, LITSERVE)
     cells: dict[tuple[str, str, int], list[Cell]] = {}
     with isolated_environment() as environment:
@@ -66,7 +67,7 @@ def compare(
         for turn in range(repeat):
             for size in sizes:
                 jpegs = draw_jpegs(SIZES[size], NUM_PICTURES)
-                for name in servers:
+                for name in servers if turn % 2 == 0 else servers[::-1]:
                     with _started(name, model, environment, before) as server:
                         kinds = image_kinds(jpegs, path=server.path)
                         for number in clients:
@@ -154,13 +155,18 @@ def main() -> None:
         prog="python -m benchmarks.serving", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    options = {name: commands.add_parser(name) for name in ("compare", "many", "overload", "rollout")}
+    options = {name: commands.add_parser(name) for name in ("compare", "turns", "many", "overload", "rollout")}
     for of_command in options.values():
         of_command.add_argument("--model", type=Path, required=True, help="model folder")
-    for name, clients in (("compare", "1,8,32"), ("many", "1,2,4")):
+    for name, clients, seconds in (("compare", "1,8,32", 10), ("turns", "1,8,32", 3), ("many", "1,2,4", 10)):
         options[name].add_argument("--clients", default=clients, help="[default: %(default)s]")
-        options[name].add_argument("--seconds", type=float, default=10, help="of each cell [default: 10]")
-    options["compare"].add_argument("--sizes", default=",".join(SIZES), help="[default: %(default)s]")
+        options[name].add_argument(
+            "--seconds", type=float, default=seconds, help="of each measurement [default: %(default)s]"
+        )
+    for name in ("compare", "turns"):
+        options[name].add_argument("--sizes", default=",".join(SIZES), help="[default: %(default)s]")
+    options["turns"].add_argument("--before", type=Path, metavar="DIR", required=True, help="the other checkout")
+    options["turns"].add_argument("--turns", type=int, default=10, help="of each cell [default: 10]")
     options["compare"].add_argument("--repeat", type=int, default=1, help="medians are told [default: 1]")
     options["compare"].add_argument(
         "--before", type=Path, metavar="DIR", help="checkout whose service is measured, too"
@@ -175,6 +181,12 @@ def main() -> None:
     is_kept = True
     if args.command == "compare":
         compare(args.model, args.sizes.split(","), _numbers(args.clients), args.seconds, args.repeat, args.before)
+    elif args.command == "turns":
+        from benchmarks.turns import in_turns
+
+        in_turns(
+            args.model, args.before, args.sizes.split(","), _numbers(args.clients), args.seconds, max(2, args.turns)
+        )
     elif args.command == "many":
         many(args.model, _numbers(args.clients), args.seconds, args.images)
     elif args.command == "overload":

@@ -37,13 +37,16 @@ def duration(seconds: float) -> str:
 
 
 def tell_apart(names: Mapping[int, str]) -> dict[int, str]:
-    """Class names by id. Where several classes have one name, each of them ends with its id.
+    """Class names by id, each once: where several classes have one name, each of them ends with its id.
 
     >>> tell_apart({0: "crane", 1: "owl", 2: "crane"})
     {0: 'crane (id 0)', 1: 'owl', 2: 'crane (id 2)'}
     """
-    times = Counter(names.values())
-    return {class_id: with_id(name, class_id) if times[name] > 1 else name for class_id, name in names.items()}
+    apart = dict(names)
+    # "crane (id 0)" may be the name of a third class.
+    while shared := {name for name, count in Counter(apart.values()).items() if count > 1}:
+        apart = {one: with_id(name, one) if name in shared else name for one, name in apart.items()}
+    return apart
 
 
 def with_id(name: str, class_id: int) -> str:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from imgcls_ray.config import clipped, shown
 from imgcls_ray.errors import ModelFolderError
+from imgcls_ray.words import tell_apart
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -76,15 +77,8 @@ def read_class_names(path: Path, *, num_classes: int | None = None) -> list[str]
 
 @lru_cache(maxsize=16)
 def names_apart(names: tuple[str, ...]) -> tuple[str, ...]:
-    """The same names, each once: where several classes share one, with their ids.
-
-    ``names_apart(("crane", "kite", "crane"))  # ("crane (0)", "kite", "crane (2)")``
-    """
-    apart = list(names)
-    # "crane (0)" may be the name of a third class.
-    while shared := {name for name, count in Counter(apart).items() if count > 1}:
-        apart = [f"{name} ({i})" if name in shared else name for i, name in enumerate(apart)]
-    return tuple(apart)
+    """The same names in the order of their ids, each once: ``words.tell_apart``."""
+    return tuple(tell_apart(dict(enumerate(names))).values())
 
 
 def match_names(names: Mapping[int, str], known: Sequence[str]) -> dict[int, int | None]:

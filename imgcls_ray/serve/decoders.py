@@ -28,6 +28,7 @@ from imgcls_ray.images.decoder import decode_image, load_optional_decoders
 from imgcls_ray.images.limits import DecodeLimits
 from imgcls_ray.images.preprocess import Preprocess
 from imgcls_ray.models.classifier import ModelInput, decode_model_input
+from imgcls_ray.serve.priority import NICENESS
 from imgcls_ray.workers.decoding import (
     end_process_when_late,
     load_decoders,
@@ -42,8 +43,6 @@ from imgcls_ray.workers.forks import serve_forks
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-NICENESS = 5
-"""Of what decodes and classifies: in overload the event loop must still turn away those there is no room for."""
 _MAX_NICENESS = 19
 _MAX_TRIES = 20
 

@@ -14,20 +14,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import queue
 import threading
 import time
 from collections import deque
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from imgcls_ray.errors import ImageError, ImageErrorCode
 from imgcls_ray.images.cost import decode_cost
 from imgcls_ray.models.classifier import ModelInput
-from imgcls_ray.serve.decoders import NICENESS, Decoding, Drawing
+from imgcls_ray.serve.decoders import Decoding, Drawing
 from imgcls_ray.serve.errors import ApiError, no_room
 from imgcls_ray.serve.pool import DecoderPool, Work
+from imgcls_ray.serve.priority import give_way
 from imgcls_ray.workers.decoding import late
 
 if TYPE_CHECKING:
@@ -204,7 +203,7 @@ class Pipeline:
         self._loop.call_later(min(_LONGEST_WATCH_S, self.limits.timeout_s / 8), self._watch)
 
     def _decode(self, decoder: _Decoder) -> None:
-        _give_way()
+        give_way()
         while (work := self._encoded.get()) is not None and self._is_open:
             if work.future.done():
                 continue
@@ -250,7 +249,7 @@ class Pipeline:
             self._condition.notify()
 
     def _classify(self, number: int) -> None:
-        _give_way()
+        give_way()
         while self._is_open:
             with self._condition:
                 while self._is_open and not (self._ready or self._shadows):
@@ -305,12 +304,6 @@ class _Decoder:
     def __init__(self) -> None:
         self.work: Work | None = None
         self.started = 0.0
-
-
-def _give_way() -> None:
-    """Let the event loop go before this thread: in overload it must still say so to those there is no room for."""
-    with suppress(OSError, AttributeError):  # where threads have no priority of their own
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
 
 
 def _resolve(results: Sequence[tuple[Work, Any]]) -> None:

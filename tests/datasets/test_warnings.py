@@ -101,6 +101,6 @@ def test_two_classes_of_one_name_are_two_to_train_and_in_a_report(tmp_path: Path
     assert entries.images_per_class("train").tolist() == [1, 1, 1]
     result = checked(data, tmp_path)
     assert result.passed
-    assert result.class_names == ["crane (0)", "kite", "crane (2)"]
+    assert result.class_names == ["crane (id 0)", "kite", "crane (id 2)"]
     empty = [finding.class_name for finding in result.findings if finding.code is FindingCode.CLASS_WITHOUT_IMAGES]
-    assert empty == ["crane (0)", "kite"]
+    assert empty == ["crane (id 0)", "kite"]

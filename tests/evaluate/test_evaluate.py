@@ -203,7 +203,7 @@ def test_two_classes_of_one_name_are_two_in_every_table(
     result = run(tmp_path / "data", tmp_path / "model", tmp_path / "out")
     rows = pq.read_table(tmp_path / "out" / "evaluate" / "predictions.parquet").to_pylist()
     assert [row["label_id"] for row in rows] == [SMALL_CLASSES.index(name) for _, name in lines]
-    apart = ["crane (0)", *SMALL_CLASSES[1:-1], "crane (6)"]
+    apart = ["crane (id 0)", *SMALL_CLASSES[1:-1], "crane (id 6)"]
     assert all(row["label"] == apart[row["label_id"]] for row in rows)
     assert all(row["predicted"] == apart[row["predicted_id"]] for row in rows)
     with (tmp_path / "out" / "evaluate" / "confusion.csv").open(newline="") as file:

@@ -153,8 +153,8 @@ def test_what_is_no_file_of_names_is_refused(tmp_path: Path) -> None:
 
 
 def test_names_that_classes_share_are_told_apart_by_their_ids() -> None:
-    assert names_apart(("crane", "kite", "crane")) == ("crane (0)", "kite", "crane (2)")
-    assert len(set(names_apart(("a", "a", "a (0)", "a (1)", "a (0) (2)")))) == 5
+    assert names_apart(("crane", "kite", "crane")) == ("crane (id 0)", "kite", "crane (id 2)")
+    assert len(set(names_apart(("a", "a", "a (id 0)", "a (id 1)", "a (id 0) (id 2)")))) == 5
 
 
 def test_classes_are_matched_by_name_and_in_the_order_of_their_ids() -> None:
@@ -168,7 +168,7 @@ def test_a_model_may_have_two_classes_of_one_name(tmp_path: Path) -> None:
     new_model_folder("PP-LCNet_x0_25", tmp_path / "m", class_names=names, random_seed=0)
     spec = open_model_folder(tmp_path / "m").spec
     assert spec.class_names == tuple(names)
-    assert spec.names_apart == ("crane (0)", "kite", "crane (2)")
+    assert spec.names_apart == ("crane (id 0)", "kite", "crane (id 2)")
 
 
 def test_training_goes_on_from_a_head_with_two_classes_of_one_name_in_another_order(tmp_path: Path) -> None:

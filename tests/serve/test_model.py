@@ -238,9 +238,9 @@ def test_answers_of_two_classes_of_one_name_are_counted_apart(small_model: Model
     chosen = Chosen(ServedModel("m", replace(small_model, spec=spec), ()), "stable")
     answers = (Prediction(1, 1, np.array([label]), np.array([0.5])) for label in range(3))
     assert [_status(answer, chosen) for answer in answers] == [
-        ("ok", "crane (0)"),
+        ("ok", "crane (id 0)"),
         ("ok", "kite"),
-        ("ok", "crane (2)"),
+        ("ok", "crane (id 2)"),
     ]
 
 

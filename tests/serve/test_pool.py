@@ -26,6 +26,7 @@ from imgcls_ray.models.classifier import decode_model_input
 from imgcls_ray.serve import decoders, pipeline, pool
 from imgcls_ray.serve.decoders import Decoding, Drawing
 from imgcls_ray.serve.pool import DecoderPool, Lane, Work
+from imgcls_ray.serve.priority import NICENESS
 from imgcls_ray.workers import child, forks
 from imgcls_ray.workers.child import ChildDiedError
 from tests.images import bad_images as make
@@ -323,7 +324,7 @@ def test_the_server_has_one_thread_and_gives_way() -> None:
     with Decoders(DecodeLimits()) as asked:
         asked.do(TIFF)
         assert asked.server.num_threads() == 1
-        assert {process.nice() for process in (asked.server, *asked.server.children())} == {decoders.NICENESS}
+        assert {process.nice() for process in (asked.server, *asked.server.children())} == {NICENESS}
 
 
 def test_a_server_that_ends_is_replaced_and_no_image_is_blamed() -> None:
