@@ -127,11 +127,11 @@ def _lines(
         max_chars: a longer line is refused, because it would have to fit into memory.
     """
     text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline=newline)
-    number = 0
+    number, most = 0, max_chars + 1
     try:
-        while line := text.readline(max_chars + 1):
+        while line := text.readline(most):
             number += 1
-            if len(line) > max_chars:
+            if len(line) == most:
                 raise InputError(f"{path}:{number}: is longer than {max_chars:,} characters; write one image in a line")
             if not (any_bytes or line.isascii()) and (found := _ESCAPED_BYTE.search(line)):
                 byte, advice = ord(found[0]) - 0xDC00, _as_utf8(path, "WINDOWS-1252", is_packed=path.endswith(".gz"))
@@ -152,8 +152,8 @@ def text_rows(path: str, file: Bytes, tell: Callable[[str], None]) -> Iterator[L
         file: its content.
         tell: is told that it is a list of PaddleX.
     """
-    lines = ((n, line.rstrip("\r\n")) for n, line in _lines(path, file, newline="\n", any_bytes=True))
-    filled = ((n, line) for n, line in lines if line.strip())
+    lines = _lines(path, file, newline="\n", any_bytes=True)
+    filled = ((n, line.rstrip("\r\n")) for n, line in lines if not line.isspace())
     head = list(itertools.islice(filled, _LINES_LOOKED_AT))
     everything = itertools.chain(head, filled)
     if not _is_of_paddlex(path, [line for _, line in head]):

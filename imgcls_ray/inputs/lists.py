@@ -156,15 +156,11 @@ def _listed_file(row: ListRow, folder: str) -> FileInfo:
     Raises:
         ValueError: a value of the row is none that its column may have.
     """
-    uri = row.uri
-    if not scheme_of(uri) and is_s3(folder) and not uri.startswith("/"):
-        uri = f"{folder}/{uri}"
-    if scheme_of(uri) in ("", "file") and not host_of_file(uri):
+    uri, scheme = row.uri, scheme_of(row.uri)
+    if not scheme and is_s3(folder) and not uri.startswith("/"):
+        uri, scheme = f"{folder}/{uri}", "s3"
+    if scheme in ("", "file") and not host_of_file(uri):
         return stat_file(absolute_path(os.path.join(folder, path_from_uri(uri))))
-    mtime = row.mtime
-    return FileInfo(
-        _NOT_UTF8.sub(lambda byte: f"%{ord(byte[0]) - 0xDC00:02X}", uri),
-        size_of(row),
-        opaque_etag(etag) if (etag := etag_of(row)) else None,
-        mtime,
-    )
+    if not uri.isascii():
+        uri = _NOT_UTF8.sub(lambda byte: f"%{ord(byte[0]) - 0xDC00:02X}", uri)
+    return FileInfo(uri, size_of(row), opaque_etag(etag) if (etag := etag_of(row)) else None, row.mtime)
