@@ -475,6 +475,7 @@ def test_a_stopped_job_is_finished_by_the_same_command(
             shutil.copy(path, path.with_name(f"{i:05d}-{copy}.jpg"))
     store = tmp_path / "store"
     command = [str(IMGCLS), "predict", str(images[0].parent), "-m", str(small_model.path), "-o", str(store)]
+    command.append("-sunit_size=32")
     process = run_until_parts(command, store, 2)
     os.kill(process.pid, how)
     _, err = process.communicate(timeout=60)

@@ -42,7 +42,7 @@ from imgcls_ray.store.label_store import (
     open_store,
 )
 from imgcls_ray.store.lease import hold_lease
-from imgcls_ray.store.plan import MAX_UNIT_SIZE, Spool, default_unit_size, unanswered, write_plan
+from imgcls_ray.store.plan import Spool, cpu_ms_per_image, images_in, unanswered, unit_sizes, write_plan
 from imgcls_ray.store.planner import plan_ahead
 from imgcls_ray.store.retrying import LIMITS, LIMITS_FIELD, RETRIED_FIELD, RetryRules
 from imgcls_ray.store.schema import STATUS_OK
@@ -68,6 +68,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+# Less work is not worth a part file; after more of it, rows would be durable too late.
+_SMALLEST_UNIT_S, _LARGEST_UNIT_S = 2.0, 10.0
 # Pixels of a unit cross Ray's object store as one block on the way to a GPU.
 _MAX_BLOCK_BYTES = 128 * 2**20
 _INPUTS_RECORDED = 100
@@ -241,9 +243,7 @@ class _Job:
             self._store,
             planned,
             run=run,
-            num_workers=self._num_workers(planned),
-            unit_size=self._unit_size(),
-            batch_size=self._config.batch_size,
+            sizes=self._unit_sizes(planned.num_images, self._num_workers(planned.num_images)),
             about={
                 "input": _recorded(self._config.inputs),
                 "place": _place_of(self._config),
@@ -318,19 +318,26 @@ class _Job:
             self._workers = start_workers(config, self._folder, embedding=config.embedding, num_gpus=config.num_gpus)
         return self._workers
 
-    def _num_workers(self, planned: Spool) -> int:
+    def _num_workers(self, num_images: int) -> int:
         """Only a cluster has to be asked, and not for a single unit: planning need not wait for Ray."""
-        if planned.num_images > self._config.batch_size and self._config.num_workers is None and is_cluster_given():
-            return self._start().num_cpu_workers
+        if self._config.num_workers is None and is_cluster_given():
+            return self._start().num_cpu_workers if len(self._unit_sizes(num_images, 1)) > 1 else 1
         return self._config.num_workers or available_cores()
 
-    def _unit_size(self) -> int:
-        largest = self._config.unit_size or default_unit_size(self._folder.num_bytes)
-        if self._config.uses_gpus:
-            if self._config.unit_size is None:
-                largest = MAX_UNIT_SIZE
+    def _unit_sizes(self, num_images: int, num_workers: int) -> list[int]:
+        # With GPUs, a worker of the plan is a CPU actor, which decodes a unit and hands it on.
+        uses_gpus = self._config.uses_gpus
+        ms_per_image = cpu_ms_per_image(0 if uses_gpus else self._folder.num_bytes)
+        largest = self._config.unit_size or images_in(_LARGEST_UNIT_S, ms_per_image)
+        if uses_gpus:
             largest = min(largest, _MAX_BLOCK_BYTES // (3 * self._folder.spec.preprocess.crop_size**2))
-        return largest
+        return unit_sizes(
+            num_images,
+            num_workers=num_workers,
+            smallest=images_in(_SMALLEST_UNIT_S, ms_per_image),
+            largest=largest,
+            batch_size=self._config.batch_size,
+        )
 
     def describe_run(self, report: RunReport) -> RunRecord:
         """The record of a finished run."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import math
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
@@ -114,9 +115,9 @@ def _beside(
         yield info, answers if answers is not None and answers[0].uri == info.uri else []
 
 
-def default_unit_size(weights_bytes: int) -> int:
-    """Number of images that one core labels in about ten seconds, from the size of the network."""
-    return min(MAX_UNIT_SIZE, max(MIN_UNIT_SIZE, int(10_000 / cpu_ms_per_image(weights_bytes))))
+def images_in(seconds: float, ms_per_image: float) -> int:
+    """Number of images that one worker labels in so many seconds, within the bounds of a unit's size."""
+    return min(MAX_UNIT_SIZE, max(MIN_UNIT_SIZE, int(1000 * seconds / ms_per_image)))
 
 
 def cpu_ms_per_image(weights_bytes: float) -> float:
@@ -129,20 +130,44 @@ def cpu_ms_per_image(weights_bytes: float) -> float:
     return 3 + 1.2 * million_parameters
 
 
-def unit_sizes(num_images: int, *, num_workers: int, largest: int, batch_size: int) -> Iterator[int]:
-    """Cut a plan into units: the first ones small, so that the first rows are durable soon; the last ones small, so
-    that all workers end together (guided self-scheduling, Polychronopoulos and Kuck 1987).
+def unit_sizes(num_images: int, *, num_workers: int, smallest: int, largest: int, batch_size: int) -> list[int]:
+    """Cut a plan into units, each of which becomes one part file.
+
+    Their number follows the work and not the workers: at most one for every ``smallest`` images, and whole rounds of
+    the workers if there are several. Within that number, the first and the last units are as small as possible, down to
+    a batch.
 
     Units are whole batches, because a short batch costs as much as a full one; only the last may be cut.
+
+    Args:
+        num_images: of the plan.
+        num_workers: each takes the next unit when it has done its last.
+        smallest: images that are worth a part file.
+        largest: images of one unit; it wins over ``smallest``.
+        batch_size: images per forward pass.
     """
     step = min(max(MIN_UNIT_SIZE, batch_size), largest)
+    most = max(1, math.ceil(num_images / smallest))
+    if most > num_workers:
+        most -= most % num_workers
+    for first in range(step, largest + 1, step):
+        guided = _guided_sizes(num_images, num_workers, first=first, largest=largest, step=step)
+        if len(sizes := list(itertools.islice(guided, most + 1))) <= most:
+            return sizes
+    return [*sizes, *guided]
+
+
+def _guided_sizes(num_images: int, num_workers: int, *, first: int, largest: int, step: int) -> Iterator[int]:
+    """The first units small, so that the first rows are durable soon; the last ones small, so that all workers end
+    together (guided self-scheduling, Polychronopoulos and Kuck 1987).
+    """
     left = num_images
     for number in itertools.count():
         if left <= 0:
             return
-        ramp = step << min(number // num_workers, 16)
-        size = min(ramp, left // (4 * num_workers), largest) // step * step
-        yield (size := min(max(size, step), left))
+        ramp = first << min(number // num_workers, 16)
+        size = max(first, min(ramp, left // (4 * num_workers), largest) // step * step)
+        yield (size := min(size, left))
         left -= size
 
 
@@ -183,19 +208,23 @@ def write_plan(
     planned: Spool,
     *,
     run: int,
-    num_workers: int,
-    unit_size: int,
-    batch_size: int,
+    sizes: Sequence[int],
     about: Mapping[str, Json],
 ) -> None:
     """Write the plan of a run whose number was taken before its inputs were compared with the store's answers.
 
     If another run has written a plan with this number in the meantime, these inputs may have rows already.
 
+    Args:
+        store: where.
+        planned: the inputs.
+        run: number of the run.
+        sizes: of the units, in order; their sum is the number of inputs.
+        about: what else its record says.
+
     Raises:
         StoreInUseError: another run is writing a plan into this store.
     """
-    sizes = list(unit_sizes(planned.num_images, num_workers=num_workers, largest=unit_size, batch_size=batch_size))
     units = _cut(planned.batches(), sizes)
     row = segment = 0
     while row < planned.num_images:

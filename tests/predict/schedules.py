@@ -32,7 +32,7 @@ from imgcls_ray.store.label_store import _RUN_ENTRY, LabelStore, create_or_open_
 from imgcls_ray.store.plan import PlanCounts, Spool, unanswered, write_plan
 from imgcls_ray.store.retrying import RetryRules
 from imgcls_ray.store.verify import verify_store
-from tests.store.stores import identity, info, part_bytes, rows_of, run_record
+from tests.store.stores import even_sizes, identity, info, part_bytes, rows_of, run_record
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -160,8 +160,9 @@ class _Labeller:
     failing: frozenset[str]
 
     def write_plan(self, planned: Spool, run: int) -> None:
-        sizes = {"num_workers": self.chance.choice((1, 2)), "unit_size": _UNIT_SIZE, "batch_size": _UNIT_SIZE}
-        write_plan(self.store, planned, run=run, **sizes, about={"input": "/in"})
+        write_plan(
+            self.store, planned, run=run, sizes=even_sizes(planned.num_images, _UNIT_SIZE), about={"input": "/in"}
+        )
 
     def label_units(self, units: list[Unit], report: RunReport) -> set[int]:
         errors = dict.fromkeys(self.failing, ImageErrorCode.FETCH_FAILED.value)

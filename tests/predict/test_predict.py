@@ -29,7 +29,7 @@ from imgcls_ray.store.plan import write_plan
 from imgcls_ray.store.verify import verify_store
 from imgcls_ray.workers.ray_cluster import WorkerPlan
 from tests.conftest import make_small_model
-from tests.store.stores import run_record, spool
+from tests.store.stores import even_sizes, run_record, spool
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,7 +45,8 @@ pytestmark = pytest.mark.usefixtures("ray_session")
 def label(small_model: ModelFolder, tmp_path: Path) -> Callable[..., PredictReport]:
     def run(**values: Any) -> PredictReport:
         paths = {"input": tmp_path / "images", "model": small_model.path, "output": tmp_path / "store"}
-        values = {**paths, "batch_size": 8, **values}
+        # Several units, and so Ray: what these few images take would be one.
+        values = {**paths, "batch_size": 8, "unit_size": 16, **values}
         config = make_config(PredictConfig, {k: str(v) if hasattr(v, "parts") else v for k, v in values.items()})
         return predict(config, Console(stderr=True, force_terminal=False))
 
@@ -147,7 +148,7 @@ def test_an_open_run_is_finished_and_only_its_missing_units_are_done_again(
 def plan_for_a_gpu(store: LabelStore, folder: Path, model: ModelFolder, *, unit_size: int) -> LabelTask:
     """Plan a folder's images for actors of a GPU that is only a number to Ray, and tell how they are labelled."""
     with spool(list_folder(str(folder))) as planned:
-        write_plan(store, planned, run=1, num_workers=1, unit_size=unit_size, batch_size=8, about={})
+        write_plan(store, planned, run=1, sizes=even_sizes(planned.num_images, unit_size), about={})
     return LabelTask(
         model=str(model.path),
         fingerprint=model.spec.fingerprint,

@@ -268,7 +268,7 @@ def test_the_secret_is_in_nothing_that_the_job_leaves_or_says(job: Job, s3: S3Se
     assert [path for path in logs if secret in path.read_bytes()] == []
 
 
-# New, changed, missing and refused objects; units of up to 32 images are labelled without Ray
+# New, changed, missing and refused objects: single units, which are labelled without Ray
 
 
 def test_an_object_that_changed_is_labelled_again(

@@ -14,7 +14,7 @@ from imgcls_ray.predict.runs import finish_run, work_off
 from imgcls_ray.store.plan import PlanCounts, unanswered, write_plan
 from imgcls_ray.store.planner import plan_ahead
 from imgcls_ray.store.verify import verify_store
-from tests.store.stores import answer_unit, info, infos, new_store, plan, rows_of, run_record
+from tests.store.stores import answer_unit, even_sizes, info, infos, new_store, plan, rows_of, run_record
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -35,7 +35,7 @@ class Job:
     labelled: list[tuple[int, int]] = field(default_factory=list)
 
     def write_plan(self, planned: Spool, run: int) -> None:
-        write_plan(self.store, planned, run=run, num_workers=1, unit_size=16, batch_size=16, about={"input": "/in"})
+        write_plan(self.store, planned, run=run, sizes=even_sizes(planned.num_images, 16), about={"input": "/in"})
 
     def label_units(self, units: list[Unit], report: RunReport) -> set[int]:
         for unit in units:

@@ -60,9 +60,12 @@ def spool(files: Iterable[FileInfo], *, limit: int | None = None) -> Iterator[Sp
         yield next(plans)
 
 
-def plan(
-    store: LabelStore, files: Iterable[FileInfo], *, num_workers: int = 1, unit_size: int = 16, **about: Any
-) -> int:
+def even_sizes(num_images: int, unit_size: int) -> list[int]:
+    """Units of one size; the last is what is left."""
+    return [min(unit_size, num_images - first) for first in range(0, num_images, unit_size)]
+
+
+def plan(store: LabelStore, files: Iterable[FileInfo], *, unit_size: int = 16, **about: Any) -> int:
     """Plan the next run; units hold ``unit_size`` inputs. Returns its number."""
     run = store.next_run()
     with spool(files) as planned:
@@ -70,9 +73,7 @@ def plan(
             store,
             planned,
             run=run,
-            num_workers=num_workers,
-            unit_size=unit_size,
-            batch_size=unit_size,
+            sizes=even_sizes(planned.num_images, unit_size),
             about={"input": "/in", **about},
         )
     return run

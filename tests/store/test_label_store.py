@@ -21,6 +21,7 @@ from tests.store.stores import (
     FINGERPRINT,
     answer,
     answer_unit,
+    even_sizes,
     identity,
     infos,
     label,
@@ -263,7 +264,7 @@ def test_a_number_is_claimed_before_it_is_used(tmp_path: Path) -> None:
     # The next one takes the first for dead, closes its number and goes on with another.
     assert store.claim_next_run() == 2
     with spool(infos(0)) as nothing, pytest.raises(StoreInUseError):
-        write_plan(store, nothing, run=1, num_workers=1, unit_size=16, batch_size=16, about={})
+        write_plan(store, nothing, run=1, sizes=[], about={})
 
 
 def test_an_open_run_is_finished_before_a_number_is_claimed(tmp_path: Path) -> None:
@@ -293,7 +294,7 @@ def _planner(store: LabelStore) -> Iterator[None]:
     yield
     if run is not None:
         with contextlib.suppress(StoreInUseError), spool(files) as planned:
-            write_plan(store, planned, run=run, num_workers=1, unit_size=16, batch_size=16, about={})
+            write_plan(store, planned, run=run, sizes=even_sizes(40, 16), about={})
     yield
 
 

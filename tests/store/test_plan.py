@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import tracemalloc
 from collections import Counter
@@ -18,13 +19,14 @@ from imgcls_ray.store.plan import (
     MAX_UNIT_SIZE,
     MIN_UNIT_SIZE,
     PlanCounts,
-    default_unit_size,
+    cpu_ms_per_image,
+    images_in,
     unanswered,
     unit_sizes,
     write_plan,
 )
 from imgcls_ray.store.schema import PLAN_SCHEMA, image_id
-from tests.store.stores import answer, info, infos, label, new_store, plan, spool
+from tests.store.stores import answer, even_sizes, info, infos, label, new_store, plan, spool
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,8 +37,8 @@ if TYPE_CHECKING:
 NUMBERS = [0, 1, 2, 15, 16, 17, 31, 32, 33, 63, 100, 1000, 1023, 4097, 100_000, 200_003]
 
 
-def sizes_of(num_images: int, num_workers: int, largest: int, batch_size: int = 32) -> list[int]:
-    return list(unit_sizes(num_images, num_workers=num_workers, largest=largest, batch_size=batch_size))
+def sizes_of(num_images: int, num_workers: int, largest: int, batch_size: int = 32, smallest: int = 305) -> list[int]:
+    return unit_sizes(num_images, num_workers=num_workers, smallest=smallest, largest=largest, batch_size=batch_size)
 
 
 def planned_again(store: LabelStore, *files: FileInfo) -> tuple[list[str], PlanCounts]:
@@ -59,27 +61,55 @@ def test_units_are_whole_batches_that_add_up(num_workers: int, largest: int, bat
         assert all(size % step == 0 for size in sizes[:-1])
 
 
+@pytest.mark.parametrize("num_workers", [1, 2, 7, 128, 1000])
+@pytest.mark.parametrize("smallest", [16, 59, 305, 666])
+@pytest.mark.parametrize("batch_size", [1, 32, 256])
+def test_the_number_of_units_follows_the_work_and_not_the_workers(
+    num_workers: int, smallest: int, batch_size: int
+) -> None:
+    for num_images in NUMBERS:
+        sizes = sizes_of(num_images, num_workers, 2048, batch_size, smallest)
+        assert len(sizes) <= math.ceil(num_images / smallest)
+    for num_images in (1, smallest - 1, smallest):
+        assert sizes_of(num_images, num_workers, 2048, batch_size, smallest) == [num_images]
+
+
+@pytest.mark.parametrize("smallest", [16, 305, 2048])
+def test_a_largest_unit_that_is_given_wins_over_the_smallest(smallest: int) -> None:
+    assert sizes_of(100, 4, 16, 16, smallest) == [16] * 6 + [4]
+
+
+def test_a_short_run_is_one_round_of_its_workers() -> None:
+    assert sizes_of(1000, 4, 1526) == [256, 256, 256, 232]
+    assert sizes_of(2000, 4, 1526) == [512, 512, 512, 464]
+    assert sizes_of(1000, 128, 1526) == [256, 256, 256, 232]
+
+
 @pytest.mark.parametrize("num_workers", [1, 2, 16])
-@pytest.mark.parametrize("largest", [100, 2048])
-def test_first_and_last_units_are_small(num_workers: int, largest: int) -> None:
+@pytest.mark.parametrize("largest", [1526, 2048])
+def test_first_and_last_units_of_a_long_run_are_small(num_workers: int, largest: int) -> None:
     sizes = sizes_of(200_000, num_workers, largest)
-    assert set(sizes[:num_workers]) == {32}
+    rounds = [set(sizes[first : first + num_workers]) for first in range(0, 4 * num_workers, num_workers)]
+    assert rounds == [{32}, {64}, {128}, {256}]
     assert max(sizes[-num_workers:]) <= 64
     assert max(sizes) >= largest - 31
 
 
-def test_no_worker_is_left_with_much_more_than_the_others() -> None:
-    """Each worker takes the next unit when it has done its last: they end within two batches of each other."""
-    workers = [0] * 16
-    for size in sizes_of(100_000, 16, 2048):
+@pytest.mark.parametrize(("num_images", "num_workers", "most"), [(8000, 2, 160), (100_000, 16, 192), (200_000, 16, 64)])
+def test_no_worker_is_left_with_much_more_than_the_others(num_images: int, num_workers: int, most: int) -> None:
+    """Each worker takes the next unit when it has done its last."""
+    workers = [0] * num_workers
+    for size in sizes_of(num_images, num_workers, 1526):
         workers[workers.index(min(workers))] += size
-    assert max(workers) - min(workers) <= 64
+    assert max(workers) - min(workers) <= most
 
 
-@pytest.mark.parametrize(("weights_bytes", "size"), [(0, 2048), (12_000_000, 1515), (10**8, 303), (10**10, 16)])
-def test_a_unit_is_about_ten_seconds_of_work(weights_bytes: int, size: int) -> None:
-    assert default_unit_size(weights_bytes) == size
-    assert MIN_UNIT_SIZE <= size <= MAX_UNIT_SIZE
+def test_images_of_some_seconds_follow_the_size_of_the_network() -> None:
+    def sizes(seconds: float) -> list[int]:
+        return [images_in(seconds, cpu_ms_per_image(weights_bytes)) for weights_bytes in (0, 12 * 10**6, 10**8, 10**10)]
+
+    assert sizes(2) == [666, 303, 60, MIN_UNIT_SIZE]
+    assert sizes(10) == [MAX_UNIT_SIZE, 1515, 303, MIN_UNIT_SIZE]
 
 
 # --- plans -----------------------------------------------------------------------------------------------------------
@@ -90,12 +120,12 @@ def test_a_plan_over_several_files_is_read_back_unit_by_unit(tmp_path: Path, mon
     monkeypatch.setattr(plan_module, "_SPOOL_ROWS", 33)
     store = new_store(tmp_path)
     files = [*infos(1234), info("/in/é🐈\n'.jpg", None), FileInfo("/z", None, None, None)]
-    run = plan(store, files, num_workers=2, unit_size=48)
+    run = plan(store, files, unit_size=48)
     units = list(store.units(run))
 
     assert len({unit.segment for unit in units}) > 5
     assert [unit.number for unit in units] == list(range(len(units)))
-    assert [unit.num_rows for unit in units] == sizes_of(1236, 2, 48, 48)
+    assert [unit.num_rows for unit in units] == even_sizes(1236, 48)
     row = 0
     for unit in units:
         assert (unit.run, unit.first_row) == (run, row)
@@ -182,7 +212,7 @@ def test_of_two_planners_of_one_run_the_second_is_refused(tmp_path: Path) -> Non
         with spool(infos(40, first=first)) as planned:
             barrier.wait()
             try:
-                write_plan(store, planned, run=run, num_workers=1, unit_size=16, batch_size=16, about={})
+                write_plan(store, planned, run=run, sizes=even_sizes(40, 16), about={})
             except StoreInUseError as error:
                 return str(error)
         return run

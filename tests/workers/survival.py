@@ -78,6 +78,9 @@ def command_of(job: Job, data: Dataset, model: ModelFolder, output: Path, *optio
     words: Sequence[object] = (IMGCLS, job, source, "--output", output)
     if job != "check":
         words = (*words, "--model", model.path, "--batch-size", "16")
+    if job == "predict":
+        # Of a size that every worker has several of: what these images take would be two units, or one without Ray.
+        words = (*words, "-s", "unit_size=16")
     if job == "evaluate":
         words = (*words, "-s", "max_error_rate=0.2")
     return [str(word) for word in (*words, *options)]
