@@ -268,7 +268,17 @@ def test_one_image_is_labelled_without_ray_or_store(
     assert len(out.splitlines()) == 3
 
 
-@pytest.mark.parametrize("option", [["--dry-run"], ["--export", "csv"], ["--save-images", 2], ["--embedding"]])
+@pytest.mark.parametrize(
+    "option",
+    [
+        ["--dry-run"],
+        ["--export", "csv"],
+        ["--save-images", 2],
+        ["--embedding"],
+        ["--metrics-file", "a.prom"],
+        ["--price-per-hour", 1],
+    ],
+)
 def test_an_option_that_needs_a_store_is_refused_for_one_image_without(
     imgcls: Callable[..., tuple[int, str, str]],
     draw_images: Callable[..., list[Path]],

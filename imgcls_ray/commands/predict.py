@@ -41,8 +41,10 @@ _NEED_A_STORE = frozenset(
         "limit",
         "logits",
         "max_error_rate",
+        "metrics_file",
         "num_gpus",
         "num_workers",
+        "price_per_hour",
         "retry",
         "save_images",
     }
@@ -195,6 +197,8 @@ def _tell(report: PredictReport, config: PredictConfig) -> None:
     is_reached = config.limit and sum(run.num_labelled for run in report.runs) >= config.limit
     if is_reached or not report.runs[-1].is_finished:
         console.print(f"stopped at limit={config.limit}; the same command continues with the images that are left")
+    if (cost := report.cost_per_million_images(config.price_per_hour)) is not None:
+        console.print(f"cost: {cost:,.2f} for a million images, at {config.price_per_hour:g} an hour")
     console.print(f"labels: {report.store}")
 
 

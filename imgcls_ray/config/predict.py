@@ -69,6 +69,12 @@ class LabelConfig(RunsNetwork, ReadLimits):
     grace_s: float = Field(default=20.0, ge=0)
     """Seconds that running units have to finish after Ctrl-C or SIGTERM; no new unit is started. A second signal ends
     the job at once. The next run labels what is unfinished."""
+    metrics_file: str | None = None
+    """File of this machine (``*.prom``) that gets the run's metrics every few seconds, for the textfile collector of
+    Prometheus' node exporter."""
+    price_per_hour: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """Price of the machine or cluster for an hour, in any currency, e.g. 0.40: summary and record then tell the cost of
+    a million images."""
     dry_run: bool = False
     """Show what would be labelled, and write nothing."""
 
@@ -84,6 +90,13 @@ class LabelConfig(RunsNetwork, ReadLimits):
     @classmethod
     def _several_in_a_text(cls, value: object) -> object:
         return [code.strip() for code in value.split(",") if code.strip()] if isinstance(value, str) else value
+
+    @field_validator("metrics_file")
+    @classmethod
+    def _is_read_by_the_node_exporter(cls, value: str | None) -> str | None:
+        if value is not None and ("://" in value or not value.endswith(".prom")):
+            raise ValueError("needs the path of a local file that ends with .prom: the node exporter reads no others")
+        return value
 
     @model_validator(mode="after")
     def _keys_fit_together(self) -> Self:

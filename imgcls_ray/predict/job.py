@@ -21,7 +21,9 @@ from imgcls_ray.models.engines.load import check_engine, tell_of_conversion
 from imgcls_ray.models.open import open_model
 from imgcls_ray.options import decode_limits, fetch_limits, name_rules, s3_options
 from imgcls_ray.predict.alone import label_alone
+from imgcls_ray.predict.exporters import Exporter, ProgressFile, TextFile, check_text_file, exporting
 from imgcls_ray.predict.label import LabelTask
+from imgcls_ray.predict.metrics import BulkMetrics
 from imgcls_ray.predict.report import PredictReport, RunReport
 from imgcls_ray.predict.runs import work_off
 from imgcls_ray.predict.units import label_units
@@ -51,6 +53,7 @@ from imgcls_ray.workers.board import Board
 from imgcls_ray.workers.prepare import check_resources, start_workers
 from imgcls_ray.workers.progress import label_progress
 from imgcls_ray.workers.ray_cluster import WorkerPlan, is_cluster_given
+from imgcls_ray.workers.ray_metrics import RayMetrics
 from imgcls_ray.workers.stopping import interrupt_on_stop
 
 if TYPE_CHECKING:
@@ -84,6 +87,8 @@ def predict(config: PredictConfig, console: Console) -> PredictReport:
     """
     start = time.monotonic()
     s3 = s3_options(config)
+    if config.metrics_file is not None:
+        check_text_file(config.metrics_file)
     check_resources(config, num_workers=config.num_workers, num_gpus=config.num_gpus, some_gpus="num_gpus={}")
     folder = open_model(config.model, s3)
     check_engine(folder, config.engine, "gpu" if config.uses_gpus else "cpu", config.embedding)
@@ -104,12 +109,16 @@ def predict(config: PredictConfig, console: Console) -> PredictReport:
                 pass
         return report
 
+    metrics = BulkMetrics(directory.uri, report.plan)
+    exporters: list[Exporter] = [ProgressFile(directory)]
+    if config.metrics_file is not None:
+        exporters.append(TextFile(config.metrics_file))
     if store is None:
         store = create_or_open_store(directory, identity)
     else:
         prove_create_only(directory)
-    with hold_lease(directory):
-        job = _Job(config, folder, store, report.listing, console)
+    with hold_lease(directory), exporting(metrics, exporters):
+        job = _Job(config, folder, store, report.listing, console, metrics, exporters)
         work_off(
             store,
             job,
@@ -217,10 +226,17 @@ class _Job:
     """What one command does with its runs; Ray and the engine are started once, when the first unit needs them."""
 
     def __init__(
-        self, config: PredictConfig, folder: ModelFolder, store: LabelStore, counts: ListingCounts, console: Console
+        self,
+        config: PredictConfig,
+        folder: ModelFolder,
+        store: LabelStore,
+        counts: ListingCounts,
+        console: Console,
+        metrics: BulkMetrics,
+        exporters: list[Exporter],
     ) -> None:
         self._config, self._folder, self._store, self._console = config, folder, store, console
-        self._counts = counts
+        self._counts, self._metrics, self._exporters = counts, metrics, exporters
         self._workers: WorkerPlan | None = None
         self._task = LabelTask(
             model=config.model if is_s3(config.model) else absolute_path(str(folder.path)),
@@ -279,8 +295,10 @@ class _Job:
                 stopping,
                 label_progress(report.num_images, report.num_done_before, self._console, doing="labelling") as progress,
             ):
+                self._metrics.begin_run(report, progress)
                 for counts in results:
                     num_done += counts.num_images
+                    self._metrics.add(counts)
                     progress.add(counts.num_images, sum(n for code, n in counts.codes.items() if code != STATUS_OK))
                     if not counts.committed:
                         others.add(counts.number)
@@ -316,6 +334,7 @@ class _Job:
         if self._workers is None:
             config = self._config
             self._workers = start_workers(config, self._folder, embedding=config.embedding, num_gpus=config.num_gpus)
+            self._exporters.append(RayMetrics())
         return self._workers
 
     def _num_workers(self, num_images: int) -> int:
@@ -358,6 +377,8 @@ class _Job:
         }
         if report.images_per_s is not None:
             record["images_per_s"] = round(report.images_per_s, 1)
+        if (cost := report.cost_per_million_images(self._config.price_per_hour)) is not None:
+            record["cost_per_million_images"] = round(cost, 4)
         return record
 
 

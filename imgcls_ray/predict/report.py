@@ -39,6 +39,10 @@ class RunReport:
     stages: StageSeconds = field(default_factory=StageSeconds)
     num_workers: int = 1
 
+    def cost_per_million_images(self, price_per_hour: float | None) -> float | None:
+        """Of what this command labelled, in the currency of the price; ``None`` without a price or images."""
+        return _cost_per_million(self.num_labelled, self.seconds, price_per_hour)
+
 
 @dataclass
 class PredictReport:
@@ -56,6 +60,10 @@ class PredictReport:
     input_error: InputError | None = None
     """Why nothing new was looked for: the runs that were open are finished all the same."""
     seconds: float = 0.0
+
+    def cost_per_million_images(self, price_per_hour: float | None) -> float | None:
+        """Of the whole command, listing included, in the currency of the price; ``None`` without a price or images."""
+        return _cost_per_million(sum(run.num_labelled for run in self.runs), self.seconds, price_per_hour)
 
     def check_errors(self, max_error_rate: float, *, accept_missing: bool = False) -> None:
         """End the job as failed if every input failed, or more than the accepted share.
@@ -84,6 +92,10 @@ class PredictReport:
             del codes[ImageErrorCode.NOT_FOUND.value]
         _check_codes(+codes, max_error_rate, of=" of what an earlier command left open")
         _check_codes(_codes_of(planned) + self.plan.answered_codes, max_error_rate)
+
+
+def _cost_per_million(num_images: int, seconds: float, price_per_hour: float | None) -> float | None:
+    return price_per_hour * seconds / 3600 / num_images * 1e6 if price_per_hour and num_images else None
 
 
 def _codes_of(runs: list[RunReport]) -> Counter[str]:

@@ -16,7 +16,7 @@ from imgcls_ray.errors import StorageError
 from imgcls_ray.storage.names import EXCLUDED, NOT_INCLUDED
 
 STORE_FOLDERS = frozenset({"plans", "predictions", "runs", "exports", "samples"})
-STORE_FILES = frozenset({"store.json", "lease.json"})
+STORE_FILES = frozenset({"store.json", "lease.json", "progress.json"})
 """Names directly below the place of a label store, except names that begin with a dot."""
 
 BESIDE = {"samples/": "store.json", "model.bin": "model.json"}

@@ -80,6 +80,8 @@ class RunRecord(TypedDict, total=False):
     input: str | list[str]
     left_out: dict[str, int]
     seconds: float
+    cost_per_million_images: float
+    """Absent without ``price_per_hour``, whose currency it has."""
     config: Json
     versions: dict[str, str]
 

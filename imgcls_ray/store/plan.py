@@ -253,7 +253,7 @@ def _segment(units: Iterator[pa.Table], *, run: int, first_row: int) -> tuple[by
     return buffer.getvalue(), row
 
 
-def _cut(batches: Iterator[pa.RecordBatch], sizes: list[int]) -> Iterator[pa.Table]:
+def _cut(batches: Iterator[pa.RecordBatch], sizes: Sequence[int]) -> Iterator[pa.Table]:
     """Cut a stream of batches into tables of the given numbers of rows."""
     rest: pa.Table | None = None
     for size in sizes:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from imgcls_ray.store.schema import Unit
 
 _CODES = frozenset(code.value for code in ImageErrorCode)
-_FILES = frozenset({"store.json", "lease.json"})
+_FILES = frozenset({"store.json", "lease.json", "progress.json"})
 _FOLDERS = frozenset({"plans", "predictions", "runs", "exports", "samples"})
 
 

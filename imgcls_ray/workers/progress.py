@@ -59,8 +59,19 @@ class LabelProgress:
                 f"{self._total:,}",
                 rate,
                 counted(self._num_errors, "error"),
-                duration((self._total - self._done) / rate),
+                duration(self.eta_s or 0),
             )
+
+    @property
+    def num_done(self) -> int:
+        """Images that are durable, those that were done before included."""
+        return self._done
+
+    @property
+    def eta_s(self) -> float | None:
+        """Seconds until all are done; ``None`` without a rate."""
+        rate = self.images_per_s
+        return (self._total - self._done) / rate if rate else None
 
     @property
     def images_per_s(self) -> float | None:
