@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import logging
 import os
 import sys
@@ -56,14 +57,56 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: rank.get(item.path.relative_to(root).parts[0], len(rank)))
 
 
+@functools.cache
+def scope_of(file: Path) -> str:
+    """Of the tests of a file: of pytest-xdist's processes, one runs all tests of a scope."""
+    return "ray" if "ray_session" in file.read_text(encoding="utf-8") else str(file)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Only one process starts the session's Ray, which costs a core's minute until the session ends."""
+    if config.getvalue("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling  # type: ignore[import-untyped]
+
+    class OneRay(LoadFileScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            return scope_of(config.rootpath / super()._split_scope(nodeid))
+
+    return OneRay(config, log)
+
+
+# Modules, tests and what they keep are millions of objects. Each collection of garbage would walk through all of them
+# again: half a second or more, many times, in the middle of whatever runs just then.
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[None]:
+    yield
+    if nextitem is None or nextitem.path != item.path:
+        gc.collect()
+        gc.freeze()
+
+
 SMALL_CLASSES = ("ant", "bee", "cat", "dog", "eel", "fox", "gnu")
 
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Converted networks go to the test session's own cache, also in child processes."""
+    """Converted networks go to the test session's own cache: of all of pytest-xdist's processes, and their children."""
     before = os.environ.get("IMGCLS_CACHE")
-    cache = tmp_path_factory.mktemp("cache")
+    folder = tmp_path_factory.getbasetemp()
+    cache = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "cache"
+    cache.mkdir(mode=0o700, exist_ok=True)
     os.environ["IMGCLS_CACHE"] = str(cache)
     yield cache
     if before is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import json
 import re
 import subprocess
@@ -123,7 +124,8 @@ def room_of(module: Path) -> str:
     return module.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
-def imports_of(module: Path, *, for_types: bool = True) -> set[str]:
+@functools.cache
+def imports_of(module: Path, *, for_types: bool = True) -> frozenset[str]:
     """Everything that a module imports, wherever in it; without those for type checkers only if so asked."""
     tree = ast.parse(module.read_text(encoding="utf-8"))
     skipped: set[ast.AST] = set()
@@ -138,13 +140,13 @@ def imports_of(module: Path, *, for_types: bool = True) -> set[str]:
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    return names
+    return frozenset(names)
 
 
 ROOMS = {room_of(module) for module in MODULES} - {"__init__"}
 
 
-def rooms_in(imports: set[str]) -> set[str]:
+def rooms_in(imports: frozenset[str]) -> set[str]:
     return {name.split(".")[1] for name in imports if name.startswith("imgcls_ray.")} & ROOMS
 
 

@@ -6,6 +6,7 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tests.conftest import scope_of
 from tools import pip_install
 
 if TYPE_CHECKING:
@@ -65,3 +66,10 @@ def test_make_test_sets_up_what_its_tests_start() -> None:
     assert "\ntest: $(READY) test-programs\n" in makefile
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert "```\nmake demo\nmake test\n```" in readme
+
+
+def test_all_tests_that_share_a_ray_run_in_one_process() -> None:
+    tests = ROOT / "tests"
+    sharing = {scope_of(tests / name) for name in ("predict/test_predict.py", "train/test_workers.py")}
+    others = {scope_of(tests / name) for name in ("store/test_lease.py", "test_own_ray.py")}
+    assert (len(sharing), len(others), sharing & others) == (1, 2, set())

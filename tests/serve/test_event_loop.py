@@ -56,7 +56,6 @@ def talkative(events: EventLoop, small_model: ModelFolder) -> Iterator[Live]:
     sys.setswitchinterval(0.001)
     yield live
     sys.setswitchinterval(interval)
-    gc.unfreeze()
     live.close()
 
 
