@@ -677,7 +677,8 @@ def run_two_at_once(call: str, place: Path, *args: object) -> list[Ended]:
     return [Ended(job.returncode, out, err) for job, (out, err) in zip(jobs, outputs, strict=True)]
 
 
-STORES = pytest.mark.parametrize("kind", ["local", "s3"])
+# What a local store makes of a race is also shown by ``storage/test_local.py``, with many processes.
+STORES = pytest.mark.parametrize("kind", [pytest.param("local", marks=pytest.mark.slow), "s3"])
 
 
 @pytest.fixture

@@ -352,6 +352,8 @@ def test_units_in_hand_are_finished_and_no_more_are_begun(start: Callable[..., J
     code, words = job.wait(100)
     after, planned = job.parts(), {Path(unit.part_name).name for unit in job.store.units(1)}
     assert code == 130
+    assert "Traceback" not in words
+    assert [line for line in words.splitlines() if line.startswith("imgcls: ")] == words.splitlines()[-1:]
     # Two workers have up to two units in hand; two more for the moment between the count and the signal.
     assert 1 <= len(after - before) <= 2 * 2 + 2
     assert before <= after < planned
@@ -363,6 +365,7 @@ def test_units_in_hand_are_finished_and_no_more_are_begun(start: Callable[..., J
     )
     assert hidden_files(job.store_path) == []
     assert job.store.finished_runs() == []
+    wait_until(lambda: not job.processes(), 60)
 
 
 def test_without_grace_nothing_is_waited_for_and_no_process_left(

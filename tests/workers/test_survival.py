@@ -73,8 +73,10 @@ def test_images_that_end_their_worker_cost_themselves_alone(
     assert_all_found(job, data, tmp_path / "out")
 
 
-@EVERY_JOB
-@pytest.mark.parametrize("to_all", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["SIGTERM", "Ctrl-C"])
+# A stop of ``predict`` is in the default tests, too: in ``test_stopping.py``.
+@pytest.mark.slow
+@pytest.mark.parametrize("job", ["predict", "evaluate", "check"])
+@pytest.mark.parametrize("to_all", [False, True], ids=["SIGTERM", "Ctrl-C"])
 def test_a_stop_is_one_line_and_leaves_no_process(
     start: Callable[..., Running],
     slow_data: Dataset,
