@@ -19,6 +19,7 @@ from tests.images import bad_images as make
 from tests.images.test_decoder import BROKEN_IMAGES, GOOD_IMAGES, NOT_IMAGES
 from tests.images.test_decoder_hostile import SEEDS, mutate
 from tests.serve.conftest import fake_model, in_base64, picture, wait_until
+from tests.timing import TRIES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -112,13 +113,15 @@ def test_after_every_bad_image_the_next_request_takes_its_usual_time(live: Live,
         assert live.classify(GOOD[0]).status_code == 200
         return time.perf_counter() - start
 
-    usual = statistics.median(seconds() for _ in range(20))
-    after = []
-    for content in bad_files.values():
-        live.classify(content)
-        after.append(seconds())
-    assert statistics.median(after) < 3 * usual
-    assert max(after) < 0.25 + 20 * usual
+    def is_as_usual() -> bool:
+        usual = statistics.median(seconds() for _ in range(20))
+        after = []
+        for content in bad_files.values():
+            live.classify(content)
+            after.append(seconds())
+        return statistics.median(after) < 3 * usual and max(after) < 0.25 + 20 * usual
+
+    assert any(is_as_usual() for _ in range(TRIES))
 
 
 def test_an_image_of_too_many_bytes_is_refused_alone(start: Callable[..., Live]) -> None:
@@ -201,11 +204,12 @@ def test_heavy_pictures_do_not_delay_light_ones(make_heavy: Callable[[], bytes],
         assert {response.status_code for response in await asked} == {200}
         return time.perf_counter() - started, light
 
-    seconds, light = live.run(ask())
-    # One after the other they would take as long as one heavy picture each.
-    assert len(light) > 20
-    assert statistics.median(light) < seconds / 40
-    assert max(light) < seconds / 3
+    def are_light_ones_quick() -> bool:
+        seconds, light = live.run(ask())
+        # One after the other they would take as long as one heavy picture each.
+        return len(light) > 20 and statistics.median(light) < seconds / 40 and max(light) < seconds / 3
+
+    assert any(are_light_ones_quick() for _ in range(TRIES))
 
 
 @pytest.fixture

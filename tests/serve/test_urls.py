@@ -20,6 +20,7 @@ from imgcls_ray.config import ServeConfig, make_config
 from imgcls_ray.errors import ConfigError, ImageError, ImageErrorCode
 from imgcls_ray.storage import network
 from tests.serve.conftest import check_labels, in_base64, picture
+from tests.timing import TRIES, assert_within
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -365,9 +366,11 @@ def test_what_is_fetched_counts_as_if_it_had_been_sent(start: Callable[..., Live
 def test_a_host_that_takes_too_long_is_given_up(start: Callable[..., Live], web: Web) -> None:
     live = start(url_hosts=["images.example"], fetch_timeout_s=0.3)
     web.delay_s = 2
-    started = time.monotonic()
-    assert result(live, "http://images.example/a.jpg")["status"] == "fetch_failed"
-    assert time.monotonic() - started < 1.5
+
+    def ask() -> None:
+        assert result(live, "http://images.example/a.jpg")["status"] == "fetch_failed"
+
+    assert_within(1.5, ask)
 
 
 def test_slow_hosts_delay_no_one_who_sends_the_image_itself(start: Callable[..., Live], web: Web) -> None:
@@ -387,4 +390,4 @@ def test_slow_hosts_delay_no_one_who_sends_the_image_itself(start: Callable[...,
         await asyncio.gather(*asked, return_exceptions=True)
         return seconds
 
-    assert live.run(ask_both()) < 0.9
+    assert any(live.run(ask_both()) < 0.9 for _ in range(TRIES))
