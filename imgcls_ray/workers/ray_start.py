@@ -26,7 +26,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from imgcls_ray.errors import ImgclsError, JobFailedError, ResourceError, StorageError
+from imgcls_ray.errors import ImgclsError, ResourceError, StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -193,9 +193,8 @@ def starting_ray(address: str | None = None) -> Iterator[None]:
         address: as ``cluster_address`` gives it; ``None`` for a Ray of this machine's own.
 
     Raises:
-        ResourceError: no Ray answers at the address.
+        ResourceError: no Ray answers at the address, or none starts on this machine.
         StorageError: the temporary folder has no place for Ray's files.
-        JobFailedError: Ray did not start for another reason.
     """
     if address is None:
         _check_room()
@@ -209,15 +208,20 @@ def starting_ray(address: str | None = None) -> Iterator[None]:
     except SystemExit as error:
         # While it starts, Ray has a handler of SIGTERM of its own, which leaves without a word.
         raise KeyboardInterrupt from error
-    # What Ray raises when it cannot start; ConnectionError is one of OSError.
-    except (OSError, RuntimeError, ValueError) as error:
+    except Exception as error:
+        # What Ray raises when it cannot start; ConnectionError is one of OSError. A node that does not come up within
+        # half a minute is an exception of no kind.
+        if not isinstance(error, OSError | RuntimeError | ValueError) and type(error) is not Exception:
+            raise
         words = " ".join(str(error).split())[:300] or type(error).__name__
         if address is not None:
             raise ResourceError(f"RAY_ADDRESS={address}: cannot be joined ({words}); {_WAYS_OUT}") from error
         if isinstance(error, OSError) and error.errno is not None:
             raise _no_place(os.strerror(error.errno)) from error
-        raise JobFailedError(
-            f"Ray did not start on this machine: {words}; its logs are in {_session_folder()}/session_latest/logs"
+        # Not a failed job: nothing is known of its outcome, and ``check`` and ``evaluate`` say 1 of what they found.
+        raise ResourceError(
+            f"Ray did not start on this machine: {words}; its logs are in {_session_folder()}/session_latest/logs; if "
+            "the machine is busy, run the command again"
         ) from error
     finally:
         # Ray's own handler leaves without a word, or prints a stack.

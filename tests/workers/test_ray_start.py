@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from imgcls_ray.errors import ImgclsError, JobFailedError, ResourceError, StorageError
+from imgcls_ray.errors import ImgclsError, ResourceError, StorageError
 from imgcls_ray.workers.ray_cluster import is_cluster_given
 from imgcls_ray.workers.ray_start import cluster_address, starting_ray
 
@@ -132,7 +132,7 @@ def test_sigterm_does_afterwards_what_it_did_before() -> None:
     before = signal.getsignal(signal.SIGTERM)
     start(None)
     assert signal.getsignal(signal.SIGTERM) is before
-    with pytest.raises(JobFailedError):
+    with pytest.raises(ResourceError):
         start(RuntimeError("it does not start"))
     assert signal.getsignal(signal.SIGTERM) is before
 
@@ -149,10 +149,16 @@ def test_sigterm_does_afterwards_what_it_did_before() -> None:
         (
             None,
             RuntimeError("Timed out\nwaiting"),
-            JobFailedError,
+            ResourceError,
             "Ray did not start on this machine: Timed out waiting;",
         ),
-        (None, OSError("AF_UNIX path length cannot exceed 107 bytes"), JobFailedError, "AF_UNIX path length"),
+        (
+            None,
+            Exception("The current node timed out during startup."),
+            ResourceError,
+            "Ray did not start on this machine: The current node timed out during startup.;",
+        ),
+        (None, OSError("AF_UNIX path length cannot exceed 107 bytes"), ResourceError, "AF_UNIX path length"),
         (
             None,
             OSError(errno.ENOSPC, "x"),
