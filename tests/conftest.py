@@ -65,7 +65,7 @@ def scope_of(file: Path) -> str:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Only one process starts the session's Ray, which costs a core's minute until the session ends."""
+    """Only one process starts the session's Ray, whose own processes cost time until the session ends."""
     if config.getvalue("dist") != "loadfile":
         return None
     from xdist.scheduler import LoadFileScheduling  # type: ignore[import-untyped]

@@ -20,6 +20,7 @@ from PIL import Image
 from tests.conftest import SMALL_CLASSES
 from tests.images import bad_images as make
 from tests.serve.conftest import in_base64, picture
+from tests.timing import TRIES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -158,9 +159,11 @@ def test_drawing_a_heavy_picture_does_not_delay_light_ones(start: Callable[..., 
         assert {response.status_code for response in await asked} == {200}
         return time.perf_counter() - started, seconds
 
-    total, seconds = live.run(ask())
-    assert statistics.median(seconds) < total / 40
-    assert max(seconds) < total / 4
+    def are_light_ones_quick() -> bool:
+        total, seconds = live.run(ask())
+        return statistics.median(seconds) < total / 40 and max(seconds) < total / 4
+
+    assert any(are_light_ones_quick() for _ in range(TRIES))
 
 
 # --- errors ----------------------------------------------------------------------------------------------------------
