@@ -15,6 +15,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console
 
+from imgcls_ray.commands.predict import _tell
 from imgcls_ray.config import PredictConfig, make_config
 from imgcls_ray.errors import ConfigError, ImageErrorCode, StoppedError, StorageError, StoreInUseError
 from imgcls_ray.models.classifier import StageSeconds
@@ -330,3 +331,14 @@ def test_a_command_costs_what_it_labelled_and_nothing_without_a_price() -> None:
     assert report.cost_per_million_images(2.0) == pytest.approx(2 * 72 / 3600 / 100 * 1e6)
     assert report.cost_per_million_images(None) is None
     assert PredictReport("store", seconds=1).cost_per_million_images(2.0) is None
+
+
+def test_the_summary_tells_the_cost_if_there_is_a_price(capsys: pytest.CaptureFixture[str]) -> None:
+    run = RunReport(1, 100, 0, plan={"num_images": 100, "num_units": 1}, num_labelled=100, is_finished=True)
+    run.codes["ok"] = 100
+    report = PredictReport("store", runs=[run], seconds=36)
+    values = {"input": "a", "model": "b", "output": "c"}
+    _tell(report, make_config(PredictConfig, {**values, "price_per_hour": 0.4}))
+    assert "cost: 40.00 for a million images, at 0.4 an hour\n" in capsys.readouterr().out
+    _tell(report, make_config(PredictConfig, values))
+    assert "cost" not in capsys.readouterr().out
