@@ -5,6 +5,7 @@ Those of PaddleX 2 and PaddleClas are read too: ``train_list.txt`` and so on, wi
 
 from __future__ import annotations
 
+import csv
 import io
 import re
 from contextlib import closing
@@ -15,6 +16,7 @@ from imgcls_ray.datasets.check_result import SPLITS
 from imgcls_ray.datasets.findings import Finding, FindingCode
 from imgcls_ray.datasets.labelled import MAX_CLASS_ID, DatasetSource, Entry, image_uri, is_integer, names_by_id, to_int
 from imgcls_ray.errors import StorageError
+from imgcls_ray.storage.encodings import HEAD_BYTES, other_encoding
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -27,11 +29,17 @@ _EARLIER_LISTS = tuple(f"{split}_list.txt" for split in SPLITS)
 _EARLIER_LABEL_FILES = ("labels.txt", "label_list.txt")
 LIST_NAMES = frozenset({LABEL_FILE, *LISTS, *_EARLIER_LISTS, *_EARLIER_LABEL_FILES})
 _MAX_LINE_BYTES = 64 * 2**10
+_BUFFER_BYTES = 2**20
 # A file of images that was called label.txt must not fill the memory with what is wrong with its lines.
 _MAX_LABEL_FAULTS = 10_000
 # With the blanks and the commas of Chinese keyboards.
 _OTHER_DELIMITER = re.compile(r"[,;|:=\u00a0\u3000\uff0c\uff1b\uff1a]\s*[+-]?[0-9]+$")
+_ID_COMMA_NAME = re.compile(r"([0-9]+)[ \t]*,[ \t]*(\S.*)")
 _ID_AND_NAME = re.compile(r"[0-9]+[ \t]+\S.*")
+# What other programs write, and what is read as neither ids nor names.
+_ID_MARK_NAME = re.compile(r"[0-9]+[ \t]*[:;=|][ \t]*\S.*")
+_NAME_AND_ID = re.compile(r"(\S.*?)[ \t,;:=|]+([0-9]{1,9})")
+_YAML = re.compile(r"(names|nc)[ \t]*:.*")
 
 
 class ListNames(NamedTuple):
@@ -42,17 +50,32 @@ class ListNames(NamedTuple):
     label_file: str
 
 
-def find_lists(names: frozenset[str]) -> ListNames | None:
-    """Which of these files are the dataset's lists; None if it has none.
+def find_lists(names: Iterable[str]) -> ListNames | None:
+    """Which of these files are the dataset's lists, in any case (``Train.txt``); None if it has none.
 
     ``train.txt`` and so on go before PaddleX 2's names, and those are lists only beside a file of class names.
+
+    Raises:
+        ValueError: two of the names differ only in case.
     """
-    labels = [name for name in (LABEL_FILE, *_EARLIER_LABEL_FILES) if name in names]
-    if labels and not names & set(LISTS) and names & set(_EARLIER_LISTS):
-        return ListNames(dict(zip(SPLITS, _EARLIER_LISTS, strict=True)), labels[0])
-    if names & {LABEL_FILE, *LISTS}:
-        return ListNames(dict(zip(SPLITS, LISTS, strict=True)), labels[0] if labels else LABEL_FILE)
-    return None
+    own: dict[str, str] = {}
+    for name in sorted(names):
+        if (other := own.setdefault(name.lower(), name)) != name:
+            raise ValueError(f"has {other} and {name}, which differ only in case; remove one of them")
+    labels = [own[name] for name in (LABEL_FILE, *_EARLIER_LABEL_FILES) if name in own]
+    if own.keys().isdisjoint(LISTS) and labels and not own.keys().isdisjoint(_EARLIER_LISTS):
+        lists = _EARLIER_LISTS
+    elif own.keys() & {LABEL_FILE, *LISTS}:
+        lists = LISTS
+    else:
+        return None
+    called = {split: own.get(name, name) for split, name in zip(SPLITS, lists, strict=True)}
+    return ListNames(called, labels[0] if labels else LABEL_FILE)
+
+
+def lists_without_names(names: Iterable[str]) -> list[str]:
+    """Those of the files that would be lists of PaddleX 2 beside a file of class names."""
+    return sorted(name for name in names if name.lower() in _EARLIER_LISTS)
 
 
 class ListFolder(Protocol):
@@ -99,15 +122,15 @@ def _read_class_names(folder: ListFolder, file: str, findings: list[Finding]) ->
     names: dict[int, str] = {}
     ids_of: dict[str, int] = {}
     try:
-        lines = _lines(folder.open(file))
-        for number, line in lines if file == LABEL_FILE else _with_ids(lines):
+        lines = _lines(folder.open(file), file)
+        for number, line in lines if file.lower() == LABEL_FILE else _with_ids(lines):
             if len(findings) == _MAX_LABEL_FAULTS:
                 what = f"{_MAX_LABEL_FAULTS:,} of its lines are wrong; from line {number} on it was not read"
                 findings.append(Finding(FindingCode.UNREADABLE_LABELS, file, number, detail=what))
                 break
             if finding := _take_class_name(file, number, line, names, ids_of):
                 findings.append(finding)
-    except (StorageError, OSError) as error:
+    except (StorageError, OSError, _UnreadableError) as error:
         what = "there is none" if isinstance(error, FileNotFoundError) else str(error)
         findings.append(Finding(FindingCode.UNREADABLE_LABELS, file, detail=what))
         return []
@@ -118,11 +141,52 @@ def _read_class_names(folder: ListFolder, file: str, findings: list[Finding]) ->
 
 
 def _with_ids(lines: Iterable[tuple[int, str | BadBytes]]) -> Iterator[tuple[int, str | BadBytes]]:
-    """Lines of ``id name``: of names alone, which PaddleX 2 has, the lines are counted from 0."""
-    found = [line for line, _ in zip(lines, range(MAX_CLASS_ID + 1), strict=False)]
-    have_ids = all(isinstance(text, str) and _ID_AND_NAME.fullmatch(text.strip()) for _, text in found)
+    """Lines of ``id name``, also where they are ``id,name``; of names alone, which PaddleX 2 has, counted from 0.
+
+    Where at least half of the lines have an id, the others lack it.
+
+    Raises:
+        _UnreadableError: they are written in a way that is neither.
+    """
+    found = [
+        (number, text.strip() if isinstance(text, str) else text)
+        for (number, text), _ in zip(lines, range(MAX_CLASS_ID + 1), strict=False)
+    ]
+    texts = [text for _, text in found if isinstance(text, str)]
+    has_id = [bool(_ID_COMMA_NAME.fullmatch(text) or _ID_AND_NAME.fullmatch(text)) for text in texts]
+    have_ids = 2 * sum(has_id) >= len(found)
+    if not have_ids and (other := _other_form(texts)) is not None:
+        raise _UnreadableError(f"it has lines like {other[:60]!r}; write `id name`, or a name alone, in each line")
     for number, text in found:
-        yield number, f"{number - 1} {text.strip()}" if isinstance(text, str) and not have_ids else text
+        if not isinstance(text, str):
+            yield number, text
+        elif have_ids:
+            yield number, _id_and_name(text)
+        else:
+            yield number, f"{number - 1} {text}"
+
+
+def _other_form(texts: Sequence[str]) -> str | None:
+    """A line which shows that these are not class names alone; None if they may be."""
+    if (yaml := next(filter(_YAML.fullmatch, texts), None)) is not None:
+        return yaml
+    before = [text for text in texts if _ID_MARK_NAME.fullmatch(text)]
+    if 2 * len(before) >= len(texts) > 0:
+        return before[0]
+    # "type 1", "type 2" are names: only where what is left are names themselves, each number is an id.
+    behind = [match for match in map(_NAME_AND_ID.fullmatch, texts) if match]
+    names, ids = {match[1] for match in behind}, {int(match[2]) for match in behind}
+    if len(texts) > 1 and len(names) == len(texts) and ids in (set(range(len(texts))), set(range(1, len(texts) + 1))):
+        return texts[0]
+    return None
+
+
+def _id_and_name(text: str) -> str:
+    """``0 big cat`` of ``0,big cat`` or ``0,"big cat"``."""
+    if (match := _ID_COMMA_NAME.fullmatch(text)) is None:
+        return text
+    cells = next(csv.reader([text], skipinitialspace=True))
+    return f"{match[1]} {cells[1] if len(cells) == 2 else match[2]}"
 
 
 def _take_class_name(
@@ -174,7 +238,7 @@ class _ListReader:
 
     def read(self, split: str, name: str) -> Iterator[Entry]:
         try:
-            for number, line in _lines(self._folder.open(name)):
+            for number, line in _lines(self._folder.open(name), name):
                 if isinstance(line, BadBytes):
                     self._report(Finding(FindingCode.BAD_LINE, name, number, split, detail=line.what))
                     continue
@@ -187,7 +251,7 @@ class _ListReader:
                     continue
                 path = self._separators.read(path, file=name, line=number, split=split)
                 yield Entry(split, name, number, path, image_uri(self._dataset, path), to_int(label))
-        except (StorageError, OSError) as error:
+        except (StorageError, OSError, _UnreadableError) as error:
             self._report(Finding(FindingCode.UNREADABLE_LIST, name, split=split, detail=str(error)))
 
     def _fault_of_label(self, text: str) -> tuple[FindingCode | None, str]:
@@ -250,8 +314,8 @@ def write_class_name(label: int, name: str) -> str | None:
 def _read_back(line: str) -> list[str]:
     """What a reader finds in a file whose first line is this one."""
     try:
-        return [text for _, text in _lines(io.BytesIO(line.encode())) if isinstance(text, str)]
-    except UnicodeEncodeError:
+        return [text for _, text in _lines(io.BytesIO(line.encode()), "") if isinstance(text, str)]
+    except (UnicodeEncodeError, _UnreadableError):
         return []
 
 
@@ -262,9 +326,22 @@ class BadBytes(NamedTuple):
     """Its beginning, and what is wrong with it."""
 
 
-def _lines(opened: BinaryIO) -> Iterator[tuple[int, str | BadBytes]]:
-    """Lines by number from 1, blank ones left out."""
-    with closing(opened) as file:
+class _UnreadableError(Exception):
+    """A list that cannot be read as a whole; its text says why."""
+
+
+def _lines(opened: BinaryIO, name: str) -> Iterator[tuple[int, str | BadBytes]]:
+    """Lines by number from 1, blank ones left out.
+
+    Raises:
+        _UnreadableError: it is UTF-16 or UTF-32, which would be wrong in every line.
+    """
+    with closing(opened):
+        # Without a buffer, every byte of an object would be a request.
+        file = io.BufferedReader(opened, _BUFFER_BYTES) if isinstance(opened, io.RawIOBase) else opened
+        if (what := other_encoding(name, file.read(HEAD_BYTES))) is not None:
+            raise _UnreadableError(f"{what}, and call that {name}")
+        file.seek(0)
         number = 0
         while line := file.readline(_MAX_LINE_BYTES):
             number += 1

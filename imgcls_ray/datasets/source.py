@@ -9,7 +9,7 @@ import os
 from typing import TYPE_CHECKING
 
 from imgcls_ray.datasets.class_folders import read_class_folders
-from imgcls_ray.datasets.list_files import LIST_NAMES, find_lists, read_lists
+from imgcls_ray.datasets.list_files import LIST_NAMES, find_lists, lists_without_names, read_lists
 from imgcls_ray.datasets.tables import read_table
 from imgcls_ray.errors import InputError
 from imgcls_ray.storage import DEFAULT_S3, open_directory
@@ -17,7 +17,7 @@ from imgcls_ray.storage.files import path_from_uri
 from imgcls_ray.storage.s3 import S3Options, is_s3
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from imgcls_ray.datasets.labelled import DatasetSource
     from imgcls_ray.datasets.list_files import ListFolder
@@ -46,7 +46,8 @@ def read_dataset(
         folder: where its lists are read from; default: the folder ``dataset`` itself.
 
     Raises:
-        InputError: there is no such dataset, it is of no known kind, or it cannot be told which folders are splits.
+        InputError: there is no such dataset, it is of no known kind, it cannot be told which folders are splits, or
+            there are lists but no class names.
     """
     is_folder = not is_s3(dataset) and os.path.isdir(path_from_uri(dataset))
     if os.path.splitext(dataset)[1].lower() in _TABLES and not is_folder:
@@ -55,7 +56,37 @@ def read_dataset(
         raise InputError(f"{dataset}: there is no such folder; a dataset is a folder, or a .csv or .parquet file")
     folder = folder or open_directory(dataset, s3)
     # A folder may hold millions of names: only these few are kept.
-    files = frozenset(name.rstrip("/") for name in folder.entries() if name.rstrip("/") in LIST_NAMES)
-    if (names := find_lists(files)) is not None:
+    files = frozenset(name.rstrip("/") for name in folder.entries() if name.rstrip("/").lower() in LIST_NAMES)
+    try:
+        names = find_lists(files)
+    except ValueError as error:
+        raise InputError(f"{dataset}: {error}") from error
+    if names is not None:
         return read_lists(dataset, folder, files, names, delimiter, s3)
+    if unread := lists_without_names(files):
+        return _beside_lists(dataset, unread, split_folders, s3)
     return read_class_folders(dataset, s3, split_folders)
+
+
+def _beside_lists(
+    dataset: str, unread: Sequence[str], split_folders: Mapping[str, str] | None, s3: S3Options
+) -> DatasetSource:
+    """Class folders beside lists that cannot be read: only if the splits are known without them.
+
+    Raises:
+        InputError: otherwise images to validate with would become training images.
+    """
+    what = f"{', '.join(unread)}: not read, because there is no file of class names"
+    try:
+        source = read_class_folders(dataset, s3, split_folders)
+    except InputError:
+        if split_folders is not None:
+            raise
+        source = None
+    if source is None or (split_folders is None and len(source.splits) == 1):
+        raise InputError(
+            f"{dataset}: {what}; rename it to labels.txt (one name, or `id name`, in each line), or give "
+            "split_folders=none if the first folders are the classes and there are no splits"
+        )
+    source.notes = [*source.notes, what]
+    return source

@@ -195,8 +195,8 @@ def _read(folder: Path, delimiter: str | None, split_folders: Mapping[str, str] 
     if source.files and not source.splits:
         # Otherwise the folder of all the images would be taken for a class.
         raise UsageError(
-            f"{folder}: has {LABEL_FILE}, but none of {', '.join(LISTS)}; add them, or remove {LABEL_FILE} to have it "
-            "made of folders of classes"
+            f"{folder}: has {source.label_file}, but none of {', '.join(LISTS)}; add them, or remove "
+            f"{source.label_file} to have it made of folders of classes"
         )
     lists = source.list_files or {split: f"{split}.txt" for split in SPLITS}
 

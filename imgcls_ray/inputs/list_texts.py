@@ -18,6 +18,7 @@ from typing import IO, TYPE_CHECKING
 
 from imgcls_ray.errors import InputError
 from imgcls_ray.inputs.list_rows import ListRow, need_column
+from imgcls_ray.storage.encodings import HEAD_BYTES, as_utf8, other_encoding
 from imgcls_ray.storage.files import absolute_path, path_from_uri, scheme_of
 from imgcls_ray.storage.s3 import is_s3
 
@@ -31,14 +32,7 @@ if TYPE_CHECKING:
 
 _MAX_LINE_CHARS = 4 * 2**20
 _MAX_JSON_CHARS = 256 * 2**20
-_HEAD_BYTES = 8192
 _GZIP = b"\x1f\x8b"
-_BYTE_ORDER_MARKS = (
-    (b"\xff\xfe\x00\x00", "UTF-32", "UTF-32LE"),
-    (b"\x00\x00\xfe\xff", "UTF-32", "UTF-32BE"),
-    (b"\xff\xfe", "UTF-16", "UTF-16LE"),
-    (b"\xfe\xff", "UTF-16", "UTF-16BE"),
-)
 _OTHER_FILES = (
     (b"PAR1", "a Parquet file; name it .parquet"),
     (b"PK\x03\x04", "a ZIP archive or a spreadsheet; unpack it, or save it as CSV (UTF-8)"),
@@ -46,8 +40,7 @@ _OTHER_FILES = (
     (b"\xfd7zXZ", "compressed with xz; unpack it, or pack it with gzip"),
     (b"\x28\xb5\x2f\xfd", "compressed with zstd; unpack it, or pack it with gzip"),
 )
-# Of text, at most a stray character is a NUL; of ASCII in UTF-16, every other byte is one.
-_NULS_OF_WIDE_TEXT, _NULS_OF_BINARY = 0.2, 0.1
+_NULS_OF_BINARY = 0.1
 _ESCAPED_BYTE = re.compile("[\udc80-\udcff]")
 _PADDLEX_LINE = re.compile(r"(.*\S)[ \t]+[0-9]+(?:,[0-9]+)*[ \t]*")
 _WITH_EXTENSION = re.compile(r".*\.[A-Za-z][A-Za-z0-9]{1,4}", re.DOTALL)
@@ -63,10 +56,9 @@ def open_text(path: str, file: IO[bytes]) -> Bytes:
     """
     is_packed = _head_of(file, len(_GZIP)) == _GZIP
     content: Bytes = gzip.GzipFile(fileobj=file) if is_packed else file
-    head = _head_of(content, _HEAD_BYTES)
-    if (encoding := _encoding_of(head)) is not None:
-        name, code = encoding
-        raise InputError(f"{path}: is {name}, and lists are read as UTF-8; {_as_utf8(path, code, is_packed=is_packed)}")
+    head = _head_of(content, HEAD_BYTES)
+    if (what := other_encoding(path, head, is_packed=is_packed)) is not None:
+        raise InputError(f"{path}: {what}")
     if (what := next((what for magic, what in _OTHER_FILES if head.startswith(magic)), None)) is not None:
         raise InputError(f"{path}: is {what}")
     if head.count(0) > 1 and b"\n" not in head:
@@ -76,41 +68,10 @@ def open_text(path: str, file: IO[bytes]) -> Bytes:
     return content
 
 
-def _as_utf8(path: str, code: str, *, is_packed: bool) -> str:
-    """How a list is saved as UTF-8."""
-    name = os.path.basename(path)
-    target = f"utf8-{name.removesuffix('.gz')}"
-    command = f"gzip -dc {name} | iconv -f {code} -t UTF-8" if is_packed else f"iconv -f {code} -t UTF-8 {name}"
-    return f"save it as UTF-8, e.g. with `{command} > {target}`"
-
-
 def _head_of(file: Bytes, size: int) -> bytes:
     head = file.read(size)
     file.seek(0)
     return head
-
-
-def _encoding_of(head: bytes) -> tuple[str, str] | None:
-    """An encoding of two or four bytes a character, by its mark or by where its NULs are; its name for iconv, too."""
-    for mark, name, code in _BYTE_ORDER_MARKS:
-        if head.startswith(mark):
-            return name, code
-    whole = head[: len(head) // 4 * 4]
-    nuls = [whole[i::4].count(0) for i in range(4)]
-    enough = _NULS_OF_WIDE_TEXT * len(whole)
-    if len(whole) < 4 or sum(nuls) < enough:
-        return None
-    quarter = len(whole) // 4
-    if min(nuls[1:]) > 0.9 * quarter and nuls[0] < enough:
-        return "UTF-32 without a byte order mark", "UTF-32LE"
-    if min(nuls[:3]) > 0.9 * quarter and nuls[3] < enough:
-        return "UTF-32 without a byte order mark", "UTF-32BE"
-    even, odd = nuls[0] + nuls[2], nuls[1] + nuls[3]
-    if even < 0.1 * odd:
-        return "UTF-16 without a byte order mark", "UTF-16LE"
-    if odd < 0.1 * even:
-        return "UTF-16 without a byte order mark", "UTF-16BE"
-    return None
 
 
 def _lines(
@@ -134,7 +95,7 @@ def _lines(
             if len(line) == most:
                 raise InputError(f"{path}:{number}: is longer than {max_chars:,} characters; write one image in a line")
             if not (any_bytes or line.isascii()) and (found := _ESCAPED_BYTE.search(line)):
-                byte, advice = ord(found[0]) - 0xDC00, _as_utf8(path, "WINDOWS-1252", is_packed=path.endswith(".gz"))
+                byte, advice = ord(found[0]) - 0xDC00, as_utf8(path, "WINDOWS-1252", is_packed=path.endswith(".gz"))
                 where = f"byte 0x{byte:02X} at column {found.start() + 1}"
                 raise InputError(f"{path}:{number}: is not UTF-8 ({where}); {advice}")
             yield number, line
