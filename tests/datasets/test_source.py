@@ -445,7 +445,7 @@ def test_two_classes_of_one_name_are_told_and_stay_two(tmp_path: Path) -> None:
     assert (finding.code, finding.line, finding.detail) == (FindingCode.DUPLICATE_CLASS_NAME, 2, "'cat' is 0 and 1")
     assert finding.code.severity is Severity.WARNING
     source = read_dataset(str(tmp_path))
-    assert [source.class_name(label) for label in range(3)] == ["cat (0)", "cat (1)", "class 2"]
+    assert [source.class_name(label) for label in range(3)] == ["cat (id 0)", "cat (id 1)", "class 2"]
 
 
 def test_ids_that_are_left_out_are_told(tmp_path: Path) -> None:
@@ -765,7 +765,6 @@ def test_numbers_that_are_too_large_for_ids_are_names(tmp_path: Path) -> None:
         {"uri": "x.jpg", "label": None},
         {"uri": "x.jpg", "label": math.nan},
         {"uri": "x.jpg", "label": ""},
-        {"uri": 7, "label": 1},
     ],
     ids=repr,
 )
@@ -799,17 +798,106 @@ def test_a_quoted_path_of_a_table_may_hold_anything(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("header", "missing"),
+    ("header", "told"),
     [
-        ("uri,split", "label"),
-        ("path,label", "uri"),
-        ("", "label and no column uri"),
-        ("a,b", "label and no column uri"),
+        ("uri,split", "has no column label, it has uri, split; it needs uri, label and maybe split"),
+        ("path,label", "has no column uri, it has path, label; it needs uri, label and maybe split"),
+        ("a|b", "has no column uri and no column label, it has a|b; it needs uri, label and maybe split"),
+        ("uri,label,label", "has the column label twice, as 'label' and 'label'; leave one of them"),
+        ("uri,label,Split,SPLIT ", "has the column split twice, as 'Split' and 'SPLIT '; leave one of them"),
+        ("", "is empty; the first line of a table names its columns: uri, label and maybe split"),
+        ("\n \n", "is empty; the first line of a table names its columns: uri, label and maybe split"),
     ],
 )
-def test_a_table_without_its_columns_is_refused(tmp_path: Path, header: str, missing: str) -> None:
-    with pytest.raises(InputError, match=f"has no column {missing}; it needs uri, label and maybe split"):
-        read_dataset(str(write_csv(tmp_path, header)))
+def test_a_table_without_its_columns_is_refused(tmp_path: Path, header: str, told: str) -> None:
+    path = write_csv(tmp_path, header)
+    with pytest.raises(InputError) as caught:
+        read_dataset(str(path))
+    assert str(caught.value) == f"{path}: {told}"
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        pytest.param(["uri,label, split", "a.jpg, cat, val"], id="a blank before the name"),
+        pytest.param(["URI,Label,Split ", "a.jpg,cat,val"], id="another case"),
+        pytest.param(["uri,label,Label,split", "a.jpg,cat,dog,val"], id="another case beside the name"),
+        pytest.param(["uri;label;split", "a.jpg;cat;val"], id="Excel's semicolons"),
+        pytest.param(["uri\tlabel\tsplit", "a.jpg\tcat\tval"], id="tabs"),
+        pytest.param(["", " ", "uri,label,split", "a.jpg,cat,val"], id="empty lines before"),
+        pytest.param(["uri,label,split", "a.jpg,cat,val,"], id="a comma behind"),
+    ],
+)
+def test_the_head_of_a_table_is_read_however_it_is_written(tmp_path: Path, lines: list[str]) -> None:
+    path = write_csv(tmp_path, *lines)
+    entries, findings = read(path)
+    assert findings == []
+    assert [(entry.path, entry.split, entry.line) for entry in entries] == [("a.jpg", "val", len(lines))]
+    assert read_dataset(str(path)).class_names == ["cat"]
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("a,b.jpg,1,train", "it has 4 values for 3 columns (uri, label, split)"),
+        ("a.jpg", "label is empty"),
+        (",", "uri and label are empty"),
+    ],
+)
+def test_a_bad_line_of_a_table_says_what_is_wrong(tmp_path: Path, line: str, told: str) -> None:
+    assert [finding.detail for finding in read(write_csv(tmp_path, "uri,label,split", line))[1]] == [told]
+
+
+@pytest.mark.parametrize(
+    ("labels", "names"),
+    [
+        ([b"cat", b"dog", None], ["cat", "dog"]),
+        ([10.0, 2.0, math.nan], [None, None, "2", *[None] * 7, "10"]),
+        ([1.5, 2.0], ["1.5", "2.0"]),
+        ([True, False], ["False", "True"]),
+        (pa.array(["b", "a"]).dictionary_encode(), ["a", "b"]),
+        (pa.array([1, 0], pa.uint8()), ["0", "1"]),
+    ],
+    ids=repr,
+)
+def test_labels_of_a_parquet_table_are_texts_and_whole_numbers(
+    tmp_path: Path, labels: list[Any], names: list[str | None]
+) -> None:
+    path = write_parquet(tmp_path, URI=[f"{number}.jpg" for number in range(len(labels))], label=labels)
+    assert read_dataset(str(path)).class_names == names
+
+
+def test_whole_numbers_that_pandas_wrote_as_floats_are_ids(tmp_path: Path) -> None:
+    path = write_csv(tmp_path, "uri,label", "a.jpg,10.0", "b.jpg,2.0", "c.jpg,")
+    assert [entry.label for entry in read(path)[0]] == [10, 2]
+
+
+@pytest.mark.parametrize(
+    ("columns", "told"),
+    [
+        ({"uri": ["a"], "label": [["a"]]}, r"'label' is of type list<.*>; it needs texts or whole numbers"),
+        ({"uri": ["a"], "label": [{"x": 1}]}, r"'label' is of type struct<.*>; it needs texts or whole numbers"),
+        ({"uri": [7], "label": [1]}, "'uri' is of type int64; it needs texts"),
+        ({"uri": ["a"], "label": [1], "Split": [1]}, "'Split' is of type int64; it needs texts"),
+    ],
+)
+def test_columns_of_other_types_are_refused(tmp_path: Path, columns: dict[str, list[Any]], told: str) -> None:
+    with pytest.raises(InputError, match=f"all.parquet: the column {told}$"):
+        read_dataset(str(write_parquet(tmp_path, **columns)))
+
+
+def test_bytes_of_a_table_that_are_not_utf8_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"all\.parquet: row 2: b'\\xff' is not UTF-8"):
+        read_dataset(str(write_parquet(tmp_path, uri=["a", "b"], label=[b"x", b"\xff"])))
+
+
+def test_a_table_in_utf_16_is_refused_with_the_command_that_saves_it(tmp_path: Path) -> None:
+    path = tmp_path / "all.csv"
+    path.write_text("uri,label\na.jpg,cat\n", encoding="utf-16")
+    with pytest.raises(
+        InputError, match=r"all\.csv: is UTF-16, .* `iconv -f UTF-16LE -t UTF-8 all\.csv > utf8-all\.csv`"
+    ):
+        read_dataset(str(path))
 
 
 def test_a_table_without_rows_has_no_class(tmp_path: Path) -> None:
