@@ -20,6 +20,7 @@ from imgcls_ray.storage.names import rule_of_folder
 from imgcls_ray.storage.s3 import S3Options, is_s3
 from imgcls_ray.storage.s3_inputs import list_place
 from imgcls_ray.storage.walking import list_folder
+from imgcls_ray.words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -59,7 +60,12 @@ def read_class_folders(dataset: str, s3: S3Options, split_folders: Mapping[str, 
             raise InputError(counts.unlisted_text)
 
     left_out = ListingCounts()
-    folders = Counter(tuple(path.split("/")[:-1]) for path, _ in paths(left_out))
+    folders: Counter[tuple[str, ...]] = Counter()
+    firsts: dict[tuple[str, ...], str] = {}
+    for path, _ in paths(left_out):
+        parts = tuple(path.split("/")[:-1])
+        folders[parts] += 1
+        firsts.setdefault(parts, path)
     for line in left_out.lines():
         logger.info("%s: left out: %s", dataset, line)
     try:
@@ -78,8 +84,18 @@ def read_class_folders(dataset: str, s3: S3Options, split_folders: Mapping[str, 
     # An object storage has no empty folders.
     findings = [] if is_s3(dataset) else list(_empty_folders(root, layout, frozenset(classes)))
     splits = [split for split in SPLITS if split in layout.folders]
-    notes = [name_text(note) for note in layout.notes]
+    notes = [name_text(note) for note in [*layout.notes, *_note_of_loose(layout, folders, firsts)]]
     return DatasetSource(dataset, None, names, splits, read, findings, notes=notes)
+
+
+def _note_of_loose(
+    layout: Layout, folders: Mapping[tuple[str, ...], int], firsts: Mapping[tuple[str, ...], str]
+) -> Iterator[str]:
+    """A line about the images that lie beside the folders of classes."""
+    loose = sorted(parts for parts in folders if layout.has_loose(parts))
+    if loose:
+        number = sum(folders[parts] for parts in loose)
+        yield f"left out: {counted(number, 'image')} beside the folders of classes, e.g. {firsts[loose[0]]}"
 
 
 def _empty_folders(root: str, layout: Layout, classes: frozenset[str]) -> Iterator[Finding]:

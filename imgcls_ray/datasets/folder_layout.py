@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from imgcls_ray.datasets.check_result import SPLITS
 from imgcls_ray.datasets.split_names import possible_splits, split_called
-from imgcls_ray.words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -42,6 +41,10 @@ class Layout:
             if len(parts) > len(folder) and tuple(parts[: len(folder)]) == folder:
                 return split, parts[len(folder)]
         return None
+
+    def has_loose(self, parts: Parts) -> bool:
+        """Whether images directly in a folder lie beside the folders of classes, or above them."""
+        return any(parts == folder[: len(parts)] for folder in self.folders.values())
 
 
 class _Level:
@@ -123,7 +126,16 @@ def given_layout(folders: Mapping[Parts, int], split_folders: Mapping[str, str])
             raise ValueError(
                 f"split_folders: there is no image in {'/'.join((*level.base, 'CLASS'))}/ for the {split} split"
             )
-    return Layout(_within(levels))
+    layout = Layout(_within(levels))
+    unread = sorted(
+        {
+            next(parts[: depth + 1] for depth in range(len(parts)) if not layout.has_loose(parts[: depth + 1]))
+            for parts in folders
+            if not layout.has_loose(parts) and layout.place(parts) is None
+        }
+    )
+    notes = [f"not read, as split_folders does not name them: {_listed(map('/'.join, unread))}"] if unread else []
+    return Layout(layout.folders, notes)
 
 
 def _inner(level: _Level) -> _Level | None:
@@ -189,8 +201,7 @@ def _within(splits: Mapping[str, _Level]) -> dict[str, Parts]:
 
 def _notes_of_place(level: _Level, left_out: Sequence[str]) -> list[str]:
     """What people would not see otherwise: that the dataset lies deeper, and what is not read."""
-    loose = f"; left out: {counted(level.num_loose, 'image')} beside them" if level.num_loose else ""
-    notes = [f"its folders of classes are in {'/'.join(level.base)}/{loose}"] if level.base else []
+    notes = [f"its folders of classes are in {'/'.join(level.base)}/"] if level.base else []
     return [*notes, *([f"left out, as no splits with folders of classes: {_listed(left_out)}"] if left_out else [])]
 
 

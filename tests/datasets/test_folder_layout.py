@@ -34,7 +34,7 @@ def read(dataset: str, split_folders: str | None = None) -> tuple[dict[str, list
     ("name", "split"),
     [
         *((name, "train") for name in ("train", "Train", "TRAINING")),
-        *((name, "val") for name in ("val", "Valid", "VALIDATION", "Dev")),
+        *((name, "val") for name in ("val", "Valid", "Validate", "VALIDATION", "Dev")),
         *((name, "test") for name in ("Test", "testing")),
         *((name, None) for name in ("trains", "train_set", "evaluation", "tset", "")),
     ],
@@ -62,7 +62,10 @@ def test_folders_called_like_splits_are_splits(tmp_path: Path, names: tuple[str,
 
 def test_splits_of_other_names_are_told_in_one_line(tmp_path: Path) -> None:
     data = write(tmp_path, "Train/cat/1.jpg", "Train/dog/1.jpg", "valid/cat/1.jpg", "raw/1.jpg", "cover.jpg")
-    assert read_dataset(data).notes == ["read Train/ as train, valid/ as val; left out: raw/"]
+    assert read_dataset(data).notes == [
+        "read Train/ as train, valid/ as val; left out: raw/",
+        "left out: 1 image beside the folders of classes, e.g. cover.jpg",
+    ]
 
 
 def test_usual_splits_are_not_told_but_what_is_left_out_beside_them_is(tmp_path: Path) -> None:
@@ -91,6 +94,13 @@ def test_usual_splits_are_not_told_but_what_is_left_out_beside_them_is(tmp_path:
             ("train/a", "holdout/a"),
             "is train/ a split, or a class beside holdout/? .*=train=train,test=holdout; for cl",
         ),
+        (
+            ("train/a", "evaluate/a"),
+            "is train/ a split, or a class beside evaluate/? .*=train=train,val=evaluate; for cl",
+        ),
+        (("train/a", "tests/a"), "split_folders=train=train,test=tests;"),
+        (("01_train/a", "02_val/a"), "are 01_train/, 02_val/ splits, or classes? .*=train=01_train,val=02_val;"),
+        (("train_2019/a", "val_2020/a"), "are train_2019/, val_2020/ splits, or classes?"),
         (("TrainData/a", "ValData/a"), "split_folders=train=TrainData,val=ValData"),
         (("x/train_set/a", "x/val_set/a"), "split_folders=train=x/train_set,val=x/val_set"),
         (("train", "test", "car"), "are test/, train/ splits, or classes? .*for classes give split_folders=none"),
@@ -146,6 +156,9 @@ def test_the_folders_of_splits_are_those_that_the_user_gives(tmp_path: Path) -> 
         "train": ["seg_train/seg_train/ice/1.jpg", "seg_train/seg_train/sea/1.jpg"],
         "test": ["seg_test/seg_test/sea/2.jpg"],
     }
+    assert read_dataset(data, split_folders={"train": "seg_train/seg_train", "test": "seg_test"}).notes == [
+        "not read, as split_folders does not name them: x/"
+    ]
     with pytest.raises(InputError, match="split_folders: there is no image in seg_val/CLASS/ for the val split"):
         read(data, "train=seg_train,val=seg_val")
 
@@ -186,7 +199,8 @@ def test_a_dataset_that_lies_deeper_is_found_and_told(
 ) -> None:
     data = write(tmp_path, *(f"{folder}/1.jpg" for folder in folders), "readme.md", "cover.jpg")
     source = read_dataset(data)
-    assert (source.splits, source.class_names, source.notes) == (splits, classes, [note])
+    notes = [note, "left out: 1 image beside the folders of classes, e.g. cover.jpg"]
+    assert (source.splits, source.class_names, source.notes) == (splits, classes, notes)
     assert len(list(source.read(lambda _: None))) == len(
         [folder for folder in folders if folder.endswith(("cat", "dog"))]
     )
@@ -217,7 +231,32 @@ def test_a_cover_beside_the_folders_of_a_deeper_dataset_is_left_out_and_told(tmp
     images = (f"data/{label}/{number}.jpg" for label in ("cat", "dog") for number in range(5))
     source = read_dataset(write(tmp_path, *images, "data/cover.jpg"))
     assert source.class_names == ["cat", "dog"]
-    assert source.notes == ["its folders of classes are in data/; left out: 1 image beside them"]
+    assert source.notes == [
+        "its folders of classes are in data/",
+        "left out: 1 image beside the folders of classes, e.g. data/cover.jpg",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("folders", "split_folders"), [(("cat", "dog"), None), (("cat", "dog"), {}), (("train/cat", "val/cat"), None)]
+)
+def test_images_beside_class_folders_are_told(
+    tmp_path: Path, folders: tuple[str, ...], split_folders: dict[str, str] | None
+) -> None:
+    beside = folders[0].rpartition("/")[0]
+    loose = (f"{beside}/{name}".lstrip("/") for name in ("loose_1.jpg", "loose_2.jpg"))
+    data = write(tmp_path, *(f"{folder}/1.jpg" for folder in folders), *loose)
+    told = f"{beside}/loose_1.jpg".lstrip("/")
+    assert read_dataset(data, split_folders=split_folders).notes == [
+        f"left out: 2 images beside the folders of classes, e.g. {told}"
+    ]
+
+
+def test_folders_that_split_folders_does_not_name_are_told(tmp_path: Path) -> None:
+    data = write(tmp_path, "a/train/cat/1.jpg", "a/train/dog/1.jpg", "a/raw/x/1.jpg", "b/1.jpg", "b/c/1.jpg")
+    assert read_dataset(data, split_folders={"train": "a/train"}).notes == [
+        "not read, as split_folders does not name them: a/raw/, b/"
+    ]
 
 
 def test_a_deeper_dataset_on_s3_is_found(s3: S3Server, bucket: str) -> None:
@@ -234,6 +273,7 @@ def test_only_names_that_differ_in_the_split_alone_may_be_splits() -> None:
     assert possible_splits(["seg_train", "seg_test", "bullet_train"]) == {"seg_train": "train", "seg_test": "test"}
     assert possible_splits(["train", "testSet", "train_test"]) == {"train": "train", "testSet": "test"}
     assert possible_splits(["train", "training_set", "car"]) == {}
+    assert possible_splits(["1_train", "2_test", "3_car"]) == {"1_train": "train", "2_test": "test"}
 
 
 @pytest.mark.parametrize(
