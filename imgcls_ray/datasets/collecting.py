@@ -20,7 +20,7 @@ from imgcls_ray.datasets.duplicates import hashes_array
 from imgcls_ray.datasets.findings import Finding, FindingCode, ImageFinding, Severity
 from imgcls_ray.datasets.inspecting import ENTRY_SCHEMA, ROWS_PER_BLOCK, InspectTask
 from imgcls_ray.datasets.looks import judge_looks
-from imgcls_ray.datasets.pairs import find_pairs
+from imgcls_ray.datasets.pairs import class_twins, find_pairs
 from imgcls_ray.errors import ImageErrorCode
 
 if TYPE_CHECKING:
@@ -151,6 +151,8 @@ class Collector:
         for split in ("train", "val"):
             if not sum(self._images_per_class.get(split, Counter()).values()):
                 self.add(Finding(FindingCode.EMPTY_SPLIT, _list_of(self._source, split), split=split))
+        for finding in class_twins(self._source):
+            self.add(finding)
         known = [label for label, name in enumerate(self._source.class_names) if name is not None]
         for split, counts in self._images_per_class.items():
             if not counts:

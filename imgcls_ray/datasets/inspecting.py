@@ -177,12 +177,17 @@ def _facts_table(entries: pa.Table, results: list[ImageFacts | ImageError]) -> p
     uris = entries["uri"].to_pylist()
     columns: dict[str, Any] = {name: entries[name].combine_chunks() for name in ("number", "split", "label", "uri")}
     columns["path_hash"] = [_hash64(uri) for uri in uris]
-    columns["folded_hash"] = [_hash64(unicodedata.normalize("NFC", uri).casefold()) for uri in uris]
+    columns["folded_hash"] = [_hash64(folded(uri)) for uri in uris]
     columns["code"] = [str(result.code) if isinstance(result, ImageError) else None for result in results]
     columns["detail"] = [result.detail if isinstance(result, ImageError) else None for result in results]
     for name in ImageFacts._fields:
         columns[name] = [None if isinstance(result, ImageError) else getattr(result, name) for result in results]
     return pa.table({field.name: pa.array(columns[field.name], field.type) for field in FACTS_SCHEMA})
+
+
+def folded(name: str) -> str:
+    """The same text for names that differ only in case or in how an accent is written."""
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def _hash64(text: str) -> int:

@@ -10,7 +10,8 @@ import numpy as np
 
 from imgcls_ray.datasets.check_result import SPLITS
 from imgcls_ray.datasets.duplicates import equal_groups, near_pairs
-from imgcls_ray.datasets.findings import FindingCode, ImageFinding
+from imgcls_ray.datasets.findings import Finding, FindingCode, ImageFinding
+from imgcls_ray.datasets.inspecting import folded
 from imgcls_ray.errors import ImageError
 from imgcls_ray.images.decoder import decode_image
 from imgcls_ray.images.measure import small_grey
@@ -53,6 +54,17 @@ def find_pairs(
     yield from _similar_names(columns)
     yield from _equal_files(columns, source)
     yield from _near_pictures(columns, source, entries, config, task)
+
+
+def class_twins(source: DatasetSource) -> Iterator[Finding]:
+    """Classes whose names differ only in case or in how an accent is written."""
+    firsts: dict[str, str] = {}
+    for name in dict.fromkeys(name for name in source.class_names if name is not None):
+        if (other := firsts.setdefault(folded(name), name)) != name:
+            # Two spellings of an accent look alike unless they are escaped.
+            told = repr if other.casefold() == name.casefold() else ascii
+            what = f"the classes {told(other)} and {told(name)}"
+            yield Finding(FindingCode.NAME_TWINS, source.label_file or "", class_name=name, detail=what)
 
 
 def _similar_names(columns: Columns) -> Iterator[ImageFinding]:

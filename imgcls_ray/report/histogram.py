@@ -185,7 +185,7 @@ def _head(figure: Figure, classes: Sequence[ClassCount], splits: list[str]) -> N
     from matplotlib.patches import Patch
 
     patches = [
-        Patch(color=_COLOURS[split], label=f"{split}: {sum(one.counts[number] for one in classes):,} images")
+        Patch(color=_COLOURS[split], label=f"{split}: {counted(sum(one.counts[number] for one in classes), 'image')}")
         for number, split in enumerate(splits)
     ]
     figure.legend(

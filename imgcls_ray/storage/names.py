@@ -37,7 +37,7 @@ _FILMS_AND_SOUNDS = (
 # Beside pictures: what cameras, phones and editors write. An unfinished download may be an image all the same.
 _SIDE_FILES = (
     "aae xmp dop pp3 cos cot nksc on1 mrk ctg gpx kml icc icm lrcat lrprev lrdata cocatalog jbf "
-    "md5 sha1 sha256 crc par2 torrent lnk url webloc desktop"
+    "md5 sha1 sha256 crc par2 torrent lnk url webloc desktop thm"
 )
 _ARCHIVES_AND_PROGRAMS = (
     "zip tar gz tgz bz2 xz zst 7z rar iso dmg exe dll msi bat cmd ps1 sh so jar apk class pyc ttf otf woff woff2"
@@ -46,8 +46,10 @@ _NEVER_IMAGES = (_TEXTS_AND_TABLES, _WEIGHTS, _FILMS_AND_SOUNDS, _SIDE_FILES, _A
 _EXTENSIONS = {f".{extension}": f"*.{extension}" for extensions in _NEVER_IMAGES for extension in extensions.split()}
 # Windows and Samba keep a second stream of a file under such a name where the file system has no streams.
 _EXTENSIONS[".identifier"] = "*:Zone.Identifier"
-_ENDINGS = ("@SynoEAStream", "@SynoResource", ":AFP_AfpInfo", ":AFP_Resource")
+_ENDINGS = ("@SynoEAStream", "@SynoResource", ":AFP_AfpInfo", ":AFP_Resource", "~")
 _LOWER_ENDINGS = tuple(ending.lower() for ending in _ENDINGS)
+# What Microsoft Office keeps beside an open document.
+_BEGINNING = "~$"
 
 _SYSTEM_FILES = {
     name.lower(): name
@@ -66,6 +68,8 @@ _SYSTEM_FILES = {
         "BridgeCacheT",
         "IndexerVolumeGuid",
         "WPSettings.dat",
+        "sync.ffs_db",
+        "sync.ffs_lock",
         "_SUCCESS",
         "README",
         "LICENSE",
@@ -79,10 +83,14 @@ _SYSTEM_FOLDERS = {
         "@Recently-Snapshot",
         "@sharebin",
         "@tmp",
+        "@__thumb",
         "#recycle",
         "#snapshot",
         "$RECYCLE.BIN",
         "RECYCLER",
+        "RECYCLED",
+        "LOST.DIR",
+        "lost+found",
         "System Volume Information",
         "__MACOSX",
         "Network Trash Folder",
@@ -91,6 +99,9 @@ _SYSTEM_FOLDERS = {
         "__pycache__",
     )
 }
+
+# Where Windows' chkdsk puts what it finds.
+_FOUND_FOLDER = re.compile(r"found\.[0-9]{3}")
 
 
 def rule_of_file(name: str) -> str | None:
@@ -105,6 +116,8 @@ def rule_of_file(name: str) -> str | None:
     dot = lower.rfind(".")
     if dot > 0 and (rule := _EXTENSIONS.get(lower[dot:])) is not None:
         return rule
+    if lower.startswith(_BEGINNING):
+        return f"{_BEGINNING}*"
     if lower.endswith(_LOWER_ENDINGS):
         return next(f"*{ending}" for ending in _ENDINGS if lower.endswith(ending.lower()))
     return None
@@ -113,6 +126,8 @@ def rule_of_file(name: str) -> str | None:
 def rule_of_folder(name: str) -> str | None:
     """The rule of the default table for a folder, e.g. ``@eaDir/``; ``None`` if it may hold images."""
     lower = name.lower()
+    if _FOUND_FOLDER.fullmatch(lower):
+        return "FOUND.*/"
     return "*.lrdata/" if lower.endswith(".lrdata") else _SYSTEM_FOLDERS.get(lower)
 
 

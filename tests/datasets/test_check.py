@@ -111,7 +111,7 @@ def test_the_dataset_fails_and_errors_come_first(faulty: CheckResult) -> None:
 
 def test_a_finding_says_what_came(faulty: CheckResult) -> None:
     [conflict] = found(faulty, FindingCode.CONFLICTING_LABELS)
-    assert conflict.detail == "the same bytes: dog and cat (0); the other is images/conflict_a.jpg (train.txt:34)"
+    assert conflict.detail == "the same bytes: dog and cat (id 0); the other is images/conflict_a.jpg (train.txt:34)"
     assert conflict.line == 35
     assert conflict.class_name == "dog"
     assert conflict.uri.endswith("/images/conflict_b.jpg")

@@ -104,3 +104,18 @@ def test_two_classes_of_one_name_are_two_to_train_and_in_a_report(tmp_path: Path
     assert result.class_names == ["crane (id 0)", "kite", "crane (id 2)"]
     empty = [finding.class_name for finding in result.findings if finding.code is FindingCode.CLASS_WITHOUT_IMAGES]
     assert empty == ["crane (id 0)", "kite"]
+
+
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        (("Cat", "cat"), "the classes 'Cat' and 'cat'"),
+        (("cafe\u0301", "caf\u00e9"), r"the classes 'cafe\u0301' and 'caf\xe9'"),
+    ],
+)
+def test_classes_whose_names_are_twins_are_told_and_stay_two(tmp_path: Path, names: tuple[str, str], told: str) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    result = checked(write_lists(data, "a.jpg 0\nb.jpg 1\n", "c.jpg 0\n", f"0 {names[0]}\n1 {names[1]}\n"), tmp_path)
+    assert [(f.file, f.detail) for f in result.findings if f.code is FindingCode.NAME_TWINS] == [("label.txt", told)]
+    assert read_dataset(str(data)).class_names == list(names)

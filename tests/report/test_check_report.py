@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from imgcls_ray.datasets.check_result import CheckResult, Sample
 from imgcls_ray.datasets.findings import FINDING_SCHEMA, Finding, FindingCode
 from imgcls_ray.images.decoder import DEFAULT_LIMITS
-from imgcls_ray.report import figures
+from imgcls_ray.report import figures, histogram
 from imgcls_ray.report.check_report import write_report
 from imgcls_ray.report.histogram import draw_histogram, rank_classes
 from imgcls_ray.report.page import visible
@@ -427,6 +428,14 @@ def test_the_histogram_is_of_a_size_that_can_be_looked_at(num_classes: int) -> N
     with Image.open(io.BytesIO(png)) as picture:
         assert 900 <= picture.width <= 1900
         assert 200 <= picture.height <= 2700
+
+
+def test_one_image_of_a_split_is_told_in_the_singular() -> None:
+    per_class = {"train": Counter({0: 2}), "test": Counter({0: 1})}
+    result = result_of("data", class_names=["a"], num_images={"train": 2, "test": 1}, images_per_class=per_class)
+    figure = Figure()
+    histogram._head(figure, rank_classes(result), ["train", "test"])
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["train: 2 images", "test: 1 image"]
 
 
 @pytest.mark.usefixtures("missing_glyphs_are_errors")

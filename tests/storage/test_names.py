@@ -21,6 +21,10 @@ from imgcls_ray.storage.names import NameRules, rule_of_file, rule_of_folder
         ("photo.jpg@SynoEAStream", "*@SynoEAStream"),
         ("archive.tar.gz", "*.gz"),
         ("notes.TXT", "*.txt"),
+        ("GOPR0001.THM", "*.thm"),
+        ("photo.jpg~", "*~"),
+        ("~$report.jpg", "~$*"),
+        ("sync.ffs_db", "sync.ffs_db"),
         ("Icon\r", "Icon\r"),
         ("IMG_0001.JPG", None),
         ("IMG_0001.NEF", None),
@@ -28,6 +32,7 @@ from imgcls_ray.storage.names import NameRules, rule_of_file, rule_of_folder
         ("x.weird", None),
         ("txt", None),
         ("mov.jpg", None),
+        ("~photo.jpg", None),
     ],
 )
 def test_the_table_knows_what_never_is_an_image(name: str, rule: str | None) -> None:
@@ -45,7 +50,13 @@ def test_the_table_knows_what_never_is_an_image(name: str, rule: str | None) -> 
         ("Previews.lrdata", "*.lrdata/"),
         ("recycle", None),
         ("photos.mov", None),
-        ("lost+found", None),
+        ("lost+found", "lost+found/"),
+        ("lost.dir", "LOST.DIR/"),
+        ("RECYCLED", "RECYCLED/"),
+        ("@__thumb", "@__thumb/"),
+        ("FOUND.000", "FOUND.*/"),
+        ("found.new", None),
+        ("lost", None),
     ],
 )
 def test_the_table_knows_the_folders_of_systems(name: str, rule: str | None) -> None:
