@@ -184,7 +184,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
     for module in (check, train, evaluate, export):
         name = module.__name__.rpartition(".")[2]
-        monkeypatch.setattr(module, "run", lambda _file, _overrides, values, name=name: note(name, values))
+        monkeypatch.setattr(module, "run", lambda _file, _overrides, values, name=name, **_: note(name, values))
     monkeypatch.setattr(
         paddlex, "label_files", lambda config, _taken: note("predict", config.model_dump(exclude_unset=True))
     )

@@ -186,7 +186,7 @@ def _do(mode: str, ours: Values) -> None:
         case "check_dataset":
             check.run(None, [], ours)
         case "train":
-            train.run(None, [], ours)
+            train.run(None, [], ours, is_shared=True)
         case "evaluate":
             evaluate.run(None, [], ours)
         case "export":

@@ -20,8 +20,14 @@ if TYPE_CHECKING:
     from imgcls_ray.train.result import TrainResult
 
 
-def run(config_file: Path | None, overrides: Sequence[str], flags: Values) -> None:
+def run(config_file: Path | None, overrides: Sequence[str], flags: Values, *, is_shared: bool = False) -> None:
     """Train what the configuration says; flags win over overrides, overrides over the file.
+
+    Args:
+        config_file: a file of keys.
+        overrides: pairs ``key=value``.
+        flags: values by key.
+        is_shared: whether the output may hold files of others.
 
     Raises:
         JobFailedError: training failed; ``train_result.json`` has the reason.
@@ -32,7 +38,7 @@ def run(config_file: Path | None, overrides: Sequence[str], flags: Values) -> No
 
     try:
         with native_stderr_aside():
-            result = train(settle_device(config), Console(stderr=True))
+            result = train(settle_device(config), Console(stderr=True), is_shared=is_shared)
     except KeyboardInterrupt as error:
         raise StoppedError("stopped before training began") from error
     _tell(result)

@@ -98,7 +98,7 @@ def predict(config: PredictConfig, console: Console) -> PredictReport:
     report = PredictReport(directory.uri)
     store = open_store(directory) if is_store(directory) else None
     if store is not None:
-        check_identity(store, identity)
+        check_identity(store, identity, top_k=config.top_k)
     # What an earlier command left open is finished also where this input is gone.
     if input_error is not None and (store is None or config.dry_run or not store.open_runs()):
         raise input_error

@@ -23,6 +23,7 @@ from imgcls_ray.config import StrictModel
 from imgcls_ray.errors import LabelStoreDamagedError, LabelStoreError, StorageError, StoreInUseError
 from imgcls_ray.json_files import encode_json
 from imgcls_ray.storage.create_only import prove_create_only
+from imgcls_ray.storage.taken import foreign_name
 from imgcls_ray.store.schema import Unit, parse_part_name, part_schema
 
 if TYPE_CHECKING:
@@ -354,7 +355,7 @@ def is_store(directory: Directory) -> bool:
     try:
         if directory.exists(IDENTITY_FILE):
             return True
-        taken = next((name for name in directory.entries() if not name.startswith(".")), None)
+        taken = foreign_name(directory, IDENTITY_FILE)
     except StorageError as error:
         # A wrong --output, rather than a storage that fails.
         if isinstance(error.__cause__, PermissionError | NotADirectoryError):
@@ -363,8 +364,7 @@ def is_store(directory: Directory) -> bool:
                 f"{directory.uri}: cannot be looked into ({reason}); give --output a directory"
             ) from error
         raise
-    # Looked for again: another run may have made the store between the two looks.
-    if taken and not directory.exists(IDENTITY_FILE):
+    if taken is not None:
         raise LabelStoreError(
             f"{directory.uri}: is not a label store (it holds {taken!r} and no {IDENTITY_FILE}); "
             "give --output a new or empty directory"
@@ -372,8 +372,13 @@ def is_store(directory: Directory) -> bool:
     return directory.exists(IDENTITY_FILE)
 
 
-def check_identity(store: LabelStore, identity: StoreIdentity) -> None:
+def check_identity(store: LabelStore, identity: StoreIdentity, *, top_k: int | None = None) -> None:
     """Refuse a run whose model or columns differ from the store's.
+
+    Args:
+        store: that is there.
+        identity: of the run.
+        top_k: number of labels that was asked for, as it is told; an identity has at most one for each class.
 
     Raises:
         LabelStoreError: naming the first difference and the way out.
@@ -386,9 +391,10 @@ def check_identity(store: LabelStore, identity: StoreIdentity) -> None:
         )
     for field in ("top_k", "embedding", "logits"):
         if getattr(have, field) != getattr(want, field):
+            asked = top_k if field == "top_k" and top_k is not None else getattr(want, field)
             raise LabelStoreError(
-                f"{store.uri}: was made with {field}={getattr(have, field)}, this run has "
-                f"{field}={getattr(want, field)}; use the same, or another --output"
+                f"{store.uri}: was made with {field}={getattr(have, field)}, this run has {field}={asked}; "
+                "use the same, or another --output"
             )
 
 

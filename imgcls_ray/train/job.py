@@ -18,13 +18,14 @@ from imgcls_ray.options import s3_options
 from imgcls_ray.storage import open_directory
 from imgcls_ray.storage.files import path_from_uri
 from imgcls_ray.storage.s3 import is_s3
-from imgcls_ray.store.lease import hold_lease
+from imgcls_ray.storage.taken import foreign_name
+from imgcls_ray.store.lease import LEASE_FILE, hold_lease
 from imgcls_ray.train.entries import read_entries
 from imgcls_ray.train.loop import STATE_NAME
 from imgcls_ray.train.network import open_start
 from imgcls_ray.train.recipe import Recipe, resolve_recipe
 from imgcls_ray.train.reporter import report_to
-from imgcls_ray.train.result import CONFIG_FILE, RESULT_FILE, TrainResult, write_result
+from imgcls_ray.train.result import CONFIG_FILE, RESULT_FILE, RUN_NAMES, TrainResult, write_result
 from imgcls_ray.train.state import (
     ModelDescription,
     RunIdentity,
@@ -58,10 +59,22 @@ _IDENTITY_KEYS = (
     "class_weights",
     "sampling",
 )
+# What the other commands leave in an output that they share with this one (all have the default "output"), and what is
+# left of a run that failed before it had a state.
+_OF_OTHER_COMMANDS = frozenset(
+    {"check_dataset", "evaluate", "inference", LEASE_FILE}
+    | {f"{mode}_result.json" for mode in ("check_dataset", "train", "evaluate", "export", "predict")}
+)
 
 
-def train(config: TrainConfig, console: Console) -> TrainResult:
+def train(config: TrainConfig, console: Console, *, is_shared: bool = False) -> TrainResult:
     """Run ``imgcls train``.
+
+    Args:
+        config: the run.
+        console: for the progress.
+        is_shared: whether the output may hold any files of others, but none under the names of a run: PaddleX's
+            commands and scripts save predictions in the same folder.
 
     Raises:
         UsageError: the configuration cannot work; raised before workers start.
@@ -78,6 +91,7 @@ def train(config: TrainConfig, console: Console) -> TrainResult:
     directory = open_directory(config.output, s3)
     if not is_s3(config.output) and os.path.isfile(path := path_from_uri(config.output)):
         raise UsageError(f"{path}: is a file; give a folder for the run, or s3://BUCKET/PREFIX")
+    _check_is_ours(directory, config.output, is_shared=is_shared)
     entries = read_entries(config.data, delimiter=config.delimiter, split_folders=config.split_places, s3=s3)
     with hold_lease(directory):
         state = load_state(directory, STATE_NAME)
@@ -92,6 +106,18 @@ def train(config: TrainConfig, console: Console) -> TrainResult:
         except ImgclsError as error:
             write_failure(directory, RESULT_FILE, error)
             raise
+
+
+def _check_is_ours(directory: Directory, output: str, *, is_shared: bool) -> None:
+    """Refuse an output with files of somebody else, which the run would replace or mix with its own."""
+    known = _OF_OTHER_COMMANDS
+    if is_shared:
+        known |= {name.rstrip("/") for name in directory.entries()} - RUN_NAMES
+    if (taken := foreign_name(directory, STATE_NAME, known)) is not None:
+        raise UsageError(
+            f"{output}: is not the output of a training run (it holds {taken!r} and no {STATE_NAME}); give --output a "
+            "new or empty folder"
+        )
 
 
 def _batch_size(config: TrainConfig, entries: Entries) -> int:

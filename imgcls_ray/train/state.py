@@ -167,5 +167,5 @@ def load_state(directory: Directory, name: str) -> TrainState | None:
     except Exception as error:
         raise ModelFolderError(
             f"{directory.uri}/{name}: is not the state of a training run "
-            f"({type(error).__name__}: {' '.join(str(error).split())[:200]}); remove it to begin anew"
+            f"({type(error).__name__}: {' '.join(str(error).split())[:200]}); give another --output to begin anew"
         ) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import shutil
 from pathlib import Path
@@ -10,14 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import load_file
 
 from imgcls_ray import create_model
 from imgcls_ray.errors import InputError, JobFailedError, StoppedError, StoreInUseError, UsageError
 from imgcls_ray.models.folder import open_model_folder
 from imgcls_ray.storage import DEFAULT_S3, open_directory
+from imgcls_ray.storage.s3_directory import S3Directory
 from imgcls_ray.store.lease import hold_lease
 from imgcls_ray.train.entries import read_entries
+from imgcls_ray.train.job import _check_is_ours, train
 from tests.train.conftest import CLASSES, NUM_VAL, write_colours
 
 if TYPE_CHECKING:
@@ -115,6 +119,47 @@ def test_run_again_it_is_done(
     )
     assert result.was_done
     assert (trained / "best_model" / "model.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "0.jpg", "latest/other.pt"])
+@pytest.mark.parametrize("is_shared", [False, True])
+def test_somebody_elses_folder_is_refused_before_anything_is_written(
+    tmp_path: Path, make_train_config: Callable[..., TrainConfig], name: str, is_shared: bool
+) -> None:
+    path = tmp_path / "run" / name
+    path.parent.mkdir(parents=True)
+    path.write_text("mine")
+    if is_shared and name == "0.jpg":  # PaddleX's predictions may lie there, as no run writes such a file
+        _check_is_ours(open_directory(str(tmp_path / "run")), "run", is_shared=True)
+        return
+    with pytest.raises(
+        UsageError,
+        match=rf"run: is not the output of a training run \(it holds '{path.parts[len(tmp_path.parts) + 1]}'",
+    ):
+        train(make_train_config(), Console(file=io.StringIO()), is_shared=is_shared)
+    assert [found for found in tmp_path.rglob("*") if found.is_file()] == [path]
+    assert path.read_text() == "mine"
+
+
+def test_what_other_commands_and_a_failure_left_there_is_no_obstacle(
+    tmp_path: Path, make_train_config: Callable[..., TrainConfig], train_here: Callable[..., TrainResult]
+) -> None:
+    for name in ("check_dataset/report.html", "check_dataset_result.json", "train_result.json", ".nfs1"):
+        (tmp_path / "run" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "run" / name).write_text("{}")
+    train_here(make_train_config(epochs=1))
+    assert result_of(tmp_path / "run")["done_flag"] is True
+
+
+def test_a_prefix_of_somebody_elses_objects_is_refused(
+    make_train_config: Callable[..., TrainConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(S3Directory, "exists", lambda _self, _name: False)
+    monkeypatch.setattr(S3Directory, "entries", lambda _self, *_args, **_names: iter(["photos/"]))
+    with pytest.raises(
+        UsageError, match=r"^s3://bucket/a: is not the output of a training run .it holds 'photos' and "
+    ):
+        train(make_train_config(output="s3://bucket/a"), Console(file=io.StringIO()))
 
 
 @pytest.mark.parametrize("changes", [{"epochs": 7}, {"learning_rate": 0.02}, {"seed": 1}, {"batch_size": 16}])
