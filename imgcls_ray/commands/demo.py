@@ -24,6 +24,7 @@ from imgcls_ray.models.architecture import build_network
 from imgcls_ray.models.folder import save_model_folder
 from imgcls_ray.models.zoo import find_model
 from imgcls_ray.storage import open_directory
+from imgcls_ray.storage.files import check_address
 from imgcls_ray.store.label_store import open_store
 from imgcls_ray.store.latest import latest_rows
 
@@ -45,7 +46,9 @@ def run(config_file: Path | None, overrides: Sequence[str], flags: Values) -> No
     Raises:
         UsageError: the folder exists.
     """
-    output = Path(make_config(DemoConfig, read_values(DemoConfig, config_file, overrides, flags)).output)
+    config = make_config(DemoConfig, read_values(DemoConfig, config_file, overrides, flags))
+    check_address(config.output)
+    output = Path(config.output)
     if output.exists():
         raise UsageError(f"{output}: already exists; remove it, or give another --output")
     console = Console(highlight=False, soft_wrap=True)

@@ -17,6 +17,7 @@ from imgcls_ray.config import ListModelsConfig, NewModelConfig, make_config, rea
 from imgcls_ray.errors import UsageError
 from imgcls_ray.models.zoo import ZOO
 from imgcls_ray.options import s3_options
+from imgcls_ray.storage.files import check_address
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -56,6 +57,7 @@ def show(config_file: Path | None, overrides: Sequence[str], flags: Values) -> N
 def new(config_file: Path | None, overrides: Sequence[str], flags: Values) -> None:
     """Make a model folder and say what it is."""
     config = make_config(NewModelConfig, read_values(NewModelConfig, config_file, overrides, flags))
+    check_address(config.output)
     from imgcls_ray.models.class_names import read_class_names
     from imgcls_ray.models.new import new_model_folder
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from imgcls_ray.config.base import StrictModel
 from imgcls_ray.config.limits import ObjectStorage
@@ -17,12 +17,19 @@ class ListModelsConfig(StrictModel):
     """List only networks of this family, e.g. ResNet."""
     max_params: float | None = Field(default=None, ge=0)
     """List only networks of at most this many million parameters."""
-    min_top1: float | None = Field(default=None, ge=0)
+    min_top1: float | None = Field(default=None, ge=0, le=100)
     """List only networks of at least this published accuracy, in percent."""
     pretrained: bool = False
     """List only networks that timm has pretrained weights for."""
     json_: bool = Field(default=False, alias="json")
     """Print JSON with every detail, for programs."""
+
+    @field_validator("min_top1")
+    @classmethod
+    def _is_no_share(cls, value: float | None) -> float | None:
+        if value is not None and 0 < value < 1:
+            raise ValueError(f"must be in percent, e.g. {100 * value:g}")
+        return value
 
 
 class NewModelConfig(ObjectStorage):
@@ -51,6 +58,6 @@ class NewModelConfig(ObjectStorage):
     def _weights_come_from_one_place(self) -> Self:
         if (self.weights is not None) + self.random + self.pretrained > 1:
             raise ValueError("--pretrained, --weights and --random exclude each other")
-        if self.output.startswith("s3:/"):
+        if self.output.startswith("s3://"):
             raise ValueError(f"{self.output}: a model folder is made on this machine; copy it to the bucket afterwards")
         return self

@@ -13,7 +13,7 @@ from imgcls_ray.datasets.list_files import LIST_NAMES, find_lists, lists_without
 from imgcls_ray.datasets.tables import read_table
 from imgcls_ray.errors import InputError
 from imgcls_ray.storage import DEFAULT_S3, open_directory
-from imgcls_ray.storage.files import path_from_uri
+from imgcls_ray.storage.files import check_address, path_from_uri
 from imgcls_ray.storage.s3 import S3Options, is_s3
 
 if TYPE_CHECKING:
@@ -49,6 +49,8 @@ def read_dataset(
         InputError: there is no such dataset, it is of no known kind, it cannot be told which folders are splits, or
             there are lists but no class names.
     """
+    if not os.path.lexists(dataset):
+        check_address(dataset)
     is_folder = not is_s3(dataset) and os.path.isdir(path_from_uri(dataset))
     if os.path.splitext(dataset)[1].lower() in _TABLES and not is_folder:
         return read_table(dataset, s3)

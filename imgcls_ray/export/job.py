@@ -11,7 +11,7 @@ from imgcls_ray.datasets.list_files import LABEL_FILE, label_file
 from imgcls_ray.errors import JobFailedError, UsageError
 from imgcls_ray.json_files import encode_json
 from imgcls_ray.options import s3_options
-from imgcls_ray.storage.files import path_from_uri
+from imgcls_ray.storage.files import check_address, path_from_uri
 from imgcls_ray.storage.s3 import is_s3
 from imgcls_ray.words import counted
 from imgcls_ray.workers.progress import image_progress
@@ -119,6 +119,7 @@ def _output(config: ExportConfig) -> Path:
     """Refuse a place where no folder can be made, before the work and not after it."""
     from imgcls_ray.models.folder import check_is_free
 
+    check_address(config.output)
     if is_s3(config.output):
         raise UsageError(f"{config.output}: an export is made on this machine; copy it to the bucket afterwards")
     output = Path(path_from_uri(config.output))

@@ -15,6 +15,7 @@ from imgcls_ray.models.folder import open_model_folder
 from imgcls_ray.models.new import find_named_model, new_model_folder
 from imgcls_ray.models.remote import open_remote_folder
 from imgcls_ray.storage import DEFAULT_S3
+from imgcls_ray.storage.files import check_address
 from imgcls_ray.storage.s3 import is_s3
 
 if TYPE_CHECKING:
@@ -35,11 +36,14 @@ def open_model(model: str, s3: S3Options = DEFAULT_S3) -> ModelFolder:
     """Open a model folder, or the pretrained model of a name, which is fetched once and kept.
 
     Raises:
+        InputError: the address is mistyped.
         ModelFolderError: the folder is unreadable or does not fit together.
         UnknownModelError: neither a folder nor a name; with the nearest names.
         WeightsError: the pretrained weights cannot be had.
         StorageError: the folder's storage cannot be read.
     """
+    if not os.path.lexists(model):
+        check_address(model)
     if is_s3(model):
         return open_remote_folder(model, s3)
     if is_model_path(model):

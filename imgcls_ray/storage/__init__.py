@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from imgcls_ray.defaults import FETCH_TIMEOUT_S, MAX_IMAGE_BYTES
 from imgcls_ray.errors import ImageError, ImageErrorCode, InputError
-from imgcls_ray.storage.files import host_of_file, path_from_uri, scheme_of
+from imgcls_ray.storage.files import check_address, host_of_file, path_from_uri, scheme_of
 from imgcls_ray.storage.http import fetch_url, is_url
 from imgcls_ray.storage.local import LocalDirectory, fetch_file
 from imgcls_ray.storage.s3 import S3Options, is_s3, s3_client
@@ -128,8 +128,9 @@ def open_directory(uri: str, s3: S3Options = DEFAULT_S3) -> Directory:
     """Open the place of a label store; it need not exist yet.
 
     Raises:
-        InputError: the kind of storage is unknown.
+        InputError: the kind of storage is unknown, or the address is mistyped.
     """
+    check_address(uri)
     if is_s3(uri):
         return S3Directory(uri, s3)
     if scheme_of(uri) not in ("", "file"):

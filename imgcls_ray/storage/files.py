@@ -11,6 +11,12 @@ from urllib.parse import quote, unquote_to_bytes
 
 from imgcls_ray.errors import InputError
 
+_STORAGES = ("s3", "http", "https", "file")
+_OTHER_STORAGES = ("s3a", "s3n", "gs", "gcs", "hdfs", "abfs", "abfss", "wasb", "wasbs", "adl", "oss", "ftp")
+_MISTYPED = re.compile(
+    rf"({'|'.join((*_STORAGES, *_OTHER_STORAGES))})(:/(?!/)|:?\\+/*|//|:(?=[^/\\]))(.*)",
+    re.IGNORECASE | re.DOTALL,
+)
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://")
 
 
@@ -23,6 +29,22 @@ class FileInfo(NamedTuple):
     etag: str | None
     """Version of the content; ``None`` if the storage gives none."""
     mtime: datetime | None
+
+
+def check_address(uri: str) -> None:
+    """Refuse a mistyped ``s3://``, which would be taken for a path of this machine: ``s3:/bucket``, ``S3:\\bucket``.
+
+    Raises:
+        InputError: with the address that was meant.
+    """
+    if (match := _MISTYPED.match(uri)) is None:
+        return
+    scheme, mark, rest = match[1].lower(), match[2], match[3].lstrip("/\\").replace("\\", "/")
+    what = {":/": "has one slash", "//": "has no colon", ":": "has no slashes"}.get(mark, "has backslashes")
+    if scheme in _STORAGES:
+        meant = f"{scheme}://{'/' * (scheme == 'file')}{rest}"
+        raise InputError(f"{uri}: {what}; write {meant} (a path of that name is ./{uri})")
+    raise InputError(f"{uri}: {scheme}:// is not a kind of storage that can be used; give a path or s3://BUCKET/PREFIX")
 
 
 def scheme_of(uri: str) -> str:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from imgcls_ray.errors import ImageError, ImageErrorCode, InputError
-from imgcls_ray.storage import FetchLimits, fetch
-from imgcls_ray.storage.files import absolute_path, host_of_file, opaque_etag, path_from_uri, stat_file
+from imgcls_ray.storage import FetchLimits, fetch, open_directory
+from imgcls_ray.storage.files import absolute_path, check_address, host_of_file, opaque_etag, path_from_uri, stat_file
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -88,3 +88,30 @@ def test_a_file_of_a_year_with_five_digits_has_a_version_and_no_time(monkeypatch
 @pytest.mark.parametrize("text", ['"abc"', 'W/"abc"', "abc", 'W/"abc', ' "abc" '])
 def test_a_version_is_the_value_of_an_etag(text: str) -> None:
     assert opaque_etag(text) == "abc"
+
+
+@pytest.mark.parametrize(
+    ("mistyped", "answer"),
+    [
+        ("s3:/bucket/x", "has one slash; write s3://bucket/x (a path of that name is ./s3:/bucket/x)"),
+        ("s3:bucket/x", "has no slashes; write s3://bucket/x"),
+        ("s3//bucket/x", "has no colon; write s3://bucket/x"),
+        (r"S3:\bucket\x", "has backslashes; write s3://bucket/x"),
+        (r"s3:\\bucket\x", "has backslashes; write s3://bucket/x"),
+        ("https:/host/x.jpg", "has one slash; write https://host/x.jpg"),
+        ("file:/tmp/x", "has one slash; write file:///tmp/x"),
+        ("hdfs:/x", "hdfs:// is not a kind of storage that can be used; give a path or s3://BUCKET/PREFIX"),
+    ],
+)
+def test_a_mistyped_address_is_no_path(mistyped: str, answer: str) -> None:
+    with pytest.raises(InputError) as caught:
+        open_directory(mistyped)
+    assert str(caught.value).startswith(f"{mistyped}: {answer}")
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["s3://b/x", "s3:///b", "./s3:/x", "s3", "s3/x", "s30:/x", "a//b", "http.d/x", "C:\\x", "file:///x", "/s3:/x"],
+)
+def test_other_paths_and_addresses_are_not_taken_for_mistyped_ones(path: str) -> None:
+    check_address(path)
