@@ -64,7 +64,7 @@ def read_class_names(path: Path, *, num_classes: int | None = None) -> list[str]
         if suffix == ".json" or _JSON_START.match(text):
             names = _names_of_json(text)
         elif suffix in _TABLES:
-            names = _names_of_table(text)
+            names = _names_of_table(text, is_tsv=suffix == ".tsv")
         else:
             names = _names_of_lines(text)
         _check_names(names)
@@ -127,20 +127,31 @@ def _read_text(path: Path) -> str:
 
 def _names_of_lines(text: str) -> list[str]:
     lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
+    with_id: set[int] = set()
     for form in (_ID_BEFORE_NAME, _ID_COMMA_NAME):
         pairs = [(number, pair[1], pair[2]) for number, line in lines if (pair := form.fullmatch(line))]
         if not pairs or len(pairs) < len(lines):
+            # A number before a name may be part of it, but ids begin with 0, or with 1 where somebody is mistaken.
+            if pairs and 2 * len(pairs) >= len(lines) and min(int(class_id) for _, class_id, _ in pairs) <= 1:
+                with_id = with_id or {number for number, _, _ in pairs}
             continue
         if form is _ID_COMMA_NAME and '"' in text:
             return _names_of_table(text)
         return _by_id(_Named(class_id, name, f"line {number}") for number, class_id, name in pairs)
+    # As names alone, "0 cat" would be one, and the id of every class its line.
+    if with_id and (without := next(((n, line) for n, line in lines if n not in with_id), None)) is not None:
+        raise ValueError(
+            f"line {without[0]}: {shown(without[1])} is no id with its name, as line {min(with_id)} is; write both in "
+            "every line"
+        )
     return [line for _, line in lines]
 
 
-def _names_of_table(text: str) -> list[str]:
+def _names_of_table(text: str, *, is_tsv: bool = False) -> list[str]:
     """Of a table with or without a head: ``id,name`` in any order, or names alone."""
     head = text.lstrip().partition("\n")[0]
-    reader = csv.reader(text.splitlines(keepends=True), delimiter=max(_SEPARATORS, key=head.count), strict=True)
+    separator = "\t" if is_tsv and "\t" in text else max(_SEPARATORS, key=head.count)
+    reader = csv.reader(text.splitlines(keepends=True), delimiter=separator, strict=True)
     rows: list[tuple[int, list[str]]] = []
     try:
         for row in reader:

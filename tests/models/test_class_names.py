@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING
 
 import pytest
@@ -40,10 +41,35 @@ def write(folder: Path, name: str, content: str | bytes) -> Path:
         ("7\n07\n007\n", ["7", "07", "007"]),
         ("0 crane\n1 kite\n2 crane\n", ["crane", "kite", "crane"]),
         ("crane\nkite\ncrane\n", ["crane", "kite", "crane"]),
+        ("3 doors\n5 doors\nno door\n", ["3 doors", "5 doors", "no door"]),
+        ("1 euro\ncoin\nnote\n", ["1 euro", "coin", "note"]),
     ],
 )
 def test_a_text_has_a_name_a_line_with_or_without_ids(tmp_path: Path, text: str, names: list[str]) -> None:
     assert read_class_names(write(tmp_path, "label.txt", text)) == names
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("0 cat\ndog\n", "line 2: 'dog' is no id with its name, as line 1 is"),
+        ("0 cat\n1\n", "line 2: '1' is no id with its name, as line 1 is"),
+        ("\nant\n1 bee\n0 cat\n", "line 2: 'ant' is no id with its name, as line 3 is"),
+        ("0,cat\ndog\n", "line 2: 'dog' is no id with its name, as line 1 is"),
+        ("0 cat\n1,dog\n", "line 2: '1,dog' is no id with its name, as line 1 is"),
+    ],
+)
+def test_a_line_without_an_id_among_lines_with_one_is_refused(tmp_path: Path, text: str, line: str) -> None:
+    with pytest.raises(ModelFolderError, match=re.escape(line)):
+        read_class_names(write(tmp_path, "label.txt", text))
+
+
+def test_the_separator_of_a_tsv_is_the_tab(tmp_path: Path) -> None:
+    assert read_class_names(write(tmp_path, "labels.tsv", "0\tshark, white\n1\tray, manta, giant\n")) == [
+        "shark, white",
+        "ray, manta, giant",
+    ]
+    assert read_class_names(write(tmp_path, "labels.tsv", "id,name\n0,ant\n")) == ["ant"]
 
 
 @pytest.mark.parametrize(
