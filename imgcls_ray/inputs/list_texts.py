@@ -13,6 +13,7 @@ import json
 import os
 import re
 import zlib
+from contextlib import suppress
 from operator import itemgetter
 from typing import IO, TYPE_CHECKING
 
@@ -57,6 +58,10 @@ def open_text(path: str, file: IO[bytes]) -> Bytes:
     is_packed = _head_of(file, len(_GZIP)) == _GZIP
     content: Bytes = gzip.GzipFile(fileobj=file) if is_packed else file
     head = _head_of(content, HEAD_BYTES)
+    if is_packed:
+        # Anew: one that has failed before its first byte is not wound back.
+        file.seek(0)
+        content = gzip.GzipFile(fileobj=file)
     if (what := other_encoding(path, head, is_packed=is_packed)) is not None:
         raise InputError(f"{path}: {what}")
     if (what := next((what for magic, what in _OTHER_FILES if head.startswith(magic)), None)) is not None:
@@ -69,7 +74,12 @@ def open_text(path: str, file: IO[bytes]) -> Bytes:
 
 
 def _head_of(file: Bytes, size: int) -> bytes:
-    head = file.read(size)
+    head = b""
+    read = file.read1 if isinstance(file, gzip.GzipFile) else file.read
+    # What cannot be unpacked is told where the lines before it are counted.
+    with suppress(EOFError, zlib.error, gzip.BadGzipFile):
+        while len(head) < size and (part := read(size - len(head))):
+            head += part
     file.seek(0)
     return head
 
@@ -148,7 +158,8 @@ def _is_file(folder: str, name: str) -> bool:
     if scheme_of(name) not in ("", "file"):
         return False
     try:
-        return os.path.isfile(os.path.join(folder, path_from_uri(name)))
+        path = os.path.join(folder, path_from_uri(name))
+        return os.path.isfile(path) or ("\\" in name and os.path.isfile(path.replace("\\", "/")))
     except (InputError, ValueError):
         return False
 

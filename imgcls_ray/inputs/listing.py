@@ -18,7 +18,7 @@ from imgcls_ray.inputs.list_tables import is_of_parts, parquet_parts
 from imgcls_ray.inputs.lists import is_list, read_list, read_parts, refuse_other_lists
 from imgcls_ray.inputs.sorting import sort_files
 from imgcls_ray.storage import DEFAULT_S3
-from imgcls_ray.storage.files import FileInfo, absolute_path, path_from_uri, scheme_of, stat_file
+from imgcls_ray.storage.files import FileInfo, absolute_path, check_address, path_from_uri, scheme_of, stat_file
 from imgcls_ray.storage.http import is_url
 from imgcls_ray.storage.left_out import ListingCounts
 from imgcls_ray.storage.names import DEFAULT_NAMES, NameRules
@@ -88,6 +88,8 @@ def check_input(source: str, s3: S3Options = DEFAULT_S3) -> None:
         InputError: what it is and what is expected.
         StorageError: its storage cannot be asked.
     """
+    if not os.path.lexists(source):
+        check_address(source)
     if is_s3(source):
         check_place(source, s3)
         return
@@ -153,7 +155,7 @@ def list_inputs(
         InputError: an input as a whole cannot be read.
         StorageError: its storage fails.
     """
-    given = [sources] if isinstance(sources, str) else list(sources)
+    given = _each_once([sources] if isinstance(sources, str) else sources)
     for source in given:
         check_input(source, s3)
     if len(given) == 1:
@@ -162,6 +164,18 @@ def list_inputs(
     kept = [source for source in given if not _is_left_out(source, names, counts)]
     streams = [_list_one(source, counts, s3, leave_out, names, uri_column) for source in kept]
     return _distinct(heapq.merge(*streams, key=lambda info: info.uri), counts)
+
+
+def _each_once(sources: Sequence[str]) -> list[str]:
+    """INPUTs without a folder that is given again: what is left out of it would be counted twice."""
+    kept: dict[str, str] = {}
+    for source in sources:
+        is_folder = not is_s3(source) and not is_url(source) and os.path.isdir(path_from_uri(source))
+        place = absolute_path(path_from_uri(source)) if is_folder else f"{len(kept)} {source}"
+        if place in kept:
+            logger.warning("%s: is the same folder as %s; it is read once", source, kept[place])
+        kept.setdefault(place, source)
+    return list(kept.values())
 
 
 def list_unsorted(
@@ -219,7 +233,7 @@ def _list_one(
     source: str, counts: ListingCounts, s3: S3Options, leave_out: str | None, names: NameRules, uri_column: str
 ) -> Iterator[FileInfo]:
     if _is_list_here(source, s3):
-        files = read_list(source, s3, uri_column=uri_column, tell=logger.info)
+        files = read_list(source, s3, uri_column=uri_column, tell=logger.warning)
         listed = _distinct(sort_files(files), counts)
         store = leave_out if leave_out and is_s3(leave_out) else None
         return only_inputs(listed, s3, counts, store=store, names=names) if is_inventory(source) else listed

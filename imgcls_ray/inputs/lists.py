@@ -6,6 +6,7 @@ import csv
 import os
 import re
 import zlib
+from functools import partial
 from pathlib import PurePosixPath
 from typing import IO, TYPE_CHECKING
 
@@ -17,6 +18,7 @@ from imgcls_ray.inputs.list_rows import URI_COLUMN, ListRow, etag_of, size_of
 from imgcls_ray.inputs.list_tables import parquet_rows
 from imgcls_ray.inputs.list_texts import csv_rows, json_rows, jsonl_rows, open_text, text_rows
 from imgcls_ray.storage import open_file
+from imgcls_ray.storage.backslashes import Separators, read_as
 from imgcls_ray.storage.files import (
     FileInfo,
     absolute_path,
@@ -26,7 +28,9 @@ from imgcls_ray.storage.files import (
     scheme_of,
     stat_file,
 )
+from imgcls_ray.storage.names import is_system_file
 from imgcls_ray.storage.s3 import is_s3
+from imgcls_ray.storage.s3_inputs import find_object
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -68,6 +72,8 @@ def refuse_other_lists(source: str) -> None:
         InputError: with the way out.
     """
     name = PurePosixPath(source.lower())
+    if is_system_file(name.name):
+        raise InputError(f"{source}: is a file of the system, neither an image nor a list of images")
     if name.suffix in _OTHER_PACKINGS and kind_of_list(name.stem) is not None:
         raise InputError(f"{source}: is a list packed with {name.suffix[1:]}; unpack it, or pack it with gzip (.gz)")
     if (what := _OTHER_TABLES.get(name.suffix)) is not None:
@@ -107,6 +113,7 @@ def read_parts(
     Raises:
         InputError: one of them cannot be read.
     """
+    separators = Separators(is_s3(folder), partial(_is_there, folder, s3))
     for path in parts:
         kind = kind_of_list(path) or ""
         try:
@@ -115,8 +122,10 @@ def read_parts(
                 continue
             with open_file(path, s3) as file:
                 for row in _rows(path, kind, file, uri_column, tell):
+                    if (uri := separators.read(row.uri)) != row.uri and separators.num_changed == 1:
+                        tell(f"{_place(path, kind, row.number)}: {read_as(row.uri, uri)}")
                     try:
-                        info = _listed_file(row, folder)
+                        info = _listed_file(row._replace(uri=uri), folder)
                     except ValueError as error:
                         raise InputError(f"{_place(path, kind, row.number)}: {error}") from error
                     yield info
@@ -150,16 +159,24 @@ def _place(path: str, kind: str, number: int) -> str:
     return f"{path}:{number}"
 
 
+def _is_there(folder: str, s3: S3Options, path: str) -> bool:
+    uri = _in_folder(folder, path)
+    return find_object(uri, s3) is not None if is_s3(uri) else os.path.exists(os.path.join(folder, uri))
+
+
+def _in_folder(folder: str, path: str) -> str:
+    """The URI of a relative entry of a list in a bucket; every other entry as it is."""
+    return f"{folder}/{path}" if is_s3(folder) and not scheme_of(path) and not path.startswith("/") else path
+
+
 def _listed_file(row: ListRow, folder: str) -> FileInfo:
     """A list's entry.
 
     Raises:
         ValueError: a value of the row is none that its column may have.
     """
-    uri, scheme = row.uri, scheme_of(row.uri)
-    if not scheme and is_s3(folder) and not uri.startswith("/"):
-        uri, scheme = f"{folder}/{uri}", "s3"
-    if scheme in ("", "file") and not host_of_file(uri):
+    uri = _in_folder(folder, row.uri)
+    if scheme_of(uri) in ("", "file") and not host_of_file(uri):
         return stat_file(absolute_path(os.path.join(folder, path_from_uri(uri))))
     if not uri.isascii():
         uri = _NOT_UTF8.sub(lambda byte: f"%{ord(byte[0]) - 0xDC00:02X}", uri)

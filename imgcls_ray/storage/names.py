@@ -104,6 +104,11 @@ _SYSTEM_FOLDERS = {
 _FOUND_FOLDER = re.compile(r"found\.[0-9]{3}")
 
 
+def is_system_file(name: str) -> bool:
+    """Whether a file has the name of one that systems and programs leave beside images, e.g. ``Thumbs.db``."""
+    return name.lower() in _SYSTEM_FILES
+
+
 def rule_of_file(name: str) -> str | None:
     """The rule of the default table for a file, e.g. ``*.mov``; ``None`` if it may be an image.
 
@@ -182,7 +187,7 @@ class NameRules:
     def __post_init__(self) -> None:
         for option in ("include", "exclude"):
             for pattern in getattr(self, option):
-                _check(option, pattern)
+                _check(option, pattern, getattr(self, option))
 
     @cached_property
     def _included(self) -> list[re.Pattern[str]]:
@@ -200,20 +205,45 @@ class NameRules:
 DEFAULT_NAMES = NameRules()
 EVERY_NAME = NameRules(has_table=False)
 
+_CLASS = re.compile(r"\[!?\]?[^\]]*\]")
+_BRACES = re.compile(r"\{([^{}]*)\}")
+_OUTSIDE_BRACES = re.compile(r"(?:[^,{}]|\{[^{}]*\})+")
+_MAX_MEANT = 20
 _PARTS = re.compile(r"\*+|\?|\[!?\]?[^\]]*\]|.", re.DOTALL)
 _SPECIAL_IN_CLASS = re.compile(r"[\\\[\]^&~|]")
 
 
-def _check(option: str, pattern: str) -> None:
+def _without_braces(text: str) -> list[str]:
+    """What a shell makes of patterns with braces, at most ``_MAX_MEANT``: ``*.a`` and ``*.b`` of ``*.{a,b}``."""
+    todo, done = _OUTSIDE_BRACES.findall(text)[::-1], []
+    while todo and len(done) < _MAX_MEANT:
+        pattern = todo.pop()
+        if (inner := _BRACES.search(pattern)) is None:
+            done.append(pattern)
+            continue
+        before, after = pattern[: inner.start()], pattern[inner.end() :]
+        todo += [f"{before}{part.strip()}{after}" for part in reversed(inner[1].split(","))]
+    return done
+
+
+def _check(option: str, pattern: str, all_patterns: Sequence[str]) -> None:
     if not pattern.strip("/"):
         raise ConfigError(f"{option}: {pattern!r} is no pattern; write e.g. *.bmp or backup/")
     if pattern.startswith("!"):
         other = "include" if option == "exclude" else "exclude"
         raise ConfigError(f"{option}: {pattern!r}: a pattern is not turned round with !; use --{other} {pattern[1:]!r}")
+    # A shell reads *.{tmp,bak} and .gitignore does not; its comma has parted it into two patterns.
+    if "{" in _CLASS.sub("", pattern):
+        text = ",".join(all_patterns)
+        meant = ",".join(_without_braces(text))
+        raise ConfigError(f"{option}: {text!r}: braces are not read; give {meant!r}, or [{{] for a brace in a name")
+    if empty := next((part for part in _PARTS.findall(pattern) if part in ("[]", "[!]")), None):
+        raise ConfigError(f"{option}: {pattern!r} is no pattern: {empty} names no character")
     try:
         _compile(pattern)
     except re.error as error:
-        raise ConfigError(f"{option}: {pattern!r} is no pattern: {error}") from error
+        # Its position is one in what the pattern is made into.
+        raise ConfigError(f"{option}: {pattern!r} is no pattern: {error.msg}") from error
 
 
 def _compile(pattern: str) -> re.Pattern[str]:

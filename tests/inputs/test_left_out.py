@@ -165,6 +165,7 @@ def test_a_list_among_the_files_of_its_folder_is_asked_about(tmp_path: Path) -> 
     [
         ("list.xlsx", "is a spreadsheet; save it as CSV (UTF-8)"),
         ("list.feather", "is a table of a kind that is not read as a list; save it as Parquet, CSV or JSON lines"),
+        ("Thumbs.db", "is a file of the system, neither an image nor a list of images"),
         ("list.csv.zst", "is a list packed with zst; unpack it, or pack it with gzip (.gz)"),
     ],
 )

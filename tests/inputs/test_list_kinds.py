@@ -441,3 +441,35 @@ def test_a_long_list_is_not_held_in_memory(name: str, tmp_path: Path) -> None:
     finally:
         tracemalloc.stop()
     assert peak < 4_000_000
+
+
+@pytest.mark.parametrize("kind", ["txt", "csv", "paddlex"])
+def test_backslashes_of_windows_part_folders_where_only_that_finds_the_file(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: str
+) -> None:
+    for name in ("images/cat/0.jpg", "images/dog/1.jpg", "a\\b.jpg", "a/b.jpg"):
+        write(tmp_path / name)
+    rows = ["images\\cat\\0.jpg", "images\\dog\\1.jpg", "a\\b.jpg", "images\\none.jpg"]
+    if kind == "paddlex":
+        rows = [f"{row} 0" for row in rows]
+    path = write(
+        tmp_path / f"l.{'csv' if kind == 'csv' else 'txt'}", "\n".join(["uri"] * (kind == "csv") + rows).encode()
+    )
+    found = {info.uri.removeprefix(f"{tmp_path}/") for info in list_inputs(str(path), ListingCounts())}
+    assert found == {"images/cat/0.jpg", "images/dog/1.jpg", "a\\b.jpg", "images\\none.jpg"}
+    [told] = [text for text in caplog.messages if "so is every path" in text]
+    line = 2 if kind == "csv" else 1
+    assert told == (
+        f"{path}:{line}: 'images\\\\cat\\\\0.jpg' is read as 'images/cat/0.jpg', and so is every path where that finds "
+        "the file"
+    )
+
+
+def test_a_cut_off_list_of_one_block_is_told_with_its_line(tmp_path: Path) -> None:
+    data = gzip.compress(b"uri\na.jpg\nb.jpg\n")
+    for size, line in ((len(data) - 8, 4), (9, 1)):
+        path = write(tmp_path / "l.csv.gz", data[:size])
+        with pytest.raises(
+            InputError, match=rf"^{path}:{line}: cannot be unpacked, the file is cut off or damaged here: "
+        ):
+            list(list_inputs(str(path), ListingCounts()))

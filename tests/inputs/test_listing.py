@@ -394,6 +394,17 @@ def test_a_list_tells_versions_of_addresses_only(tmp_path: Path, images: list[st
     assert found == [stat_file(images[0]), FileInfo("http://h/b", 8, "y", mtime)]
 
 
+def test_a_folder_that_is_given_twice_is_one_input(
+    tmp_path: Path, images: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    write(tmp_path / "in" / "Thumbs.db")
+    counts = ListingCounts()
+    sources = [f"{tmp_path}/in", f"{tmp_path}/in/", f"{tmp_path}/in/b/.."]
+    assert [info.uri for info in list_inputs(sources, counts)] == images
+    assert counts == ListingCounts(by_name=Counter({"Thumbs.db": 1}))
+    assert caplog.messages == [f"{again}: is the same folder as {sources[0]}; it is read once" for again in sources[1:]]
+
+
 def test_doubles_are_listed_once_and_counted(tmp_path: Path, images: list[str]) -> None:
     path = write(tmp_path / "in" / "list.txt", f"d\na.jpg\n./d\n{images[2]}\n".encode())
     counts = ListingCounts()

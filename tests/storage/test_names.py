@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from imgcls_ray.errors import ConfigError
@@ -110,6 +112,9 @@ def test_an_extension_that_is_included_is_not_left_out_by_the_table() -> None:
         ("/", "is no pattern; write e.g. *.bmp or backup/"),
         ("", "is no pattern"),
         ("[z-a]", "is no pattern: bad character range z-a"),
+        ("[]", "is no pattern: [] names no character"),
+        ("a[!]b", "is no pattern: [!] names no character"),
+        ("*.{tmp,bak}", "braces are not read; give '*.tmp,*.bak', or [{] for"),
     ],
 )
 def test_what_is_no_pattern_is_refused(pattern: str, text: str) -> None:
@@ -117,3 +122,13 @@ def test_what_is_no_pattern_is_refused(pattern: str, text: str) -> None:
         NameRules(exclude=(pattern,))
     assert str(caught.value).startswith(f"exclude: {pattern!r}")
     assert text in str(caught.value)
+
+
+def test_braces_are_answered_with_a_pattern_for_each() -> None:
+    """An option is cut at its commas before it comes here."""
+    with pytest.raises(ConfigError, match=re.escape("give 'a/*.tmp,a/*.bak,b/', or [{] for a brace in a name")):
+        NameRules(exclude=("a/*.{tmp", "bak}", "b/"))
+    with pytest.raises(ConfigError) as caught:
+        NameRules(exclude=("{a,b}" * 1000,))
+    assert len(str(caught.value)) < 200_000
+    assert NameRules(exclude=("[{]id}.jpg",)).of_patterns("{id}.jpg") == "--exclude [{]id}.jpg"
