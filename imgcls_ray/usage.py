@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 import re
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -30,6 +31,7 @@ class _OneLine:
         self, info_name: str | None, args: list[str], parent: typer.Context | None = None, **extra: Any
     ) -> typer.Context:
         path = " ".join(filter(None, (parent.command_path if parent else "", info_name)))
+        _refuse_single_dash(args, self.params)
         try:
             return super().make_context(info_name, args, parent, **extra)  # type: ignore[misc, no-any-return]
         except _NotUnderstood as error:
@@ -74,6 +76,19 @@ def _refuse(error: Exception, path: str, params: Sequence[Any]) -> NoReturn:
         names = "/".join(missing.opts)
         raise UsageError(f"{names} is missing. {missing.help or f'See `{path} --help`.'}") from error
     raise UsageError(f"{path}: {error}") from error
+
+
+def _refuse_single_dash(args: Sequence[str], params: Sequence[Any]) -> None:
+    """Refuse ``-model``, which would be read as ``-m odel``.
+
+    Raises:
+        UsageError: with the option that was meant.
+    """
+    names = {name for param in params for name in _long_names(param)}
+    for arg in itertools.takewhile(lambda arg: arg != "--", args):
+        option = arg.partition("=")[0]
+        if f"-{option}" in names:
+            raise UsageError(f"{option}: one dash is for options of one letter; did you mean -{option}?")
 
 
 def _meant_option(option: str, path: str, params: Sequence[Any]) -> str:

@@ -51,6 +51,10 @@ NEEDED = {"input": "in", "model": "m", "output": "out"}
             {"device": "gpu:0,1", "num_gpus": 1},
             "device=gpu:0,1 names the GPUs, num_gpus=1 lets them be chosen: give one",
         ),
+        ({"device": "cpu", "num_gpus": 1}, "num_gpus=1 labels on GPUs and device=cpu on CPUs: leave one out"),
+        ({"output": ""}, "output: must not be empty, got ''"),
+        ({"input": ["a", ""]}, r"input: must not be empty, got \['a', ''\]"),
+        ({"opset": 3}, "opset: no such key; known keys: "),
         ({"max_image_pixels": 10**9}, "max_image_pixels: must be less than or equal to 89478485"),
     ],
 )
@@ -139,6 +143,11 @@ def test_another_word_for_a_key_is_answered_with_the_key(kind: type[StrictModel]
         (TrainConfig, {"data": "d", "model": "m", "label_smoothing": "10%"}, "10 % is 0.1"),
         (SplitConfig, {"data": "d", "train_percent": "80%", "val_percent": 20}, "give 80"),
         (PredictConfig, {**NEEDED, "retry": "corupt"}, "did you mean corrupt?"),
+        (PredictConfig, {**NEEDED, "max_image_bytes": "10MB"}, "it is in bytes: give 10000000"),
+        (PredictConfig, {**NEEDED, "max_image_bytes": "1.5 MiB"}, "it is in bytes: give 1572864"),
+        (PredictConfig, {**NEEDED, "decode_timeout_s": "30s"}, "it is in seconds: give 30"),
+        (PredictConfig, {**NEEDED, "fetch_timeout_s": "1.5min"}, "it is in seconds: give 90"),
+        (SplitConfig, {"data": "d", "train_percent": 0.8, "val_percent": 0.2}, "give 80 and 20"),
     ],
 )
 def test_a_value_in_another_form_is_answered_with_the_right_one(

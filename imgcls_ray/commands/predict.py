@@ -17,6 +17,7 @@ from imgcls_ray.errors import ImageErrorCode, JobFailedError, StoppedError, Usag
 from imgcls_ray.inputs.listing import ListingCounts, check_inputs, is_single_file, named_files
 from imgcls_ray.options import name_rules, s3_options
 from imgcls_ray.storage import open_directory
+from imgcls_ray.storage.http import NOT_PUBLIC
 from imgcls_ray.store.label_store import open_store
 from imgcls_ray.store.schema import STATUS_OK
 from imgcls_ray.words import counted, duration
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from imgcls_ray.config import Values
+    from imgcls_ray.errors import ImageError
     from imgcls_ray.predict.report import PredictReport, RunReport
 
 logger = logging.getLogger(__name__)
@@ -134,13 +136,18 @@ def _print_labels(values: Values) -> None:
     num_failed = 0
     for result in model.predict(images, batch_size=min(config.batch_size, len(images) or 1), top_k=config.top_k):
         if result.error is not None and len(config.inputs) == 1:
-            raise JobFailedError(f"{result.input}: {result.error.code}: {result.error}")
+            raise JobFailedError(f"{result.input}: {result.error.code}: {result.error}{_way_out(result.error)}")
         num_failed += result.error is not None
         result.print()
     for line in counts.lines():
         print(f"left out: {line}")
     if num_failed and num_failed == len(images):
         raise JobFailedError(f"all inputs failed ({num_failed:,}), for the reasons told above")
+
+
+def _way_out(error: ImageError) -> str:
+    is_private = error.code is ImageErrorCode.ACCESS_DENIED and error.detail.endswith(NOT_PUBLIC)
+    return "; --allow-private-urls allows it" if is_private else ""
 
 
 def _tell_plan(report: PredictReport, config: PredictConfig) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, ClassVar, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 
 from imgcls_ray.config.meant import meant_key
 from imgcls_ray.config.plain import MAX_CHARS, MAX_DEPTH, clipped, line_of_key, parse_yaml, shown, shown_text
@@ -41,9 +41,25 @@ class StrictModel(BaseModel):
     renamed_keys: ClassVar[Mapping[str, str]] = {}
     """Keys of earlier versions, and what they are called now."""
 
+    @field_validator("*")
+    @classmethod
+    def _is_not_empty(cls, value: object, info: ValidationInfo) -> object:
+        # An empty path would be the current folder.
+        if info.field_name in _PLACES and (value == "" or (isinstance(value, tuple) and "" in value)):
+            raise ValueError("must not be empty")
+        return value
+
 
 _KINDS = {"int": "an integer", "float": "a number", "bool": "true or false", "string": "a text", "tuple": "a list"}
 """pydantic's types, by the beginning of its error codes."""
+
+_BYTES = {"b": 1, "k": 2**10, "kb": 1000, "m": 2**20, "mb": 1000**2, "g": 2**30, "gb": 1000**3}
+_BYTES |= {"kib": 2**10, "mib": 2**20, "gib": 2**30}
+_SECONDS = {"ms": 0.001, "s": 1, "sec": 1, "second": 1, "seconds": 1, "m": 60, "min": 60, "h": 3600}
+_UNITS: Mapping[str, tuple[str, Mapping[str, float]]] = {"_bytes": ("bytes", _BYTES), "_s": ("seconds", _SECONDS)}
+"""By the end of a key, what its value counts, and the units that people write."""
+_PLACES = frozenset({"data", "images", "input", "labels", "model", "name", "output", "store", "weights"})
+"""Keys of paths, addresses and names."""
 
 _MAX_CHOICES = 6
 """So many words are listed where one of them is mistyped."""
@@ -200,7 +216,10 @@ def _first_problem(kind: type[StrictModel], error: ValidationError) -> ConfigErr
     if not key:
         return ConfigError(clipped(message))
     what = _what_is_wrong(problem, message)
-    return ConfigError(clipped(f"{key}: {what}, got {shown(problem['input'])}{_way_out(problem, field)}"), key=key)
+    # What a check of a whole table says names the keys itself.
+    is_of_table = isinstance(problem["input"], dict) and problem["type"] == "value_error"
+    got = "" if is_of_table else f", got {shown(problem['input'])}"
+    return ConfigError(clipped(f"{key}: {what}{got}{_way_out(problem, field)}"), key=key)
 
 
 def _fields_at(kind: type[StrictModel], place: tuple[int | str, ...]) -> Mapping[str, FieldInfo]:
@@ -246,6 +265,8 @@ def _way_out(problem: ErrorDetails, field: FieldInfo | None) -> str:
     if near := _near_choice(problem):
         return f"; did you mean {near}?"
     given = problem["input"]
+    if told := _without_unit(str(problem["loc"][-1]), given):
+        return told
     # A whole number may have more digits than Python writes.
     is_small = isinstance(given, str | float) or (isinstance(given, int) and abs(given) < 1000)
     number = re.fullmatch(r"([0-9]{1,3}(?:\.[0-9]{1,6})?) ?(%?)", str(given).strip() if is_small else "")
@@ -256,3 +277,16 @@ def _way_out(problem: ErrorDetails, field: FieldInfo | None) -> str:
     if is_share and (number[2] or 1 < float(number[1]) <= 100):
         return f"; {float(number[1]):g} % is {float(number[1]) / 100:g}"
     return f"; give {number[1]}" if number[2] else ""
+
+
+def _without_unit(key: str, value: object) -> str:
+    """The number that was meant by ``10MB`` or ``30s``, for a key whose end says what it counts."""
+    match = (
+        re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,6})?) ?([A-Za-z]{1,7})", value.strip()[:30])
+        if isinstance(value, str)
+        else None
+    )
+    words, factors = next((unit for end, unit in _UNITS.items() if key.endswith(end)), ("", {}))
+    if match is None or (factor := factors.get(match[2].lower())) is None:
+        return ""
+    return f"; it is in {words}: give {float(match[1]) * factor:.15g}"

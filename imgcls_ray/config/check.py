@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar, Self
 
 from pydantic import Field, PositiveInt, model_validator
@@ -9,6 +10,19 @@ from pydantic import Field, PositiveInt, model_validator
 from imgcls_ray.config.base import StrictModel
 from imgcls_ray.config.dataset import Labelled
 from imgcls_ray.config.limits import ReadLimits
+
+
+def refuse_shares(**percents: float | None) -> None:
+    """Refuse percentages that add up to 1.
+
+    Raises:
+        ValueError: with the percentages that were meant.
+    """
+    given = {key: value for key, value in percents.items() if value}
+    if math.isclose(sum(given.values()), 1, rel_tol=1e-6):
+        told = " and ".join(f"{key}={value:g}" for key, value in given.items())
+        meant = " and ".join(f"{100 * value:g}" for value in given.values())
+        raise ValueError(f"{told} are shares of 1, and percentages are needed; give {meant}")
 
 
 class SplitRules(StrictModel):
@@ -37,6 +51,7 @@ class SplitOptions(SplitRules):
     def _has_its_shares(self) -> Self:
         if self.enable and (self.train_percent is None or self.val_percent is None):
             raise ValueError("split.enable needs split.train_percent and split.val_percent, e.g. 90 and 10")
+        refuse_shares(train_percent=self.train_percent, val_percent=self.val_percent, test_percent=self.test_percent)
         return self
 
 
@@ -49,6 +64,11 @@ class SplitConfig(Labelled, SplitRules):
     """Percentage of the images for training."""
     val_percent: float
     """Percentage of the images for validation; all percentages add up to 100."""
+
+    @model_validator(mode="after")
+    def _are_percentages(self) -> Self:
+        refuse_shares(train_percent=self.train_percent, val_percent=self.val_percent, test_percent=self.test_percent)
+        return self
 
 
 class CheckConfig(Labelled, ReadLimits):

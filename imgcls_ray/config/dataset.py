@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import AfterValidator, Field
 
 from imgcls_ray.config.base import StrictModel
-from imgcls_ray.config.plain import shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,9 +29,7 @@ def parse_split_folders(text: str) -> dict[str, str]:
     pairs = [_SPLIT_FOLDER.fullmatch(part.strip()) for part in re.split(r",(?=\s*\w+=)", text)]
     folders = {pair[1]: pair[2].strip() for pair in pairs if pair is not None}
     if len(folders) < len(pairs) or len(set(folders.values())) < len(pairs):
-        raise ValueError(
-            f"expected a folder of its own for each split, e.g. train=Training,val=Testing, or none, got {shown(text)}"
-        )
+        raise ValueError("expected a folder of its own for each split, e.g. train=Training,val=Testing, or none")
     return folders
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-_CUTOFF = 0.6
+_CUTOFF = 0.8
 
 # What timm, torchvision, Ultralytics, Keras, Hugging Face, PaddleClas and mmpretrain call our keys.
 _WORDS: Mapping[str, str] = {
@@ -17,6 +17,7 @@ _WORDS: Mapping[str, str] = {
     "batch_size": "bs, batch, train batch size, per device batch size, per device train batch size, mini batch",
     "accumulate_steps": "grad accum steps, accum iter, gradient accumulation steps, accumulate, update freq",
     "epochs": "epoch, num epochs, n epochs, max epochs, num train epochs, epochs iters",
+    "epochs_iters": "epochs, epoch, num epochs, iters",
     "optimizer": "opt, optim",
     "schedule": "scheduler, sched, lr scheduler, lr scheduler type, lr schedule, lr policy",
     "warmup_epochs": "warmup, warmup epoch, warmup steps, warmup ratio",

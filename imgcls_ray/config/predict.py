@@ -107,6 +107,8 @@ class LabelConfig(RunsNetwork, ReadLimits):
             raise ValueError(
                 f"device={self.device} names the GPUs, num_gpus={self.num_gpus} lets them be chosen: give one"
             )
+        if self.num_gpus and self.device == "cpu":
+            raise ValueError(f"num_gpus={self.num_gpus} labels on GPUs and device=cpu on CPUs: leave one out")
         return self
 
     @property

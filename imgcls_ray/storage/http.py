@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     import httpcore2
 
+NOT_PUBLIC = ("is on a private network", "is none of the web's")
+"""Ends of the details of errors that ``allow_private`` avoids."""
 _MAX_REDIRECTS = 3
 _NUM_ATTEMPTS = 3
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})

@@ -106,7 +106,8 @@ def check_local(num_workers: int, *, uses_gpus: bool, num_gpus: int, gpu_ids: Se
             )
         if max(num_gpus, 1) > found:
             wanted = f"num_gpus={num_gpus} needs {num_gpus} GPUs" if num_gpus else "device=gpu needs a GPU"
-            way_out = "give fewer, or device=cpu" if found else "give device=cpu"
+            on_cpus = "leave it out to use CPUs" if num_gpus else "give device=cpu"
+            way_out = f"give fewer, or {on_cpus}" if found else on_cpus
             raise ResourceError(f"{wanted}, this machine has {counted(found, 'GPU')}; {way_out}")
 
 
