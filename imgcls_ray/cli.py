@@ -154,12 +154,28 @@ def models_new(given: Given) -> None:
     models.new(*given)
 
 
-@command(store_app, "store:StoreConfig", argument="store", name="status")
+@command(store_app, "store:StatusConfig", argument="store", name="status")
 def store_status(given: Given) -> None:
-    """Show the model, the runs, the open units and the lease holder of a label store."""
+    """Show the model, the rows, the open runs and the lease holder of a label store."""
     from imgcls_ray.commands import store
 
     store.status(*given)
+
+
+@command(store_app, "store:HistoryConfig", argument="store", name="history")
+def store_history(given: Given) -> None:
+    """List the runs of a label store."""
+    from imgcls_ray.commands import store
+
+    store.history(*given)
+
+
+@command(store_app, "store:CompactConfig", argument="store", name="compact")
+def store_compact(given: Given) -> None:
+    """Merge the files of finished runs into large ones. Readers see the same rows before, meanwhile and afterwards."""
+    from imgcls_ray.commands import store
+
+    store.compact(*given)
 
 
 @command(store_app, "store:StoreConfig", argument="store", name="verify")

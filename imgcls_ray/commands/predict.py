@@ -36,6 +36,7 @@ logger = logging.getLogger(__name__)
 _NEED_A_STORE = frozenset(
     {
         "accept_missing",
+        "compact",
         "dry_run",
         "embedding",
         "export",

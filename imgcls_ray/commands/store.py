@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -10,13 +11,26 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from imgcls_ray.config import LatestConfig, StoreConfig, make_config, read_values
+from imgcls_ray.config import (
+    CompactConfig,
+    HistoryConfig,
+    LatestConfig,
+    StatusConfig,
+    StoreConfig,
+    make_config,
+    read_values,
+)
 from imgcls_ray.errors import JobFailedError
+from imgcls_ray.json_files import encode_json
 from imgcls_ray.options import s3_options
 from imgcls_ray.storage import open_directory
+from imgcls_ray.storage.create_only import prove_create_only
+from imgcls_ray.store.compact import compact_store
 from imgcls_ray.store.label_store import open_store
 from imgcls_ray.store.latest import write_jsonl, write_latest
 from imgcls_ray.store.lease import lease_holder
+from imgcls_ray.store.schema import STATUS_OK
+from imgcls_ray.store.status import all_runs, read_status
 from imgcls_ray.store.verify import verify_store
 from imgcls_ray.words import counted
 
@@ -30,9 +44,14 @@ _MAX_PROBLEMS_SHOWN = 20
 
 
 def status(config_file: Path | None, overrides: Sequence[str], flags: Values) -> None:
-    """Show model, runs, open units and lease holder of a store."""
-    store = _open(make_config(StoreConfig, read_values(StoreConfig, config_file, overrides, flags)))
-    console = Console(highlight=False, markup=False, soft_wrap=True)
+    """Show model, rows, open runs and lease holder of a store."""
+    config = make_config(StatusConfig, read_values(StatusConfig, config_file, overrides, flags))
+    store = _open(config)
+    found = read_status(store)
+    if config.json_:
+        print(encode_json(found.to_record()).decode(), end="")
+        return
+    console = _console()
     identity = store.identity
     columns = "".join(f", {name}" for name in ("embedding", "logits") if getattr(identity, name))
     console.print(
@@ -40,38 +59,80 @@ def status(config_file: Path | None, overrides: Sequence[str], flags: Values) ->
         f"top {identity.top_k}{columns}"
     )
     console.print(f"fingerprint {identity.fingerprint}")
-    finished, planned = store.finished_runs(), store.planned_runs()
+    codes = ", ".join(f"{code} {count:,}" for code, count in found.codes.most_common())
+    console.print(f"{counted(found.num_rows, 'row')} of {counted(found.num_runs, 'run')} ({codes or 'none'})")
+    if found.num_files:
+        console.print(f"{counted(found.num_files, 'file')}, {found.num_bytes / 1e6:,.1f} MB")
+    if found.last_finished:
+        rate = f", {found.images_per_day:,.0f} images a day" if found.images_per_day is not None else ""
+        console.print(f"last finished {_short_time(found.last_finished)}{rate}")
+    for run in found.open_runs:
+        console.print(f"run {run.run:04d} is open: {run.num_done:,} of {run.num_images:,} images have their row")
+    if found.num_unlogged:
+        # Of an earlier version, or of a command that was killed behind its last step: the next run does it.
+        console.print(f"{counted(found.num_unlogged, 'finished run')} not in the log yet")
+    if found.holder:
+        console.print(f"in use by {found.holder}")
+
+
+def history(config_file: Path | None, overrides: Sequence[str], flags: Values) -> None:
+    """List the runs of a store."""
+    config = make_config(HistoryConfig, read_values(HistoryConfig, config_file, overrides, flags))
+    store = _open(config)
+    if config.json_:
+        for run in all_runs(store):
+            print(json.dumps(run.to_record()))
+        return
     table = Table("run", "state", "images", "ok", "errors", "images/s", "finished")
     for column in table.columns[2:6]:
         column.justify = "right"
     num_empty = 0
-    for run in sorted({*finished, *planned}):
-        if run in finished:
-            record = store.run_record(run)
-            if not record["num_images"]:
-                num_empty += 1
-                continue
-            num_ok = record["counts"].get("ok", 0)
+    for run in all_runs(store):
+        if run.record is None:
+            table.add_row(f"{run.run:04d}", f"open, {run.num_done:,} have their row", f"{run.num_images:,}")
+        elif not run.num_images:
+            num_empty += 1
+        else:
+            num_ok = run.record["counts"].get(STATUS_OK, 0)
             table.add_row(
-                f"{run:04d}",
+                f"{run.run:04d}",
                 "finished",
-                f"{record['num_images']:,}",
+                f"{run.num_images:,}",
                 f"{num_ok:,}",
-                f"{record['num_images'] - num_ok:,}",
-                f"{rate:,}" if (rate := record.get("images_per_s")) else "",
-                record["finished"][:16].replace("T", " "),
+                f"{run.num_images - num_ok:,}",
+                f"{rate:,}" if (rate := run.record.get("images_per_s")) else "",
+                _short_time(run.record["finished"]),
             )
-            continue
-        answered = store.answered_units(run)
-        num_done = sum(unit.num_rows for unit in store.units(run) if unit.number in answered)
-        num_images = store.plan_record(run)["num_images"]
-        table.add_row(f"{run:04d}", f"open, {num_done:,} have their row", f"{num_images:,}")
+    console = _console()
     console.print(table)
     if num_empty:
         # Such a command has claimed a number before it could know that it has nothing to do.
         console.print(f"{counted(num_empty, 'other run')} found nothing new to label")
-    if holder := lease_holder(store.directory):
-        console.print(f"in use by {holder}")
+
+
+def compact(config_file: Path | None, overrides: Sequence[str], flags: Values) -> None:
+    """Merge files of finished runs, and remove what has been merged before."""
+    config = make_config(CompactConfig, read_values(CompactConfig, config_file, overrides, flags))
+    store = _open(config)
+    prove_create_only(store.directory)
+    report = compact_store(store, keep_s=config.keep_s, whole=config.whole)
+    console = _console()
+    console.print(
+        f"{store.uri}: {counted(report.num_merged_files, 'file')} merged into {report.num_new_files:,} "
+        f"({counted(report.num_rows, 'row')}); the rows are in {counted(report.num_pieces, 'sorted piece')}"
+    )
+    if report.num_removed_files:
+        console.print(f"{counted(report.num_removed_files, 'file')} removed that had been merged before")
+    if report.num_late_files:
+        console.print(f"{counted(report.num_late_files, 'file')} of late writers, which no reader looks at, go later")
+
+
+def _console() -> Console:
+    return Console(highlight=False, markup=False, soft_wrap=True)
+
+
+def _short_time(text: str) -> str:
+    return text[:16].replace("T", " ")
 
 
 def verify(config_file: Path | None, overrides: Sequence[str], flags: Values) -> None:
@@ -82,7 +143,7 @@ def verify(config_file: Path | None, overrides: Sequence[str], flags: Values) ->
     """
     store = _open(make_config(StoreConfig, read_values(StoreConfig, config_file, overrides, flags)))
     report = verify_store(store)
-    console = Console(highlight=False, markup=False, soft_wrap=True)
+    console = _console()
     counts = ", ".join(f"{code} {count:,}" for code, count in report.counts.most_common())
     console.print(
         f"{store.uri}: {counted(report.num_planned, 'input')} planned, {counted(report.num_rows, 'row')} "
@@ -92,6 +153,10 @@ def verify(config_file: Path | None, overrides: Sequence[str], flags: Values) ->
         console.print(f"  {problem}")
     if report.num_problems > _MAX_PROBLEMS_SHOWN:
         console.print(f"  and {report.num_problems - _MAX_PROBLEMS_SHOWN:,} more")
+    for name in report.ignored[:_MAX_PROBLEMS_SHOWN]:
+        console.print(f"  {name}: is ignored, a late writer left it; `imgcls store compact` removes it")
+    if (more := len(report.ignored) - _MAX_PROBLEMS_SHOWN) > 0:
+        console.print(f"  and {more:,} more that are ignored")
     if holder := lease_holder(store.directory):
         console.print(f"  in use by {holder}: inputs that it has not labelled yet count as missing")
     if not report.is_sound:

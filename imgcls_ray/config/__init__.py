@@ -23,18 +23,20 @@ from imgcls_ray.config.models import ListModelsConfig, NewModelConfig
 from imgcls_ray.config.plain import Plain, Values, clipped, shown, shown_text
 from imgcls_ray.config.predict import LabelConfig, PredictConfig
 from imgcls_ray.config.serve import GoldenImage, ModelChoice, ModelsConfig, ModelShare, ServeConfig
-from imgcls_ray.config.store import LatestConfig, StoreConfig
+from imgcls_ray.config.store import CompactConfig, HistoryConfig, LatestConfig, StatusConfig, StoreConfig
 from imgcls_ray.config.train import TrainConfig
 
 __all__ = [
     "AUTO",
     "CheckConfig",
+    "CompactConfig",
     "DemoConfig",
     "Device",
     "EngineName",
     "EvaluateConfig",
     "ExportConfig",
     "GoldenImage",
+    "HistoryConfig",
     "LabelConfig",
     "Labelled",
     "LatestConfig",
@@ -53,6 +55,7 @@ __all__ = [
     "ServeConfig",
     "SplitConfig",
     "SplitOptions",
+    "StatusConfig",
     "StoreConfig",
     "StrictModel",
     "TrainConfig",

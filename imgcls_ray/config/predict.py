@@ -66,6 +66,9 @@ class LabelConfig(RunsNetwork, ReadLimits):
     """Also write the newest row of every input to ``OUTPUT/exports/latest.*``."""
     save_images: int = Field(default=0, ge=0)
     """Number of annotated sample images to write to ``OUTPUT/samples``."""
+    compact: bool = True
+    """Merge files of finished runs in the label store at the end, if that takes a small share of the time of the
+    command."""
     grace_s: float = Field(default=20.0, ge=0)
     """Seconds that running units have to finish after Ctrl-C or SIGTERM; no new unit is started. A second signal ends
     the job at once. The next run labels what is unfinished."""

@@ -2,14 +2,67 @@
 
 from __future__ import annotations
 
+import re
+
+from pydantic import Field, field_validator
+
 from imgcls_ray.config.limits import ObjectStorage
+
+_DURATION = re.compile(r"^(\d+(?:\.\d+)?)([smhd])$")
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
 class StoreConfig(ObjectStorage):
-    """One look at a label store: ``imgcls store status`` and ``imgcls store verify``."""
+    """One look at a label store: ``imgcls store verify``."""
 
     store: str
     """Label store: a folder or ``s3://bucket/prefix``."""
+
+
+class StatusConfig(StoreConfig):
+    """What is in a store: ``imgcls store status``."""
+
+    json_: bool = Field(default=False, alias="json")
+    """Print one JSON object, for monitors."""
+
+
+class HistoryConfig(StoreConfig):
+    """The runs of a store: ``imgcls store history``."""
+
+    json_: bool = Field(default=False, alias="json")
+    """Print one JSON object for each run."""
+
+
+class CompactConfig(StoreConfig):
+    """Merge the files of a store: ``imgcls store compact``."""
+
+    keep: str = "1d"
+    """How long files that were merged stay for those who still read them: a number with ``s``, ``m``, ``h`` or ``d``,
+    e.g. ``12h``."""
+    whole: bool = False
+    """Merge all runs into one sorted piece, and not only what pays."""
+
+    @field_validator("keep", mode="after")
+    @classmethod
+    def _is_duration(cls, value: str) -> str:
+        seconds_of(value)
+        return value
+
+    @property
+    def keep_s(self) -> float:
+        return seconds_of(self.keep)
+
+
+def seconds_of(text: str) -> float:
+    """Seconds of ``90s``, ``30m``, ``12h`` or ``1.5d``.
+
+    Raises:
+        ValueError: it is no duration.
+    """
+    match = _DURATION.match(text)
+    if match is None:
+        raise ValueError("needs a number with s, m, h or d, e.g. 12h")
+    return float(match[1]) * _SECONDS[match[2]]
 
 
 class LatestConfig(StoreConfig):

@@ -33,7 +33,9 @@ from imgcls_ray.storage.files import absolute_path, path_from_uri, uri_from_path
 from imgcls_ray.storage.http import is_url
 from imgcls_ray.storage.names import NameRules
 from imgcls_ray.storage.s3 import is_s3
+from imgcls_ray.store.compact import compact_after_run
 from imgcls_ray.store.counts import UnitCounts
+from imgcls_ray.store.delta_log import read_summary
 from imgcls_ray.store.label_store import (
     LabelStore,
     StoreIdentity,
@@ -100,7 +102,7 @@ def predict(config: PredictConfig, console: Console) -> PredictReport:
     if store is not None:
         check_identity(store, identity, top_k=config.top_k)
     # What an earlier command left open is finished also where this input is gone.
-    if input_error is not None and (store is None or config.dry_run or not store.open_runs()):
+    if input_error is not None and (store is None or config.dry_run or not _open_runs(store)):
         raise input_error
     if config.dry_run:
         report.num_left_open = _count_left_open(store) if store is not None else 0
@@ -126,16 +128,22 @@ def predict(config: PredictConfig, console: Console) -> PredictReport:
             report,
             limit=config.limit,
         )
+        if config.compact:
+            compact_after_run(store, time.monotonic() - start)
     report.input_error = input_error
     report.seconds = time.monotonic() - start
     return report
+
+
+def _open_runs(store: LabelStore) -> list[int]:
+    return store.open_runs(read_summary(store.directory).through)
 
 
 def _count_left_open(store: LabelStore) -> int:
     """Inputs of open runs that have no row."""
     return sum(
         unit.num_rows
-        for run in store.open_runs()
+        for run in _open_runs(store)
         for answered in [store.answered_units(run)]
         for unit in store.units(run)
         if unit.number not in answered

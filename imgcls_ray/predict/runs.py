@@ -10,6 +10,7 @@ import time
 from typing import TYPE_CHECKING, Protocol
 
 from imgcls_ray.predict.report import RunReport
+from imgcls_ray.store.history import commit_finished
 from imgcls_ray.store.schema import STATUS_OK
 
 if TYPE_CHECKING:
@@ -60,8 +61,11 @@ def work_off(
         StoreInUseError: another command works on the store at the same time.
     """
     left = limit
-    while (run := store.claim_next_run()) is None:
-        for open_run in store.open_runs():
+    # Also what a command finished that died before it could put it into the log, and the whole history of a store of an
+    # earlier version.
+    log = commit_finished(store)
+    while (run := store.claim_next_run(log.through)) is None:
+        for open_run in store.open_runs(log.through):
             finished = finish_run(store, job, open_run, limit=left)
             report.runs.append(finished)
             report.num_finished_before += 1
@@ -69,12 +73,15 @@ def work_off(
                 left -= finished.num_labelled
                 if left <= 0 or not finished.is_finished:
                     return
+        log = commit_finished(store, log)
+    log = commit_finished(store, log)
     with plans(left) as spools:
         for number, planned in enumerate(spools):
             if number:
                 store.claim_run(run := run + 1)
             job.write_plan(planned, run)
             report.runs.append(finish_run(store, job, run))
+            log = commit_finished(store, log)
 
 
 def finish_run(store: LabelStore, job: Job, run: int, *, limit: int | None = None) -> RunReport:

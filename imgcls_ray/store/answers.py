@@ -1,20 +1,22 @@
-"""Read a store's answers as one stream: the newest row of every input, sorted by URI.
-
-Each run's rows are sorted by URI (its plan is), so all runs merge without holding any set of ids in memory.
-"""
+"""Read a store's answers as one stream: the newest row of every input, sorted by URI."""
 
 from __future__ import annotations
 
-import heapq
-import itertools
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
-from imgcls_ray.store.schema import LIMITS_KEY, parse_part_name
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from imgcls_ray.store.history import read_history
+from imgcls_ray.store.rows import KEY_COLUMNS, SOURCE, merged_rows, newest_of_each, upper_bound
+from imgcls_ray.store.schema import run_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from imgcls_ray.store.label_store import LabelStore
+    from imgcls_ray.store.rows import MergedRows, Source
 
 
 class Answer(NamedTuple):
@@ -24,47 +26,80 @@ class Answer(NamedTuple):
     run: int
     etag: str | None
     error: str | None
-    part: str
-    """Name of the part file."""
-    row: int
-    """Number of the row in the part file."""
-    limits: bytes | None = None
+    file: str
+    """Name of the file that holds it."""
+    limits: str | None = None
     """The limits that the row was made under, as JSON; ``None`` in parts of earlier versions."""
 
 
+def answers_in(rows: pa.Table, sources: Sequence[Source]) -> Iterator[Answer]:
+    """Rows of a stream as answers, in their order."""
+    columns = (rows.column(name).to_pylist() for name in (*KEY_COLUMNS, SOURCE))
+    for row, uri, etag, error, number in zip(*columns, strict=True):
+        source = sources[number]
+        yield Answer(uri, run_of(row), etag, error, source.name, source.limits_of(row))
+
+
 def all_answers(store: LabelStore) -> Iterator[Answer]:
-    """Every row of every part, sorted by URI and then by run."""
-    return heapq.merge(*(_answers_of_run(store, parts) for parts in _parts_by_run(store)))
-
-
-def answers_by_input(store: LabelStore) -> Iterator[list[Answer]]:
-    """All rows of every input, oldest first; inputs sorted by URI."""
-    for _, answers in itertools.groupby(all_answers(store), key=lambda answer: answer.uri):
-        yield list(answers)
+    """Every row of the store, sorted by URI and then by run."""
+    with merged_rows(store, read_history(store).all_pieces, KEY_COLUMNS) as rows:
+        for table in rows:
+            yield from answers_in(table, rows.sources)
 
 
 def newest_answers(store: LabelStore) -> Iterator[Answer]:
     """The newest row of every input, which is the valid one, sorted by URI."""
-    return (answers[-1] for answers in answers_by_input(store))
+    with merged_rows(store, read_history(store).all_pieces, KEY_COLUMNS) as rows:
+        for table in rows:
+            yield from answers_in(newest_rows(table), rows.sources)
 
 
-def _parts_by_run(store: LabelStore) -> list[list[tuple[int, int, str]]]:
-    parts = [
-        (*number, f"predictions/{name}")
-        for name in store.directory.entries("predictions")
-        if (number := parse_part_name(name)) is not None
-    ]
-    return [list(group) for _, group in itertools.groupby(sorted(parts), key=lambda part: part[0])]
+def newest_rows(table: pa.Table) -> pa.Table:
+    """Of the rows of some inputs, sorted by URI and run, the newest one of each."""
+    return table.filter(pa.array(newest_of_each(table.column("uri").combine_chunks())))
 
 
-def _answers_of_run(store: LabelStore, parts: list[tuple[int, int, str]]) -> Iterator[Answer]:
-    for run, _, name in parts:
-        # Read whole and closed: the merge goes through all runs at once, and a store may have more runs than a process
-        # may have open files.
-        part = store.read_part(name, ["uri", "etag", "error"])
-        limits = (part.schema.metadata or {}).get(LIMITS_KEY)
-        row = 0
-        for batch in part.to_batches(max_chunksize=256):
-            for uri, etag, error in zip(*(column.to_pylist() for column in batch.columns), strict=True):
-                yield Answer(uri, run, etag, error, name, row, limits)
-                row += 1
+class AnswersByUri:
+    """Finds the rows of inputs, asked for in the order of their URIs."""
+
+    def __init__(self, rows: MergedRows) -> None:
+        self._rows = rows
+        self._table: pa.Table | None = None
+        self._up_to: str | None = ""
+        """The rows up to here are in the table or have been given out; ``None``: all are."""
+
+    @property
+    def sources(self) -> Sequence[Source]:
+        return self._rows.sources
+
+    def find(self, uris: pa.Array) -> pa.Table | None:
+        """All rows of inputs, sorted by URI and run; ``None`` if there is none.
+
+        Args:
+            uris: not empty, ascending, and above all that were asked for before.
+        """
+        first, last = uris[0].as_py(), uris[-1].as_py()
+        found = []
+        while True:
+            if self._table is not None:
+                stop = upper_bound(self._table.column("uri"), last)
+                found.append(self._table.slice(0, stop))
+                self._table = self._table.slice(stop) if stop < self._table.num_rows else None
+            if self._up_to is None or last <= self._up_to:
+                break
+            # What lies between two inputs that are asked for is not read.
+            beyond = uris[upper_bound(uris, self._up_to)].as_py() if self._up_to > first else first
+            self._table, self._up_to = self._rows.next(at_least=beyond) or (None, None)
+        wanted = [table.filter(pc.is_in(table.column("uri"), value_set=uris)) for table in found if table.num_rows]
+        return pa.concat_tables(wanted) if wanted else None
+
+
+@contextmanager
+def answers_by_uri(store: LabelStore) -> Iterator[AnswersByUri]:
+    """The rows that a store has now, for look-ups in the order of their URIs.
+
+    Raises:
+        LabelStoreDamagedError: a file is damaged or lost.
+    """
+    with merged_rows(store, read_history(store).all_pieces, KEY_COLUMNS) as rows:
+        yield AnswersByUri(rows)

@@ -6,6 +6,7 @@ lock is needed.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -24,10 +25,10 @@ from imgcls_ray.errors import LabelStoreDamagedError, LabelStoreError, StorageEr
 from imgcls_ray.json_files import encode_json
 from imgcls_ray.storage.create_only import prove_create_only
 from imgcls_ray.storage.taken import foreign_name
-from imgcls_ray.store.schema import Unit, parse_part_name, part_schema
+from imgcls_ray.store.schema import PLAN_SCHEMA, Unit, parse_part_name, part_schema
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from typing import BinaryIO, TypeGuard
 
     from imgcls_ray.json_files import Json
@@ -37,7 +38,6 @@ IDENTITY_FILE = "store.json"
 _CLAIM_FILE = "claim.json"
 _RUN_FILE = re.compile(r"^(\d{4,})\.json$")
 _RUN_ENTRY = re.compile(r"^(\d{4,})(?:\.json)?$")
-_SEGMENT_FILE = re.compile(r"^\d{6,}\.parquet$")
 
 
 class PlanRecord(TypedDict, total=False):
@@ -122,23 +122,36 @@ class LabelStore:
         identity = self.identity
         return part_schema(fingerprint=identity.fingerprint, embedding=identity.embedding, logits=identity.logits)
 
-    def planned_runs(self) -> list[int]:
+    # ``after``: a run up to which all are finished, as the log says. The few numbers behind it are looked up one by
+    # one, in place of the whole history. Numbers have no gaps, and plans and records are never removed.
+
+    def planned_runs(self, after: int = 0) -> list[int]:
         """Numbers of the runs whose plan is complete, ascending."""
-        return self._numbers("plans", _RUN_FILE)
+        if after:
+            return [run for run, is_planned in self._tail(after) if is_planned]
+        return self._numbers(_RUN_FILE, self.directory.entries("plans"))
 
-    def finished_runs(self) -> list[int]:
+    def begun_runs(self, after: int = 0) -> list[int]:
+        """Numbers of the runs that have a plan, or only a claim, ascending."""
+        if after:
+            return [run for run, _ in self._tail(after)]
+        return self._numbers(_RUN_ENTRY, self.directory.entries("plans"))
+
+    def finished_runs(self, after: int = 0) -> list[int]:
         """Numbers of the runs with a record, ascending."""
-        return self._numbers("runs", _RUN_FILE)
+        if after:
+            return [run for run in self.begun_runs(after) if self.directory.exists(run_name(run))]
+        return self._numbers(_RUN_FILE, self.directory.entries("runs"))
 
-    def open_runs(self) -> list[int]:
+    def open_runs(self, after: int = 0) -> list[int]:
         """Numbers of the runs that were planned and not finished, ascending."""
-        return sorted(set(self.planned_runs()) - set(self.finished_runs()))
+        return sorted(set(self.planned_runs(after)) - set(self.finished_runs(after)))
 
-    def next_run(self) -> int:
+    def next_run(self, after: int = 0) -> int:
         """The next number that no run has used, not even a run that was given up while it was planned."""
-        return max((*self._numbers("plans", _RUN_ENTRY), *self.finished_runs()), default=0) + 1
+        return max((after, *self.begun_runs(after), *self.finished_runs(after))) + 1
 
-    def claim_next_run(self) -> int | None:
+    def claim_next_run(self, after: int = 0) -> int | None:
         """Claim a number for a new plan, or return ``None`` if an open run has to be finished first.
 
         The number is read before the open runs are listed, and claimed afterwards. So after a successful claim every
@@ -149,9 +162,9 @@ class LabelStore:
         Raises:
             StoreInUseError: another command has claimed the number in the meantime.
         """
-        number = self.next_run()
-        planned = set(self.planned_runs())
-        for run in self._numbers("plans", _RUN_ENTRY):
+        number = self.next_run(after)
+        planned = set(self.planned_runs(after))
+        for run in self.begun_runs(after):
             closed: PlanRecord = {"run": run, "num_images": 0, "num_units": 0, "abandoned": now()}
             if run not in planned and self.directory.create(plan_name(run), encode_json(closed)):
                 nothing: RunRecord = {
@@ -163,7 +176,7 @@ class LabelStore:
                     "counts": {},
                 }
                 self.finish_run(run, nothing)
-        if self.open_runs():
+        if self.open_runs(after):
             return None
         self.claim_run(number)
         return number
@@ -180,8 +193,17 @@ class LabelStore:
                 f"{self.uri}: another command is planning into this store (run {run:04d} is claimed); run again later"
             )
 
-    def _numbers(self, folder: str, pattern: re.Pattern[str]) -> list[int]:
-        matches = (pattern.match(name) for name in self.directory.entries(folder))
+    def _tail(self, after: int) -> Iterator[tuple[int, bool]]:
+        """The runs behind one, and whether their plan is complete."""
+        for run in itertools.count(after + 1):
+            is_planned = self.directory.exists(plan_name(run))
+            if not is_planned and next(iter(self.directory.entries(f"plans/{run:04d}")), None) is None:
+                return
+            yield run, is_planned
+
+    @staticmethod
+    def _numbers(pattern: re.Pattern[str], names: Iterable[str]) -> list[int]:
+        matches = (pattern.match(name) for name in names)
         return sorted({int(match.group(1)) for match in matches if match})
 
     def plan_record(self, run: int) -> PlanRecord:
@@ -201,7 +223,7 @@ class LabelStore:
         Raises:
             LabelStoreDamagedError: the record is damaged.
         """
-        record = self._record(name := f"runs/{run:04d}.json")
+        record = self._record(name := run_name(run))
         if not _is_run_record(record):
             raise self._damaged(name)
         return record
@@ -224,27 +246,39 @@ class LabelStore:
         Raises:
             LabelStoreDamagedError: a plan file is damaged or lost.
         """
-        num_units = self.plan_record(run)["num_units"]
-        if num_units == 0:
-            return  # also a plan that was given up half-way, whose files mean nothing
+        for _, units in self._segments(run, self.plan_record(run)):
+            yield from units
+
+    def planned_rows(self, run: int, record: PlanRecord) -> Iterator[tuple[Unit, pa.Table]]:
+        """The units of a planned run in order, with the plan's rows of each; one request for each plan file.
+
+        Raises:
+            LabelStoreDamagedError: a plan file is damaged or lost.
+        """
+        for file, units in self._segments(run, record):
+            for unit in units:
+                with self._reading_plan(unit.segment):
+                    rows = pq.ParquetFile(file, pre_buffer=True).read_row_group(unit.row_group).cast(PLAN_SCHEMA)
+                    rows.validate(full=True)
+                yield unit, rows
+
+    def _segments(self, run: int, record: PlanRecord) -> Iterator[tuple[BinaryIO, list[Unit]]]:
+        """The plan files of a run, each open and with its units."""
+        num_units = record["num_units"]
         number = first_row = 0
-        segments = sorted(
-            (name for name in self.directory.entries(f"plans/{run:04d}") if _SEGMENT_FILE.match(name)),
-            key=lambda name: (len(name), name),  # a millionth file has one digit more
-        )
-        for place, name in enumerate(segments):
-            segment = f"plans/{run:04d}/{name}"
-            # Without it, the units behind the gap would be labelled under the names of others.
-            if name != segment_name(place):
-                raise LabelStoreDamagedError(
-                    f"{self.uri}: plans/{run:04d}/{segment_name(place)} is lost; bring it back from a copy"
-                )
-            with self._plan_file(segment) as file:
+        # No units: also a plan that was given up half-way, whose files mean nothing.
+        for place in itertools.count():
+            if number >= num_units:
+                break
+            segment = f"plans/{run:04d}/{segment_name(place)}"
+            units = []
+            with self._reading_plan(segment), self.directory.open(segment) as file:
                 footer = pq.read_metadata(file)
-            for row_group in range(footer.num_row_groups):
-                num_rows = footer.row_group(row_group).num_rows
-                yield Unit(run, number, segment, row_group, first_row, num_rows)
-                number, first_row = number + 1, first_row + num_rows
+                for row_group in range(footer.num_row_groups):
+                    num_rows = footer.row_group(row_group).num_rows
+                    units.append(Unit(run, number, segment, row_group, first_row, num_rows))
+                    number, first_row = number + 1, first_row + num_rows
+                yield file, units
         if number != num_units:
             raise LabelStoreDamagedError(
                 f"{self.uri}: the files of plans/{run:04d} hold {number:,} of {num_units:,} units; "
@@ -262,10 +296,19 @@ class LabelStore:
         Raises:
             LabelStoreDamagedError: the file is damaged.
         """
+        with self.reading_rows(name), self.directory.open(name) as file:
+            return pq.ParquetFile(file).read(columns=columns)
+
+    @contextmanager
+    def reading_rows(self, name: str) -> Iterator[None]:
+        """The block reads a file with rows.
+
+        Raises:
+            LabelStoreDamagedError: the file is damaged or lost.
+        """
         try:
-            with self.directory.open(name) as file:
-                return pq.ParquetFile(file).read(columns=columns)
-        except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
+            yield
+        except (OSError, UnicodeDecodeError, ValueError, LookupError, pa.ArrowException) as error:
             raise LabelStoreDamagedError(
                 f"{self.uri}: {name} cannot be read ({' '.join(str(error).split())}); bring it back from a copy, or "
                 f"remove it and the record of its run under runs/, and the command labels its images again"
@@ -277,22 +320,24 @@ class LabelStore:
         Raises:
             LabelStoreDamagedError: the plan file is damaged.
         """
-        with self._plan_file(unit.segment) as file:
+        with self._reading_plan(unit.segment), self.directory.open(unit.segment) as file:
             return pq.ParquetFile(file, pre_buffer=True).read_row_group(unit.row_group)
 
     @contextmanager
-    def _plan_file(self, name: str) -> Iterator[BinaryIO]:
+    def _reading_plan(self, name: str) -> Iterator[None]:
         try:
-            with self.directory.open(name) as file:
-                yield file
-        except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
+            yield
+        # Without it, the units behind the gap would be labelled under the names of others.
+        except FileNotFoundError as error:
+            raise LabelStoreDamagedError(f"{self.uri}: {name} is lost; bring it back from a copy") from error
+        except (OSError, ValueError, pa.ArrowException) as error:
             raise LabelStoreDamagedError(
                 f"{self.uri}: {name} cannot be read ({' '.join(str(error).split())}); bring it back from a copy: "
                 "it says what an open run is to label"
             ) from error
 
     def finish_run(self, run: int, record: RunRecord) -> None:
-        self.directory.create(f"runs/{run:04d}.json", encode_json(record))
+        self.directory.create(run_name(run), encode_json(record))
 
 
 def _is_plan_record(record: Json) -> TypeGuard[PlanRecord]:
@@ -319,6 +364,11 @@ def _is_count(value: object) -> bool:
 def plan_name(run: int) -> str:
     """Name of the file that marks a plan as complete."""
     return f"plans/{run:04d}.json"
+
+
+def run_name(run: int) -> str:
+    """Name of the file that marks a run as finished."""
+    return f"runs/{run:04d}.json"
 
 
 def segment_name(number: int) -> str:

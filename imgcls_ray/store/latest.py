@@ -3,61 +3,36 @@
 from __future__ import annotations
 
 import csv
-import itertools
 import json
 import os
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from imgcls_ray.errors import StorageError, UsageError
 from imgcls_ray.storage.scratch import scratch_folder
-from imgcls_ray.store.answers import newest_answers
+from imgcls_ray.store.answers import newest_rows
+from imgcls_ray.store.history import read_history
+from imgcls_ray.store.rows import SOURCE, merged_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    import pyarrow as pa
+
     from imgcls_ray.store.label_store import LabelStore
 
-_BATCH_ROWS = 8192
 FORMATS = ("parquet", "jsonl", "csv")
 
 
 def latest_rows(store: LabelStore) -> Iterator[pa.Table]:
     """The newest row of every input, sorted by URI, in tables of some thousand rows."""
-    parts = _PartReader(store)
-    answers = newest_answers(store)
-    while batch := list(itertools.islice(answers, _BATCH_ROWS)):
-        # By part first: where the rows of many runs take turns, each part is still read once a batch.
-        places: dict[str, list[int]] = {}
-        for place, answer in enumerate(batch):
-            places.setdefault(answer.part, []).append(place)
-        tables = [parts.rows(part, [batch[place].row for place in inside]) for part, inside in places.items()]
-        order = np.argsort(list(itertools.chain.from_iterable(places.values())))
-        yield pa.concat_tables(tables).take(order)
-
-
-class _PartReader:
-    """Reads rows of parts, and caches the few parts that the merge of all runs needs at a time."""
-
-    _MAX_OPEN = 8
-
-    def __init__(self, store: LabelStore) -> None:
-        self._store = store
-        self._parts: dict[str, pa.Table] = {}
-
-    def rows(self, part: str, rows: list[int]) -> pa.Table:
-        if part not in self._parts:
-            while len(self._parts) >= self._MAX_OPEN:
-                del self._parts[next(iter(self._parts))]
-            self._parts[part] = self._store.read_part(part)
-        # To the end of the dict: the least recently used part goes first.
-        table = self._parts[part] = self._parts.pop(part)
-        return table.take(rows)
+    with merged_rows(store, read_history(store).all_pieces) as rows:
+        for table in rows:
+            if (newest := newest_rows(table.drop_columns(SOURCE))).num_rows:
+                yield newest
 
 
 def write_latest(store: LabelStore, path: Path) -> int:

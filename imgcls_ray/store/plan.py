@@ -13,14 +13,16 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from imgcls_ray.errors import StoreInUseError
 from imgcls_ray.inputs.sorting import ScratchWriter, batches_of, table_of
 from imgcls_ray.json_files import encode_json
 from imgcls_ray.storage.scratch import scratch_file
-from imgcls_ray.store.answers import answers_by_input
+from imgcls_ray.store.answers import answers_by_uri, answers_in, newest_rows
 from imgcls_ray.store.label_store import now, plan_name, segment_name
 from imgcls_ray.store.retrying import RetryRules, may_pass
 from imgcls_ray.store.schema import PLAN_SCHEMA, STATUS_OK, image_id
@@ -31,13 +33,15 @@ if TYPE_CHECKING:
 
     from imgcls_ray.json_files import Json
     from imgcls_ray.storage.files import FileInfo
-    from imgcls_ray.store.answers import Answer
+    from imgcls_ray.store.answers import Answer, AnswersByUri
     from imgcls_ray.store.label_store import LabelStore
+    from imgcls_ray.store.rows import Source
 
 MIN_UNIT_SIZE, MAX_UNIT_SIZE = 16, 2048
 # One plan file is built in memory: a quarter of a million rows are some ten megabytes.
 _ROWS_PER_SEGMENT = 262_144
 _SPOOL_ROWS = 8192
+_COMPARED_ROWS = 8192
 
 
 @dataclass
@@ -84,35 +88,79 @@ def unanswered(
             yield info
         return
     rules = rules or RetryRules(store)
-    for info, answers in _beside(files, answers_by_input(store)):
+    files = iter(files)
+    with answers_by_uri(store) as answers:
+        while chunk := list(itertools.islice(files, _COMPARED_ROWS)):
+            yield from _compare(chunk, answers, counts, rules)
+
+
+def _compare(
+    files: Sequence[FileInfo], answers: AnswersByUri, counts: PlanCounts, rules: RetryRules
+) -> Iterator[FileInfo]:
+    """Those of the next files that have no valid row. Most have one, and cost nothing but columns of Arrow."""
+    uris = pa.array([info.uri for info in files], pa.string())
+    found = answers.find(uris)
+    is_new, is_changed, is_failed = _kinds(uris, pa.array([info.etag for info in files], pa.string()), found)
+    of_failed = _answers_of(files, is_failed | is_changed, found, answers.sources)
+    place = 0
+    for number in np.flatnonzero(is_new | is_changed | is_failed).tolist():
+        _count_answered(counts, number - place)
+        place = number + 1
+        info = files[number]
         counts.listed += 1
-        status = (answers[-1].error or STATUS_OK) if answers else ""
-        if not answers:
+        if is_new[number]:
             counts.new += 1
-        elif info.etag is not None and info.etag != answers[-1].etag:
+            yield info
+            continue
+        before = of_failed[info.uri]
+        status = before[-1].error or STATUS_OK
+        if is_changed[number]:
             counts.changed += 1
-        elif rules.is_asked_again(answers):
+        elif rules.is_asked_again(before):
             counts.retried += 1
         else:
             counts.answered += 1
             counts.answered_codes[status] += 1
-            if may_pass(answers[-1]):
+            if may_pass(before[-1]):
                 counts.waiting += 1
-                counts.next_retry = min(filter(None, (counts.next_retry, rules.time_of_retry(answers))))
+                counts.next_retry = min(filter(None, (counts.next_retry, rules.time_of_retry(before))))
             continue
-        if answers:
-            counts.replaced[answers[-1].run, status] += 1
+        counts.replaced[before[-1].run, status] += 1
         yield info
+    _count_answered(counts, len(files) - place)
 
 
-def _beside(
-    files: Iterable[FileInfo], answers_by_input: Iterator[list[Answer]]
-) -> Iterator[tuple[FileInfo, list[Answer]]]:
-    answers = next(answers_by_input, None)
-    for info in files:
-        while answers is not None and answers[0].uri < info.uri:
-            answers = next(answers_by_input, None)
-        yield info, answers if answers is not None and answers[0].uri == info.uri else []
+def _kinds(uris: pa.Array, etags: pa.Array, rows: pa.Table | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Which inputs have no row, which a row of another version, and which a row of this version with an error."""
+    if rows is None:
+        return np.ones(len(uris), bool), np.zeros(len(uris), bool), np.zeros(len(uris), bool)
+    newest = newest_rows(rows).combine_chunks()
+    place = pc.index_in(uris, value_set=newest.column("uri"))
+    is_new = place.is_null().to_numpy(zero_copy_only=False)
+    # An input without a version is never a new one of itself.
+    is_same = pc.fill_null(pc.equal(etags, newest.column("etag").combine_chunks().take(place)), False)
+    is_changed = ~is_new & ~is_same.to_numpy(zero_copy_only=False) & etags.is_valid().to_numpy(zero_copy_only=False)
+    has_error = newest.column("error").combine_chunks().take(place).is_valid().to_numpy(zero_copy_only=False)
+    return is_new, is_changed, has_error & ~is_changed
+
+
+def _answers_of(
+    files: Sequence[FileInfo], wanted: np.ndarray, rows: pa.Table | None, sources: Sequence[Source]
+) -> dict[str, list[Answer]]:
+    """All rows of some inputs, oldest first."""
+    if rows is None or not wanted.any():
+        return {}
+    uris = pa.array([files[i].uri for i in np.flatnonzero(wanted).tolist()], pa.string())
+    of_them = rows.filter(pc.is_in(rows.column("uri"), value_set=uris))
+    by_uri = itertools.groupby(answers_in(of_them, sources), key=lambda answer: answer.uri)
+    return {uri: list(group) for uri, group in by_uri}
+
+
+def _count_answered(counts: PlanCounts, number: int) -> None:
+    if number:
+        counts.listed += number
+        counts.answered += number
+        counts.answered_codes[STATUS_OK] += number
 
 
 def images_in(seconds: float, ms_per_image: float) -> int:

@@ -176,7 +176,7 @@ class RetryRules:
 
 
 @functools.lru_cache(maxsize=256)
-def _read_limits(text: bytes) -> Limits:
+def _read_limits(text: str) -> Limits:
     return _limits_in(json.loads(text))
 
 

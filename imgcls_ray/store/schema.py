@@ -3,6 +3,8 @@
 plans/NNNN/SSSSSS.parquet        inputs of run NNNN; one row group is one unit of work
 plans/NNNN.json                  written after them: the plan is complete and never changes again
 predictions/NNNN-UUUUUU.parquet  rows of unit U of run N; if the file exists, the unit is done
+predictions/merged-*.parquet     rows of several finished runs, in place of their parts
+predictions/_delta_log/          which files hold the rows of the finished runs (a Delta table)
 runs/NNNN.json                   written last: run N is finished
 store.json                       the identity: which model, which columns
 """
@@ -11,11 +13,14 @@ from __future__ import annotations
 
 import json
 import re
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import pyarrow as pa
 
 from imgcls_ray.inputs.sorting import FILE_SCHEMA
+
+if TYPE_CHECKING:
+    import numpy as np
 
 _ROW_BITS = 40
 _PART_NAME = re.compile(r"^(\d{4,})-(\d{6,})\.parquet$")
@@ -25,6 +30,8 @@ PLAN_SCHEMA = pa.schema([pa.field("image_id", pa.int64(), nullable=False), *FILE
 FINGERPRINT_KEY = b"imgcls.fingerprint"
 LIMITS_KEY = b"imgcls.limits"
 """Key in a part file's metadata: the limits of its run, as JSON."""
+RANGES_KEY = b"imgcls.limits_from"
+"""Key in a merged file's metadata: pairs of the first ``image_id`` and the limits from there on, ascending, as JSON."""
 STATUS_OK = "ok"
 STATUS_ERROR = "error"
 
@@ -71,6 +78,16 @@ def image_id(run: int, row: int) -> int:
     True
     """
     return (run << _ROW_BITS) | row
+
+
+def run_of(row_id: int) -> int:
+    """The run of an ``image_id``."""
+    return row_id >> _ROW_BITS
+
+
+def run_and_row(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Runs, and rows in their plans, of many ``image_id``."""
+    return ids >> _ROW_BITS, ids & ((1 << _ROW_BITS) - 1)
 
 
 def parse_part_name(name: str) -> tuple[int, int] | None:

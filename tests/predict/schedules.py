@@ -22,13 +22,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from io import BytesIO
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
-from imgcls_ray.errors import ImageErrorCode, StoreInUseError
+from imgcls_ray.errors import ImageErrorCode, LabelStoreDamagedError, StoreInUseError
 from imgcls_ray.json_files import encode_json
 from imgcls_ray.predict.report import PredictReport, RunReport
 from imgcls_ray.predict.runs import finish_run, work_off
-from imgcls_ray.store.label_store import _RUN_ENTRY, LabelStore, create_or_open_store, now, plan_name
+from imgcls_ray.store import compact, parallel
+from imgcls_ray.store.answers import all_answers
+from imgcls_ray.store.compact import compact_store
+from imgcls_ray.store.label_store import LabelStore, create_or_open_store, now, plan_name
 from imgcls_ray.store.plan import PlanCounts, Spool, unanswered, write_plan
 from imgcls_ray.store.retrying import RetryRules
 from imgcls_ray.store.verify import verify_store
@@ -79,7 +83,7 @@ class MemoryDirectory:
         self.files[name] = data
 
     def replace_from(self, name: str, path: str) -> None:
-        raise NotImplementedError
+        self.replace(name, Path(path).read_bytes())
 
     def remove(self, name: str) -> None:
         self.files.pop(name, None)
@@ -107,6 +111,12 @@ class _Turn(MemoryDirectory):
 
     def create(self, name: str, data: bytes) -> bool:
         return self._actor.step(lambda: super(_Turn, self).create(name, data))
+
+    def replace(self, name: str, data: bytes) -> None:
+        self._actor.step(lambda: super(_Turn, self).replace(name, data))
+
+    def remove(self, name: str) -> None:
+        self._actor.step(lambda: super(_Turn, self).remove(name))
 
 
 class _Actor:
@@ -199,6 +209,11 @@ class Outcome:
     num_deaths: int = 0
     num_refused: int = 0
     num_late_parts: int = 0
+    num_merged: int = 0
+    """Files that were merged."""
+    num_stale: int = 0
+    """Commands whose files were removed while they read them."""
+    num_reads: int = 0
     lost: list[str] = field(default_factory=list)
     doubled: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
@@ -215,6 +230,22 @@ def run_schedule(seed: int, work: Callable[..., None] = work_off) -> Outcome:
         seed: of everything random.
         work: what a command does; another one shows that the schedules find faults.
     """
+    with _one_thread():
+        return _run_schedule(seed, work)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Every step is the schedule's; and merged files are small, so that several make a piece."""
+    before = parallel.THREADS, compact._FILE_BYTES, compact._GROUP_ROWS
+    parallel.THREADS, compact._FILE_BYTES, compact._GROUP_ROWS = 1, 4000, 24
+    try:
+        yield
+    finally:
+        parallel.THREADS, compact._FILE_BYTES, compact._GROUP_ROWS = before
+
+
+def _run_schedule(seed: int, work: Callable[..., None]) -> Outcome:
     chance = random.Random(seed)
     files: dict[str, bytes] = {}
     create_or_open_store(MemoryDirectory(files), identity())
@@ -223,14 +254,28 @@ def run_schedule(seed: int, work: Callable[..., None] = work_off) -> Outcome:
     inputs = [info(f"/in/{i:04d}.jpg") for i in range(_NUM_INPUTS)]
     num_there = chance.choice((0, 0, 16, _NUM_INPUTS))
     failing = frozenset(inp.uri for inp in chance.sample(inputs, chance.choice((0, 0, 3))))
+    # For how long merged files stay; not at all is what nobody should ask for while others read.
+    keep_s = chance.choice((0.0, 0.0, 3600.0))
 
     def listing() -> list[FileInfo]:
         return inputs[:num_there]
 
     def command(actor: _Actor) -> None:
         with _store_of(files, actor) as store:
-            limit = chance.choice((None, None, None, 20))
-            _command(store, _Labeller(store, actor, chance, failing), listing, chance, work, limit)
+            what = chance.random()
+            if what < 0.15:
+                _read(store, files, outcome)
+                return
+            if what < 0.8:
+                limit = chance.choice((None, None, None, 20))
+                _command(store, _Labeller(store, actor, chance, failing), listing, chance, work, limit)
+            if what > 0.5:
+                outcome.num_merged += compact_store(
+                    store,
+                    keep_s=keep_s,
+                    budget_s=chance.choice((None, 60.0)),
+                    whole=chance.random() < 0.7,
+                ).num_merged_files
 
     actors: list[_Actor] = []
     late: list[tuple[str, bytes]] = []
@@ -246,6 +291,9 @@ def run_schedule(seed: int, work: Callable[..., None] = work_off) -> Outcome:
         actors.remove(actor)
         if isinstance(actor.error, StoreInUseError):
             outcome.num_refused += 1
+        elif isinstance(actor.error, LabelStoreDamagedError) and keep_s == 0:
+            # Files that it was still reading were removed at once, which it must notice.
+            outcome.num_stale += 1
         elif actor.error is not None:
             raise actor.error
         elif actor.dies_before or actor.dies_after:
@@ -272,6 +320,7 @@ def run_schedule(seed: int, work: Callable[..., None] = work_off) -> Outcome:
 
     def alone() -> None:
         _command(store, _Labeller(store, _Idle(), chance, frozenset()), listing, chance, work, None)
+        compact_store(store, keep_s=keep_s, whole=chance.random() < 0.5)
 
     # A command runs alone and to its end, and finds the work of others; then those wake up that stood still.
     alone()
@@ -338,7 +387,7 @@ def work_off_without_claims(
     while True:
         run = store.next_run()
         planned = set(store.planned_runs())
-        for number in store._numbers("plans", _RUN_ENTRY):
+        for number in store.begun_runs():
             closed = {"run": number, "num_images": 0, "num_units": 0, "abandoned": now()}
             if number not in planned and store.directory.create(plan_name(number), encode_json(closed)):
                 store.finish_run(number, run_record(number))
@@ -354,14 +403,20 @@ def work_off_without_claims(
                 store.finish_run(number, run_record(number))
 
 
+def _read(store: LabelStore, files: dict[str, bytes], outcome: Outcome) -> None:
+    """A reader beside the commands: what was answered when it began it sees, and each row once."""
+    before = {(answer.uri, answer.run) for answer in all_answers(LabelStore(MemoryDirectory(dict(files)), identity()))}
+    seen = Counter((answer.uri, answer.run) for answer in all_answers(store))
+    outcome.num_reads += 1
+    outcome.problems += [f"{uri}: of run {run}, was not seen" for uri, run in sorted(before - seen.keys())]
+    outcome.problems += [f"{uri}: of run {run}, was seen twice" for (uri, run), n in sorted(seen.items()) if n > 1]
+
+
 def _look_at(store: LabelStore, uris: list[str], outcome: Outcome) -> None:
-    good: Counter[str] = Counter()
-    for name in store.directory.entries("predictions"):
-        part = store.read_part(f"predictions/{name}", ["uri", "error"]).to_pylist()
-        good.update(row["uri"] for row in part if row["error"] is None)
+    good = Counter(answer.uri for answer in all_answers(store) if answer.error is None)
     outcome.lost = [uri for uri in uris if not good[uri]]
     outcome.doubled = [uri for uri in uris if good[uri] > 1]
-    outcome.problems = verify_store(store).problems
+    outcome.problems += verify_store(store).problems
 
 
 def main() -> None:
@@ -379,6 +434,9 @@ def main() -> None:
             deaths=outcome.num_deaths,
             refused=outcome.num_refused,
             late_parts=outcome.num_late_parts,
+            merged=outcome.num_merged,
+            stale=outcome.num_stale,
+            reads=outcome.num_reads,
             schedules_with_lost_rows=bool(outcome.lost),
             schedules_with_doubled_rows=bool(outcome.doubled),
             schedules_that_verify_refuses=bool(outcome.problems),

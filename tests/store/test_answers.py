@@ -48,14 +48,14 @@ def test_the_ten_thousandth_run_comes_after_the_others(tmp_path: Path, monkeypat
     assert store.answered_units(9999) == store.answered_units(10_000) == {0}
 
 
-def test_an_answer_names_its_row(tmp_path: Path) -> None:
+def test_an_answer_names_its_file(tmp_path: Path) -> None:
     store = new_store(tmp_path)
     run = plan(store, infos(40))
     for unit in store.units(run):
         answer_unit(store, unit, {"/in/00000020.jpg": "corrupt"})
     answers = list(all_answers(store))
-    assert answers[0] == Answer("/in/00000000.jpg", 1, "v1", None, "predictions/0001-000000.parquet", 0)
-    assert answers[20] == Answer("/in/00000020.jpg", 1, "v1", "corrupt", "predictions/0001-000001.parquet", 4)
+    assert answers[0] == Answer("/in/00000000.jpg", 1, "v1", None, "predictions/0001-000000.parquet")
+    assert answers[20] == Answer("/in/00000020.jpg", 1, "v1", "corrupt", "predictions/0001-000001.parquet")
 
 
 def test_open_runs_count_and_foreign_files_do_not(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import pytest
 from imgcls_ray.config import PredictConfig
 from imgcls_ray.errors import StorageError, UsageError
 from imgcls_ray.predict.samples import save_samples
-from imgcls_ray.store import latest
+from imgcls_ray.store import latest, rows
 from imgcls_ray.store.latest import export_latest, latest_rows, write_jsonl, write_latest
 from tests.store.stores import info, infos, label, new_store
 
@@ -54,13 +54,12 @@ def check_rows(rows: list[dict[str, Any]]) -> None:
 # --- the stream ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("batch_rows", [1, 7, 100, 8192])
+@pytest.mark.parametrize("most_pieces", [2, 64])
 def test_the_newest_row_of_every_input_comes_by_uri(
-    batch_rows: int, store: LabelStore, monkeypatch: pytest.MonkeyPatch
+    most_pieces: int, store: LabelStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(latest, "_BATCH_ROWS", batch_rows)
+    monkeypatch.setattr(rows, "MAX_PIECES", most_pieces)
     check_rows(rows_of(store))
-    assert max(table.num_rows for table in latest_rows(store)) == min(batch_rows, 100)
 
 
 def test_a_store_without_rows_gives_none(tmp_path: Path) -> None:
@@ -68,7 +67,7 @@ def test_a_store_without_rows_gives_none(tmp_path: Path) -> None:
 
 
 def test_inputs_of_many_runs_may_take_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each run's inputs lie between those of all others; no part is read more than once a batch."""
+    """Each run's inputs lie between those of all others; no part is read more than once."""
     store = new_store(tmp_path)
     for run in range(20):
         label(store, infos(30, first=run, step=20))
@@ -84,8 +83,7 @@ def test_inputs_of_many_runs_may_take_turns(tmp_path: Path, monkeypatch: pytest.
     assert [(row["uri"], row["label"]) for row in found] == [
         (f"/in/{i:08d}.jpg", f"{i % 20 + 1}:/in/{i:08d}.jpg") for i in range(600)
     ]
-    # Once for the order of the rows, once for the rows.
-    assert len(opened) == 2 * len(set(opened)) == 2 * 40
+    assert len(opened) == len(set(opened)) == 40
 
 
 # --- files -----------------------------------------------------------------------------------------------------------
@@ -172,17 +170,15 @@ def test_an_export_that_fails_leaves_the_older_file(
 ) -> None:
     path = tmp_path / f"latest.{kind}"
     path.write_text("old")
-    monkeypatch.setattr(latest, "_BATCH_ROWS", 10)
-    take = latest._PartReader.rows
-    calls = []
+    newest, calls = latest.newest_rows, []
 
-    def fail_later(reader: Any, part: str, rows: list[int]) -> Any:
-        calls.append(part)
-        if len(calls) > 5:
+    def fail_later(table: Any) -> Any:
+        calls.append(table.num_rows)
+        if len(calls) > 2:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return take(reader, part, rows)
+        return newest(table)
 
-    monkeypatch.setattr(latest._PartReader, "rows", fail_later)
+    monkeypatch.setattr(latest, "newest_rows", fail_later)
     with pytest.raises(StorageError, match=rf"latest\.{kind}: was not written: .*No space left on device"):
         write_latest(store, path)
     assert path.read_text() == "old"
@@ -196,7 +192,7 @@ def test_an_interrupted_export_leaves_the_older_file(
         raise KeyboardInterrupt
 
     (tmp_path / "latest.csv").write_text("old")
-    monkeypatch.setattr(latest._PartReader, "rows", interrupt)
+    monkeypatch.setattr(latest, "newest_rows", interrupt)
     with pytest.raises(KeyboardInterrupt):
         write_latest(store, tmp_path / "latest.csv")
     assert (tmp_path / "latest.csv").read_text() == "old"

@@ -286,8 +286,7 @@ def test_a_lost_plan_is_found(store: LabelStore) -> None:
 
 def test_a_lost_file_of_a_plan_is_found(store: LabelStore) -> None:
     store.directory.remove("plans/0001/000000.parquet")
-    told = "the files of plans/0001 hold 0 of 3 units; bring the lost ones back from a copy"
-    assert told in verify_store(store).problems
+    assert "plans/0001/000000.parquet is lost; bring it back from a copy" in verify_store(store).problems
 
 
 # --- damage ----------------------------------------------------------------------------------------------------------

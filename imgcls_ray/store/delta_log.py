@@ -1,0 +1,389 @@
+"""The commit log of a label store: which files hold the rows of its finished runs, in the format of Delta Lake.
+
+``predictions/`` is a Delta table, so every tool that reads Delta sees each of these rows exactly once, also while files
+are merged. A commit is one file whose name is its version, created once; of two writers one wins, and the other reads
+what the winner wrote and tries again. Checkpoints bound what must be read.
+
+Format: https://github.com/delta-io/delta/blob/master/PROTOCOL.md (reader version 1, writer version 2).
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+import time
+import uuid
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pyarrow as pa
+
+from imgcls_ray.errors import LabelStoreDamagedError
+from imgcls_ray.store.delta_checkpoint import read_checkpoint, write_checkpoint
+from imgcls_ray.store.parallel import in_parallel
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from imgcls_ray.storage import Directory
+
+LOG_FOLDER = "predictions/_delta_log"
+_HINT = f"{LOG_FOLDER}/_last_checkpoint"
+_COMMIT = re.compile(r"^(\d{20})\.json$")
+_CHECKPOINT = re.compile(r"^(\d{20})\.checkpoint\.parquet$")
+_COMMITS_PER_CHECKPOINT = 10
+# A commit of so many files is read from a checkpoint from then on.
+_MANY_ACTIONS = 1000
+_MAX_TEXT = 256
+_TRIES = 5
+# What names no file of ours. Other tools delete what the log does not name, among it the parts of open runs: not within
+# this time.
+_PROPERTIES = {
+    "delta.appendOnly": "true",
+    "delta.deletedFileRetentionDuration": "interval 3650 days",
+    "delta.logRetentionDuration": "interval 3650 days",
+}
+_TYPES = {pa.int64(): "long", pa.int32(): "integer", pa.float32(): "float", pa.string(): "string"}
+
+
+class LoggedFile(NamedTuple):
+    """A file whose rows count: an ``add`` of Delta."""
+
+    path: str
+    """Its name in ``predictions/``."""
+    size: int
+    """Bytes."""
+    num_rows: int
+    first_uri: str | None
+    """Not above the uri of any row; ``None``: not known."""
+    last_uri: str | None
+    """Not below the uri of any row; ``None``: not known."""
+    time_ms: int
+    """When it was added, milliseconds since 1970."""
+
+
+@dataclass(frozen=True)
+class Log:
+    """What the log says, up to one of its versions."""
+
+    version: int = -1
+    """-1: there is no log."""
+    files: Mapping[str, LoggedFile] = field(default_factory=dict)
+    """By path."""
+    removed: Mapping[str, int] = field(default_factory=dict)
+    """Files that do not count any more and may still be there, with the time in milliseconds since 1970."""
+    summary: Mapping[str, Any] = field(default_factory=dict)
+    """What the last commit told about the store; Delta's readers do not look at it."""
+    table: Mapping[str, Any] = field(default_factory=dict)
+    """Delta's ``protocol`` and ``metaData``."""
+
+    @property
+    def through(self) -> int:
+        """All runs up to this number are finished, and their rows are in these files."""
+        return int(self.summary.get("through", 0))
+
+
+def commit_name(version: int) -> str:
+    return f"{LOG_FOLDER}/{version:020d}.json"
+
+
+def checkpoint_name(version: int) -> str:
+    return f"{LOG_FOLDER}/{version:020d}.checkpoint.parquet"
+
+
+def read_log(directory: Directory, known: Log | None = None) -> Log:
+    """The newest version of the log; few requests, however old the store is.
+
+    Args:
+        directory: of the store.
+        known: a version that was read before; what follows it is read.
+
+    Raises:
+        LabelStoreDamagedError: a file of the log is lost or damaged, or another tool wrote into the table.
+    """
+    for attempt in itertools.count(1):
+        try:
+            if attempt == 1 and known is not None and known.version >= 0:
+                return _read_on(directory, known)
+            return _read_log(directory, use_hint=attempt <= 2)
+        except FileNotFoundError as error:
+            # Old files of the log are removed while others read; what is newer is there.
+            if attempt == _TRIES:
+                raise _damaged(directory, f"{error.filename or error} is lost") from error
+    raise AssertionError("unreachable")
+
+
+def read_summary(directory: Directory) -> Log:
+    """The newest version without its files: three requests."""
+    hint = _read_hint(directory)
+    versions, _ = _listed(directory, hint or 0)
+    if not versions:
+        return Log()
+    actions = _read_commit(directory, max(versions))
+    return Log(version=max(versions), summary=_summary_of(directory, max(versions), actions))
+
+
+def _read_log(directory: Directory, *, use_hint: bool) -> Log:
+    start = _read_hint(directory) if use_hint else None
+    commits, checkpoints = _listed(directory, start or 0)
+    if not commits:
+        if start is not None:
+            raise FileNotFoundError(commit_name(start))
+        return Log()
+    base = max((version for version in checkpoints if version <= max(commits)), default=None)
+    if start is not None and base is None:
+        raise FileNotFoundError(checkpoint_name(start))
+    log = Log() if base is None else _from_checkpoint(directory, base)
+    newest = max(commits)
+    wanted = range(log.version + 1, newest + 1)
+    for version, actions in zip(wanted, in_parallel(lambda v: _read_commit(directory, v), wanted), strict=True):
+        log = _apply(log, version, actions)
+    if not wanted:
+        actions = _read_commit(directory, newest)
+    return _without_swept(replace(log, summary=_summary_of(directory, newest, actions)))
+
+
+def _read_on(directory: Directory, log: Log) -> Log:
+    commits, _ = _listed(directory, log.version)
+    newest = max(commits, default=log.version)
+    actions: list[dict[str, Any]] = []
+    for version in range(log.version + 1, newest + 1):
+        actions = _read_commit(directory, version)
+        log = _apply(log, version, actions)
+    return _without_swept(replace(log, summary=_summary_of(directory, newest, actions))) if actions else log
+
+
+def _read_hint(directory: Directory) -> int | None:
+    try:
+        version = json.loads(directory.read(_HINT))["version"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return version if isinstance(version, int) and version >= 0 else None
+
+
+def _listed(directory: Directory, start: int) -> tuple[list[int], list[int]]:
+    """Versions of commits and of checkpoints from one on. Asks for hundreds at a time, not for the whole log."""
+    commits: list[int] = []
+    checkpoints: list[int] = []
+    for hundred in itertools.count(start // 100):
+        before = len(commits)
+        names = directory.entries(LOG_FOLDER, starts_with=f"{hundred:018d}" if start else "")
+        for name in names:
+            if match := _COMMIT.match(name):
+                commits.append(int(match[1]))
+            elif match := _CHECKPOINT.match(name):
+                checkpoints.append(int(match[1]))
+        if not start or len(commits) == before or max(commits) % 100 != 99:
+            break
+    return [v for v in commits if v >= start], [v for v in checkpoints if v >= start]
+
+
+def _read_commit(directory: Directory, version: int) -> list[dict[str, Any]]:
+    name = commit_name(version)
+    try:
+        actions = [json.loads(line) for line in directory.read(name).splitlines() if line.strip()]
+    except FileNotFoundError as error:
+        raise FileNotFoundError(name) from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise _damaged(directory, f"{name} cannot be read ({error})") from error
+    if not all(isinstance(action, dict) for action in actions):
+        raise _damaged(directory, f"{name} is damaged")
+    return actions
+
+
+def _summary_of(directory: Directory, version: int, actions: Iterable[Mapping[str, Any]]) -> Mapping[str, Any]:
+    for action in actions:
+        summary = action.get("commitInfo", {}).get("imgcls")
+        if isinstance(summary, dict) and isinstance(summary.get("through"), int):
+            return summary
+    raise _damaged(directory, f"{commit_name(version)} was written by another tool: nothing else may write this table")
+
+
+def _from_checkpoint(directory: Directory, version: int) -> Log:
+    name = checkpoint_name(version)
+    try:
+        actions = read_checkpoint(directory.read(name))
+    except FileNotFoundError as error:
+        raise FileNotFoundError(name) from error
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise _damaged(directory, f"{name} cannot be read ({' '.join(str(error).split())})") from error
+    return _apply(Log(), version, actions)
+
+
+def _apply(log: Log, version: int, actions: Iterable[Mapping[str, Any]]) -> Log:
+    files, removed, table = dict(log.files), dict(log.removed), dict(log.table)
+    for action in actions:
+        if add := action.get("add"):
+            files[add["path"]] = _logged_file(add)
+            removed.pop(add["path"], None)
+        elif remove := action.get("remove"):
+            files.pop(remove["path"], None)
+            removed[remove["path"]] = int(remove.get("deletionTimestamp") or 0)
+        for kind in ("protocol", "metaData"):
+            if action.get(kind):
+                table[kind] = action[kind]
+    return Log(version, files, removed, log.summary, table)
+
+
+def _without_swept(log: Log) -> Log:
+    swept = log.summary.get("swept_ms", -1)
+    return replace(log, removed={path: time for path, time in log.removed.items() if time > swept})
+
+
+def _logged_file(add: Mapping[str, Any]) -> LoggedFile:
+    stats = json.loads(add.get("stats") or "{}")
+    return LoggedFile(
+        add["path"],
+        add["size"],
+        stats.get("numRecords", 0),
+        stats.get("minValues", {}).get("uri"),
+        stats.get("maxValues", {}).get("uri"),
+        add["modificationTime"],
+    )
+
+
+def _add(file: LoggedFile, *, is_new: bool) -> dict[str, Any]:
+    stats: dict[str, Any] = {"numRecords": file.num_rows}
+    # Bounds of long texts are cut, as Delta allows: the lower one to a prefix, the upper one to a raised prefix.
+    if file.first_uri is not None:
+        stats["minValues"] = {"uri": file.first_uri[:_MAX_TEXT]}
+    if file.last_uri is not None and (last := _upper_bound(file.last_uri)) is not None:
+        stats["maxValues"] = {"uri": last}
+    return {
+        "path": file.path,
+        "partitionValues": {},
+        "size": file.size,
+        "modificationTime": file.time_ms,
+        "dataChange": is_new,
+        "stats": json.dumps(stats, ensure_ascii=False),
+    }
+
+
+def _upper_bound(text: str) -> str | None:
+    if len(text) <= _MAX_TEXT:
+        return text
+    highest = "\U0010ffff"
+    return None if text[_MAX_TEXT] == highest else text[:_MAX_TEXT] + highest
+
+
+def commit(
+    directory: Directory,
+    log: Log,
+    schema: pa.Schema,
+    operation: str,
+    *,
+    added: Iterable[LoggedFile] = (),
+    removed: Iterable[str] = (),
+    is_new: bool = False,
+    summary: Mapping[str, Any],
+) -> Log | None:
+    """Write the next version, in one step. ``None``: another writer has written one meanwhile.
+
+    Args:
+        directory: of the store.
+        log: the version that this one follows.
+        schema: of the rows.
+        operation: for people who look at the table's history.
+        added: files that count from now on.
+        removed: files that do not any more.
+        is_new: whether this adds rows; not so if the same rows move to other files.
+        summary: about the store from now on.
+
+    Raises:
+        StorageError: it could not be written.
+    """
+    now_ms, version = time.time_ns() // 1_000_000, log.version + 1
+    table = dict(log.table) or _new_table(schema, now_ms)
+    actions: list[dict[str, Any]] = [
+        {
+            "commitInfo": {
+                "timestamp": now_ms,
+                "operation": operation,
+                "operationParameters": {},
+                "engineInfo": "imgcls-ray",
+                "imgcls": dict(summary),
+            }
+        }
+    ]
+    if not log.table:
+        actions += [{kind: table[kind]} for kind in ("protocol", "metaData")]
+    actions += [
+        {"remove": {"path": path, "deletionTimestamp": now_ms, "dataChange": False}} for path in sorted(set(removed))
+    ]
+    actions += [{"add": _add(file, is_new=is_new)} for file in added]
+    data = "".join(json.dumps(action, ensure_ascii=False, separators=(",", ":")) + "\n" for action in actions)
+    if not directory.create(commit_name(version), data.encode()):
+        return None
+    new = _without_swept(replace(_apply(replace(log, table=table), version, actions), summary=dict(summary)))
+    if version % _COMMITS_PER_CHECKPOINT == 0 or len(actions) > _MANY_ACTIONS:
+        _write_checkpoint(directory, new)
+    return new
+
+
+def _write_checkpoint(directory: Directory, log: Log) -> None:
+    actions: list[dict[str, Any]] = [{kind: log.table[kind]} for kind in ("protocol", "metaData")]
+    actions += [{"add": _add(file, is_new=False)} for file in log.files.values()]
+    actions += [
+        {"remove": {"path": path, "deletionTimestamp": at, "dataChange": False}} for path, at in log.removed.items()
+    ]
+    directory.create(checkpoint_name(log.version), write_checkpoint(actions))
+    directory.replace(_HINT, json.dumps({"version": log.version, "size": len(actions)}).encode())
+
+
+def _new_table(schema: pa.Schema, now_ms: int) -> dict[str, Any]:
+    fields = [
+        {"name": column.name, "type": _delta_type(column.type), "nullable": True, "metadata": {}} for column in schema
+    ]
+    return {
+        "protocol": {"minReaderVersion": 1, "minWriterVersion": 2},
+        "metaData": {
+            "id": str(uuid.uuid4()),
+            "name": "predictions",
+            "format": {"provider": "parquet", "options": {}},
+            "schemaString": json.dumps({"type": "struct", "fields": fields}),
+            "partitionColumns": [],
+            "configuration": dict(_PROPERTIES),
+            "createdTime": now_ms,
+        },
+    }
+
+
+def _delta_type(kind: pa.DataType) -> str | dict[str, Any]:
+    if pa.types.is_list(kind):
+        return {"type": "array", "elementType": _delta_type(kind.value_type), "containsNull": True}
+    return _TYPES[kind]
+
+
+def tombstones_since(directory: Directory, version: int, newest: int) -> set[str] | None:
+    """Files that the commits behind a version removed; ``None`` if one of these commits is gone."""
+    try:
+        commits = in_parallel(lambda v: _read_commit(directory, v), range(version + 1, newest + 1))
+        return {action["remove"]["path"] for actions in commits for action in actions if "remove" in action}
+    except FileNotFoundError:
+        return None
+
+
+def remove_old_log_files(directory: Directory, before_ms: float) -> int:
+    """Remove the files of the log before a checkpoint that everybody has been reading since a time.
+
+    Returns:
+        The number of removed files.
+    """
+    commits, checkpoints = _listed(directory, 0)
+    # The last checkpoint may be younger than a command that still reads.
+    for base in sorted(checkpoints)[-2::-1]:
+        if base not in commits:
+            continue
+        info = _read_commit(directory, base)[0].get("commitInfo", {})
+        if info.get("timestamp", before_ms) < before_ms:
+            break
+    else:
+        return 0
+    old = [commit_name(v) for v in commits if v < base] + [checkpoint_name(v) for v in checkpoints if v < base]
+    # Oldest first: what is left when this is interrupted begins with a checkpoint, too.
+    return sum(1 for _ in in_parallel(directory.remove, old))
+
+
+def _damaged(directory: Directory, what: str) -> LabelStoreDamagedError:
+    return LabelStoreDamagedError(f"{directory.uri}: {what}; bring back {LOG_FOLDER} from a copy")

@@ -1,0 +1,292 @@
+"""Which files hold a store's rows: those that the commit log names, and the parts of runs that it does not know yet.
+
+The rows of the finished runs are sorted pieces, each of consecutive runs (a log-structured merge tree): every run adds
+one, and ``compact`` merges neighbours. A part that somebody writes for a run of the log after that is ignored.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+import time
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pyarrow.parquet as pq
+
+from imgcls_ray.errors import LabelStoreDamagedError
+from imgcls_ray.store.delta_log import Log, LoggedFile, commit, read_log
+from imgcls_ray.store.parallel import in_parallel
+from imgcls_ray.store.rows import bounds_of
+from imgcls_ray.store.schema import parse_part_name
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from imgcls_ray.store.label_store import LabelStore, RunRecord
+
+_MERGED_NAME = re.compile(r"^merged-(\d{4,})-(\d{4,})-[0-9a-f]{12}-(\d{4,})\.parquet$")
+_RECENT_RUNS = 24
+_TRIES = 5
+
+
+class DataFile(NamedTuple):
+    """A file with sorted rows."""
+
+    path: str
+    """Its name in ``predictions/``."""
+    first_uri: str | None = None
+    """Not above the uri of any row; ``None``: not known."""
+    last_uri: str | None = None
+    """Not below the uri of any row; ``None``: not known."""
+
+    @property
+    def name(self) -> str:
+        """Its name in the store."""
+        return f"predictions/{self.path}"
+
+
+class Piece(NamedTuple):
+    """Rows of consecutive runs, sorted by uri and run: files one after the other."""
+
+    first_run: int
+    last_run: int
+    files: tuple[DataFile, ...]
+    num_rows: int = 0
+    """0: not known."""
+
+
+@dataclass(frozen=True)
+class History:
+    """Where the rows of a store are."""
+
+    log: Log
+    pieces: tuple[Piece, ...]
+    """Of the runs in the log, ascending."""
+    tail: tuple[Piece, ...]
+    """Of the runs behind it, finished or open, one piece each, ascending."""
+
+    @property
+    def all_pieces(self) -> tuple[Piece, ...]:
+        return self.pieces + self.tail
+
+
+def read_history(store: LabelStore) -> History:
+    """Where the rows are now.
+
+    Raises:
+        LabelStoreDamagedError: the log is damaged or lost.
+    """
+    for attempt in itertools.count(1):
+        log = read_log(store.directory)
+        tail = _tail_of(store, log)
+        # A run that misses parts may have been put into the log and merged after the log was read.
+        is_certain = log.version < 0 or all(_is_whole(store, piece) for piece in tail) or _is_newest(store, log)
+        if is_certain or attempt == _TRIES:
+            return History(log, tuple(pieces_of(log)), tuple(tail))
+    raise AssertionError("unreachable")
+
+
+def pieces_of(log: Log) -> list[Piece]:
+    """The pieces of the runs in the log, ascending.
+
+    Raises:
+        LabelStoreDamagedError: a file is none of ours.
+    """
+    places = sorted((_place(file.path), file) for file in log.files.values())
+    pieces = []
+    for (first, last), group in itertools.groupby(places, key=lambda item: item[0][:2]):
+        files = [file for _, file in group]
+        named = tuple(DataFile(file.path, file.first_uri, file.last_uri) for file in files)
+        pieces.append(Piece(first, last, named, sum(file.num_rows for file in files)))
+    return pieces
+
+
+def merged_name(first_run: int, last_run: int, token: str, number: int) -> str:
+    """Name in ``predictions/`` of a file with the rows of several runs."""
+    return f"merged-{first_run:04d}-{last_run:04d}-{token}-{number:04d}.parquet"
+
+
+def is_merged_name(path: str) -> bool:
+    return _MERGED_NAME.match(path) is not None
+
+
+def runs_of(path: str) -> tuple[int, int] | None:
+    """The first and last run in a file of ``predictions/``; ``None`` for a foreign name."""
+    if part := parse_part_name(path):
+        return part[0], part[0]
+    match = _MERGED_NAME.match(path)
+    return (int(match[1]), int(match[2])) if match else None
+
+
+def _place(path: str) -> tuple[int, int, int]:
+    """Runs of a file, and its number in its piece."""
+    if part := parse_part_name(path):
+        return part[0], part[0], part[1]
+    if match := _MERGED_NAME.match(path):
+        return int(match[1]), int(match[2]), int(match[3])
+    raise LabelStoreDamagedError(
+        f"predictions/{path}: was written into the table by another tool; nothing else may write it"
+    )
+
+
+def _tail_of(store: LabelStore, log: Log) -> list[Piece]:
+    if log.version >= 0:
+        return [
+            Piece(run, run, tuple(DataFile(path) for path in _parts_of(store, run)))
+            for run in store.planned_runs(log.through)
+        ]
+    parts = []
+    for path in store.directory.entries("predictions"):
+        if is_merged_name(path):
+            raise LabelStoreDamagedError(
+                f"{store.uri}: predictions/_delta_log is lost, and with it what is merged; bring it back from a copy"
+            )
+        if number := parse_part_name(path):
+            parts.append((*number, path))
+    return [
+        Piece(run, run, tuple(DataFile(path) for _, _, path in group))
+        for run, group in itertools.groupby(sorted(parts), key=lambda part: part[0])
+    ]
+
+
+def _parts_of(store: LabelStore, run: int) -> list[str]:
+    """Part files of a run, in the order of its units."""
+    names = store.directory.entries("predictions", starts_with=f"{run:04d}-")
+    return [path for number, path in sorted((parse_part_name(name), name) for name in names if parse_part_name(name))]
+
+
+def _is_whole(store: LabelStore, piece: Piece) -> bool:
+    try:
+        return len(piece.files) >= store.plan_record(piece.first_run)["num_units"]
+    except LabelStoreDamagedError:
+        return False
+
+
+def _is_newest(store: LabelStore, log: Log) -> bool:
+    return read_log(store.directory, log).through == log.through
+
+
+def commit_finished(store: LabelStore, known: Log | None = None) -> Log:
+    """Put the runs that are finished into the log, as far as no open run is before them. Returns the log.
+
+    Any command may do this at any time, also several at once: the log takes each run once.
+
+    Args:
+        store: whose runs.
+        known: the log as it was read before, which saves reading it again.
+
+    Raises:
+        LabelStoreDamagedError: the log, or a part, is damaged.
+        StorageError: the storage fails.
+    """
+    log = known
+    while True:
+        log = read_log(store.directory, log)
+        finished = set(store.finished_runs(log.through))
+        begun = set(store.begun_runs(log.through))
+        # A number that is claimed and not planned is not finished: it may still get a plan.
+        through = min(begun - finished, default=max(begun | finished, default=log.through) + 1) - 1
+        runs = sorted(run for run in finished if log.through < run <= through)
+        if not runs:
+            return log
+        # Of a whole store, one listing is cheaper than one for every run.
+        listed = {piece.first_run: piece for piece in _tail_of(store, log)} if len(runs) > _RECENT_RUNS else None
+        records = list(in_parallel(lambda run: _record_of(store, run), runs))
+        paths = [
+            path
+            for run, num_units in zip(runs, in_parallel(lambda run: _num_units(store, run), runs), strict=True)
+            for path in (_parts_of(store, run) if listed is None else _paths(listed.get(run)))
+            # What answers no unit of the plan is not among the store's rows.
+            if num_units is None or (parse_part_name(path) or (0, 0))[1] < num_units
+        ]
+        added = list(in_parallel(lambda path: describe_file(store, path), paths))
+        summary = _summary(log, runs, records, added, through=through)
+        if new := commit(store.directory, log, store.schema, "WRITE", added=added, is_new=True, summary=summary):
+            return new
+
+
+def _paths(piece: Piece | None) -> list[str]:
+    return [file.path for file in piece.files] if piece else []
+
+
+def _record_of(store: LabelStore, run: int) -> RunRecord | None:
+    try:
+        return store.run_record(run)
+    except LabelStoreDamagedError:
+        return None
+
+
+def _num_units(store: LabelStore, run: int) -> int | None:
+    try:
+        return store.plan_record(run)["num_units"]
+    except LabelStoreDamagedError:
+        return None
+
+
+def describe_file(store: LabelStore, path: str) -> LoggedFile:
+    """Size and bounds of a file with sorted rows, from its footer.
+
+    Raises:
+        LabelStoreDamagedError: it cannot be read.
+    """
+    with store.reading_rows(name := f"predictions/{path}"), store.directory.open(name) as file:
+        footer = pq.ParquetFile(file).metadata
+        size = file.seek(0, 2)
+        uris = footer.schema.names.index("uri")
+        bounds = [bounds_of(footer.row_group(group).column(uris)) for group in range(footer.num_row_groups)]
+    first, last = (bounds[0][0], bounds[-1][1]) if bounds else (None, None)
+    return LoggedFile(path, size, footer.num_rows, first, last, time.time_ns() // 1_000_000)
+
+
+def _summary(
+    log: Log,
+    runs: Iterable[int],
+    records: Iterable[RunRecord | None],
+    added: Iterable[LoggedFile],
+    *,
+    through: int,
+) -> dict[str, Any]:
+    """What ``status`` tells of the store, as the commit keeps it."""
+    old = log.summary
+    codes = Counter(old.get("codes", {}))
+    num_runs, recent, finished = old.get("runs", 0), list(old.get("recent", ())), old.get("finished")
+    for run, record in zip(runs, records, strict=True):
+        if record is None:
+            continue
+        codes.update(record["counts"])
+        finished = max(finished or "", record["finished"])
+        if record["num_images"]:
+            num_runs += 1
+            recent.append([run, record["finished"], record["num_images"], record["counts"].get("ok", 0)])
+    files: Mapping[str, LoggedFile] = {**log.files, **{file.path: file for file in added}}
+    return {
+        **old,
+        "through": through,
+        "runs": num_runs,
+        "rows": sum(file.num_rows for file in files.values()),
+        "codes": dict(codes),
+        "finished": finished,
+        "recent": recent[-_RECENT_RUNS:],
+        **sizes_of(files.values()),
+    }
+
+
+def sizes_of(files: Iterable[LoggedFile]) -> dict[str, int]:
+    """Number and bytes of the files that count, for a summary."""
+    sizes = [file.size for file in files]
+    return {"files": len(sizes), "bytes": sum(sizes)}
+
+
+def late_files(store: LabelStore, log: Log) -> Iterator[str]:
+    """Names in ``predictions/`` that look like the store's rows, and that no reader looks at.
+
+    Parts of a late writer, and merged files of a command that was killed before it could put them into the log.
+    """
+    if log.version < 0:
+        return
+    for path in store.directory.entries("predictions"):
+        runs = runs_of(path)
+        if runs and runs[1] <= log.through and path not in log.files and path not in log.removed:
+            yield path
