@@ -227,7 +227,7 @@ def measure(what: str, uri: str, list_path: Path) -> None:
     """One measurement, in this process."""
     directory = Counting(open_directory(uri))
     before = _peak_mb()
-    start = time.monotonic()
+    start, cpu = time.monotonic(), time.process_time()
     with contextlib.redirect_stdout(io.StringIO()):
         found = _RUN[what](open_store(directory), list_path)
     emit(
@@ -236,6 +236,7 @@ def measure(what: str, uri: str, list_path: Path) -> None:
         time.monotonic() - start,
         "s",
         requests=directory.requests.total(),
+        cpu_s=round(time.process_time() - cpu, 2),
         kinds=dict(directory.requests),
         peak_mb=_peak_mb(),
         peak_mb_before=before,

@@ -30,6 +30,7 @@ GUARDS: dict[str, tuple[Promise, ...]] = {
                 _COMPATIBILITY + "test_the_newest_rows_of_a_store_are_those_of_the_version_that_made_it",
                 _COMPATIBILITY + "test_a_finished_store_of_an_earlier_version_is_sound",
                 _COMPATIBILITY + "test_the_next_run_on_a_store_labels_only_what_is_new_or_changed",
+                _COMPATIBILITY + "test_a_store_of_an_earlier_version_is_upgraded_and_merged_with_the_same_rows",
                 _COMPATIBILITY + "test_an_open_run_of_an_earlier_version_is_finished_with_no_row_lost_or_doubled",
                 _COMPATIBILITY + "test_the_lease_of_a_command_that_was_killed_does_not_hold_a_store_for_ever",
             ),
@@ -52,6 +53,17 @@ GUARDS: dict[str, tuple[Promise, ...]] = {
     ),
     "bulk": (
         Promise("one row per input", ("predict/test_predict.py::test_every_input_has_one_row_with_its_own_label",)),
+        Promise(
+            "a run costs what is new: no run reads a file for each earlier one, and readers never notice a merge",
+            (
+                "store/test_status.py::test_runs_in_the_log_are_not_read",
+                "store/test_compact.py::test_a_run_with_nothing_new_reads_no_earlier_run",
+                "store/test_compact.py::test_merged_files_hold_the_same_rows",
+                "store/test_delta_log.py::test_another_hand_reads_every_row_once",
+                "predict/test_schedules.py::test_no_schedule_loses_or_doubles_a_row",
+            ),
+            ("benchmarks.history --runs 10000",),
+        ),
         Promise(
             "a worker that dies costs at most two units done again",
             (

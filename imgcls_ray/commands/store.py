@@ -115,8 +115,10 @@ def compact(config_file: Path | None, overrides: Sequence[str], flags: Values) -
     config = make_config(CompactConfig, read_values(CompactConfig, config_file, overrides, flags))
     store = _open(config)
     prove_create_only(store.directory)
-    report = compact_store(store, keep_s=config.keep_s, whole=config.whole)
+    report = compact_store(store, keep_s=config.keep_s, whole=config.whole, is_lost_forgotten=config.forget_lost)
     console = _console()
+    if report.num_forgotten_rows:
+        console.print(f"{counted(report.num_forgotten_rows, 'row')} lost; the next run labels their images again")
     console.print(
         f"{store.uri}: {counted(report.num_merged_files, 'file')} merged into {report.num_new_files:,} "
         f"({counted(report.num_rows, 'row')}); the rows are in {counted(report.num_pieces, 'sorted piece')}"
@@ -153,6 +155,8 @@ def verify(config_file: Path | None, overrides: Sequence[str], flags: Values) ->
         console.print(f"  {problem}")
     if report.num_problems > _MAX_PROBLEMS_SHOWN:
         console.print(f"  and {report.num_problems - _MAX_PROBLEMS_SHOWN:,} more")
+    if report.num_forgotten:
+        console.print(f"  {counted(report.num_forgotten, 'row')} lost and forgotten; the next run labels their images")
     for name in report.ignored[:_MAX_PROBLEMS_SHOWN]:
         console.print(f"  {name}: is ignored, a late writer left it; `imgcls store compact` removes it")
     if (more := len(report.ignored) - _MAX_PROBLEMS_SHOWN) > 0:

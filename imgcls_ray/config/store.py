@@ -42,6 +42,10 @@ class CompactConfig(StoreConfig):
     whole: bool = False
     """Merge all runs into one sorted piece, and not only what pays."""
 
+    forget_lost: bool = False
+    """Let files of rows count no more that are gone and cannot be brought back from a copy. The next run labels their
+    images again."""
+
     @field_validator("keep", mode="after")
     @classmethod
     def _is_duration(cls, value: str) -> str:

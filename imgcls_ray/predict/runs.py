@@ -73,15 +73,15 @@ def work_off(
                 left -= finished.num_labelled
                 if left <= 0 or not finished.is_finished:
                     return
-        log = commit_finished(store, log)
-    log = commit_finished(store, log)
+        log = commit_finished(store)
+    commit_finished(store)
     with plans(left) as spools:
         for number, planned in enumerate(spools):
             if number:
                 store.claim_run(run := run + 1)
             job.write_plan(planned, run)
             report.runs.append(finish_run(store, job, run))
-            log = commit_finished(store, log)
+            commit_finished(store)
 
 
 def finish_run(store: LabelStore, job: Job, run: int, *, limit: int | None = None) -> RunReport:

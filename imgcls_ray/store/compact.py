@@ -24,14 +24,16 @@ from imgcls_ray.storage.scratch import scratch_folder
 from imgcls_ray.store.delta_log import (
     Log,
     LoggedFile,
-    commit,
-    read_log,
-    remove_old_log_files,
+    remove_old_checkpoints,
     tombstones_since,
 )
 from imgcls_ray.store.history import (
     Piece,
     commit_finished,
+    commit_to,
+    current_log,
+    forget_lost,
+    is_merged_name,
     late_files,
     merged_name,
     pieces_of,
@@ -74,6 +76,8 @@ class CompactReport:
     """Files that had not counted for long enough, and are gone now."""
     num_late_files: int = 0
     """Files that never counted, and go after the same time."""
+    num_forgotten_rows: int = 0
+    """Rows of lost files that count no more; the next run labels their images again."""
     num_pieces: int = 0
     """Sorted pieces that are left."""
 
@@ -84,7 +88,7 @@ def compact_store(
     keep_s: float = DEFAULT_KEEP_S,
     budget_s: float | None = None,
     whole: bool = False,
-    known: Log | None = None,
+    is_lost_forgotten: bool = False,
 ) -> CompactReport:
     """Merge what pays, and remove what has not counted for a time.
 
@@ -93,7 +97,7 @@ def compact_store(
         keep_s: how long files that were merged stay for those who still read them, seconds.
         budget_s: leave out merges that would take longer together, and do not look for late files.
         whole: merge everything into one piece.
-        known: the log as it was read before, which saves reading it again.
+        is_lost_forgotten: first let the files count no more that are gone.
 
     Raises:
         LabelStoreDamagedError: a file is damaged or lost.
@@ -101,7 +105,9 @@ def compact_store(
     """
     report = CompactReport()
     start = time.monotonic()
-    log = commit_finished(store, known)
+    log = commit_finished(store)
+    if is_lost_forgotten:
+        log, report.num_forgotten_rows = forget_lost(store)
     log = _sweep(store, log, keep_s, report, look_for_late=budget_s is None)
     while piece_range := _all(log) if whole else choose(pieces_of(log)):
         pieces = pieces_of(log)[piece_range]
@@ -114,7 +120,7 @@ def compact_store(
         log = _merge(store, log, pieces, report)
     # The log is listed for that as a whole, which need not be in every run.
     if budget_s is None or log.version % 100 < 3:
-        remove_old_log_files(store.directory, _now_ms() - keep_s * 1000)
+        remove_old_checkpoints(store.directory, _now_ms() - keep_s * 1000)
     report.num_pieces = len(pieces_of(log))
     return report
 
@@ -127,11 +133,10 @@ def compact_after_run(store: LabelStore, run_s: float) -> None:
         run_s: how long the command has taken, seconds.
     """
     try:
-        log = commit_finished(store)
-        num_pieces = len(pieces_of(log))
+        num_pieces = len(pieces_of(commit_finished(store)))
         # So many are merged on disk again in every run: then it pays to merge them once.
         budget_s = math.inf if num_pieces > 2 * MAX_PIECES else max(_LEAST_BUDGET_S, _SHARE_OF_RUN * run_s)
-        compact_store(store, budget_s=budget_s, known=log)
+        compact_store(store, budget_s=budget_s)
     except ImgclsError as error:
         # The labels are there, and the next command tries again.
         logger.warning("the files of the label store were not merged: %s", error)
@@ -177,7 +182,7 @@ def _tier(piece: Piece) -> int:
 def _all(log: Log) -> slice | None:
     """Everything, unless it is one merged piece."""
     pieces = pieces_of(log)
-    is_one = len(pieces) == 1 and pieces[0].first_run < pieces[0].last_run
+    is_one = len(pieces) == 1 and all(is_merged_name(file.path) for file in pieces[0].files)
     return slice(0, len(pieces)) if pieces and not is_one else None
 
 
@@ -206,7 +211,7 @@ def _merge(store: LabelStore, log: Log, pieces: Sequence[Piece], report: Compact
     if done is None:
         # Its files are found and removed as those of a late writer are.
         logger.info("runs %04d to %04d: merged by another command meanwhile", first_run, last_run)
-        return read_log(store.directory, log)
+        return current_log(store)
     report.num_merged_files += len(old)
     report.num_new_files += len(new)
     report.num_rows += num_rows
@@ -218,10 +223,10 @@ def _commit_merged(store: LabelStore, log: Log, old: Sequence[str], new: Sequenc
     while True:
         files = {**{path: file for path, file in log.files.items() if path not in set(old)}, **{f.path: f for f in new}}
         summary = {**log.summary, **sizes_of(files.values())}
-        done = commit(store.directory, log, store.schema, "OPTIMIZE", added=new, removed=old, summary=summary)
+        done = commit_to(store, log, "OPTIMIZE", added=new, removed=old, summary=summary)
         if done is not None:
             return done
-        log = read_log(store.directory, log)
+        log = current_log(store)
         # Somebody may have taken our files, not in the log yet, for those of a dead command and be about to remove
         # them. That is in the commits since, all of which must be seen.
         given_up = tombstones_since(store.directory, base, log.version)
@@ -311,8 +316,8 @@ def _sweep(store: LabelStore, log: Log, keep_s: float, report: CompactReport, *,
         return log
     # That they are removed need not be known: who reads an older version of the log removes them once more.
     summary: dict[str, Any] = {**log.summary, "swept_ms": cutoff} if old else dict(log.summary)
-    done = commit(store.directory, log, store.schema, "VACUUM", removed=late, summary=summary)
-    return done or read_log(store.directory, log)
+    done = commit_to(store, log, "VACUUM", removed=late, summary=summary)
+    return done or current_log(store)
 
 
 def _now_ms() -> int:

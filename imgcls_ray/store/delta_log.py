@@ -261,7 +261,7 @@ def _add(file: LoggedFile, *, is_new: bool) -> dict[str, Any]:
 
 
 def _upper_bound(text: str) -> str | None:
-    if len(text) <= _MAX_TEXT:
+    if len(text) <= _MAX_TEXT + 1:  # also one that was cut before
         return text
     highest = "\U0010ffff"
     return None if text[_MAX_TEXT] == highest else text[:_MAX_TEXT] + highest
@@ -364,25 +364,22 @@ def tombstones_since(directory: Directory, version: int, newest: int) -> set[str
         return None
 
 
-def remove_old_log_files(directory: Directory, before_ms: float) -> int:
-    """Remove the files of the log before a checkpoint that everybody has been reading since a time.
+def remove_old_checkpoints(directory: Directory, before_ms: float) -> int:
+    """Remove checkpoints that nobody has read since a time: there is a newer one from before it.
+
+    Commits stay for ever. If the name of one became free, a command that stood still for days could write it, and would
+    take for a part of the log what nobody reads.
 
     Returns:
         The number of removed files.
     """
-    commits, checkpoints = _listed(directory, 0)
-    # The last checkpoint may be younger than a command that still reads.
+    _, checkpoints = _listed(directory, 0)
+    # The last one may be younger than a command that still reads.
     for base in sorted(checkpoints)[-2::-1]:
-        if base not in commits:
-            continue
-        info = _read_commit(directory, base)[0].get("commitInfo", {})
-        if info.get("timestamp", before_ms) < before_ms:
-            break
-    else:
-        return 0
-    old = [commit_name(v) for v in commits if v < base] + [checkpoint_name(v) for v in checkpoints if v < base]
-    # Oldest first: what is left when this is interrupted begins with a checkpoint, too.
-    return sum(1 for _ in in_parallel(directory.remove, old))
+        if _read_commit(directory, base)[0].get("commitInfo", {}).get("timestamp", before_ms) < before_ms:
+            old = [checkpoint_name(version) for version in checkpoints if version < base]
+            return sum(1 for _ in in_parallel(directory.remove, old))
+    return 0
 
 
 def _damaged(directory: Directory, what: str) -> LabelStoreDamagedError:

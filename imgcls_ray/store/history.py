@@ -24,7 +24,7 @@ from imgcls_ray.store.schema import parse_part_name
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from imgcls_ray.store.label_store import LabelStore, RunRecord
+    from imgcls_ray.store.label_store import LabelStore, PlanRecord, RunRecord
 
 _MERGED_NAME = re.compile(r"^merged-(\d{4,})-(\d{4,})-[0-9a-f]{12}-(\d{4,})\.parquet$")
 _RECENT_RUNS = 24
@@ -79,11 +79,13 @@ def read_history(store: LabelStore) -> History:
         LabelStoreDamagedError: the log is damaged or lost.
     """
     for attempt in itertools.count(1):
-        log = read_log(store.directory)
+        log = current_log(store)
         tail = _tail_of(store, log)
+        if tail is None:
+            continue
         # A run that misses parts may have been put into the log and merged after the log was read.
         is_certain = log.version < 0 or all(_is_whole(store, piece) for piece in tail) or _is_newest(store, log)
-        if is_certain or attempt == _TRIES:
+        if is_certain or attempt >= _TRIES:
             return History(log, tuple(pieces_of(log)), tuple(tail))
     raise AssertionError("unreachable")
 
@@ -131,7 +133,8 @@ def _place(path: str) -> tuple[int, int, int]:
     )
 
 
-def _tail_of(store: LabelStore, log: Log) -> list[Piece]:
+def _tail_of(store: LabelStore, log: Log) -> list[Piece] | None:
+    """The parts of the runs behind the log; ``None`` if there is a log by now."""
     if log.version >= 0:
         return [
             Piece(run, run, tuple(DataFile(path) for path in _parts_of(store, run)))
@@ -140,6 +143,8 @@ def _tail_of(store: LabelStore, log: Log) -> list[Piece]:
     parts = []
     for path in store.directory.entries("predictions"):
         if is_merged_name(path):
+            if current_log(store).version >= 0:
+                return None
             raise LabelStoreDamagedError(
                 f"{store.uri}: predictions/_delta_log is lost, and with it what is merged; bring it back from a copy"
             )
@@ -165,45 +170,63 @@ def _is_whole(store: LabelStore, piece: Piece) -> bool:
 
 
 def _is_newest(store: LabelStore, log: Log) -> bool:
-    return read_log(store.directory, log).through == log.through
+    return current_log(store).through == log.through
 
 
-def commit_finished(store: LabelStore, known: Log | None = None) -> Log:
+def current_log(store: LabelStore) -> Log:
+    """The newest version of the log.
+
+    Raises:
+        LabelStoreDamagedError: the log is damaged or lost.
+    """
+    store.logs[:] = [read_log(store.directory, *store.logs[:1])]
+    return store.logs[0]
+
+
+def commit_to(store: LabelStore, log: Log, operation: str, **changes: Any) -> Log | None:
+    """``delta_log.commit`` to a store."""
+    new = commit(store.directory, log, store.schema, operation, **changes)
+    if new is not None:
+        store.logs[:] = [new]
+    return new
+
+
+def commit_finished(store: LabelStore) -> Log:
     """Put the runs that are finished into the log, as far as no open run is before them. Returns the log.
 
     Any command may do this at any time, also several at once: the log takes each run once.
-
-    Args:
-        store: whose runs.
-        known: the log as it was read before, which saves reading it again.
 
     Raises:
         LabelStoreDamagedError: the log, or a part, is damaged.
         StorageError: the storage fails.
     """
-    log = known
     while True:
-        log = read_log(store.directory, log)
-        finished = set(store.finished_runs(log.through))
+        log = current_log(store)
         begun = set(store.begun_runs(log.through))
+        finished = set(store.finished_runs(log.through, begun=begun))
         # A number that is claimed and not planned is not finished: it may still get a plan.
         through = min(begun - finished, default=max(begun | finished, default=log.through) + 1) - 1
         runs = sorted(run for run in finished if log.through < run <= through)
         if not runs:
             return log
         # Of a whole store, one listing is cheaper than one for every run.
-        listed = {piece.first_run: piece for piece in _tail_of(store, log)} if len(runs) > _RECENT_RUNS else None
+        tail = _tail_of(store, log) if len(runs) > _RECENT_RUNS else []
+        if tail is None:
+            continue
+        listed = {piece.first_run: piece for piece in tail}
         records = list(in_parallel(lambda run: _record_of(store, run), runs))
+        plans = list(in_parallel(lambda run: _plan_of(store, run), runs))
         paths = [
             path
-            for run, num_units in zip(runs, in_parallel(lambda run: _num_units(store, run), runs), strict=True)
-            for path in (_parts_of(store, run) if listed is None else _paths(listed.get(run)))
+            for run, plan in zip(runs, plans, strict=True)
+            for path in (_paths(listed.get(run)) if tail else _parts_of(store, run))
             # What answers no unit of the plan is not among the store's rows.
-            if num_units is None or (parse_part_name(path) or (0, 0))[1] < num_units
+            if plan is None or (parse_part_name(path) or (0, 0))[1] < plan["num_units"]
         ]
         added = list(in_parallel(lambda path: describe_file(store, path), paths))
         summary = _summary(log, runs, records, added, through=through)
-        if new := commit(store.directory, log, store.schema, "WRITE", added=added, is_new=True, summary=summary):
+        summary["planned"] = log.summary.get("planned", 0) + sum(plan["num_images"] for plan in plans if plan)
+        if new := commit_to(store, log, "WRITE", added=added, is_new=True, summary=summary):
             return new
 
 
@@ -218,9 +241,9 @@ def _record_of(store: LabelStore, run: int) -> RunRecord | None:
         return None
 
 
-def _num_units(store: LabelStore, run: int) -> int | None:
+def _plan_of(store: LabelStore, run: int) -> PlanRecord | None:
     try:
-        return store.plan_record(run)["num_units"]
+        return store.plan_record(run)
     except LabelStoreDamagedError:
         return None
 
@@ -277,6 +300,26 @@ def sizes_of(files: Iterable[LoggedFile]) -> dict[str, int]:
     """Number and bytes of the files that count, for a summary."""
     sizes = [file.size for file in files]
     return {"files": len(sizes), "bytes": sum(sizes)}
+
+
+def forget_lost(store: LabelStore) -> tuple[Log, int]:
+    """Let the files count no more that are gone. Their inputs have no row then, and the next run labels them.
+
+    Returns:
+        The log, and the number of rows that it lacks now.
+    """
+    while True:
+        log = commit_finished(store)
+        there = set(store.directory.entries("predictions"))
+        lost = [path for path in log.files if path not in there]
+        files = [file for path, file in log.files.items() if path in there]
+        num_rows = sum(file.num_rows for file in files)
+        num_forgotten = max(log.summary.get("planned", 0) - num_rows, 0)
+        if log.version < 0 or (num_forgotten == log.summary.get("forgotten", 0) and not lost):
+            return log, 0
+        summary = {**log.summary, "rows": num_rows, "forgotten": num_forgotten, **sizes_of(files)}
+        if new := commit_to(store, log, "DELETE", removed=lost, summary=summary):
+            return new, num_forgotten - log.summary.get("forgotten", 0)
 
 
 def late_files(store: LabelStore, log: Log) -> Iterator[str]:

@@ -12,7 +12,7 @@ import os
 import re
 import socket
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal, Required, TypedDict
 
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from imgcls_ray.json_files import Json
     from imgcls_ray.storage import Directory
+    from imgcls_ray.store.delta_log import Log
 
 IDENTITY_FILE = "store.json"
 _CLAIM_FILE = "claim.json"
@@ -112,6 +113,8 @@ class LabelStore:
 
     directory: Directory
     identity: StoreIdentity
+    logs: list[Log] = field(default_factory=list, repr=False, compare=False)
+    """The commit log as it was read last, if it was: what follows it need be read alone."""
 
     @property
     def uri(self) -> str:
@@ -125,31 +128,43 @@ class LabelStore:
     # ``after``: a run up to which all are finished, as the log says. The few numbers behind it are looked up one by
     # one, in place of the whole history. Numbers have no gaps, and plans and records are never removed.
 
+    def begun_runs(self, after: int = 0) -> dict[int, bool]:
+        """Numbers of the runs that have a plan, or only a claim, ascending, and whether the plan is complete."""
+        if after:
+            return dict(self._tail(after))
+        names = list(self.directory.entries("plans"))
+        planned = set(self._numbers(_RUN_FILE, names))
+        return {run: run in planned for run in self._numbers(_RUN_ENTRY, names)}
+
     def planned_runs(self, after: int = 0) -> list[int]:
         """Numbers of the runs whose plan is complete, ascending."""
-        if after:
-            return [run for run, is_planned in self._tail(after) if is_planned]
-        return self._numbers(_RUN_FILE, self.directory.entries("plans"))
+        return [run for run, is_planned in self.begun_runs(after).items() if is_planned]
 
-    def begun_runs(self, after: int = 0) -> list[int]:
-        """Numbers of the runs that have a plan, or only a claim, ascending."""
-        if after:
-            return [run for run, _ in self._tail(after)]
-        return self._numbers(_RUN_ENTRY, self.directory.entries("plans"))
+    def finished_runs(self, after: int = 0, *, begun: Iterable[int] | None = None) -> list[int]:
+        """Numbers of the runs with a record, ascending.
 
-    def finished_runs(self, after: int = 0) -> list[int]:
-        """Numbers of the runs with a record, ascending."""
+        Args:
+            after: a run up to which all are finished, which are not told.
+            begun: those that may be among them, if they are known.
+        """
         if after:
-            return [run for run in self.begun_runs(after) if self.directory.exists(run_name(run))]
+            runs = self.begun_runs(after) if begun is None else begun
+            return [run for run in runs if self.directory.exists(run_name(run))]
         return self._numbers(_RUN_FILE, self.directory.entries("runs"))
 
     def open_runs(self, after: int = 0) -> list[int]:
         """Numbers of the runs that were planned and not finished, ascending."""
-        return sorted(set(self.planned_runs(after)) - set(self.finished_runs(after)))
+        planned = self.planned_runs(after)
+        return sorted(set(planned) - set(self.finished_runs(after, begun=planned)))
 
     def next_run(self, after: int = 0) -> int:
         """The next number that no run has used, not even a run that was given up while it was planned."""
-        return max((after, *self.begun_runs(after), *self.finished_runs(after))) + 1
+        return self._number_behind(after, self.begun_runs(after))
+
+    def _number_behind(self, after: int, begun: Iterable[int]) -> int:
+        # Once there is a log, no run has a record alone.
+        number: int = max((after, *begun, *(() if after else self.finished_runs())))
+        return number + 1
 
     def claim_next_run(self, after: int = 0) -> int | None:
         """Claim a number for a new plan, or return ``None`` if an open run has to be finished first.
@@ -159,14 +174,18 @@ class LabelStore:
         that another command began and did not finish is closed for good. Of two commands that plan at the same time,
         with or without a lease, one finds its number or its plan taken, and no input is planned twice.
 
+        Args:
+            after: a run up to which all are finished, as the log says. That an old one is given, by a command that
+                stood still for however long, costs look-ups alone: plans and records stay.
+
         Raises:
             StoreInUseError: another command has claimed the number in the meantime.
         """
-        number = self.next_run(after)
-        planned = set(self.planned_runs(after))
-        for run in self.begun_runs(after):
+        begun = self.begun_runs(after)
+        number = self._number_behind(after, begun)
+        for run, is_planned in begun.items():
             closed: PlanRecord = {"run": run, "num_images": 0, "num_units": 0, "abandoned": now()}
-            if run not in planned and self.directory.create(plan_name(run), encode_json(closed)):
+            if not is_planned and self.directory.create(plan_name(run), encode_json(closed)):
                 nothing: RunRecord = {
                     "run": run,
                     "num_images": 0,
@@ -311,7 +330,7 @@ class LabelStore:
         except (OSError, UnicodeDecodeError, ValueError, LookupError, pa.ArrowException) as error:
             raise LabelStoreDamagedError(
                 f"{self.uri}: {name} cannot be read ({' '.join(str(error).split())}); bring it back from a copy, or "
-                f"remove it and the record of its run under runs/, and the command labels its images again"
+                f"remove it and run `imgcls store compact {self.uri} --forget-lost`, and its images are labelled again"
             ) from error
 
     def read_unit(self, unit: Unit) -> pa.Table:
@@ -439,11 +458,11 @@ def check_identity(store: LabelStore, identity: StoreIdentity, *, top_k: int | N
             f"{store.uri}: belongs to another model ({have.model}, fingerprint {have.fingerprint[:12]}; this one is "
             f"{want.model}, {want.fingerprint[:12]}); use that model, or another --output"
         )
-    for field in ("top_k", "embedding", "logits"):
-        if getattr(have, field) != getattr(want, field):
-            asked = top_k if field == "top_k" and top_k is not None else getattr(want, field)
+    for key in ("top_k", "embedding", "logits"):
+        if getattr(have, key) != getattr(want, key):
+            asked = top_k if key == "top_k" and top_k is not None else getattr(want, key)
             raise LabelStoreError(
-                f"{store.uri}: was made with {field}={getattr(have, field)}, this run has {field}={asked}; "
+                f"{store.uri}: was made with {key}={getattr(have, key)}, this run has {key}={asked}; "
                 "use the same, or another --output"
             )
 

@@ -99,8 +99,8 @@ def read_status(store: LabelStore) -> StoreStatus:
         holder=lease_holder(store.directory),
     )
     recent: list[list[Any]] = list(summary.get("recent", ()))
-    finished = set(store.finished_runs(log.through))
-    planned = [run for run in store.planned_runs(log.through) if run > log.through]
+    planned = store.planned_runs(log.through)
+    finished = set(store.finished_runs(log.through, begun=planned))
     for run in in_parallel(lambda run: _status_of(store, run, is_finished=run in finished), planned):
         if run.record is None:
             status.open_runs.append(run)

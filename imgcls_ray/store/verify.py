@@ -58,6 +58,11 @@ class VerifyReport:
     problems: list[str] = field(default_factory=list)
     """In words, with file names; at most 1,000 are kept."""
     num_problems: int = 0
+    num_forgotten: int = 0
+    """Planned inputs whose rows were lost and forgotten (``store compact --forget-lost``): they are planned anew."""
+    lost: list[str] = field(default_factory=list)
+    """In words, what lacks of finished runs: problems, unless just that is forgotten."""
+    num_lost: int = 0
     ignored: list[str] = field(default_factory=list)
     """Files of late writers and of merges that were killed: no reader looks at them, and ``compact`` removes them."""
 
@@ -77,6 +82,8 @@ class VerifyReport:
         self.num_missing += other.num_missing
         self.num_doubled += other.num_doubled
         self.counts.update(other.counts)
+        self.lost += other.lost
+        self.num_lost += other.num_lost
         self.problems += other.problems[: 1000 - len(self.problems)]
         self.num_problems += other.num_problems
 
@@ -117,16 +124,33 @@ def verify_store(store: LabelStore) -> VerifyReport:
         if any(num_units.get(run, 0) is None for run in range(piece.first_run, piece.last_run + 1)):
             continue  # rows of a plan that cannot be read are not foreign ones
         num_rows, num_missing, num_doubled = check_merged(
-            store, piece, of_piece, tell=report.add, check_statuses=functools.partial(_check_statuses, report)
+            store,
+            piece,
+            of_piece,
+            tell=report.add,
+            tell_lost=report.lost.append,
+            check_statuses=functools.partial(_check_statuses, report),
         )
         report.num_rows += num_rows
         report.num_missing += num_missing
+        report.num_lost += num_missing
         report.num_doubled += num_doubled
+    _judge_lost(history, report)
     _check_foreign_files(store, history, num_units, report)
     if report.num_missing == 0 and report.is_sound:
         # Parts that are missing or damaged have been told; only whole ones can be read through.
         _check_doubles(store, history, report)
     return report
+
+
+def _judge_lost(history: History, report: VerifyReport) -> None:
+    if report.lost and report.num_lost == history.log.summary.get("forgotten", 0):
+        report.num_forgotten = report.num_lost
+        report.num_missing -= report.num_lost
+        report.num_planned -= report.num_lost
+        return
+    for problem in report.lost:
+        report.add(problem)
 
 
 class _OfRun(NamedTuple):
@@ -210,7 +234,8 @@ def _check_run(store: LabelStore, run: int, files: Sequence[DataFile], *, is_fin
             missing += unit.num_rows
             report.num_missing += unit.num_rows
             if is_finished:
-                report.add(f"{unit.part_name}: is missing ({counted(unit.num_rows, 'input')} without a row)")
+                report.num_lost += unit.num_rows
+                report.lost.append(f"{unit.part_name}: is missing ({counted(unit.num_rows, 'input')} without a row)")
     except LabelStoreDamagedError as error:
         report.add(_without_place(store, error))
         return _OfRun(report, None)

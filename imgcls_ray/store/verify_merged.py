@@ -32,6 +32,7 @@ def check_merged(
     plans: Mapping[int, npt.NDArray[np.uint64]],
     *,
     tell: Callable[[str], None],
+    tell_lost: Callable[[str], None],
     check_statuses: Callable[[pa.Table, str], None],
 ) -> tuple[int, int, int]:
     """Check a piece of merged files.
@@ -41,6 +42,7 @@ def check_merged(
         piece: what to check.
         plans: ``hashes_of`` the planned rows of its runs, in their order.
         tell: is told every problem.
+        tell_lost: is told what rows are missing.
         check_statuses: is given every table, with the name of its file.
 
     Returns:
@@ -75,7 +77,7 @@ def check_merged(
     missing = seen == 0
     for number, run in enumerate(runs):
         if count := int(missing[firsts[number] : firsts[number + 1]].sum()):
-            tell(f"{name}: {count:,} rows of run {int(run):04d} missing")
+            tell_lost(f"{name}: {count:,} rows of run {int(run):04d} missing")
     num_doubled = int(np.maximum(seen.astype(np.int64) - 1, 0).sum())
     if num_doubled or num_foreign:
         tell(f"{name}: {num_doubled:,} rows doubled, {num_foreign:,} not of its runs")

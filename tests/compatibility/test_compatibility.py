@@ -116,7 +116,7 @@ def rows_of(store: Path, imgcls: Callable[..., tuple[int, str]]) -> list[dict[st
 
 
 def hashes(folder: Path) -> dict[str, str]:
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir() if path.is_file()}
 
 
 # Label stores
@@ -148,10 +148,10 @@ def test_verify_tells_the_open_run_of_an_earlier_version(
 @pytest.mark.parametrize(
     ("name", "states"), [("plain", ["finished"] * 4), ("vectors", ["finished"] * 2), ("open", ["open"])]
 )
-def test_the_status_of_a_store_tells_its_runs(
+def test_the_history_of_a_store_tells_its_runs(
     name: str, states: list[str], imgcls: Callable[..., tuple[int, str]]
 ) -> None:
-    code, out = imgcls("store", "status", DATA / "stores" / name)
+    code, out = imgcls("store", "history", DATA / "stores" / name)
     assert code == 0
     assert re.findall(r"^\W*\d{4}\W+(finished|open)", out, flags=re.MULTILINE) == states
     assert ("1 other run found nothing new to label" in out) == (name == "plain")
@@ -173,6 +173,19 @@ def test_the_next_run_on_a_store_labels_only_what_is_new_or_changed(
     rows = {row["uri"]: row for row in rows_of(store, imgcls)}
     assert rows.keys() == {row["uri"] for row in golden_rows("plain")} | {str(photos / "photos" / "99999.jpg")}
     assert imgcls("store", "verify", store)[0] == 0
+
+
+@pytest.mark.parametrize("store", ["plain", "vectors"], indirect=True)
+def test_a_store_of_an_earlier_version_is_upgraded_and_merged_with_the_same_rows(
+    store: Path, imgcls: Callable[..., tuple[int, str]]
+) -> None:
+    before = rows_of(store, imgcls)
+    for _ in range(2):
+        assert imgcls("store", "compact", store, "--whole", "--keep", "0s")[0] == 0
+    assert [path.name[:7] for path in (store / "predictions").glob("*.parquet")] == ["merged-"]
+    assert rows_of(store, imgcls) == before
+    code, out = imgcls("store", "verify", store)
+    assert code == 0, out
 
 
 @named("plain")

@@ -246,8 +246,10 @@ def test_a_store_on_s3_tells_its_status(job: Job) -> None:
     status = run_beside("store", "status", job.store, **job.environment)
     assert status.code == 0, status.err
     assert status.out.startswith(f"{job.store}: small, 7 classes, top 5")
-    assert re.search(r"0001.*finished.*150.*149.*1 ", status.out)
+    assert "150 rows of 1 run (ok 149, unsupported_format 1)" in status.out
     assert "in use" not in status.out
+    history = run_beside("store", "history", job.store, **job.environment)
+    assert re.search(r"0001.*finished.*150.*149.*1 ", history.out)
 
 
 def test_the_secret_is_in_nothing_that_the_job_leaves_or_says(job: Job, s3: S3Server) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import random
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -18,6 +18,7 @@ from imgcls_ray.store.answers import all_answers
 from imgcls_ray.store.compact import choose, compact_store
 from imgcls_ray.store.delta_log import commit_name, read_log
 from imgcls_ray.store.history import Piece, commit_finished, pieces_of, read_history
+from imgcls_ray.store.label_store import open_store
 from imgcls_ray.store.latest import latest_rows
 from imgcls_ray.store.plan import PlanCounts, unanswered
 from imgcls_ray.store.retrying import RetryRules
@@ -156,6 +157,45 @@ def test_rows_keep_the_limits_that_they_were_made_under(tmp_path: Path) -> None:
     rules = RetryRules(store, {"max_image_bytes": 50})
     found = [info.uri for info in unanswered(infos(4), store, PlanCounts(), rules)]
     assert found == [f"/in/{number:08d}.jpg" for number in (0, 1, 2)]
+
+
+def test_a_run_with_nothing_new_reads_no_earlier_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """G10: the requests of planning grow with the logarithm of the runs."""
+    store = new_store(tmp_path)
+    numbers = {}
+    for run in range(1, 129):
+        label(store, infos(2, first=2 * run))
+        compact_store(store, budget_s=1e9)
+        if run in (15, 127):
+            again, asked = open_store(store.directory), Counter[str]()
+            with monkeypatch.context() as patch:
+                for name in ("read", "open", "exists", "entries"):
+                    count_calls(patch, type(store.directory), name, asked)
+                commit_finished(again)
+                counts = PlanCounts()
+                assert not list(unanswered(infos(2 * run, first=2), again, counts))
+            assert counts.answered == 2 * run
+            numbers[run] = asked.total()
+    assert numbers[127] <= numbers[15] + 15
+
+
+def count_calls(patch: pytest.MonkeyPatch, kind: type, name: str, asked: Counter[str]) -> None:
+    function = getattr(kind, name)
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        asked[name] += 1
+        return function(*arguments, **options)
+
+    patch.setattr(kind, name, counted)
+
+
+def test_the_parts_of_a_single_run_are_merged_if_all_are(tmp_path: Path) -> None:
+    store = new_store(tmp_path)
+    label(store, infos(40))
+    assert compact_store(store).num_merged_files == 0
+    assert compact_store(store, whole=True).num_merged_files == 3
+    assert compact_store(store, whole=True).num_merged_files == 0
+    assert verify_store(store).is_sound
 
 
 def test_a_budget_leaves_out_what_takes_longer(store: LabelStore) -> None:
@@ -322,6 +362,7 @@ def test_a_lost_log_is_told_where_files_are_merged(store: LabelStore) -> None:
     compact_store(store)
     for name in list(store.directory.entries("predictions/_delta_log")):
         store.directory.remove(f"predictions/_delta_log/{name}")
+    store = open_store(store.directory)
     with pytest.raises(LabelStoreDamagedError, match="predictions/_delta_log is lost"):
         read_history(store)
     assert "_delta_log is lost" in verify_store(store).problems[0]
@@ -335,14 +376,16 @@ def test_what_another_tool_wrote_is_refused(store: LabelStore) -> None:
         read_history(store)
 
 
-def test_the_log_is_cut_behind_a_checkpoint(store: LabelStore) -> None:
+def test_old_checkpoints_go_and_commits_stay(store: LabelStore) -> None:
+    """Or a command that slept could write a commit whose name is free again."""
     for run in range(30):
         label(store, infos(1, etag=f"w{run}"))
         commit_finished(store)
     before = rows_in(store)
-    folder = os.path.join(store.uri, "predictions", "_delta_log")
-    assert len(os.listdir(folder)) > 30
     compact_store(store, keep_s=0, whole=True)
-    assert len(os.listdir(folder)) < 25
+    names = sorted(store.directory.entries("predictions/_delta_log"))
+    commits = [int(name[:20]) for name in names if name.endswith(".json")]
+    assert commits == list(range(read_log(store.directory).version + 1))
+    assert sum(name.endswith(".checkpoint.parquet") for name in names) == 2
     assert rows_in(store) == before
     assert len(pieces_of(read_log(store.directory))) == 1
