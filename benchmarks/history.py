@@ -59,6 +59,17 @@ if TYPE_CHECKING:
 _WHEN = datetime(2026, 1, 1, tzinfo=UTC)
 _BUCKET = "history"
 _LABELS = [f"class {number}" for number in range(5)]
+_ROW = {
+    "status": "ok",
+    "error": None,
+    "label": _LABELS[0],
+    "label_id": 0,
+    "score": 0.5,
+    "labels": _LABELS,
+    "scores": [0.5, 0.2, 0.1, 0.1, 0.1],
+    "width": 500,
+    "height": 375,
+}
 # As S3Directory reads: the end of a file comes with the request that opens it.
 _TAIL_BYTES = 2**20
 _MEASURES = ("noop", "new100", "one", "status", "latest", "verify")
@@ -99,22 +110,16 @@ class NullJob:
 def write_part(store: LabelStore, unit: Unit) -> None:
     rows = store.read_unit(unit)
     count = rows.num_rows
-    columns: dict[str, Any] = {name: rows.column(name) for name in ("image_id", "uri", "etag")}
-    columns |= {
-        "status": ["ok"] * count,
-        "error": [None] * count,
-        "label": _LABELS[:1] * count,
-        "label_id": [0] * count,
-    }
-    columns |= {"score": [0.5] * count, "labels": [_LABELS] * count, "scores": [[0.5, 0.2, 0.1, 0.1, 0.1]] * count}
-    columns |= {"width": [500] * count, "height": [375] * count}
-    table = pa.table({name: columns[name] for name in store.schema.names}, schema=store.schema)
+    table = rows.select(["image_id", "uri", "etag"])
+    for name, value in _ROW.items():
+        table = table.append_column(name, pa.repeat(pa.scalar(value, store.schema.field(name).type), count))
+    table = table.select(store.schema.names).cast(store.schema)
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)
     store.directory.create(unit.part_name, buffer.getvalue())
 
 
-def make(uri: str, list_path: Path, *, runs: int, rows: int, kind: str) -> None:
+def make(uri: str, list_path: Path, *, runs: int, rows: int, kind: str, commit_every: int) -> None:
     """The store, and a list of all its inputs."""
     os.fsync = lambda _: None  # type: ignore[assignment]
     identity = StoreIdentity(model="none", fingerprint="0" * 64, num_classes=5, top_k=5, embedding=False, logits=False)
@@ -135,11 +140,13 @@ def make(uri: str, list_path: Path, *, runs: int, rows: int, kind: str) -> None:
                 run,
                 {"run": run, "num_images": rows, "counts": {"ok": rows}, "images_per_s": 1.0, "finished": now()},
             )
-            commit_finished(store)
-            if run % 8 == 0:
+            if run % commit_every == 0:
+                commit_finished(store)
+            if run % (8 * commit_every) == 0:
                 compact_after_run(store, 60.0)
             columns = [[getattr(file, name) for file in files] for name in schema.names]
             listing.write_table(pa.table(columns, schema=schema))
+    commit_finished(store)
     compact_after_run(store, 60.0)
     log = read_log(store.directory)
     emit(
@@ -312,6 +319,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=250, help="of the store [default: 250]")
     parser.add_argument("--rows", type=int, default=100, help="images of a run [default: 100]")
     parser.add_argument("--names", choices=("hash", "dated"), default="hash", help="of the images [default: hash]")
+    parser.add_argument("--commit-every", type=int, default=1, help="runs, which is faster to make [default: 1]")
     parser.add_argument("--s3", action="store_true", help="on the tests' S3 server")
     parser.add_argument("--folder", type=Path, help="keep the store here, or measure the one that is here")
     parser.add_argument("--only", choices=_MEASURES, action="append", help="measure this alone; may be repeated")
@@ -335,7 +343,7 @@ def main() -> None:
             }
         list_path = temporary / "list.parquet"
         if args.s3 or not (temporary / "store").exists():
-            make(uri, list_path, runs=args.runs, rows=args.rows, kind=args.names)
+            make(uri, list_path, runs=args.runs, rows=args.rows, kind=args.names, commit_every=args.commit_every)
         if args.s3:
             proxy = stack.enter_context(s3_proxy(server.endpoint_url, Faults(get_delay_s=0.03, list_delay_s=0.05)))
             environment = {**os.environ, "AWS_ENDPOINT_URL": proxy.endpoint_url}

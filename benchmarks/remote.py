@@ -61,7 +61,7 @@ def read_remote_parts(server: S3Server, prefix: str, sizes: dict[str, int]) -> l
     )
     objects = [item for page in pages for item in page.get("Contents", ())]
     names = [(item["LastModified"].timestamp(), item["Key"].rpartition("/")[2]) for item in objects]
-    return sorted(Part(time, sizes[name], name) for time, name in names)
+    return sorted(Part(time, sizes[name], name) for time, name in names if name in sizes)
 
 
 def unit_sizes(uri: str) -> dict[str, int]:

@@ -544,7 +544,7 @@ def vanished(
 
     def parts() -> dict[str, bytes]:
         if request.param == "local":
-            return {path.name: path.read_bytes() for path in (folder / "store" / "predictions").iterdir()}
+            return {path.name: path.read_bytes() for path in (folder / "store" / "predictions").glob("*.parquet")}
         keys = keys_under(s3, bucket, "store/predictions/")
         return {key: s3.client().get_object(Bucket=bucket, Key=key)["Body"].read() for key in keys}
 

@@ -33,8 +33,8 @@ def test_no_schedule_of_ten_thousand_loses_or_doubles_a_row() -> None:
 
 def test_the_schedules_find_what_a_number_without_a_claim_does() -> None:
     """A run with nothing to label took its number without claiming it, and ended another run's plan."""
-    outcomes = [run_schedule(seed, work_off_without_claims) for seed in range(90, 130)]
-    assert any(outcome.doubled for outcome in outcomes)
+    outcomes = [run_schedule(seed, work_off_without_claims) for seed in range(105, 120)]
+    assert any(outcome.lost for outcome in outcomes)
     assert any(outcome.problems for outcome in outcomes)
 
 

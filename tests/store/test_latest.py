@@ -18,6 +18,7 @@ from imgcls_ray.config import PredictConfig
 from imgcls_ray.errors import StorageError, UsageError
 from imgcls_ray.predict.samples import save_samples
 from imgcls_ray.store import latest, rows
+from imgcls_ray.store.answers import newest_rows
 from imgcls_ray.store.latest import export_latest, latest_rows, write_jsonl, write_latest
 from tests.store.stores import info, infos, label, new_store
 
@@ -170,13 +171,13 @@ def test_an_export_that_fails_leaves_the_older_file(
 ) -> None:
     path = tmp_path / f"latest.{kind}"
     path.write_text("old")
-    newest, calls = latest.newest_rows, []
+    calls: list[int] = []
 
     def fail_later(table: Any) -> Any:
         calls.append(table.num_rows)
         if len(calls) > 2:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return newest(table)
+        return newest_rows(table)
 
     monkeypatch.setattr(latest, "newest_rows", fail_later)
     with pytest.raises(StorageError, match=rf"latest\.{kind}: was not written: .*No space left on device"):

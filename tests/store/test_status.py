@@ -11,6 +11,7 @@ from imgcls_ray.store.status import all_runs, read_status
 from tests.store.stores import answer, answer_unit, infos, new_store, plan, run_record
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     import pytest
@@ -59,11 +60,18 @@ def test_runs_in_the_log_are_not_read(tmp_path: Path, monkeypatch: pytest.Monkey
     read: list[str] = []
     directory = type(store.directory)
     for name in ("read", "open", "exists"):
-        function = getattr(directory, name)
-        monkeypatch.setattr(directory, name, lambda self, path, f=function: read.append(path) or f(self, path))
+        monkeypatch.setattr(directory, name, noted(getattr(directory, name), read))
     assert read_status(open_store(store.directory)).num_rows == 24
     assert not [path for path in read if path.startswith(("runs/", "plans/")) and path != "plans/0025.json"]
     assert len(read) < 10
+
+
+def noted(function: Callable[[Any, str], Any], names: list[str]) -> Callable[[Any, str], Any]:
+    def call(directory: Any, name: str) -> Any:
+        names.append(name)
+        return function(directory, name)
+
+    return call
 
 
 def test_an_open_run_is_told_with_its_rows(tmp_path: Path) -> None:
