@@ -37,8 +37,8 @@ class CompactConfig(StoreConfig):
     """Merge the files of a store: ``imgcls store compact``."""
 
     keep: str = "1d"
-    """How long files that were merged stay for those who still read them: a number with ``s``, ``m``, ``h`` or ``d``,
-    e.g. ``12h``."""
+    """Time for which merged files stay for those who still read them: a number with ``s``, ``m``, ``h`` or ``d``, e.g.
+    ``12h``."""
     whole: bool = False
     """Merge all runs into one sorted piece, and not only what pays."""
 

@@ -7,23 +7,17 @@ at once waste work; the log takes the rows of one of them.
 
 from __future__ import annotations
 
-import json
 import logging
 import math
-import os
 import time
 import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from imgcls_ray.errors import ImgclsError, LabelStoreDamagedError
 from imgcls_ray.storage.scratch import scratch_folder
 from imgcls_ray.store.delta_log import (
     Log,
-    LoggedFile,
     remove_old_checkpoints,
     tombstones_since,
 )
@@ -39,25 +33,20 @@ from imgcls_ray.store.history import (
     pieces_of,
     sizes_of,
 )
+from imgcls_ray.store.merging import write_merged
 from imgcls_ray.store.parallel import in_parallel
-from imgcls_ray.store.rows import MAX_PIECES, SOURCE, merged_rows
-from imgcls_ray.store.schema import RANGES_KEY
+from imgcls_ray.store.rows import MAX_PIECES
+from imgcls_ray.store.tiers import FAN_IN, choose
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
-    from pathlib import Path
+    from collections.abc import Iterable, Sequence
 
+    from imgcls_ray.store.delta_actions import LoggedFile
     from imgcls_ray.store.label_store import LabelStore
-    from imgcls_ray.store.rows import Source
 
 logger = logging.getLogger(__name__)
 
 DEFAULT_KEEP_S = 24 * 3600.0
-FAN_IN = 8
-"""So many neighbours of one size are merged into one of the next."""
-_SMALLEST_TIER_ROWS = 64
-_FILE_BYTES = 128 * 2**20
-_GROUP_ROWS, _GROUP_BYTES = 65_536, 16 * 2**20
 # For an estimate of how long a merge takes; measured on one core (benchmarks/history.py).
 _ROWS_PER_S, _S_PER_FILE = 200_000, 0.005
 _SHARE_OF_RUN, _LEAST_BUDGET_S = 0.1, 5.0
@@ -142,43 +131,6 @@ def compact_after_run(store: LabelStore, run_s: float) -> None:
         logger.warning("the files of the label store were not merged: %s", error)
 
 
-def choose(pieces: Sequence[Piece]) -> slice | None:
-    """Which neighbours to merge next; ``None`` if it pays nowhere.
-
-    A piece's tier is the logarithm of its rows. Eight pieces of one tier become one of the next, so a row is written
-    again once a tier, and the number of pieces is logarithmic. Small pieces that a larger one follows can get no more
-    neighbours, and are merged whatever their number. A large old piece is not written again for small new ones.
-    """
-    tiers = [_tier(piece) for piece in pieces]
-    for tier in sorted(set(tiers)):
-        for first, stop in _stretches(tiers, tier):
-            is_closed = stop < len(tiers)
-            if is_closed and stop - first > 1:
-                return slice(first, stop)
-            of_tier = [place for place in range(first, stop) if tiers[place] == tier]
-            if len(of_tier) >= FAN_IN:
-                return slice(of_tier[0], stop)
-    return None
-
-
-def _stretches(tiers: Sequence[int], tier: int) -> Iterator[tuple[int, int]]:
-    """Neighbours, as many as there are, that are all of this tier or lower ones."""
-    first = None
-    for place, other in enumerate((*tiers, tier + 1)):
-        if other <= tier and first is None:
-            first = place
-        elif other > tier and first is not None:
-            yield first, place
-            first = None
-
-
-def _tier(piece: Piece) -> int:
-    tier, rows = 0, max(piece.num_rows, 1) // _SMALLEST_TIER_ROWS
-    while rows >= FAN_IN:
-        tier, rows = tier + 1, rows // FAN_IN
-    return tier
-
-
 def _all(log: Log) -> slice | None:
     """Everything, unless it is one merged piece."""
     pieces = pieces_of(log)
@@ -196,7 +148,7 @@ def _merge(store: LabelStore, log: Log, pieces: Sequence[Piece], report: Compact
     first_run, last_run = pieces[0].first_run, pieces[-1].last_run
     new = []
     with scratch_folder("compact") as folder:
-        for number, (path, file) in enumerate(_write_merged(store, pieces, folder)):
+        for number, (path, file) in enumerate(write_merged(store, pieces, folder)):
             name = merged_name(first_run, last_run, uuid.uuid4().hex[:12], number)
             store.directory.replace_from(f"predictions/{name}", str(path))
             path.unlink()
@@ -234,74 +186,6 @@ def _commit_merged(store: LabelStore, log: Log, old: Sequence[str], new: Sequenc
             return None
         if not log.files.keys() >= set(old):
             return None
-
-
-def _write_merged(store: LabelStore, pieces: Sequence[Piece], folder: Path) -> Iterator[tuple[Path, LoggedFile]]:
-    """Files of about 128 MB with all rows of the pieces, in order; each is the caller's before the next one begins."""
-    schema = store.schema
-    with merged_rows(store, pieces) as rows:
-        writer = None
-        for group in _groups(table.drop_columns(SOURCE) for table in rows):
-            writer = writer or _Writer(folder / uuid.uuid4().hex, schema)
-            writer.write(group)
-            if writer.num_bytes >= _FILE_BYTES:
-                yield writer.close(rows.sources)
-                writer = None
-        if writer is not None:
-            yield writer.close(rows.sources)
-
-
-class _Writer:
-    """One merged file on its way."""
-
-    def __init__(self, path: Path, schema: pa.Schema) -> None:
-        self._path, self._schema = path, schema
-        self._writer = pq.ParquetWriter(path, schema, compression="zstd", write_page_checksum=True)
-        self._num_rows = 0
-        self._first = self._last = ""
-
-    def write(self, group: pa.Table) -> None:
-        uris = group.column("uri")
-        self._first = self._first if self._num_rows else uris[0].as_py()
-        self._last = uris[-1].as_py()
-        self._num_rows += group.num_rows
-        self._writer.write_table(group.cast(self._schema), row_group_size=group.num_rows)
-
-    @property
-    def num_bytes(self) -> int:
-        return os.path.getsize(self._path)
-
-    def close(self, sources: Sequence[Source]) -> tuple[Path, LoggedFile]:
-        # Of every file that has been read by now, which are those of these rows and perhaps more.
-        self._writer.add_key_value_metadata({RANGES_KEY.decode(): json.dumps(limits_of(sources))})
-        self._writer.close()
-        size = os.path.getsize(self._path)
-        return self._path, LoggedFile("", size, self._num_rows, self._first, self._last, _now_ms())
-
-
-def limits_of(sources: Iterable[Source]) -> list[tuple[int, str | None]]:
-    """The limits of all rows of some files: pairs of the first ``image_id`` and the limits from there on."""
-    together: list[tuple[int, str | None]] = []
-    for first, text in sorted({entry for source in sources for entry in source.limits}, key=lambda entry: entry[0]):
-        if not together or together[-1][1] != text:
-            together.append((first, text))
-    return together
-
-
-def _groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
-    """Tables of the size of a row group."""
-    waiting: list[pa.Table] = []
-    num_rows = num_bytes = 0
-    for table in tables:
-        if not table.num_rows:
-            continue
-        waiting.append(table)
-        num_rows, num_bytes = num_rows + table.num_rows, num_bytes + table.nbytes
-        if num_rows >= _GROUP_ROWS or num_bytes >= _GROUP_BYTES:
-            yield pa.concat_tables(waiting).combine_chunks()
-            waiting, num_rows, num_bytes = [], 0, 0
-    if waiting:
-        yield pa.concat_tables(waiting).combine_chunks()
 
 
 def _sweep(store: LabelStore, log: Log, keep_s: float, report: CompactReport, *, look_for_late: bool) -> Log:

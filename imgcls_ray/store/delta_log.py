@@ -13,13 +13,13 @@ import itertools
 import json
 import re
 import time
-import uuid
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from imgcls_ray.errors import LabelStoreDamagedError
+from imgcls_ray.store.delta_actions import LoggedFile, add_action, logged_file, new_table
 from imgcls_ray.store.delta_checkpoint import read_checkpoint, write_checkpoint
 from imgcls_ray.store.parallel import in_parallel
 
@@ -35,32 +35,7 @@ _CHECKPOINT = re.compile(r"^(\d{20})\.checkpoint\.parquet$")
 _COMMITS_PER_CHECKPOINT = 10
 # A commit of so many files is read from a checkpoint from then on.
 _MANY_ACTIONS = 1000
-_MAX_TEXT = 256
 _TRIES = 5
-# What names no file of ours. Other tools delete what the log does not name, among it the parts of open runs: not within
-# this time.
-_PROPERTIES = {
-    "delta.appendOnly": "true",
-    "delta.deletedFileRetentionDuration": "interval 3650 days",
-    "delta.logRetentionDuration": "interval 3650 days",
-}
-_TYPES = {pa.int64(): "long", pa.int32(): "integer", pa.float32(): "float", pa.string(): "string"}
-
-
-class LoggedFile(NamedTuple):
-    """A file whose rows count: an ``add`` of Delta."""
-
-    path: str
-    """Its name in ``predictions/``."""
-    size: int
-    """Bytes."""
-    num_rows: int
-    first_uri: str | None
-    """Not above the uri of any row; ``None``: not known."""
-    last_uri: str | None
-    """Not below the uri of any row; ``None``: not known."""
-    time_ms: int
-    """When it was added, milliseconds since 1970."""
 
 
 @dataclass(frozen=True)
@@ -215,7 +190,7 @@ def _apply(log: Log, version: int, actions: Iterable[Mapping[str, Any]]) -> Log:
     files, removed, table = dict(log.files), dict(log.removed), dict(log.table)
     for action in actions:
         if add := action.get("add"):
-            files[add["path"]] = _logged_file(add)
+            files[add["path"]] = logged_file(add)
             removed.pop(add["path"], None)
         elif remove := action.get("remove"):
             files.pop(remove["path"], None)
@@ -229,42 +204,6 @@ def _apply(log: Log, version: int, actions: Iterable[Mapping[str, Any]]) -> Log:
 def _without_swept(log: Log) -> Log:
     swept = log.summary.get("swept_ms", -1)
     return replace(log, removed={path: time for path, time in log.removed.items() if time > swept})
-
-
-def _logged_file(add: Mapping[str, Any]) -> LoggedFile:
-    stats = json.loads(add.get("stats") or "{}")
-    return LoggedFile(
-        add["path"],
-        add["size"],
-        stats.get("numRecords", 0),
-        stats.get("minValues", {}).get("uri"),
-        stats.get("maxValues", {}).get("uri"),
-        add["modificationTime"],
-    )
-
-
-def _add(file: LoggedFile, *, is_new: bool) -> dict[str, Any]:
-    stats: dict[str, Any] = {"numRecords": file.num_rows}
-    # Bounds of long texts are cut, as Delta allows: the lower one to a prefix, the upper one to a raised prefix.
-    if file.first_uri is not None:
-        stats["minValues"] = {"uri": file.first_uri[:_MAX_TEXT]}
-    if file.last_uri is not None and (last := _upper_bound(file.last_uri)) is not None:
-        stats["maxValues"] = {"uri": last}
-    return {
-        "path": file.path,
-        "partitionValues": {},
-        "size": file.size,
-        "modificationTime": file.time_ms,
-        "dataChange": is_new,
-        "stats": json.dumps(stats, ensure_ascii=False),
-    }
-
-
-def _upper_bound(text: str) -> str | None:
-    if len(text) <= _MAX_TEXT + 1:  # also one that was cut before
-        return text
-    highest = "\U0010ffff"
-    return None if text[_MAX_TEXT] == highest else text[:_MAX_TEXT] + highest
 
 
 def commit(
@@ -294,7 +233,7 @@ def commit(
         StorageError: it could not be written.
     """
     now_ms, version = time.time_ns() // 1_000_000, log.version + 1
-    table = dict(log.table) or _new_table(schema, now_ms)
+    table = dict(log.table) or new_table(schema, now_ms)
     actions: list[dict[str, Any]] = [
         {
             "commitInfo": {
@@ -311,7 +250,7 @@ def commit(
     actions += [
         {"remove": {"path": path, "deletionTimestamp": now_ms, "dataChange": False}} for path in sorted(set(removed))
     ]
-    actions += [{"add": _add(file, is_new=is_new)} for file in added]
+    actions += [{"add": add_action(file, is_new=is_new)} for file in added]
     data = "".join(json.dumps(action, ensure_ascii=False, separators=(",", ":")) + "\n" for action in actions)
     if not directory.create(commit_name(version), data.encode()):
         return None
@@ -323,36 +262,12 @@ def commit(
 
 def _write_checkpoint(directory: Directory, log: Log) -> None:
     actions: list[dict[str, Any]] = [{kind: log.table[kind]} for kind in ("protocol", "metaData")]
-    actions += [{"add": _add(file, is_new=False)} for file in log.files.values()]
+    actions += [{"add": add_action(file, is_new=False)} for file in log.files.values()]
     actions += [
         {"remove": {"path": path, "deletionTimestamp": at, "dataChange": False}} for path, at in log.removed.items()
     ]
     directory.create(checkpoint_name(log.version), write_checkpoint(actions))
     directory.replace(_HINT, json.dumps({"version": log.version, "size": len(actions)}).encode())
-
-
-def _new_table(schema: pa.Schema, now_ms: int) -> dict[str, Any]:
-    fields = [
-        {"name": column.name, "type": _delta_type(column.type), "nullable": True, "metadata": {}} for column in schema
-    ]
-    return {
-        "protocol": {"minReaderVersion": 1, "minWriterVersion": 2},
-        "metaData": {
-            "id": str(uuid.uuid4()),
-            "name": "predictions",
-            "format": {"provider": "parquet", "options": {}},
-            "schemaString": json.dumps({"type": "struct", "fields": fields}),
-            "partitionColumns": [],
-            "configuration": dict(_PROPERTIES),
-            "createdTime": now_ms,
-        },
-    }
-
-
-def _delta_type(kind: pa.DataType) -> str | dict[str, Any]:
-    if pa.types.is_list(kind):
-        return {"type": "array", "elementType": _delta_type(kind.value_type), "containsNull": True}
-    return _TYPES[kind]
 
 
 def tombstones_since(directory: Directory, version: int, newest: int) -> set[str] | None:

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pyarrow.parquet as pq
 
 from imgcls_ray.errors import LabelStoreDamagedError
-from imgcls_ray.store.delta_log import Log, LoggedFile, commit, read_log
+from imgcls_ray.store.delta_actions import LoggedFile
+from imgcls_ray.store.delta_log import Log, commit, read_log
 from imgcls_ray.store.parallel import in_parallel
 from imgcls_ray.store.rows import bounds_of
 from imgcls_ray.store.schema import parse_part_name

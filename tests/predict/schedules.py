@@ -29,7 +29,7 @@ from imgcls_ray.errors import ImageErrorCode, LabelStoreDamagedError, StoreInUse
 from imgcls_ray.json_files import encode_json
 from imgcls_ray.predict.report import PredictReport, RunReport
 from imgcls_ray.predict.runs import finish_run, work_off
-from imgcls_ray.store import compact, parallel
+from imgcls_ray.store import merging, parallel
 from imgcls_ray.store.answers import all_answers
 from imgcls_ray.store.compact import compact_store
 from imgcls_ray.store.label_store import LabelStore, create_or_open_store, now, plan_name
@@ -237,12 +237,12 @@ def run_schedule(seed: int, work: Callable[..., None] = work_off) -> Outcome:
 @contextmanager
 def _one_thread() -> Iterator[None]:
     """Every step is the schedule's; and merged files are small, so that several make a piece."""
-    before = parallel.THREADS, compact._FILE_BYTES, compact._GROUP_ROWS
-    parallel.THREADS, compact._FILE_BYTES, compact._GROUP_ROWS = 1, 4000, 24
+    before = parallel.THREADS, merging._FILE_BYTES, merging._GROUP_ROWS
+    parallel.THREADS, merging._FILE_BYTES, merging._GROUP_ROWS = 1, 4000, 24
     try:
         yield
     finally:
-        parallel.THREADS, compact._FILE_BYTES, compact._GROUP_ROWS = before
+        parallel.THREADS, merging._FILE_BYTES, merging._GROUP_ROWS = before
 
 
 def _run_schedule(seed: int, work: Callable[..., None]) -> Outcome:

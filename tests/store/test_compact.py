@@ -13,15 +13,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from imgcls_ray.errors import LabelStoreDamagedError
-from imgcls_ray.store import compact
+from imgcls_ray.store import compact, merging
 from imgcls_ray.store.answers import all_answers
-from imgcls_ray.store.compact import choose, compact_store
+from imgcls_ray.store.compact import compact_store
 from imgcls_ray.store.delta_log import commit_name, read_log
 from imgcls_ray.store.history import Piece, commit_finished, pieces_of, read_history
 from imgcls_ray.store.label_store import open_store
 from imgcls_ray.store.latest import latest_rows
 from imgcls_ray.store.plan import PlanCounts, unanswered
 from imgcls_ray.store.retrying import RetryRules
+from imgcls_ray.store.tiers import choose
 from imgcls_ray.store.verify import verify_store
 from tests.store.stores import answer_unit, infos, label, new_store, part_bytes, plan, rows_of
 
@@ -104,8 +105,8 @@ def test_pieces_stay_few_and_rows_are_seldom_written_again(kind: str) -> None:
 def test_merged_files_hold_the_same_rows(
     store: LabelStore, whole: bool, file_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(compact, "_FILE_BYTES", file_bytes)
-    monkeypatch.setattr(compact, "_GROUP_ROWS", 50)
+    monkeypatch.setattr(merging, "_FILE_BYTES", file_bytes)
+    monkeypatch.setattr(merging, "_GROUP_ROWS", 50)
     before = rows_in(store)
     report = compact_store(store, whole=whole)
     assert (report.num_merged_files, report.num_rows, report.num_pieces) == (27, 360, 1)

@@ -10,8 +10,8 @@ import pytest
 from imgcls_ray.errors import LabelStoreDamagedError
 from imgcls_ray.storage import open_directory
 from imgcls_ray.store.compact import compact_store
+from imgcls_ray.store.delta_actions import LoggedFile
 from imgcls_ray.store.delta_log import (
-    LoggedFile,
     checkpoint_name,
     commit,
     commit_name,
