@@ -39,7 +39,7 @@ from imgcls_ray.store.delta_log import read_log
 from imgcls_ray.store.history import commit_finished, pieces_of
 from imgcls_ray.store.label_store import StoreIdentity, create_or_open_store, now, open_store
 from imgcls_ray.store.latest import latest_rows
-from imgcls_ray.store.plan import PlanCounts, Spool, unanswered, write_plan
+from imgcls_ray.store.plan import PlanCounts, Spool, unanswered, unit_sizes, write_plan
 from imgcls_ray.store.planner import plan_ahead
 from imgcls_ray.store.status import read_status
 from imgcls_ray.store.verify import verify_store
@@ -88,7 +88,8 @@ class NullJob:
         self._store = store
 
     def write_plan(self, planned: Spool, run: int) -> None:
-        write_plan(self._store, planned, run=run, num_workers=2, unit_size=2048, batch_size=32, about={"input": "x"})
+        sizes = unit_sizes(planned.num_images, num_workers=2, smallest=256, largest=2048, batch_size=32)
+        write_plan(self._store, planned, run=run, sizes=sizes, about={"input": "x"})
 
     def label_units(self, units: list[Unit], report: RunReport) -> set[int]:
         for unit in units:

@@ -194,8 +194,8 @@ def _need_type(dataset: str, name: str, field: pa.Field) -> None:
     from pyarrow import types
 
     kind = field.type.value_type if types.is_dictionary(field.type) else field.type
-    texts = (types.is_string, types.is_large_string, types.is_string_view, types.is_null)
-    texts += (types.is_binary, types.is_large_binary, types.is_fixed_size_binary, types.is_binary_view)
+    texts = [types.is_string, types.is_large_string, types.is_string_view, types.is_null]
+    texts += [types.is_binary, types.is_large_binary, types.is_fixed_size_binary, types.is_binary_view]
     numbers = (types.is_integer, types.is_floating, types.is_boolean) if name == "label" else ()
     if not any(is_kind(kind) for is_kind in (*texts, *numbers)):
         what = "texts or whole numbers" if name == "label" else "texts"

@@ -215,7 +215,8 @@ _SPECIAL_IN_CLASS = re.compile(r"[\\\[\]^&~|]")
 
 def _without_braces(text: str) -> list[str]:
     """What a shell makes of patterns with braces, at most ``_MAX_MEANT``: ``*.a`` and ``*.b`` of ``*.{a,b}``."""
-    todo, done = _OUTSIDE_BRACES.findall(text)[::-1], []
+    todo: list[str] = _OUTSIDE_BRACES.findall(text)[::-1]
+    done: list[str] = []
     while todo and len(done) < _MAX_MEANT:
         pattern = todo.pop()
         if (inner := _BRACES.search(pattern)) is None:
