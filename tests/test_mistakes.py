@@ -9,6 +9,7 @@ anew, to be read before they are committed:
 from __future__ import annotations
 
 import io
+import json
 import os
 import re
 import shlex
@@ -27,6 +28,7 @@ from imgcls_ray import cli
 from imgcls_ray.config import TrainConfig, make_config
 from imgcls_ray.models.new import new_model_folder
 from imgcls_ray.storage import DEFAULT_S3, open_directory
+from imgcls_ray.store.label_store import StoreIdentity, create_or_open_store
 from imgcls_ray.train.entries import read_entries
 from imgcls_ray.train.job import _new_state
 from imgcls_ray.train.loop import STATE_NAME
@@ -60,6 +62,7 @@ FILES = {
     "best_model.pdparams": "",
     "labels.txt": "ant\nbee\ncat\n",
     "notes.txt": "",
+    "Thumbs.db": "",
 }
 
 
@@ -101,6 +104,11 @@ def make_place(place: Path) -> None:
     spec = place / "edited/model.json"
     spec.write_text(spec.read_text().replace('"ant"', '"aunt"'))
     shutil.copytree(OLD_STORE, place / "labels_of_another_model")
+    spec = json.loads((place / "model/model.json").read_text())
+    identity = StoreIdentity(
+        model=spec["name"], fingerprint=spec["fingerprint"], num_classes=3, top_k=2, embedding=False, logits=False
+    )
+    create_or_open_store(open_directory(str(place / "labels_of_this_model")), identity)
 
 
 def make_finished_run(place: Path) -> None:
