@@ -858,7 +858,7 @@ def test_a_bad_line_of_a_table_says_what_is_wrong(tmp_path: Path, line: str, tol
         (pa.array(["b", "a"]).dictionary_encode(), ["a", "b"]),
         (pa.array([1, 0], pa.uint8()), ["0", "1"]),
     ],
-    ids=repr,
+    ids=["bytes", "floats", "fractions", "booleans", "a dictionary", "uint8"],
 )
 def test_labels_of_a_parquet_table_are_texts_and_whole_numbers(
     tmp_path: Path, labels: list[Any], names: list[str | None]
