@@ -35,7 +35,7 @@ _MAX_LABEL_FAULTS = 10_000
 # With the blanks and the commas of Chinese keyboards.
 _OTHER_DELIMITER = re.compile(r"[,;|:=\u00a0\u3000\uff0c\uff1b\uff1a]\s*[+-]?[0-9]+$")
 _ID_COMMA_NAME = re.compile(r"([0-9]+)[ \t]*,[ \t]*(\S.*)")
-_ID_AND_NAME = re.compile(r"[0-9]+[ \t]+\S.*")
+_ID_AND_NAME = re.compile(r"([0-9]+)[ \t]+\S.*")
 # What other programs write, and what is read as neither ids nor names.
 _ID_MARK_NAME = re.compile(r"[0-9]+[ \t]*[:;=|][ \t]*\S.*")
 _NAME_AND_ID = re.compile(r"(\S.*?)[ \t,;:=|]+([0-9]{1,9})")
@@ -143,7 +143,8 @@ def _read_class_names(folder: ListFolder, file: str, findings: list[Finding]) ->
 def _with_ids(lines: Iterable[tuple[int, str | BadBytes]]) -> Iterator[tuple[int, str | BadBytes]]:
     """Lines of ``id name``, also where they are ``id,name``; of names alone, which PaddleX 2 has, counted from 0.
 
-    Where at least half of the lines have an id, the others lack it.
+    Where at least half of the lines have an id, the others lack it. A number before a name may be part of it, but ids
+    begin with 0, or with 1 where somebody is mistaken.
 
     Raises:
         _UnreadableError: they are written in a way that is neither.
@@ -153,8 +154,9 @@ def _with_ids(lines: Iterable[tuple[int, str | BadBytes]]) -> Iterator[tuple[int
         for (number, text), _ in zip(lines, range(MAX_CLASS_ID + 1), strict=False)
     ]
     texts = [text for _, text in found if isinstance(text, str)]
-    has_id = [bool(_ID_COMMA_NAME.fullmatch(text) or _ID_AND_NAME.fullmatch(text)) for text in texts]
-    have_ids = 2 * sum(has_id) >= len(found)
+    with_id = [match for text in texts if (match := _ID_COMMA_NAME.fullmatch(text) or _ID_AND_NAME.fullmatch(text))]
+    are_most = 2 * len(with_id) >= len(found) and any(to_int(match[1]) <= 1 for match in with_id)
+    have_ids = are_most or len(with_id) == len(found)
     if not have_ids and (other := _other_form(texts)) is not None:
         raise _UnreadableError(f"it has lines like {other[:60]!r}; write `id name`, or a name alone, in each line")
     for number, text in found:
