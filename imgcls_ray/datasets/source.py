@@ -79,12 +79,12 @@ def _beside_lists(
         InputError: otherwise images to validate with would become training images.
     """
     what = f"{', '.join(unread)}: not read, because there is no file of class names"
+    source: DatasetSource | None = None
     try:
         source = read_class_folders(dataset, s3, split_folders)
     except InputError:
         if split_folders is not None:
             raise
-        source = None
     if source is None or (split_folders is None and len(source.splits) == 1):
         raise InputError(
             f"{dataset}: {what}; rename it to labels.txt (one name, or `id name`, in each line), or give "
