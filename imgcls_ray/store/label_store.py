@@ -91,8 +91,8 @@ class RunRecord(TypedDict, total=False):
 class StoreIdentity(StrictModel):
     """Model and columns that all rows of a store share; a run with others is refused."""
 
-    format_version: Literal[1] = 1
-    """Version of the format of the store."""
+    format_version: Literal[1, 2] = 1
+    """Version of the format of the store: 2 once files were merged, which versions before cannot read."""
     model: str
     """Name of the model, for people; runs are compared by the fingerprint."""
     fingerprint: str
@@ -483,6 +483,19 @@ def open_store(directory: Directory) -> LabelStore:
         ) from error
     except (ValueError, AttributeError, TypeError, RecursionError, ValidationError) as error:
         raise LabelStoreError(f"{directory.uri}: {IDENTITY_FILE} is damaged, or of another version") from error
+
+
+def refuse_earlier_versions(store: LabelStore) -> None:
+    """Before files are merged: a version that knows parts alone would find no rows, and label everything again.
+
+    Raises:
+        LabelStoreError: the identity cannot be read.
+        StorageError: the storage fails.
+    """
+    if open_store(store.directory).identity.format_version == 2:
+        return
+    content = json.loads(store.directory.read(IDENTITY_FILE))
+    store.directory.replace(IDENTITY_FILE, encode_json({**content, "format_version": 2}))
 
 
 def now() -> str:

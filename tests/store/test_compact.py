@@ -117,6 +117,17 @@ def test_merged_files_hold_the_same_rows(
     assert compact_store(store, whole=whole).num_merged_files == 0
 
 
+def test_earlier_versions_refuse_a_store_whose_files_are_merged(store: LabelStore) -> None:
+    """They would look for rows in parts that are gone, and label everything again."""
+    before = json.loads(store.directory.read("store.json"))
+    assert before["format_version"] == 1
+    compact_store(store, budget_s=0)
+    assert json.loads(store.directory.read("store.json")) == before
+    compact_store(store)
+    assert json.loads(store.directory.read("store.json")) == {**before, "format_version": 2}
+    assert open_store(store.directory).identity.format_version == 2
+
+
 def test_merged_files_go_after_their_time(store: LabelStore) -> None:
     before = rows_in(store)
     compact_store(store)

@@ -128,7 +128,7 @@ def test_a_damaged_identity_is_refused(content: bytes, tmp_path: Path) -> None:
     assert (tmp_path / "store.json").read_bytes() == content
 
 
-@pytest.mark.parametrize("changes", [{"format_version": 2}, {"unknown": 1}])
+@pytest.mark.parametrize("changes", [{"format_version": 3}, {"unknown": 1}])
 def test_a_store_of_a_later_version_is_refused(changes: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "store.json").write_text(json.dumps({**identity().model_dump(), **changes}))
     with pytest.raises(LabelStoreError, match="is damaged, or of another version"):
