@@ -216,7 +216,7 @@ def test_the_commands_settle_the_device_before_they_begin(monkeypatch: pytest.Mo
 
     begun: list[str] = []
 
-    def begin(config: Any, *_: object) -> None:
+    def begin(config: Any, *_: object, **__: object) -> None:
         begun.append(config.device)
         raise BegunError
 

@@ -11,7 +11,7 @@ import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
-from imgcls_ray.errors import ConfigError, StoppedError
+from imgcls_ray.errors import ConfigError, StorageError, StoppedError
 from imgcls_ray.json_files import encode_json
 from imgcls_ray.storage import open_directory
 
@@ -84,7 +84,11 @@ class ProgressFile:
         self._directory = directory
 
     def export(self, metrics: BulkMetrics) -> None:
-        self._directory.replace(PROGRESS_FILE, encode_json(metrics.to_record()))
+        try:
+            self._directory.replace(PROGRESS_FILE, encode_json(metrics.to_record()))
+        except StorageError:
+            # The rows go to the same storage: if it fails, the command ends and says so.
+            logger.debug("%s was not written", PROGRESS_FILE, exc_info=True)
 
 
 def check_text_file(path: str) -> None:

@@ -123,7 +123,7 @@ def rule_of_file(name: str) -> str | None:
         return rule
     if lower.startswith(_BEGINNING):
         return f"{_BEGINNING}*"
-    if lower.endswith(_LOWER_ENDINGS):
+    if lower.endswith(_LOWER_ENDINGS) and lower not in _LOWER_ENDINGS:
         return next(f"*{ending}" for ending in _ENDINGS if lower.endswith(ending.lower()))
     return None
 

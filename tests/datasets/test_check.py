@@ -124,7 +124,7 @@ def test_a_finding_says_what_came(faulty: CheckResult) -> None:
 
 def test_a_class_that_a_split_lacks_is_told_with_the_split(faulty: CheckResult) -> None:
     lacking = {(finding.split, finding.class_name) for finding in found(faulty, FindingCode.CLASS_WITHOUT_IMAGES)}
-    assert lacking == {("train", "eel"), ("train", "cat (5)"), ("val", "eel"), ("val", "cat (5)")}
+    assert lacking == {("train", "eel"), ("train", "cat (id 5)"), ("val", "eel"), ("val", "cat (id 5)")}
 
 
 def test_classes_out_of_balance_are_told(tmp_path: Path) -> None:

@@ -139,7 +139,7 @@ def test_bulk_labelling_takes_an_exported_folder(
         predict(config, Console(quiet=True))
         store = open_store(open_directory(config.output))
         assert store.identity.fingerprint == open_model_folder(model).spec.fingerprint
-        [part] = (tmp_path / model.name / "predictions").iterdir()
+        [part] = (tmp_path / model.name / "predictions").glob("*.parquet")
         labels.append(store.read_part(f"predictions/{part.name}", ["uri", "label"]).to_pylist())
     assert labels[0] == labels[1]
     assert len(labels[0]) == 16

@@ -202,6 +202,20 @@ def test_an_exporter_that_fails_is_named_once_and_harms_no_one(
     assert samples((tmp_path / "a.prom").read_text())["running", ""] == 0
 
 
+def test_a_storage_that_fails_is_told_by_the_run_and_not_by_its_progress(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    directory = open_directory(str(tmp_path))
+
+    def fail(name: str, _data: bytes) -> None:
+        raise StorageError(f"{name}: cannot be written")
+
+    monkeypatch.setattr(directory, "replace", fail)
+    with exporting(BulkMetrics("store", PlanCounts()), [ProgressFile(directory)]):
+        pass
+    assert caplog.messages == []
+
+
 def test_the_end_waits_for_no_storage_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     answers = threading.Event()
 

@@ -35,6 +35,7 @@ from imgcls_ray.storage.names import NameRules, rule_of_file, rule_of_folder
         ("txt", None),
         ("mov.jpg", None),
         ("~photo.jpg", None),
+        ("~", None),
     ],
 )
 def test_the_table_knows_what_never_is_an_image(name: str, rule: str | None) -> None:
