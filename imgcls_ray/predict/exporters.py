@@ -11,7 +11,7 @@ import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
-from imgcls_ray.errors import ConfigError, StorageError, StoppedError
+from imgcls_ray.errors import ConfigError, StoppedError, StorageError
 from imgcls_ray.json_files import encode_json
 from imgcls_ray.storage import open_directory
 

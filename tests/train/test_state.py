@@ -110,7 +110,8 @@ class _Bomb:
 
 def test_a_state_runs_no_code(tmp_path: Path) -> None:
     torch.save({"format": 1, "bomb": _Bomb(tmp_path / "ran")}, tmp_path / "train_state.pt")
-    with pytest.raises(ModelFolderError, match=r"train_state\.pt: is not the state of a training run .* give another --output"):
+    told = r"train_state\.pt: is not the state of a training run .* give another --output"
+    with pytest.raises(ModelFolderError, match=told):
         load_state(open_directory(str(tmp_path)), "train_state.pt")
     assert not (tmp_path / "ran").exists()
 
