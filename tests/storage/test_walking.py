@@ -78,9 +78,9 @@ def fail_to_list(monkeypatch: pytest.MonkeyPatch, folder: Path, number: int) -> 
 
 
 def test_a_denied_folder_is_told_and_what_follows_is_listed(public_folder: Path) -> None:
-    for name in ("a", "lost+found", "z"):
+    for name in ("a", "locked", "z"):
         write(public_folder / name / "x.jpg")
-    (public_folder / "lost+found").chmod(0o700)
+    (public_folder / "locked").chmod(0o700)
 
     def walk() -> tuple[list[str], ListingCounts]:
         counts = ListingCounts()
@@ -90,7 +90,7 @@ def test_a_denied_folder_is_told_and_what_follows_is_listed(public_folder: Path)
     assert isinstance(outcome, tuple)
     found, counts = outcome
     assert found == ["a/x.jpg", "z/x.jpg"]
-    assert list(map(str, counts.unlisted)) == [f"{public_folder}/lost+found: Permission denied"]
+    assert list(map(str, counts.unlisted)) == [f"{public_folder}/locked: Permission denied"]
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.ENOMEM])
