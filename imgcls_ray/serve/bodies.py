@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from imgcls_ray.serve.admission.request import context_of
 from imgcls_ray.serve.errors import ErrorCode, refuse
-from imgcls_ray.serve.priority import give_way
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,7 +40,7 @@ _MAX_SHOWN_CHARS = 60
 
 @functools.cache
 def _threads() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(_NUM_THREADS, thread_name_prefix="body", initializer=give_way)
+    return ThreadPoolExecutor(_NUM_THREADS, thread_name_prefix="body")
 
 
 async def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

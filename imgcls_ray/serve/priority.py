@@ -7,8 +7,7 @@ import threading
 from contextlib import suppress
 
 NICENESS = 5
-"""Of what unpacks, decodes and classifies: in overload the event loop must still turn away those there is no room
-for."""
+"""Of what decodes and classifies: in overload the event loop must still turn away those there is no room for."""
 
 
 def give_way() -> None:
