@@ -33,7 +33,6 @@ from imgcls_ray.store.history import (
     pieces_of,
     sizes_of,
 )
-from imgcls_ray.store.label_store import refuse_earlier_versions
 from imgcls_ray.store.merging import write_merged
 from imgcls_ray.store.parallel import in_parallel
 from imgcls_ray.store.rows import MAX_PIECES
@@ -160,7 +159,7 @@ def _merge(store: LabelStore, log: Log, pieces: Sequence[Piece], report: Compact
             f"{store.uri}: files of runs {first_run:04d} to {last_run:04d} hold {num_rows:,} of {planned:,} rows; "
             "bring the damaged ones back from a copy"
         )
-    refuse_earlier_versions(store)
+    store.refuse_earlier_versions()
     done = _commit_merged(store, log, old, new)
     if done is None:
         # Its files are found and removed as those of a late writer are.

@@ -117,18 +117,22 @@ def is_merged_name(path: str) -> bool:
 
 def runs_of(path: str) -> tuple[int, int] | None:
     """The first and last run in a file of ``predictions/``; ``None`` for a foreign name."""
+    place = _find_place(path)
+    return None if place is None else place[:2]
+
+
+def _find_place(path: str) -> tuple[int, int, int] | None:
+    """Runs of a file, and its number in its piece; ``None`` for a foreign name."""
     if part := parse_part_name(path):
-        return part[0], part[0]
+        return part[0], part[0], part[1]
     match = _MERGED_NAME.match(path)
-    return (int(match[1]), int(match[2])) if match else None
+    return (int(match[1]), int(match[2]), int(match[3])) if match else None
 
 
 def _place(path: str) -> tuple[int, int, int]:
     """Runs of a file, and its number in its piece."""
-    if part := parse_part_name(path):
-        return part[0], part[0], part[1]
-    if match := _MERGED_NAME.match(path):
-        return int(match[1]), int(match[2]), int(match[3])
+    if (place := _find_place(path)) is not None:
+        return place
     raise LabelStoreDamagedError(
         f"predictions/{path}: was written into the table by another tool; nothing else may write it"
     )

@@ -355,6 +355,19 @@ class LabelStore:
                 "it says what an open run is to label"
             ) from error
 
+    def refuse_earlier_versions(self) -> None:
+        """Before files are merged: a version that knows parts alone would find no rows, and label everything again.
+
+        Raises:
+            LabelStoreDamagedError: the identity cannot be read.
+            StorageError: the storage fails.
+        """
+        if self.identity.format_version == 2:
+            return
+        identity = self._record(IDENTITY_FILE)
+        if isinstance(identity, dict) and identity.get("format_version") != 2:
+            self.directory.replace(IDENTITY_FILE, encode_json({**identity, "format_version": 2}))
+
     def finish_run(self, run: int, record: RunRecord) -> None:
         self.directory.create(run_name(run), encode_json(record))
 
@@ -483,19 +496,6 @@ def open_store(directory: Directory) -> LabelStore:
         ) from error
     except (ValueError, AttributeError, TypeError, RecursionError, ValidationError) as error:
         raise LabelStoreError(f"{directory.uri}: {IDENTITY_FILE} is damaged, or of another version") from error
-
-
-def refuse_earlier_versions(store: LabelStore) -> None:
-    """Before files are merged: a version that knows parts alone would find no rows, and label everything again.
-
-    Raises:
-        LabelStoreError: the identity cannot be read.
-        StorageError: the storage fails.
-    """
-    if open_store(store.directory).identity.format_version == 2:
-        return
-    content = json.loads(store.directory.read(IDENTITY_FILE))
-    store.directory.replace(IDENTITY_FILE, encode_json({**content, "format_version": 2}))
 
 
 def now() -> str:
