@@ -16,6 +16,7 @@ from imgcls_ray.datasets.check_result import SPLITS
 from imgcls_ray.datasets.findings import Finding, FindingCode
 from imgcls_ray.datasets.labelled import MAX_CLASS_ID, DatasetSource, Entry, image_uri, is_integer, names_by_id, to_int
 from imgcls_ray.errors import StorageError
+from imgcls_ray.models.class_names import are_ids
 from imgcls_ray.storage.encodings import HEAD_BYTES, other_encoding
 
 if TYPE_CHECKING:
@@ -143,9 +144,6 @@ def _read_class_names(folder: ListFolder, file: str, findings: list[Finding]) ->
 def _with_ids(lines: Iterable[tuple[int, str | BadBytes]]) -> Iterator[tuple[int, str | BadBytes]]:
     """Lines of ``id name``, also where they are ``id,name``; of names alone, which PaddleX 2 has, counted from 0.
 
-    Where at least half of the lines have an id, the others lack it. A number before a name may be part of it, but ids
-    begin with 0, or with 1 where somebody is mistaken.
-
     Raises:
         _UnreadableError: they are written in a way that is neither.
     """
@@ -155,8 +153,7 @@ def _with_ids(lines: Iterable[tuple[int, str | BadBytes]]) -> Iterator[tuple[int
     ]
     texts = [text for _, text in found if isinstance(text, str)]
     with_id = [match for text in texts if (match := _ID_COMMA_NAME.fullmatch(text) or _ID_AND_NAME.fullmatch(text))]
-    are_most = 2 * len(with_id) >= len(found) and any(to_int(match[1]) <= 1 for match in with_id)
-    have_ids = are_most or len(with_id) == len(found)
+    have_ids = len(with_id) == len(found) or are_ids([to_int(match[1]) for match in with_id], len(found))
     if not have_ids and (other := _other_form(texts)) is not None:
         raise _UnreadableError(f"it has lines like {other[:60]!r}; write `id name`, or a name alone, in each line")
     for number, text in found:

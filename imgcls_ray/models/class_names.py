@@ -81,6 +81,15 @@ def names_apart(names: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(tell_apart(dict(enumerate(names))).values())
 
 
+def are_ids(numbers: Sequence[int], num_lines: int) -> bool:
+    """Whether the numbers before some lines' names are ids, which the other lines then lack.
+
+    At least half of the lines have one. A number before a name may be part of it, but ids begin with 0, or with 1 where
+    somebody is mistaken.
+    """
+    return 2 * len(numbers) >= num_lines and min(numbers, default=2) <= 1
+
+
 def match_names(names: Mapping[int, str], known: Sequence[str]) -> dict[int, int | None]:
     """Find classes in another list by their names.
 
@@ -131,8 +140,7 @@ def _names_of_lines(text: str) -> list[str]:
     for form in (_ID_BEFORE_NAME, _ID_COMMA_NAME):
         pairs = [(number, pair[1], pair[2]) for number, line in lines if (pair := form.fullmatch(line))]
         if not pairs or len(pairs) < len(lines):
-            # A number before a name may be part of it, but ids begin with 0, or with 1 where somebody is mistaken.
-            if pairs and 2 * len(pairs) >= len(lines) and min(int(class_id) for _, class_id, _ in pairs) <= 1:
+            if are_ids([int(class_id) for _, class_id, _ in pairs], len(lines)):
                 with_id = with_id or {number for number, _, _ in pairs}
             continue
         if form is _ID_COMMA_NAME and '"' in text:
