@@ -382,6 +382,7 @@ GUARDS: dict[str, tuple[Promise, ...]] = {
             "no network is needed once a model folder is local",
             (
                 _PROMISES + "test_a_local_model_folder_labels_without_a_network",
+                _PROMISES + "test_converting_and_quantizing_report_to_nobody",
                 "models/test_pretrained.py::test_weights_are_downloaded_once_and_found_again_without_a_network",
                 "serve/test_page.py::test_documentation_describes_requests_without_a_network",
             ),

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import socket
+import subprocess
+import sys
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -136,6 +139,27 @@ def test_a_local_model_folder_labels_without_a_network(
     for engine in ("openvino", "torch"):
         results = list(create_model(str(small_model.path), engine=engine).predict(images))
         assert [result.error for result in results] == [None, None]
+
+
+def test_converting_and_quantizing_report_to_nobody(tmp_path: Path) -> None:
+    program = """
+import sys, imgcls_ray, nncf, openvino as ov, torch
+ov.convert_model(torch.nn.Linear(2, 2), example_input=torch.zeros(1, 2))
+print([name for name in sys.modules if name.startswith("openvino_telemetry.")])
+"""
+    # Both keep quiet by themselves in CI.
+    environment = {name: value for name, value in os.environ.items() if name not in ("CI", "TF_BUILD", "JENKINS_URL")}
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**environment, "HOME": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    assert done.stdout.splitlines()[-1] == "[]"
+    # There they would keep the number by which they tell one user from another.
+    assert not (tmp_path / "intel").exists()
 
 
 def test_the_benchmark_of_faults_has_at_least_fourteen() -> None:
