@@ -46,13 +46,14 @@ def read_dataset(
         folder: where its lists are read from; default: the folder ``dataset`` itself.
 
     Raises:
-        InputError: there is no such dataset, it is of no known kind, it cannot be told which folders are splits, or
-            there are lists but no class names.
+        InputError: there is no such dataset, it is of no known kind, it cannot be told which folders are splits, there
+            are lists but no class names, or ``split_folders`` is given where lists or a table tell the splits.
     """
     if not os.path.lexists(dataset):
         check_address(dataset)
     is_folder = not is_s3(dataset) and os.path.isdir(path_from_uri(dataset))
     if os.path.splitext(dataset)[1].lower() in _TABLES and not is_folder:
+        _splits_are_told(dataset, "the table says", split_folders)
         return read_table(dataset, s3)
     if not is_s3(dataset) and not is_folder:
         raise InputError(f"{dataset}: there is no such folder; a dataset is a folder, or a .csv or .parquet file")
@@ -64,10 +65,19 @@ def read_dataset(
     except ValueError as error:
         raise InputError(f"{dataset}: {error}") from error
     if names is not None:
+        _splits_are_told(dataset, "lists say", split_folders)
         return read_lists(dataset, folder, files, names, delimiter, s3)
     if unread := lists_without_names(files):
         return _beside_lists(dataset, unread, split_folders, s3)
     return read_class_folders(dataset, s3, split_folders)
+
+
+def _splits_are_told(dataset: str, by: str, split_folders: Mapping[str, str] | None) -> None:
+    if split_folders is not None:
+        raise InputError(
+            f"{dataset}: split_folders is for class folders; here {by} which images are in which split: leave "
+            "split_folders out, or give a folder that holds class folders alone"
+        )
 
 
 def _beside_lists(

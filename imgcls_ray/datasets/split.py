@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from imgcls_ray.datasets.check_result import SPLITS
+from imgcls_ray.datasets.class_name_files import LABEL_FILE, write_class_name
 from imgcls_ray.datasets.findings import Finding, FindingCode, Severity
-from imgcls_ray.datasets.list_files import LABEL_FILE, LISTS, write_class_name, write_entry
+from imgcls_ray.datasets.list_files import LISTS, write_entry
 from imgcls_ray.datasets.rewrite import refuse_if_unfinished, replace_lists
 from imgcls_ray.datasets.source import read_dataset
 from imgcls_ray.datasets.stratify import UncoveredError, deal_groups, deal_images

@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypedDict
 
-from imgcls_ray.datasets.list_files import LABEL_FILE, label_file
+from imgcls_ray.datasets.class_name_files import LABEL_FILE, label_file
 from imgcls_ray.errors import JobFailedError, UsageError
 from imgcls_ray.json_files import encode_json
 from imgcls_ray.options import s3_options

@@ -8,7 +8,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from imgcls_ray.datasets.list_files import LABEL_FILE, label_file
+from imgcls_ray.datasets.class_name_files import LABEL_FILE, label_file
 from imgcls_ray.json_files import encode_json
 from imgcls_ray.models.class_names import names_apart
 from imgcls_ray.models.folder import SPEC_FILE

@@ -287,3 +287,17 @@ def test_split_folders_that_say_nothing_are_refused(value: str) -> None:
 def test_split_folders_may_hold_commas_and_blanks() -> None:
     assert parse_split_folders("train=my set, old, val=a/b") == {"train": "my set, old", "val": "a/b"}
     assert parse_split_folders("none") == {}
+
+
+@pytest.mark.parametrize("places", [{}, {"train": "a", "val": "b"}])
+def test_folders_of_splits_are_refused_where_something_else_tells_the_splits(
+    tmp_path: Path, places: dict[str, str]
+) -> None:
+    (tmp_path / "train.txt").write_text("a/1.jpg 0\n")
+    (tmp_path / "val.txt").write_text("a/1.jpg 0\n")
+    (tmp_path / "label.txt").write_text("0 cat\n")
+    with pytest.raises(InputError, match=r"here lists say which images are in which split: leave split_folders out"):
+        read_dataset(str(tmp_path), split_folders=places)
+    (tmp_path / "t.csv").write_text("uri,label\na/1.jpg,cat\n")
+    with pytest.raises(InputError, match=r"here the table says which images"):
+        read_dataset(str(tmp_path / "t.csv"), split_folders=places)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, BinaryIO, cast
 
 import pytest
 
-from imgcls_ray.datasets import list_files
+from imgcls_ray.datasets import list_lines
 from imgcls_ray.datasets.findings import FindingCode
 from imgcls_ray.datasets.source import read_dataset
 from imgcls_ray.datasets.split import split_dataset
@@ -143,5 +143,5 @@ class _Object(io.RawIOBase):
 
 def test_a_list_on_object_storage_takes_a_request_for_each_mebibyte() -> None:
     opened = _Object(b"a.jpg 0\n" * 200_000)
-    assert sum(1 for _ in list_files._lines(cast("BinaryIO", opened), "train.txt")) == 200_000
+    assert sum(1 for _ in list_lines.list_lines(cast("BinaryIO", opened), "train.txt")) == 200_000
     assert opened.num_requests <= 4

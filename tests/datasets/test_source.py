@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from imgcls_ray.datasets import list_files, tables
+from imgcls_ray.datasets import class_name_files, tables
 from imgcls_ray.datasets.findings import Finding, FindingCode, Severity
 from imgcls_ray.datasets.source import read_dataset
 from imgcls_ray.errors import InputError
@@ -495,7 +495,7 @@ def test_class_names_in_a_folder_are_unreadable(tmp_path: Path) -> None:
 def test_a_file_that_is_no_list_of_class_names_is_not_read_to_its_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(list_files, "_MAX_LABEL_FAULTS", 10)
+    monkeypatch.setattr(class_name_files, "_MAX_LABEL_FAULTS", 10)
     names, findings = read_names(tmp_path, "0 cat\n" + "images/a.jpg 0\n" * 50 + "1 dog\n")
     assert (names, len(findings)) == (["cat"], 11)
     assert findings[-1].code is FindingCode.UNREADABLE_LABELS
