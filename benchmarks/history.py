@@ -30,6 +30,7 @@ import pyarrow.parquet as pq
 
 from benchmarks.common import emit
 from imgcls_ray.inputs.listing import ListingCounts, list_inputs
+from imgcls_ray.inputs.tables import table_of
 from imgcls_ray.predict.report import PredictReport
 from imgcls_ray.predict.runs import work_off
 from imgcls_ray.storage import open_directory
@@ -131,7 +132,7 @@ def make(uri: str, list_path: Path, *, runs: int, rows: int, kind: str, commit_e
             files = sorted(file_of(run, number, kind) for number in range(rows))
             with Spool() as spool:
                 for first in range(0, len(files), 4096):
-                    spool.add(files[first : first + 4096])
+                    spool.add(table_of(files[first : first + 4096]))
                 spool.complete()
                 job.write_plan(spool, run)
             for unit in store.units(run):

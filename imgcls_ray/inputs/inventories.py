@@ -15,7 +15,7 @@ from urllib.parse import unquote_plus
 import pyarrow.parquet as pq
 
 from imgcls_ray.errors import InputError
-from imgcls_ray.inputs.sorting import batches_of
+from imgcls_ray.inputs.tables import batches_of
 from imgcls_ray.storage import open_file
 from imgcls_ray.storage.files import FileInfo, opaque_etag
 from imgcls_ray.storage.s3 import is_s3, split_uri

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 URI_COLUMN = "uri"
 """The column of a list that has the images, if none is named."""
-_MAX_SIZE = 2**63 - 1
+MAX_SIZE = 2**63 - 1
 _NAMES_TOLD = 20
 # What the column is called elsewhere, the likeliest first.
 _USUAL_NAMES = (
@@ -79,7 +79,7 @@ def size_of(row: ListRow) -> int | None:
         size = int(value)
     except OverflowError:  # of an infinite one
         size = -1
-    if size != value or not 0 <= size <= _MAX_SIZE:
+    if size != value or not 0 <= size <= MAX_SIZE:
         raise _no_size(row)
     return size
 

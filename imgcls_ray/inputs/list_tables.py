@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
-from itertools import repeat
 from typing import IO, TYPE_CHECKING
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from imgcls_ray.errors import InputError
-from imgcls_ray.inputs.list_rows import ListRow, need_column
-from imgcls_ray.inputs.sorting import batches_of
+from imgcls_ray.inputs.list_columns import ListColumns, block_sizes, has_text, is_text
+from imgcls_ray.inputs.list_rows import need_column
+from imgcls_ray.inputs.tables import batches_of
 from imgcls_ray.storage import open_file
 from imgcls_ray.storage.files import path_from_uri
 from imgcls_ray.storage.s3 import is_s3, s3_client, split_uri
@@ -28,23 +29,36 @@ _SUFFIX = ".parquet"
 _OTHER_COLUMNS = ("size", "etag", "mtime")
 
 
-def parquet_rows(path: str, file: IO[bytes], uri_column: str) -> Iterator[ListRow]:
-    """Rows of a table; those without an image are left out."""
+def parquet_columns(path: str, file: IO[bytes], uri_column: str) -> Iterator[ListColumns]:
+    """Rows of a table, some thousand at a time; those without an image are left out."""
     number = 0
+    sizes = block_sizes()
     with pq.ParquetFile(file) as parquet:
         schema = parquet.schema_arrow
         need_column(path, uri_column, schema.names)
         _need_texts(path, uri_column, schema.field(uri_column).type)
-        columns = [name for name in _OTHER_COLUMNS if _has(path, schema, name) and name != uri_column]
-        for batch in batches_of(parquet, columns=[uri_column, *columns]):
-            numbers = range(number + 1, number + 1 + batch.num_rows)
-            number += batch.num_rows
-            others = (
-                _values(batch.column(name)) if name in columns else repeat(None, batch.num_rows)
-                for name in _OTHER_COLUMNS
-            )
-            rows = map(ListRow._make, zip(numbers, batch.column(uri_column).to_pylist(), *others, strict=True))
-            yield from (row for row in rows if row.uri)
+        others = [name for name in _OTHER_COLUMNS if _has(path, schema, name) and name != uri_column]
+        for batch in map(_without_views, batches_of(parquet, columns=[uri_column, *others])):
+            while batch.num_rows:
+                rows = batch.slice(0, next(sizes))
+                batch = batch.slice(rows.num_rows)
+                numbers = np.arange(number + 1, number + 1 + rows.num_rows)
+                number += rows.num_rows
+                has_image = has_text(rows.column(uri_column))
+                if not has_image.all():
+                    numbers, rows = numbers[has_image], rows.filter(pa.array(has_image))
+                if rows.num_rows:
+                    found = [rows.column(name) if name in others else None for name in _OTHER_COLUMNS]
+                    yield ListColumns(numbers, rows.column(uri_column), *found)
+
+
+def _without_views(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """The same with ordinary texts, because Arrow can do little with views of them."""
+    columns = (
+        pa.array(column.to_pylist(), pa.string()) if pa.types.is_string_view(column.type) else column
+        for column in batch.columns
+    )
+    return pa.RecordBatch.from_arrays(list(columns), batch.schema.names)
 
 
 def _plain(kind: pa.DataType) -> pa.DataType:
@@ -52,12 +66,8 @@ def _plain(kind: pa.DataType) -> pa.DataType:
     return _plain(kind.value_type) if pa.types.is_dictionary(kind) else kind
 
 
-def _is_text(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
-
-
 def _need_texts(path: str, column: str, kind: pa.DataType) -> None:
-    if not _is_text(_plain(kind)):
+    if not is_text(_plain(kind)):
         raise InputError(
             f"{path}: the column {column!r} needs texts, has {kind}; --uri-column NAME takes another column"
         )
@@ -75,18 +85,10 @@ def _has(path: str, schema: pa.Schema, name: str) -> bool:
     if name == "mtime":
         return bool(pa.types.is_timestamp(kind))
     is_number = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
-    if not (is_number or _is_text(kind) or pa.types.is_null(kind)):
+    if not (is_number or is_text(kind) or pa.types.is_null(kind)):
         needed = "whole numbers" if name == "size" else "texts"
         raise InputError(f"{path}: the column {name!r} needs {needed}, has {kind}; rename it if it is something else")
     return True
-
-
-def _values(column: pa.Array) -> list:  # type: ignore[type-arg]
-    if pa.types.is_timestamp(column.type) and column.type.unit == "ns":
-        # Of nanoseconds Python knows nothing; Spark writes them.
-        column = column.cast(pa.timestamp("us", column.type.tz), safe=False)
-    values: list = column.to_pylist()  # type: ignore[type-arg]
-    return values
 
 
 def parquet_parts(source: str, s3: S3Options) -> list[str]:

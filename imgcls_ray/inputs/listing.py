@@ -6,7 +6,6 @@ is held in memory as a whole: folders and prefixes are walked in order, and unso
 
 from __future__ import annotations
 
-import heapq
 import logging
 import os
 from typing import TYPE_CHECKING
@@ -16,7 +15,9 @@ from imgcls_ray.inputs.inventories import is_inventory
 from imgcls_ray.inputs.list_rows import URI_COLUMN
 from imgcls_ray.inputs.list_tables import is_of_parts, parquet_parts
 from imgcls_ray.inputs.lists import is_list, read_list, read_parts, refuse_other_lists
+from imgcls_ray.inputs.merging import merge_sorted
 from imgcls_ray.inputs.sorting import sort_files
+from imgcls_ray.inputs.tables import FileTables, tables_of, without_doubles
 from imgcls_ray.storage import DEFAULT_S3
 from imgcls_ray.storage.files import FileInfo, absolute_path, check_address, path_from_uri, scheme_of, stat_file
 from imgcls_ray.storage.http import is_url
@@ -162,8 +163,8 @@ def list_inputs(
         return _list_one(given[0], counts, s3, leave_out, names, uri_column)
     _check_mixture(given)
     kept = [source for source in given if not _is_left_out(source, names, counts)]
-    streams = [_list_one(source, counts, s3, leave_out, names, uri_column) for source in kept]
-    return _distinct(heapq.merge(*streams, key=lambda info: info.uri), counts)
+    streams = [tables_of(_list_one(source, counts, s3, leave_out, names, uri_column)) for source in kept]
+    return _distinct(FileTables(lambda _: merge_sorted(streams)), counts)
 
 
 def _each_once(sources: Sequence[str]) -> list[str]:
@@ -321,11 +322,8 @@ def _split_pattern(path: str) -> tuple[str, list[str]]:
     return root, below
 
 
-def _distinct(files: Iterable[FileInfo], counts: ListingCounts) -> Iterator[FileInfo]:
-    last = None
-    for info in files:
-        if info.uri == last:
-            counts.doubles += 1
-            continue
-        last = info.uri
-        yield info
+def _distinct(files: Iterable[FileInfo], counts: ListingCounts) -> FileTables:
+    def count(number: int) -> None:
+        counts.doubles += number
+
+    return FileTables(lambda _: without_doubles(tables_of(files), count))

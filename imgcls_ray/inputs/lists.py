@@ -8,15 +8,17 @@ import re
 import zlib
 from functools import partial
 from pathlib import PurePosixPath
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
 from imgcls_ray.errors import InputError
 from imgcls_ray.inputs.inventories import is_inventory, read_inventory
+from imgcls_ray.inputs.list_columns import blocks_of, files_of, rows_to_files
 from imgcls_ray.inputs.list_rows import URI_COLUMN, ListRow, etag_of, size_of
-from imgcls_ray.inputs.list_tables import parquet_rows
+from imgcls_ray.inputs.list_tables import parquet_columns
 from imgcls_ray.inputs.list_texts import csv_rows, json_rows, jsonl_rows, open_text, text_rows
+from imgcls_ray.inputs.tables import FileTables, tables_of
 from imgcls_ray.storage import open_file
 from imgcls_ray.storage.backslashes import Separators, read_as
 from imgcls_ray.storage.files import (
@@ -35,6 +37,7 @@ from imgcls_ray.storage.s3_inputs import find_object
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from imgcls_ray.inputs.list_texts import Bytes
     from imgcls_ray.storage.s3 import S3Options
 
 _TEXT_KINDS = {".txt": "txt", ".csv": "csv", ".tsv": "tsv", ".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl"}
@@ -82,7 +85,7 @@ def refuse_other_lists(source: str) -> None:
 
 def read_list(
     source: str, s3: S3Options, *, uri_column: str = URI_COLUMN, tell: Callable[[str], None] = lambda _: None
-) -> Iterator[FileInfo]:
+) -> FileTables:
     """The entries of a list, in its order.
 
     Args:
@@ -94,10 +97,10 @@ def read_list(
         tell: is told what the list was taken for where that may surprise.
 
     Raises:
-        InputError: the list, or one of the files that it names, cannot be read; with the line.
+        InputError: the list, or one of the files that it names, cannot be read; with the line. While it is read.
     """
     path = source if is_s3(source) else path_from_uri(source)
-    yield from read_parts([path], _folder_of(path), s3, uri_column=uri_column, tell=tell)
+    return read_parts([path], _folder_of(path), s3, uri_column=uri_column, tell=tell)
 
 
 def read_parts(
@@ -107,31 +110,36 @@ def read_parts(
     *,
     uri_column: str = URI_COLUMN,
     tell: Callable[[str], None] = lambda _: None,
-) -> Iterator[FileInfo]:
+) -> FileTables:
     """The entries of the files of one list; relative ones count from ``folder``.
 
     Raises:
-        InputError: one of them cannot be read.
+        InputError: one of them cannot be read. While it is read.
     """
+    return FileTables(lambda _: _read_parts(parts, folder, s3, uri_column, tell))
+
+
+def _read_parts(
+    parts: list[str], folder: str, s3: S3Options, uri_column: str, tell: Callable[[str], None]
+) -> Iterator[pa.Table]:
     separators = Separators(is_s3(folder), partial(_is_there, folder, s3))
     for path in parts:
         kind = kind_of_list(path) or ""
         try:
             if is_inventory(path):
-                yield from read_inventory(path, s3)
+                yield from tables_of(read_inventory(path, s3))
                 continue
+            file_of = partial(_listed_file, path, kind, folder, separators, tell)
             with open_file(path, s3) as file:
-                for row in _rows(path, kind, file, uri_column, tell):
-                    if (uri := separators.read(row.uri)) != row.uri and separators.num_changed == 1:
-                        tell(f"{_place(path, kind, row.number)}: {read_as(row.uri, uri)}")
-                    try:
-                        info = _listed_file(row._replace(uri=uri), folder)
-                    except ValueError as error:
-                        raise InputError(f"{_place(path, kind, row.number)}: {error}") from error
-                    yield info
+                if kind == "parquet":
+                    for columns in parquet_columns(path, file, uri_column):
+                        yield from files_of(columns, file_of)
+                    continue
+                for rows in blocks_of(_rows(path, kind, open_text(path, file), uri_column, tell)):
+                    yield from rows_to_files(rows, file_of)
         except OSError as error:
             raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
-        except (ValueError, EOFError, csv.Error, zlib.error, pa.ArrowException) as error:
+        except (ValueError, OverflowError, EOFError, csv.Error, zlib.error, pa.ArrowException) as error:
             raise InputError(f"{path}: is not a readable .{kind} list: {error}") from error
 
 
@@ -139,10 +147,7 @@ def _folder_of(path: str) -> str:
     return path.rpartition("/")[0] if is_s3(path) else os.path.dirname(absolute_path(path))
 
 
-def _rows(path: str, kind: str, file: IO[bytes], uri_column: str, tell: Callable[[str], None]) -> Iterator[ListRow]:
-    if kind == "parquet":
-        return parquet_rows(path, file, uri_column)
-    text = open_text(path, file)
+def _rows(path: str, kind: str, text: Bytes, uri_column: str, tell: Callable[[str], None]) -> Iterator[ListRow]:
     if kind == "txt":
         return text_rows(path, text, tell)
     if kind == "jsonl":
@@ -169,12 +174,23 @@ def _in_folder(folder: str, path: str) -> str:
     return f"{folder}/{path}" if is_s3(folder) and not scheme_of(path) and not path.startswith("/") else path
 
 
-def _listed_file(row: ListRow, folder: str) -> FileInfo:
-    """A list's entry.
+def _listed_file(
+    path: str, kind: str, folder: str, separators: Separators, tell: Callable[[str], None], row: ListRow
+) -> FileInfo:
+    """A list's entry, by the rules for one row; of what is ordinary, ``list_columns`` knows that they change nothing.
 
     Raises:
-        ValueError: a value of the row is none that its column may have.
+        InputError: a value of the row is none that its column may have; with the line.
     """
+    if (uri := separators.read(row.uri)) != row.uri and separators.num_changed == 1:
+        tell(f"{_place(path, kind, row.number)}: {read_as(row.uri, uri)}")
+    try:
+        return _file_of(row._replace(uri=uri), folder)
+    except ValueError as error:
+        raise InputError(f"{_place(path, kind, row.number)}: {error}") from error
+
+
+def _file_of(row: ListRow, folder: str) -> FileInfo:
     uri = _in_folder(folder, row.uri)
     if scheme_of(uri) in ("", "file") and not host_of_file(uri):
         return stat_file(absolute_path(os.path.join(folder, path_from_uri(uri))))

@@ -2,94 +2,127 @@
 
 from __future__ import annotations
 
-import heapq
 import itertools
-from typing import TYPE_CHECKING
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow.compute as pc
 
-from imgcls_ray.storage.files import FileInfo
-from imgcls_ray.storage.scratch import ScratchFile, scratch_file
+from imgcls_ray.inputs.merging import merge_sorted
+from imgcls_ray.inputs.tables import FILE_SCHEMA, ROWS_PER_TABLE, FileTables, of_size, only_array, tables_of
+from imgcls_ray.storage.scratch import scratch_file
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator
 
-_ROWS_IN_MEMORY = 100_000
-# A merge holds one group of each chunk.
-_ROWS_PER_GROUP = 1024
-_ROWS_PER_BATCH = 16_384
+    from imgcls_ray.storage.files import FileInfo
 
-# The fields of ``storage.local.FileInfo``, in its order.
-FILE_SCHEMA = pa.schema(
-    [
-        pa.field("uri", pa.string(), nullable=False),
-        pa.field("size", pa.int64()),
-        pa.field("etag", pa.string()),
-        pa.field("mtime", pa.timestamp("us", tz="UTC")),
-    ]
-)
+_ROWS_IN_MEMORY = 131_072
+# A merge holds some rows of each run; what has more runs is merged in several steps.
+_MAX_RUNS = 256
+_ROWS_PER_BATCH = 1024
 
 
-class ScratchWriter(pq.ParquetWriter):  # type: ignore[misc]
-    """Writes rows of ``FILE_SCHEMA`` to a temporary file."""
+class ScratchTables:
+    """Rows of ``FILE_SCHEMA`` in a temporary file without a name: first all are written, then they are read.
 
-    def __init__(self, file: ScratchFile) -> None:
-        super().__init__(file, FILE_SCHEMA, compression="zstd", write_statistics=False)
+    Args:
+        name: its purpose, as ``scratch_file`` takes it.
+    """
 
-    def close(self) -> None:
-        try:
-            super().close()
-        finally:
-            # A writer whose end could not be written tries once more when it is forgotten, and prints a stack then.
-            self.is_open = False
+    def __init__(self, name: str) -> None:
+        self._file = scratch_file(name)
+        self._writer = pa.ipc.new_file(self._file, FILE_SCHEMA, options=pa.ipc.IpcWriteOptions(compression="zstd"))
+        self._reader: pa.ipc.RecordBatchFileReader | None = None
+        self.num_rows = self.num_batches = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._reader = None
+        self._file.close()
+
+    def add(self, table: pa.Table, *, batch_size: int = ROWS_PER_TABLE) -> None:
+        """Write rows, in batches of this size at most."""
+        for batch in table.combine_chunks().to_batches(max_chunksize=batch_size):
+            self._writer.write_batch(batch)
+            self.num_batches += 1
+        self.num_rows += table.num_rows
+
+    def complete(self) -> Self:
+        """End writing; from now on the file is read."""
+        if self._reader is None:
+            self._writer.close()
+            self._reader = pa.ipc.open_file(self._file)
+        return self
+
+    def batches(self, numbers: Iterable[int] | None = None) -> Iterator[pa.RecordBatch]:
+        """Some batches, by default all."""
+        assert self._reader is not None
+        return map(self._reader.get_batch, range(self.num_batches) if numbers is None else numbers)
 
 
-def sort_files(files: Iterable[FileInfo]) -> Iterator[FileInfo]:
-    """External merge sort by URI: chunks are sorted in memory, kept on disk, and merged."""
-    files = iter(files)
-    chunk = _sorted_chunk(files)
-    if len(chunk) < _ROWS_IN_MEMORY:
-        yield from chunk
+class _Run(NamedTuple):
+    """Sorted rows: some consecutive batches of a file."""
+
+    rows: ScratchTables
+    batches: range
+
+    def tables(self) -> Iterator[pa.Table]:
+        return (pa.Table.from_batches([batch]) for batch in self.rows.batches(self.batches))
+
+
+def sort_files(files: Iterable[FileInfo]) -> FileTables:
+    """External merge sort by URI; of the same URI the first file stays the first."""
+    return FileTables(lambda _: of_size(_sorted_tables(files), ROWS_PER_TABLE))
+
+
+def _sorted_tables(files: Iterable[FileInfo]) -> Iterator[pa.Table]:
+    chunks = map(_sorted, of_size(tables_of(files), _ROWS_IN_MEMORY))
+    first = next(chunks, None)
+    if first is None or first.num_rows < _ROWS_IN_MEMORY:
+        yield from [] if first is None else [first]
         return
-    # One file without a name, however many chunks: it meets no limit on open files, and a kill leaves nothing behind.
-    with scratch_file("sort") as file:
-        ends = [0]
-        with ScratchWriter(file) as writer:
-            while chunk:
-                writer.write_table(table_of(chunk), row_group_size=_ROWS_PER_GROUP)
-                ends.append(ends[-1] + -(-len(chunk) // _ROWS_PER_GROUP))
-                chunk.clear()  # before the next one is there, not after
-                chunk = _sorted_chunk(files)
-        with pq.ParquetFile(file) as chunks:
-            readers = (_read_groups(chunks, range(*bounds)) for bounds in itertools.pairwise(ends))
-            yield from heapq.merge(*readers, key=_by_uri)
+    with ExitStack() as opened:
+        # One file for all chunks: they meet no limit on open files, and a kill leaves nothing behind.
+        rows = opened.enter_context(ScratchTables("sort"))
+        runs = _write_runs(itertools.chain([first], chunks), rows)
+        del first
+        while len(runs) > _MAX_RUNS:
+            runs = _merge_some(runs, opened.enter_context(ScratchTables("sort")))
+        yield from merge_sorted([run.tables() for run in runs])
 
 
-def _sorted_chunk(files: Iterator[FileInfo]) -> list[FileInfo]:
-    return sorted(itertools.islice(files, _ROWS_IN_MEMORY), key=_by_uri)
+def _sorted(table: pa.Table) -> pa.Table:
+    uris = only_array(table.column("uri"))
+    # Most lists are written in order.
+    if pc.all(pc.less_equal(uris[:-1], uris[1:])).as_py() is not False:
+        return table
+    return table.take(pc.sort_indices(uris))
 
 
-def _by_uri(info: FileInfo) -> str:
-    return info.uri
+def _write_runs(chunks: Iterable[pa.Table], rows: ScratchTables) -> list[_Run]:
+    """Write sorted chunks; one that goes on where the last one ended is of the same run."""
+    starts: list[int] = []
+    last: str | None = None
+    for chunk in chunks:
+        uris = chunk.column("uri")
+        if last is None or uris[0].as_py() < last:
+            starts.append(rows.num_batches)
+        last = uris[-1].as_py()
+        rows.add(chunk, batch_size=_ROWS_PER_BATCH)
+    rows.complete()
+    return [_Run(rows, range(*bounds)) for bounds in itertools.pairwise([*starts, rows.num_batches])]
 
 
-def table_of(files: Sequence[FileInfo]) -> pa.Table:
-    """Files as rows of ``FILE_SCHEMA``."""
-    columns = zip(*files, strict=True)
-    arrays = [pa.array(list(column), field.type) for column, field in zip(columns, FILE_SCHEMA, strict=True)]
-    return pa.table(arrays, schema=FILE_SCHEMA)
-
-
-def batches_of(
-    file: pq.ParquetFile, *, batch_size: int = _ROWS_PER_BATCH, columns: list[str] | None = None
-) -> Iterator[pa.RecordBatch]:
-    """The file's batches, one row group after the other, because Arrow would prefetch many row groups at once."""
-    for group in range(file.num_row_groups):
-        yield from file.iter_batches(batch_size=batch_size, row_groups=[group], columns=columns)
-
-
-def _read_groups(chunks: pq.ParquetFile, groups: range) -> Iterator[FileInfo]:
-    for group in groups:
-        columns = chunks.read_row_group(group).columns
-        yield from map(FileInfo._make, zip(*(column.to_pylist() for column in columns), strict=True))
+def _merge_some(runs: list[_Run], rows: ScratchTables) -> list[_Run]:
+    """Merge neighbours, so that there are fewer runs."""
+    ends = [0]
+    for first in range(0, len(runs), _MAX_RUNS):
+        for table in merge_sorted([run.tables() for run in runs[first : first + _MAX_RUNS]]):
+            rows.add(table, batch_size=_ROWS_PER_BATCH)
+        ends.append(rows.num_batches)
+    rows.complete()
+    return [_Run(rows, range(*bounds)) for bounds in itertools.pairwise(ends)]

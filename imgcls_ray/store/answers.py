@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Self
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from imgcls_ray.inputs.tables import only_array, upper_bound
 from imgcls_ray.store.history import read_history
-from imgcls_ray.store.rows import KEY_COLUMNS, SOURCE, merged_rows, newest_of_each, upper_bound
-from imgcls_ray.store.schema import run_of
+from imgcls_ray.store.rows import KEY_COLUMNS, SOURCE, merged_rows, newest_of_each
+from imgcls_ray.store.schema import run_and_row, run_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -57,6 +60,57 @@ def newest_answers(store: LabelStore) -> Iterator[Answer]:
 def newest_rows(table: pa.Table) -> pa.Table:
     """Of the rows of some inputs, sorted by URI and run, the newest one of each."""
     return table.filter(pa.array(newest_of_each(table.column("uri").combine_chunks())))
+
+
+class Found(NamedTuple):
+    """What a store has of some inputs: in each column one value for each."""
+
+    is_new: np.ndarray
+    """No row."""
+    is_changed: np.ndarray
+    """A row of another version."""
+    has_failed: np.ndarray
+    """A row of this version with an error."""
+    runs: np.ndarray
+    """The run of the newest row."""
+    errors: pa.Array
+    """The error of the newest row."""
+
+    @classmethod
+    def of(cls, uris: pa.Array, etags: pa.Array, rows: pa.Table | None) -> Self:
+        """What some rows say of inputs.
+
+        Args:
+            uris: of the inputs.
+            etags: their versions as they are listed.
+            rows: of these inputs and perhaps others, sorted by URI and run; ``None`` if there is none.
+        """
+        if rows is None:
+            none, runs = np.zeros(len(uris), bool), np.zeros(len(uris), np.int64)
+            return cls(~none, none, none, runs, pa.nulls(len(uris), pa.string()))
+        newest = newest_rows(rows).combine_chunks()
+        found = newest.take(pc.index_in(uris, value_set=newest.column("uri")))
+        ids, before, errors = (only_array(found.column(name)) for name in ("image_id", "etag", "error"))
+        is_new = ids.is_null().to_numpy(zero_copy_only=False)
+        is_same = pc.fill_null(pc.equal(etags, before), False).to_numpy(zero_copy_only=False)
+        # An input without a version is never a new one of itself.
+        is_changed = ~is_new & ~is_same & etags.is_valid().to_numpy(zero_copy_only=False)
+        has_failed = errors.is_valid().to_numpy(zero_copy_only=False) & ~is_changed
+        runs, _ = run_and_row(pc.fill_null(ids, 0).to_numpy())
+        return cls(is_new, is_changed, has_failed, runs, errors)
+
+    def up_to(self, end: int) -> Found:
+        """The first of the inputs only."""
+        return Found(*(column[:end] for column in self))
+
+
+def answers_of(uris: pa.Array, rows: pa.Table | None, sources: Sequence[Source]) -> list[list[Answer]]:
+    """All rows of each of some inputs that have any, oldest first."""
+    if rows is None or not len(uris):
+        return []
+    of_them = rows.filter(pc.is_in(rows.column("uri"), value_set=uris))
+    by_uri = itertools.groupby(answers_in(of_them, sources), key=lambda answer: answer.uri)
+    return [list(group) for _, group in by_uri]
 
 
 class AnswersByUri:

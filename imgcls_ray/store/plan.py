@@ -11,18 +11,17 @@ import itertools
 import math
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from imgcls_ray.errors import StoreInUseError
-from imgcls_ray.inputs.sorting import ScratchWriter, batches_of, table_of
+from imgcls_ray.inputs.sorting import ScratchTables
+from imgcls_ray.inputs.tables import FileTables, of_size, only_array, tables_of
 from imgcls_ray.json_files import encode_json
-from imgcls_ray.storage.scratch import scratch_file
-from imgcls_ray.store.answers import answers_by_uri, answers_in, newest_rows
+from imgcls_ray.store.answers import Found, answers_by_uri, answers_of
 from imgcls_ray.store.label_store import now, plan_name, segment_name
 from imgcls_ray.store.retrying import RetryRules, may_pass
 from imgcls_ray.store.schema import PLAN_SCHEMA, STATUS_OK, image_id
@@ -35,12 +34,10 @@ if TYPE_CHECKING:
     from imgcls_ray.storage.files import FileInfo
     from imgcls_ray.store.answers import Answer, AnswersByUri
     from imgcls_ray.store.label_store import LabelStore
-    from imgcls_ray.store.rows import Source
 
 MIN_UNIT_SIZE, MAX_UNIT_SIZE = 16, 2048
 # One plan file is built in memory: a quarter of a million rows are some ten megabytes.
 _ROWS_PER_SEGMENT = 262_144
-_SPOOL_ROWS = 8192
 _COMPARED_ROWS = 8192
 
 
@@ -72,95 +69,91 @@ class PlanCounts:
 
 def unanswered(
     files: Iterable[FileInfo], store: LabelStore | None, counts: PlanCounts, rules: RetryRules | None = None
-) -> Iterator[FileInfo]:
+) -> FileTables:
     """Keep the inputs without a valid row in the store: a merge of two sorted streams.
 
     Args:
         files: what is listed, sorted by URI.
         store: the store whose rows are compared; ``None`` if there is none yet.
-        counts: receives the numbers of inputs of each kind.
+        counts: receives the numbers of inputs of each kind. If it is known how many are taken at most, the inputs up to
+            the last one of these are counted, otherwise those that have been looked at.
         rules: which failures are tried again; by default the temporary ones.
     """
+    return FileTables(lambda limit: _unanswered(files, store, counts, rules, limit))
+
+
+def _unanswered(
+    files: Iterable[FileInfo], store: LabelStore | None, counts: PlanCounts, rules: RetryRules | None, limit: int | None
+) -> Iterator[pa.Table]:
     if store is None:
-        for info in files:
-            counts.listed += 1
-            counts.new += 1
-            yield info
+        for table in tables_of(files, limit=limit):
+            counts.listed += table.num_rows
+            counts.new += table.num_rows
+            yield table
         return
     rules = rules or RetryRules(store)
-    files = iter(files)
     with answers_by_uri(store) as answers:
-        while chunk := list(itertools.islice(files, _COMPARED_ROWS)):
-            yield from _compare(chunk, answers, counts, rules)
+        for table in of_size(tables_of(files), _COMPARED_ROWS):
+            planned = _compare(table, answers, counts, rules, limit)
+            if planned.num_rows:
+                yield planned
+            if limit is not None and not (limit := limit - planned.num_rows):
+                return
 
 
 def _compare(
-    files: Sequence[FileInfo], answers: AnswersByUri, counts: PlanCounts, rules: RetryRules
-) -> Iterator[FileInfo]:
+    files: pa.Table, answers: AnswersByUri, counts: PlanCounts, rules: RetryRules, limit: int | None
+) -> pa.Table:
     """Those of the next files that have no valid row. Most have one, and cost nothing but columns of Arrow."""
-    uris = pa.array([info.uri for info in files], pa.string())
-    found = answers.find(uris)
-    is_new, is_changed, is_failed = _kinds(uris, pa.array([info.etag for info in files], pa.string()), found)
-    of_failed = _answers_of(files, is_failed | is_changed, found, answers.sources)
-    place = 0
-    for number in np.flatnonzero(is_new | is_changed | is_failed).tolist():
-        _count_answered(counts, number - place)
-        place = number + 1
-        info = files[number]
-        counts.listed += 1
-        if is_new[number]:
-            counts.new += 1
-            yield info
-            continue
-        before = of_failed[info.uri]
-        status = before[-1].error or STATUS_OK
-        if is_changed[number]:
-            counts.changed += 1
-        elif rules.is_asked_again(before):
-            counts.retried += 1
-        else:
-            counts.answered += 1
-            counts.answered_codes[status] += 1
-            if may_pass(before[-1]):
-                counts.waiting += 1
-                counts.next_retry = min(filter(None, (counts.next_retry, rules.time_of_retry(before))))
-            continue
-        counts.replaced[before[-1].run, status] += 1
-        yield info
-    _count_answered(counts, len(files) - place)
+    uris = only_array(files.column("uri"))
+    rows = answers.find(uris)
+    found = Found.of(uris, only_array(files.column("etag")), rows)
+    failed = answers_of(uris.filter(pa.array(found.has_failed)), rows, answers.sources)
+    is_retried = found.has_failed.copy()
+    is_retried[found.has_failed] = [rules.is_asked_again(before) for before in failed]
+    planned = np.flatnonzero(found.is_new | found.is_changed | is_retried)[:limit]
+    # Behind the last input that is taken nothing is counted.
+    end = len(uris) if limit is None or len(planned) < limit else int(planned[-1]) + 1
+    _count(counts, found.up_to(end), is_retried[:end], failed, rules)
+    return files if len(planned) == files.num_rows else files.take(pa.array(planned))
 
 
-def _kinds(uris: pa.Array, etags: pa.Array, rows: pa.Table | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Which inputs have no row, which a row of another version, and which a row of this version with an error."""
-    if rows is None:
-        return np.ones(len(uris), bool), np.zeros(len(uris), bool), np.zeros(len(uris), bool)
-    newest = newest_rows(rows).combine_chunks()
-    place = pc.index_in(uris, value_set=newest.column("uri"))
-    is_new = place.is_null().to_numpy(zero_copy_only=False)
-    # An input without a version is never a new one of itself.
-    is_same = pc.fill_null(pc.equal(etags, newest.column("etag").combine_chunks().take(place)), False)
-    is_changed = ~is_new & ~is_same.to_numpy(zero_copy_only=False) & etags.is_valid().to_numpy(zero_copy_only=False)
-    has_error = newest.column("error").combine_chunks().take(place).is_valid().to_numpy(zero_copy_only=False)
-    return is_new, is_changed, has_error & ~is_changed
+def _count(
+    counts: PlanCounts, found: Found, is_retried: np.ndarray, failed: Sequence[Sequence[Answer]], rules: RetryRules
+) -> None:
+    """Count inputs.
+
+    Args:
+        counts: receives them.
+        found: what the store has of them.
+        is_retried: which failed ones are asked again.
+        failed: all rows of those that have failed, and perhaps of more behind them.
+        rules: which failures are tried again.
+    """
+    is_again = found.is_changed | is_retried
+    num_ok = int(np.count_nonzero(~(found.is_new | found.is_changed | found.has_failed)))
+    counts.listed += len(is_retried)
+    counts.new += int(np.count_nonzero(found.is_new))
+    counts.changed += int(np.count_nonzero(found.is_changed))
+    counts.retried += int(np.count_nonzero(is_retried))
+    counts.answered += num_ok
+    if num_ok:
+        counts.answered_codes[STATUS_OK] += num_ok
+    for place, before in zip(np.flatnonzero(found.has_failed).tolist(), failed, strict=False):
+        if not is_retried[place]:
+            _count_left(counts, before, rules)
+    if is_again.any():
+        codes = (code or STATUS_OK for code in found.errors.filter(pa.array(is_again)).to_pylist())
+        counts.replaced.update(zip(found.runs[is_again].tolist(), codes, strict=True))
 
 
-def _answers_of(
-    files: Sequence[FileInfo], wanted: np.ndarray, rows: pa.Table | None, sources: Sequence[Source]
-) -> dict[str, list[Answer]]:
-    """All rows of some inputs, oldest first."""
-    if rows is None or not wanted.any():
-        return {}
-    uris = pa.array([files[i].uri for i in np.flatnonzero(wanted).tolist()], pa.string())
-    of_them = rows.filter(pc.is_in(rows.column("uri"), value_set=uris))
-    by_uri = itertools.groupby(answers_in(of_them, sources), key=lambda answer: answer.uri)
-    return {uri: list(group) for uri, group in by_uri}
-
-
-def _count_answered(counts: PlanCounts, number: int) -> None:
-    if number:
-        counts.listed += number
-        counts.answered += number
-        counts.answered_codes[STATUS_OK] += number
+def _count_left(counts: PlanCounts, before: Sequence[Answer], rules: RetryRules) -> None:
+    """Count an input that has failed and is not asked again now."""
+    counts.answered += 1
+    counts.answered_codes[str(before[-1].error)] += 1
+    if may_pass(before[-1]):
+        counts.waiting += 1
+        counts.next_retry = min(filter(None, (counts.next_retry, rules.time_of_retry(before))))
 
 
 def images_in(seconds: float, ms_per_image: float) -> int:
@@ -219,36 +212,15 @@ def _guided_sizes(num_images: int, num_workers: int, *, first: int, largest: int
         left -= size
 
 
-class Spool:
-    """Planned inputs on local disk, with their number: units can be cut only when the number is known.
-
-    The file has no name: a kill leaves nothing behind.
-    """
+class Spool(ScratchTables):
+    """Planned inputs on local disk, with their number: units can be cut only when the number is known."""
 
     def __init__(self) -> None:
-        self._file = scratch_file("plan")
-        self._writer = ScratchWriter(self._file)
-        self.num_images = 0
+        super().__init__("plan")
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.complete()
-        self._file.close()
-
-    def add(self, files: Sequence[FileInfo]) -> None:
-        self._writer.write_table(table_of(files))
-        self.num_images += len(files)
-
-    def complete(self) -> Self:
-        """End writing; from now on the file is read."""
-        self._writer.close()
-        return self
-
-    def batches(self) -> Iterator[pa.RecordBatch]:
-        with pq.ParquetFile(self._file) as file:
-            yield from batches_of(file, batch_size=_SPOOL_ROWS)
+    @property
+    def num_images(self) -> int:
+        return self.num_rows
 
 
 def write_plan(

@@ -15,10 +15,13 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from imgcls_ray.inputs.tables import tables_of
 from imgcls_ray.store.plan import Spool
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+
+    import pyarrow as pa
 
     from imgcls_ray.storage.files import FileInfo
 
@@ -41,7 +44,7 @@ def plan_ahead(files: Iterable[FileInfo], *, limit: int | None = None) -> Iterat
         Spools that are not empty, except for the only one of an input with nothing to label. Each is gone when the
         next is asked for. What ``files`` raises is raised there.
     """
-    planner = _Planner(itertools.islice(files, limit))
+    planner = _Planner(tables_of(files, rows=_ROWS, limit=limit))
     thread = threading.Thread(target=planner.run, name="plan", daemon=True)
     thread.start()
     try:
@@ -53,8 +56,8 @@ def plan_ahead(files: Iterable[FileInfo], *, limit: int | None = None) -> Iterat
 
 
 class _Planner:
-    def __init__(self, files: Iterator[FileInfo]) -> None:
-        self._files = files
+    def __init__(self, tables: Iterator[pa.Table]) -> None:
+        self._tables = tables
         self._changed = threading.Condition()
         self._spool = Spool()
         self._since = time.monotonic()
@@ -63,9 +66,9 @@ class _Planner:
 
     def run(self) -> None:
         try:
-            while not self._is_stopped and (rows := list(itertools.islice(self._files, _ROWS))):
+            while not self._is_stopped and (table := next(self._tables, None)) is not None:
                 with self._changed:
-                    self._spool.add(rows)
+                    self._spool.add(table)
                     self._changed.notify()
         except BaseException as error:  # raised again where the plans are read
             self._error = error

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pyarrow as pa
 
-from imgcls_ray.inputs.sorting import FILE_SCHEMA
+from imgcls_ray.inputs.tables import FILE_SCHEMA
 
 if TYPE_CHECKING:
     import numpy as np

@@ -26,10 +26,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 from imgcls_ray.errors import ImageErrorCode, LabelStoreDamagedError, StoreInUseError
+from imgcls_ray.inputs.tables import table_of
 from imgcls_ray.json_files import encode_json
 from imgcls_ray.predict.report import PredictReport, RunReport
 from imgcls_ray.predict.runs import finish_run, work_off
 from imgcls_ray.store import merging, parallel
+from imgcls_ray.store import rows as rows_module
 from imgcls_ray.store.answers import all_answers
 from imgcls_ray.store.compact import compact_store
 from imgcls_ray.store.label_store import LabelStore, create_or_open_store, now, plan_name
@@ -236,13 +238,13 @@ def run_schedule(seed: int, work: Callable[..., None] = work_off) -> Outcome:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Every step is the schedule's; and merged files are small, so that several make a piece."""
-    before = parallel.THREADS, merging._FILE_BYTES, merging._GROUP_ROWS
-    parallel.THREADS, merging._FILE_BYTES, merging._GROUP_ROWS = 1, 4000, 24
+    """Every step is the schedule's; merged files are small, so that several make a piece, and read in small steps."""
+    before = parallel.THREADS, merging._FILE_BYTES, merging._GROUP_ROWS, rows_module._BATCH_ROWS
+    parallel.THREADS, merging._FILE_BYTES, merging._GROUP_ROWS, rows_module._BATCH_ROWS = 1, 4000, 24, 7
     try:
         yield
     finally:
-        parallel.THREADS, merging._FILE_BYTES, merging._GROUP_ROWS = before
+        parallel.THREADS, merging._FILE_BYTES, merging._GROUP_ROWS, rows_module._BATCH_ROWS = before
 
 
 def _run_schedule(seed: int, work: Callable[..., None]) -> Outcome:
@@ -373,7 +375,7 @@ def _plans(files: Iterator[FileInfo], chance: random.Random) -> Iterator[Spool]:
             return
         with Spool() as spool:
             if rows:
-                spool.add(rows)
+                spool.add(table_of(rows))
             yield spool.complete()
 
 

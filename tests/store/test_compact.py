@@ -14,6 +14,7 @@ import pytest
 
 from imgcls_ray.errors import LabelStoreDamagedError
 from imgcls_ray.store import compact, merging
+from imgcls_ray.store import rows as rows_module
 from imgcls_ray.store.answers import all_answers
 from imgcls_ray.store.compact import compact_store
 from imgcls_ray.store.delta_log import commit_name, read_log
@@ -107,6 +108,7 @@ def test_merged_files_hold_the_same_rows(
 ) -> None:
     monkeypatch.setattr(merging, "_FILE_BYTES", file_bytes)
     monkeypatch.setattr(merging, "_GROUP_ROWS", 50)
+    monkeypatch.setattr(rows_module, "_BATCH_ROWS", 7)
     before = rows_in(store)
     report = compact_store(store, whole=whole)
     assert (report.num_merged_files, report.num_rows, report.num_pieces) == (27, 360, 1)

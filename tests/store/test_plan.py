@@ -15,6 +15,7 @@ import pytest
 from imgcls_ray.errors import ImageErrorCode, InputError, StoreInUseError
 from imgcls_ray.storage.files import FileInfo
 from imgcls_ray.store import plan as plan_module
+from imgcls_ray.store import planner
 from imgcls_ray.store.plan import (
     MAX_UNIT_SIZE,
     MIN_UNIT_SIZE,
@@ -117,7 +118,7 @@ def test_images_of_some_seconds_follow_the_size_of_the_network() -> None:
 
 def test_a_plan_over_several_files_is_read_back_unit_by_unit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan_module, "_ROWS_PER_SEGMENT", 100)
-    monkeypatch.setattr(plan_module, "_SPOOL_ROWS", 33)
+    monkeypatch.setattr(planner, "_ROWS", 33)
     store = new_store(tmp_path)
     files = [*infos(1234), info("/in/é🐈\n'.jpg", None), FileInfo("/z", None, None, None)]
     run = plan(store, files, unit_size=48)
