@@ -49,10 +49,12 @@ class ListColumns(NamedTuple):
         """The columns of some rows; ``None`` if one of them has values of several types, or of none that Arrow has."""
         numbers, *columns = zip(*rows, strict=True)
         try:
-            uri, *others = (pa.array(column) if any(v is not None for v in column) else None for column in columns)
+            uri, size, etag, mtime = (
+                None if all(value is None for value in column) else pa.array(column) for column in columns
+            )
         except (pa.ArrowException, ValueError, TypeError, OverflowError):
             return None
-        return cls(numbers, uri, *others, originals=rows)
+        return cls(numbers, uri, size, etag, mtime, originals=rows)
 
     def rows(self, places: np.ndarray) -> Iterator[ListRow]:
         """Some of the rows one by one.

@@ -92,9 +92,23 @@ def files_in(table: pa.Table) -> Iterator[FileInfo]:
 def batches_of(
     file: pq.ParquetFile, *, batch_size: int = ROWS_PER_TABLE, columns: list[str] | None = None
 ) -> Iterator[pa.RecordBatch]:
-    """The file's batches, one row group after the other, because Arrow would prefetch many row groups at once."""
+    """The file's batches, some row groups after the others, because Arrow would prefetch many row groups at once."""
+    for groups in _groups_of(file, batch_size):
+        yield from file.iter_batches(batch_size=batch_size, row_groups=groups, columns=columns)
+
+
+def _groups_of(file: pq.ParquetFile, num_rows: int) -> Iterator[list[int]]:
+    """Row groups with about so many rows together, at least one."""
+    waiting: list[int] = []
+    num_waiting = 0
     for group in range(file.num_row_groups):
-        yield from file.iter_batches(batch_size=batch_size, row_groups=[group], columns=columns)
+        waiting.append(group)
+        num_waiting += file.metadata.row_group(group).num_rows
+        if num_waiting >= num_rows:
+            yield waiting
+            waiting, num_waiting = [], 0
+    if waiting:
+        yield waiting
 
 
 def of_size(tables: Iterable[pa.Table], num_rows: int) -> Iterator[pa.Table]:

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 
 _FILE_BYTES = 128 * 2**20
 _GROUP_ROWS, _GROUP_BYTES = 65_536, 16 * 2**20
+# For each piece of a store a reader has a page of each column in memory, and its dictionary: of values that hardly ever
+# repeat, which is a megabyte, the files have none.
+_WITH_DICTIONARY = ["status", "error", "label", "label_id", "labels.list.element", "width", "height"]
+_PAGE_BYTES = 128 * 2**10
 
 
 def write_merged(store: LabelStore, pieces: Sequence[Piece], folder: Path) -> Iterator[tuple[Path, LoggedFile]]:
@@ -47,7 +51,14 @@ class _Writer:
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:
         self._path, self._schema = path, schema
-        self._writer = pq.ParquetWriter(path, schema, compression="zstd", write_page_checksum=True)
+        self._writer = pq.ParquetWriter(
+            path,
+            schema,
+            compression="zstd",
+            use_dictionary=_WITH_DICTIONARY,
+            data_page_size=_PAGE_BYTES,
+            write_page_checksum=True,
+        )
         self._num_rows = 0
         self._first = self._last = ""
 

@@ -71,6 +71,8 @@ class MergedRows:
         self._cursors = cursors
 
     def close(self) -> None:
+        # What they have read ahead goes now, and not when Python collects cycles.
+        self._cursors = []
         self._opened.close()
 
     def next(self, at_least: str | None = None) -> tuple[pa.Table, str | None] | None:
@@ -199,10 +201,11 @@ def bounds_of(column: Any) -> tuple[str | None, str | None]:
 def _rows_at_once(group: Any, columns: Sequence[str]) -> int:
     """How many rows of a row group to decode at once: embeddings are a thousand times larger than labels."""
     places = (group.column(number) for number in range(group.num_columns))
-    num_bytes = sum(
+    num_bytes: int = sum(
         column.total_uncompressed_size for column in places if column.path_in_schema.split(".")[0] in columns
     )
-    return min(_BATCH_ROWS, max(1, _BATCH_BYTES * group.num_rows // max(num_bytes, 1)))
+    num_rows: int = group.num_rows
+    return min(_BATCH_ROWS, max(1, _BATCH_BYTES * num_rows // max(num_bytes, 1)))
 
 
 def _scratch_chunks(parquet: pq.ParquetFile) -> Iterator[Chunk]:

@@ -90,7 +90,8 @@ def test_what_is_sorted_is_not_in_memory(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(merging, "_FEW_ROWS", 25)
 
     def peak(count: int) -> int:
-        before = most = pa.total_allocated_bytes()
+        before: int = pa.total_allocated_bytes()
+        most = before
         files = FileTables(
             lambda _: (
                 table_of([info(f"s3://bucket/{(first + i) * 7919 % 10**6:020d}.jpg") for i in range(1000)])
