@@ -29,6 +29,9 @@ import pyarrow.parquet as pq
 from rich.console import Console
 
 from benchmarks.common import emit, imgcls, print_table
+from imgcls_ray.storage import open_directory
+from imgcls_ray.store.label_store import open_store
+from imgcls_ray.store.latest import latest_rows
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -167,8 +170,8 @@ def labels(data: Path, model: Path) -> None:
             confusion = [[int(cell) for cell in line[1:]] for line in list(csv.reader(file))[1:]]
         listed.write_text("uri\n" + "".join(f"{row['uri']}\n" for row in rows))
         subprocess.run([*imgcls(), "predict", listed, "-m", model, "-o", store], capture_output=True, check=True)
-        parts = pq.read_table(store / "predictions").to_pylist()
-    bulk = {row["uri"]: row["label"] for row in parts}
+        newest = latest_rows(open_store(open_directory(str(store))))
+        bulk = {row["uri"]: row["label"] for table in newest for row in table.to_pylist()}
     alone = [result.label for result in create_model(model).predict([row["uri"] for row in rows])]
     predicted = [row["predicted"] for row in rows]
     top1 = top5 = 0

@@ -15,6 +15,7 @@ from imgcls_ray.errors import StorageError, UsageError
 from imgcls_ray.storage.scratch import scratch_folder
 from imgcls_ray.store.answers import newest_rows
 from imgcls_ray.store.history import read_history
+from imgcls_ray.store.merging import in_groups
 from imgcls_ray.store.rows import SOURCE, merged_rows
 
 if TYPE_CHECKING:
@@ -94,8 +95,8 @@ def write_jsonl(store: LabelStore, file: TextIO) -> int:
 def _write_parquet(store: LabelStore, path: str) -> int:
     num_rows = 0
     with pq.ParquetWriter(path, store.schema, compression="zstd") as writer:
-        for table in latest_rows(store):
-            writer.write_table(table.cast(store.schema))
+        for table in in_groups(latest_rows(store)):
+            writer.write_table(table.cast(store.schema), row_group_size=table.num_rows)
             num_rows += table.num_rows
     return num_rows
 

@@ -36,7 +36,7 @@ def write_merged(store: LabelStore, pieces: Sequence[Piece], folder: Path) -> It
     schema = store.schema
     with merged_rows(store, pieces) as rows:
         writer = None
-        for group in _groups(table.drop_columns(SOURCE) for table in rows):
+        for group in in_groups(table.drop_columns(SOURCE) for table in rows):
             writer = writer or _Writer(folder / uuid.uuid4().hex, schema)
             writer.write(group)
             if writer.num_bytes >= _FILE_BYTES:
@@ -90,8 +90,8 @@ def limits_of(sources: Iterable[Source]) -> list[tuple[int, str | None]]:
     return together
 
 
-def _groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
-    """Tables of the size of a row group."""
+def in_groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """The same rows in tables of the size of a row group."""
     waiting: list[pa.Table] = []
     num_rows = num_bytes = 0
     for table in tables:
