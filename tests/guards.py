@@ -65,6 +65,17 @@ GUARDS: dict[str, tuple[Promise, ...]] = {
             ("benchmarks.history",),
         ),
         Promise(
+            "an input that is gone keeps its row and is told as not present; what no complete listing looked for stays",
+            (
+                "store/test_presence.py::test_an_input_that_is_gone_keeps_its_row_and_is_told_as_not_present",
+                "store/test_presence.py::test_a_list_tells_nothing_of_what_it_does_not_name",
+                "store/test_presence.py::test_a_listing_that_ends_at_a_limit_tells_nothing",
+                "store/test_presence.py::test_what_patterns_leave_out_does_not_vanish",
+                "store/test_presence.py::test_what_a_folder_holds_that_cannot_be_listed_does_not_vanish",
+                "predict/test_day.py::test_six_hourly_runs_leave_what_one_big_run_leaves",
+            ),
+        ),
+        Promise(
             "a worker that dies costs at most two units done again",
             (
                 "benchmarks/test_kills.py::test_a_worker_that_dies_costs_at_most_two_units_done_again",

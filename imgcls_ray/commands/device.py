@@ -18,6 +18,7 @@ from imgcls_ray.machine import available_cores, may_have_gpus
 from imgcls_ray.models.open import is_model_path, open_model
 from imgcls_ray.models.zoo import ZOO
 from imgcls_ray.options import name_rules, s3_options
+from imgcls_ray.predict.like import list_like, open_like
 from imgcls_ray.storage.s3 import is_s3
 from imgcls_ray.store.plan import cpu_ms_per_image
 from imgcls_ray.words import counted
@@ -132,6 +133,8 @@ def _weights_bytes(model: str, s3: S3Options) -> float:
 def _images(config: LabelConfig | EvaluateConfig | TrainConfig) -> Iterator[object]:
     """The images that a job will go through, at most."""
     s3 = s3_options(config)
+    if isinstance(config, PredictConfig) and config.like is not None:
+        return itertools.islice(list_like(open_like(config.like, config.output, s3)), config.limit)
     if isinstance(config, LabelConfig):
         # Lists would be sorted as a whole before the first of their inputs came.
         files = list_unsorted(config.inputs, s3, names=name_rules(config), uri_column=config.uri_column)

@@ -41,6 +41,7 @@ _NEED_A_STORE = frozenset(
         "embedding",
         "export",
         "fail_if_empty",
+        "like",
         "limit",
         "logits",
         "max_error_rate",
@@ -232,6 +233,13 @@ def _tell_left_out(console: Console, report: PredictReport) -> None:
             f"failed more than once: {counted(report.plan.waiting, 'input')}; the next retry is at "
             f"{report.plan.next_retry.astimezone():%Y-%m-%d %H:%M}, --retry CODES retries now"
         )
+    if report.presence is not None:
+        if number := report.presence.num_vanished:
+            console.print(
+                f"not there any more: {counted(number, 'input')}; `imgcls store latest` tells their rows as not present"
+            )
+        if number := report.presence.num_returned:
+            console.print(f"there again: {counted(number, 'input')}")
     counts = report.listing
     for line in counts.lines():
         console.print(f"left out: {line}")

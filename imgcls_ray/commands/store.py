@@ -177,13 +177,14 @@ def latest(config_file: Path | None, overrides: Sequence[str], flags: Values) ->
     store = _open(config)
     if config.output is None:
         try:
-            write_jsonl(store, sys.stdout)
+            write_jsonl(store, sys.stdout, only_present=config.only_present)
             sys.stdout.flush()
         except BrokenPipeError:
             # The reader has enough (`| head`); Python would complain once more when it closes stdout.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return
-    print(f"{config.output}: {write_latest(store, Path(config.output)):,} rows")
+    num_rows = write_latest(store, Path(config.output), only_present=config.only_present)
+    print(f"{config.output}: {num_rows:,} rows")
 
 
 def _open(config: StoreConfig) -> LabelStore:

@@ -23,7 +23,7 @@ from imgcls_ray.config.models import ListModelsConfig, NewModelConfig
 from imgcls_ray.config.plain import Plain, Values, clipped, shown, shown_text
 from imgcls_ray.config.predict import LabelConfig, PredictConfig
 from imgcls_ray.config.serve import GoldenImage, ModelChoice, ModelsConfig, ModelShare, ServeConfig
-from imgcls_ray.config.store import CompactConfig, HistoryConfig, LatestConfig, StatusConfig, StoreConfig
+from imgcls_ray.config.store import CompactConfig, DiffConfig, HistoryConfig, LatestConfig, StatusConfig, StoreConfig
 from imgcls_ray.config.train import TrainConfig
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "CompactConfig",
     "DemoConfig",
     "Device",
+    "DiffConfig",
     "EngineName",
     "EvaluateConfig",
     "ExportConfig",

@@ -58,7 +58,9 @@ _BYTES |= {"kib": 2**10, "mib": 2**20, "gib": 2**30}
 _SECONDS = {"ms": 0.001, "s": 1, "sec": 1, "second": 1, "seconds": 1, "m": 60, "min": 60, "h": 3600}
 _UNITS: Mapping[str, tuple[str, Mapping[str, float]]] = {"_bytes": ("bytes", _BYTES), "_s": ("seconds", _SECONDS)}
 """By the end of a key, what its value counts, and the units that people write."""
-_PLACES = frozenset({"data", "images", "input", "labels", "model", "name", "output", "store", "weights"})
+_PLACES = frozenset(
+    {"data", "images", "input", "labels", "like", "model", "name", "output", "store", "stores", "weights"}
+)
 """Keys of paths, addresses and names."""
 
 _MAX_CHOICES = 6

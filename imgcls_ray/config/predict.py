@@ -10,11 +10,14 @@ from imgcls_ray.config.device import RunsNetwork
 from imgcls_ray.config.limits import ReadLimits
 from imgcls_ray.errors import ImageErrorCode  # noqa: TC001 - pydantic reads the annotation
 
+_NO_INPUT = ()
+"""With ``like``; a file of keys cannot say it."""
+
 
 class LabelConfig(RunsNetwork, ReadLimits):
     """How inputs are labelled, wherever the labels go."""
 
-    help_sections: ClassVar = {"include": "Inputs", "num_workers": "Workers", "limit": "This run"}
+    help_sections: ClassVar = {"like": "Inputs", "num_workers": "Workers", "limit": "This run"}
 
     input: str | tuple[str, ...]
     """Images to label, one or several of: a file, folder (recursive), ``s3://bucket/prefix/``, glob, list (.txt with a
@@ -29,6 +32,9 @@ class LabelConfig(RunsNetwork, ReadLimits):
     logits: bool = False
     """Also keep the raw score of every class. All runs of a label store do so, or none."""
 
+    like: str | None = None
+    """Label store whose inputs are labelled, in place of INPUT, e.g. with a new model: those of its newest rows, in the
+    version that these name, without those that are not there any more."""
     include: tuple[str, ...] = ()
     """Patterns of the files to label in folders, prefixes and globs, as in .gitignore, e.g. ``*.jpg,2026-*/``. Default:
     all files."""
@@ -56,7 +62,8 @@ class LabelConfig(RunsNetwork, ReadLimits):
     """Error codes whose inputs are tried again in this command, e.g. ``corrupt,access_denied``."""
     accept_missing: bool = False
     """Record ``not_found`` for missing images even if their whole folder or prefix is gone or empty. By default the job
-    ends in this case, because a volume that is not mounted looks the same."""
+    ends in this case, because a volume that is not mounted looks the same. Also tell the inputs of an INPUT in which
+    nothing is left as not present."""
     fail_if_empty: bool = False
     """End with exit code 1 if the input holds no images, because it is empty or its name is mistyped."""
     max_error_rate: float = Field(default=1.0, ge=0, le=1)
@@ -81,9 +88,22 @@ class LabelConfig(RunsNetwork, ReadLimits):
     dry_run: bool = False
     """Show what would be labelled, and write nothing."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _has_one_kind_of_input(cls, values: object) -> object:
+        if not isinstance(values, dict) or values.get("like") is None:
+            return values
+        if values.get("input", _NO_INPUT) != _NO_INPUT:
+            raise ValueError(
+                "INPUT and --like exclude each other: give the images to label, or the store that has them"
+            )
+        return {**values, "input": _NO_INPUT}
+
     @field_validator("input", mode="before")
     @classmethod
     def _names_an_input(cls, value: object) -> object:
+        if value == _NO_INPUT:
+            return value
         texts = value if isinstance(value, list | tuple) else [value]
         if not texts or not all(isinstance(text, str) for text in texts):
             raise ValueError("needs a file, folder, prefix, list or address, or several of them")
@@ -122,6 +142,8 @@ class LabelConfig(RunsNetwork, ReadLimits):
     @property
     def input_text(self) -> str:
         """All INPUTs in a few words."""
+        if self.like is not None:
+            return f"the inputs of {self.like}"
         first, *others = self.inputs
         return f"{first} and {len(others):,} more" if others else first
 

@@ -6,7 +6,7 @@ import re
 
 from pydantic import Field, field_validator
 
-from imgcls_ray.config.limits import ObjectStorage
+from imgcls_ray.config.limits import ObjectStorage, ReadLimits
 
 _DURATION = re.compile(r"^(\d+(?:\.\d+)?)([smhd])$")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
@@ -74,3 +74,25 @@ class LatestConfig(StoreConfig):
 
     output: str | None = None
     """File to write: .parquet, .jsonl or .csv. Default: JSON lines to stdout."""
+    only_present: bool = False
+    """Leave out inputs that are not there any more, as the newest complete listing of their place found."""
+
+
+class DiffConfig(ReadLimits):
+    """Two stores side by side: ``imgcls store diff``."""
+
+    stores: str | tuple[str, ...] = Field(examples=["STORE"])
+    """Two label stores, A and B: folders or ``s3://bucket/prefix``. B tells what changed since A."""
+    json_: bool = Field(default=False, alias="json")
+    """Print one JSON object."""
+    output: str | None = None
+    """Folder or ``s3://bucket/prefix`` for a page with example pictures, a picture of the moves, and the JSON."""
+    num_examples: int = Field(default=4, ge=0, le=100)
+    """Number of example images of each move from one class to another."""
+
+    @field_validator("stores", mode="after")
+    @classmethod
+    def _are_two(cls, value: str | tuple[str, ...]) -> tuple[str, ...]:
+        if isinstance(value, str) or len(value) != 2:
+            raise ValueError("needs two label stores, A and B")
+        return value

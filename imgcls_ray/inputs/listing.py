@@ -234,6 +234,7 @@ def _list_one(
     source: str, counts: ListingCounts, s3: S3Options, leave_out: str | None, names: NameRules, uri_column: str
 ) -> Iterator[FileInfo]:
     if _is_list_here(source, s3):
+        counts.has_list = True
         files = read_list(source, s3, uri_column=uri_column, tell=logger.warning)
         listed = _distinct(sort_files(files), counts)
         store = leave_out if leave_out and is_s3(leave_out) else None
@@ -241,6 +242,7 @@ def _list_one(
     if is_url(source):
         return iter([FileInfo(source, None, None, None)])
     if parts := _parts(source, s3, uri_column):
+        counts.has_list = True
         logger.info("%s: is read as a list, its %d Parquet files have a column %r", source, len(parts), uri_column)
         # Nothing but parts is in the folder, so a relative name counts from the folder that it is in, as of a file.
         place = source.rstrip("/")

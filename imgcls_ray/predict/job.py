@@ -23,6 +23,7 @@ from imgcls_ray.options import decode_limits, fetch_limits, name_rules, s3_optio
 from imgcls_ray.predict.alone import label_alone
 from imgcls_ray.predict.exporters import Exporter, ProgressFile, TextFile, check_text_file, exporting
 from imgcls_ray.predict.label import LabelTask
+from imgcls_ray.predict.like import list_like, open_like
 from imgcls_ray.predict.metrics import BulkMetrics
 from imgcls_ray.predict.report import PredictReport, RunReport
 from imgcls_ray.predict.runs import work_off
@@ -48,6 +49,7 @@ from imgcls_ray.store.label_store import (
 from imgcls_ray.store.lease import hold_lease
 from imgcls_ray.store.plan import Spool, cpu_ms_per_image, images_in, unanswered, unit_sizes, write_plan
 from imgcls_ray.store.planner import plan_ahead
+from imgcls_ray.store.presence_changes import PresenceChanges
 from imgcls_ray.store.retrying import LIMITS, LIMITS_FIELD, RETRIED_FIELD, RetryRules
 from imgcls_ray.store.schema import STATUS_OK
 from imgcls_ray.words import counted
@@ -59,13 +61,15 @@ from imgcls_ray.workers.ray_metrics import RayMetrics
 from imgcls_ray.workers.stopping import interrupt_on_stop
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from contextlib import AbstractContextManager
 
     from rich.console import Console
 
     from imgcls_ray.config import PredictConfig
+    from imgcls_ray.json_files import Json
     from imgcls_ray.models.folder import ModelFolder
+    from imgcls_ray.storage.files import FileInfo
     from imgcls_ray.storage.left_out import ListingCounts
     from imgcls_ray.storage.s3 import S3Options
     from imgcls_ray.store.label_store import PlanRecord, RunRecord
@@ -152,6 +156,8 @@ def _count_left_open(store: LabelStore) -> int:
 
 def _input_error(config: PredictConfig, s3: S3Options) -> InputError | None:
     try:
+        if config.like is not None:
+            open_like(config.like, config.output, s3)
         check_inputs(config.inputs, s3, uri_column=config.uri_column)
     except InputError as error:
         return error
@@ -174,19 +180,29 @@ def _planned(
     config: PredictConfig, store: LabelStore | None, report: PredictReport, limit: int | None
 ) -> AbstractContextManager[Iterator[Spool]]:
     """The inputs that the store does not answer, plan by plan; counts go to the report."""
+    files = _listed(config, report)
+    own_runs = frozenset(run.run for run in report.runs)
+    rules = RetryRules(store, _limits(config), frozenset(config.retry), own_runs) if store else None
+    # What is listed up to a limit says nothing of what is behind it.
+    if store is not None and config.limit is None:
+        report.presence = PresenceChanges(report.listing, is_empty_trusted=config.accept_missing)
+    planned = unanswered(files, store, report.plan, rules, report.presence)
+    return plan_ahead(planned, limit=limit, presence=report.presence)
+
+
+def _listed(config: PredictConfig, report: PredictReport) -> Iterable[FileInfo]:
+    """All inputs, sorted by URI."""
     s3 = s3_options(config)
-    inside = open_directory(config.output, s3).uri
-    files = list_inputs(
+    if config.like is not None:
+        return list_like(open_like(config.like, config.output, s3))
+    return list_inputs(
         config.inputs,
         report.listing,
         s3,
-        leave_out=inside,
+        leave_out=open_directory(config.output, s3).uri,
         names=name_rules(config),
         uri_column=config.uri_column,
     )
-    own_runs = frozenset(run.run for run in report.runs)
-    rules = RetryRules(store, _limits(config), frozenset(config.retry), own_runs) if store else None
-    return plan_ahead(unanswered(files, store, report.plan, rules), limit=limit)
 
 
 def _limits(config: PredictConfig) -> dict[str, Any]:
@@ -216,6 +232,13 @@ def _recorded(inputs: tuple[str, ...]) -> str | list[str]:
         return inputs[0]
     more = [f"and {len(inputs) - _INPUTS_RECORDED:,} more"] if len(inputs) > _INPUTS_RECORDED else []
     return [*inputs[:_INPUTS_RECORDED], *more]
+
+
+def _recorded_input(config: PredictConfig) -> dict[str, Json]:
+    """What a plan says of where its inputs come from."""
+    if config.like is None:
+        return {"input": _recorded(config.inputs)}
+    return {"input": [], "like": open_directory(config.like, s3_options(config)).uri}
 
 
 def _listed_in(plan: PlanRecord) -> ListedIn | None:
@@ -269,7 +292,7 @@ class _Job:
             run=run,
             sizes=self._unit_sizes(planned.num_images, self._num_workers(planned.num_images)),
             about={
-                "input": _recorded(self._config.inputs),
+                **_recorded_input(self._config),
                 "place": _place_of(self._config),
                 "include": list(self._config.include),
                 "exclude": None if self._config.exclude is None else list(self._config.exclude),

@@ -14,6 +14,7 @@ from imgcls_ray.store.schema import STATUS_OK
 
 if TYPE_CHECKING:
     from imgcls_ray.store.label_store import PlanRecord
+    from imgcls_ray.store.presence_changes import PresenceChanges
 
 
 @dataclass
@@ -51,6 +52,8 @@ class PredictReport:
     store: str
     plan: PlanCounts = field(default_factory=PlanCounts)
     listing: ListingCounts = field(default_factory=ListingCounts)
+    presence: PresenceChanges | None = None
+    """What the listing found changed; ``None`` if it is not asked."""
     runs: list[RunReport] = field(default_factory=list)
     """Runs that this command worked on; the last one may be empty."""
     num_finished_before: int = 0

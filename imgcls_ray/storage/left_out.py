@@ -10,10 +10,14 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from imgcls_ray.errors import StorageError
+from imgcls_ray.storage.files import path_from_uri
 from imgcls_ray.storage.names import EXCLUDED, NOT_INCLUDED
+
+if TYPE_CHECKING:
+    from imgcls_ray.storage.listed import ListedPlace
 
 STORE_FOLDERS = frozenset({"plans", "predictions", "runs", "exports", "samples"})
 STORE_FILES = frozenset({"store.json", "lease.json", "progress.json"})
@@ -23,6 +27,7 @@ BESIDE = {"samples/": "store.json", "model.bin": "model.json"}
 """Names that are skipped only beside another name: a store's samples, the weights of an OpenVINO model folder."""
 
 _UNLISTED_KEPT = 100
+_PASSED_OVER_KEPT = 1000
 _UNLISTED_IN_ERROR = 3
 _NAME_CHARS = 200
 _RULES_TOLD = 12
@@ -58,6 +63,14 @@ class ListingCounts:
     unlisted: list[Unlisted] = field(default_factory=list)
     """Folders that could not be listed: the first hundred."""
     num_unlisted: int = 0
+    places: list[ListedPlace] = field(default_factory=list)
+    """Folders, prefixes and patterns that the listing goes through; all of them are told before its first file."""
+    has_list: bool = False
+    """Whether a list named some of the files, which may be there or not."""
+    passed_over: dict[str, None] = field(default_factory=dict)
+    """Paths or URIs of files and folders that are not listed, for another reason than their names; the first ones."""
+    is_passed_over_whole: bool = True
+    """Whether these are all."""
 
     def lines(self) -> list[str]:
         """What was left out by which rule, a line for each kind of rule."""
@@ -84,8 +97,25 @@ class ListingCounts:
 
     def add_unlisted(self, folder: str, reason: str) -> None:
         self.num_unlisted += 1
+        self.pass_over(folder)
         if len(self.unlisted) < _UNLISTED_KEPT:
             self.unlisted.append(Unlisted(folder, reason))
+
+    def pass_over(self, uri: str) -> None:
+        """Tell of a file or folder that is not listed, for another reason than its name."""
+        place = path_from_uri(uri)
+        if len(self.passed_over) < _PASSED_OVER_KEPT:
+            self.passed_over[place] = None
+        elif place not in self.passed_over:
+            self.is_passed_over_whole = False
+
+    def is_passed_over(self, uri: str) -> bool:
+        """Whether a listing may lack an input although it is there."""
+        if not self.passed_over:
+            return False
+        place = path_from_uri(uri)
+        ends = [end for end, letter in enumerate(place) if letter == "/"]
+        return not self.is_passed_over_whole or any(place[:end] in self.passed_over for end in [*ends, len(place)])
 
     @property
     def unlisted_text(self) -> str:

@@ -10,6 +10,7 @@ from typing import IO, TYPE_CHECKING
 from imgcls_ray.errors import ImgclsError, InputError
 from imgcls_ray.storage.files import FileInfo, opaque_etag
 from imgcls_ray.storage.left_out import BESIDE, ListingCounts, is_hidden, is_of_store
+from imgcls_ray.storage.listed import ListedPlace
 from imgcls_ray.storage.names import DEFAULT_NAMES, NameRules
 from imgcls_ray.storage.patterns import EVERYTHING, Pattern, has_magic, rule_against
 from imgcls_ray.storage.s3 import STORE_DEADLINE_S, s3_client, split_uri
@@ -102,10 +103,12 @@ def list_place(
     try:
         prefix, parts = _prefix(client, bucket, key)
         pattern = Pattern(parts) if parts else EVERYTHING
-        rule = _Rule(
-            client, f"s3://{bucket}/{prefix}", pattern, ListingCounts() if counts is None else counts, store, names
-        )
-        yield from rule.inputs(list_objects(client, bucket, prefix))
+        told = ListingCounts() if counts is None else counts
+        place = ListedPlace(f"s3://{bucket}/{prefix}", pattern, names)
+        told.places.append(place)
+        rule = _Rule(client, place.root, pattern, told, store, names)
+        yield from place.follow(rule.inputs(list_objects(client, bucket, prefix)))
+        place.is_whole = True
     except S3Error as error:
         raise _input_error(client, uri, bucket, error) from error
 
@@ -176,6 +179,7 @@ class _Rule:
                 self._told = above + name
                 return frozenset()
             if (other := BESIDE.get(f"{name}/")) and self._is_there(above + other):
+                self._counts.pass_over(above + name)
                 return frozenset()
             states, above = below, f"{above}{name}/"
         return states
@@ -199,6 +203,7 @@ class _Rule:
             return False
         if name in BESIDE and self._is_there(f"{self._root}{folder}{BESIDE[name]}"):
             self._counts.by_name[name] += 1
+            self._counts.pass_over(f"{self._root}{folder}{name}")
             return False
         if rule := rule_against(self._names, pattern, states, self._where(folder), name):
             self._counts.by_name[rule] += 1

@@ -16,6 +16,7 @@ from urllib.parse import quote
 from imgcls_ray.errors import InputError, StorageError
 from imgcls_ray.storage.files import FileInfo, absolute_path, stat_file, uri_from_path
 from imgcls_ray.storage.left_out import BESIDE, ListingCounts, is_hidden, is_of_store
+from imgcls_ray.storage.listed import ListedPlace
 from imgcls_ray.storage.names import DEFAULT_NAMES
 from imgcls_ray.storage.patterns import EVERYTHING, rule_against
 
@@ -64,9 +65,12 @@ def list_folder(
             pass
     except OSError as error:
         raise InputError(f"{folder}: cannot be listed: {error.strerror}") from error
-    yield from _Walk(root, pattern, told, leave_out, store, names, every_name=every_name).files()
+    place = ListedPlace(root.rstrip("/") + "/", pattern, names)
+    told.places.append(place)
+    yield from place.follow(_Walk(root, pattern, told, leave_out, store, names, every_name=every_name).files())
     if not os.path.isdir(root):
         raise StorageError(f"{folder}: went away while it was listed; run the command again when it is back")
+    place.is_whole = True
     if counts is None and told.num_unlisted:
         raise InputError(told.unlisted_text)
 
@@ -159,13 +163,16 @@ class _Walk:
         place = (status.st_dev, status.st_ino)
         if place == self._leave_out:
             return None
-        seen = self._seen.get(place, _NOWHERE)
+        asked, seen = states, self._seen.get(place, _NOWHERE)
         states -= seen
         if is_linked and states and not self._every_name:
             real = os.path.realpath(path)
             if self._is_left_out(real):
+                self._counts.pass_over(uri_from_path(path))
                 return None
             states -= self._states_by_own_name(real)
+        if states != asked:
+            self._counts.pass_over(uri_from_path(path))
         if not states:
             self._counts.linked += 1
             return None
@@ -218,6 +225,7 @@ class _Walk:
         if is_store and is_of_store(prefix + bare, prefix):
             return False
         if name in BESIDE and os.path.isfile(prefix + BESIDE[name]):
+            counts.pass_over(uri_from_path(prefix + bare))
             if is_folder:
                 counts.stores += 1
             else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from imgcls_ray.store.label_store import LabelStore
+    from imgcls_ray.store.presence_changes import PresenceChanges
     from imgcls_ray.store.rows import MergedRows, Source
 
 
@@ -113,18 +114,31 @@ def answers_of(uris: pa.Array, rows: pa.Table | None, sources: Sequence[Source])
     return [list(group) for _, group in by_uri]
 
 
-class AnswersByUri:
+class _Stream(Protocol):
+    """Rows sorted by uri."""
+
+    def next(self, at_least: str | None = None) -> tuple[pa.Table, str | None] | None:
+        """As of ``MergedRows``."""
+
+
+class Watch(Protocol):
+    """Looks at rows on the way, those of inputs too that nobody asks for."""
+
+    def next_wanted(self, after: str) -> str | None:
+        """From which uri on, at or behind one, it wants to see rows; ``None``: none any more."""
+
+    def see(self, rows: pa.Table, is_asked: np.ndarray) -> None:
+        """All rows of some inputs, sorted by URI and run, and which of them were asked for."""
+
+
+class RowsByUri:
     """Finds the rows of inputs, asked for in the order of their URIs."""
 
-    def __init__(self, rows: MergedRows) -> None:
-        self._rows = rows
+    def __init__(self, rows: _Stream, watch: Watch | None = None) -> None:
+        self._rows, self._watch = rows, watch
         self._table: pa.Table | None = None
         self._up_to: str | None = ""
         """The rows up to here are in the table or have been given out; ``None``: all are."""
-
-    @property
-    def sources(self) -> Sequence[Source]:
-        return self._rows.sources
 
     def find(self, uris: pa.Array) -> pa.Table | None:
         """All rows of inputs, sorted by URI and run; ``None`` if there is none.
@@ -132,28 +146,64 @@ class AnswersByUri:
         Args:
             uris: not empty, ascending, and above all that were asked for before.
         """
+        wanted = []
+        for table in self._up_to_last(uris):
+            is_asked = pc.is_in(table.column("uri"), value_set=uris)
+            wanted.append(table.filter(is_asked))
+            if self._watch is not None:
+                self._watch.see(table, is_asked.to_numpy())
+        return pa.concat_tables(wanted) if wanted else None
+
+    def _up_to_last(self, uris: pa.Array) -> Iterator[pa.Table]:
         first, last = uris[0].as_py(), uris[-1].as_py()
-        found = []
         while True:
             if self._table is not None:
                 stop = upper_bound(self._table.column("uri"), last)
-                found.append(self._table.slice(0, stop))
+                if stop:
+                    yield self._table.slice(0, stop)
                 self._table = self._table.slice(stop) if stop < self._table.num_rows else None
             if self._up_to is None or last <= self._up_to:
-                break
-            # What lies between two inputs that are asked for is not read.
+                return
+            # What lies between two inputs that are asked for is not read, unless it is watched.
             beyond = uris[upper_bound(uris, self._up_to)].as_py() if self._up_to > first else first
+            if self._watch is not None and (watched := self._watch.next_wanted(self._up_to)) is not None:
+                beyond = min(beyond, watched)
             self._table, self._up_to = self._rows.next(at_least=beyond) or (None, None)
-        wanted = [table.filter(pc.is_in(table.column("uri"), value_set=uris)) for table in found if table.num_rows]
-        return pa.concat_tables(wanted) if wanted else None
+
+    def see_rest(self) -> None:
+        """Let the watch see what it wants to, behind the last input that was asked for."""
+        if self._watch is None:
+            return
+        while True:
+            if self._table is not None:
+                self._watch.see(self._table, np.zeros(self._table.num_rows, bool))
+                self._table = None
+            if self._up_to is None or (beyond := self._watch.next_wanted(self._up_to)) is None:
+                return
+            self._table, self._up_to = self._rows.next(at_least=beyond) or (None, None)
+
+
+class AnswersByUri(RowsByUri):
+    """The same of a store's answers."""
+
+    def __init__(self, rows: MergedRows, watch: Watch | None) -> None:
+        super().__init__(rows, watch)
+        self.sources: Sequence[Source] = rows.sources
 
 
 @contextmanager
-def answers_by_uri(store: LabelStore) -> Iterator[AnswersByUri]:
+def answers_by_uri(store: LabelStore, presence: PresenceChanges | None = None) -> Iterator[AnswersByUri]:
     """The rows that a store has now, for look-ups in the order of their URIs.
+
+    Args:
+        store: which.
+        presence: compares what is asked for with them.
 
     Raises:
         LabelStoreDamagedError: a file is damaged or lost.
     """
-    with merged_rows(store, read_history(store).all_pieces, KEY_COLUMNS) as rows:
-        yield AnswersByUri(rows)
+    history = read_history(store)
+    if presence is not None:
+        presence.begin(store, history)
+    with merged_rows(store, history.all_pieces, KEY_COLUMNS) as rows:
+        yield AnswersByUri(rows, presence)

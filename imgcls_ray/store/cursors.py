@@ -65,7 +65,7 @@ class Cursor:
             self._is_done = True
         elif self._num_read > 1 and self._is_dense:
             # It is read from one end to the other: the next rows come while these are used.
-            self.begin(None)
+            self.begin(at_least)
         return table
 
     def _read_next(self, at_least: str | None) -> pa.Table | None:
@@ -94,6 +94,12 @@ class Cursor:
     @property
     def is_done(self) -> bool:
         return self._is_done
+
+    def skip(self, at_least: str | None) -> None:
+        """Forget rows that are not wanted: what is behind them need not be read one after the other."""
+        if self.rows is not None and at_least is not None:
+            wanted = self.rows.slice(lower_bound(self.rows.column("uri"), at_least))
+            self.rows = wanted if wanted.num_rows else None
 
     def fill(self, at_least: str | None) -> None:
         """Have rows, if there are any left."""
@@ -135,6 +141,7 @@ def next_rows(cursors: Sequence[Cursor], at_least: str | None) -> tuple[pa.Table
         With ``None`` for the uri all rows that are left; ``None`` behind the last row.
     """
     for cursor in cursors:
+        cursor.skip(at_least)
         if cursor.rows is None:
             cursor.begin(at_least)
     for cursor in cursors:

@@ -19,6 +19,7 @@ from imgcls_ray.errors import LabelStoreDamagedError
 from imgcls_ray.store.delta_actions import LoggedFile
 from imgcls_ray.store.delta_log import Log, commit, read_log
 from imgcls_ray.store.parallel import in_parallel
+from imgcls_ray.store.presence_pieces import SUMMARY_KEY, is_lost, pieces_in, with_pieces
 from imgcls_ray.store.rows import bounds_of
 from imgcls_ray.store.schema import parse_part_name
 
@@ -220,7 +221,7 @@ def commit_finished(store: LabelStore) -> Log:
             continue
         listed = {piece.first_run: piece for piece in tail}
         records = list(in_parallel(lambda run: _record_of(store, run), runs))
-        plans = list(in_parallel(lambda run: _plan_of(store, run), runs))
+        plans = list(in_parallel(lambda run: plan_of(store, run), runs))
         paths = [
             path
             for run, plan in zip(runs, plans, strict=True)
@@ -230,6 +231,8 @@ def commit_finished(store: LabelStore) -> Log:
         ]
         added = list(in_parallel(lambda path: describe_file(store, path), paths))
         summary = _summary(log, runs, records, added, through=through)
+        pieces = with_pieces(pieces_in(log.summary), filter(None, plans))
+        summary[SUMMARY_KEY] = [list(piece) for piece in pieces]
         summary["planned"] = log.summary.get("planned", 0) + sum(plan["num_images"] for plan in plans if plan)
         if new := commit_to(store, log, "WRITE", added=added, is_new=True, summary=summary):
             return new
@@ -246,7 +249,8 @@ def _record_of(store: LabelStore, run: int) -> RunRecord | None:
         return None
 
 
-def _plan_of(store: LabelStore, run: int) -> PlanRecord | None:
+def plan_of(store: LabelStore, run: int) -> PlanRecord | None:
+    """What is said of a plan; ``None`` if that is damaged."""
     try:
         return store.plan_record(run)
     except LabelStoreDamagedError:
@@ -320,9 +324,12 @@ def forget_lost(store: LabelStore) -> tuple[Log, int]:
         files = [file for path, file in log.files.items() if path in there]
         num_rows = sum(file.num_rows for file in files)
         num_forgotten = max(log.summary.get("planned", 0) - num_rows, 0)
-        if log.version < 0 or (num_forgotten == log.summary.get("forgotten", 0) and not lost):
+        pieces = pieces_in(log.summary)
+        kept = [piece for piece in pieces if not is_lost(store, piece)]
+        if log.version < 0 or (num_forgotten == log.summary.get("forgotten", 0) and not lost and kept == pieces):
             return log, 0
         summary = {**log.summary, "rows": num_rows, "forgotten": num_forgotten, **sizes_of(files)}
+        summary[SUMMARY_KEY] = [list(piece) for piece in kept]
         if new := commit_to(store, log, "DELETE", removed=lost, summary=summary):
             return new, num_forgotten - log.summary.get("forgotten", 0)
 

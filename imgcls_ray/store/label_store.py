@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from imgcls_ray.json_files import Json
     from imgcls_ray.storage import Directory
     from imgcls_ray.store.delta_log import Log
+    from imgcls_ray.store.presence_pieces import PresenceRecord
 
 IDENTITY_FILE = "store.json"
 _CLAIM_FILE = "claim.json"
@@ -53,6 +54,8 @@ class PlanRecord(TypedDict, total=False):
     """Likewise, in place of all below: the plan was begun and never ended."""
     input: str | list[str]
     """As it was given to the command that planned; of many, the first ones."""
+    like: str
+    """The label store whose inputs these are, if they come from one."""
     place: str | list[str]
     """The same, wherever one looks from; of several, those that are folders, prefixes and patterns."""
     include: list[str]
@@ -64,6 +67,8 @@ class PlanRecord(TypedDict, total=False):
     """Codes that the command named."""
     limits: Json
     """The command's own limits, by the keys of its configuration."""
+    presence: PresenceRecord
+    """Of the last plan of a complete listing: what it found changed."""
 
 
 class RunRecord(TypedDict, total=False):

@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from imgcls_ray.errors import StorageError, UsageError
@@ -16,27 +17,45 @@ from imgcls_ray.storage.scratch import scratch_folder
 from imgcls_ray.store.answers import newest_rows
 from imgcls_ray.store.history import read_history
 from imgcls_ray.store.merging import in_groups
+from imgcls_ray.store.presence import Presence, pieces_of_history
 from imgcls_ray.store.rows import SOURCE, merged_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    import pyarrow as pa
+    from collections.abc import Iterable, Iterator, Sequence
 
     from imgcls_ray.store.label_store import LabelStore
 
 FORMATS = ("parquet", "jsonl", "csv")
+_PRESENT = pa.field("present", pa.bool_(), nullable=False)
 
 
-def latest_rows(store: LabelStore) -> Iterator[pa.Table]:
-    """The newest row of every input, sorted by URI, in tables of some thousand rows."""
-    with merged_rows(store, read_history(store).all_pieces) as rows:
+def latest_rows(
+    store: LabelStore, columns: Sequence[str] | None = None, *, only_present: bool = False
+) -> Iterator[pa.Table]:
+    """The newest row of every input, sorted by URI, in tables of some thousand rows.
+
+    Args:
+        store: which.
+        columns: of the store that are wanted, among them those of ``KEY_COLUMNS``; by default all.
+        only_present: leave out the inputs that the newest complete listing of their place did not find any more.
+
+    Yields:
+        These columns and ``present``.
+    """
+    history = read_history(store)
+    presence = Presence(store, pieces_of_history(store, history))
+    with merged_rows(store, history.all_pieces, columns) as rows:
         for table in rows:
-            if (newest := newest_rows(table.drop_columns(SOURCE))).num_rows:
+            newest = newest_rows(table.drop_columns(SOURCE))
+            is_present = pa.array(~presence.of(newest).is_absent)
+            newest = newest.append_column(_PRESENT, is_present)
+            if only_present:
+                newest = newest.filter(is_present)
+            if newest.num_rows:
                 yield newest
 
 
-def write_latest(store: LabelStore, path: Path) -> int:
+def write_latest(store: LabelStore, path: Path, *, only_present: bool = False) -> int:
     """Write the newest rows to a ``.parquet``, ``.jsonl`` or ``.csv`` file, whole or not at all. Returns their number.
 
     Raises:
@@ -55,7 +74,7 @@ def write_latest(store: LabelStore, path: Path) -> int:
         raise UsageError(f"{path}: cannot be written: {error.strerror}") from error
     os.close(descriptor)
     try:
-        num_rows = _write_rows(store, Path(partial), kind)
+        num_rows = _write_rows(latest_rows(store, only_present=only_present), store, Path(partial), kind)
         os.chmod(partial, 0o644)
         os.replace(partial, path)
     except OSError as error:
@@ -70,46 +89,52 @@ def export_latest(store: LabelStore, kind: str) -> str:
     name = f"exports/latest.{kind}"
     with scratch_folder("export") as folder:
         path = folder / f"latest.{kind}"
-        _write_rows(store, path, kind)
+        _write_rows(latest_rows(store), store, path, kind)
         store.directory.replace_from(name, str(path))
     return f"{store.uri}/{name}"
 
 
-def _write_rows(store: LabelStore, path: Path, kind: str) -> int:
+def _write_rows(tables: Iterable[pa.Table], store: LabelStore, path: Path, kind: str) -> int:
+    schema = store.schema.append(_PRESENT)
     if kind == "parquet":
-        return _write_parquet(store, str(path))
+        return _write_parquet(tables, schema, str(path))
     with path.open("w", encoding="utf-8", newline="") as file:
-        return (write_jsonl if kind == "jsonl" else _write_csv)(store, file)
+        return _write_jsonl(tables, file) if kind == "jsonl" else _write_csv(tables, schema, file)
 
 
-def write_jsonl(store: LabelStore, file: TextIO) -> int:
+def write_jsonl(store: LabelStore, file: TextIO, *, only_present: bool = False) -> int:
     """Write the newest rows as one JSON object a line."""
+    return _write_jsonl(latest_rows(store, only_present=only_present), file)
+
+
+def _write_jsonl(tables: Iterable[pa.Table], file: TextIO) -> int:
     num_rows = 0
-    for table in latest_rows(store):
+    for table in tables:
         for row in table.to_pylist():
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
         num_rows += table.num_rows
     return num_rows
 
 
-def _write_parquet(store: LabelStore, path: str) -> int:
+def _write_parquet(tables: Iterable[pa.Table], schema: pa.Schema, path: str) -> int:
     num_rows = 0
-    with pq.ParquetWriter(path, store.schema, compression="zstd") as writer:
-        for table in in_groups(latest_rows(store)):
-            writer.write_table(table.cast(store.schema), row_group_size=table.num_rows)
+    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+        for table in in_groups(tables):
+            writer.write_table(table.cast(schema), row_group_size=table.num_rows)
             num_rows += table.num_rows
     return num_rows
 
 
-def _write_csv(store: LabelStore, file: TextIO) -> int:
-    """Lists are written as JSON in their cell."""
+def _write_csv(tables: Iterable[pa.Table], schema: pa.Schema, file: TextIO) -> int:
+    """Lists are written as JSON in their cell, as in JSON ``true`` and ``false``."""
     writer = csv.writer(file)
-    writer.writerow(store.schema.names)
+    writer.writerow(schema.names)
     num_rows = 0
-    for table in latest_rows(store):
+    for table in tables:
         for row in table.to_pylist():
             writer.writerow(
-                json.dumps(value, ensure_ascii=False) if isinstance(value, list) else value for value in row.values()
+                json.dumps(value, ensure_ascii=False) if isinstance(value, list | bool) else value
+                for value in row.values()
             )
         num_rows += table.num_rows
     return num_rows

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from imgcls_ray.storage.files import FileInfo
     from imgcls_ray.store.answers import Answer, AnswersByUri
     from imgcls_ray.store.label_store import LabelStore
+    from imgcls_ray.store.presence_changes import PresenceChanges
 
 MIN_UNIT_SIZE, MAX_UNIT_SIZE = 16, 2048
 # One plan file is built in memory: a quarter of a million rows are some ten megabytes.
@@ -68,7 +69,11 @@ class PlanCounts:
 
 
 def unanswered(
-    files: Iterable[FileInfo], store: LabelStore | None, counts: PlanCounts, rules: RetryRules | None = None
+    files: Iterable[FileInfo],
+    store: LabelStore | None,
+    counts: PlanCounts,
+    rules: RetryRules | None = None,
+    presence: PresenceChanges | None = None,
 ) -> FileTables:
     """Keep the inputs without a valid row in the store: a merge of two sorted streams.
 
@@ -78,12 +83,18 @@ def unanswered(
         counts: receives the numbers of inputs of each kind. If it is known how many are taken at most, the inputs up to
             the last one of these are counted, otherwise those that have been looked at.
         rules: which failures are tried again; by default the temporary ones.
+        presence: told which inputs of the store are not listed any more, or again.
     """
-    return FileTables(lambda limit: _unanswered(files, store, counts, rules, limit))
+    return FileTables(lambda limit: _unanswered(files, store, counts, rules, presence, limit))
 
 
 def _unanswered(
-    files: Iterable[FileInfo], store: LabelStore | None, counts: PlanCounts, rules: RetryRules | None, limit: int | None
+    files: Iterable[FileInfo],
+    store: LabelStore | None,
+    counts: PlanCounts,
+    rules: RetryRules | None,
+    presence: PresenceChanges | None,
+    limit: int | None,
 ) -> Iterator[pa.Table]:
     if store is None:
         for table in tables_of(files, limit=limit):
@@ -92,13 +103,16 @@ def _unanswered(
             yield table
         return
     rules = rules or RetryRules(store)
-    with answers_by_uri(store) as answers:
+    with answers_by_uri(store, presence) as answers:
         for table in of_size(tables_of(files), _COMPARED_ROWS):
             planned = _compare(table, answers, counts, rules, limit)
             if planned.num_rows:
                 yield planned
             if limit is not None and not (limit := limit - planned.num_rows):
                 return
+        if presence is not None:
+            answers.see_rest()
+            presence.end()
 
 
 def _compare(
@@ -217,6 +231,8 @@ class Spool(ScratchTables):
 
     def __init__(self) -> None:
         super().__init__("plan")
+        self.presence: PresenceChanges | None = None
+        """Of the last plan of a listing: what the listing found changed, if it was complete."""
 
     @property
     def num_images(self) -> int:
@@ -252,7 +268,9 @@ def write_plan(
         _create(store, f"plans/{run:04d}/{segment_name(segment)}", data)
         segment += 1
     counts = {"num_images": planned.num_images, "num_units": len(sizes)}
-    record: dict[str, Json] = {"run": run, "created": now(), **counts, **about}
+    record: dict[str, object] = {"run": run, "created": now(), **counts, **about}
+    if planned.presence is not None and (presence := planned.presence.write(store, run)) is not None:
+        record["presence"] = presence
     _create(store, plan_name(run), encode_json(record))
 
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from imgcls_ray.storage.files import FileInfo
+    from imgcls_ray.store.presence_changes import PresenceChanges
 
 # A run has a beginning and an end in which workers wait: it should be worth them.
 _PLAN_AFTER_S = 60.0
@@ -33,18 +34,22 @@ _JOIN_S = 5.0
 
 
 @contextmanager
-def plan_ahead(files: Iterable[FileInfo], *, limit: int | None = None) -> Iterator[Iterator[Spool]]:
+def plan_ahead(
+    files: Iterable[FileInfo], *, limit: int | None = None, presence: PresenceChanges | None = None
+) -> Iterator[Iterator[Spool]]:
     """List in a thread while the block runs; it gets the inputs of one plan after the other.
 
     Args:
         files: sorted, planned inputs; iterated in the thread.
         limit: take at most this many of them.
+        presence: what the listing finds changed; the last plan gets it.
 
     Yields:
-        Spools that are not empty, except for the only one of an input with nothing to label. Each is gone when the
-        next is asked for. What ``files`` raises is raised there.
+        Spools that are not empty, except for the only one of an input with nothing to label, and for the last one if
+        something has changed that it tells of. Each is gone when the next is asked for. What ``files`` raises is raised
+        there.
     """
-    planner = _Planner(tables_of(files, rows=_ROWS, limit=limit))
+    planner = _Planner(tables_of(files, rows=_ROWS, limit=limit), presence)
     thread = threading.Thread(target=planner.run, name="plan", daemon=True)
     thread.start()
     try:
@@ -56,8 +61,8 @@ def plan_ahead(files: Iterable[FileInfo], *, limit: int | None = None) -> Iterat
 
 
 class _Planner:
-    def __init__(self, tables: Iterator[pa.Table]) -> None:
-        self._tables = tables
+    def __init__(self, tables: Iterator[pa.Table], presence: PresenceChanges | None) -> None:
+        self._tables, self._presence = tables, presence
         self._changed = threading.Condition()
         self._spool = Spool()
         self._since = time.monotonic()
@@ -89,7 +94,10 @@ class _Planner:
             with spool:
                 if self._error is not None and not spool.num_images:
                     raise self._error
-                if spool.num_images or number == 0:
+                if is_last and self._presence is not None and self._presence.is_complete:
+                    spool.presence = self._presence
+                is_telling = spool.presence is not None and spool.presence.is_any
+                if spool.num_images or number == 0 or is_telling:
                     yield spool.complete()
             if is_last and self._error is None:
                 return

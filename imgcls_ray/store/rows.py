@@ -185,6 +185,25 @@ def merged_rows(
         rows.close()
 
 
+class SortedFiles:
+    """Parquet files with a column ``uri`` as one stream, sorted by it: pieces of them, of which each is sorted.
+
+    Args:
+        pieces: each opens its files, one after the other; of one uri the earlier pieces come first.
+    """
+
+    def __init__(self, pieces: Sequence[Sequence[Callable[[], pq.ParquetFile]]]) -> None:
+        self._cursors = [Cursor((_file_chunk(opens) for opens in piece), None) for piece in pieces]
+
+    def next(self, at_least: str | None = None) -> tuple[pa.Table, str | None] | None:
+        """As of ``MergedRows``."""
+        return next_rows(self._cursors, at_least)
+
+    def __iter__(self) -> Iterator[pa.Table]:
+        while (rows := self.next()) is not None:
+            yield rows[0]
+
+
 def newest_of_each(uris: pa.Array) -> np.ndarray:
     """Of sorted texts, whether each is the last one of its kind."""
     if len(uris) == 0:
@@ -196,6 +215,10 @@ def bounds_of(column: Any) -> tuple[str | None, str | None]:
     """The smallest and largest value of a column of a row group, where they are known."""
     statistics = column.statistics
     return (statistics.min, statistics.max) if statistics is not None and statistics.has_min_max else (None, None)
+
+
+def _file_chunk(opens: Callable[[], pq.ParquetFile]) -> Chunk:
+    return Chunk(None, None, None, lambda: list(_scratch_chunks(opens())))
 
 
 def _rows_at_once(group: Any, columns: Sequence[str]) -> int:

@@ -1,6 +1,7 @@
 """The label store's tables and names: what every reader and writer of a store agrees on.
 
 plans/NNNN/SSSSSS.parquet        inputs of run NNNN; one row group is one unit of work
+plans/NNNN/presence-S.parquet    inputs that its listing did not find any more, or found again
 plans/NNNN.json                  written after them: the plan is complete and never changes again
 predictions/NNNN-UUUUUU.parquet  rows of unit U of run N; if the file exists, the unit is done
 predictions/merged-*.parquet     rows of several finished runs, in place of their parts

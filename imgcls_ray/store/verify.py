@@ -19,6 +19,8 @@ from imgcls_ray.errors import ImageErrorCode, LabelStoreDamagedError
 from imgcls_ray.store.answers import answers_in
 from imgcls_ray.store.history import is_merged_name, late_files, read_history
 from imgcls_ray.store.parallel import in_parallel
+from imgcls_ray.store.presence import pieces_of_history
+from imgcls_ray.store.presence_pieces import openers
 from imgcls_ray.store.retrying import RetryRules
 from imgcls_ray.store.row_hashes import hashes_of
 from imgcls_ray.store.rows import KEY_COLUMNS, merged_rows
@@ -136,6 +138,7 @@ def verify_store(store: LabelStore) -> VerifyReport:
         report.num_lost += num_missing
         report.num_doubled += num_doubled
     _judge_lost(history, report)
+    _check_presence(store, history, report)
     _check_foreign_files(store, history, num_units, report)
     if report.num_missing == 0 and report.is_sound:
         # Parts that are missing or damaged have been told; only whole ones can be read through.
@@ -170,6 +173,16 @@ def _without_place(store: LabelStore, error: Exception) -> str:
 def _check_record(store: LabelStore, run: int, report: VerifyReport) -> None:
     try:
         store.run_record(run)
+    except LabelStoreDamagedError as error:
+        report.add(_without_place(store, error))
+
+
+def _check_presence(store: LabelStore, history: History, report: VerifyReport) -> None:
+    """Files that say what is not there any more: they are few, and small."""
+    try:
+        for piece in pieces_of_history(store, history):
+            for opens in openers(store, piece):
+                opens().read()
     except LabelStoreDamagedError as error:
         report.add(_without_place(store, error))
 

@@ -30,13 +30,18 @@ from imgcls_ray.inputs.tables import table_of
 from imgcls_ray.json_files import encode_json
 from imgcls_ray.predict.report import PredictReport, RunReport
 from imgcls_ray.predict.runs import finish_run, work_off
+from imgcls_ray.storage.left_out import ListingCounts
+from imgcls_ray.storage.listed import ListedPlace
 from imgcls_ray.store import merging, parallel
 from imgcls_ray.store import rows as rows_module
 from imgcls_ray.store.answers import all_answers
 from imgcls_ray.store.compact import compact_store
 from imgcls_ray.store.label_store import LabelStore, create_or_open_store, now, plan_name
+from imgcls_ray.store.latest import latest_rows
 from imgcls_ray.store.plan import PlanCounts, Spool, unanswered, write_plan
+from imgcls_ray.store.presence_changes import PresenceChanges
 from imgcls_ray.store.retrying import RetryRules
+from imgcls_ray.store.rows import KEY_COLUMNS
 from imgcls_ray.store.verify import verify_store
 from tests.store.stores import even_sizes, identity, info, part_bytes, rows_of, run_record
 
@@ -216,6 +221,9 @@ class Outcome:
     num_stale: int = 0
     """Commands whose files were removed while they read them."""
     num_reads: int = 0
+    num_vanished: int = 0
+    """Changes of inputs that are gone, in all complete listings; some of them another command has refused."""
+    num_returned: int = 0
     lost: list[str] = field(default_factory=list)
     doubled: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
@@ -256,21 +264,26 @@ def _run_schedule(seed: int, work: Callable[..., None]) -> Outcome:
     inputs = [info(f"/in/{i:04d}.jpg") for i in range(_NUM_INPUTS)]
     num_there = chance.choice((0, 0, 16, _NUM_INPUTS))
     failing = frozenset(inp.uri for inp in chance.sample(inputs, chance.choice((0, 0, 3))))
+    # Of every second input some go and come back. The others are there from when they came.
+    gone: set[str] = set()
     # For how long merged files stay; not at all is what nobody should ask for while others read.
     keep_s = chance.choice((0.0, 0.0, 3600.0))
 
     def listing() -> list[FileInfo]:
-        return inputs[:num_there]
+        return [inp for inp in inputs[:num_there] if inp.uri not in gone]
+
+    def come_and_go() -> None:
+        gone.symmetric_difference_update(inp.uri for inp in chance.sample(inputs[::2], chance.choice((1, 4, 20))))
 
     def command(actor: _Actor) -> None:
         with _store_of(files, actor) as store:
             what = chance.random()
             if what < 0.15:
-                _read(store, files, outcome)
+                _read(store, files, [inp.uri for inp in inputs[1::2]], outcome)
                 return
             if what < 0.8:
                 limit = chance.choice((None, None, None, 20))
-                _command(store, _Labeller(store, actor, chance, failing), listing, chance, work, limit)
+                _command(store, _Labeller(store, actor, chance, failing), listing, chance, work, limit, outcome)
             if what > 0.5:
                 outcome.num_merged += compact_store(
                     store,
@@ -314,14 +327,17 @@ def _run_schedule(seed: int, work: Callable[..., None]) -> Outcome:
                 commands_left -= 1
             if chance.random() < 0.4:
                 num_there = min(num_there + chance.choice((16, 32)), _NUM_INPUTS)
+            if chance.random() < 0.4:
+                come_and_go()
             if late and chance.random() < 0.3:
                 outcome.num_late_parts += _write_late(files, late, chance)
         take_step(actors[0], may_die=True)
     num_there = _NUM_INPUTS
+    gone.clear()
     store = LabelStore(MemoryDirectory(files), identity())
 
     def alone() -> None:
-        _command(store, _Labeller(store, _Idle(), chance, frozenset()), listing, chance, work, None)
+        _command(store, _Labeller(store, _Idle(), chance, frozenset()), listing, chance, work, None, outcome)
         compact_store(store, keep_s=keep_s, whole=chance.random() < 0.5)
 
     # A command runs alone and to its end, and finds the work of others; then those wake up that stood still.
@@ -330,8 +346,10 @@ def _run_schedule(seed: int, work: Callable[..., None]) -> Outcome:
         outcome.num_late_parts += _write_late(files, late, chance)
     while actors:
         take_step(chance.choice(actors), may_die=False)
-    alone()
-    _look_at(store, [inp.uri for inp in inputs], outcome)
+    for _ in range(chance.choice((1, 3))):
+        come_and_go()
+        alone()
+        _look_at(store, [inp.uri for inp in inputs], gone, outcome)
     return outcome
 
 
@@ -357,26 +375,38 @@ def _command(
     chance: random.Random,
     work: Callable[..., None],
     limit: int | None,
+    outcome: Outcome,
 ) -> None:
+    # What is listed up to a limit says nothing of what is behind it.
+    place = ListedPlace("/in/", is_whole=True, has_inputs=True)
+    presence = PresenceChanges(ListingCounts(places=[place])) if limit is None else None
+
     @contextmanager
     def plans(limit: int | None) -> Iterator[Iterator[Spool]]:
         # Tomorrow: how long a failure waits is another test's subject.
         rules = RetryRules(store, time=datetime.now(UTC) + timedelta(days=30))
-        yield _plans(unanswered(iter(listing()), store, PlanCounts(), rules), chance)
+        yield _plans(unanswered(iter(listing()), store, PlanCounts(), rules, presence), presence, chance)
 
     work(store, job, plans, PredictReport(store.uri), limit=limit)
+    if presence is not None:
+        outcome.num_vanished += presence.num_vanished
+        outcome.num_returned += presence.num_returned
 
 
-def _plans(files: Iterator[FileInfo], chance: random.Random) -> Iterator[Spool]:
+def _plans(files: Iterator[FileInfo], presence: PresenceChanges | None, chance: random.Random) -> Iterator[Spool]:
     """What ``plan_ahead`` gives, in one thread: one plan, or one after the other while the listing goes on."""
     for number in itertools.count():
         rows = list(itertools.islice(files, chance.choice((16, 32, 10_000))))
-        if not rows and number:
+        is_last = presence is not None and presence.is_complete
+        if not rows and number and not (presence is not None and presence.is_any):
             return
         with Spool() as spool:
             if rows:
                 spool.add(table_of(rows))
+            spool.presence = presence if is_last else None
             yield spool.complete()
+        if is_last:
+            return
 
 
 def work_off_without_claims(
@@ -405,20 +435,34 @@ def work_off_without_claims(
                 store.finish_run(number, run_record(number))
 
 
-def _read(store: LabelStore, files: dict[str, bytes], outcome: Outcome) -> None:
-    """A reader beside the commands: what was answered when it began it sees, and each row once."""
+def _read(store: LabelStore, files: dict[str, bytes], always: list[str], outcome: Outcome) -> None:
+    """A reader beside the commands: what was answered when it began it sees, and each row once.
+
+    Args:
+        store: through which it reads.
+        files: of the store.
+        always: inputs that never go away.
+        outcome: is told what is wrong.
+    """
     before = {(answer.uri, answer.run) for answer in all_answers(LabelStore(MemoryDirectory(dict(files)), identity()))}
     seen = Counter((answer.uri, answer.run) for answer in all_answers(store))
     outcome.num_reads += 1
     outcome.problems += [f"{uri}: of run {run}, was not seen" for uri, run in sorted(before - seen.keys())]
     outcome.problems += [f"{uri}: of run {run}, was seen twice" for (uri, run), n in sorted(seen.items()) if n > 1]
+    outcome.problems += [f"{uri}: is told as not present" for uri in sorted(_absent(store).intersection(always))]
 
 
-def _look_at(store: LabelStore, uris: list[str], outcome: Outcome) -> None:
+def _absent(store: LabelStore) -> set[str]:
+    rows = (row for table in latest_rows(store, KEY_COLUMNS) for row in table.to_pylist())
+    return {row["uri"] for row in rows if not row["present"]}
+
+
+def _look_at(store: LabelStore, uris: list[str], gone: set[str], outcome: Outcome) -> None:
     good = Counter(answer.uri for answer in all_answers(store) if answer.error is None)
     outcome.lost = [uri for uri in uris if not good[uri]]
     outcome.doubled = [uri for uri in uris if good[uri] > 1]
     outcome.problems += verify_store(store).problems
+    outcome.problems += [f"{uri}: presence is told wrong" for uri in sorted(_absent(store) ^ gone)]
 
 
 def main() -> None:
@@ -439,6 +483,8 @@ def main() -> None:
             merged=outcome.num_merged,
             stale=outcome.num_stale,
             reads=outcome.num_reads,
+            vanished=outcome.num_vanished,
+            returned=outcome.num_returned,
             schedules_with_lost_rows=bool(outcome.lost),
             schedules_with_doubled_rows=bool(outcome.doubled),
             schedules_that_verify_refuses=bool(outcome.problems),

@@ -1,6 +1,6 @@
 """Commands at once, in random order, that die and wake up late: no row is lost, none is doubled.
 
-They label, merge and read, and merged files may be removed at once.
+They label, merge and read, and merged files may be removed at once. Inputs come, go away and come back.
 
 Attacks G1 and G4. ``python -m tests.predict.schedules`` plays as many as one likes.
 """
@@ -23,6 +23,8 @@ def test_no_schedule_loses_or_doubles_a_row(first: int) -> None:
     assert sum(outcome.num_refused for outcome in outcomes.values()) > 50
     assert sum(outcome.num_merged for outcome in outcomes.values()) > 50
     assert sum(outcome.num_reads for outcome in outcomes.values()) > 20
+    assert sum(outcome.num_vanished for outcome in outcomes.values()) > 50
+    assert sum(outcome.num_returned for outcome in outcomes.values()) > 50
 
 
 @pytest.mark.slow

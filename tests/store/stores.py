@@ -10,16 +10,23 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from imgcls_ray.inputs.listing import list_inputs
 from imgcls_ray.storage import open_directory
 from imgcls_ray.storage.files import FileInfo
+from imgcls_ray.storage.left_out import ListingCounts
+from imgcls_ray.storage.names import DEFAULT_NAMES
+from imgcls_ray.store.history import commit_finished
 from imgcls_ray.store.label_store import StoreIdentity, create_or_open_store
-from imgcls_ray.store.plan import write_plan
+from imgcls_ray.store.latest import latest_rows
+from imgcls_ray.store.plan import PlanCounts, unanswered, write_plan
 from imgcls_ray.store.planner import plan_ahead
+from imgcls_ray.store.presence_changes import PresenceChanges
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
+    from imgcls_ray.storage.names import NameRules
     from imgcls_ray.store.label_store import LabelStore, RunRecord
     from imgcls_ray.store.plan import Spool
     from imgcls_ray.store.schema import Unit
@@ -128,3 +135,31 @@ def label(store: LabelStore, files: Iterable[FileInfo], errors: Mapping[str, str
     run = plan(store, files)
     answer(store, run, errors)
     return run
+
+
+def list_and_label(
+    store: LabelStore,
+    *sources: object,
+    names: NameRules = DEFAULT_NAMES,
+    limit: int | None = None,
+    is_empty_trusted: bool = False,
+    errors: Mapping[str, str] | None = None,
+) -> PresenceChanges:
+    """What a command does: list INPUTs, plan what has no row, label it. Returns what the listing found changed."""
+    commit_finished(store)
+    counts = ListingCounts()
+    presence = PresenceChanges(counts, is_empty_trusted=is_empty_trusted)
+    files = list_inputs([str(source) for source in sources], counts, leave_out=store.uri, names=names)
+    with plan_ahead(unanswered(files, store, PlanCounts(), presence=presence), limit=limit, presence=presence) as plans:
+        for planned in plans:
+            run = store.next_run()
+            write_plan(store, planned, run=run, sizes=even_sizes(planned.num_images, 16), about={"input": "/in"})
+            answer(store, run, errors)
+    commit_finished(store)
+    return presence
+
+
+def present_of(store: LabelStore) -> dict[str, bool]:
+    """Names of the inputs, and whether each is told as present."""
+    rows = [row for table in latest_rows(store) for row in table.to_pylist()]
+    return {row["uri"].rpartition("/")[2]: row["present"] for row in rows}
