@@ -194,6 +194,14 @@ def store_latest(given: Given) -> None:
     store.latest(*given)
 
 
+@command(store_app, "store:DiffConfig", argument="stores", name="diff")
+def store_diff(given: Given) -> None:
+    """Compare the labels of two label stores, A and B: which inputs changed their class, with examples."""
+    from imgcls_ray.commands import store_diff
+
+    store_diff.run(*given)
+
+
 @command(app, "check:SplitConfig", argument="data")
 def split(given: Given) -> None:
     """Split a labelled dataset. Every class gets the given shares; replaced lists are kept as .bak."""

@@ -18,6 +18,7 @@ import pytest
 
 from imgcls_ray import cli
 from imgcls_ray.errors import ImageErrorCode
+from tests.conftest import make_small_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -601,3 +602,31 @@ def test_rows_with_errors_leave_integers_integers(
         assert rows["width"].isna().sum() == 1
     _, out, _ = imgcls("store", "latest", store)
     assert {type(json.loads(line)["label_id"]) for line in out.splitlines()} == {int, type(None)}
+
+
+def test_another_model_labels_the_inputs_of_a_store_and_both_are_compared(
+    imgcls: Callable[..., tuple[int, str, str]],
+    draw_images: Callable[..., list[Path]],
+    small_model: ModelFolder,
+    tmp_path: Path,
+) -> None:
+    other = make_small_model(tmp_path / "other", seed=5, class_names=("ant", "bee", "yak"))
+    images = draw_images(12)
+    a, b = tmp_path / "a", tmp_path / "b"
+    assert imgcls("predict", tmp_path / "images", "-m", small_model.path, "-o", a)[0] == 0
+    images[4].unlink()
+    code, out, _ = imgcls("predict", tmp_path / "images", "-m", small_model.path, "-o", a)
+    assert (code, "not there any more: 1 input" in out) == (0, True)
+    _, out, _ = imgcls("store", "latest", a, "--only-present")
+    assert [json.loads(line)["uri"] for line in out.splitlines()] == [str(p) for p in images if p != images[4]]
+    assert imgcls("predict", "--like", a, "-m", other.path, "-o", b)[0] == 0
+    code, out, _ = imgcls("store", "diff", a, b, "--json")
+    record = json.loads(out)
+    assert (code, record["num_compared"], record["num_vanished"]) == (0, 11, 1)
+    assert sum(move["count"] for move in record["moves"]) == record["num_changed"] > 0
+    code, out, _ = imgcls("store", "diff", a, b, "--output", tmp_path / "report")
+    assert code == 0
+    assert f"11 inputs with a label in both, {record['num_changed']} with another one" in out
+    assert "not compared: 1 input in one of both, and not there any more" in out
+    assert f"report: {tmp_path / 'report'}/store_diff/report.html" in out
+    assert json.loads((tmp_path / "report" / "store_diff_result.json").read_text()) == record

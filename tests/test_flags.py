@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 DECLARED: dict[str, Declared] = {name: value for name, value in vars(cli).items() if isinstance(value, Declared)}
 COMMANDS = {name: name.replace("models_", "models ").replace("store_", "store ").split() for name in DECLARED}
-WITH_OUTPUT = {"predict", "check", "train", "evaluate", "export", "models_new", "store_latest", "demo"}
+WITH_OUTPUT = {"predict", "check", "train", "evaluate", "export", "models_new", "store_latest", "store_diff", "demo"}
 
 
 def configuration_of(name: str) -> type[StrictModel]:
@@ -34,8 +34,9 @@ def given(monkeypatch: pytest.MonkeyPatch) -> dict[str, Given]:
     """What commands were given, none of which begins."""
     taken: dict[str, Given] = {}
     for name, declared in DECLARED.items():
-        module = importlib.import_module(f"imgcls_ray.commands.{name.partition('_')[0]}")
-        function = {"models": "show"}.get(name, name.partition("_")[2] or "run")
+        has_own_module = name == "store_diff"
+        module = importlib.import_module(f"imgcls_ray.commands.{name if has_own_module else name.partition('_')[0]}")
+        function = "run" if has_own_module else {"models": "show"}.get(name, name.partition("_")[2] or "run")
 
         def take(*words: Any, name: str = name) -> None:
             taken[name] = Given(*words)

@@ -61,7 +61,7 @@ MAY_IMPORT["cli"] = {"commands", "config", "errors", "flags", "storage", "usage"
 # Of ``workers``: processes of its own, and the way to Ray.
 SERVE_TAKES = {"child", "decoding", "forks", "ray_start", "ray_table"}
 # A drawing names in its types what it draws, and is imported by who has it drawn.
-MAY_NAME: dict[str, set[str]] = {"report": {"evaluate"}}
+MAY_NAME: dict[str, set[str]] = {"report": {"evaluate", "store"}}
 
 # The door of each library: rooms, or modules of a room.
 DOORS: dict[str, set[str]] = {

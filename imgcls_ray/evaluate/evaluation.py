@@ -10,7 +10,8 @@ from imgcls_ray.errors import JobFailedError
 
 if TYPE_CHECKING:
     from imgcls_ray.evaluate.calibration import Reliability
-    from imgcls_ray.evaluate.scoring import ClassScore, Confusion
+    from imgcls_ray.evaluate.scoring import ClassScore
+    from imgcls_ray.report.confusion import Confusion
 
 
 class Mistake(NamedTuple):

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from imgcls_ray.report.confusion import Confusion
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -26,33 +28,6 @@ class ClassScore(NamedTuple):
     """Id of the wrong class predicted most often for its images, the lowest of several; None without mistakes."""
     num_confused: int
     """Number of its images that were predicted as ``confused_with``."""
-
-
-class Confusion(NamedTuple):
-    """The non-zero cells of a confusion matrix, sorted by true and then by predicted class."""
-
-    true: np.ndarray
-    """int32 (N,), ids of the true classes."""
-    predicted: np.ndarray
-    """int32 (N,), ids of the predicted classes."""
-    counts: np.ndarray
-    """int64 (N,), numbers of images, above 0."""
-
-    def matrix(self, class_ids: np.ndarray) -> np.ndarray:
-        """Make the part of the matrix that these classes span: int64 (C, C), true classes in rows.
-
-        >>> confusion_of(np.array([0, 0, 2]), np.array([0, 2, 2]), num_classes=3).matrix(np.array([0, 2]))
-        array([[1, 1],
-               [0, 1]])
-
-        Args:
-            class_ids: int (C,), ascending.
-        """
-        matrix = np.zeros((len(class_ids), len(class_ids)), np.int64)
-        inside = np.isin(self.true, class_ids) & np.isin(self.predicted, class_ids)
-        rows, columns = (np.searchsorted(class_ids, ids[inside]) for ids in (self.true, self.predicted))
-        matrix[rows, columns] = self.counts[inside]
-        return matrix
 
 
 def confusion_of(true: np.ndarray, predicted: np.ndarray, num_classes: int) -> Confusion:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from textwrap import wrap
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from imgcls_ray.evaluate.scoring import Confusion
-
 MAX_MATRIX_CLASSES = 200
 """With more, the table is a list of the cells that are not 0."""
 MAX_DRAWN_CLASSES = 60
@@ -29,10 +27,36 @@ NUM_MOST_CONFUSED = 40
 _MAX_LABEL_WIDTH = 22
 _CELL_INCHES, _MIN_MATRIX_INCHES = 0.34, 1.8
 _TITLE_LETTER_INCHES = 0.09  # of size 10, on average
-_COLOURS_MEAN = "blue: correct, orange: wrong; darker: a larger share of the true class"
 _CELL_SHARE = 0.85  # of a cell's width, for its number
 _LETTER_EMS = 0.62  # width of a digit
 _RIGHT, _WRONG = "Blues", "Oranges"
+
+
+class Confusion(NamedTuple):
+    """The non-zero cells of a confusion matrix, sorted by true and then by predicted class."""
+
+    true: np.ndarray
+    """int32 (N,), ids of the true classes."""
+    predicted: np.ndarray
+    """int32 (N,), ids of the predicted classes."""
+    counts: np.ndarray
+    """int64 (N,), numbers of images, above 0."""
+
+    def matrix(self, class_ids: np.ndarray) -> np.ndarray:
+        """Make the part of the matrix that these classes span: int64 (C, C), true classes in rows.
+
+        >>> Confusion(np.array([0, 0, 2]), np.array([0, 2, 2]), np.array([1, 1, 1])).matrix(np.array([0, 2]))
+        array([[1, 1],
+               [0, 1]])
+
+        Args:
+            class_ids: int (C,), ascending.
+        """
+        matrix = np.zeros((len(class_ids), len(class_ids)), np.int64)
+        inside = np.isin(self.true, class_ids) & np.isin(self.predicted, class_ids)
+        rows, columns = (np.searchsorted(class_ids, ids[inside]) for ids in (self.true, self.predicted))
+        matrix[rows, columns] = self.counts[inside]
+        return matrix
 
 
 def confusion_csv(confusion: Confusion, class_names: Sequence[str]) -> bytes:
@@ -65,19 +89,35 @@ def drawn_classes(confusion: Confusion, num_classes: int) -> np.ndarray:
     return np.sort(list(in_turn)[:NUM_MOST_CONFUSED])
 
 
-def draw_confusion(confusion: Confusion, class_names: Sequence[str], *, title: str) -> bytes:
-    """Draw the matrix as PNG: colours are shares of the true class, numbers are images."""
+class MatrixWords(NamedTuple):
+    """What a matrix is about, in words."""
+
+    rows: str
+    columns: str
+    colours: str
+    """What blue, orange and their shades mean."""
+
+
+TRUTH = MatrixWords(
+    "true class", "predicted class", "blue: correct, orange: wrong; darker: a larger share of the true class"
+)
+
+
+def draw_confusion(
+    confusion: Confusion, class_names: Sequence[str], *, title: str, words: MatrixWords = TRUTH
+) -> bytes:
+    """Draw the matrix as PNG: colours are shares of the class of the row, numbers are images."""
     class_ids = drawn_classes(confusion, len(class_names))
     names = tell_apart(dict(enumerate(class_names)))
     labels = fit_labels({class_id: names[class_id] for class_id in class_ids.tolist()}, max_width=_MAX_LABEL_WIDTH)
-    lines = [title, _subtitle(confusion, class_ids, len(class_names)), _COLOURS_MEAN]
+    lines = [title, _subtitle(confusion, class_ids, len(class_names)), words.colours]
 
     def draw(figure: Figure) -> None:
         side = 2.6 + max(_CELL_INCHES * len(labels), _MIN_MATRIX_INCHES)
         figure.set_size_inches(side, side)
         axes = figure.subplots()
         _draw_cells(axes, confusion.matrix(class_ids), class_total=_totals(confusion, class_ids))
-        _label_axes(axes, labels)
+        _label_axes(axes, labels, words)
         rows = [row for line in lines for row in wrap(line, int(side / _TITLE_LETTER_INCHES))]
         figure.suptitle("\n".join(rows), fontsize=10, x=0.02, ha="left", parse_math=False)
 
@@ -131,13 +171,13 @@ def _draw_cells(axes: Axes, matrix: np.ndarray, *, class_total: np.ndarray) -> N
     axes.tick_params(which="minor", length=0)
 
 
-def _label_axes(axes: Axes, labels: list[Label]) -> None:
+def _label_axes(axes: Axes, labels: list[Label], words: MatrixWords) -> None:
     places, texts = range(len(labels)), [label.text for label in labels]
     axes.set_xticks(places, texts, rotation=90)
     axes.set_yticks(places, texts)
     for texts_of_axis in (axes.get_xticklabels(), axes.get_yticklabels()):
         write_labels(texts_of_axis, labels, size=8)
     axes.tick_params(which="major", length=0)
-    axes.set_xlabel("predicted class")
-    axes.set_ylabel("true class")
+    axes.set_xlabel(words.columns)
+    axes.set_ylabel(words.rows)
     axes.spines[:].set_color("#999999")

@@ -56,11 +56,8 @@ def render_page(
 ) -> str:
     """Render the page as HTML without surrogates, so that it can be written as UTF-8."""
     sizes = _sizes(result)
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    environment.filters |= {"visible": visible, "number": "{:,}".format, "counted": counted, "data_uri": _data_uri}
-    return environment.get_template("page.html").render(
+    return render_template(
+        "page.html",
         result=result,
         num_errors=_num_of(result, Severity.ERROR),
         num_warnings=_num_of(result, Severity.WARNING),
@@ -84,6 +81,15 @@ def render_page(
         size_step=_SIZE_STEP,
         formats=_most_common(result.formats),
     )
+
+
+def render_template(name: str, **values: object) -> str:
+    """Fill a template of this folder, as HTML without surrogates. Texts are escaped; see ``visible``."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    environment.filters |= {"visible": visible, "number": "{:,}".format, "counted": counted, "data_uri": _data_uri}
+    return environment.get_template(name).render(values)
 
 
 def visible(text: str, limit: int = MAX_TEXT) -> Markup:

@@ -18,7 +18,7 @@ from imgcls_ray.images.decoder import DecodeLimits, decode_image
 from imgcls_ray.storage import FetchLimits, fetch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     import numpy as np
     from PIL import Image
@@ -93,14 +93,27 @@ def draw_thumbnails(
     findings: Iterable[Finding], *, fetch_limits: FetchLimits, decode_limits: DecodeLimits
 ) -> dict[str, Thumbnail]:
     """Thumbnails by URI, of the images of ``pictured_findings``."""
+    uris = (uri for finding in pictured_findings(findings) for uri in pictures_of(finding))
+    return thumbnails_of(dict.fromkeys(uris), fetch_limits=fetch_limits, decode_limits=decode_limits)
+
+
+def thumbnails_of(
+    versions: Mapping[str, str | None], *, fetch_limits: FetchLimits, decode_limits: DecodeLimits
+) -> dict[str, Thumbnail]:
+    """Thumbnails by URI.
+
+    Args:
+        versions: by URI the version to read; ``None`` reads any.
+        fetch_limits: bounds on reading an image.
+        decode_limits: bounds on decoding it.
+    """
 
     def draw(uri: str) -> Thumbnail:
-        pixels = load_pixels(uri, fetch_limits, decode_limits)
+        pixels = load_pixels(uri, fetch_limits, decode_limits, etag=versions[uri])
         return Thumbnail(b"", pixels) if isinstance(pixels, str) else _thumbnail(pixels)
 
-    uris = list(dict.fromkeys(uri for finding in pictured_findings(findings) for uri in pictures_of(finding)))
     with ThreadPoolExecutor(_NUM_WORKERS) as pool:
-        return dict(zip(uris, pool.map(draw, uris), strict=True))
+        return dict(zip(versions, pool.map(draw, versions), strict=True))
 
 
 def pictured_findings(findings: Iterable[Finding]) -> Iterator[Finding]:
@@ -121,10 +134,12 @@ def pictures_of(finding: Finding) -> tuple[str, ...]:
     return tuple(uri for uri in (finding.uri, finding.other_uri if finding.code in _PAIRS else "") if uri)
 
 
-def load_pixels(uri: str, fetch_limits: FetchLimits, decode_limits: DecodeLimits) -> np.ndarray | str:
-    """Upright pixels, or why there are none."""
+def load_pixels(
+    uri: str, fetch_limits: FetchLimits, decode_limits: DecodeLimits, *, etag: str | None = None
+) -> np.ndarray | str:
+    """Upright pixels, or why there are none; of this version if one is given."""
     try:
-        return decode_image(fetch(uri, None, fetch_limits), decode_limits)
+        return decode_image(fetch(uri, etag, fetch_limits), decode_limits)
     # All of them were read a moment ago; what fails now must not cost the report of all that was found.
     except (ImageError, ImgclsError) as error:
         return str(error)

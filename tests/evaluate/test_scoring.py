@@ -23,7 +23,8 @@ from imgcls_ray.report.confusion import (
 )
 
 if TYPE_CHECKING:
-    from imgcls_ray.evaluate.scoring import ClassScore, Confusion
+    from imgcls_ray.evaluate.scoring import ClassScore
+    from imgcls_ray.report.confusion import Confusion
 
 
 def draw(num_images: int, num_classes: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
