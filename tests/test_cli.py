@@ -35,7 +35,7 @@ def imgcls(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) 
     """Run the command in this process: exit code, stdout, stderr."""
     monkeypatch.setenv("COLUMNS", "200")
     # Other tests of the session may have joined this process to a Ray; a command begins without one.
-    for module in ("commands.device", "predict.job", "workers.prepare"):
+    for module in ("commands.device", "workers.pool", "workers.prepare"):
         monkeypatch.setattr(f"imgcls_ray.{module}.is_cluster_given", lambda: False)
 
     def run(*args: object) -> tuple[int, str, str]:

@@ -148,7 +148,7 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Answer]:
         for name in ("RAY_ADDRESS", "CUDA_VISIBLE_DEVICES"):
             patch.delenv(name, raising=False)
         # The answers are those of one machine: two cores, no GPU, no cluster.
-        for module in ("commands.device", "predict.job", "workers.prepare"):
+        for module in ("commands.device", "workers.pool", "workers.prepare"):
             patch.setattr(f"imgcls_ray.{module}.is_cluster_given", lambda: False, raising=False)
         for module in ("workers.ray_cluster", "commands.serve", "commands.device"):
             patch.setattr(f"imgcls_ray.{module}.available_cores", lambda: 2)

@@ -38,7 +38,7 @@ def workplace(
     shutil.copytree(small_model.path, tmp_path / "model")
     shutil.copy(photos[1], tmp_path / "x.jpg")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("imgcls_ray.predict.job.is_cluster_given", lambda: False)
+    monkeypatch.setattr("imgcls_ray.workers.pool.is_cluster_given", lambda: False)
     return tmp_path
 
 

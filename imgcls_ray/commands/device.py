@@ -10,7 +10,7 @@ import logging
 from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar
 
-from imgcls_ray.config import AUTO, EvaluateConfig, LabelConfig, PredictConfig, ServeConfig, TrainConfig
+from imgcls_ray.config import AUTO, EvaluateConfig, LabelConfig, PredictConfig, RunsBlocks, ServeConfig, TrainConfig
 from imgcls_ray.datasets.source import read_dataset
 from imgcls_ray.errors import ImgclsError
 from imgcls_ray.inputs.listing import is_single_file, list_unsorted
@@ -66,6 +66,8 @@ def _chosen(config: LabelConfig | EvaluateConfig | TrainConfig | ServeConfig) ->
     if config.uses_gpus:  # num_gpus says so
         return "gpu"
     if isinstance(config, LabelConfig) and config.dry_run:
+        return "cpu"
+    if isinstance(config, RunsBlocks) and config.on == "local":
         return "cpu"
     num_gpus = count_gpus(of_cluster=_runs_on_cluster(config))
     if not num_gpus:

@@ -48,6 +48,7 @@ _NEED_A_STORE = frozenset(
         "metrics_file",
         "num_gpus",
         "num_workers",
+        "on",
         "price_per_hour",
         "retry",
         "save_images",

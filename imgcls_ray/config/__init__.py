@@ -25,6 +25,7 @@ from imgcls_ray.config.predict import LabelConfig, PredictConfig
 from imgcls_ray.config.serve import GoldenImage, ModelChoice, ModelsConfig, ModelShare, ServeConfig
 from imgcls_ray.config.store import CompactConfig, DiffConfig, HistoryConfig, LatestConfig, StatusConfig, StoreConfig
 from imgcls_ray.config.train import TrainConfig
+from imgcls_ray.config.workers import RunsBlocks
 
 __all__ = [
     "AUTO",
@@ -52,6 +53,7 @@ __all__ = [
     "Precision",
     "PredictConfig",
     "ReadLimits",
+    "RunsBlocks",
     "RunsNetwork",
     "ServeConfig",
     "SplitConfig",

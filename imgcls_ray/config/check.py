@@ -10,6 +10,7 @@ from pydantic import Field, PositiveInt, model_validator
 from imgcls_ray.config.base import StrictModel
 from imgcls_ray.config.dataset import Labelled
 from imgcls_ray.config.limits import ReadLimits
+from imgcls_ray.config.workers import RunsBlocks
 
 
 def refuse_shares(**percents: float | None) -> None:
@@ -71,10 +72,10 @@ class SplitConfig(Labelled, SplitRules):
         return self
 
 
-class CheckConfig(Labelled, ReadLimits):
+class CheckConfig(Labelled, RunsBlocks, ReadLimits):
     """One check of a labelled dataset: ``imgcls check`` and ``jobs/check_dataset.py``."""
 
-    help_sections: ClassVar = {"dark_below": "Thresholds of warnings"}
+    help_sections: ClassVar = {"num_workers": "Workers", "dark_below": "Thresholds of warnings"}
     renamed_keys: ClassVar = {"dataset": "data"}
 
     output: str = "output"
@@ -86,7 +87,7 @@ class CheckConfig(Labelled, ReadLimits):
     seed: int = 0
     """Random seed for choosing the pictures in the report."""
     num_workers: PositiveInt | None = None
-    """Number of actors that fetch, decode and measure, one core each. Default: all cores."""
+    """Number of workers that fetch, decode and measure, one core each. Default: all cores."""
 
     dark_below: float = Field(default=12.0, ge=0, le=255)
     """Mean brightness, 0 to 255, below which a picture is ``dark``. Photographs taken at night have 20 or more."""

@@ -9,9 +9,10 @@ from pydantic import Field, PositiveInt
 from imgcls_ray.config.dataset import Labelled
 from imgcls_ray.config.device import RunsNetwork
 from imgcls_ray.config.limits import ReadLimits
+from imgcls_ray.config.workers import RunsBlocks
 
 
-class EvaluateConfig(Labelled, RunsNetwork, ReadLimits):
+class EvaluateConfig(Labelled, RunsNetwork, RunsBlocks, ReadLimits):
     """One evaluation: ``imgcls evaluate`` and ``jobs/evaluate.py``."""
 
     help_sections: ClassVar = {"num_workers": "Workers"}
@@ -31,6 +32,6 @@ class EvaluateConfig(Labelled, RunsNetwork, ReadLimits):
     out too much of the dataset."""
 
     num_workers: PositiveInt | None = None
-    """Number of actors, one core each. On CPUs they classify; with GPUs they fetch and decode. Default: all cores."""
+    """Number of workers, one core each. On CPUs they classify; with GPUs they fetch and decode. Default: all cores."""
     batch_size: PositiveInt = 32
     """Images per forward pass on one worker; short batches are padded."""

@@ -169,6 +169,10 @@ def _loader() -> Callable[[str], SafeLoader]:
 
         def compose_mapping_node(self, anchor: Any) -> MappingNode:
             node = super().compose_mapping_node(anchor)
+            for key, _ in node.value:
+                # YAML 1.1 takes on, off, yes and no for truth values; a key of ours is one of these words.
+                if isinstance(key, yaml.ScalarNode) and key.tag.endswith(":bool") and key.style is None:
+                    key.tag = "tag:yaml.org,2002:str"
             # Here, before merges (<<) put in keys that those of the mapping itself are meant to replace.
             seen = set()
             for key, _ in node.value:

@@ -8,13 +8,14 @@ from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from imgcls_ray.config.device import RunsNetwork
 from imgcls_ray.config.limits import ReadLimits
+from imgcls_ray.config.workers import RunsBlocks
 from imgcls_ray.errors import ImageErrorCode  # noqa: TC001 - pydantic reads the annotation
 
 _NO_INPUT = ()
 """With ``like``; a file of keys cannot say it."""
 
 
-class LabelConfig(RunsNetwork, ReadLimits):
+class LabelConfig(RunsNetwork, RunsBlocks, ReadLimits):
     """How inputs are labelled, wherever the labels go."""
 
     help_sections: ClassVar = {"like": "Inputs", "num_workers": "Workers", "limit": "This run"}
@@ -46,9 +47,9 @@ class LabelConfig(RunsNetwork, ReadLimits):
     """Column, or JSON key, of the images in a list."""
 
     num_workers: PositiveInt | None = None
-    """Number of actors, one core each. On CPUs they label; with GPUs they fetch and decode. Default: all cores."""
+    """Number of workers, one core each. On CPUs they label; with GPUs they fetch and decode. Default: all cores."""
     num_gpus: int = Field(default=0, ge=0)
-    """Number of GPUs to label on, one actor each; Ray chooses which. 0: ``device`` decides."""
+    """Number of GPUs to label on, one worker each; Ray chooses which. 0: ``device`` decides."""
     batch_size: PositiveInt = 32
     """Images per forward pass on one worker; short batches are padded."""
     unit_size: int | None = Field(default=None, ge=16, le=2048)

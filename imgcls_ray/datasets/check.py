@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING
 
 from imgcls_ray.datasets.collecting import Collector
 from imgcls_ray.datasets.entry_file import EntryFile
-from imgcls_ray.datasets.inspecting import InspectTask, inspect_entries
+from imgcls_ray.datasets.inspecting import InspectTask, inspect_entries, serve_inspecting
 from imgcls_ray.datasets.source import read_dataset
 from imgcls_ray.options import decode_limits, fetch_limits, s3_options
 from imgcls_ray.storage.scratch import scratch_folder
-from imgcls_ray.workers.board import Board
-from imgcls_ray.workers.ray_cluster import check_local, is_cluster_given, plan_workers, start_ray
+from imgcls_ray.workers.prepare import check_resources, local_pool, start_workers
 from imgcls_ray.workers.stopping import interrupt_on_stop
 
 if TYPE_CHECKING:
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def check_dataset(config: CheckConfig, on_progress: Callable[[int], None] | None = None) -> CheckResult:
-    """Check every image of a dataset on Ray.
+    """Check every image of a dataset.
 
     Args:
         config: what and how; ``split`` and ``output`` are for the caller.
@@ -37,22 +36,20 @@ def check_dataset(config: CheckConfig, on_progress: Callable[[int], None] | None
         JobFailedError: a worker failed for good.
     """
     start = time.monotonic()
-    source = read_dataset(
-        config.data, delimiter=config.delimiter, split_folders=config.split_places, s3=s3_options(config)
-    )
-    source.tell_notes()
-    if not is_cluster_given():
-        check_local(config.num_workers or 1, uses_gpus=False, num_gpus=0, gpu_ids=())
-    start_ray(uses_gpus=False)
-    workers = plan_workers(config.num_workers, 0)
+    check_resources(config, num_workers=config.num_workers)
     task = InspectTask(fetch_limits(config), decode_limits(config))
-    with scratch_folder("check") as folder:
+    # The processes load while the lists are read.
+    with local_pool(config, serve_inspecting) as local, scratch_folder("check") as folder:
+        source = read_dataset(
+            config.data, delimiter=config.delimiter, split_folders=config.split_places, s3=s3_options(config)
+        )
+        source.tell_notes()
         entries = EntryFile(Path(folder, "entries.parquet"))
         collector = Collector(config, source, entries)
-        board = Board()
+        pool = start_workers(config, local)
         # There is no report of a part of the images, so a stop waits for nothing.
-        with interrupt_on_stop(0, board.stop):
-            for facts in inspect_entries(collector.blocks(), task, workers, board):
+        with interrupt_on_stop(0, pool.stop):
+            for facts in inspect_entries(collector.blocks(), task, pool):
                 collector.take(facts)
                 if on_progress is not None:
                     on_progress(len(facts))

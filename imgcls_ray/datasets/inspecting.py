@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import signal
 import unicodedata
 from collections.abc import Callable
 from contextlib import contextmanager, nullcontext
@@ -17,9 +18,10 @@ import pyarrow as pa
 from imgcls_ray.errors import ImageError, ImageErrorCode
 from imgcls_ray.images.limits import DecodeLimits
 from imgcls_ray.images.measure import ImageFacts, measure_image
+from imgcls_ray.workers.child import end_with_parent
 from imgcls_ray.workers.decoding import ask_child, end_process_when_late, serve_images
 from imgcls_ray.workers.fetching import any_version
-from imgcls_ray.workers.ray_pool import run_blocks
+from imgcls_ray.workers.local_worker import serve_workers
 from imgcls_ray.workers.worker import Work, block_of_entries
 
 if TYPE_CHECKING:
@@ -28,8 +30,7 @@ if TYPE_CHECKING:
 
     from imgcls_ray.models.classifier import StageSeconds
     from imgcls_ray.storage import FetchLimits
-    from imgcls_ray.workers.board import Board
-    from imgcls_ray.workers.ray_cluster import WorkerPlan
+    from imgcls_ray.workers.pool import Pool
 
 Measure = Callable[[bytes], ImageFacts | ImageError]
 
@@ -102,21 +103,23 @@ class InspectWork(Work[ImageFacts, list[ImageFacts | ImageError]]):
         return _facts_table(entries, facts)
 
 
-def inspect_entries(
-    entries: Iterable[pa.Table], task: InspectTask, workers: WorkerPlan, board: Board
-) -> Iterator[pa.Table]:
-    """Measure the images of blocks of entries (``ENTRY_SCHEMA``) on Ray; facts come back in any order of blocks.
+def serve_inspecting() -> None:
+    """The process that local workers are forked from."""
+    serve_workers()
+
+
+def inspect_entries(entries: Iterable[pa.Table], task: InspectTask, pool: Pool) -> Iterator[pa.Table]:
+    """Measure the images of blocks of entries (``ENTRY_SCHEMA``); facts come back in any order of blocks.
 
     Args:
         entries: of a block each.
         task: how.
-        workers: on how many actors.
-        board: where the caller may call for a stop.
+        pool: its workers do it, and it is where the caller may call for a stop.
 
     Raises:
         ImgclsError: a worker failed for good.
     """
-    blocks = run_blocks(map(block_of_entries, entries), partial(InspectWork, task), workers, board)
+    blocks = pool.run(map(block_of_entries, entries), partial(InspectWork, task))
     return (block.content for block in blocks)
 
 
@@ -146,6 +149,7 @@ def measure_in_child(limits: DecodeLimits) -> Iterator[Measure]:
 
 def serve_measuring() -> None:
     """The child of ``measure_in_child``."""
+    end_with_parent(signal.SIGKILL)
 
     def begin(task: bytes) -> tuple[DecodeLimits, Callable[[bytes], bytes]]:
         limits = DecodeLimits(**json.loads(task))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -16,16 +16,15 @@ from imgcls_ray.errors import ImageError
 from imgcls_ray.evaluate.calibration import calibration_table, empty_table
 from imgcls_ray.workers.classifier_task import ClassifierTask, ClassifierWork
 from imgcls_ray.workers.fetching import any_version
+from imgcls_ray.workers.local_worker import serve_workers
 from imgcls_ray.workers.packing import from_ipc, to_ipc
-from imgcls_ray.workers.ray_pool import run_blocks
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from imgcls_ray.errors import ImageErrorCode
     from imgcls_ray.models.classifier import ModelInput, Prediction, StageSeconds
-    from imgcls_ray.workers.board import Board
-    from imgcls_ray.workers.ray_cluster import WorkerPlan
+    from imgcls_ray.workers.pool import Pool
     from imgcls_ray.workers.worker import Block
 
 TOP_K = 5
@@ -83,22 +82,23 @@ def rows_per_block(num_images: int, *, num_workers: int, batch_size: int, crop_s
     return max(1, min(for_all, MAX_ROWS_PER_BLOCK, _MAX_BLOCK_BYTES // (3 * crop_size**2)))
 
 
-def classify_blocks(
-    blocks: Iterable[Block], task: EvaluateTask, workers: WorkerPlan, board: Board, **options: Any
-) -> Iterator[BlockAnswer]:
-    """Classify blocks of entries (``ENTRY_SCHEMA``) on the running Ray; answers come back in any order.
+def serve_classifying() -> None:
+    """The process that local workers are forked from."""
+    serve_workers()
+
+
+def classify_blocks(blocks: Iterable[Block], task: EvaluateTask, pool: Pool) -> Iterator[BlockAnswer]:
+    """Classify blocks of entries (``ENTRY_SCHEMA``); answers come back in any order.
 
     Args:
         blocks: entries to classify.
         task: settings of the workers.
-        workers: number and kind of the actors.
-        board: the stop flag that workers poll.
-        options: passed on to ``run_blocks``.
+        pool: its workers do it, and it is where the caller may call for a stop.
 
     Raises:
         ImgclsError: a worker failed for good.
     """
-    done = run_blocks(blocks, partial(EvaluateWork, task), workers, board, **options)
+    done = pool.run(blocks, partial(EvaluateWork, task))
     return (read_answer(block, task) for block in done)
 
 

@@ -15,7 +15,7 @@ from imgcls_ray.datasets.entry_file import EntryFile
 from imgcls_ray.errors import ImgclsError
 from imgcls_ray.evaluate.block_answers import Answers
 from imgcls_ray.evaluate.calibration import TEMPERATURES, fit_temperature, reliability_at
-from imgcls_ray.evaluate.classifying import TOP_K, EvaluateTask, classify_blocks, rows_per_block
+from imgcls_ray.evaluate.classifying import TOP_K, EvaluateTask, classify_blocks, rows_per_block, serve_classifying
 from imgcls_ray.evaluate.evaluation import Evaluation, Mistake, Scores
 from imgcls_ray.evaluate.output import RESULT_NAME, write_report
 from imgcls_ray.evaluate.reading import read_split
@@ -28,8 +28,7 @@ from imgcls_ray.options import decode_limits, fetch_limits, s3_options
 from imgcls_ray.storage import open_directory
 from imgcls_ray.storage.s3 import is_s3
 from imgcls_ray.storage.scratch import scratch_folder
-from imgcls_ray.workers.board import Board
-from imgcls_ray.workers.prepare import check_resources, start_workers
+from imgcls_ray.workers.prepare import check_resources, local_pool, start_classifiers
 from imgcls_ray.workers.progress import label_progress
 from imgcls_ray.workers.stopping import interrupt_on_stop
 
@@ -39,6 +38,7 @@ if TYPE_CHECKING:
     from imgcls_ray.config import EvaluateConfig
     from imgcls_ray.evaluate.reading import Split
     from imgcls_ray.models.folder import ModelFolder
+    from imgcls_ray.workers.local_pool import LocalPool
 
 logger = logging.getLogger(__name__)
 
@@ -70,10 +70,11 @@ def _evaluate(config: EvaluateConfig, console: Console) -> Evaluation:
     start = time.monotonic()
     s3 = s3_options(config)
     check_resources(config, num_workers=config.num_workers)
-    folder = open_model(config.model, s3)
-    check_engine(folder, config.engine, "gpu" if config.uses_gpus else "cpu", embedding=False)
     temperatures = TEMPERATURES if config.calibrate else np.ones(1)
-    with scratch_folder("evaluate") as place:
+    # The processes load while the dataset is read.
+    with local_pool(config, serve_classifying) as local, scratch_folder("evaluate") as place:
+        folder = open_model(config.model, s3)
+        check_engine(folder, config.engine, "gpu" if config.uses_gpus else "cpu", embedding=False)
         split = read_split(
             config.data,
             config.split,
@@ -88,7 +89,7 @@ def _evaluate(config: EvaluateConfig, console: Console) -> Evaluation:
             Path(place, "answers.arrow"), num_temperatures=len(temperatures), num_mistakes=config.num_mistakes
         )
         result = _new_result(config, folder, split)
-        _classify(config, folder, split, answers, temperatures, result, console)
+        _classify(config, folder, split, answers, temperatures, result, console, local)
         result.codes = answers.codes
         result.scores = _scores(split, answers, temperatures, folder.spec.names_apart)
         result.kept_in_model = _keep_in_model(config, result)
@@ -120,9 +121,10 @@ def _classify(
     temperatures: np.ndarray,
     result: Evaluation,
     console: Console,
+    local: LocalPool,
 ) -> None:
     """Fill the answers, and say in the result how long it took."""
-    workers = start_workers(config, folder)
+    pool = start_classifiers(config, local, folder)
     task = EvaluateTask(
         model=config.model if is_s3(config.model) else os.path.abspath(folder.path),
         fingerprint=folder.spec.fingerprint,
@@ -137,21 +139,20 @@ def _classify(
     )
     num_rows = rows_per_block(
         split.num_images,
-        num_workers=workers.num_cpu_workers,
+        num_workers=pool.plan.num_cpu_workers,
         batch_size=config.batch_size,
         crop_size=folder.spec.preprocess.crop_size,
     )
-    board = Board()
     with (
         # Nothing of a part of the answers is kept, so a stop waits for nothing.
-        interrupt_on_stop(0, board.stop),
+        interrupt_on_stop(0, pool.stop),
         answers.taking(),
         label_progress(split.num_images, 0, console, doing="evaluating") as progress,
     ):
-        for block in classify_blocks(split.blocks(num_rows), task, workers, board):
+        for block in classify_blocks(split.blocks(num_rows), task, pool):
             progress.add(len(block.answers), answers.take(block))
     result.images_per_s = progress.images_per_s
-    result.num_workers = workers.num_gpu_workers or workers.num_cpu_workers
+    result.num_workers = pool.plan.num_gpu_workers or pool.plan.num_cpu_workers
 
 
 def _scores(split: Split, answers: Answers, temperatures: np.ndarray, class_names: tuple[str, ...]) -> Scores | None:

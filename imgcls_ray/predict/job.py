@@ -17,12 +17,11 @@ from imgcls_ray.errors import InputError, StoppedError
 from imgcls_ray.inputs.absence import ListedIn
 from imgcls_ray.inputs.listing import check_inputs, is_any_list, is_single_file, list_inputs
 from imgcls_ray.machine import available_cores
-from imgcls_ray.models.engines.load import check_engine, tell_of_conversion
+from imgcls_ray.models.engines.load import check_engine
 from imgcls_ray.models.open import open_model
 from imgcls_ray.options import decode_limits, fetch_limits, name_rules, s3_options
-from imgcls_ray.predict.alone import label_alone
 from imgcls_ray.predict.exporters import Exporter, ProgressFile, TextFile, check_text_file, exporting
-from imgcls_ray.predict.label import LabelTask
+from imgcls_ray.predict.label import LabelTask, serve_labelling
 from imgcls_ray.predict.like import list_like, open_like
 from imgcls_ray.predict.metrics import BulkMetrics
 from imgcls_ray.predict.report import PredictReport, RunReport
@@ -35,7 +34,6 @@ from imgcls_ray.storage.http import is_url
 from imgcls_ray.storage.names import NameRules
 from imgcls_ray.storage.s3 import is_s3
 from imgcls_ray.store.compact import compact_after_run
-from imgcls_ray.store.counts import UnitCounts
 from imgcls_ray.store.delta_log import read_summary
 from imgcls_ray.store.label_store import (
     LabelStore,
@@ -53,10 +51,9 @@ from imgcls_ray.store.presence_changes import PresenceChanges
 from imgcls_ray.store.retrying import LIMITS, LIMITS_FIELD, RETRIED_FIELD, RetryRules
 from imgcls_ray.store.schema import STATUS_OK
 from imgcls_ray.words import counted
-from imgcls_ray.workers.board import Board
-from imgcls_ray.workers.prepare import check_resources, start_workers
+from imgcls_ray.workers.pool import is_on_cluster, is_on_ray
+from imgcls_ray.workers.prepare import check_resources, local_pool, prepare_locally, start_classifiers
 from imgcls_ray.workers.progress import label_progress
-from imgcls_ray.workers.ray_cluster import WorkerPlan, is_cluster_given
 from imgcls_ray.workers.ray_metrics import RayMetrics
 from imgcls_ray.workers.stopping import interrupt_on_stop
 
@@ -74,6 +71,8 @@ if TYPE_CHECKING:
     from imgcls_ray.storage.s3 import S3Options
     from imgcls_ray.store.label_store import PlanRecord, RunRecord
     from imgcls_ray.store.schema import Unit
+    from imgcls_ray.workers.local_pool import LocalPool
+    from imgcls_ray.workers.pool import Pool
 
 logger = logging.getLogger(__name__)
 
@@ -92,10 +91,18 @@ def predict(config: PredictConfig, console: Console) -> PredictReport:
         JobFailedError: a worker failed for good; what is written stays.
     """
     start = time.monotonic()
-    s3 = s3_options(config)
     if config.metrics_file is not None:
         check_text_file(config.metrics_file)
     check_resources(config, num_workers=config.num_workers, num_gpus=config.num_gpus, some_gpus="num_gpus={}")
+    # The processes load while everything else is read and planned.
+    with local_pool(config, serve_labelling, is_needed=not config.dry_run) as local:
+        report = _predict(config, console, start, local)
+    report.seconds = time.monotonic() - start
+    return report
+
+
+def _predict(config: PredictConfig, console: Console, start: float, local: LocalPool) -> PredictReport:
+    s3 = s3_options(config)
     folder = open_model(config.model, s3)
     check_engine(folder, config.engine, "gpu" if config.uses_gpus else "cpu", config.embedding)
     input_error = _input_error(config, s3)
@@ -124,7 +131,7 @@ def predict(config: PredictConfig, console: Console) -> PredictReport:
     else:
         prove_create_only(directory)
     with hold_lease(directory), exporting(metrics, exporters):
-        job = _Job(config, folder, store, report.listing, console, metrics, exporters)
+        job = _Job(config, folder, store, report.listing, console, metrics, exporters, local)
         work_off(
             store,
             job,
@@ -135,7 +142,6 @@ def predict(config: PredictConfig, console: Console) -> PredictReport:
         if config.compact:
             compact_after_run(store, time.monotonic() - start)
     report.input_error = input_error
-    report.seconds = time.monotonic() - start
     return report
 
 
@@ -254,7 +260,7 @@ def _listed_in(plan: PlanRecord) -> ListedIn | None:
 
 
 class _Job:
-    """What one command does with its runs; Ray and the engine are started once, when the first unit needs them."""
+    """What one command does with its runs; the workers' place is made ready once, when the first unit needs it."""
 
     def __init__(
         self,
@@ -265,10 +271,12 @@ class _Job:
         console: Console,
         metrics: BulkMetrics,
         exporters: list[Exporter],
+        local: LocalPool,
     ) -> None:
         self._config, self._folder, self._store, self._console = config, folder, store, console
         self._counts, self._metrics, self._exporters = counts, metrics, exporters
-        self._workers: WorkerPlan | None = None
+        self._local = local
+        self._pool: Pool | None = None
         self._task = LabelTask(
             model=config.model if is_s3(config.model) else absolute_path(str(folder.path)),
             fingerprint=folder.spec.fingerprint,
@@ -314,16 +322,23 @@ class _Job:
             counted(sum(unit.num_rows for unit in units), "image"),
             counted(len(units), "unit"),
         )
-        board = None if len(units) == 1 and not self._config.uses_gpus else Board()
-        task = self._task_of(report)
-        results = self._on_ray(units, task, board) if board else self._label_here(units[0], task)
-        report.num_workers = self._workers.num_cpu_workers if self._workers else 1
+        is_alone = len(units) == 1 and not self._config.uses_gpus and self._config.on != "ray"
+        pool = self._local_pool() if is_alone else self._start()
+        report.num_workers = 1 if is_alone else pool.plan.num_cpu_workers
+        kept = f"everything labelled so far is kept in {self._store.uri}, and the same command goes on from there"
+        results = label_units(
+            units,
+            self._task_of(report),
+            pool,
+            what_now=f"; {kept}",
+            # A single unit has all cores, where its images are there faster than one of them decodes.
+            num_threads=available_cores() if is_alone else 1,
+        )
         others: set[int] = set()
         num_done = report.num_done_before
-        stopping = interrupt_on_stop(self._config.grace_s, board.stop if board else _no_one_to_tell)
         try:
             with (
-                stopping,
+                interrupt_on_stop(self._config.grace_s, pool.stop),
                 label_progress(report.num_images, report.num_done_before, self._console, doing="labelling") as progress,
             ):
                 self._metrics.begin_run(report, progress)
@@ -352,26 +367,25 @@ class _Job:
             f"{counted(report.num_images, 'image')} of run {report.run:04d}), and the same command goes on from there"
         )
 
-    def _label_here(self, unit: Unit, task: LabelTask) -> Iterator[UnitCounts]:
-        """A single unit is labelled without Ray: its start would take longer."""
-        tell_of_conversion(self._folder, self._config.engine, "cpu", self._config.embedding)
-        yield UnitCounts.from_table(label_alone(task, unit, num_threads=available_cores()))
+    def _local_pool(self) -> LocalPool:
+        """For a single unit, wherever others would be labelled: Ray's start would take longer."""
+        prepare_locally(self._local, self._config, self._folder, embedding=self._config.embedding)
+        return self._local
 
-    def _on_ray(self, units: list[Unit], task: LabelTask, board: Board) -> Iterator[UnitCounts]:
-        what_now = f"; everything labelled so far is kept in {self._store.uri}, and the same command goes on from there"
-        return label_units(units, task, self._start(), board, what_now=what_now)
-
-    def _start(self) -> WorkerPlan:
-        if self._workers is None:
+    def _start(self) -> Pool:
+        if self._pool is None:
             config = self._config
-            self._workers = start_workers(config, self._folder, embedding=config.embedding, num_gpus=config.num_gpus)
-            self._exporters.append(RayMetrics())
-        return self._workers
+            self._pool = start_classifiers(
+                config, self._local, self._folder, embedding=config.embedding, num_gpus=config.num_gpus
+            )
+            if is_on_ray(config):
+                self._exporters.append(RayMetrics())
+        return self._pool
 
     def _num_workers(self, num_images: int) -> int:
         """Only a cluster has to be asked, and not for a single unit: planning need not wait for Ray."""
-        if self._config.num_workers is None and is_cluster_given():
-            return self._start().num_cpu_workers if len(self._unit_sizes(num_images, 1)) > 1 else 1
+        if self._config.num_workers is None and is_on_cluster(self._config):
+            return self._start().plan.num_cpu_workers if len(self._unit_sizes(num_images, 1)) > 1 else 1
         return self._config.num_workers or available_cores()
 
     def _unit_sizes(self, num_images: int, num_workers: int) -> list[int]:
@@ -411,7 +425,3 @@ class _Job:
         if (cost := report.cost_per_million_images(self._config.price_per_hour)) is not None:
             record["cost_per_million_images"] = round(cost, 4)
         return record
-
-
-def _no_one_to_tell() -> None:
-    """The one process of a single unit ends with it."""

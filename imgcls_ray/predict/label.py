@@ -15,6 +15,7 @@ from imgcls_ray.store.label_store import open_store
 from imgcls_ray.store.parts import commit_unit, done_before
 from imgcls_ray.store.schema import Unit
 from imgcls_ray.workers.classifier_task import ClassifierTask, ClassifierWork
+from imgcls_ray.workers.local_worker import serve_workers
 from imgcls_ray.workers.worker import Block
 
 if TYPE_CHECKING:
@@ -45,6 +46,11 @@ class LabelTask(ClassifierTask):
             StorageError: with the way out.
         """
         check_absences(rows, errors, listed=self.listed, store=self.store, s3=self.fetch_limits.s3)
+
+
+def serve_labelling() -> None:
+    """The process that local workers are forked from."""
+    serve_workers()
 
 
 def block_of_unit(unit: Unit) -> Block:

@@ -1,34 +1,33 @@
-"""Units through the workers on Ray, until a stop. Commits are the workers' own."""
+"""Units through the workers, until a stop. Commits are the workers' own."""
 
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from imgcls_ray.predict.label import LabelWork, block_of_unit
 from imgcls_ray.store.counts import UnitCounts
-from imgcls_ray.workers.board import Board
-from imgcls_ray.workers.ray_pool import run_blocks
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from imgcls_ray.predict.label import LabelTask
     from imgcls_ray.store.schema import Unit
-    from imgcls_ray.workers.ray_cluster import WorkerPlan
+    from imgcls_ray.workers.pool import Pool
 
 
 def label_units(
-    units: Iterable[Unit], task: LabelTask, workers: WorkerPlan, board: Board | None = None, **options: Any
+    units: Iterable[Unit], task: LabelTask, pool: Pool, *, what_now: str = "", num_threads: int = 1
 ) -> Iterator[UnitCounts]:
-    """Label units on the running Ray; each is durable when its counts come back, in any order.
+    """Label units; each is durable when its counts come back, in any order.
 
     Args:
         units: what to label.
         task: how.
-        workers: on how many actors.
-        board: where the caller may call for a stop.
-        options: of ``run_blocks``.
+        pool: its workers do it, and it is where the caller may call for a stop.
+        what_now: for people, after why a worker failed.
+        num_threads: of the classifier in each worker, on a CPU.
     """
-    blocks = run_blocks(map(block_of_unit, units), partial(LabelWork, task), workers, board or Board(), **options)
+    make_work = partial(LabelWork, task, num_threads=num_threads)
+    blocks = pool.run(map(block_of_unit, units), make_work, what_now=what_now)
     return (UnitCounts.from_table(block.content) for block in blocks)

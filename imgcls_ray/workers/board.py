@@ -1,14 +1,19 @@
-"""What the processes of one command tell each other beside Ray Data: who began what, and that it is time to stop.
+"""What the processes of one command tell each other beside its blocks: who began what, and that it is time to stop.
 
-Kept in the table of Ray's head node, which every process of a cluster can reach and which outlives them; it needs no
-actor. Ray's own count of a task's attempts would not do: it also counts for the units that merely stood beside a
-guilty one, and runs up in no time while a lost node is not known to be lost.
+What was begun and not ended has cost its worker. Of actors on Ray it is kept in the table of Ray's head node, which
+every process of a cluster can reach and which outlives them; it needs no actor. Ray's own count of a task's attempts
+would not do: it also counts for the units that merely stood beside a guilty one, and runs up in no time while a lost
+node is not known to be lost. Of processes of this machine their parent keeps it, to which all of them speak.
 """
 
 from __future__ import annotations
 
 import secrets
+import socket
+import threading
 import time
+from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -19,7 +24,7 @@ Stage = Literal["label", "decode", "classify"]
 
 @dataclass(frozen=True)
 class Board:
-    """The notices of one command. Made by the driver; workers get a copy, which speaks of the same ones."""
+    """The notices of one command on Ray. Made by the driver; workers get a copy, which speaks of the same ones."""
 
     name: str = field(default_factory=lambda: secrets.token_hex(8))
 
@@ -64,3 +69,44 @@ class Board:
 
     def _key(self, name: str) -> bytes:
         return f"{self.name}/{name}".encode()
+
+
+class LocalBoard:
+    """The notices of one command whose workers are its own processes: it keeps what they tell it."""
+
+    def __init__(self) -> None:
+        self._begun: Counter[tuple[Stage, str]] = Counter()
+        self._stopped = threading.Event()
+        self.notice, self._notify = socket.socketpair()
+        """Can be read once a stop was asked for: for who waits for workers meanwhile."""
+
+    def begin(self, stage: Stage, unit: str) -> int:
+        """As ``Board.begin``."""
+        num_before = self.num_deaths(stage, unit)
+        self._begun[stage, unit] = num_before + 1
+        return num_before
+
+    def num_deaths(self, stage: Stage, unit: str) -> int:
+        """How often a unit that nobody works on now was begun and not ended."""
+        return self._begun[stage, unit]
+
+    def end(self, stage: Stage, unit: str) -> None:
+        """Note that the work on a unit is done."""
+        del self._begun[stage, unit]
+
+    def take_back(self, stage: Stage, unit: str) -> None:
+        """Forget that a unit was begun by a worker of whose end it is innocent."""
+        self._begun[stage, unit] -= 1
+
+    def clear(self) -> None:
+        """Forget what was begun by workers that are all gone."""
+        self._begun.clear()
+
+    def stop(self) -> None:
+        """Tell the workers to begin nothing more. Any thread may."""
+        self._stopped.set()
+        with suppress(BlockingIOError):  # it was told before, many times
+            self._notify.send(b"s", socket.MSG_DONTWAIT)
+
+    def is_stopped(self) -> bool:
+        return self._stopped.is_set()

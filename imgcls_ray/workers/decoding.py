@@ -25,7 +25,7 @@ from imgcls_ray.images.jpeg import load_fast_decoder
 from imgcls_ray.images.limits import PEAK_BYTES_PER_PIXEL, DecodeLimits
 from imgcls_ray.images.preprocess import Preprocess
 from imgcls_ray.models.classifier import ModelInput, decode_model_input
-from imgcls_ray.workers.child import ChildDiedError, ChildProcess, answer_messages
+from imgcls_ray.workers.child import ChildDiedError, ChildProcess, answer_messages, end_with_parent
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -133,6 +133,7 @@ def late(limits: DecodeLimits) -> ImageError:
 
 def serve_decoding() -> None:
     """The child of ``decode_in_child``."""
+    end_with_parent(signal.SIGKILL)
 
     def begin(task: bytes) -> tuple[DecodeLimits, Callable[[bytes], bytes]]:
         told = json.loads(task)

@@ -62,14 +62,21 @@ class ForkServerDiedError(Exception):
 
 
 class ForkServer:
-    """Runs ``function`` of ``module``, which calls ``serve_forks``, in another process. Safe to call from threads."""
+    """Runs ``function`` of ``module``, which calls ``serve_forks``, in another process. Safe to call from threads.
 
-    def __init__(self, module: str, function: str) -> None:
+    Args:
+        module, function: of the server.
+        keeps_memory: a fork keeps its memory, in large pages, for what comes next.
+    """
+
+    def __init__(self, module: str, function: str, *, keeps_memory: bool = True) -> None:
         self._socket, theirs = socket.socketpair()
         with theirs:
-            # What comes last wins: an operator's own tunables hold.
-            tunables = ":".join(filter(None, (*_MALLOC, os.environ.get("GLIBC_TUNABLES"))))
-            environment = {**_ONE_THREAD, "GLIBC_TUNABLES": tunables}
+            environment = dict(_ONE_THREAD)
+            if keeps_memory:
+                # What comes last wins: an operator's own tunables hold.
+                tunables = ":".join(filter(None, (*_MALLOC, os.environ.get("GLIBC_TUNABLES"))))
+                environment["GLIBC_TUNABLES"] = tunables
             self._process = start_python(module, function, stdin=theirs.fileno(), environment=environment)
         self._socket.settimeout(_SERVER_TIMEOUT_S)
         self._lock = threading.Lock()
@@ -148,7 +155,7 @@ class ForkServer:
 
 
 class Fork:
-    """One process. One thread asks it; any thread may interrupt it."""
+    """One process. One thread asks it, or speaks through its connection; any thread may interrupt it."""
 
     def __init__(self, server: ForkServer, pid: int, connection: socket.socket, memory: int) -> None:
         self._server = server
@@ -156,6 +163,11 @@ class Fork:
         self._socket = connection
         self._memory: int | None = memory
         self._lock = threading.Lock()
+
+    @property
+    def connection(self) -> socket.socket:
+        """The other end of the process' stdin and stdout, for who does not wait for one answer after the other."""
+        return self._socket
 
     def ask(self, *message: bytes, timeout_s: float, max_bytes: int) -> bytes:
         """Send a message, in parts, and wait for its answer, which has at most ``max_bytes``.

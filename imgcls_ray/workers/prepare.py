@@ -1,29 +1,40 @@
-"""Make ready what classifies on Ray: the resources, the engine that all workers load, and Ray itself."""
+"""Make ready what classifies: the resources, the engine that all workers load, and the workers' place."""
 
 from __future__ import annotations
 
 import logging
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING
 
+from imgcls_ray.config import OnDevice, RunsBlocks
 from imgcls_ray.errors import ResourceError
+from imgcls_ray.machine import available_cores
 from imgcls_ray.models.engines.load import is_engine_prepared, prepare_engine, tell_of_conversion
 from imgcls_ray.words import counted
-from imgcls_ray.workers.ray_cluster import WorkerPlan, check_local, is_cluster_given, plan_workers, show_gpus, start_ray
+from imgcls_ray.workers.local_pool import LocalPool
+from imgcls_ray.workers.pool import is_on_cluster, is_on_ray
+from imgcls_ray.workers.ray_cluster import check_local, is_cluster_given, plan_workers, show_gpus, start_ray
+from imgcls_ray.workers.ray_pool import RayPool
 
 if TYPE_CHECKING:
-    from imgcls_ray.config import EvaluateConfig, OnDevice, PredictConfig
+    from collections.abc import Callable
+
+    from imgcls_ray.config import CheckConfig, EvaluateConfig, PredictConfig
     from imgcls_ray.models.folder import ModelFolder
+    from imgcls_ray.workers.pool import Pool
 
 logger = logging.getLogger(__name__)
 
 
-def check_resources(config: OnDevice, *, num_workers: int | None, num_gpus: int = 0, some_gpus: str = "") -> None:
+def check_resources(
+    config: OnDevice | RunsBlocks, *, num_workers: int | None, num_gpus: int = 0, some_gpus: str = ""
+) -> None:
     """Refuse what cannot run, before anything is started.
 
     Args:
-        config: of a job that runs a network.
+        config: of the job.
         num_workers: that many CPUs are needed; one, if none is said.
         num_gpus: how many GPUs; 0 for those that ``device`` means.
         some_gpus: how this job is told to take so many GPUs of a cluster, with ``{}`` for the number.
@@ -31,24 +42,92 @@ def check_resources(config: OnDevice, *, num_workers: int | None, num_gpus: int 
     Raises:
         ResourceError: with the numbers.
     """
-    if not is_cluster_given():
-        check_local(num_workers or 1, uses_gpus=config.uses_gpus, num_gpus=num_gpus, gpu_ids=config.gpu_ids)
-    elif config.gpu_ids:
-        some = f", or {some_gpus.format(len(config.gpu_ids))}" if some_gpus else ""
+    gpu_ids = config.gpu_ids if isinstance(config, OnDevice) else ()
+    if not (is_on_cluster(config) if isinstance(config, RunsBlocks) else is_cluster_given()):
+        check_local(num_workers or 1, uses_gpus=config.uses_gpus, num_gpus=num_gpus, gpu_ids=gpu_ids)
+    elif isinstance(config, OnDevice) and gpu_ids:
+        some = f", or {some_gpus.format(len(gpu_ids))}" if some_gpus else ""
         raise ResourceError(
             f"device={config.device} names GPUs of one machine, and a Ray cluster chooses among its own; "
             f"give device=gpu for all of them{some}"
         )
 
 
-def start_workers(
-    config: PredictConfig | EvaluateConfig, folder: ModelFolder, *, embedding: bool = False, num_gpus: int = 0
-) -> WorkerPlan:
-    """Prepare the engine, start or join Ray, and choose the actors.
+def local_pool(
+    config: CheckConfig | EvaluateConfig | PredictConfig, serve: Callable[[], None], *, is_needed: bool = True
+) -> LocalPool:
+    """The processes of this machine that a job may have; if it runs on them, they begin to load what they need.
+
+    Args:
+        config: of the job.
+        serve: what the processes are forked from runs this, a function of a module that imports what they need.
+        is_needed: whether it will work at all.
+    """
+    pool = LocalPool(serve.__module__, serve.__name__, config.num_workers or available_cores())
+    if is_needed and not is_on_ray(config):
+        pool.load()
+    return pool
+
+
+def start_workers(config: CheckConfig, local: LocalPool) -> Pool:
+    """Choose workers without a model: on the local pool, or on a Ray that is started or joined for them.
+
+    Args:
+        config: of the job.
+        local: as ``local_pool`` made it.
 
     Raises:
         ResourceError: more workers than can run, with the numbers.
     """
+    pool: Pool = local
+    if is_on_ray(config):
+        start_ray(uses_gpus=False)
+        pool = RayPool(plan_workers(config.num_workers, 0))
+    _tell_of_start(pool, local, "")
+    return pool
+
+
+def start_classifiers(
+    config: EvaluateConfig | PredictConfig,
+    local: LocalPool,
+    folder: ModelFolder,
+    *,
+    embedding: bool = False,
+    num_gpus: int = 0,
+) -> Pool:
+    """Prepare the engine and choose workers, as ``start_workers``.
+
+    Args:
+        config: of the job.
+        local: as ``local_pool`` made it.
+        folder: of the model.
+        embedding: the model gives these, too.
+        num_gpus: how many GPUs; 0 for those that ``device`` means.
+
+    Raises:
+        ResourceError: more workers than can run, with the numbers.
+    """
+    pool: Pool = local
+    if is_on_ray(config):
+        pool = _start_classifiers_on_ray(config, folder, embedding=embedding, num_gpus=num_gpus)
+    else:
+        prepare_locally(local, config, folder, embedding=embedding)
+    _tell_of_start(pool, local, ", each loads the model")
+    return pool
+
+
+def prepare_locally(
+    local: LocalPool, config: EvaluateConfig | PredictConfig, folder: ModelFolder, *, embedding: bool = False
+) -> None:
+    """Convert the network for processes of the local pool, if it has not been."""
+    tell_of_conversion(folder, config.engine, "cpu", embedding)
+    if not is_engine_prepared(folder, config.engine, "cpu", embedding):
+        local.call(partial(prepare_engine, folder, config.engine, "cpu", embedding))
+
+
+def _start_classifiers_on_ray(
+    config: EvaluateConfig | PredictConfig, folder: ModelFolder, *, embedding: bool, num_gpus: int
+) -> RayPool:
     # Converting a network takes as long as Ray's start and most of a gigabyte: another process beside it does that, and
     # gives the memory back.
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as beside:
@@ -63,6 +142,10 @@ def start_workers(
         if prepared is not None:
             prepared.result()
     num_gpus = num_gpus or len(config.gpu_ids)
-    plan = plan_workers(config.num_workers, num_gpus or (None if config.uses_gpus else 0))
-    logger.info("starting %s, each loads the model", counted(plan.num_cpu_workers + plan.num_gpu_workers, "worker"))
-    return plan
+    return RayPool(plan_workers(config.num_workers, num_gpus or (None if config.uses_gpus else 0)))
+
+
+def _tell_of_start(pool: Pool, local: LocalPool, what_they_do: str) -> None:
+    num_workers = counted(pool.plan.num_cpu_workers + pool.plan.num_gpu_workers, "worker")
+    place = "processes of this machine" if pool is local else "Ray"
+    logger.info("starting %s (%s)%s", num_workers, place, what_they_do)

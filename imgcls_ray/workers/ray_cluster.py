@@ -25,12 +25,12 @@ _CPU_OBJECT_STORE_BYTES = 256 * 2**20
 
 @dataclass(frozen=True)
 class WorkerPlan:
-    """The actors of one run and what each takes, in Ray's logical resources."""
+    """The workers of one run and what each takes; on Ray, in its logical resources."""
 
     num_cpu_workers: int
-    """Actors of one CPU each: all of the work on CPUs, or fetching and decoding for GPUs."""
+    """Workers of one CPU each: all of the work on CPUs, or fetching and decoding for GPUs."""
     num_gpu_workers: int = 0
-    """Actors of one GPU each."""
+    """Workers of one GPU each, on Ray."""
 
 
 def is_cluster_given() -> bool:

@@ -12,9 +12,11 @@ from __future__ import annotations
 import gc
 import logging
 import warnings
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from imgcls_ray.workers.board import Board
 from imgcls_ray.workers.ray_failures import causes_told, with_causes
 from imgcls_ray.workers.worker import Block, BlockClassifier, BlockDecoder, BlockWorker
 
@@ -24,7 +26,6 @@ if TYPE_CHECKING:
     from ray.data import Dataset
     from ray.exceptions import RayError
 
-    from imgcls_ray.workers.board import Board
     from imgcls_ray.workers.ray_cluster import WorkerPlan
     from imgcls_ray.workers.worker import Work
 
@@ -41,6 +42,26 @@ logger = logging.getLogger(__name__)
 
 # A block is given up when it has ended five workers; so many attempts without a single block done are more than that.
 _MAX_ATTEMPTS_IN_VAIN = 10
+
+
+@dataclass(frozen=True)
+class RayPool:
+    """Actors on the running Ray, which every run of blocks starts anew."""
+
+    plan: WorkerPlan
+    gpu_device: str = "cuda"
+    """Of a GPU actor: tests use Ray's logical GPUs with ``cpu``."""
+    board: Board = field(default_factory=Board)
+
+    def run(
+        self, blocks: Iterable[Block], make_work: Callable[..., Work[Any, Any]], *, what_now: str = ""
+    ) -> Iterator[Block]:
+        """Run blocks; as ``Pool.run``."""
+        return run_blocks(blocks, make_work, self.plan, self.board, gpu_device=self.gpu_device, what_now=what_now)
+
+    def stop(self) -> None:
+        """Begin nothing more; as ``Pool.stop``."""
+        self.board.stop()
 
 
 def run_blocks(
@@ -61,7 +82,7 @@ def run_blocks(
         workers: on how many actors.
         board: where the caller may call for a stop. The blocks then end when every actor has brought to an end what it
             had in hand; what was not begun does not come back.
-        gpu_device: of a GPU actor: tests use Ray's logical GPUs with ``cpu``.
+        gpu_device: of a GPU actor's classifier.
         what_now: for people, after why a worker failed.
 
     Raises:

@@ -1,7 +1,8 @@
 """The worker of every bulk job: it reads ahead, decodes, computes and commits blocks, and survives bad ones.
 
 A job says what it does with a block (``Work``). Who starts the worker and hands it blocks does not matter here: it gets
-a board, on which deaths are counted and a stop is asked for, and a way to say its name. ``ray_pool`` runs it as actors.
+a board, on which deaths are counted and a stop is asked for, and a way to say its name. ``local_pool`` runs it in
+processes of this machine, ``ray_pool`` as actors.
 
 A block begins and ends with waiting for storage; so two are in hand at once, and one of them computes.
 """
@@ -153,22 +154,6 @@ class AnyBoard(Protocol):
 
     def is_stopped(self) -> bool:
         """Whether nothing more is to be begun."""
-
-
-@dataclass(frozen=True)
-class NoBoard:
-    """For a worker that has one block, which whoever started it counts the deaths of."""
-
-    num_deaths: int = 0
-
-    def begin(self, stage: Stage, unit: str) -> int:
-        return self.num_deaths
-
-    def end(self, stage: Stage, unit: str) -> None:
-        pass
-
-    def is_stopped(self) -> bool:
-        return False
 
 
 class BlockWorker(Generic[D, R]):

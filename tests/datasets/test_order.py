@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,6 +16,7 @@ from imgcls_ray.datasets.findings import FindingCode
 from imgcls_ray.datasets.inspecting import _facts_table, measure_in_time
 from imgcls_ray.errors import ImageError
 from imgcls_ray.storage import fetch
+from imgcls_ray.workers.local_pool import LocalPool
 from tests.datasets.make_faulty import jpeg, picture, write_faulty
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def check_in_order(monkeypatch: pytest.MonkeyPatch) -> Callable[..., CheckResult]:
-    """Check without Ray; blocks of seven images come back in an order that ``seed`` gives."""
+    """Check in this process; blocks of seven images come back in an order that ``seed`` gives."""
 
     def check(dataset: Path, seed: int, **options: Any) -> CheckResult:
         def inspect(entries: Iterable[pa.Table], task: InspectTask, *_: object) -> Iterator[pa.Table]:
@@ -50,8 +50,7 @@ def check_in_order(monkeypatch: pytest.MonkeyPatch) -> Callable[..., CheckResult
 
         monkeypatch.setattr(check_module, "inspect_entries", inspect)
         monkeypatch.setattr(collecting, "ROWS_PER_BLOCK", 7)
-        monkeypatch.setattr(check_module, "start_ray", lambda **_: None)
-        monkeypatch.setattr(check_module, "plan_workers", lambda *_: SimpleNamespace(num_cpu_workers=1))
+        monkeypatch.setattr(LocalPool, "load", lambda _: None)
         return check_dataset(CheckConfig.model_validate({"data": str(dataset), **options}))
 
     return check

@@ -35,9 +35,10 @@ from imgcls_ray.predict.job import predict
 from imgcls_ray.storage import open_directory
 from imgcls_ray.store.label_store import open_store
 from imgcls_ray.store.latest import latest_rows
-from imgcls_ray.workers.board import Board
+from imgcls_ray.workers.board import LocalBoard
 from imgcls_ray.workers.ray_cluster import WorkerPlan
-from imgcls_ray.workers.worker import BlockWorker, NoBoard
+from imgcls_ray.workers.ray_pool import RayPool
+from imgcls_ray.workers.worker import BlockWorker
 from tests.conftest import SMALL_CLASSES, make_small_model
 from tests.evaluate.make_data import BAD, write_dataset
 from tests.workers.survival import POISON, poison
@@ -241,7 +242,7 @@ def test_actors_of_a_gpu_give_the_same_answers(done: Done, tmp_path: Path) -> No
     entries = EntryFile(tmp_path / "entries.parquet")
     split = read_split(str(done.data), "val", entries, model="", model_names=SMALL_CLASSES)
     task = task_of(open_model_folder(done.model))
-    blocks = list(classify_blocks(split.blocks(40), task, WorkerPlan(1, 1), Board(), gpu_device="cpu"))
+    blocks = list(classify_blocks(split.blocks(40), task, RayPool(WorkerPlan(1, 1), gpu_device="cpu")))
     rows = sorted((row for block in blocks for row in block.answers.to_pylist()), key=lambda row: row["number"])
     assert [row["code"] for row in rows] == [row["error"] for row in done.rows]
     assert [row["class_ids"] and row["class_ids"][0] for row in rows] == [row["predicted_id"] for row in done.rows]
@@ -263,14 +264,17 @@ def classify_here(
     blocks: Iterable[Block], task: EvaluateTask, *_: object, num_deaths: int = 0
 ) -> Iterator[BlockAnswer]:
     """What one worker does, in this process."""
-    worker = BlockWorker(lambda: EvaluateWork(task), NoBoard(num_deaths), lambda: "alone")
+    board = LocalBoard()
+    worker = BlockWorker(lambda: EvaluateWork(task), board, lambda: "alone")
     for block in blocks:
+        for _death in range(num_deaths):
+            board.begin("label", block.name)
         yield read_answer(worker.run(block), task)
 
 
 @pytest.fixture
 def without_ray(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(module, "start_workers", lambda *_: WorkerPlan(1))
+    monkeypatch.setattr(module, "start_classifiers", lambda *_: RayPool(WorkerPlan(1)))
     monkeypatch.setattr(module, "classify_blocks", classify_here)
     num_threads = torch.get_num_threads()
     yield

@@ -30,21 +30,22 @@ def errors_of(store: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(
-    "count",
+    ("count", "on"),
     [
-        pytest.param(12, id="12, in one process"),
-        pytest.param(2000, id="2000, on Ray", marks=pytest.mark.slow),
+        pytest.param(12, "auto", id="12, in one process"),
+        pytest.param(2000, "local", id="2000, on this machine"),
+        pytest.param(2000, "ray", id="2000, on Ray", marks=pytest.mark.slow),
     ],
 )
 def test_only_the_poisonous_images_fail_and_each_with_its_code(
-    draw_images: Callable[..., list[Path]], small_model: ModelFolder, tmp_path: Path, count: int
+    draw_images: Callable[..., list[Path]], small_model: ModelFolder, tmp_path: Path, count: int, on: str
 ) -> None:
     images = draw_images(count)
     poison(images[count // 3], "CRASH")
     poison(images[count // 2], "LOOP")
     store = tmp_path / "store"
     command = [IMGCLS, "predict", images[0].parent, "-m", small_model.path, "-o", store, "--batch-size", "16"]
-    words = [str(word) for word in (*command, "-s", "decode_timeout_s=2", "-s", "unit_size=64")]
+    words = [str(word) for word in (*command, "-s", "decode_timeout_s=2", "-s", "unit_size=64", "--on", on)]
     job = subprocess.run(
         words, env={**os.environ, **POISONOUS}, capture_output=True, text=True, timeout=250, check=False
     )

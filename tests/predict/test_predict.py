@@ -28,6 +28,7 @@ from imgcls_ray.store.latest import latest_rows
 from imgcls_ray.store.plan import write_plan
 from imgcls_ray.store.verify import verify_store
 from imgcls_ray.workers.ray_cluster import WorkerPlan
+from imgcls_ray.workers.ray_pool import RayPool
 from tests.conftest import make_small_model
 from tests.store.stores import even_sizes, run_record, spool
 
@@ -173,7 +174,7 @@ def test_gpu_actors_give_the_same_rows(
     on_cpu = open_store(open_directory(str(tmp_path / "store")))
     store = create_or_open_store(open_directory(str(tmp_path / "gpu")), on_cpu.identity)
     task = plan_for_a_gpu(store, tmp_path / "images", small_model, unit_size=32)
-    counts = list(label_units(store.units(1), task, WorkerPlan(1, 1), gpu_device="cpu"))
+    counts = list(label_units(store.units(1), task, RayPool(WorkerPlan(1, 1), gpu_device="cpu")))
     assert sum(count.num_images for count in counts) == 100
     store.finish_run(1, run_record(1))
     assert verify(tmp_path / "gpu") == []
@@ -202,7 +203,7 @@ def test_a_stage_before_or_on_a_gpu_that_dies_costs_no_input_its_row(
     store = create_or_open_store(open_directory(str(tmp_path / "gpu")), identity)
     task = plan_for_a_gpu(store, tmp_path / "images", small_model, unit_size=16)
     labelled = 0
-    for number, count in enumerate(label_units(store.units(1), task, WorkerPlan(1, 1), gpu_device="cpu")):
+    for number, count in enumerate(label_units(store.units(1), task, RayPool(WorkerPlan(1, 1), gpu_device="cpu"))):
         labelled += count.num_images
         if number == 1:
             [pid] = pids_of_workers(stage)

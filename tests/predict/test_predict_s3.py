@@ -69,10 +69,10 @@ class Ended(NamedTuple):
 def imgcls(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> Callable[..., Ended]:
-    """Run the command in this process, where units are labelled one at a time and without Ray."""
+    """Run the command in this process, where units are labelled without Ray."""
     monkeypatch.setenv("COLUMNS", "200")
     # Other tests of the session may have joined this process to a Ray; a command begins without one.
-    monkeypatch.setattr("imgcls_ray.predict.job.is_cluster_given", lambda: False)
+    monkeypatch.setattr("imgcls_ray.workers.pool.is_cluster_given", lambda: False)
 
     def run(*args: object) -> Ended:
         s3_client.cache_clear()

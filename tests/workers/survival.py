@@ -20,6 +20,7 @@ from imgcls_ray.storage import open_directory
 from imgcls_ray.store.label_store import open_store
 from imgcls_ray.store.latest import latest_rows
 from imgcls_ray.store.verify import verify_store
+from imgcls_ray.workers.local_worker import TITLE
 from tests.conftest import SMALL_CLASSES
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from imgcls_ray.models.folder import ModelFolder
 
 Job = Literal["predict", "evaluate", "check"]
+Place = Literal["local", "ray"]
+"""Where a job's workers run: the key ``on``."""
 Poison = Literal["CRASH", "LOOP"]
 IMGCLS = Path(sys.executable).with_name("imgcls")
 POISON = Path(__file__).parent.parent / "predict" / "poison"
@@ -73,13 +76,15 @@ class Dataset:
         self.codes[str(self.images[place])] = {"CRASH": "decoder_crashed", "LOOP": "decode_timeout"}[kind]
 
 
-def command_of(job: Job, data: Dataset, model: ModelFolder, output: Path, *options: str) -> list[str]:
+def command_of(
+    job: Job, data: Dataset, model: ModelFolder, output: Path, *options: str, on: Place = "local"
+) -> list[str]:
     source = data.root / "images" if job == "predict" else data.root
-    words: Sequence[object] = (IMGCLS, job, source, "--output", output)
+    words: Sequence[object] = (IMGCLS, job, source, "--output", output, "--on", on)
     if job != "check":
         words = (*words, "--model", model.path, "--batch-size", "16")
     if job == "predict":
-        # Of a size that every worker has several of: what these images take would be two units, or one without Ray.
+        # Of a size that every worker has several of: what these images take would be two units, or one for all cores.
         words = (*words, "-s", "unit_size=16")
     if job == "evaluate":
         words = (*words, "-s", "max_error_rate=0.2")
@@ -119,6 +124,13 @@ def _assert_rows(rows: list[dict[str, Any]], data: Dataset) -> None:
     assert len({tuple(row["scores"]) for row in rows if not row["error"]}) == 1
 
 
+def name_of(pid: int) -> str:
+    """What ``ps`` shows; empty for a process that is gone."""
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    return ""
+
+
 def wait_until(is_so: Callable[[], bool], seconds: float = 10.0) -> None:
     deadline = time.monotonic() + seconds
     while not is_so():
@@ -140,8 +152,10 @@ class Running:
         )
 
     def workers(self) -> list[int]:
-        """Processes that have blocks in hand, by the title that Ray gives them for so long."""
-        return [pid for pid, title in self.processes().items() if "BlockWorker)).submit" in title]
+        """Processes that have blocks in hand: by the title that Ray gives them for so long, or their own name."""
+        return [
+            pid for pid, title in self.processes().items() if "BlockWorker)).submit" in title or name_of(pid) == TITLE
+        ]
 
     def processes(self) -> dict[int, str]:
         """Ids and titles of all that descends from the command and runs."""

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from imgcls_ray.models.folder import ModelFolder
     from imgcls_ray.store.label_store import LabelStore
 
+ON_BOTH = pytest.mark.parametrize("on", ["local", "ray"])
 BOTH_SIGNALS = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 LONG_S = 60.0
 """A grace that no test waits for."""
@@ -344,8 +345,11 @@ def start(tmp_path: Path, small_model: ModelFolder) -> Iterator[Callable[..., Jo
         job.end()
 
 
-def test_units_in_hand_are_finished_and_no_more_are_begun(start: Callable[..., Job], slow_images: Path) -> None:
-    job = start(slow_images, "-s", "unit_size=64", "-s", "grace_s=120", "--num-workers", "2")
+@ON_BOTH
+def test_units_in_hand_are_finished_and_no_more_are_begun(
+    start: Callable[..., Job], slow_images: Path, on: str
+) -> None:
+    job = start(slow_images, "--on", on, "-s", "unit_size=64", "-s", "grace_s=120", "--num-workers", "2")
     job.wait_for_parts(4)
     before = job.parts()
     job.process.send_signal(signal.SIGTERM)
@@ -368,10 +372,11 @@ def test_units_in_hand_are_finished_and_no_more_are_begun(start: Callable[..., J
     wait_until(lambda: not job.processes(), 60)
 
 
+@ON_BOTH
 def test_without_grace_nothing_is_waited_for_and_no_process_left(
-    start: Callable[..., Job], undecodable_images: Path
+    start: Callable[..., Job], undecodable_images: Path, on: str
 ) -> None:
-    options = ("-s", "unit_size=32", "-s", "decode_timeout_s=1000", "-s", "grace_s=0")
+    options = ("--on", on, "-s", "unit_size=32", "-s", "decode_timeout_s=1000", "-s", "grace_s=0")
     job = start(undecodable_images, *options, poisonous=True)
     job.wait_for_work()
     job.process.send_signal(signal.SIGTERM)
@@ -385,14 +390,15 @@ def test_without_grace_nothing_is_waited_for_and_no_process_left(
 
 
 @pytest.mark.slow
+@ON_BOTH
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_second_signal_ends_what_the_grace_would_wait_for(
-    start: Callable[..., Job], silent_server: SilentServer, tmp_path: Path, number: signal.Signals
+    start: Callable[..., Job], silent_server: SilentServer, tmp_path: Path, number: signal.Signals, on: str
 ) -> None:
     port = silent_server.server_address[1]
     (tmp_path / "list.txt").write_text("\n".join(f"http://127.0.0.1:{port}/{i:02d}.jpg" for i in range(64)))
     options = ("-s", "unit_size=32", "-s", "allow_private_urls=true", "-s", "fetch_timeout_s=1000")
-    job = start(tmp_path / "list.txt", *options, "-s", "grace_s=1000")
+    job = start(tmp_path / "list.txt", *options, "-s", "grace_s=1000", "--on", on)
     assert silent_server.was_asked.wait(120)
     job.process.send_signal(signal.SIGTERM)
     with pytest.raises(subprocess.TimeoutExpired):
@@ -404,9 +410,11 @@ def test_a_second_signal_ends_what_the_grace_would_wait_for(
     assert job.parts() == set()
 
 
-@pytest.mark.slow
-def test_a_ctrl_c_that_reaches_every_process_ends_as_one_line(start: Callable[..., Job], slow_images: Path) -> None:
-    job = start(slow_images, "-s", "unit_size=64", "-s", "grace_s=60")
+@pytest.mark.parametrize("on", ["local", pytest.param("ray", marks=pytest.mark.slow)])
+def test_a_ctrl_c_that_reaches_every_process_ends_as_one_line(
+    start: Callable[..., Job], slow_images: Path, on: str
+) -> None:
+    job = start(slow_images, "--on", on, "-s", "unit_size=64", "-s", "grace_s=60")
     job.wait_for_parts(4)
     os.killpg(job.process.pid, signal.SIGINT)
     code, words = job.wait(100)
@@ -416,8 +424,9 @@ def test_a_ctrl_c_that_reaches_every_process_ends_as_one_line(start: Callable[..
     assert hidden_files(job.store_path) == []
 
 
-def test_a_stop_before_the_first_unit_says_how_to_go_on(start: Callable[..., Job], slow_images: Path) -> None:
-    job = start(slow_images, "-s", "unit_size=64")
+@ON_BOTH
+def test_a_stop_before_the_first_unit_says_how_to_go_on(start: Callable[..., Job], slow_images: Path, on: str) -> None:
+    job = start(slow_images, "--on", on, "-s", "unit_size=64")
     wait_until(lambda: (job.store_path / "store.json").exists(), 60)
     job.process.send_signal(signal.SIGTERM)
     code, words = job.wait(60)

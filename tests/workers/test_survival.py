@@ -16,11 +16,15 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from imgcls_ray.models.folder import ModelFolder
-    from tests.workers.survival import Job
+    from tests.workers.survival import Job, Place
 
 EVERY_JOB = pytest.mark.parametrize(
-    "job",
-    ["predict", pytest.param("evaluate", marks=pytest.mark.slow), pytest.param("check", marks=pytest.mark.slow)],
+    ("job", "on"),
+    [
+        (job, on) if job == "predict" else pytest.param(job, on, marks=pytest.mark.slow)
+        for job in ("predict", "evaluate", "check")
+        for on in ("local", "ray")
+    ],
 )
 STOPPED = {
     "predict": "imgcls: stopped; everything labelled so far is kept in ",
@@ -50,9 +54,9 @@ def slow_data(tmp_path: Path) -> Dataset:
 
 @EVERY_JOB
 def test_a_worker_that_is_killed_costs_no_image(
-    start: Callable[..., Running], slow_data: Dataset, small_model: ModelFolder, tmp_path: Path, job: Job
+    start: Callable[..., Running], slow_data: Dataset, small_model: ModelFolder, tmp_path: Path, job: Job, on: Place
 ) -> None:
-    running = start(command_of(job, slow_data, small_model, tmp_path / "out", "--num-workers", "2"))
+    running = start(command_of(job, slow_data, small_model, tmp_path / "out", "--num-workers", "2", on=on))
     running.wait_for_work()
     os.kill(running.workers()[0], signal.SIGKILL)
     code, words = running.wait(200)
@@ -62,12 +66,13 @@ def test_a_worker_that_is_killed_costs_no_image(
 
 @EVERY_JOB
 def test_images_that_end_their_worker_cost_themselves_alone(
-    start: Callable[..., Running], small_model: ModelFolder, tmp_path: Path, job: Job
+    start: Callable[..., Running], small_model: ModelFolder, tmp_path: Path, job: Job, on: Place
 ) -> None:
     data = Dataset(tmp_path / "data", 120, size=(96, 80))
     data.poison(40, "CRASH")
     data.poison(60, "LOOP")
-    command = command_of(job, data, small_model, tmp_path / "out", "--num-workers", "2", "-s", "decode_timeout_s=2")
+    options = ("--num-workers", "2", "-s", "decode_timeout_s=2")
+    command = command_of(job, data, small_model, tmp_path / "out", *options, on=on)
     code, words = start(command, **POISONOUS).wait(250)
     assert code == exit_code_of(job), words
     assert_all_found(job, data, tmp_path / "out")
@@ -75,6 +80,7 @@ def test_images_that_end_their_worker_cost_themselves_alone(
 
 # A stop of ``predict`` is in the default tests, too: in ``test_stopping.py``.
 @pytest.mark.slow
+@pytest.mark.parametrize("on", ["local", "ray"])
 @pytest.mark.parametrize("job", ["predict", "evaluate", "check"])
 @pytest.mark.parametrize("to_all", [False, True], ids=["SIGTERM", "Ctrl-C"])
 def test_a_stop_is_one_line_and_leaves_no_process(
@@ -83,9 +89,10 @@ def test_a_stop_is_one_line_and_leaves_no_process(
     small_model: ModelFolder,
     tmp_path: Path,
     job: Job,
+    on: Place,
     to_all: bool,
 ) -> None:
-    running = start(command_of(job, slow_data, small_model, tmp_path / "out", "--num-workers", "2"))
+    running = start(command_of(job, slow_data, small_model, tmp_path / "out", "--num-workers", "2", on=on))
     running.wait_for_work()
     if to_all:
         os.killpg(running.process.pid, signal.SIGINT)

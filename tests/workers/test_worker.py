@@ -20,7 +20,6 @@ from imgcls_ray.workers.worker import (
     BlockClassifier,
     BlockDecoder,
     BlockWorker,
-    NoBoard,
     Work,
     block_of_entries,
 )
@@ -117,7 +116,7 @@ def block_of(tmp_path: Path) -> Callable[..., Block]:
 def worker(
     work: Lengths, board: Any = None, kind: type[BlockWorker[Any, Any]] = BlockWorker, name: str = "me"
 ) -> BlockWorker[ModelInput, list[int]]:
-    return kind(lambda: work, board or NoBoard(), lambda: name)
+    return kind(lambda: work, board or OwnBoard(), lambda: name)
 
 
 def through_ray(block: Block) -> Block:
