@@ -1,13 +1,14 @@
 """Kill something in the middle of a job, run the same command once more if the job ended, and check every input.
 
-What is killed, at random moments: the driver; one actor; the whole of Ray; one node of a cluster of two; or everything
-that the driver has started is stopped (SIGSTOP) before the driver is killed, as on a machine that stands still, and
-continued when the rerun is over, so that workers write late if they can.
+What is killed, at random moments: the driver; one worker; everything that the driver has started, such as the whole of
+its Ray; both; one node of a cluster of two; or everything that the driver has started is stopped (SIGSTOP) before the
+driver is killed, as on a machine that stands still, and continued when the rerun is over, so that workers write late if
+they can. Workers are processes of this machine, or actors on Ray.
 The store is a folder or lies on a real S3 server. After each, ``imgcls store verify`` counts rows lost and doubled;
 every row is compared with that of an undisturbed job; and the kernel's count of opened inputs tells which units were
 done again.
 
-An evaluation and a check outlive the death of an actor and of a node too (``--jobs``): their result is compared with
+An evaluation and a check outlive the death of a worker and of a node too (``--jobs``): their result is compared with
 an undisturbed one's, row by row. They keep nothing of what they did, so the other victims have nothing to show there.
 
 Images and network are small, because the moments are what matters: the job of 20,000 inputs takes half a minute.
@@ -30,8 +31,8 @@ from typing import TYPE_CHECKING, get_args
 from rich.console import Console
 
 from benchmarks.common import emit, isolated_environment, keep_conversion, print_table
-from benchmarks.kills_jobs import Bench, Job, draw_small_images, list_images, read_rows
-from benchmarks.kills_once import OUTLIVED, Kill, Place, Victim, kill_once
+from benchmarks.kills_jobs import Bench, Job, On, draw_small_images, list_images, read_rows
+from benchmarks.kills_once import Kill, Place, Victim, is_outlived, kill_once
 from tests.conftest import make_small_model
 from tests.s3.server import s3_server
 
@@ -41,17 +42,19 @@ if TYPE_CHECKING:
 
 def tell(kills: Sequence[Kill]) -> None:
     columns = (
-        *("job", "killed", "store", "kills", "at unit", "exit codes", "reruns", "lost", "doubled", "mixed up"),
+        *("job", "on", "killed", "store", "kills", "at unit", "exit codes", "reruns", "lost", "doubled", "mixed up"),
         *("units again", "promised"),
     )
     rows = []
-    for job, victim, place in itertools.product(get_args(Job), get_args(Victim), get_args(Place)):
-        some = [kill for kill in kills if (kill.job, kill.victim, kill.place) == (job, victim, place)]
+    every = (get_args(Job), get_args(On), get_args(Victim), get_args(Place))
+    for job, on, victim, place in itertools.product(*every):
+        some = [kill for kill in kills if (kill.job, kill.on, kill.victim, kill.place) == (job, on, victim, place)]
         if not some:
             continue
         rows.append(
             (
                 job,
+                on,
                 victim,
                 place,
                 f"{len(some)}",
@@ -89,6 +92,7 @@ def main() -> None:
     parser.add_argument("-n", "--count", type=int, default=20_000, help="images per job [default: 20000]")
     parser.add_argument("--kills", type=int, default=10, help="of each victim and store [default: 10]")
     parser.add_argument("--jobs", nargs="+", choices=get_args(Job), default=["predict"], help="[default: predict]")
+    parser.add_argument("--on", nargs="+", choices=get_args(On), default=get_args(On), help="[default: both]")
     parser.add_argument("--victims", nargs="+", choices=get_args(Victim), default=get_args(Victim))
     parser.add_argument("--stores", nargs="+", choices=get_args(Place), default=get_args(Place))
     parser.add_argument("--seed", type=int, help="of the moments [default: other ones each time]")
@@ -108,16 +112,18 @@ def main() -> None:
         make_small_model(model, seed=0)
         bench = Bench(data, model, environment, {}, random.Random(seed))
         keep_conversion(model, next(bench.images.iterdir()), environment)
-        for job, victim, place in itertools.product(args.jobs, args.victims, places):
-            if job != "predict" and (victim not in OUTLIVED or place != "local"):
+        for job, on, victim, place in itertools.product(args.jobs, args.on, args.victims, places):
+            if (on, victim) == ("local", "node"):
+                continue
+            if job != "predict" and (not is_outlived(on, victim) or place != "local"):
                 continue
             if job not in bench.expected:
                 undisturbed = f"{temporary}/undisturbed-{job}"
-                command = bench.command(job, undisturbed)
+                command = bench.command(job, undisturbed, on)
                 subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, check=True)
                 bench.expected[job] = dict(read_rows(job, undisturbed))
             for number in range(args.kills):
-                kill = kill_once(bench, job, victim, place, f"{places[place]}/{job}-{victim}-{number}")
+                kill = kill_once(bench, job, on, victim, place, f"{places[place]}/{job}-{on}-{victim}-{number}")
                 kills.append(kill)
                 about = {**kill._asdict(), "images": args.count, "seed": seed}
                 emit("kills", "as_promised", kill.is_as_promised, "bool", **about)

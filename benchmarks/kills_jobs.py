@@ -28,7 +28,9 @@ if TYPE_CHECKING:
     from tests.jobs.cluster import OwnCluster
 
 Job = Literal["predict", "evaluate", "check"]
-NUM_ACTORS = 2
+On = Literal["local", "ray"]
+"""Where the workers run: the key ``on``."""
+NUM_WORKERS = 2
 _UNIT_SIZE = 256
 
 Row = tuple[Any, ...]
@@ -52,7 +54,7 @@ class Bench:
     def images(self) -> Path:
         return self.data / "images"
 
-    def command(self, job: Job, output: str) -> list[str]:
+    def command(self, job: Job, output: str, on: On) -> list[str]:
         if job == "predict":
             words: tuple[str | Path, ...] = (self.images, "--model", self.model, "-s", f"unit_size={_UNIT_SIZE}")
         elif job == "evaluate":
@@ -61,7 +63,7 @@ class Bench:
             # So each picture is a finding, and one that was lost or looked at twice shows; and none is read again to be
             # compared with its likes.
             words = (self.data, "-s", "tiny_below=100", "-s", "max_findings=10000000", "-s", "near_duplicate_bits=0")
-        return imgcls(job, *words, "--output", output, "--num-workers", str(NUM_ACTORS))
+        return imgcls(job, *words, "--output", output, "--num-workers", str(NUM_WORKERS), "--on", on)
 
 
 def draw_small_images(folder: Path, count: int) -> None:
@@ -141,7 +143,7 @@ class ReadProgress:
         lists = ["train.txt", "val.txt"] if job == "check" else ["val.txt"]
         lines = [line for name in lists for line in (bench.data / name).read_text().splitlines()]
         names = [os.path.basename(line.split()[0]) for line in lines]
-        shape = {"num_workers": NUM_ACTORS, "batch_size": 32, "crop_size": 64}
+        shape = {"num_workers": NUM_WORKERS, "batch_size": 32, "crop_size": 64}
         size = ROWS_PER_BLOCK if job == "check" else rows_per_block(len(names), **shape)
         self._blocks = [names[start : start + size] for start in range(0, len(names), size)]
 

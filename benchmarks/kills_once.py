@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import psutil
 
 from benchmarks.common import wait_for
-from benchmarks.kills_jobs import NUM_ACTORS, ReadProgress, StoreProgress, read_rows
+from benchmarks.kills_jobs import NUM_WORKERS, ReadProgress, StoreProgress, read_rows
 from benchmarks.opens import OpenCounter
 from benchmarks.processes import watched_job
 from imgcls_ray.storage import open_directory
@@ -24,12 +24,13 @@ from tests.jobs.cluster import OwnCluster
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from benchmarks.kills_jobs import Bench, Job, Progress
+    from benchmarks.kills_jobs import Bench, Job, On, Progress
     from benchmarks.processes import ProcessWatch
 
-Victim = Literal["driver", "actor", "ray", "node", "frozen"]
+Victim = Literal["driver", "worker", "children", "both", "node", "frozen"]
 Place = Literal["local", "s3"]
-OUTLIVED: tuple[Victim, ...] = ("actor", "node")
+# What the command outlives: of its own processes it starts others, of its own Ray it does not.
+_OUTLIVED: dict[On, tuple[Victim, ...]] = {"local": ("worker", "children"), "ray": ("worker", "node")}
 _UNITS_IN_HAND = 2
 _MAX_JOB_S = 600
 # Ray's workers end within seconds of their driver, its agents after a minute; what runs on is killed.
@@ -42,6 +43,7 @@ class Kill(NamedTuple):
     """One disturbed job and what became of it."""
 
     job: Job
+    on: On
     victim: Victim
     place: Place
     units_at_kill: int
@@ -60,13 +62,13 @@ class Kill(NamedTuple):
 
     @property
     def most_units_again(self) -> int:
-        """As promised: two units in hand of each actor that died."""
-        return _UNITS_IN_HAND * (1 if self.victim in OUTLIVED else NUM_ACTORS)
+        """As promised: two units in hand of each worker that died."""
+        return _UNITS_IN_HAND * (1 if self.victim in ("worker", "node") else NUM_WORKERS)
 
     @property
     def is_as_promised(self) -> bool:
         return (
-            (self.exit_code == 0 if self.victim in OUTLIVED else self.rerun_exit_code == 0)
+            (self.exit_code == 0 if is_outlived(self.on, self.victim) else self.rerun_exit_code == 0)
             and not (self.rows_lost or self.rows_doubled or self.rows_mixed_up or self.problems)
             and self.units_again <= self.most_units_again
         )
@@ -81,14 +83,19 @@ class Found(NamedTuple):
     problems: int
 
 
-def kill_once(bench: Bench, job: Job, victim: Victim, place: Place, uri: str) -> Kill:
+def is_outlived(on: On, victim: Victim) -> bool:
+    """Whether the command goes on to its end."""
+    return victim in _OUTLIVED[on]
+
+
+def kill_once(bench: Bench, job: Job, on: On, victim: Victim, place: Place, uri: str) -> Kill:
     """One job, one kill, one rerun where the job ended."""
     environment = bench.environment
     if victim == "node":
         bench.cluster = bench.cluster or OwnCluster()
         node = bench.cluster.add_node()
         environment = {**environment, "RAY_ADDRESS": bench.cluster.address}
-    command = bench.command(job, uri)
+    command = bench.command(job, uri, on)
     rerun_exit_code = None
     with (
         OpenCounter(bench.images) as opens,
@@ -104,15 +111,17 @@ def kill_once(bench: Bench, job: Job, victim: Victim, place: Place, uri: str) ->
         if victim == "node":
             assert bench.cluster is not None
             bench.cluster.kill_node(node)
-        elif victim == "actor":
+        elif victim == "worker":
             bench.rng.choice(_workers(watch)).kill()
-        elif victim == "ray":
-            _signal(_ray_processes(watch), signal.SIGKILL)
+        elif victim == "children":
+            _signal(_children(watch), signal.SIGKILL)
         else:
             if victim == "frozen":
-                frozen = _ray_processes(watch)
+                frozen = _children(watch)
                 _signal(frozen, signal.SIGSTOP)
             process.kill()
+            if victim == "both":
+                _signal(_children(watch), signal.SIGKILL)
         exit_code = process.wait(_MAX_JOB_S)
         if exit_code:
             if not frozen:
@@ -124,6 +133,7 @@ def kill_once(bench: Bench, job: Job, victim: Victim, place: Place, uri: str) ->
     found = _compare(bench, job, uri)
     return Kill(
         job=job,
+        on=on,
         victim=victim,
         place=place,
         units_at_kill=units_at_kill,
@@ -178,8 +188,8 @@ def _workers(watch: ProcessWatch) -> list[psutil.Process]:
     return [watched.process for watched in watch.of_kind("worker") if watched.process in watch.left_over()]
 
 
-def _ray_processes(watch: ProcessWatch) -> list[psutil.Process]:
-    """What the driver has started: its workers, and the rest of its Ray."""
+def _children(watch: ProcessWatch) -> list[psutil.Process]:
+    """What the driver has started: its workers, and what they are forked from, or the rest of its Ray."""
     return [watched.process for watched in watch.of_kind("worker") + watch.of_kind("other")]
 
 

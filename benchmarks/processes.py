@@ -1,4 +1,4 @@
-"""Watch a job's processes: the driver, Ray's workers, and whatever else it starts.
+"""Watch a job's processes: the driver, its workers, and whatever else it starts.
 
 Only processes that descend from the job are looked at, and they are known by id and start time, so that an id which the
 system hands out again is never mistaken for one of them.
@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 Kind = Literal["driver", "worker", "other"]
 # Ray renames an actor's process to its class and method: ray::MapWorker(MapBatches(BlockWorker)).submit
 _WORKER_TITLES = ("BlockWorker", "MapWorker")
-# Ray's processes notice the end of their driver by themselves.
+# A worker that is a process of this machine names itself; what it starts has a name of its own.
+_WORKER_NAME = "imgcls-worker"
+# Processes notice the end of their driver by themselves.
 _GRACE_S = 10
 
 
@@ -128,6 +130,8 @@ class ProcessWatch:
     def _kind(self, process: psutil.Process) -> Kind:
         if process == self._root:
             return "driver"
+        if process.name() == _WORKER_NAME:
+            return "worker"
         title = " ".join(process.cmdline())
         if not any(name in title for name in _WORKER_TITLES):
             return "other"

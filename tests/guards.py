@@ -80,6 +80,7 @@ GUARDS: dict[str, tuple[Promise, ...]] = {
             (
                 "benchmarks/test_kills.py::test_a_worker_that_dies_costs_at_most_two_units_done_again",
                 "workers/test_cluster_recovery.py::test_after_a_death_only_blocks_that_have_not_come_back_are_run_again",
+                "workers/test_local_pool.py::test_a_death_costs_what_the_worker_had_in_hand_and_no_image",
                 "jobs/test_node_loss.py::test_a_lost_node_costs_no_input_its_row_and_none_two",
             ),
             ("benchmarks.kills",),
@@ -112,6 +113,18 @@ GUARDS: dict[str, tuple[Promise, ...]] = {
                 "predict/test_predict_s3.py::test_a_bucket_that_disappears_is_told_in_one_line_and_exit_code_3",
                 "workers/test_stopping.py::test_a_stop_before_the_first_unit_says_how_to_go_on",
             ),
+        ),
+        Promise(
+            "no process outlives its command, however that ends",
+            (
+                "workers/test_local_pool.py::test_nothing_is_left_of_a_pool",
+                "workers/test_local_pool.py::test_a_killed_command_leaves_no_process",
+                "workers/test_survival.py::test_a_stop_is_one_line_and_leaves_no_process",
+            ),
+        ),
+        Promise(
+            "without a cluster and without GPUs, labelling imports neither Ray nor, in the command itself, torch",
+            ("test_floors.py::test_a_command_that_labels_on_this_machine_imports_neither_ray_nor_torch",),
         ),
         Promise(
             "one image on the command line starts no Ray",

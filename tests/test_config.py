@@ -42,6 +42,9 @@ NEEDED = {"input": "in", "model": "m", "output": "out"}
         ({"max_error_rate": 2}, "max_error_rate: must be less than or equal to 1, got 2; 2 % is 0.02"),
         ({"export": "xlsx"}, "export: must be 'parquet', 'jsonl' or 'csv', got 'xlsx'"),
         ({"unit_size": 5000}, "unit_size: must be less than or equal to 2048, got 5000"),
+        ({"on": "local", "device": "gpu"}, "on=local runs on CPUs; for GPUs give on=ray, or leave it out"),
+        ({"on": "local", "num_gpus": 1}, "on=local runs on CPUs; for GPUs give on=ray, or leave it out"),
+        ({"on": "cluster"}, "on: must be 'auto', 'local' or 'ray', got 'cluster'"),
         ({"num_gpus": 1, "engine": "openvino"}, "engine=openvino runs on CPUs; for GPUs give engine=torch"),
         ({"device": "gpu", "engine": "openvino"}, "engine=openvino runs on CPUs; for GPUs give engine=torch"),
         ({"device": "toaster"}, "device: must be auto, cpu, gpu, gpu:0 or gpu:0,1, got 'toaster'"),
@@ -200,6 +203,14 @@ def test_overrides_are_yaml_scalars() -> None:
         "embedding": True,
         "export": None,
     }
+
+
+def test_the_key_on_is_no_truth_value(tmp_path: Path) -> None:
+    """YAML 1.1 takes the word for one."""
+    (tmp_path / "c.yaml").write_text("on: ray\ncompact: on\n")
+    assert load_config(tmp_path / "c.yaml") == {"on": "ray", "compact": True}
+    assert key_line(tmp_path / "c.yaml", "on") == 1
+    assert make_config(PredictConfig, {**NEEDED, **load_config(tmp_path / "c.yaml")}).on == "ray"
 
 
 @pytest.mark.parametrize("pair", ["top_k", "=3", "top_k=[", "x=!!python/object/apply:os.getcwd []"])

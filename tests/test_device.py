@@ -191,6 +191,11 @@ def test_a_dry_run_asks_for_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     assert settle_device(predict_config("in", dry_run=True)).device == "cpu"
 
 
+def test_work_on_this_machines_processes_asks_for_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(commands_device, "count_gpus", no_model)
+    assert settle_device(predict_config("in", on="local")).device == "cpu"
+
+
 def test_the_cluster_is_asked_for_a_job_but_not_for_one_image_nor_for_a_service(
     monkeypatch: pytest.MonkeyPatch, draw_images: Callable[..., list[Path]]
 ) -> None:

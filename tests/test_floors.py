@@ -10,8 +10,12 @@ import subprocess
 import sys
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from imgcls_ray.models.folder import ModelFolder
 
 PACKAGE = Path(__file__).parent.parent / "imgcls_ray"
 MODULES = sorted(PACKAGE.rglob("*.py"))
@@ -261,3 +265,24 @@ except SystemExit as end:
     assert not end.code, end.code
 """
     assert not _loaded_by(code, {"ray", "torch", "timm", "openvino"})
+
+
+def test_a_command_that_labels_on_this_machine_imports_neither_ray_nor_torch(
+    small_model: ModelFolder, tmp_path: Path
+) -> None:
+    (tmp_path / "images").mkdir()
+    for number in range(40):
+        (tmp_path / "images" / f"{number}.jpg").write_bytes(b"no image")
+    options = ["--model", str(small_model.path), "--output", str(tmp_path / "store"), "-sunit_size=16"]
+    options += ["--num-workers", "2", "--batch-size", "16"]
+    code = f"""
+import sys
+from imgcls_ray.cli import main
+sys.argv = ["imgcls", "predict", {str(tmp_path / "images")!r}, *{options}]
+try:
+    main()
+except SystemExit as end:
+    assert end.code == 1, end.code
+"""
+    assert not _loaded_by(code, {"ray", "torch", "timm", "openvino"})
+    assert len(list((tmp_path / "store" / "predictions").glob("0001-*.parquet"))) == 3

@@ -155,8 +155,8 @@ def commands(model: ModelFolder, images: Path, colours: Path, output: Path) -> d
     train |= {"num_workers": 2, "cpus_per_worker": 1, "loader_processes": 1}
     settings = [f"-s{key}={value}" for key, value in train.items()]
     return {
-        "predict": [str(images), "-m", str(model.path), "-o", str(output), "-sunit_size=16"],
-        "evaluate": [str(colours), "-m", str(model.path), "-o", str(output)],
+        "predict": [str(images), "-m", str(model.path), "-o", str(output), "-sunit_size=16", "--on", "ray"],
+        "evaluate": [str(colours), "-m", str(model.path), "-o", str(output), "--on", "ray"],
         "train": [str(colours), "-o", str(output), *settings],
     }
 

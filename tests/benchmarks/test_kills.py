@@ -14,10 +14,16 @@ ROOT = Path(__file__).parent.parent.parent
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
-def test_a_worker_that_dies_costs_at_most_two_units_done_again() -> None:
+@pytest.mark.parametrize("on", ["local", "ray"])
+def test_a_worker_that_dies_costs_at_most_two_units_done_again(on: str) -> None:
     command = [sys.executable, "-m", "benchmarks.kills", "-n", "8000", "--kills", "1", "--stores", "local"]
     done = subprocess.run(
-        [*command, "--victims", "actor"], cwd=ROOT, capture_output=True, text=True, timeout=390, check=False
+        [*command, "--on", on, "--victims", "worker"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=390,
+        check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     [kill] = [json.loads(line) for line in done.stdout.splitlines()]

@@ -202,7 +202,7 @@ def test_a_dataset_on_s3_is_checked_like_a_local_one(tmp_path: Path, s3: S3Serve
     for path in (tmp_path / "data").rglob("*.*"):
         key = f"set/{path.relative_to(tmp_path / 'data')}"
         s3.client().put_object(Bucket=bucket, Key=key, Body=path.read_bytes())
-    # Credentials come from the environment of the workers: a Ray of its own has them.
+    # Credentials come from the environment of the workers: processes of its own have them.
     command = [str(IMGCLS), "check", f"s3://{bucket}/set", "--output", str(tmp_path / "out")]
     keys = {"AWS_ACCESS_KEY_ID": s3.access_key, "AWS_SECRET_ACCESS_KEY": s3.secret_key}
     environment = {**os.environ, **keys, "AWS_ENDPOINT_URL": s3.endpoint_url, "AWS_EC2_METADATA_DISABLED": "true"}

@@ -1,4 +1,4 @@
-"""The bulk job on a real Ray: every input one row, from its own bytes, whatever stands beside it or happens to it."""
+"""The bulk job, in processes and on a real Ray: every input one row, from its own bytes, whatever happens to it."""
 
 from __future__ import annotations
 
@@ -40,14 +40,18 @@ if TYPE_CHECKING:
     from imgcls_ray.store.label_store import LabelStore
 
 pytestmark = pytest.mark.usefixtures("ray_session")
+ON_BOTH = pytest.mark.parametrize("label", ["local", "ray"], indirect=True)
+ON_RAY = pytest.mark.parametrize("label", ["ray"], indirect=True)
 
 
 @pytest.fixture
-def label(small_model: ModelFolder, tmp_path: Path) -> Callable[..., PredictReport]:
+def label(small_model: ModelFolder, tmp_path: Path, request: pytest.FixtureRequest) -> Callable[..., PredictReport]:
+    on = getattr(request, "param", "local")
+
     def run(**values: Any) -> PredictReport:
         paths = {"input": tmp_path / "images", "model": small_model.path, "output": tmp_path / "store"}
-        # Several units, and so Ray: what these few images take would be one.
-        values = {**paths, "batch_size": 8, "unit_size": 16, **values}
+        # Several units, and so several workers: what these few images take would be one.
+        values = {**paths, "batch_size": 8, "unit_size": 16, "on": on, **values}
         config = make_config(PredictConfig, {k: str(v) if hasattr(v, "parts") else v for k, v in values.items()})
         return predict(config, Console(stderr=True, force_terminal=False))
 
@@ -83,6 +87,7 @@ def break_some(images: list[Path]) -> dict[str, str]:
     return spoilt
 
 
+@ON_BOTH
 def test_every_input_has_one_row_with_its_own_label(
     label: Callable[..., PredictReport],
     draw_images: Callable[..., list[Path]],
@@ -125,6 +130,7 @@ def test_a_second_run_has_nothing_to_do_and_a_third_takes_what_is_new_or_changed
     assert verify(tmp_path / "store") == []
 
 
+@ON_BOTH
 def test_an_open_run_is_finished_and_only_its_missing_units_are_done_again(
     label: Callable[..., PredictReport], draw_images: Callable[..., list[Path]], tmp_path: Path
 ) -> None:
@@ -225,6 +231,7 @@ def pids_of_workers(stage: str) -> list[int]:
     return pids
 
 
+@ON_BOTH
 def test_embedding_and_logits_are_columns(
     label: Callable[..., PredictReport], draw_images: Callable[..., list[Path]], tmp_path: Path
 ) -> None:
@@ -293,6 +300,7 @@ def test_too_large_an_error_rate_fails_the_job(
         report.check_errors(0.05)
 
 
+@ON_BOTH
 def test_an_input_that_fails_again_and_again_does_not_fail_every_run(
     label: Callable[..., PredictReport], draw_images: Callable[..., list[Path]], tmp_path: Path
 ) -> None:
@@ -315,6 +323,7 @@ def test_a_run_with_nothing_to_label_has_not_failed(
     label().check_errors(0)
 
 
+@ON_BOTH
 def test_an_image_that_changed_after_planning_is_told_and_planned_again(
     label: Callable[..., PredictReport],
     draw_images: Callable[..., list[Path]],
@@ -349,6 +358,15 @@ def test_another_models_store_is_refused(
         label(top_k=2)
 
 
+def test_more_workers_than_cores_are_refused_on_one_machine(
+    label: Callable[..., PredictReport], draw_images: Callable[..., list[Path]]
+) -> None:
+    draw_images(64)
+    with pytest.raises(ResourceError, match=r"num_workers=10000 needs 10000 CPUs"):
+        label(num_workers=10_000)
+
+
+@ON_RAY
 def test_what_cannot_run_is_refused_with_the_numbers(
     label: Callable[..., PredictReport], draw_images: Callable[..., list[Path]]
 ) -> None:
@@ -370,6 +388,7 @@ def test_a_missing_input_or_model_is_refused_before_anything_is_made(
     assert not (tmp_path / "store").exists()
 
 
+@ON_BOTH
 def test_a_worker_that_cannot_write_ends_the_job_with_the_reason(
     label: Callable[..., PredictReport],
     draw_images: Callable[..., list[Path]],
@@ -389,6 +408,7 @@ def test_a_worker_that_cannot_write_ends_the_job_with_the_reason(
     assert "\n" not in str(caught.value)
 
 
+@ON_BOTH
 def test_a_worker_that_cannot_start_ends_the_job_with_the_reason(
     label: Callable[..., PredictReport],
     draw_images: Callable[..., list[Path]],

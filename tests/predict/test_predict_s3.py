@@ -90,7 +90,7 @@ def imgcls(
 
 
 def run_beside(*args: object, **environment: str) -> Ended:
-    """Run the command in a process of its own, with Ray."""
+    """Run the command in a process of its own."""
     command = [str(IMGCLS), *map(str, args)]
     done = subprocess.run(
         command, env={**os.environ, **environment}, capture_output=True, text=True, timeout=200, check=False
