@@ -31,6 +31,7 @@ def main() -> None:
     parser.add_argument("images", type=Path, metavar="DIR", help="folder of JPEG files")
     parser.add_argument("--model", type=Path, required=True, help="model folder")
     parser.add_argument("--cold", action="store_true", help="without the engine's conversion kept from an earlier run")
+    parser.add_argument("--on", choices=("auto", "local", "ray"), default="auto", help="[default: auto]")
     parser.add_argument("--work", type=Path, help="where the store is made for a while [default: the system's]")
     args = parser.parse_args()
     images = list_images(args.images)
@@ -42,7 +43,7 @@ def main() -> None:
         if not args.cold:
             keep_conversion(args.model, images[0], environment)
         store = Path(temporary, "store")
-        command = imgcls("predict", args.images, "--model", args.model, "--output", store)
+        command = imgcls("predict", args.images, "--model", args.model, "--output", store, "--on", args.on)
         start, wall_start = time.perf_counter(), time.time()
         with watched_job(command, environment) as (job, watch):
             exit_code = job.wait()
@@ -51,7 +52,7 @@ def main() -> None:
     num_rows = sum(part.num_rows for part in parts)
     if exit_code or num_rows != len(images):
         sys.exit(f"imgcls predict: exit code {exit_code}, {num_rows:,} rows for {len(images):,} images")
-    about = {"model": args.model.name, "images": num_rows, "conversion": "made" if args.cold else "kept"}
+    about = {"model": args.model.name, "images": num_rows, "on": args.on, "conversion": "made" if args.cold else "kept"}
     emit("ours", "steady_rate", steady_rate(parts), "images/s", **about)
     emit("ours", "whole_job_rate", num_rows / seconds, "images/s", **about)
     emit("ours", "first_part", parts[0].time - wall_start, "s", **about)

@@ -52,7 +52,7 @@ from imgcls_ray.store.retrying import LIMITS, LIMITS_FIELD, RETRIED_FIELD, Retry
 from imgcls_ray.store.schema import STATUS_OK
 from imgcls_ray.words import counted
 from imgcls_ray.workers.pool import is_on_cluster, is_on_ray
-from imgcls_ray.workers.prepare import check_resources, local_pool, prepare_locally, start_classifiers
+from imgcls_ray.workers.prepare import check_resources, local_pool, start_classifiers, start_locally
 from imgcls_ray.workers.progress import label_progress
 from imgcls_ray.workers.ray_metrics import RayMetrics
 from imgcls_ray.workers.stopping import interrupt_on_stop
@@ -331,7 +331,7 @@ class _Job:
             self._task_of(report),
             pool,
             what_now=f"; {kept}",
-            # A single unit has all cores, where its images are there faster than one of them decodes.
+            # A single unit has the machine to itself.
             num_threads=available_cores() if is_alone else 1,
         )
         others: set[int] = set()
@@ -369,8 +369,8 @@ class _Job:
 
     def _local_pool(self) -> LocalPool:
         """For a single unit, wherever others would be labelled: Ray's start would take longer."""
-        prepare_locally(self._local, self._config, self._folder, embedding=self._config.embedding)
-        return self._local
+        config = self._config
+        return start_locally(config, self._local, self._folder, embedding=config.embedding, num_workers=1)
 
     def _start(self) -> Pool:
         if self._pool is None:

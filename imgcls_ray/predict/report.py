@@ -34,7 +34,7 @@ class RunReport:
     codes: Counter[str] = field(default_factory=Counter)
     """Images of the whole run per status."""
     seconds: float = 0.0
-    """Labelling in this command, the start of Ray and of the workers included."""
+    """Labelling in this command, the start of the workers included."""
     images_per_s: float | None = None
     """Of the running workers: from the first unit that was done to the last; ``None`` where that is seconds."""
     stages: StageSeconds = field(default_factory=StageSeconds)

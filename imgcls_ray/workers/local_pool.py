@@ -11,20 +11,19 @@ import json
 import logging
 import pickle
 import selectors
-import socket
 from collections import deque
 from contextlib import suppress
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Self
 
 from imgcls_ray.errors import JobFailedError
-from imgcls_ray.words import counted
 from imgcls_ray.workers import local_worker
 from imgcls_ray.workers.board import LocalBoard
-from imgcls_ray.workers.child import LENGTH, ChildDiedError
+from imgcls_ray.workers.child import ChildDiedError
 from imgcls_ray.workers.forks import ForkServer, ForkServerDiedError
-from imgcls_ray.workers.local_worker import BLOCKS_IN_HAND, MAX_WORDS_BYTES, NUM_DEATHS, read_failure
-from imgcls_ray.workers.packing import from_ipc, to_ipc
+from imgcls_ray.workers.local_process import WorkerProcess
+from imgcls_ray.workers.local_worker import BLOCKS_IN_HAND, MAX_WORDS_BYTES, read_failure
+from imgcls_ray.workers.packing import from_ipc
 from imgcls_ray.workers.ray_cluster import WorkerPlan
 from imgcls_ray.workers.worker import Block
 
@@ -32,7 +31,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from types import TracebackType
 
-    from imgcls_ray.workers.board import Stage
     from imgcls_ray.workers.forks import Fork
     from imgcls_ray.workers.worker import Work
 
@@ -40,8 +38,6 @@ logger = logging.getLogger(__name__)
 
 # Of a network's conversion on a busy machine.
 _CALL_TIMEOUT_S = 3600.0
-_MAX_MESSAGE_BYTES = 256 * 2**20
-_RECEIVE_BYTES = 256 * 2**10
 # A block is given up when it has ended five workers. This is for workers that end before they begin one, as those do
 # for whose model there is no memory: so many for each worker, without a block done in between.
 _MAX_DEATHS_IN_VAIN = 5
@@ -72,7 +68,10 @@ class LocalPool:
 
     def load(self) -> None:
         """Begin to load what workers need; whoever needs them waits for it."""
-        if self._server is None or self._server.is_gone:
+        if self._server is not None and self._server.is_gone:
+            self._server.close()
+            self._server = None
+        if self._server is None:
             self._server = ForkServer(self._module, self._function, keeps_memory=False)
 
     def fork(self) -> Fork:
@@ -116,55 +115,6 @@ class LocalPool:
         self.board.stop()
 
 
-class _Worker:
-    """One process that does blocks, as its parent sees it. Nothing here waits for it."""
-
-    def __init__(self, fork: Fork, setup: bytes) -> None:
-        self.fork = fork
-        self.in_hand: dict[int, Block] = {}
-        self.begun: set[tuple[Stage, str]] = set()
-        self.is_ready = False
-        self._incoming, self._outgoing = bytearray(), bytearray()
-        self.send(setup)
-
-    @property
-    def events(self) -> int:
-        """What to wait for."""
-        return selectors.EVENT_READ | (selectors.EVENT_WRITE if self._outgoing else 0)
-
-    def give(self, block: Block, num_deaths: int) -> None:
-        self.in_hand[block.number] = block
-        self.send(local_worker.BLOCK + NUM_DEATHS.pack(num_deaths) + to_ipc(block.to_table()))
-
-    def send(self, message: bytes) -> None:
-        self._outgoing += LENGTH.pack(len(message)) + message
-        self.flush()
-
-    def flush(self) -> None:
-        """Give the system what it takes at once."""
-        with suppress(BlockingIOError, BrokenPipeError, ConnectionResetError):  # a death is seen when it is read from
-            del self._outgoing[: self.fork.connection.send(self._outgoing, socket.MSG_DONTWAIT)]
-
-    def receive(self) -> bool:
-        """Take what is there; False when no more will come."""
-        with suppress(ConnectionResetError):
-            data = self.fork.connection.recv(_RECEIVE_BYTES, socket.MSG_DONTWAIT)
-            self._incoming += data
-            # What says more than a worker has to say is none any more.
-            return bool(data) and len(self._incoming) <= _MAX_MESSAGE_BYTES
-        return False
-
-    def messages(self) -> Iterator[tuple[bytes, bytes]]:
-        """What has come whole: kind and content."""
-        while len(self._incoming) >= LENGTH.size:
-            end = LENGTH.size + LENGTH.unpack_from(self._incoming)[0]
-            if len(self._incoming) < end:
-                return
-            message = bytes(self._incoming[LENGTH.size : end])
-            del self._incoming[:end]
-            yield message[:1], message[1:]
-
-
 class _Run:
     """Some blocks on the processes of a pool."""
 
@@ -175,7 +125,7 @@ class _Run:
         self._blocks = iter(blocks)
         self._waiting: deque[Block] = deque()
         self._setup = local_worker.WORK + pickle.dumps(make_work)
-        self._workers: list[_Worker] = []
+        self._workers: list[WorkerProcess] = []
         self._num_in_vain = self._num_held_back = 0
         self._selector = selectors.DefaultSelector()
 
@@ -214,7 +164,7 @@ class _Run:
         for worker in self._workers:
             self._selector.modify(worker.fork.connection, worker.events, worker)
 
-    def _whose_turn(self) -> _Worker | None:
+    def _whose_turn(self) -> WorkerProcess | None:
         """Who gets the next block: whoever has none; a second one only if others who have none get theirs as well."""
         free = [worker for worker in self._workers if worker.is_ready and len(worker.in_hand) < BLOCKS_IN_HAND]
         worker = min(free, key=lambda worker: len(worker.in_hand), default=None)
@@ -223,7 +173,7 @@ class _Run:
 
     def _add_worker(self) -> None:
         try:
-            worker = _Worker(self._pool.fork(), self._setup)
+            worker = WorkerProcess(self._pool.fork(), self._setup)
         except (ForkServerDiedError, OSError) as error:
             self._count_in_vain(error)
             return
@@ -238,7 +188,7 @@ class _Run:
                 f"one with {_words(death)}{self._what_now}"
             ) from death
 
-    def _attend(self, worker: _Worker, events: int) -> Iterator[Block]:
+    def _attend(self, worker: WorkerProcess, events: int) -> Iterator[Block]:
         if events & selectors.EVENT_WRITE:
             worker.flush()
         if not events & selectors.EVENT_READ:
@@ -252,13 +202,13 @@ class _Run:
                 if not block.skipped_by:
                     yield block
             elif kind == local_worker.FAILED:
-                raise read_failure(content, self._what_now)
+                raise read_failure(content, "a worker failed for good: ", self._what_now)
             else:
                 self._note(worker, kind, content)
         if not is_there:
             self._bury(worker)
 
-    def _note(self, worker: _Worker, kind: bytes, content: bytes) -> None:
+    def _note(self, worker: WorkerProcess, kind: bytes, content: bytes) -> None:
         if kind == local_worker.READY:
             worker.is_ready = True
             return
@@ -270,7 +220,7 @@ class _Run:
             self._board.end(stage, unit)
             worker.begun.discard((stage, unit))
 
-    def _bury(self, worker: _Worker) -> None:
+    def _bury(self, worker: WorkerProcess) -> None:
         """Have what a dead worker had in hand done by others."""
         self._selector.unregister(worker.fork.connection)
         self._workers.remove(worker)
@@ -281,20 +231,20 @@ class _Run:
             death = error
             for stage, unit in worker.begun:
                 self._board.take_back(stage, unit)
-            worker.begun.clear()
         if self._board.is_stopped():
             return
-        logger.warning(
-            "a worker process ended (%s); %s done again", _words(death), counted(len(worker.in_hand), "unit")
-        )
+        titles = ", ".join(block.title for block in worker.in_hand.values())
+        logger.warning("a worker process ended (%s)%s", _words(death), titles and f"; done again: {titles}")
         self._waiting.extendleft(reversed(worker.in_hand.values()))
-        if not worker.begun:
+        if isinstance(death, ForkServerDiedError):
+            self._count_in_vain(death)
+        elif not worker.begun:
             # Where there is no room for as many, another one would end the same way, again and again.
             self._num_held_back += 1
             self._count_in_vain(death)
 
     def _tell_stop(self) -> None:
-        self._board.notice.recv(_RECEIVE_BYTES)
+        self._board.notice.recv(1)
         for worker in self._workers:
             worker.send(local_worker.STOP)
 

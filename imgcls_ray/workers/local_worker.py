@@ -57,6 +57,7 @@ def serve_workers() -> NoReturn:
 
 
 def _prepare() -> Callable[[], None]:
+    # Besides this process's one thread there is one of Arrow's allocator, which stops and starts it around a fork.
     load_decoders()
     return _serve
 
@@ -148,19 +149,19 @@ def write_failure(error: BaseException) -> bytes:
     return json.dumps({"kind": kind, "words": words[: MAX_WORDS_BYTES // 8], "trace": trace}).encode()
 
 
-def read_failure(told: bytes, what_now: str = "") -> ImgclsError:
+def read_failure(told: bytes, before: str = "", after: str = "") -> ImgclsError:
     """What ``write_failure`` wrote, as the error that ends the job: of the kind of the worker's own, if it is ours.
 
     Its cause has the worker's traceback.
 
     Args:
         told: by a worker.
-        what_now: for people, after what went wrong.
+        before, after: for people, around what it says.
     """
     failure = json.loads(told)
     kind = getattr(errors, failure["kind"], None)
     if not (isinstance(kind, type) and issubclass(kind, ImgclsError)):
         kind = JobFailedError
-    error = kind(f"a worker failed for good: {' '.join(failure['words'].split())}{what_now}")
+    error = kind(f"{before}{' '.join(failure['words'].split())}{after}")
     error.__cause__ = RuntimeError(failure["trace"])
     return error

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_LOADS = ", each loads the model"
+
 
 def check_resources(
     config: OnDevice | RunsBlocks, *, num_workers: int | None, num_gpus: int = 0, some_gpus: str = ""
@@ -83,7 +85,7 @@ def start_workers(config: CheckConfig, local: LocalPool) -> Pool:
     if is_on_ray(config):
         start_ray(uses_gpus=False)
         pool = RayPool(plan_workers(config.num_workers, 0))
-    _tell_of_start(pool, local, "")
+    _tell_of_start(pool.plan.num_cpu_workers, "", on_ray=is_on_ray(config))
     return pool
 
 
@@ -107,25 +109,30 @@ def start_classifiers(
     Raises:
         ResourceError: more workers than can run, with the numbers.
     """
-    pool: Pool = local
-    if is_on_ray(config):
-        pool = _start_classifiers_on_ray(config, folder, embedding=embedding, num_gpus=num_gpus)
-    else:
-        prepare_locally(local, config, folder, embedding=embedding)
-    _tell_of_start(pool, local, ", each loads the model")
+    if not is_on_ray(config):
+        return start_locally(config, local, folder, embedding=embedding)
+    pool = _start_on_ray(config, folder, embedding=embedding, num_gpus=num_gpus)
+    _tell_of_start(pool.plan.num_cpu_workers + pool.plan.num_gpu_workers, _LOADS, on_ray=True)
     return pool
 
 
-def prepare_locally(
-    local: LocalPool, config: EvaluateConfig | PredictConfig, folder: ModelFolder, *, embedding: bool = False
-) -> None:
-    """Convert the network for processes of the local pool, if it has not been."""
+def start_locally(
+    config: EvaluateConfig | PredictConfig,
+    local: LocalPool,
+    folder: ModelFolder,
+    *,
+    embedding: bool = False,
+    num_workers: int | None = None,
+) -> LocalPool:
+    """As ``start_classifiers``, on the local pool, of which so many workers will be needed, or all."""
     tell_of_conversion(folder, config.engine, "cpu", embedding)
     if not is_engine_prepared(folder, config.engine, "cpu", embedding):
         local.call(partial(prepare_engine, folder, config.engine, "cpu", embedding))
+    _tell_of_start(num_workers or local.plan.num_cpu_workers, _LOADS, on_ray=False)
+    return local
 
 
-def _start_classifiers_on_ray(
+def _start_on_ray(
     config: EvaluateConfig | PredictConfig, folder: ModelFolder, *, embedding: bool, num_gpus: int
 ) -> RayPool:
     # Converting a network takes as long as Ray's start and most of a gigabyte: another process beside it does that, and
@@ -145,7 +152,10 @@ def _start_classifiers_on_ray(
     return RayPool(plan_workers(config.num_workers, num_gpus or (None if config.uses_gpus else 0)))
 
 
-def _tell_of_start(pool: Pool, local: LocalPool, what_they_do: str) -> None:
-    num_workers = counted(pool.plan.num_cpu_workers + pool.plan.num_gpu_workers, "worker")
-    place = "processes of this machine" if pool is local else "Ray"
-    logger.info("starting %s (%s)%s", num_workers, place, what_they_do)
+def _tell_of_start(num_workers: int, what_they_do: str, *, on_ray: bool) -> None:
+    workers = (
+        f"{counted(num_workers, 'worker')} on Ray"
+        if on_ray
+        else f"{counted(num_workers, 'process', 'processes')} on this machine"
+    )
+    logger.info("starting %s%s", workers, what_they_do)

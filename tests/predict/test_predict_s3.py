@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from tests.s3.server import S3Server
 
 IMGCLS = Path(sys.executable).with_name("imgcls")
-_OF_THE_JOB = re.compile(r" INFO (run 0|starting Ray on this machine|starting \d+ workers)")
+_OF_THE_JOB = re.compile(r" INFO (run 0|starting Ray on this machine|starting \d+ (workers|process))")
 
 
 class Ended(NamedTuple):

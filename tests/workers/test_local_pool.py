@@ -313,7 +313,7 @@ def test_a_function_is_called_in_a_process_that_ends(pool: LocalPool, tmp_path: 
 
 
 def test_a_function_that_fails_fails_the_caller(pool: LocalPool) -> None:
-    with pytest.raises(StorageError, match=r"the cache is full; make room$"):
+    with pytest.raises(StorageError, match=r"^the cache is full; make room$"):
         pool.call(local_works.fail_to_convert)
     with pytest.raises(JobFailedError, match=r"ended: signal 9$"):
         pool.call(local_works.die_converting)
