@@ -201,7 +201,7 @@ def job(s3: S3Server, small_model: ModelFolder, tmp_path_factory: pytest.TempPat
     s3.client().create_bucket(Bucket=bucket)
     upload(s3, bucket, images, "in/")
     upload(s3, bucket, [path for path in small_model.path.iterdir() if path.is_file()], "models/small/")
-    options = ("--batch-size", "16", "-s", "unit_size=16")
+    options = ("--batch-size", "16", "-s", "unit_size=16", "--on", "ray")
     args = ("predict", f"s3://{bucket}/in/", "-m", f"s3://{bucket}/models/small", "-o", f"s3://{bucket}/store")
     # Not below the folder of the tests: the path of a socket has at most 107 bytes.
     ray_folder = Path(tempfile.mkdtemp(prefix="ik-"))

@@ -75,7 +75,7 @@ def test_two_blocks_are_one_for_each_of_two_workers(pool: LocalPool, told: Calla
     results = pool.run([block(0, "wait"), block(1, "wait")], told)
 
     def let_both_go() -> None:
-        wait_until(lambda: len(begun(tmp_path)) == 2, 60)
+        wait_until(lambda: sum(begun(tmp_path).values()) == 2, 60)
         (tmp_path / "go").touch()
 
     threading.Thread(target=let_both_go).start()
@@ -194,7 +194,7 @@ def test_the_end_of_what_workers_are_forked_from_costs_no_image_and_blames_none(
 
 
 def kill_server_when_two_work(pool: LocalPool, log: Path) -> None:
-    wait_until(lambda: len(begun(log)) == 2, 60)
+    wait_until(lambda: sum(begun(log).values()) == 2, 60)
     workers = [psutil.Process(int((log / str(number)).read_text())) for number in begun(log)]
     server = pool._server
     assert server is not None
@@ -227,7 +227,7 @@ def test_a_stop_ends_when_what_was_begun_is_done(told: Callable[[], Told], tmp_p
         results = pool.run([block(number, "wait") for number in range(100)], told)
 
         def stop() -> None:
-            wait_until(lambda: len(begun(tmp_path)) == 2, 60)
+            wait_until(lambda: sum(begun(tmp_path).values()) == 2, 60)
             pool.stop()
             time.sleep(0.3)
             (tmp_path / "go").touch()
@@ -250,7 +250,7 @@ def test_a_worker_that_dies_after_a_stop_is_not_waited_for(told: Callable[[], To
         results = pool.run([block(number, "wait") for number in range(9)], told)
 
         def stop_and_kill() -> None:
-            wait_until(lambda: len(begun(tmp_path)) == 1, 60)
+            wait_until(lambda: sum(begun(tmp_path).values()) == 1, 60)
             pool.stop()
             [log] = (tmp_path / str(number) for number in begun(tmp_path))
             os.kill(int(log.read_text()), signal.SIGKILL)
@@ -289,7 +289,7 @@ def test_a_pool_that_still_loads_ends_at_once() -> None:
 def test_a_killed_command_leaves_no_process(tmp_path: Path) -> None:
     code = f"from {local_works.__name__} import main; main({str(tmp_path)!r})"
     with subprocess.Popen([sys.executable, "-c", code]) as command:
-        wait_until(lambda: len(begun(tmp_path)) == 2, 60)
+        wait_until(lambda: sum(begun(tmp_path).values()) == 2, 60)
         processes = psutil.Process(command.pid).children(recursive=True)
         command.kill()
     assert len(processes) == 3
