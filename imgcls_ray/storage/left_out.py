@@ -47,7 +47,7 @@ class Unlisted(NamedTuple):
 
 @dataclass
 class ListingCounts:
-    """Numbers of files that a listing skipped, for the summary."""
+    """Numbers of files that a listing skipped, for the summary; and what it can tell of inputs that it lacks."""
 
     by_name: Counter[str] = field(default_factory=Counter)
     """Number of files and folders that were left out by their names, by the rule of ``names`` that did it; the content
@@ -63,13 +63,13 @@ class ListingCounts:
     unlisted: list[Unlisted] = field(default_factory=list)
     """Folders that could not be listed: the first hundred."""
     num_unlisted: int = 0
-    places: list[ListedPlace] = field(default_factory=list)
+    places: list[ListedPlace] = field(default_factory=list, compare=False)
     """Folders, prefixes and patterns that the listing goes through; all of them are told before its first file."""
-    has_list: bool = False
+    has_list: bool = field(default=False, compare=False)
     """Whether a list named some of the files, which may be there or not."""
-    passed_over: dict[str, None] = field(default_factory=dict)
+    passed_over: dict[str, None] = field(default_factory=dict, compare=False)
     """Paths or URIs of files and folders that are not listed, for another reason than their names; the first ones."""
-    is_passed_over_whole: bool = True
+    is_passed_over_whole: bool = field(default=True, compare=False)
     """Whether these are all."""
 
     def lines(self) -> list[str]:
