@@ -11,27 +11,30 @@ import logging
 import time
 from contextlib import nullcontext
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from imgcls_ray.errors import InputError, StoppedError
-from imgcls_ray.inputs.absence import ListedIn
-from imgcls_ray.inputs.listing import check_inputs, is_any_list, is_single_file, list_inputs
+from imgcls_ray.errors import StoppedError
 from imgcls_ray.machine import available_cores
 from imgcls_ray.models.engines.load import check_engine
 from imgcls_ray.models.open import open_model
-from imgcls_ray.options import decode_limits, fetch_limits, name_rules, s3_options
+from imgcls_ray.options import decode_limits, fetch_limits, s3_options
 from imgcls_ray.predict.exporters import Exporter, ProgressFile, TextFile, check_text_file, exporting
 from imgcls_ray.predict.label import LabelTask, serve_labelling
-from imgcls_ray.predict.like import list_like, open_like
 from imgcls_ray.predict.metrics import BulkMetrics
+from imgcls_ray.predict.planning import (
+    about_inputs,
+    input_error_of,
+    limits_of,
+    listed_in,
+    planned_inputs,
+    recorded_inputs,
+)
 from imgcls_ray.predict.report import PredictReport, RunReport
 from imgcls_ray.predict.runs import work_off
 from imgcls_ray.predict.units import label_units
 from imgcls_ray.storage import open_directory
 from imgcls_ray.storage.create_only import prove_create_only
-from imgcls_ray.storage.files import absolute_path, path_from_uri, uri_from_path
-from imgcls_ray.storage.http import is_url
-from imgcls_ray.storage.names import NameRules
+from imgcls_ray.storage.files import absolute_path
 from imgcls_ray.storage.s3 import is_s3
 from imgcls_ray.store.compact import compact_after_run
 from imgcls_ray.store.delta_log import read_summary
@@ -45,10 +48,7 @@ from imgcls_ray.store.label_store import (
     open_store,
 )
 from imgcls_ray.store.lease import hold_lease
-from imgcls_ray.store.plan import Spool, cpu_ms_per_image, images_in, unanswered, unit_sizes, write_plan
-from imgcls_ray.store.planner import plan_ahead
-from imgcls_ray.store.presence_changes import PresenceChanges
-from imgcls_ray.store.retrying import LIMITS, LIMITS_FIELD, RETRIED_FIELD, RetryRules
+from imgcls_ray.store.plan import cpu_ms_per_image, images_in, unit_sizes, write_plan
 from imgcls_ray.store.schema import STATUS_OK
 from imgcls_ray.words import counted
 from imgcls_ray.workers.pool import is_on_cluster, is_on_ray
@@ -58,18 +58,13 @@ from imgcls_ray.workers.ray_metrics import RayMetrics
 from imgcls_ray.workers.stopping import interrupt_on_stop
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-    from contextlib import AbstractContextManager
-
     from rich.console import Console
 
     from imgcls_ray.config import PredictConfig
-    from imgcls_ray.json_files import Json
     from imgcls_ray.models.folder import ModelFolder
-    from imgcls_ray.storage.files import FileInfo
     from imgcls_ray.storage.left_out import ListingCounts
-    from imgcls_ray.storage.s3 import S3Options
-    from imgcls_ray.store.label_store import PlanRecord, RunRecord
+    from imgcls_ray.store.label_store import RunRecord
+    from imgcls_ray.store.plan import Spool
     from imgcls_ray.store.schema import Unit
     from imgcls_ray.workers.local_pool import LocalPool
     from imgcls_ray.workers.pool import Pool
@@ -80,7 +75,6 @@ logger = logging.getLogger(__name__)
 _SMALLEST_UNIT_S, _LARGEST_UNIT_S = 2.0, 10.0
 # Pixels of a unit cross Ray's object store as one block on the way to a GPU.
 _MAX_BLOCK_BYTES = 128 * 2**20
-_INPUTS_RECORDED = 100
 
 
 def predict(config: PredictConfig, console: Console) -> PredictReport:
@@ -105,7 +99,7 @@ def _predict(config: PredictConfig, console: Console, start: float, local: Local
     s3 = s3_options(config)
     folder = open_model(config.model, s3)
     check_engine(folder, config.engine, "gpu" if config.uses_gpus else "cpu", config.embedding)
-    input_error = _input_error(config, s3)
+    input_error = input_error_of(config, s3)
     directory = open_directory(config.output, s3)
     identity = _identity(config, folder)
     report = PredictReport(directory.uri)
@@ -117,7 +111,7 @@ def _predict(config: PredictConfig, console: Console, start: float, local: Local
         raise input_error
     if config.dry_run:
         report.num_left_open = _count_left_open(store) if store is not None else 0
-        with _planned(config, store, report, config.limit) as plans:
+        with planned_inputs(config, store, report, config.limit) as plans:
             for _ in plans:
                 pass
         return report
@@ -135,7 +129,9 @@ def _predict(config: PredictConfig, console: Console, start: float, local: Local
         work_off(
             store,
             job,
-            lambda limit: _planned(config, store, report, limit) if input_error is None else nullcontext(iter(())),
+            lambda limit: (
+                planned_inputs(config, store, report, limit) if input_error is None else nullcontext(iter(()))
+            ),
             report,
             limit=config.limit,
         )
@@ -160,16 +156,6 @@ def _count_left_open(store: LabelStore) -> int:
     )
 
 
-def _input_error(config: PredictConfig, s3: S3Options) -> InputError | None:
-    try:
-        if config.like is not None:
-            open_like(config.like, config.output, s3)
-        check_inputs(config.inputs, s3, uri_column=config.uri_column)
-    except InputError as error:
-        return error
-    return None
-
-
 def _identity(config: PredictConfig, folder: ModelFolder) -> StoreIdentity:
     spec = folder.spec
     return StoreIdentity(
@@ -180,83 +166,6 @@ def _identity(config: PredictConfig, folder: ModelFolder) -> StoreIdentity:
         embedding=config.embedding,
         logits=config.logits,
     )
-
-
-def _planned(
-    config: PredictConfig, store: LabelStore | None, report: PredictReport, limit: int | None
-) -> AbstractContextManager[Iterator[Spool]]:
-    """The inputs that the store does not answer, plan by plan; counts go to the report."""
-    files = _listed(config, report)
-    own_runs = frozenset(run.run for run in report.runs)
-    rules = RetryRules(store, _limits(config), frozenset(config.retry), own_runs) if store else None
-    # What is listed up to a limit says nothing of what is behind it.
-    if store is not None and config.limit is None:
-        report.presence = PresenceChanges(report.listing, is_empty_trusted=config.accept_missing)
-    planned = unanswered(files, store, report.plan, rules, report.presence)
-    return plan_ahead(planned, limit=limit, presence=report.presence)
-
-
-def _listed(config: PredictConfig, report: PredictReport) -> Iterable[FileInfo]:
-    """All inputs, sorted by URI."""
-    s3 = s3_options(config)
-    if config.like is not None:
-        return list_like(open_like(config.like, config.output, s3))
-    return list_inputs(
-        config.inputs,
-        report.listing,
-        s3,
-        leave_out=open_directory(config.output, s3).uri,
-        names=name_rules(config),
-        uri_column=config.uri_column,
-    )
-
-
-def _limits(config: PredictConfig) -> dict[str, Any]:
-    return config.model_dump(include=set(LIMITS))
-
-
-def _place_of(config: PredictConfig) -> str | list[str]:
-    """INPUTs that every process understands, wherever it runs: what a missing image's storage is told by.
-
-    Lists name their inputs wherever these are; and of several INPUTs, files that were given do, too. The only INPUT is
-    a text, of several those that are left are a list.
-    """
-    s3 = s3_options(config)
-    places = [source for source in config.inputs if not is_any_list(source, s3, uri_column=config.uri_column)]
-    if len(config.inputs) > 1:
-        places = [source for source in places if not is_single_file(source, s3)]
-    absolute = [
-        source if is_s3(source) or is_url(source) else uri_from_path(absolute_path(path_from_uri(source)))
-        for source in places
-    ]
-    return absolute[0] if len(config.inputs) == 1 and absolute else absolute
-
-
-def _recorded(inputs: tuple[str, ...]) -> str | list[str]:
-    """INPUTs for a record; of the many names that a shell may find, the first ones."""
-    if len(inputs) == 1:
-        return inputs[0]
-    more = [f"and {len(inputs) - _INPUTS_RECORDED:,} more"] if len(inputs) > _INPUTS_RECORDED else []
-    return [*inputs[:_INPUTS_RECORDED], *more]
-
-
-def _recorded_input(config: PredictConfig) -> dict[str, Json]:
-    """What a plan says of where its inputs come from."""
-    if config.like is None:
-        return {"input": _recorded(config.inputs)}
-    return {"input": [], "like": open_directory(config.like, s3_options(config)).uri}
-
-
-def _listed_in(plan: PlanRecord) -> ListedIn | None:
-    """Where the inputs of a plan were listed, if that is known."""
-    # Where an earlier command listed its inputs is not where this one does.
-    place = plan.get("place", plan.get("input", ""))
-    places = (place,) if isinstance(place, str) else tuple(place)
-    # Plans of earlier versions hold the input as it was typed, which may count from another folder.
-    if not all(is_s3(source) or path_from_uri(source).startswith("/") for source in places):
-        return None
-    names = NameRules.given(plan.get("include", ()), plan.get("exclude"))
-    return ListedIn(places, names, is_only=isinstance(place, str))
 
 
 class _Job:
@@ -289,7 +198,7 @@ class _Job:
             batch_size=config.batch_size,
             decode_limits=decode_limits(config),
             fetch_limits=fetch_limits(config),
-            limits=_limits(config),
+            limits=limits_of(config),
         )
 
     def write_plan(self, planned: Spool, run: int) -> None:
@@ -299,15 +208,7 @@ class _Job:
             planned,
             run=run,
             sizes=self._unit_sizes(planned.num_images, self._num_workers(planned.num_images)),
-            about={
-                **_recorded_input(self._config),
-                "place": _place_of(self._config),
-                "include": list(self._config.include),
-                "exclude": None if self._config.exclude is None else list(self._config.exclude),
-                "left_out": self._counts.to_record(),
-                RETRIED_FIELD: sorted(self._config.retry),
-                LIMITS_FIELD: _limits(self._config),
-            },
+            about={**about_inputs(self._config), "left_out": self._counts.to_record()},
         )
 
     def label_units(self, units: list[Unit], report: RunReport) -> set[int]:
@@ -358,7 +259,7 @@ class _Job:
         return others
 
     def _task_of(self, report: RunReport) -> LabelTask:
-        listed = None if self._config.accept_missing else _listed_in(report.plan)
+        listed = None if self._config.accept_missing else listed_in(report.plan)
         return dataclasses.replace(self._task, listed=listed)
 
     def _stopped(self, report: RunReport, num_done: int) -> StoppedError:
@@ -406,7 +307,7 @@ class _Job:
     def describe_run(self, report: RunReport) -> RunRecord:
         """The record of a finished run."""
         packages = ("imgcls-ray", "ray", "torch", "torchvision", "timm", "openvino", "pillow", "pyarrow")
-        source = report.plan.get("input", _recorded(self._config.inputs))
+        source = report.plan.get("input", recorded_inputs(self._config.inputs))
         record: RunRecord = {
             "run": report.run,
             "finished": now(),
