@@ -37,7 +37,7 @@ def test_a_lost_node_costs_no_input_its_row_and_none_two(
     # Pictures of two megapixels: both nodes are busy for seconds.
     data = Dataset(tmp_path / "data", 1600, size=(1600, 1200))
     node = cluster.add_node()
-    command = command_of(job, data, small_model, tmp_path / "out")
+    command = command_of(job, data, small_model, tmp_path / "out", on="ray")
     running = subprocess.Popen(
         command,
         env=environment(RAY_ADDRESS=cluster.address),

@@ -116,7 +116,7 @@ def test_images_of_several_inputs_that_are_away_end_the_job(
         shutil.rmtree(tmp_path / "images", ignore_errors=True)
 
     monkeypatch.setattr("imgcls_ray.predict.job.counted", lose_them)
-    with pytest.raises(StorageError, match=f"^{tmp_path}/images: there is no such file or folder, and 16 images"):
+    with pytest.raises(StorageError, match=f": {tmp_path}/images: there is no such file or folder, and 16 images"):
         label(input=inputs)
 
 

@@ -266,11 +266,14 @@ def say(images: Sequence[ModelInput], class_id: int = 0) -> list[Prediction | Im
 def templates() -> Iterator[None]:
     """Decoder processes without a new Python for each test."""
     made = Templates()
-    # Templates themselves come up in the ordinary way.
+    # Templates themselves come up in the ordinary way, and so do the workers of jobs that other tests of this process
+    # start later: these go by the environment of their own test.
     start = child.start_python
+    decoders = ("imgcls_ray.serve.", "tests.serve.")
 
     def start_python(module: str, function: str, **options: Any) -> Any:
-        return (start if module == Templates.__module__ else made.start_python)(module, function, **options)
+        is_forked = module.startswith(decoders) and module != Templates.__module__
+        return (made.start_python if is_forked else start)(module, function, **options)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(forks, "start_python", start_python)
