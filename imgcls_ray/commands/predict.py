@@ -18,7 +18,7 @@ from imgcls_ray.inputs.listing import ListingCounts, check_inputs, is_single_fil
 from imgcls_ray.options import name_rules, s3_options
 from imgcls_ray.storage import open_directory
 from imgcls_ray.storage.http import NOT_PUBLIC
-from imgcls_ray.store.label_store import open_store
+from imgcls_ray.store.opening import open_store
 from imgcls_ray.store.schema import STATUS_OK
 from imgcls_ray.words import counted, duration
 

@@ -26,9 +26,9 @@ from imgcls_ray.options import s3_options
 from imgcls_ray.storage import open_directory
 from imgcls_ray.storage.create_only import prove_create_only
 from imgcls_ray.store.compact import compact_store
-from imgcls_ray.store.label_store import open_store
 from imgcls_ray.store.latest import write_jsonl, write_latest
 from imgcls_ray.store.lease import lease_holder
+from imgcls_ray.store.opening import open_store
 from imgcls_ray.store.schema import STATUS_OK
 from imgcls_ray.store.status import all_runs, read_status
 from imgcls_ray.store.verify import verify_store
@@ -66,6 +66,8 @@ def status(config_file: Path | None, overrides: Sequence[str], flags: Values) ->
     if found.last_finished:
         rate = f", {found.images_per_day:,.0f} images a day" if found.images_per_day is not None else ""
         console.print(f"last finished {_short_time(found.last_finished)}{rate}")
+    if (cost := found.cost_per_million_images) is not None:
+        console.print(f"cost of the newest run with --price-per-hour: {cost:,.2f} for a million images")
     for run in found.open_runs:
         console.print(f"run {run.run:04d} is open: {run.num_done:,} of {run.num_images:,} images have their row")
     if found.num_unlogged:

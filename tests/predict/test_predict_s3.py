@@ -30,9 +30,10 @@ from imgcls_ray.inputs.listing import ListingCounts, list_inputs
 from imgcls_ray.models.api import create_model
 from imgcls_ray.storage import open_directory
 from imgcls_ray.storage.s3 import s3_client
-from imgcls_ray.store.label_store import StoreIdentity, create_or_open_store, open_store
 from imgcls_ray.store.lease import LEASE_FILE, hold_lease
+from imgcls_ray.store.opening import create_or_open_store, open_store
 from imgcls_ray.store.plan import write_plan
+from imgcls_ray.store.records import StoreIdentity
 from imgcls_ray.store.verify import verify_store
 from tests.s3.proxy import Fault, Faults
 from tests.store.stores import plan

@@ -17,8 +17,8 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from imgcls_ray.storage import open_directory
-from imgcls_ray.store.label_store import open_store
 from imgcls_ray.store.latest import latest_rows
+from imgcls_ray.store.opening import open_store
 from imgcls_ray.store.verify import verify_store
 from imgcls_ray.workers.local_worker import TITLE
 from tests.conftest import SMALL_CLASSES
