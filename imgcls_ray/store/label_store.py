@@ -33,7 +33,6 @@ from imgcls_ray.store.schema import PLAN_SCHEMA, Unit, parse_part_name, part_sch
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-    from typing import BinaryIO
 
     from imgcls_ray.json_files import Json
     from imgcls_ray.storage import Directory
@@ -215,11 +214,12 @@ class LabelStore:
         for file, units in self._segments(run, record):
             for unit in units:
                 with self._reading_plan(unit.segment):
-                    rows = pq.ParquetFile(file, pre_buffer=True).read_row_group(unit.row_group).cast(PLAN_SCHEMA)
+                    # Callers read many runs at once: threads for the columns of each only wait for each other.
+                    rows = file.read_row_group(unit.row_group, use_threads=False).cast(PLAN_SCHEMA)
                     rows.validate(full=True)
                 yield unit, rows
 
-    def _segments(self, run: int, record: PlanRecord) -> Iterator[tuple[BinaryIO, list[Unit]]]:
+    def _segments(self, run: int, record: PlanRecord) -> Iterator[tuple[pq.ParquetFile, list[Unit]]]:
         """The plan files of a run, each open and with its units."""
         num_units = record["num_units"]
         number = first_row = 0
@@ -229,10 +229,10 @@ class LabelStore:
                 break
             segment = f"plans/{run:04d}/{segment_name(place)}"
             units = []
-            with self._reading_plan(segment), self.directory.open(segment) as file:
-                footer = pq.read_metadata(file)
-                for row_group in range(footer.num_row_groups):
-                    num_rows = footer.row_group(row_group).num_rows
+            with self._reading_plan(segment), self.directory.open(segment) as content:
+                file = pq.ParquetFile(content, pre_buffer=True)
+                for row_group in range(file.num_row_groups):
+                    num_rows = file.metadata.row_group(row_group).num_rows
                     units.append(Unit(run, number, segment, row_group, first_row, num_rows))
                     number, first_row = number + 1, first_row + num_rows
                 yield file, units
