@@ -25,7 +25,8 @@ from imgcls_ray.images.cost import decode_cost
 from imgcls_ray.models.classifier import ModelInput
 from imgcls_ray.serve.decoders import Decoding, Drawing
 from imgcls_ray.serve.errors import ApiError, no_room
-from imgcls_ray.serve.pool import DecoderPool, Work
+from imgcls_ray.serve.lanes import Work
+from imgcls_ray.serve.pool import DecoderPool
 from imgcls_ray.serve.priority import give_way
 from imgcls_ray.workers.decoding import late
 

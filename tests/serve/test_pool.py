@@ -25,7 +25,8 @@ from imgcls_ray.images.preprocess import Preprocess
 from imgcls_ray.models.classifier import decode_model_input
 from imgcls_ray.serve import decoders, pipeline, pool
 from imgcls_ray.serve.decoders import Decoding, Drawing
-from imgcls_ray.serve.pool import DecoderPool, Lane, Work
+from imgcls_ray.serve.lanes import Work
+from imgcls_ray.serve.pool import DecoderPool
 from imgcls_ray.serve.priority import NICENESS
 from imgcls_ray.workers import child, forks
 from imgcls_ray.workers.child import ChildDiedError
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from imgcls_ray.models.classifier import ModelInput
-    from tests.serve.conftest import EventLoop, Live
+    from tests.serve.conftest import Live
 
 JPEG = picture(0)
 TIFF = make.encode(make.slopes(60, 40), "TIFF")
@@ -551,54 +552,6 @@ def test_bytes_of_large_pictures_take_no_room_from_the_others() -> None:
         too_many = Work(bytes(10_000), Decoding(Preprocess()), asked.loop.create_future(), object())
         assert not asked.pool.put(too_many, is_heavy=True)
         assert asked.do(TIFF).width == 60
-
-
-def test_a_shadow_is_decoded_when_nothing_else_waits_and_delays_nobody(events: EventLoop) -> None:
-    lane = Lane(1, 1)
-    lane.mean_s = 5.0
-
-    async def fill() -> list[Work]:
-        loop = asyncio.get_running_loop()
-        return [Work(bytes(9), Decoding(Preprocess()), loop.create_future(), name) for name in "sab"]
-
-    shadow, *others = events.run(fill())
-    shadow.is_shadow = True
-    lane.add(shadow)
-    assert (len(lane), lane.num_bytes(), lane.expected_wait_s("a")) == (0, 0, 0.0)
-    for work in others:
-        lane.add(work)
-    assert [lane.take(), lane.take(), lane.take(), lane.take()] == [*others, shadow, None]
-
-
-def test_requests_take_turns(events: EventLoop) -> None:
-    lane = Lane(1, 1)
-
-    async def fill() -> list[Work]:
-        loop = asyncio.get_running_loop()
-        return [Work(b"", Decoding(Preprocess()), loop.create_future(), name) for name in "aaaabbc"]
-
-    works = events.run(fill())
-    for work in works:
-        lane.add(work)
-    lane.remove(works[1])
-    order_of_turns = []
-    while (turn := lane.take()) is not None:
-        order_of_turns.append(turn.request)
-    assert order_of_turns == ["a", "b", "c", "a", "b", "a"]
-
-
-def test_a_request_that_would_wait_too_long_is_told_so_at_once(events: EventLoop) -> None:
-    lane = Lane(2, 1)
-
-    async def work(request: str) -> Work:
-        return Work(b"", Decoding(Preprocess()), asyncio.get_running_loop().create_future(), request)
-
-    for request in ("a", "b", "c", "c"):
-        lane.add(events.run(work(request)))
-    lane.take()
-    lane.mean_s = 4.0
-    assert lane.expected_wait_s("d") == 6.0  # one that runs and two requests, in two processes
-    assert lane.expected_wait_s("c") == 0.0  # its turn comes anyway
 
 
 # --- threads, which cannot be ended ----------------------------------------------------------------------------------
