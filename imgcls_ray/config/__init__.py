@@ -20,9 +20,10 @@ from imgcls_ray.config.export import ExportConfig
 from imgcls_ray.config.limits import ObjectStorage, ReadLimits
 from imgcls_ray.config.meant import letters_and_digits, meant_key
 from imgcls_ray.config.models import ListModelsConfig, NewModelConfig
-from imgcls_ray.config.plain import Plain, Values, clipped, shown, shown_text
+from imgcls_ray.config.plain import Plain, Values
 from imgcls_ray.config.predict import LabelConfig, PredictConfig
 from imgcls_ray.config.serve import GoldenImage, ModelChoice, ModelsConfig, ModelShare, ServeConfig
+from imgcls_ray.config.shown import clipped, shown, shown_text
 from imgcls_ray.config.store import CompactConfig, DiffConfig, HistoryConfig, LatestConfig, StatusConfig, StoreConfig
 from imgcls_ray.config.train import TrainConfig
 from imgcls_ray.config.workers import RunsBlocks

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, ClassVar, TypeVar, get_args
 from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 
 from imgcls_ray.config.meant import meant_key
-from imgcls_ray.config.plain import MAX_CHARS, MAX_DEPTH, clipped, line_of_key, parse_yaml, shown, shown_text
+from imgcls_ray.config.plain import MAX_CHARS, MAX_DEPTH, line_of_key, parse_yaml
+from imgcls_ray.config.shown import clipped, shown, shown_text
 from imgcls_ray.errors import ConfigError, MissingKeyError
 
 if TYPE_CHECKING:
