@@ -243,7 +243,7 @@ def run_schedule(seed: int, work: Callable[..., None] = work_off) -> Outcome:
         work: what a command does; another one shows that the schedules find faults.
     """
     with _one_thread():
-        return _run_schedule(seed, work)
+        return _Schedule(seed, work).play()
 
 
 @contextmanager
@@ -257,107 +257,138 @@ def _one_thread() -> Iterator[None]:
         parallel.THREADS, merging._FILE_BYTES, merging._GROUP_ROWS, rows_module._BATCH_ROWS = before
 
 
-def _run_schedule(seed: int, work: Callable[..., None]) -> Outcome:
-    chance = random.Random(seed)
-    files: dict[str, bytes] = {}
-    create_or_open_store(MemoryDirectory(files), identity())
-    outcome = Outcome()
-    # Some inputs arrive only while the commands run, some cannot be read at first.
-    inputs = [info(f"/in/{i:04d}.jpg") for i in range(_NUM_INPUTS)]
-    num_there = chance.choice((0, 0, 16, _NUM_INPUTS))
-    failing = frozenset(inp.uri for inp in chance.sample(inputs, chance.choice((0, 0, 3))))
-    # Of every second input some go and come back. The others are there from when they came.
-    gone: set[str] = set()
-    # For how long merged files stay; not at all is what nobody should ask for while others read.
-    keep_s = chance.choice((0.0, 0.0, 3600.0))
+class _Schedule:
+    """One schedule: what has come of it so far, and who takes the next step."""
 
-    def listing() -> list[FileInfo]:
-        return [inp for inp in inputs[:num_there] if inp.uri not in gone]
+    def __init__(self, seed: int, work: Callable[..., None]) -> None:
+        chance = random.Random(seed)
+        self._chance, self._work = chance, work
+        self._files: dict[str, bytes] = {}
+        create_or_open_store(MemoryDirectory(self._files), identity())
+        self._outcome = Outcome()
+        # Some inputs arrive only while the commands run, some cannot be read at first.
+        self._inputs = [info(f"/in/{i:04d}.jpg") for i in range(_NUM_INPUTS)]
+        self._num_there = chance.choice((0, 0, 16, _NUM_INPUTS))
+        self._failing = frozenset(inp.uri for inp in chance.sample(self._inputs, chance.choice((0, 0, 3))))
+        # Of every second input some go and come back. The others are there from when they came.
+        self._gone: set[str] = set()
+        # For how long merged files stay; not at all is what nobody should ask for while others read.
+        self._keep_s = chance.choice((0.0, 0.0, 3600.0))
+        self._change_rate, self._death_rate = chance.choice((0.05, 0.1, 0.2, 0.4)), chance.choice((0.0, 0.01, 0.03))
+        self._commands_left, self._most_at_once = chance.choice((3, 5, 7)), chance.choice((2, 3))
+        self._actors: list[_Actor] = []
+        self._late: list[tuple[str, bytes]] = []
 
-    def come_and_go() -> None:
-        gone.symmetric_difference_update(inp.uri for inp in chance.sample(inputs[::2], chance.choice((1, 4, 20))))
+    def play(self) -> Outcome:
+        # The first one runs until it has to stand back, for however long: what a lease cannot exclude (Burckhardt et
+        # al., "A Randomized Scheduler with Probabilistic Guarantees of Finding Bugs", ASPLOS 2010).
+        while self._commands_left or (self._actors and self._chance.random() < 0.99):
+            if not self._actors or self._chance.random() < self._change_rate:
+                self._change()
+            self._take_step(self._actors[0], may_die=True)
+        self._end()
+        return self._outcome
 
-    def command(actor: _Actor) -> None:
-        with _store_of(files, actor) as store:
-            what = chance.random()
-            if what < 0.15:
-                _read(store, files, [inp.uri for inp in inputs[1::2]], outcome)
-                return
-            if what < 0.8:
-                limit = chance.choice((None, None, None, 20))
-                _command(store, _Labeller(store, actor, chance, failing), listing, chance, work, limit, outcome)
-            if what > 0.5:
-                outcome.num_merged += compact_store(
-                    store,
-                    keep_s=keep_s,
-                    budget_s=chance.choice((None, 60.0)),
-                    whole=chance.random() < 0.7,
-                ).num_merged_files
+    def _change(self) -> None:
+        """Let another command go on, or begin; inputs come and go, and parts arrive late."""
+        chance, actors = self._chance, self._actors
+        if actors:
+            actors.insert(chance.randint(0, len(actors)), actors.pop(0))
+        if self._commands_left and (not actors or (len(actors) < self._most_at_once and chance.random() < 0.7)):
+            actors.insert(0, _Actor(self._command))
+            self._commands_left -= 1
+        if chance.random() < 0.4:
+            self._num_there = min(self._num_there + chance.choice((16, 32)), _NUM_INPUTS)
+        if chance.random() < 0.4:
+            self._come_and_go()
+        if self._late and chance.random() < 0.3:
+            self._write_late()
 
-    actors: list[_Actor] = []
-    late: list[tuple[str, bytes]] = []
-
-    def take_step(actor: _Actor, *, may_die: bool) -> None:
-        if may_die and chance.random() < death_rate:
-            actor.dies_before, actor.dies_after = chance.choice(((True, False), (False, True)))
+    def _take_step(self, actor: _Actor, *, may_die: bool) -> None:
+        outcome = self._outcome
+        if may_die and self._chance.random() < self._death_rate:
+            actor.dies_before, actor.dies_after = self._chance.choice(((True, False), (False, True)))
             outcome.num_deaths += 1
         actor.take_step()
         outcome.num_steps += 1
         if not actor.is_done:
             return
-        actors.remove(actor)
+        self._actors.remove(actor)
         if isinstance(actor.error, StoreInUseError):
             outcome.num_refused += 1
-        elif isinstance(actor.error, LabelStoreDamagedError) and keep_s == 0:
+        elif isinstance(actor.error, LabelStoreDamagedError) and self._keep_s == 0:
             # Files that it was still reading were removed at once, which it must notice.
             outcome.num_stale += 1
         elif actor.error is not None:
             raise actor.error
         elif actor.dies_before or actor.dies_after:
-            late.extend(actor.left_in_hand)
+            self._late.extend(actor.left_in_hand)
 
-    # The first one runs until it has to stand back, for however long: what a lease cannot exclude (Burckhardt et al.,
-    # "A Randomized Scheduler with Probabilistic Guarantees of Finding Bugs", ASPLOS 2010).
-    change_rate, death_rate = chance.choice((0.05, 0.1, 0.2, 0.4)), chance.choice((0.0, 0.01, 0.03))
-    commands_left, most_at_once = chance.choice((3, 5, 7)), chance.choice((2, 3))
-    while commands_left or (actors and chance.random() < 0.99):
-        if not actors or chance.random() < change_rate:
-            if actors:
-                actors.insert(chance.randint(0, len(actors)), actors.pop(0))
-            if commands_left and (not actors or (len(actors) < most_at_once and chance.random() < 0.7)):
-                actors.insert(0, _Actor(command))
-                commands_left -= 1
-            if chance.random() < 0.4:
-                num_there = min(num_there + chance.choice((16, 32)), _NUM_INPUTS)
-            if chance.random() < 0.4:
-                come_and_go()
-            if late and chance.random() < 0.3:
-                outcome.num_late_parts += _write_late(files, late, chance)
-        take_step(actors[0], may_die=True)
-    num_there = _NUM_INPUTS
-    gone.clear()
-    store = LabelStore(MemoryDirectory(files), identity())
+    def _end(self) -> None:
+        """A command runs alone and to its end, and finds the work of others; then those wake up that stood still."""
+        self._num_there = _NUM_INPUTS
+        self._gone.clear()
+        store = LabelStore(MemoryDirectory(self._files), identity())
+        self._run_alone(store)
+        while self._late:
+            self._write_late()
+        while self._actors:
+            self._take_step(self._chance.choice(self._actors), may_die=False)
+        for _ in range(self._chance.choice((1, 3))):
+            self._come_and_go()
+            self._run_alone(store)
+            _look_at(store, [inp.uri for inp in self._inputs], self._gone, self._outcome)
 
-    def alone() -> None:
-        _command(store, _Labeller(store, _Idle(), chance, frozenset()), listing, chance, work, None, outcome)
-        compact_store(store, keep_s=keep_s, whole=chance.random() < 0.5)
+    def _command(self, actor: _Actor) -> None:
+        """What one actor does: read, label, merge, or the last two one after the other."""
+        chance = self._chance
+        with _store_of(self._files, actor) as store:
+            what = chance.random()
+            if what < 0.15:
+                _read(store, self._files, [inp.uri for inp in self._inputs[1::2]], self._outcome)
+                return
+            if what < 0.8:
+                limit = chance.choice((None, None, None, 20))
+                self._label(store, _Labeller(store, actor, chance, self._failing), limit)
+            if what > 0.5:
+                self._outcome.num_merged += compact_store(
+                    store,
+                    keep_s=self._keep_s,
+                    budget_s=chance.choice((None, 60.0)),
+                    whole=chance.random() < 0.7,
+                ).num_merged_files
 
-    # A command runs alone and to its end, and finds the work of others; then those wake up that stood still.
-    alone()
-    while late:
-        outcome.num_late_parts += _write_late(files, late, chance)
-    while actors:
-        take_step(chance.choice(actors), may_die=False)
-    for _ in range(chance.choice((1, 3))):
-        come_and_go()
-        alone()
-        _look_at(store, [inp.uri for inp in inputs], gone, outcome)
-    return outcome
+    def _run_alone(self, store: LabelStore) -> None:
+        self._label(store, _Labeller(store, _Idle(), self._chance, frozenset()), None)
+        compact_store(store, keep_s=self._keep_s, whole=self._chance.random() < 0.5)
 
+    def _label(self, store: LabelStore, job: _Labeller, limit: int | None) -> None:
+        # What is listed up to a limit says nothing of what is behind it.
+        place = ListedPlace("/in/", is_whole=True, has_inputs=True)
+        presence = PresenceChanges(ListingCounts(places=[place])) if limit is None else None
 
-def _write_late(files: dict[str, bytes], late: list[tuple[str, bytes]], chance: random.Random) -> bool:
-    name, data = late.pop(chance.randrange(len(late)))
-    return MemoryDirectory(files).create(name, data)
+        @contextmanager
+        def plans(limit: int | None) -> Iterator[Iterator[Spool]]:
+            # Tomorrow: how long a failure waits is another test's subject.
+            rules = RetryRules(store, time=datetime.now(UTC) + timedelta(days=30))
+            files = unanswered(iter(self._listing()), store, PlanCounts(), rules, presence)
+            yield _plans(files, presence, self._chance)
+
+        self._work(store, job, plans, PredictReport(store.uri), limit=limit)
+        if presence is not None:
+            self._outcome.num_vanished += presence.num_vanished
+            self._outcome.num_returned += presence.num_returned
+
+    def _listing(self) -> list[FileInfo]:
+        return [inp for inp in self._inputs[: self._num_there] if inp.uri not in self._gone]
+
+    def _come_and_go(self) -> None:
+        some = self._chance.sample(self._inputs[::2], self._chance.choice((1, 4, 20)))
+        self._gone.symmetric_difference_update(inp.uri for inp in some)
+
+    def _write_late(self) -> None:
+        name, data = self._late.pop(self._chance.randrange(len(self._late)))
+        self._outcome.num_late_parts += MemoryDirectory(self._files).create(name, data)
 
 
 class _Idle(_Actor):
@@ -368,31 +399,6 @@ class _Idle(_Actor):
 @contextmanager
 def _store_of(files: dict[str, bytes], actor: _Actor) -> Iterator[LabelStore]:
     yield LabelStore(_Turn(files, actor), identity())
-
-
-def _command(
-    store: LabelStore,
-    job: _Labeller,
-    listing: Callable[[], list[FileInfo]],
-    chance: random.Random,
-    work: Callable[..., None],
-    limit: int | None,
-    outcome: Outcome,
-) -> None:
-    # What is listed up to a limit says nothing of what is behind it.
-    place = ListedPlace("/in/", is_whole=True, has_inputs=True)
-    presence = PresenceChanges(ListingCounts(places=[place])) if limit is None else None
-
-    @contextmanager
-    def plans(limit: int | None) -> Iterator[Iterator[Spool]]:
-        # Tomorrow: how long a failure waits is another test's subject.
-        rules = RetryRules(store, time=datetime.now(UTC) + timedelta(days=30))
-        yield _plans(unanswered(iter(listing()), store, PlanCounts(), rules, presence), presence, chance)
-
-    work(store, job, plans, PredictReport(store.uri), limit=limit)
-    if presence is not None:
-        outcome.num_vanished += presence.num_vanished
-        outcome.num_returned += presence.num_returned
 
 
 def _plans(files: Iterator[FileInfo], presence: PresenceChanges | None, chance: random.Random) -> Iterator[Spool]:
