@@ -41,7 +41,19 @@ def _split_folders(text: str) -> str:
 SplitFolders = Annotated[str, AfterValidator(_split_folders)]
 
 
-class Labelled(StrictModel):
+class NamesSplits:
+    """For configurations with the key ``split_folders``, each of which describes it in its own words."""
+
+    if TYPE_CHECKING:
+        split_folders: SplitFolders | None
+
+    @property
+    def split_places(self) -> Mapping[str, str] | None:
+        """The folder of each split, empty for ``none``; None if they are to be found."""
+        return None if self.split_folders is None else parse_split_folders(self.split_folders)
+
+
+class Labelled(NamesSplits, StrictModel):
     """A labelled dataset, and how its lists are read."""
 
     data: str = Field(examples=["DATASET"])
@@ -52,8 +64,3 @@ class Labelled(StrictModel):
     split_folders: SplitFolders | None = None
     """Folders of the splits of a dataset of class folders, e.g. ``train=Training,val=a/Testing``; ``none`` if its first
     folders are the classes, whatever they are called. Default: found by names such as train, Valid or testing."""
-
-    @property
-    def split_places(self) -> Mapping[str, str] | None:
-        """The folder of each split, empty for ``none``; None if they are to be found."""
-        return None if self.split_folders is None else parse_split_folders(self.split_folders)

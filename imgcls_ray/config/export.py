@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, PositiveInt, model_validator
 
-from imgcls_ray.config.dataset import SplitFolders, parse_split_folders
+from imgcls_ray.config.dataset import NamesSplits, SplitFolders
 from imgcls_ray.config.limits import ReadLimits
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 _MIN_AGREEMENT = 0.995
 # 8 bits are other numbers on purpose: images of which the model is not sure change sides.
 _MIN_AGREEMENT_INT8 = 0.9
 
 
-class ExportConfig(ReadLimits):
+class ExportConfig(NamesSplits, ReadLimits):
     """One export: ``imgcls export`` and ``jobs/export.py``."""
 
     help_sections: ClassVar = {"images": "Comparison with the original"}
@@ -47,11 +44,6 @@ class ExportConfig(ReadLimits):
     min_agreement: float | None = Field(default=None, ge=0, le=1)
     """Smallest share of images, 0 to 1, that must get the same top-1 label as from the original; below it nothing is
     exported. Default: 0.995, or 0.9 with ``int8``."""
-
-    @property
-    def split_places(self) -> Mapping[str, str] | None:
-        """The folder of each split, empty for ``none``; None if they are to be found."""
-        return None if self.split_folders is None else parse_split_folders(self.split_folders)
 
     @property
     def needed_agreement(self) -> float:
