@@ -40,16 +40,10 @@ from imgcls_ray.images.jxl import decode_jxl, read_jxl_header
 from imgcls_ray.images.orientation import UPRIGHT, read_orientation, turn_upright
 from imgcls_ray.images.pixels import correct_palette, scale_colour_key, to_rgb
 from imgcls_ray.images.sniff import ImageFormat
-from imgcls_ray.images.tiff import (
-    PLANAR_CONFIGURATION,
-    PLANES_APART,
-    SAMPLES_PER_PIXEL,
-    Planes,
-    check_tiff,
-    is_tiff_complete,
-    keep_picture,
-    read_planes,
-)
+from imgcls_ray.images.tiff import check_tiff, is_tiff_complete
+from imgcls_ray.images.tiff_copy import keep_picture
+from imgcls_ray.images.tiff_planes import Planes, read_planes
+from imgcls_ray.images.tiff_tags import PLANAR_CONFIGURATION, PLANES_APART, SAMPLES_PER_PIXEL
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import BmpImagePlugin, Image, ImagePalette, TiffImagePlugin
 
 from imgcls_ray.errors import ImageError, ImageErrorCode
-from imgcls_ray.images import tiff
+from imgcls_ray.images import tiff_tags
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -55,8 +55,8 @@ def _grey16_to_rgb(image: Image.Image) -> np.ndarray:
     samples = np.asarray(image)
     white = 0xFFFF
     if isinstance(image, TiffImagePlugin.TiffImageFile):
-        white = (1 << image.tag_v2.get(tiff.BITS_PER_SAMPLE, (16,))[0]) - 1
-        if image.tag_v2.get(tiff.PHOTOMETRIC) == tiff.WHITE_IS_ZERO:
+        white = (1 << image.tag_v2.get(tiff_tags.BITS_PER_SAMPLE, (16,))[0]) - 1
+        if image.tag_v2.get(tiff_tags.PHOTOMETRIC) == tiff_tags.WHITE_IS_ZERO:
             samples = white - samples
     grey = scale_to_8_bits(samples, white)
     if "transparency" in image.info:
@@ -99,6 +99,6 @@ def correct_palette(image: TiffImagePlugin.TiffImageFile) -> None:
 
     As libtiff does: all of a picture's colours in the lowest 256th mean the same mistake.
     """
-    colours = image.tag_v2.get(tiff.COLOR_MAP)
+    colours = image.tag_v2.get(tiff_tags.COLOR_MAP)
     if image.mode in ("P", "PA") and colours and max(colours) < 256:
         image.palette = ImagePalette.raw("RGB;L", bytes(colours))
