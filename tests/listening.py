@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 NOBODY = 65534
+# A socket's state, as the kernel's tables have it.
+_LISTEN = "0A"
 # What another user tries with each path: folders are listed, files read, sockets connected to.
 _TRY = """
 import os, socket, stat, sys
@@ -58,6 +60,16 @@ class Listener(NamedTuple):
             except grpc.RpcError as error:
                 return bool(error.code() == grpc.StatusCode.UNAUTHENTICATED)
         return False
+
+
+def listening_sockets() -> frozenset[str]:
+    """Inodes of all sockets of the machine that listen now: cheap to ask, where ``listeners`` reads every process."""
+    found: set[str] = set()
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        with suppress(OSError):  # without IPv6
+            rows = (line.split() for line in Path(table).read_text().splitlines()[1:])
+            found.update(row[9] for row in rows if row[3] == _LISTEN)
+    return frozenset(found)
 
 
 def listeners(pid: int) -> set[Listener]:

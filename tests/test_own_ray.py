@@ -18,7 +18,15 @@ import pytest
 
 from imgcls_ray.serve.local import free_ports
 from tests.jobs.cluster import environment
-from tests.listening import Listener, can_be_nobody, listeners, open_to_others, own_address, private_folders
+from tests.listening import (
+    Listener,
+    can_be_nobody,
+    listeners,
+    listening_sockets,
+    open_to_others,
+    own_address,
+    private_folders,
+)
 from tests.train.conftest import write_colours
 
 if TYPE_CHECKING:
@@ -92,7 +100,8 @@ def test_a_service_shows_the_network_its_one_port_and_other_users_nothing(
 ) -> None:
     [port] = free_ports(1)
     [image] = draw_images(1)
-    command = serve_command(small_model, port, "--host", "0.0.0.0")
+    # One replica: others listen as it does, and each takes seconds to come up.
+    command = serve_command(small_model, port, "--host", "0.0.0.0", "-s", "num_replicas=1")
     with started(command, own_environment(tmp_path / "home")) as (process, output):
         wait_for(process, output, "Ctrl-C")
         assert output.read_text().count("IMGCLS_API_KEYS") == 1
@@ -137,7 +146,12 @@ def watch_until_it_ends(process: subprocess.Popen[str]) -> tuple[set[Listener], 
     found: set[Listener] = set()
     folders: set[Path] = set()
     opened: list[str] = []
+    sockets: frozenset[str] = frozenset()
     while process.poll() is None:
+        before, sockets = sockets, listening_sockets()
+        if not sockets - before:
+            time.sleep(0.02)
+            continue
         new = listeners(process.pid) - found
         found |= new
         if any("gcs_server" in listener.name for listener in new) or not all(listener.is_local for listener in new):
@@ -146,7 +160,6 @@ def watch_until_it_ends(process: subprocess.Popen[str]) -> tuple[set[Listener], 
             folders = private_folders(process.pid)
             if can_be_nobody():
                 opened = open_to_others(folders)
-        time.sleep(0.05)
     return found, folders, opened
 
 
