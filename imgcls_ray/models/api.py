@@ -6,22 +6,16 @@ Inputs are read, decoded and classified lazily, in true batches: a generator ove
 from __future__ import annotations
 
 import dataclasses
-import errno
 import functools
-import io
 import itertools
 import os
-from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from imgcls_ray.errors import ImageError, ImageErrorCode, ImgclsError, InputError
-from imgcls_ray.images.arrays import copy_array, is_array, is_batch, is_tensor, rgb_of
-from imgcls_ray.images.decoder import decode_image, decode_picture
+from imgcls_ray.errors import ImageError, ImageErrorCode, ImgclsError
+from imgcls_ray.images.arrays import rgb_of
+from imgcls_ray.images.decoder import decode_image
 from imgcls_ray.images.limits import DecodeLimits
 from imgcls_ray.images.preprocess import preprocess_image
 from imgcls_ray.machine import available_cores
@@ -30,37 +24,19 @@ from imgcls_ray.models.engines.load import check_engine, torch_devices
 from imgcls_ray.models.new import new_model_folder
 from imgcls_ray.models.open import is_model_path, open_model
 from imgcls_ray.models.results import Result
+from imgcls_ray.models.sources import Limits, Source, image_error, sources_of, storage_image_error
 from imgcls_ray.storage import DEFAULT_S3, FetchLimits, fetch
-from imgcls_ray.storage.files import host_of_file, path_from_uri
-from imgcls_ray.storage.http import is_url
-from imgcls_ray.storage.left_out import ListingCounts
 from imgcls_ray.storage.s3 import S3Options, is_s3
-from imgcls_ray.storage.s3_failures import Failure, S3Error
-from imgcls_ray.storage.s3_inputs import list_place
 from imgcls_ray.storage.scratch import new_scratch_folder
-from imgcls_ray.storage.walking import list_folder
 
 if TYPE_CHECKING:
     import tempfile
     from collections.abc import Iterator
 
+    import numpy as np
+
     from imgcls_ray.models.engines.load import EngineName, Precision
     from imgcls_ray.models.folder import ModelFolder
-
-
-class _Source(NamedTuple):
-    """One image of the input, not yet read."""
-
-    name: str
-    content: str | bytes | np.ndarray | ImageError
-    """A path or address, an encoded image, pixels, or why there is none."""
-
-
-class _Limits(NamedTuple):
-    """Of what is decoded, and of what is read."""
-
-    decode: DecodeLimits
-    fetch: FetchLimits
 
 
 class Model:
@@ -83,7 +59,7 @@ class Model:
         self._load = functools.partial(
             ImageClassifier.load, folder, engine=engine, device=device, precision=precision, limits=decode_limits
         )
-        self._limits = _Limits(decode_limits, fetch_limits)
+        self._limits = Limits(decode_limits, fetch_limits)
         self._classifier: ImageClassifier | None = None
         # Inputs without a name are numbered through the model's life: their saved results stay apart.
         self._numbers = itertools.count()
@@ -118,9 +94,9 @@ class Model:
         """
         if batch_size < 1 or top_k < 1:
             raise ValueError(f"batch_size and top_k must be positive, got {batch_size} and {top_k}")
-        return self._predict(_sources_of(inputs, self._numbers, self._limits), batch_size, top_k)
+        return self._predict(sources_of(inputs, self._numbers, self._limits), batch_size, top_k)
 
-    def _predict(self, sources: Iterator[_Source], batch_size: int, top_k: int) -> Iterator[Result]:
+    def _predict(self, sources: Iterator[Source], batch_size: int, top_k: int) -> Iterator[Result]:
         classifier = self._classifier_for(batch_size, top_k)
         executor = ThreadPoolExecutor(available_cores(), thread_name_prefix="decode")
         batches = self._submitted(sources, batch_size, executor)
@@ -151,7 +127,7 @@ class Model:
             executor.shutdown(cancel_futures=True)
 
     def _submitted(
-        self, sources: Iterator[_Source], batch_size: int, executor: ThreadPoolExecutor
+        self, sources: Iterator[Source], batch_size: int, executor: ThreadPoolExecutor
     ) -> Iterator[tuple[list[Any], Exception | None]]:
         """Batches whose reading and decoding has begun; the last one with what the input raised behind it."""
         is_last = False
@@ -174,20 +150,20 @@ class Model:
         # One engine, but a batch and a top_k of its own for every call: generators of one model may take turns.
         return dataclasses.replace(self._classifier, top_k=top_k)
 
-    def _model_input(self, source: _Source) -> ModelInput | ImageError:
+    def _model_input(self, source: Source) -> ModelInput | ImageError:
         try:
             pixels = self._pixels(source)
         except ImageError as error:
             return error.as_value()
         except ImgclsError as error:
-            return _storage_image_error(error)
+            return storage_image_error(error)
         # One input costs no more than its own result, whatever the libraries below raise.
         except Exception as error:
-            return _image_error(ImageErrorCode.FETCH_FAILED, error)
+            return image_error(ImageErrorCode.FETCH_FAILED, error)
         model_input = preprocess_image(pixels, self.folder.spec.preprocess)
         return ModelInput(model_input, width=pixels.shape[1], height=pixels.shape[0])
 
-    def _pixels(self, source: _Source) -> np.ndarray:
+    def _pixels(self, source: Source) -> np.ndarray:
         content = source.content
         if isinstance(content, ImageError):
             raise content
@@ -265,140 +241,3 @@ def create_model(
         fetch_limits=FetchLimits(max_bytes=max_image_bytes, allow_private_urls=allow_private_urls, s3=s3),
         temporary=made,
     )
-
-
-def _sources_of(item: Any, numbers: Iterator[int], limits: _Limits) -> Iterator[_Source]:
-    try:
-        path = os.fsdecode(item) if isinstance(item, str | os.PathLike) else None
-        is_many = path is None and _is_many(item)
-    except RecursionError:  # a list that holds itself
-        raise
-    # An object of a stranger that does not even tell what it is.
-    except Exception as error:
-        odd = _image_error(ImageErrorCode.UNSUPPORTED_FORMAT, error, item)
-        yield _Source(_name_of(item) or f"image_{next(numbers)}", odd)
-        return
-    if path is not None:
-        yield from _sources_of_path(path, limits.fetch.s3)
-    elif is_many:
-        # A matrix gives matrices for ever.
-        for part in np.asarray(item) if isinstance(item, np.ndarray) else item:
-            yield from _sources_of(part, numbers, limits)
-    else:
-        yield _Source(_name_of(item) or f"image_{next(numbers)}", _content_of(item, limits.decode))
-
-
-def _name_of(item: Any) -> str:
-    """The name of an open file, or of the file that a picture is from; empty without one."""
-    with suppress(Exception):  # an object of a stranger
-        if is_tensor(item):
-            return ""
-        for name in (getattr(item, "name", ""), getattr(item, "filename", "")):
-            if name and isinstance(name, str):
-                return name
-    return ""
-
-
-def _is_many(item: Any) -> bool:
-    """Whether it stands for its items: an open file is iterable too, by lines, and an array of one image by rows."""
-    if is_array(item) and (is_tensor(item) or hasattr(item, "shape")):
-        return is_batch(item)
-    return (
-        isinstance(item, Iterable)
-        and not isinstance(item, Mapping)
-        and not callable(getattr(item, "read", None))
-        and not _is_buffer(item)
-    )
-
-
-def _is_buffer(item: Any) -> bool:
-    """Whether it holds bytes: ``bytes`` and its like, ``array.array``, what ``ctypes`` makes."""
-    if isinstance(item, bytes | bytearray | memoryview):
-        return True
-    try:
-        memoryview(item).release()
-    except TypeError:
-        return False
-    return True
-
-
-def _content_of(item: Any, limits: DecodeLimits) -> bytes | np.ndarray | ImageError:
-    """What is decoded later, in a thread; a copy, for callers may use their buffer again for the next image."""
-    try:
-        if callable(read := getattr(item, "read", None)):
-            if isinstance(item, io.TextIOBase):
-                return _no_image("a file that is open as text; open it with mode 'rb'")
-            item = read()
-            if not isinstance(item, bytes | bytearray | memoryview):
-                return _no_image(f"an open file whose read() gives a {type(item).__name__}, not bytes")
-        if hasattr(item, "convert") and hasattr(item, "getexif"):
-            # Pillow reads a lazily opened image when it is first needed, and one object may show the next frame then.
-            return decode_picture(item, limits)
-        if is_array(item):
-            return copy_array(item, limits)
-        if _is_buffer(item):
-            limits.check_bytes(memoryview(item).nbytes)
-            return bytes(memoryview(item))
-    except ImageError as error:
-        return error.as_value()
-    # Files fail to be read, are closed, buffers are released: the error of this item.
-    except Exception as error:
-        return _image_error(ImageErrorCode.FETCH_FAILED, error)
-    return _no_image(f"a {type(item).__name__}; expected a path, address, bytes, PIL image, array or tensor")
-
-
-def _no_image(what: str) -> ImageError:
-    return ImageError(ImageErrorCode.UNSUPPORTED_FORMAT, what)
-
-
-def _image_error(code: ImageErrorCode, error: Exception, item: Any = None) -> ImageError:
-    """What a stranger's object raised, as the error of its item."""
-    words = type(error).__name__
-    with suppress(Exception):
-        words = " ".join(f"{words}: {error}".split())
-    return ImageError(code, (f"a {type(item).__name__}: {words}" if item is not None else words)[:200])
-
-
-def _storage_image_error(error: ImgclsError) -> ImageError:
-    """A failure of a whole storage, or of a place in it, as the error of one item."""
-    code = ImageErrorCode.NOT_FOUND if isinstance(error, InputError) else ImageErrorCode.FETCH_FAILED
-    if isinstance(cause := error.__cause__, S3Error) and cause.failure in (Failure.DENIED, Failure.STORAGE):
-        code = ImageErrorCode.ACCESS_DENIED
-    return ImageError(code, " ".join(str(error).split()))
-
-
-def _sources_of_path(path: str, s3: S3Options) -> Iterator[_Source]:
-    """What a path stands for; a place that cannot be listed, or not to its end, becomes a result: its error."""
-    try:
-        yield from _listed(path, s3)
-    except ImgclsError as error:
-        yield _Source(path, _storage_image_error(error))
-    except Exception as error:
-        yield _Source(path, _image_error(ImageErrorCode.FETCH_FAILED, error))
-
-
-def _listed(path: str, s3: S3Options) -> Iterator[_Source]:
-    if is_url(path):
-        yield _Source(path, path)
-    elif is_s3(path):
-        found = (_Source(info.uri, info.uri) for info in list_place(path, s3))
-        # A name under which nothing is becomes a result too: its error.
-        first = next(found, None if path.endswith("/") else _Source(path, path))
-        yield from (() if first is None else itertools.chain([first], found))
-    elif not host_of_file(path) and os.path.isdir(folder := path_from_uri(path)):
-        counts = ListingCounts()
-        for info in list_folder(folder, counts=counts):
-            yield from _unlisted(counts)
-            yield _Source(info.uri, info.uri)
-        yield from _unlisted(counts)
-    else:
-        yield _Source(path, path)
-
-
-def _unlisted(counts: ListingCounts) -> Iterator[_Source]:
-    """A folder that cannot be listed becomes a result: its error."""
-    for folder, reason in counts.unlisted:
-        is_denied = reason == os.strerror(errno.EACCES)
-        code = ImageErrorCode.ACCESS_DENIED if is_denied else ImageErrorCode.FETCH_FAILED
-        yield _Source(folder, ImageError(code, f"the folder cannot be listed: {reason}"))
-    counts.unlisted.clear()

@@ -31,7 +31,7 @@ from imgcls_ray.errors import (
     UnknownModelError,
 )
 from imgcls_ray.images import annotate
-from imgcls_ray.models import api
+from imgcls_ray.models import api, sources
 from imgcls_ray.models.api import Model, create_model
 from imgcls_ray.models.results import Result
 from imgcls_ray.storage.s3_failures import Failure, S3Error
@@ -578,9 +578,9 @@ def test_a_storage_that_fails_is_an_error_of_its_item(
         raise StorageError("S3: it fails; the way out") from S3Error(failure, "it fails")
 
     def nothing(*_args: Any) -> Any:
-        return iter([api._Source(uri, uri)])
+        return iter([sources.Source(uri, uri)])
 
-    monkeypatch.setattr(api, "_listed" if step == "fetch" else "list_place", nothing if step == "fetch" else fail)
+    monkeypatch.setattr(sources, "_listed" if step == "fetch" else "list_place", nothing if step == "fetch" else fail)
     monkeypatch.setattr(api, "fetch", fail)
     [failed] = model.predict([uri])
     monkeypatch.undo()
@@ -597,7 +597,7 @@ def test_a_listing_that_breaks_off_ends_with_its_error(
     def break_off(*_args: Any, **_options: Any) -> Any:
         raise InputError("it is gone")
 
-    monkeypatch.setattr(api, "list_folder", break_off)
+    monkeypatch.setattr(sources, "list_folder", break_off)
     broken, after = model.predict([path.parent, path])
     assert (broken.input, after.error) == (str(path.parent), None)
     assert broken.error is not None
