@@ -224,7 +224,7 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
 @pytest.fixture
 def bucket(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A fresh bucket; its server and the keys to it are in the environment, also of child processes."""
-    from imgcls_ray.storage.s3 import s3_client
+    from imgcls_ray.storage.s3_requests import s3_client
 
     for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_REGION", "AWS_DEFAULT_REGION"):
         monkeypatch.delenv(name, raising=False)

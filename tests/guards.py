@@ -396,8 +396,8 @@ GUARDS: dict[str, tuple[Promise, ...]] = {
             "credentials are in no log, plan, task or record",
             (
                 "predict/test_predict_s3.py::test_the_secret_is_in_nothing_that_the_job_leaves_or_says",
-                "storage/test_s3_client.py::test_options_hold_no_credentials",
-                "storage/test_s3_client.py::test_errors_and_logs_hold_no_credentials",
+                "storage/test_s3_requests.py::test_options_hold_no_credentials",
+                "storage/test_s3_requests.py::test_errors_and_logs_hold_no_credentials",
                 "serve/test_auth.py::test_a_key_is_in_no_answer_and_no_line",
                 "serve/test_answers.py::test_credentials_are_in_no_log_and_in_no_answer",
             ),

@@ -13,8 +13,8 @@ from tests.programs import summary
 
 ROOT = Path(__file__).parent.parent
 NEED_PROGRAMS = (
-    "tests/storage/test_s3_client.py::test_an_empty_object_is_no_bytes",
-    "tests/storage/test_s3_client.py::test_what_may_pass_is_tried_again",  # asks through the proxy
+    "tests/storage/test_s3_requests.py::test_an_empty_object_is_no_bytes",
+    "tests/storage/test_s3_requests.py::test_what_may_pass_is_tried_again",  # asks through the proxy
     "tests/serve/test_page.py::test_page_says_which_model_answers",
 )
 NEEDS_NONE = "tests/test_config.py::test_a_missing_file_is_refused"

@@ -15,9 +15,10 @@ from imgcls_ray.inputs.list_rows import need_column
 from imgcls_ray.inputs.tables import batches_of
 from imgcls_ray.storage import open_file
 from imgcls_ray.storage.files import path_from_uri
-from imgcls_ray.storage.s3 import is_s3, s3_client, split_uri
+from imgcls_ray.storage.s3 import is_s3, split_uri
 from imgcls_ray.storage.s3_failures import S3Error
 from imgcls_ray.storage.s3_listing import list_objects
+from imgcls_ray.storage.s3_requests import s3_client
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

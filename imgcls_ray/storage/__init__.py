@@ -17,9 +17,10 @@ from imgcls_ray.errors import ImageError, ImageErrorCode, InputError
 from imgcls_ray.storage.files import check_address, host_of_file, path_from_uri, scheme_of
 from imgcls_ray.storage.http import fetch_url, is_url
 from imgcls_ray.storage.local import LocalDirectory, fetch_file
-from imgcls_ray.storage.s3 import S3Options, is_s3, s3_client
+from imgcls_ray.storage.s3 import S3Options, is_s3
 from imgcls_ray.storage.s3_directory import S3Directory
 from imgcls_ray.storage.s3_inputs import copy_object
+from imgcls_ray.storage.s3_requests import s3_client
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

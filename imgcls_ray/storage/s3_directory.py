@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 from imgcls_ray.errors import LabelStoreError, StorageError
 from imgcls_ray.storage.files import opaque_etag
-from imgcls_ray.storage.s3 import STORE_DEADLINE_S, s3_client, split_uri
+from imgcls_ray.storage.s3 import split_uri
 from imgcls_ray.storage.s3_failures import Failure, S3Error
 from imgcls_ray.storage.s3_listing import list_level
+from imgcls_ray.storage.s3_requests import STORE_DEADLINE_S, s3_client
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -13,16 +13,18 @@ from imgcls_ray.storage.left_out import BESIDE, ListingCounts, is_hidden, is_of_
 from imgcls_ray.storage.listed import ListedPlace
 from imgcls_ray.storage.names import DEFAULT_NAMES, NameRules
 from imgcls_ray.storage.patterns import EVERYTHING, Pattern, has_magic, rule_against
-from imgcls_ray.storage.s3 import STORE_DEADLINE_S, s3_client, split_uri
+from imgcls_ray.storage.s3 import split_uri
 from imgcls_ray.storage.s3_failures import Failure, S3Error
 from imgcls_ray.storage.s3_listing import is_any_under, list_objects
+from imgcls_ray.storage.s3_requests import STORE_DEADLINE_S, s3_client
 from imgcls_ray.storage.scratch import scratch_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from imgcls_ray.storage.patterns import States
-    from imgcls_ray.storage.s3 import S3Client, S3Options
+    from imgcls_ray.storage.s3 import S3Options
+    from imgcls_ray.storage.s3_requests import S3Client
 
 _COPY_BYTES = 64 * 2**20
 _ANSWERS_KEPT = 1024

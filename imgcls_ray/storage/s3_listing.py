@@ -16,16 +16,16 @@ from typing import IO, TYPE_CHECKING, TypeAlias
 
 from imgcls_ray.errors import StorageError
 from imgcls_ray.storage.files import FileInfo, opaque_etag
-from imgcls_ray.storage.s3 import STORE_DEADLINE_S
 from imgcls_ray.storage.s3_failures import AskAgainError
+from imgcls_ray.storage.s3_requests import STORE_DEADLINE_S
 from imgcls_ray.storage.scratch import scratch_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from datetime import datetime
 
-    from imgcls_ray.storage.s3 import S3Client
     from imgcls_ray.storage.s3_answers import AsyncClient, ListedObject, Page
+    from imgcls_ray.storage.s3_requests import S3Client
 
 _PAGE_KEYS = 1000  # the most that S3 gives
 # Few objects are listed before the time that cutting takes is over.

@@ -13,8 +13,9 @@ import pytest
 from imgcls_ray.errors import InputError, StorageError
 from imgcls_ray.storage import open_file, s3_inputs, s3_listing
 from imgcls_ray.storage.left_out import ListingCounts
-from imgcls_ray.storage.s3 import S3Client, S3Options
+from imgcls_ray.storage.s3 import S3Options
 from imgcls_ray.storage.s3_inputs import check_place, find_object, list_place
+from imgcls_ray.storage.s3_requests import S3Client
 from tests.s3.proxy import Fault, Faults
 
 if TYPE_CHECKING:

@@ -11,9 +11,10 @@ import pytest
 
 from imgcls_ray.storage import FetchLimits, fetch, s3_listing
 from imgcls_ray.storage.files import FileInfo
-from imgcls_ray.storage.s3 import S3Client, S3Options, s3_client
+from imgcls_ray.storage.s3 import S3Options
 from imgcls_ray.storage.s3_failures import Failure, S3Error
 from imgcls_ray.storage.s3_listing import is_any_under, list_level, list_objects
+from imgcls_ray.storage.s3_requests import S3Client, s3_client
 from tests.s3.proxy import Fault, Faults
 
 if TYPE_CHECKING:

@@ -23,11 +23,11 @@ import pytest
 from botocore.exceptions import EndpointConnectionError
 
 from imgcls_ray.errors import ConfigError, ImageError, ImageErrorCode, ImgclsError, InputError, StorageError
-from imgcls_ray.storage import FetchLimits, fetch, s3_fast
-from imgcls_ray.storage import s3 as s3_module
-from imgcls_ray.storage.s3 import S3Client, S3Options, s3_client, split_uri
+from imgcls_ray.storage import FetchLimits, fetch, s3_fast, s3_requests, s3_session
+from imgcls_ray.storage.s3 import S3Options, split_uri
 from imgcls_ray.storage.s3_failures import Failure, S3Error
 from imgcls_ray.storage.s3_fast import FastReader
+from imgcls_ray.storage.s3_requests import S3Client, s3_client
 from tests.s3.proxy import Fault, Faults, s3_proxy
 
 if TYPE_CHECKING:
@@ -243,7 +243,7 @@ def test_what_may_pass_is_tried_again(proxy: S3Proxy, image: str, pauses: list[f
 def test_silence_is_tried_again(
     proxy: S3Proxy, image: str, pauses: list[float], kind: Kind, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(s3_module, "_READ_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(s3_session, "_READ_TIMEOUT_S", 0.5)
     monkeypatch.setattr(s3_fast, "_TIMEOUT_S", 0.5)
     go_wrong(proxy, kind, count=2)
     assert read(image) == CONTENT
@@ -412,8 +412,8 @@ def test_no_credentials_end_the_command_before_any_request(
 def test_failures_in_a_row_without_one_success_end_the_command(
     proxy: S3Proxy, image: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(s3_module, "_MAX_FAILURES_IN_A_ROW", 3)
-    monkeypatch.setattr(s3_module, "_MAX_ATTEMPTS", 1)
+    monkeypatch.setattr(s3_requests, "_MAX_FAILURES_IN_A_ROW", 3)
+    monkeypatch.setattr(s3_requests, "_MAX_ATTEMPTS", 1)
     go_wrong(proxy, "internal_error")
     assert [error_of(image).code for _ in range(2)] == [ImageErrorCode.FETCH_FAILED] * 2
     with pytest.raises(StorageError, match=r"500 InternalError.*; the storage is not well, run the command again"):
@@ -431,8 +431,8 @@ def test_an_answer_between_failures_starts_their_count_anew(
     expected: ImageErrorCode | None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(s3_module, "_MAX_FAILURES_IN_A_ROW", 3)
-    monkeypatch.setattr(s3_module, "_MAX_ATTEMPTS", 1)
+    monkeypatch.setattr(s3_requests, "_MAX_FAILURES_IN_A_ROW", 3)
+    monkeypatch.setattr(s3_requests, "_MAX_ATTEMPTS", 1)
     go_well_first = 0 if between else 1
     before, behind = Fault("internal_error", count=2), Fault("internal_error", after=go_well_first, count=2)
     proxy.set_faults(Faults((before, *between, behind)))
@@ -452,7 +452,7 @@ def test_an_answer_between_failures_starts_their_count_anew(
 def test_a_bucket_that_is_gone_ends_the_command_in_the_end(
     proxy: S3Proxy, image: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(s3_module, "_MAX_FAILURES_IN_A_ROW", 3)
+    monkeypatch.setattr(s3_requests, "_MAX_FAILURES_IN_A_ROW", 3)
     go_wrong(proxy, "no_bucket")
     assert [error_of(image).code for _ in range(2)] == [ImageErrorCode.FETCH_FAILED] * 2
     with pytest.raises(StorageError, match=r"NoSuchBucket.*; check the bucket's name, and the endpoint$"):
@@ -488,7 +488,7 @@ def test_errors_and_logs_hold_no_credentials(
     proxy: S3Proxy, image: str, kind: Kind | None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     # Without a fault the server itself says that it does not know the key.
-    monkeypatch.setattr(s3_module, "_MAX_ATTEMPTS", 2)
+    monkeypatch.setattr(s3_requests, "_MAX_ATTEMPTS", 2)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", SECRETS["AWS_ACCESS_KEY_ID"])
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRETS["AWS_SECRET_ACCESS_KEY"])
     if kind:
