@@ -32,8 +32,8 @@ from imgcls_ray.store.opening import create_or_open_store
 from imgcls_ray.store.records import StoreIdentity
 from imgcls_ray.train.entries import read_entries
 from imgcls_ray.train.job import _new_state
-from imgcls_ray.train.loop import STATE_NAME
 from imgcls_ray.train.state import save_state
+from imgcls_ray.train.task import STATE_NAME
 
 SNAPSHOT = Path(__file__).with_name("mistakes.txt")
 OLD_STORE = Path(__file__).parent / "compatibility" / "0687141" / "stores" / "plain"

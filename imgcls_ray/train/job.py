@@ -21,7 +21,6 @@ from imgcls_ray.storage.s3 import is_s3
 from imgcls_ray.storage.taken import foreign_name
 from imgcls_ray.store.lease import LEASE_FILE, hold_lease
 from imgcls_ray.train.entries import read_entries
-from imgcls_ray.train.loop import STATE_NAME
 from imgcls_ray.train.network import open_start
 from imgcls_ray.train.recipe import Recipe, resolve_recipe
 from imgcls_ray.train.reporter import report_to
@@ -34,6 +33,7 @@ from imgcls_ray.train.state import (
     load_state,
     save_state,
 )
+from imgcls_ray.train.task import STATE_NAME
 from imgcls_ray.train.workers import train_on_ray
 from imgcls_ray.words import counted
 from imgcls_ray.workers.prepare import check_resources

@@ -2,130 +2,41 @@
 
 from __future__ import annotations
 
-import ctypes
 import itertools
 import math
 import time
-from contextlib import suppress
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from imgcls_ray.options import decode_limits, fetch_limits, s3_options
-from imgcls_ray.storage import open_directory
-from imgcls_ray.storage.scratch import scratch_folder
+from imgcls_ray.options import decode_limits, fetch_limits
 from imgcls_ray.train.augment import Augmentation
-from imgcls_ray.train.entries import SPLITS, write_entries
 from imgcls_ray.train.events import Doing, EpochDone, StepsDone, WorkersReady, send
 from imgcls_ray.train.learner import Learner
 from imgcls_ray.train.loading import LoadTask, load_batches
 from imgcls_ray.train.optimisation import learning_rate_at
 from imgcls_ray.train.order import BatchOrder
-from imgcls_ray.train.saving import Saver
-from imgcls_ray.train.state import STATE_FILE, load_state
+from imgcls_ray.train.task import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     import pyarrow as pa
     import torch
-    from ray import ObjectRef
 
-    from imgcls_ray.config import TrainConfig
     from imgcls_ray.train.events import Event
     from imgcls_ray.train.loading import Batch
     from imgcls_ray.train.order import Sample
-    from imgcls_ray.train.recipe import Recipe
+    from imgcls_ray.train.saving import Saver
     from imgcls_ray.train.state import Metrics, TrainState
-    from imgcls_ray.workers.board import Board
-
-STATE_NAME = f"latest/{STATE_FILE}"
+    from imgcls_ray.train.task import TrainTask
 
 _SUMS = ("loss", "correct", "count", "bad", "seconds")
 _SAVE_WITHIN_EPOCH_S = 600.0
 _DOING_S = 1.0
 """Between two words of how far it is: each is a message to the command."""
-_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3  # of malloc.h
 
 
-@dataclass(frozen=True)
-class TrainTask:
-    """The settings that every worker gets."""
-
-    config: TrainConfig
-    recipe: Recipe
-    batch_size: int
-    """Images of one step over all workers."""
-    train_size: int
-    """Height and width of training images, pixels."""
-    output: str
-    """Output of the run: an absolute path or URI, the same on every node."""
-    tables: ObjectRef[dict[str, pa.Table]]
-    """Tables of the dataset by split, in Ray's object store."""
-    cpus_per_worker: int
-    loader_processes: int
-    board: Board
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How the loop of a worker ended, unless the worker died."""
-
-    kind: Literal["done", "stopped", "failed"]
-    reason: str = ""
-
-
-def train_worker(config: dict[str, TrainTask]) -> Outcome:
-    """The training function that Ray Train calls on each worker."""
-    import ray
-    import ray.train
-    import ray.train.torch
-
-    task = config["task"]
-    context = ray.train.get_context()
-    return run_worker(
-        task,
-        ray.get(task.tables),
-        rank=context.get_world_rank(),
-        world_size=context.get_world_size(),
-        device=ray.train.torch.get_device(),
-    )
-
-
-def run_worker(
-    task: TrainTask, tables: dict[str, pa.Table], *, rank: int, world_size: int, device: torch.device
-) -> Outcome:
-    """Resume from the state in the output folder, and train until the run is done, stopped or failed."""
-    import torch
-
-    torch.set_num_threads(task.cpus_per_worker)
-    if device.type == "cpu":
-        _keep_freed_memory()
-    s3 = s3_options(task.config)
-    state = load_state(open_directory(task.output, s3), STATE_NAME)
-    assert state is not None, "the command writes a state before it starts workers"
-    with scratch_folder("train") as folder:
-        files = {split: Path(folder, f"{split}.arrow") for split in SPLITS}
-        for split in SPLITS:
-            write_entries(tables[split], files[split])
-        saver = Saver(task.output, s3, keep=task.config.keep_checkpoints) if rank == 0 else None
-        return _Run(task, state, tables, files, rank, world_size, device, saver).go_on()
-
-
-def _keep_freed_memory() -> None:
-    """Let glibc keep what is freed for the next step.
-
-    Ray runs the loop in a thread, and outside of the main one glibc gives every large activation back to the kernel,
-    which clears its pages anew in the next step: 175 images/s instead of 222 with PP-LCNet_x1_0 at 96 pixels.
-    """
-    with suppress(OSError, AttributeError):  # another C library
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(_M_TRIM_THRESHOLD, 2**30)
-        mallopt(_M_TOP_PAD, 2**26)
-        mallopt(_M_MMAP_THRESHOLD, 2**25)
-
-
-class _Run:
+class Run:
     """One worker's part of a run."""
 
     def __init__(

@@ -12,8 +12,9 @@ from imgcls_ray.storage.files import path_from_uri
 from imgcls_ray.storage.s3 import is_s3
 from imgcls_ray.storage.scratch import scratch_folder
 from imgcls_ray.train.events import WorkersLost, receive, send
-from imgcls_ray.train.loop import Outcome, TrainTask, train_worker
 from imgcls_ray.train.meeting import torch_config
+from imgcls_ray.train.task import Outcome, TrainTask
+from imgcls_ray.train.worker import train_worker
 from imgcls_ray.workers.board import Board
 from imgcls_ray.workers.ray_cluster import show_gpus, start_ray
 from imgcls_ray.workers.ray_failures import causes_told

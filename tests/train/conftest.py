@@ -14,7 +14,8 @@ from rich.console import Console
 from imgcls_ray.config import TrainConfig, make_config
 from imgcls_ray.train.events import receive
 from imgcls_ray.train.job import train
-from imgcls_ray.train.loop import Outcome, TrainTask, run_worker
+from imgcls_ray.train.task import Outcome, TrainTask
+from imgcls_ray.train.worker import run_worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable
