@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
 
-from tests.conftest import scope_of
+import pytest
+
+from tests.conftest import scope_of, was_last_with_ray
 from tools import pip_install
-
-if TYPE_CHECKING:
-    import pytest
 
 ROOT = Path(__file__).parent.parent
 PIP_SAYS = """\
@@ -68,8 +68,32 @@ def test_make_test_sets_up_what_its_tests_start() -> None:
     assert "```\nmake demo\nmake test\n```" in readme
 
 
-def test_all_tests_that_share_a_ray_run_in_one_process() -> None:
+@pytest.mark.parametrize(
+    "sharing",
+    [("predict/test_predict.py", "train/test_workers.py"), ("jobs/test_node_loss.py", "jobs/test_predict_job.py")],
+    ids=["the session's Ray", "the cluster of jobs"],
+)
+def test_all_tests_that_share_a_ray_run_in_one_process(sharing: tuple[str, str]) -> None:
     tests = ROOT / "tests"
-    sharing = {scope_of(tests / name) for name in ("predict/test_predict.py", "train/test_workers.py")}
+    shared = {scope_of(tests / name) for name in sharing}
     others = {scope_of(tests / name) for name in ("store/test_lease.py", "test_own_ray.py")}
-    assert (len(sharing), len(others), sharing & others) == (1, 2, set())
+    assert (len(shared), len(others), shared & others) == (1, 2, set())
+
+
+@pytest.mark.parametrize(
+    ("this", "next_one", "has_whole_scopes", "ends"),
+    [
+        ("predict/test_predict.py", "store/test_lease.py", True, True),
+        ("predict/test_predict.py", "train/test_workers.py", True, False),
+        ("predict/test_predict.py", "store/test_lease.py", False, False),  # later ones may need it
+        ("store/test_lease.py", "test_own_ray.py", True, False),
+    ],
+)
+def test_a_process_ends_rays_when_its_tests_are_over(
+    this: str, next_one: str, has_whole_scopes: bool, ends: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", sys)
+    config = SimpleNamespace(workerinput={"has_whole_scopes": has_whole_scopes})
+    item, following = (SimpleNamespace(path=ROOT / "tests" / name, config=config) for name in (this, next_one))
+    assert was_last_with_ray(item, following) is ends  # type: ignore[arg-type]
+    assert not was_last_with_ray(item, None)  # type: ignore[arg-type]
