@@ -7,8 +7,8 @@ READY := $(VENV)/.ready
 PIP_INSTALL := $(BIN)/python -u tools/pip_install.py -c constraints.txt
 
 # The tests' S3 server: one node of Ceph with its gateway, on loopback, objects in memory.
-S3_PROGRAMS := ceph-mon ceph-osd ceph-mgr radosgw radosgw-admin
-S3_PACKAGES := ceph-mon ceph-osd ceph-mgr radosgw ceph-common
+S3_PROGRAMS := ceph-mon ceph-osd radosgw radosgw-admin
+S3_PACKAGES := ceph-mon ceph-osd radosgw ceph-common
 # The browser that opens the service's page in tests.
 BROWSER_PROGRAMS := chromium
 BROWSER_PACKAGES := chromium fonts-dejavu-core
@@ -44,7 +44,7 @@ $(READY): pyproject.toml constraints.txt
 
 s3-server:
 	@$(call is_installed,$(S3_PROGRAMS)) || { \
-	  echo "Installing the S3 server of the tests (Ceph): 95 MB to download, 370 MB on disk."; \
+	  echo "Installing the S3 server of the tests (Ceph): 91 MB to download, 350 MB on disk."; \
 	  $(call apt_install,$(S3_PACKAGES)); }
 
 browser:

@@ -1,5 +1,7 @@
 """A real S3 server for tests: one-node Ceph with its S3 gateway on loopback, objects in memory.
 
+Without Ceph's manager: it tells of the cluster, which nobody asks, and takes six seconds of a core to begin.
+
 Ready in about ten seconds, and gone with the process that started it, however that one ends. To use it by hand::
 
     python -m tests.s3.server DIR
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ACCESS_KEY, SECRET_KEY = "imgcls", "imgcls-secret"
-_PROGRAMS = ("ceph-authtool", "ceph-mon", "ceph-mgr", "ceph-osd", "ceph", "radosgw", "radosgw-admin", "setpriv")
+_PROGRAMS = ("ceph-authtool", "ceph-mon", "ceph-osd", "ceph", "radosgw", "radosgw-admin", "setpriv")
 _START_DEADLINE_S = 60
 # Below the ports that connections going out are given: none of those can take one before its daemon does.
 _PORTS = range(15_000, 30_000)
@@ -55,9 +57,6 @@ log file = {folder}/log/$name.log
 admin socket =
 [mon.a]
 mon data = {folder}/mon
-[mgr.x]
-mgr data = {folder}/mgr
-public addr = 127.0.0.1
 [osd.0]
 osd data = {folder}/osd
 public addr = 127.0.0.1
@@ -145,7 +144,7 @@ def s3_server(folder: Path) -> Iterator[S3Server]:
         raise S3ServerError(f"the S3 server of the tests needs {', '.join(missing)}; install it with: make s3-server")
     folder = folder.absolute()
     shutil.rmtree(folder, ignore_errors=True)
-    for name in ("mon", "osd", "mgr", "rgw", "log", "run"):
+    for name in ("mon", "osd", "rgw", "log", "run"):
         (folder / name).mkdir(parents=True)
     mon_port, port = _free_ports(2)
     conf = _CONF.format(folder=folder, fsid=uuid.uuid4(), mon_port=mon_port, port=port)
@@ -163,12 +162,11 @@ def s3_server(folder: Path) -> Iterator[S3Server]:
 def _start(folder: Path, endpoint_url: str, daemons: list[subprocess.Popen[bytes]]) -> S3Server:
     keyring = str(folder / "keyring")
     _run(folder, "ceph-authtool", "--create-keyring", keyring, "--gen-key", "-n", "mon.", "--cap", "mon", "allow *")
-    for name in ("client.admin", "client.rgw", "mgr.x", "osd.0"):
-        caps = [word for of in ("mon", "osd", "mgr") for word in ("--cap", of, "allow *")]
+    for name in ("client.admin", "client.rgw", "osd.0"):
+        caps = [word for of in ("mon", "osd") for word in ("--cap", of, "allow *")]
         _run(folder, "ceph-authtool", keyring, "--gen-key", "-n", name, *caps)
     _run(folder, "ceph-mon", "--id", "a", "--mkfs", "--keyring", keyring)
     daemons.append(_daemon(folder, "ceph-mon", "--id", "a"))
-    daemons.append(_daemon(folder, "ceph-mgr", "--id", "x"))
     _run(folder, "ceph", "--connect-timeout", str(_START_DEADLINE_S), "osd", "create")
     _run(folder, "ceph-osd", "--id", "0", "--mkfs", "--osd-uuid", str(uuid.uuid4()))
     daemons.append(_daemon(folder, "ceph-osd", "--id", "0"))
