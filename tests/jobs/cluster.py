@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parent.parent.parent
 RAY = Path(sys.executable).with_name("ray")
 _NODE: dict[str, Any] = {"num_cpus": 1, "num_gpus": 0, "object_store_memory": 100 * 2**20}
+# A node is dead after five checks in a row that find nothing there; Ray's default is three seconds between them. One
+# that is only slow has as long as ever: it has ten seconds to answer each.
+_CLUSTER = {"health_check_period_ms": 500}
 
 
 class OwnCluster:
@@ -31,7 +34,7 @@ class OwnCluster:
         self.port = _free_port()
         # Ray's default for the agent is one fixed port, which another Ray of this machine may hold.
         ports = {"dashboard_port": self.port, "dashboard_agent_listen_port": _free_port()}
-        head: dict[str, Any] = {**_NODE, "include_dashboard": True, **ports}
+        head: dict[str, Any] = {**_NODE, "include_dashboard": True, "_system_config": _CLUSTER, **ports}
         with _keep_own_table():
             self._cluster = Cluster(initialize_head=True, head_node_args=head)
         self.address: str = self._cluster.address

@@ -35,7 +35,7 @@ def test_a_lost_node_costs_no_input_its_row_and_none_two(
     cluster: OwnCluster, small_model: ModelFolder, tmp_path: Path, job: Job
 ) -> None:
     # Pictures of two megapixels: both nodes are busy for seconds.
-    data = Dataset(tmp_path / "data", 1600, size=(1600, 1200))
+    data = Dataset(tmp_path / "data", 1000, size=(1600, 1200))
     node = cluster.add_node()
     command = command_of(job, data, small_model, tmp_path / "out", on="ray")
     running = subprocess.Popen(
@@ -51,7 +51,7 @@ def test_a_lost_node_costs_no_input_its_row_and_none_two(
         while running.poll() is None and not is_killed and time.monotonic() < deadline:
             # Both nodes work, and the one to be killed has blocks in work.
             if node.node_id in (at_work := nodes_at_work(cluster.port)) and len(at_work) == 2:
-                time.sleep(3)
+                time.sleep(1)
                 cluster.kill_node(node)
                 is_killed = True
             time.sleep(0.05)
