@@ -135,7 +135,10 @@ GUARDS: dict[str, tuple[Promise, ...]] = {
         ),
         Promise(
             "a decoder stuck in C is ended (decode_timeout)",
-            ("predict/test_poison.py::test_only_the_poisonous_images_fail_and_each_with_its_code",),
+            (
+                "predict/test_poison.py::test_only_the_poisonous_images_fail_and_each_with_its_code",
+                "workers/test_survival.py::test_images_that_end_their_worker_cost_themselves_alone",
+            ),
         ),
         Promise(
             "a worker that wakes up late changes nothing",

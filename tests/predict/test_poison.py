@@ -33,7 +33,8 @@ def errors_of(store: Path) -> dict[str, str]:
     ("count", "on"),
     [
         pytest.param(12, "auto", id="12, in one process"),
-        pytest.param(2000, "local", id="2000, on this machine"),
+        # Of fewer images, in the default tests: ``tests/workers/test_survival.py``, on this machine and on Ray.
+        pytest.param(2000, "local", id="2000, on this machine", marks=pytest.mark.slow),
         pytest.param(2000, "ray", id="2000, on Ray", marks=pytest.mark.slow),
     ],
 )

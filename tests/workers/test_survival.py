@@ -48,8 +48,8 @@ def start() -> Iterator[Callable[..., Running]]:
 
 @pytest.fixture
 def slow_data(tmp_path: Path) -> Dataset:
-    """Pictures of two megapixels, for some ten seconds of two workers."""
-    return Dataset(tmp_path / "data", 1100, size=(1600, 1200))
+    """Pictures of two megapixels, for some five seconds of two workers: what comes for one comes in its middle."""
+    return Dataset(tmp_path / "data", 600, size=(1600, 1200))
 
 
 @EVERY_JOB
