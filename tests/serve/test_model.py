@@ -18,11 +18,12 @@ from imgcls_ray.config import ModelChoice, make_config
 from imgcls_ray.errors import ConfigError, ImageError, ModelFolderError
 from imgcls_ray.images.limits import DecodeLimits
 from imgcls_ray.models.classifier import Prediction, decode_model_input
+from imgcls_ray.models.known_pictures import known_pictures
 from imgcls_ray.serve import model as serve_model
 from imgcls_ray.serve import reference
 from imgcls_ray.serve.fleet import Chosen
 from imgcls_ray.serve.model import ModelOptions, ServedModel, load_model
-from imgcls_ray.serve.reference import known_pictures, reference_logits
+from imgcls_ray.serve.reference import find_reference
 from imgcls_ray.serve.service import _status
 from imgcls_ray.storage import FetchLimits
 from tests.models.rewrite import rewrite_weights
@@ -201,13 +202,14 @@ def test_an_engine_that_says_something_else_is_refused(
     small_model: ModelFolder, other_folder: ModelFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answer_here(monkeypatch)
-    right = reference_logits(small_model, count=3, engine="openvino", device="cpu")
+    right = find_reference(small_model, count=3, engine="openvino", device="cpu")
     assert right is not None
-    for wrong in (right[::-1], right[:, ::-1], -right):
-        monkeypatch.setattr(serve_model, "reference_logits", lambda *_args, wrong=wrong, **_options: wrong)
+    for logits in (right.logits[::-1], right.logits[:, ::-1], -right.logits):
+        wrong = right._replace(logits=logits)
+        monkeypatch.setattr(serve_model, "find_reference", lambda *_args, wrong=wrong, **_options: wrong)
         with pytest.raises(ModelFolderError, match="the engine says something else than the network in float32"):
             load(small_model.path)
-    monkeypatch.setattr(serve_model, "reference_logits", lambda *_args, **_options: right)
+    monkeypatch.setattr(serve_model, "find_reference", lambda *_args, **_options: right)
     assert load(small_model.path).name == "small"
 
 
@@ -291,7 +293,7 @@ def test_golden_pictures_are_read_from_no_private_address_unless_allowed(small_m
 def test_the_other_process_reads_its_task_and_writes_what_the_network_says(
     small_model: ModelFolder, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    task = {"path": str(small_model.path), "count": 2, "engine": "openvino", "device": "cpu"}
+    task = {"path": str(small_model.path), "takes_bundle": True, "count": 2, "engine": "openvino", "device": "cpu"}
     logits = np.frombuffer(reference._answer(json.loads(json.dumps(task))), np.float32).reshape(2, 7)
     pixels = known_pictures(2, 64).astype(np.float32) / 255
     preprocess = small_model.spec.preprocess
