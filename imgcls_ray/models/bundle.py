@@ -53,7 +53,7 @@ class BundleRecord(StrictModel):
     versions: dict[str, str] = Field(max_length=100)
     """Versions of the libraries that converted, for people."""
     logits: str
-    """What the network says of the first known pictures in float32: (2, num_classes), little-endian, in base64."""
+    """Logits of the first known pictures by the network in float32: (2, num_classes), little-endian, in base64."""
 
 
 @dataclass(frozen=True)

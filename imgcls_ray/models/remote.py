@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from imgcls_ray.errors import ModelFolderError, StorageError
+from imgcls_ray.errors import ImgclsError, ModelFolderError
 from imgcls_ray.models.bundle import BUNDLE, RECORD_FILE, parse_record
 from imgcls_ray.models.cache import cache_dir, private_folder, replace_folder
 from imgcls_ray.models.folder import MAX_SPEC_BYTES, SPEC_FILE, ModelFolder, open_model_folder, parse_spec, sha256_file
@@ -95,7 +95,7 @@ def _copy_bundle(uri: str, spec: ModelSpec, partial: Path, s3: S3Options) -> Non
         (place / RECORD_FILE).write_bytes(content)
     except FileNotFoundError:
         return
-    except (ModelFolderError, StorageError, OSError, ValueError) as error:
+    except (ImgclsError, OSError, ValueError) as error:
         logger.warning("%s: the converted network is left aside: %s", uri, error)
 
 

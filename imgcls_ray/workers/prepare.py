@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from imgcls_ray.config import CheckConfig, EngineName, EvaluateConfig, PredictConfig
     from imgcls_ray.models.folder import ModelFolder
+    from imgcls_ray.workers.forks import ForkServer
     from imgcls_ray.workers.pool import Pool
 
 logger = logging.getLogger(__name__)
@@ -56,7 +57,11 @@ def check_resources(
 
 
 def local_pool(
-    config: CheckConfig | EvaluateConfig | PredictConfig, serve: Callable[[], None], *, is_needed: bool = True
+    config: CheckConfig | EvaluateConfig | PredictConfig,
+    serve: Callable[[], None],
+    *,
+    is_needed: bool = True,
+    server: ForkServer | None = None,
 ) -> LocalPool:
     """The processes of this machine that a job may have; if it runs on them, they begin to load what they need.
 
@@ -64,8 +69,9 @@ def local_pool(
         config: of the job.
         serve: what the processes are forked from runs this, a function of a module that imports what they need.
         is_needed: whether it will work at all.
+        server: what they are forked from, if it loads already.
     """
-    pool = LocalPool(serve.__module__, serve.__name__, config.num_workers or available_cores())
+    pool = LocalPool(serve.__module__, serve.__name__, config.num_workers or available_cores(), server)
     if is_needed and not is_on_ray(config):
         pool.load()
     return pool

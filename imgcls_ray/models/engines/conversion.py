@@ -70,5 +70,9 @@ def convert_network(network: nn.Module, size: int, place: Path) -> None:
             example_input=torch.zeros(2, size, size, 3, dtype=torch.uint8),
             input=[([-1, size, size, 3], ov.Type.u8)],
         )
+    # OpenVINO's own names have numbers that count everything that the process has converted.
+    converted.set_friendly_name("network")
+    for number, operation in enumerate(converted.get_ordered_ops()):
+        operation.set_friendly_name(f"{operation.get_type_name()}_{number}")
     # Weights stay float32: halving them here would change labels, and the engine chooses its own precision.
     ov.save_model(converted, place / NETWORK_FILES[0], compress_to_fp16=False)
