@@ -25,7 +25,7 @@ from benchmarks.common import emit, imgcls, isolated_environment, keep_conversio
 from benchmarks.kills_jobs import draw_small_images, rows_of
 from imgcls_ray.storage import open_directory
 from imgcls_ray.storage.s3 import S3Options
-from imgcls_ray.store.label_store import open_store
+from imgcls_ray.store.opening import open_store
 from imgcls_ray.store.verify import verify_store
 from tests.conftest import make_small_model
 from tests.s3.proxy import Fault, Faults, s3_proxy

@@ -40,10 +40,11 @@ from imgcls_ray.storage.files import FileInfo
 from imgcls_ray.store.compact import compact_after_run
 from imgcls_ray.store.delta_log import read_log
 from imgcls_ray.store.history import commit_finished, pieces_of
-from imgcls_ray.store.label_store import StoreIdentity, create_or_open_store, now, open_store
 from imgcls_ray.store.latest import latest_rows
+from imgcls_ray.store.opening import create_or_open_store, open_store
 from imgcls_ray.store.plan import PlanCounts, Spool, unanswered, unit_sizes, write_plan
 from imgcls_ray.store.planner import plan_ahead
+from imgcls_ray.store.records import StoreIdentity, now
 from imgcls_ray.store.status import read_status
 from imgcls_ray.store.verify import verify_store
 from tests.s3.proxy import Faults, s3_proxy
@@ -55,7 +56,8 @@ if TYPE_CHECKING:
 
     from imgcls_ray.predict.report import RunReport
     from imgcls_ray.storage import Directory
-    from imgcls_ray.store.label_store import LabelStore, RunRecord
+    from imgcls_ray.store.label_store import LabelStore
+    from imgcls_ray.store.records import RunRecord
     from imgcls_ray.store.schema import Unit
 
 _WHEN = datetime(2026, 1, 1, tzinfo=UTC)

@@ -16,8 +16,8 @@ from benchmarks.common import imgcls
 from imgcls_ray.datasets.inspecting import ROWS_PER_BLOCK
 from imgcls_ray.evaluate.classifying import rows_per_block
 from imgcls_ray.storage import open_directory
-from imgcls_ray.store.label_store import is_store, open_store
 from imgcls_ray.store.latest import latest_rows
+from imgcls_ray.store.opening import is_store, open_store
 from tests.conftest import SMALL_CLASSES
 
 if TYPE_CHECKING:

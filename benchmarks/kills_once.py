@@ -17,7 +17,7 @@ from benchmarks.opens import OpenCounter
 from benchmarks.processes import watched_job
 from imgcls_ray.storage import open_directory
 from imgcls_ray.store.answers import newest_answers
-from imgcls_ray.store.label_store import open_store
+from imgcls_ray.store.opening import open_store
 from imgcls_ray.store.verify import verify_store
 from tests.jobs.cluster import OwnCluster
 

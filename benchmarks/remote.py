@@ -66,7 +66,7 @@ def read_remote_parts(server: S3Server, prefix: str, sizes: dict[str, int]) -> l
 
 def unit_sizes(uri: str) -> dict[str, int]:
     from imgcls_ray.storage import open_directory
-    from imgcls_ray.store.label_store import open_store
+    from imgcls_ray.store.opening import open_store
 
     units = open_store(open_directory(uri)).units(1)
     return {unit.part_name.rpartition("/")[2]: unit.num_rows for unit in units}

@@ -30,8 +30,8 @@ from rich.console import Console
 
 from benchmarks.common import emit, imgcls, print_table
 from imgcls_ray.storage import open_directory
-from imgcls_ray.store.label_store import open_store
 from imgcls_ray.store.latest import latest_rows
+from imgcls_ray.store.opening import open_store
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -78,8 +78,10 @@ def leave_with(program: Callable[[], object]) -> NoReturn:
             raise
         _end(refusal)
     finally:
-        # The interpreter's end would look through all modules for garbage several times, a tenth of a second.
-        gc.freeze()
+        # The interpreter's end would look through all modules for garbage several times, a tenth of a second. Libraries
+        # of torch's must be cleared: they print what is left of them.
+        if "torch" not in sys.modules:
+            gc.freeze()
     sys.exit(0)
 
 

@@ -28,7 +28,8 @@ from imgcls_ray import cli
 from imgcls_ray.config import TrainConfig, make_config
 from imgcls_ray.models.new import new_model_folder
 from imgcls_ray.storage import DEFAULT_S3, open_directory
-from imgcls_ray.store.label_store import StoreIdentity, create_or_open_store
+from imgcls_ray.store.opening import create_or_open_store
+from imgcls_ray.store.records import StoreIdentity
 from imgcls_ray.train.entries import read_entries
 from imgcls_ray.train.job import _new_state
 from imgcls_ray.train.loop import STATE_NAME

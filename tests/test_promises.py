@@ -21,8 +21,8 @@ from imgcls_ray.models.classifier import ImageClassifier
 from imgcls_ray.models.folder import save_model_folder
 from imgcls_ray.predict.job import predict
 from imgcls_ray.storage import open_directory
-from imgcls_ray.store.label_store import open_store
 from imgcls_ray.store.latest import latest_rows
+from imgcls_ray.store.opening import open_store
 
 if TYPE_CHECKING:
     from collections.abc import Callable

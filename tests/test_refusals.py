@@ -16,7 +16,7 @@ from imgcls_ray.commands.refusals import as_refusal
 from imgcls_ray.errors import InputError, LabelStoreError, StorageError, UsageError
 from imgcls_ray.inputs.listing import check_input
 from imgcls_ray.storage import DEFAULT_S3, open_directory, open_file
-from imgcls_ray.store.label_store import is_store
+from imgcls_ray.store.opening import is_store
 from tests.storage.test_local import as_nobody
 
 if TYPE_CHECKING:

@@ -26,8 +26,8 @@ from imgcls_ray.models.folder import save_model_folder
 from imgcls_ray.models.zoo import find_model
 from imgcls_ray.storage import open_directory
 from imgcls_ray.storage.files import check_address
-from imgcls_ray.store.label_store import open_store
 from imgcls_ray.store.latest import latest_rows
+from imgcls_ray.store.opening import open_store
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.table import Table
 
 from imgcls_ray.config import (
     CompactConfig,
@@ -24,14 +23,10 @@ from imgcls_ray.errors import JobFailedError
 from imgcls_ray.json_files import encode_json
 from imgcls_ray.options import s3_options
 from imgcls_ray.storage import open_directory
-from imgcls_ray.storage.create_only import prove_create_only
-from imgcls_ray.store.compact import compact_store
-from imgcls_ray.store.label_store import open_store
-from imgcls_ray.store.latest import write_jsonl, write_latest
 from imgcls_ray.store.lease import lease_holder
+from imgcls_ray.store.opening import open_store
 from imgcls_ray.store.schema import STATUS_OK
 from imgcls_ray.store.status import all_runs, read_status
-from imgcls_ray.store.verify import verify_store
 from imgcls_ray.words import counted
 
 if TYPE_CHECKING:
@@ -40,6 +35,7 @@ if TYPE_CHECKING:
     from imgcls_ray.config import Values
     from imgcls_ray.store.label_store import LabelStore
 
+# Monitors ask for the status every few seconds: what only other commands need is imported in these.
 _MAX_PROBLEMS_SHOWN = 20
 
 
@@ -66,6 +62,8 @@ def status(config_file: Path | None, overrides: Sequence[str], flags: Values) ->
     if found.last_finished:
         rate = f", {found.images_per_day:,.0f} images a day" if found.images_per_day is not None else ""
         console.print(f"last finished {_short_time(found.last_finished)}{rate}")
+    if (cost := found.cost_per_million_images) is not None:
+        console.print(f"cost of the newest run with --price-per-hour: {cost:,.2f} for a million images")
     for run in found.open_runs:
         console.print(f"run {run.run:04d} is open: {run.num_done:,} of {run.num_images:,} images have their row")
     if found.num_unlogged:
@@ -77,6 +75,8 @@ def status(config_file: Path | None, overrides: Sequence[str], flags: Values) ->
 
 def history(config_file: Path | None, overrides: Sequence[str], flags: Values) -> None:
     """List the runs of a store."""
+    from rich.table import Table
+
     config = make_config(HistoryConfig, read_values(HistoryConfig, config_file, overrides, flags))
     store = _open(config)
     if config.json_:
@@ -112,6 +112,9 @@ def history(config_file: Path | None, overrides: Sequence[str], flags: Values) -
 
 def compact(config_file: Path | None, overrides: Sequence[str], flags: Values) -> None:
     """Merge files of finished runs, and remove what has been merged before."""
+    from imgcls_ray.storage.create_only import prove_create_only
+    from imgcls_ray.store.compact import compact_store
+
     config = make_config(CompactConfig, read_values(CompactConfig, config_file, overrides, flags))
     store = _open(config)
     prove_create_only(store.directory)
@@ -143,6 +146,8 @@ def verify(config_file: Path | None, overrides: Sequence[str], flags: Values) ->
     Raises:
         JobFailedError: there are some.
     """
+    from imgcls_ray.store.verify import verify_store
+
     store = _open(make_config(StoreConfig, read_values(StoreConfig, config_file, overrides, flags)))
     report = verify_store(store)
     console = _console()
@@ -173,6 +178,8 @@ def verify(config_file: Path | None, overrides: Sequence[str], flags: Values) ->
 
 def latest(config_file: Path | None, overrides: Sequence[str], flags: Values) -> None:
     """Write the newest row of every input, to a file or to stdout."""
+    from imgcls_ray.store.latest import write_jsonl, write_latest
+
     config = make_config(LatestConfig, read_values(LatestConfig, config_file, overrides, flags))
     store = _open(config)
     if config.output is None:

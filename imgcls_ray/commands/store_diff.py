@@ -16,7 +16,7 @@ from imgcls_ray.options import decode_limits, fetch_limits, s3_options
 from imgcls_ray.storage import open_directory
 from imgcls_ray.store.diff import diff_stores
 from imgcls_ray.store.diff_result import ranked
-from imgcls_ray.store.label_store import open_store
+from imgcls_ray.store.opening import open_store
 from imgcls_ray.words import counted
 
 if TYPE_CHECKING:

@@ -38,17 +38,10 @@ from imgcls_ray.storage.files import absolute_path
 from imgcls_ray.storage.s3 import is_s3
 from imgcls_ray.store.compact import compact_after_run
 from imgcls_ray.store.delta_log import read_summary
-from imgcls_ray.store.label_store import (
-    LabelStore,
-    StoreIdentity,
-    check_identity,
-    create_or_open_store,
-    is_store,
-    now,
-    open_store,
-)
 from imgcls_ray.store.lease import hold_lease
+from imgcls_ray.store.opening import check_identity, create_or_open_store, is_store, open_store
 from imgcls_ray.store.plan import cpu_ms_per_image, images_in, unit_sizes, write_plan
+from imgcls_ray.store.records import StoreIdentity, now
 from imgcls_ray.store.schema import STATUS_OK
 from imgcls_ray.words import counted
 from imgcls_ray.workers.pool import is_on_cluster, is_on_ray
@@ -63,8 +56,9 @@ if TYPE_CHECKING:
     from imgcls_ray.config import PredictConfig
     from imgcls_ray.models.folder import ModelFolder
     from imgcls_ray.storage.left_out import ListingCounts
-    from imgcls_ray.store.label_store import RunRecord
+    from imgcls_ray.store.label_store import LabelStore
     from imgcls_ray.store.plan import Spool
+    from imgcls_ray.store.records import RunRecord
     from imgcls_ray.store.schema import Unit
     from imgcls_ray.workers.forks import ForkServer
     from imgcls_ray.workers.local_pool import LocalPool

@@ -11,7 +11,7 @@ from imgcls_ray.errors import ImageError
 from imgcls_ray.inputs.absence import ListedIn, check_absences
 from imgcls_ray.models.classifier import Prediction
 from imgcls_ray.storage import open_directory
-from imgcls_ray.store.label_store import open_store
+from imgcls_ray.store.opening import open_store
 from imgcls_ray.store.parts import commit_unit, done_before
 from imgcls_ray.store.schema import Unit
 from imgcls_ray.workers.classifier_task import ClassifierTask, ClassifierWork

@@ -9,8 +9,8 @@ import pyarrow as pa
 from imgcls_ray.errors import InputError, LabelStoreError
 from imgcls_ray.inputs.tables import FILE_SCHEMA, FileTables
 from imgcls_ray.storage import open_directory
-from imgcls_ray.store.label_store import open_store
 from imgcls_ray.store.latest import latest_rows
+from imgcls_ray.store.opening import open_store
 from imgcls_ray.store.rows import KEY_COLUMNS
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal
 
 from imgcls_ray.errors import ImageErrorCode
-from imgcls_ray.store.label_store import now
+from imgcls_ray.store.records import now
 from imgcls_ray.store.schema import STATUS_OK
 from imgcls_ray.workers.ray_metrics import Family
 

@@ -28,8 +28,9 @@ if TYPE_CHECKING:
     from imgcls_ray.predict.report import PredictReport
     from imgcls_ray.storage.files import FileInfo
     from imgcls_ray.storage.s3 import S3Options
-    from imgcls_ray.store.label_store import LabelStore, PlanRecord
+    from imgcls_ray.store.label_store import LabelStore
     from imgcls_ray.store.plan import Spool
+    from imgcls_ray.store.records import PlanRecord
 
 _INPUTS_RECORDED = 100
 

@@ -13,8 +13,8 @@ from imgcls_ray.store.plan import PlanCounts
 from imgcls_ray.store.schema import STATUS_OK
 
 if TYPE_CHECKING:
-    from imgcls_ray.store.label_store import PlanRecord
     from imgcls_ray.store.presence_changes import PresenceChanges
+    from imgcls_ray.store.records import PlanRecord
 
 
 @dataclass

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from imgcls_ray.predict.report import PredictReport
-    from imgcls_ray.store.label_store import LabelStore, RunRecord
+    from imgcls_ray.store.label_store import LabelStore
     from imgcls_ray.store.plan import Spool
+    from imgcls_ray.store.records import RunRecord
     from imgcls_ray.store.schema import Unit
 
 

@@ -26,7 +26,8 @@ from imgcls_ray.store.schema import parse_part_name
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from imgcls_ray.store.label_store import LabelStore, PlanRecord, RunRecord
+    from imgcls_ray.store.label_store import LabelStore
+    from imgcls_ray.store.records import PlanRecord, RunRecord
 
 _MERGED_NAME = re.compile(r"^merged-(\d{4,})-(\d{4,})-[0-9a-f]{12}-(\d{4,})\.parquet$")
 _RECENT_RUNS = 24
@@ -284,11 +285,13 @@ def _summary(
     old = log.summary
     codes = Counter(old.get("codes", {}))
     num_runs, recent, finished = old.get("runs", 0), list(old.get("recent", ())), old.get("finished")
+    cost = old.get("cost_per_million_images")
     for run, record in zip(runs, records, strict=True):
         if record is None:
             continue
         codes.update(record["counts"])
         finished = max(finished or "", record["finished"])
+        cost = record.get("cost_per_million_images", cost)
         if record["num_images"]:
             num_runs += 1
             recent.append([run, record["finished"], record["num_images"], record["counts"].get("ok", 0)])
@@ -300,6 +303,7 @@ def _summary(
         "rows": sum(file.num_rows for file in files.values()),
         "codes": dict(codes),
         "finished": finished,
+        "cost_per_million_images": cost,
         "recent": recent[-_RECENT_RUNS:],
         **sizes_of(files.values()),
     }

@@ -1,4 +1,4 @@
-"""The label store: identity, plans, parts and runs of one directory.
+"""The label store: plans, parts and runs of one directory.
 
 Every file appears complete, under a name that is never written twice. So the listing alone shows what is done, and no
 lock is needed.
@@ -13,103 +13,35 @@ import re
 import socket
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Literal, Required, TypedDict
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import ValidationError
 
-from imgcls_ray.config import StrictModel
-from imgcls_ray.errors import LabelStoreDamagedError, LabelStoreError, StorageError, StoreInUseError
+from imgcls_ray.errors import LabelStoreDamagedError, StoreInUseError
 from imgcls_ray.json_files import encode_json
-from imgcls_ray.storage.create_only import prove_create_only
-from imgcls_ray.storage.taken import foreign_name
+from imgcls_ray.store.records import (
+    IDENTITY_FILE,
+    is_plan_record,
+    is_run_record,
+    now,
+    plan_name,
+    run_name,
+    segment_name,
+)
 from imgcls_ray.store.schema import PLAN_SCHEMA, Unit, parse_part_name, part_schema
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-    from typing import BinaryIO, TypeGuard
 
     from imgcls_ray.json_files import Json
     from imgcls_ray.storage import Directory
     from imgcls_ray.store.delta_log import Log
-    from imgcls_ray.store.presence_pieces import PresenceRecord
+    from imgcls_ray.store.records import PlanRecord, RunRecord, StoreIdentity
 
-IDENTITY_FILE = "store.json"
 _CLAIM_FILE = "claim.json"
 _RUN_FILE = re.compile(r"^(\d{4,})\.json$")
 _RUN_ENTRY = re.compile(r"^(\d{4,})(?:\.json)?$")
-
-
-class PlanRecord(TypedDict, total=False):
-    """``plans/NNNN.json``: its counts are checked when it is read, the rest is what some version wrote."""
-
-    run: int
-    num_images: Required[int]
-    num_units: Required[int]
-    created: Json
-    """The time, as ``now`` tells it."""
-    abandoned: str
-    """Likewise, in place of all below: the plan was begun and never ended."""
-    input: str | list[str]
-    """As it was given to the command that planned; of many, the first ones."""
-    like: str
-    """The label store whose inputs these are, if they come from one."""
-    place: str | list[str]
-    """The same, wherever one looks from; of several, those that are folders, prefixes and patterns."""
-    include: list[str]
-    exclude: list[str] | None
-    """The command's own, by the keys of its configuration."""
-    left_out: dict[str, int]
-    """Numbers of files and folders that the listing left out until then, by rule."""
-    retried: Json
-    """Codes that the command named."""
-    limits: Json
-    """The command's own limits, by the keys of its configuration."""
-    presence: PresenceRecord
-    """Of the last plan of a complete listing: what it found changed."""
-
-
-class RunRecord(TypedDict, total=False):
-    """``runs/NNNN.json``; what is needed is checked when it is read, the rest is what some version wrote."""
-
-    run: int
-    num_images: Required[int]
-    num_units: int
-    counts: Required[dict[str, int]]
-    """Images per status."""
-    images_per_s: float
-    """Absent where it was not measured; earlier versions wrote 0."""
-    finished: Required[str]
-    abandoned: str
-    fingerprint: str
-    input: str | list[str]
-    left_out: dict[str, int]
-    seconds: float
-    cost_per_million_images: float
-    """Absent without ``price_per_hour``, whose currency it has."""
-    config: Json
-    versions: dict[str, str]
-
-
-class StoreIdentity(StrictModel):
-    """Model and columns that all rows of a store share; a run with others is refused."""
-
-    format_version: Literal[1, 2] = 1
-    """Version of the format of the store: 2 once files were merged, which versions before cannot read."""
-    model: str
-    """Name of the model, for people; runs are compared by the fingerprint."""
-    fingerprint: str
-    """Fingerprint of the model folder that labels."""
-    num_classes: int
-    """Number of classes of the model."""
-    top_k: int
-    """Number of labels in each row, best first."""
-    embedding: bool
-    """Rows also have the features before the classifier head."""
-    logits: bool
-    """Rows also have the raw score of every class."""
 
 
 @dataclass(frozen=True)
@@ -237,7 +169,7 @@ class LabelStore:
             LabelStoreDamagedError: the record is damaged.
         """
         record = self._record(plan_name(run))
-        if not _is_plan_record(record):
+        if not is_plan_record(record):
             raise self._damaged(plan_name(run))
         return record
 
@@ -248,7 +180,7 @@ class LabelStore:
             LabelStoreDamagedError: the record is damaged.
         """
         record = self._record(name := run_name(run))
-        if not _is_run_record(record):
+        if not is_run_record(record):
             raise self._damaged(name)
         return record
 
@@ -282,11 +214,12 @@ class LabelStore:
         for file, units in self._segments(run, record):
             for unit in units:
                 with self._reading_plan(unit.segment):
-                    rows = pq.ParquetFile(file, pre_buffer=True).read_row_group(unit.row_group).cast(PLAN_SCHEMA)
+                    # Callers read many runs at once: threads for the columns of each only wait for each other.
+                    rows = file.read_row_group(unit.row_group, use_threads=False).cast(PLAN_SCHEMA)
                     rows.validate(full=True)
                 yield unit, rows
 
-    def _segments(self, run: int, record: PlanRecord) -> Iterator[tuple[BinaryIO, list[Unit]]]:
+    def _segments(self, run: int, record: PlanRecord) -> Iterator[tuple[pq.ParquetFile, list[Unit]]]:
         """The plan files of a run, each open and with its units."""
         num_units = record["num_units"]
         number = first_row = 0
@@ -296,10 +229,10 @@ class LabelStore:
                 break
             segment = f"plans/{run:04d}/{segment_name(place)}"
             units = []
-            with self._reading_plan(segment), self.directory.open(segment) as file:
-                footer = pq.read_metadata(file)
-                for row_group in range(footer.num_row_groups):
-                    num_rows = footer.row_group(row_group).num_rows
+            with self._reading_plan(segment), self.directory.open(segment) as content:
+                file = pq.ParquetFile(content, pre_buffer=True)
+                for row_group in range(file.num_row_groups):
+                    num_rows = file.metadata.row_group(row_group).num_rows
                     units.append(Unit(run, number, segment, row_group, first_row, num_rows))
                     number, first_row = number + 1, first_row + num_rows
                 yield file, units
@@ -375,134 +308,3 @@ class LabelStore:
 
     def finish_run(self, run: int, record: RunRecord) -> None:
         self.directory.create(run_name(run), encode_json(record))
-
-
-def _is_plan_record(record: Json) -> TypeGuard[PlanRecord]:
-    return isinstance(record, dict) and all(_is_count(record.get(key)) for key in ("num_images", "num_units"))
-
-
-def _is_run_record(record: Json) -> TypeGuard[RunRecord]:
-    if not isinstance(record, dict):
-        return False
-    counts, rate = record.get("counts"), record.get("images_per_s", 0)
-    return (
-        _is_count(record.get("num_images"))
-        and isinstance(counts, dict)
-        and all(map(_is_count, counts.values()))
-        and isinstance(rate, int | float)
-        and isinstance(record.get("finished"), str)
-    )
-
-
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
-def plan_name(run: int) -> str:
-    """Name of the file that marks a plan as complete."""
-    return f"plans/{run:04d}.json"
-
-
-def run_name(run: int) -> str:
-    """Name of the file that marks a run as finished."""
-    return f"runs/{run:04d}.json"
-
-
-def segment_name(number: int) -> str:
-    """One file of a plan, within the plan's folder."""
-    return f"{number:06d}.parquet"
-
-
-def create_or_open_store(directory: Directory, identity: StoreIdentity) -> LabelStore:
-    """Open the store for a run of this identity, or create it.
-
-    Raises:
-        LabelStoreError: the directory has other files, is a store of another model or with other columns, or is on a
-            storage that overwrites existing names.
-    """
-    if is_store(directory):
-        store = open_store(directory)
-        check_identity(store, identity)
-        prove_create_only(directory)
-        return store
-    prove_create_only(directory)
-    # Of two runs that make the store at once, one wins; both then check what is there.
-    directory.create(IDENTITY_FILE, encode_json({**identity.model_dump(), "created": now()}))
-    store = open_store(directory)
-    check_identity(store, identity)
-    return store
-
-
-def is_store(directory: Directory) -> bool:
-    """Whether there is a store; ``False`` means that one can be created.
-
-    Raises:
-        LabelStoreError: the directory has other files.
-    """
-    try:
-        if directory.exists(IDENTITY_FILE):
-            return True
-        taken = foreign_name(directory, IDENTITY_FILE)
-    except StorageError as error:
-        # A wrong --output, rather than a storage that fails.
-        if isinstance(error.__cause__, PermissionError | NotADirectoryError):
-            reason = error.__cause__.strerror
-            raise LabelStoreError(
-                f"{directory.uri}: cannot be looked into ({reason}); give --output a directory"
-            ) from error
-        raise
-    if taken is not None:
-        raise LabelStoreError(
-            f"{directory.uri}: is not a label store (it holds {taken!r} and no {IDENTITY_FILE}); "
-            "give --output a new or empty directory"
-        )
-    return directory.exists(IDENTITY_FILE)
-
-
-def check_identity(store: LabelStore, identity: StoreIdentity, *, top_k: int | None = None) -> None:
-    """Refuse a run whose model or columns differ from the store's.
-
-    Args:
-        store: that is there.
-        identity: of the run.
-        top_k: number of labels that was asked for, as it is told; an identity has at most one for each class.
-
-    Raises:
-        LabelStoreError: naming the first difference and the way out.
-    """
-    have, want = store.identity, identity
-    if have.fingerprint != want.fingerprint:
-        raise LabelStoreError(
-            f"{store.uri}: belongs to another model ({have.model}, fingerprint {have.fingerprint[:12]}; this one is "
-            f"{want.model}, {want.fingerprint[:12]}); use that model, or another --output"
-        )
-    for key in ("top_k", "embedding", "logits"):
-        if getattr(have, key) != getattr(want, key):
-            asked = top_k if key == "top_k" and top_k is not None else getattr(want, key)
-            raise LabelStoreError(
-                f"{store.uri}: was made with {key}={getattr(have, key)}, this run has {key}={asked}; "
-                "use the same, or another --output"
-            )
-
-
-def open_store(directory: Directory) -> LabelStore:
-    """Open an existing store.
-
-    Raises:
-        LabelStoreError: there is no store, or its identity cannot be read.
-    """
-    try:
-        content = json.loads(directory.read(IDENTITY_FILE))
-        content.pop("created", None)
-        return LabelStore(directory, StoreIdentity.model_validate(content))
-    except OSError as error:
-        raise LabelStoreError(
-            f"{directory.uri}: is not a label store (no readable {IDENTITY_FILE}); give the output of `imgcls predict`"
-        ) from error
-    except (ValueError, AttributeError, TypeError, RecursionError, ValidationError) as error:
-        raise LabelStoreError(f"{directory.uri}: {IDENTITY_FILE} is damaged, or of another version") from error
-
-
-def now() -> str:
-    """The time for records: UTC, ISO 8601, seconds."""
-    return datetime.now(UTC).isoformat(timespec="seconds")

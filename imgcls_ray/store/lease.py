@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, NamedTuple, NotRequired, TypedDict
 
 from imgcls_ray.errors import ImgclsError, StoreInUseError
 from imgcls_ray.json_files import encode_json
-from imgcls_ray.store.label_store import now
+from imgcls_ray.store.records import now
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

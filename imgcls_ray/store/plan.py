@@ -22,7 +22,7 @@ from imgcls_ray.inputs.sorting import ScratchTables
 from imgcls_ray.inputs.tables import FileTables, of_size, only_array, tables_of
 from imgcls_ray.json_files import encode_json
 from imgcls_ray.store.answers import Found, answers_by_uri, answers_of
-from imgcls_ray.store.label_store import now, plan_name, segment_name
+from imgcls_ray.store.records import now, plan_name, segment_name
 from imgcls_ray.store.retrying import RetryRules, may_pass
 from imgcls_ray.store.schema import PLAN_SCHEMA, STATUS_OK, image_id
 

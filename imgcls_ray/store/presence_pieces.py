@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from typing import Any
 
-    from imgcls_ray.store.label_store import LabelStore, PlanRecord
+    from imgcls_ray.store.label_store import LabelStore
+    from imgcls_ray.store.records import PlanRecord
 
 PRESENCE_SCHEMA = pa.schema(
     [

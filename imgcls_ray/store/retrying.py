@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
     from imgcls_ray.json_files import Json
     from imgcls_ray.store.answers import Answer
-    from imgcls_ray.store.label_store import LabelStore, PlanRecord
+    from imgcls_ray.store.label_store import LabelStore
+    from imgcls_ray.store.records import PlanRecord
 
 RETRIED_FIELD: Final = "retried"
 LIMITS_FIELD: Final = "limits"

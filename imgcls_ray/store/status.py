@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from imgcls_ray.json_files import Json
-    from imgcls_ray.store.label_store import LabelStore, RunRecord
+    from imgcls_ray.store.label_store import LabelStore
+    from imgcls_ray.store.records import RunRecord
 
 _DAY_S = 86_400
 
@@ -61,6 +62,8 @@ class StoreStatus:
     """When a run, also an empty one, ended last: ISO 8601."""
     images_per_day: float | None = None
     """At what rate images have arrived in the last runs that labelled any; ``None``: too few to tell."""
+    cost_per_million_images: float | None = None
+    """Of the newest run that was given a price; ``None``: none was."""
     open_runs: list[RunStatus] = field(default_factory=list)
     num_unlogged: int = 0
     """Finished runs that are not in the log yet; they are counted above, without their files."""
@@ -73,6 +76,7 @@ class StoreStatus:
         record: dict[str, Json] = {name: getattr(self, name) for name in names}
         record["codes"] = dict(self.codes)
         record["images_per_day"] = self.images_per_day
+        record["cost_per_million_images"] = self.cost_per_million_images
         record["open_runs"] = [run.to_record() for run in self.open_runs]
         record["in_use_by"] = self.holder
         return record
@@ -96,6 +100,7 @@ def read_status(store: LabelStore) -> StoreStatus:
         num_files=summary.get("files", 0),
         num_bytes=summary.get("bytes", 0),
         last_finished=summary.get("finished"),
+        cost_per_million_images=summary.get("cost_per_million_images"),
         holder=lease_holder(store.directory),
     )
     recent: list[list[Any]] = list(summary.get("recent", ()))
@@ -110,6 +115,7 @@ def read_status(store: LabelStore) -> StoreStatus:
         status.num_rows += run.num_images
         status.codes.update(run.record["counts"])
         status.last_finished = max(status.last_finished or "", run.record["finished"])
+        status.cost_per_million_images = run.record.get("cost_per_million_images", status.cost_per_million_images)
         if run.num_images:
             recent.append([run.run, run.record["finished"], run.num_images])
     status.images_per_day = _images_per_day(recent)

@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 
     from imgcls_ray.store.answers import Answer
     from imgcls_ray.store.history import DataFile, History
-    from imgcls_ray.store.label_store import LabelStore, PlanRecord
+    from imgcls_ray.store.label_store import LabelStore
+    from imgcls_ray.store.records import PlanRecord
     from imgcls_ray.store.rows import Source
     from imgcls_ray.store.schema import Unit
 

@@ -33,8 +33,8 @@ from imgcls_ray.models.folder import open_model_folder, save_model_folder
 from imgcls_ray.models.open import open_model
 from imgcls_ray.predict.job import predict
 from imgcls_ray.storage import open_directory
-from imgcls_ray.store.label_store import open_store
 from imgcls_ray.store.latest import latest_rows
+from imgcls_ray.store.opening import open_store
 from imgcls_ray.workers.board import LocalBoard
 from imgcls_ray.workers.ray_cluster import WorkerPlan
 from imgcls_ray.workers.ray_pool import RayPool

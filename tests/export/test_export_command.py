@@ -130,7 +130,7 @@ def test_bulk_labelling_takes_an_exported_folder(
 
     from imgcls_ray.predict.job import predict
     from imgcls_ray.storage import open_directory
-    from imgcls_ray.store.label_store import open_store
+    from imgcls_ray.store.opening import open_store
 
     labels = []
     for model in (small_model.path, openvino_folder):

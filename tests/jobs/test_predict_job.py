@@ -8,7 +8,7 @@ import urllib.request
 from typing import TYPE_CHECKING, Any
 
 from imgcls_ray.storage import open_directory
-from imgcls_ray.store.label_store import open_store
+from imgcls_ray.store.opening import open_store
 from imgcls_ray.store.verify import verify_store
 from tests.jobs.cluster import ROOT, submit
 

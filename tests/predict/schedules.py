@@ -36,10 +36,12 @@ from imgcls_ray.store import merging, parallel
 from imgcls_ray.store import rows as rows_module
 from imgcls_ray.store.answers import all_answers
 from imgcls_ray.store.compact import compact_store
-from imgcls_ray.store.label_store import LabelStore, create_or_open_store, now, plan_name
+from imgcls_ray.store.label_store import LabelStore
 from imgcls_ray.store.latest import latest_rows
+from imgcls_ray.store.opening import create_or_open_store
 from imgcls_ray.store.plan import PlanCounts, Spool, unanswered, write_plan
 from imgcls_ray.store.presence_changes import PresenceChanges
+from imgcls_ray.store.records import now, plan_name
 from imgcls_ray.store.retrying import RetryRules
 from imgcls_ray.store.rows import KEY_COLUMNS
 from imgcls_ray.store.verify import verify_store
@@ -49,7 +51,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from imgcls_ray.storage.files import FileInfo
-    from imgcls_ray.store.label_store import RunRecord
+    from imgcls_ray.store.records import RunRecord
     from imgcls_ray.store.schema import Unit
 
 T = TypeVar("T")

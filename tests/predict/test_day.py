@@ -18,8 +18,8 @@ from imgcls_ray.errors import StoreInUseError
 from imgcls_ray.predict import job
 from imgcls_ray.predict.job import predict
 from imgcls_ray.storage import open_directory
-from imgcls_ray.store.label_store import open_store
 from imgcls_ray.store.latest import latest_rows
+from imgcls_ray.store.opening import open_store
 from imgcls_ray.store.verify import verify_store
 
 if TYPE_CHECKING:

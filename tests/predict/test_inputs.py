@@ -13,8 +13,8 @@ from imgcls_ray.config import PredictConfig, make_config
 from imgcls_ray.errors import InputError, JobFailedError, StorageError
 from imgcls_ray.predict.job import predict
 from imgcls_ray.storage import open_directory
-from imgcls_ray.store.label_store import open_store
 from imgcls_ray.store.latest import latest_rows
+from imgcls_ray.store.opening import open_store
 
 if TYPE_CHECKING:
     from collections.abc import Callable

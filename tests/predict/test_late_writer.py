@@ -16,7 +16,8 @@ import pytest
 from imgcls_ray.inputs.listing import ListingCounts, list_inputs
 from imgcls_ray.predict.label import LabelTask
 from imgcls_ray.storage import open_directory
-from imgcls_ray.store.label_store import StoreIdentity, create_or_open_store
+from imgcls_ray.store.opening import create_or_open_store
+from imgcls_ray.store.records import StoreIdentity
 from imgcls_ray.store.verify import verify_store
 from tests.store.stores import plan
 

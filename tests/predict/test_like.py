@@ -17,8 +17,8 @@ from imgcls_ray.inputs import listing
 from imgcls_ray.models.api import create_model
 from imgcls_ray.predict.job import predict
 from imgcls_ray.storage import open_directory
-from imgcls_ray.store.label_store import open_store
 from imgcls_ray.store.latest import latest_rows
+from imgcls_ray.store.opening import open_store
 from imgcls_ray.store.verify import verify_store
 from tests.conftest import make_small_model
 

@@ -26,8 +26,8 @@ from imgcls_ray.predict.metrics import BulkMetrics
 from imgcls_ray.predict.report import PredictReport, RunReport
 from imgcls_ray.storage import open_directory
 from imgcls_ray.store.counts import UnitCounts
-from imgcls_ray.store.label_store import open_store
 from imgcls_ray.store.lease import hold_lease
+from imgcls_ray.store.opening import open_store
 from imgcls_ray.store.plan import PlanCounts
 from imgcls_ray.store.verify import verify_store
 from imgcls_ray.workers.progress import LabelProgress

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from imgcls_ray.storage import open_directory
-from imgcls_ray.store.label_store import open_store
 from imgcls_ray.store.latest import latest_rows
+from imgcls_ray.store.opening import open_store
 from imgcls_ray.store.verify import verify_store
 from tests.workers.survival import POISONOUS, poison
 

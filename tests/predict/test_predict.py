@@ -23,9 +23,10 @@ from imgcls_ray.predict.label import LabelTask
 from imgcls_ray.predict.units import label_units
 from imgcls_ray.storage import open_directory
 from imgcls_ray.storage.walking import list_folder
-from imgcls_ray.store.label_store import StoreIdentity, create_or_open_store, open_store
 from imgcls_ray.store.latest import latest_rows
+from imgcls_ray.store.opening import create_or_open_store, open_store
 from imgcls_ray.store.plan import write_plan
+from imgcls_ray.store.records import StoreIdentity
 from imgcls_ray.store.verify import verify_store
 from imgcls_ray.workers.ray_cluster import WorkerPlan
 from imgcls_ray.workers.ray_pool import RayPool

@@ -30,10 +30,12 @@ from imgcls_ray.inputs.listing import ListingCounts, list_inputs
 from imgcls_ray.models.api import create_model
 from imgcls_ray.storage import open_directory
 from imgcls_ray.storage.s3 import s3_client
-from imgcls_ray.store.label_store import StoreIdentity, create_or_open_store, open_store
 from imgcls_ray.store.lease import LEASE_FILE, hold_lease
+from imgcls_ray.store.opening import create_or_open_store, open_store
 from imgcls_ray.store.plan import write_plan
+from imgcls_ray.store.records import StoreIdentity
 from imgcls_ray.store.verify import verify_store
+from tests.conftest import SMALL_CLASSES, make_small_model
 from tests.s3.proxy import Fault, Faults
 from tests.store.stores import plan
 
@@ -502,6 +504,32 @@ def test_a_server_that_cannot_be_reached_ends_the_command_within_seconds(
     assert ended.complaint.endswith("; check the endpoint and the network")
     # Pauses are random up to these; half of them are kept on average.
     assert sum(longest) / 2 <= 20
+
+
+def test_a_new_model_labels_what_a_store_on_s3_names_and_the_two_stores_are_compared(
+    imgcls: Callable[..., Ended], s3: S3Server, bucket: str, small_model: ModelFolder, tmp_path: Path
+) -> None:
+    uris = upload(s3, bucket, draw(tmp_path / "images", 6), "images/")
+    old, new = (f"s3://{bucket}/{name}" for name in ("labels", "labels-new"))
+    first = ("predict", f"s3://{bucket}/images/", "-m", small_model.path, "-o", old)
+    assert imgcls(*first).code == 0
+    gone, *there = uris
+    s3.client().delete_object(Bucket=bucket, Key=gone.removeprefix(f"s3://{bucket}/"))
+    assert imgcls(*first).code == 0
+    rows = rows_in(imgcls("store", "latest", old).out)
+    assert {uri: row["present"] for uri, row in rows.items()} == {gone: False, **dict.fromkeys(there, True)}
+    assert sorted(rows_in(imgcls("store", "latest", old, "--only-present").out)) == there
+
+    # The same network, which is converted already, with its classes in another order.
+    other = make_small_model(tmp_path / "other", seed=0, class_names=SMALL_CLASSES[::-1])
+    assert imgcls("predict", "--like", old, "-m", other.path, "-o", new).code == 0
+    answers = rows_in(imgcls("store", "latest", new).out)
+    assert {uri: row["etag"] for uri, row in answers.items()} == {uri: rows[uri]["etag"] for uri in there}
+    found = imgcls("store", "diff", old, new, "--json")
+    assert found.code == 0
+    record = json.loads(found.out)
+    num_changed = sum(answers[uri]["label"] != rows[uri]["label"] for uri in there)
+    assert (record["num_compared"], record["num_changed"]) == (len(there), num_changed)
 
 
 @pytest.mark.parametrize("command", ["verify", "status", "latest"])

@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from imgcls_ray.storage.files import FileInfo
-    from imgcls_ray.store.label_store import LabelStore, RunRecord
+    from imgcls_ray.store.label_store import LabelStore
     from imgcls_ray.store.plan import Spool
+    from imgcls_ray.store.records import RunRecord
     from imgcls_ray.store.schema import Unit
 
 

@@ -16,19 +16,21 @@ from imgcls_ray.storage.files import FileInfo
 from imgcls_ray.storage.left_out import ListingCounts
 from imgcls_ray.storage.names import DEFAULT_NAMES
 from imgcls_ray.store.history import commit_finished
-from imgcls_ray.store.label_store import StoreIdentity, create_or_open_store
 from imgcls_ray.store.latest import latest_rows
+from imgcls_ray.store.opening import create_or_open_store
 from imgcls_ray.store.plan import PlanCounts, unanswered, write_plan
 from imgcls_ray.store.planner import plan_ahead
 from imgcls_ray.store.presence_changes import PresenceChanges
+from imgcls_ray.store.records import StoreIdentity
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
     from imgcls_ray.storage.names import NameRules
-    from imgcls_ray.store.label_store import LabelStore, RunRecord
+    from imgcls_ray.store.label_store import LabelStore
     from imgcls_ray.store.plan import Spool
+    from imgcls_ray.store.records import RunRecord
     from imgcls_ray.store.schema import Unit
 
 FINGERPRINT = "f" * 64

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from imgcls_ray.storage import open_directory
 from imgcls_ray.store.answers import Answer, all_answers, newest_answers
-from imgcls_ray.store.label_store import open_store
+from imgcls_ray.store.opening import open_store
 from tests.store.stores import answer_unit, info, infos, label, new_store, plan
 
 if TYPE_CHECKING:

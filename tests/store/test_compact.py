@@ -19,8 +19,8 @@ from imgcls_ray.store.answers import all_answers
 from imgcls_ray.store.compact import compact_store
 from imgcls_ray.store.delta_log import commit_name, read_log
 from imgcls_ray.store.history import Piece, commit_finished, pieces_of, read_history
-from imgcls_ray.store.label_store import open_store
 from imgcls_ray.store.latest import latest_rows
+from imgcls_ray.store.opening import open_store
 from imgcls_ray.store.plan import PlanCounts, unanswered
 from imgcls_ray.store.retrying import RetryRules
 from imgcls_ray.store.tiers import choose

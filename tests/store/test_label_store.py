@@ -12,7 +12,7 @@ import pytest
 from imgcls_ray.errors import LabelStoreDamagedError, LabelStoreError, StorageError, StoreInUseError
 from imgcls_ray.storage import open_directory
 from imgcls_ray.store import plan as plan_module
-from imgcls_ray.store.label_store import LabelStore, check_identity, create_or_open_store, open_store
+from imgcls_ray.store.opening import check_identity, create_or_open_store, open_store
 from imgcls_ray.store.plan import PlanCounts, unanswered, write_plan
 from imgcls_ray.store.schema import Unit, parse_part_name
 from imgcls_ray.store.verify import verify_store
@@ -34,6 +34,8 @@ from tests.store.stores import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from imgcls_ray.store.label_store import LabelStore
 
 
 # --- identity --------------------------------------------------------------------------------------------------------
@@ -422,6 +424,7 @@ def test_a_path_that_is_not_utf8_is_recorded_and_read_back(tmp_path: Path) -> No
         ("plans", "num_images", 1.5),
         ("runs", "num_images", "3"),
         ("runs", "images_per_s", "fast"),
+        ("runs", "cost_per_million_images", "much"),
         ("runs", "finished", 3),
         ("runs", "counts", []),
         ("runs", "counts", {"ok": "x"}),

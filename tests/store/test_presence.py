@@ -19,8 +19,8 @@ from imgcls_ray.storage.names import NameRules
 from imgcls_ray.store import presence_changes
 from imgcls_ray.store.compact import compact_store
 from imgcls_ray.store.history import commit_finished, current_log, read_history
-from imgcls_ray.store.label_store import create_or_open_store
 from imgcls_ray.store.latest import latest_rows, write_latest
+from imgcls_ray.store.opening import create_or_open_store
 from imgcls_ray.store.presence_changes import PresenceChanges
 from imgcls_ray.store.presence_pieces import pieces_in
 from imgcls_ray.store.verify import verify_store

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from imgcls_ray.store.compact import compact_after_run, compact_store
 from imgcls_ray.store.history import commit_finished
-from imgcls_ray.store.label_store import open_store
+from imgcls_ray.store.opening import open_store
 from imgcls_ray.store.status import all_runs, read_status
 from tests.store.stores import answer, answer_unit, infos, new_store, plan, run_record
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from imgcls_ray.store.label_store import LabelStore
 
 
-def finished(store: LabelStore, day: int, count: int = 40) -> None:
+def finished(store: LabelStore, day: int, count: int = 40, cost: float | None = None) -> None:
     run = plan(store, infos(count, etag=f"v{day}"))
     answer(store, run, finish=False)
     counts = {"ok": count - 1, "corrupt": 1} if count else {}
-    store.finish_run(
-        run, run_record(run, num_images=count, counts=counts, finished=f"2026-01-{day:02d}T00:00:00+00:00")
-    )
+    priced = {} if cost is None else {"cost_per_million_images": cost}
+    when = f"2026-01-{day:02d}T00:00:00+00:00"
+    store.finish_run(run, run_record(run, num_images=count, counts=counts, finished=when, **priced))
 
 
 def told(store: LabelStore) -> dict[str, Any]:
@@ -36,9 +36,10 @@ def told(store: LabelStore) -> dict[str, Any]:
 def test_the_log_tells_what_the_records_tell(tmp_path: Path) -> None:
     store = new_store(tmp_path)
     for day in range(1, 12):
-        finished(store, day)
+        finished(store, day, cost=day / 2 if day < 10 else None)
     finished(store, 12, count=0)
     before = told(store)
+    assert before["cost_per_million_images"] == 4.5
     assert (before["num_runs"], before["num_rows"]) == (11, 440)
     assert before["codes"] == {"ok": 429, "corrupt": 11}
     assert before["last_finished"] == "2026-01-12T00:00:00+00:00"

@@ -10,15 +10,15 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 import pyarrow.parquet as pq
 from PIL import Image
 
 from imgcls_ray.storage import open_directory
-from imgcls_ray.store.label_store import open_store
 from imgcls_ray.store.latest import latest_rows
+from imgcls_ray.store.opening import open_store
 from imgcls_ray.store.verify import verify_store
 from imgcls_ray.workers.local_worker import TITLE
 from tests.conftest import SMALL_CLASSES
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from imgcls_ray.models.folder import ModelFolder
 
+T = TypeVar("T")
 Job = Literal["predict", "evaluate", "check"]
 Place = Literal["local", "ray"]
 """Where a job's workers run: the key ``on``."""
@@ -131,11 +132,13 @@ def name_of(pid: int) -> str:
     return ""
 
 
-def wait_until(is_so: Callable[[], bool], seconds: float = 10.0) -> None:
+def wait_until(look: Callable[[], T], seconds: float = 10.0) -> T:
+    """Look again and again until there is something, and return it."""
     deadline = time.monotonic() + seconds
-    while not is_so():
+    while not (found := look()):
         assert time.monotonic() < deadline
         time.sleep(0.01)
+    return found
 
 
 class Running:
@@ -152,7 +155,10 @@ class Running:
         )
 
     def workers(self) -> list[int]:
-        """Processes that have blocks in hand: by the title that Ray gives them for so long, or their own name."""
+        """Processes that have blocks in hand: by the title that Ray gives them for so long, or their own name.
+
+        Between two blocks a worker on Ray has no such title: look with ``wait_until``.
+        """
         return [
             pid for pid, title in self.processes().items() if "BlockWorker)).submit" in title or name_of(pid) == TITLE
         ]

@@ -19,7 +19,7 @@ from PIL import Image
 
 from imgcls_ray.errors import JobFailedError
 from imgcls_ray.storage import open_directory
-from imgcls_ray.store.label_store import open_store
+from imgcls_ray.store.opening import open_store
 from imgcls_ray.workers.stopping import GracefulStop, interrupt_on_stop
 from tests.workers.survival import IMGCLS, POISONOUS, Running, wait_until
 

@@ -58,7 +58,7 @@ def test_a_worker_that_is_killed_costs_no_image(
 ) -> None:
     running = start(command_of(job, slow_data, small_model, tmp_path / "out", "--num-workers", "2", on=on))
     running.wait_for_work()
-    os.kill(running.workers()[0], signal.SIGKILL)
+    os.kill(wait_until(running.workers)[0], signal.SIGKILL)
     code, words = running.wait(200)
     assert code == exit_code_of(job), words
     assert_all_found(job, slow_data, tmp_path / "out")
