@@ -37,7 +37,12 @@ def logits_difference(found: np.ndarray, expected: np.ndarray) -> float:
 
     Returns:
         0 for equal logits; not a number if one of them is none.
+
+    Raises:
+        ValueError: they are of another number of pictures or classes.
     """
+    if found.shape != expected.shape:
+        raise ValueError(f"logits of shape {found.shape}, expected {expected.shape}")
     centred = expected - expected.mean(axis=1, keepdims=True)
     off = found - expected
     off -= off.mean(axis=1, keepdims=True)

@@ -338,3 +338,5 @@ def test_a_difference_is_relative_and_no_number_where_a_logit_is_none() -> None:
         logits_difference(logits[::-1], logits), rel=1e-5
     )
     assert not logits_difference(logits * np.nan, logits) <= 1
+    with pytest.raises(ValueError, match=r"shape \(2, 1\), expected \(2, 9\)"):
+        logits_difference(logits[:, :1], logits)
