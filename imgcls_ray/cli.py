@@ -7,6 +7,7 @@ answers at once. The options of a command are the fields of its configuration.
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -76,6 +77,11 @@ def leave_with(program: Callable[[], object]) -> NoReturn:
         if (refusal := as_refusal(error)) is None:
             raise
         _end(refusal)
+    finally:
+        # The interpreter's end would look through all modules for garbage several times, a tenth of a second. Libraries
+        # of torch's must be cleared: they print what is left of them.
+        if "torch" not in sys.modules:
+            gc.freeze()
     sys.exit(0)
 
 

@@ -162,6 +162,13 @@ GUARDS: dict[str, tuple[Promise, ...]] = {
             ),
         ),
         Promise(
+            "a row does not depend on where its converted network was, in the model folder or on this machine",
+            (
+                "models/test_bundle.py::"
+                "test_a_network_from_the_folder_runs_without_a_conversion_and_gives_the_numbers_of_one",
+            ),
+        ),
+        Promise(
             "a row does not depend on the number of workers, on what schedules them, or on retries",
             (
                 _PROMISES + "test_rows_do_not_depend_on_the_number_of_workers_or_on_what_schedules_them",
@@ -335,6 +342,14 @@ GUARDS: dict[str, tuple[Promise, ...]] = {
         ),
     ),
     "trust": (
+        Promise(
+            "a converted network that is not that of the model folder's weights does not run",
+            (
+                "models/test_bundle.py::test_one_that_says_something_else_than_the_network_does_not_run",
+                "models/test_bundle.py::test_a_damaged_one_is_left_aside_with_a_warning",
+                "serve/test_model.py::test_a_model_that_is_named_by_its_fingerprint_runs_nothing_that_it_does_not_cover",
+            ),
+        ),
         Promise(
             "a Ray that a command starts is reached by its user alone, and one started with a token by who has it",
             (

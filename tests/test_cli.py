@@ -18,6 +18,8 @@ import pytest
 
 from imgcls_ray import cli
 from imgcls_ray.errors import ImageErrorCode
+from imgcls_ray.models.bundle import read_bundle
+from imgcls_ray.models.folder import open_model_folder
 from tests.conftest import make_small_model
 
 if TYPE_CHECKING:
@@ -418,6 +420,7 @@ def test_models_new_makes_a_folder_and_refuses_what_does_not_fit(
     code, out, _ = imgcls(*new, "--num-classes", 2)
     assert code == 0
     assert "PP-LCNet_x0_25, 2 classes, fingerprint" in out
+    assert read_bundle(open_model_folder(tmp_path / "m")) is not None
     code, _, err = imgcls(*new)
     assert code == 2
     assert "already exists and is not empty" in one_line(err)
@@ -630,3 +633,13 @@ def test_another_model_labels_the_inputs_of_a_store_and_both_are_compared(
     assert "not compared: 1 input in one of both, and not there any more" in out
     assert f"report: {tmp_path / 'report'}/store_diff/report.html" in out
     assert json.loads((tmp_path / "report" / "store_diff_result.json").read_text()) == record
+
+
+@pytest.mark.parametrize(("before", "frozen"), [("", "True"), ("sys.modules['torch'] = sys", "False")])
+def test_the_interpreters_end_looks_for_no_garbage_but_that_of_torch(before: str, frozen: str) -> None:
+    code = (
+        f"import atexit, gc, sys; from imgcls_ray.cli import leave_with; {before}\n"
+        "atexit.register(lambda: print(gc.get_freeze_count() > 1000)); leave_with(lambda: None)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == f"{frozen}\n"

@@ -21,6 +21,7 @@ from imgcls_ray.errors import UsageError
 from imgcls_ray.images.decoder import decode_image
 from imgcls_ray.images.preprocess import Preprocess, preprocess_image
 from imgcls_ray.models.architecture import build_network
+from imgcls_ray.models.engines.converted import add_bundle
 from imgcls_ray.models.folder import save_model_folder
 from imgcls_ray.models.zoo import find_model
 from imgcls_ray.storage import open_directory
@@ -107,7 +108,7 @@ def _train(dataset: DemoDataset, path: Path, console: Console) -> Path:
             console.print(f"   epoch {epoch} of {NUM_EPOCHS}: {accuracy:.1%} of the training images are correct")
 
     fit_demo_model(network, pixels, labels, mean=preprocess.mean, std=preprocess.std, on_epoch=tell)
-    save_model_folder(
+    folder = save_model_folder(
         path,
         network,
         name=_MODEL_NAME,
@@ -115,6 +116,7 @@ def _train(dataset: DemoDataset, path: Path, console: Console) -> Path:
         class_names=dataset.class_names,
         preprocess=preprocess,
     )
+    add_bundle(str(path), folder)
     console.print(f"   {path}, after {time.monotonic() - start:.0f} s")
     return path
 

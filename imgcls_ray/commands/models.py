@@ -59,6 +59,7 @@ def new(config_file: Path | None, overrides: Sequence[str], flags: Values) -> No
     config = make_config(NewModelConfig, read_values(NewModelConfig, config_file, overrides, flags))
     check_address(config.output)
     from imgcls_ray.models.class_names import read_class_names
+    from imgcls_ray.models.engines.converted import add_bundle
     from imgcls_ray.models.new import new_model_folder
 
     class_names = read_class_names(Path(config.labels), num_classes=config.num_classes) if config.labels else None
@@ -71,6 +72,7 @@ def new(config_file: Path | None, overrides: Sequence[str], flags: Values) -> No
         random_seed=config.seed if config.random else None,
         s3=s3_options(config),
     )
+    add_bundle(config.output, folder)
     fingerprint = folder.spec.fingerprint[:12]
     print(f"{config.output}: {config.name}, {folder.spec.num_classes} classes, fingerprint {fingerprint}")
 

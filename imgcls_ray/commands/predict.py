@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from contextlib import nullcontext
 from dataclasses import fields
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 
-from imgcls_ray.commands.device import settle_device
 from imgcls_ray.commands.terminal import native_stderr_aside
 from imgcls_ray.config import LabelConfig, PredictConfig, check_keys, make_config, read_values
 from imgcls_ray.errors import ImageErrorCode, JobFailedError, StoppedError, UsageError
-from imgcls_ray.inputs.listing import ListingCounts, check_inputs, is_single_file, named_files
-from imgcls_ray.options import name_rules, s3_options
-from imgcls_ray.storage import open_directory
-from imgcls_ray.storage.http import NOT_PUBLIC
-from imgcls_ray.store.opening import open_store
-from imgcls_ray.store.schema import STATUS_OK
 from imgcls_ray.words import counted, duration
+from imgcls_ray.workers.ahead import loading_ahead
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -63,6 +58,10 @@ _ADVICE = {
 }
 
 
+WORKERS = ("imgcls_ray.predict.label", "serve_labelling")
+"""What local workers are forked from: module and function."""
+
+
 def run(config_file: Path | None, overrides: Sequence[str], flags: Values) -> None:
     """Label what the configuration says; flags win over overrides, overrides over the file."""
     values = read_values(PredictConfig, config_file, overrides, flags)
@@ -71,13 +70,8 @@ def run(config_file: Path | None, overrides: Sequence[str], flags: Values) -> No
         _print_labels(values)
         return
     config = make_config(PredictConfig, values)
-
-    from imgcls_ray.predict.job import predict
-
     try:
-        with native_stderr_aside():
-            config = settle_device(config)
-            report = predict(config, Console(stderr=True))
+        config, report = _label(config)
     except KeyboardInterrupt as error:
         raise StoppedError(
             f"stopped; everything labelled so far is kept in {config.output}, and the same command goes on from there"
@@ -98,6 +92,18 @@ def run(config_file: Path | None, overrides: Sequence[str], flags: Values) -> No
     _check_not_empty(report, config)
 
 
+def _label(config: PredictConfig) -> tuple[PredictConfig, PredictReport]:
+    """Do the job; returns the configuration with its device."""
+    ahead = nullcontext() if config.dry_run else loading_ahead(config, *WORKERS)
+    with native_stderr_aside(), ahead as server:
+        # What takes a second to import comes after that has begun.
+        from imgcls_ray.commands.device import settle_device
+        from imgcls_ray.predict.job import predict
+
+        config = settle_device(config)
+        return config, predict(config, Console(stderr=True), server)
+
+
 def _check_not_empty(report: PredictReport, config: PredictConfig) -> None:
     """Tell of an input without images: it may be empty, or mistyped.
 
@@ -114,6 +120,10 @@ def _check_not_empty(report: PredictReport, config: PredictConfig) -> None:
 
 def _print_labels(values: Values) -> None:
     """Images without a store: label them in this process and print."""
+    from imgcls_ray.commands.device import settle_device
+    from imgcls_ray.inputs.listing import ListingCounts, check_inputs, is_single_file, named_files
+    from imgcls_ray.options import name_rules, s3_options
+
     config = make_config(LabelConfig, values)
     s3, counts = s3_options(config), ListingCounts()
     check_inputs(config.inputs, s3, uri_column=config.uri_column)
@@ -149,6 +159,8 @@ def _print_labels(values: Values) -> None:
 
 
 def _way_out(error: ImageError) -> str:
+    from imgcls_ray.storage.http import NOT_PUBLIC
+
     is_private = error.code is ImageErrorCode.ACCESS_DENIED and error.detail.endswith(NOT_PUBLIC)
     return "; --allow-private-urls allows it" if is_private else ""
 
@@ -170,6 +182,8 @@ def _tell_plan(report: PredictReport, config: PredictConfig) -> None:
 
 
 def _tell(report: PredictReport, config: PredictConfig) -> None:
+    from imgcls_ray.store.schema import STATUS_OK
+
     console = Console(highlight=False, markup=False, soft_wrap=True)
     done = [run for run in report.runs if run.num_images]
     for run in done:
@@ -252,8 +266,11 @@ def _tell_left_out(console: Console, report: PredictReport) -> None:
 
 def _after(config: PredictConfig) -> None:
     if config.export or config.save_images:
+        from imgcls_ray.options import s3_options
         from imgcls_ray.predict.samples import save_samples
+        from imgcls_ray.storage import open_directory
         from imgcls_ray.store.latest import export_latest
+        from imgcls_ray.store.opening import open_store
 
         store = open_store(open_directory(config.output, s3_options(config)))
         if config.export:

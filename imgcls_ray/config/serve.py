@@ -29,7 +29,8 @@ class ModelChoice(StrictModel):
     model: str
     """Model folder (local or ``s3://``), or a name of the zoo with pretrained weights."""
     fingerprint: str | None = Field(default=None, pattern="^[0-9a-f]{8,64}$")
-    """Fingerprint of the model folder, or at least its first eight digits; a folder with another one is refused."""
+    """Fingerprint of the model folder, or at least its first eight digits; a folder with another one is refused. The
+    network is then converted from its weights, because the fingerprint does not cover the converted one."""
     golden: tuple[GoldenImage, ...] = ()
     """Pictures with known labels. A model that labels one of them otherwise is refused."""
 

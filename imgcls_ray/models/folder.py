@@ -128,6 +128,8 @@ class ModelFolder:
 
     path: Path
     spec: ModelSpec
+    takes_bundle: bool = True
+    """Whether the converted network that lies in it may run: its fingerprint does not cover that one."""
 
     @property
     def num_bytes(self) -> int:
@@ -311,11 +313,16 @@ def open_model_folder(path: Path) -> ModelFolder:
         raise ModelFolderError(f"{path}: {foreign_folder(path)}")
     spec = read_spec(path / SPEC_FILE)
     for name, expected in spec.files.items():
-        _check_file(path, name, expected)
+        check_file(path, name, expected)
     return ModelFolder(path, spec)
 
 
-def _check_file(folder: Path, name: str, expected: str) -> None:
+def check_file(folder: Path, name: str, expected: str) -> None:
+    """Compare a file of a network with its hash (SHA-256).
+
+    Raises:
+        ModelFolderError: it is missing, too large, unreadable or another one.
+    """
     path = folder / name
     if not path.is_file():
         raise ModelFolderError(f"{folder}: has no {name}; use the folder exactly as it was written")

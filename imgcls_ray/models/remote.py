@@ -8,13 +8,15 @@ fingerprint. A copy that was damaged is fetched again.
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import shutil
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from imgcls_ray.errors import ModelFolderError
+from imgcls_ray.errors import ImgclsError, ModelFolderError
+from imgcls_ray.models.bundle import BUNDLE, RECORD_FILE, parse_record
 from imgcls_ray.models.cache import cache_dir, private_folder, replace_folder
 from imgcls_ray.models.folder import MAX_SPEC_BYTES, SPEC_FILE, ModelFolder, open_model_folder, parse_spec, sha256_file
 from imgcls_ray.storage import open_directory, open_file
@@ -22,6 +24,8 @@ from imgcls_ray.storage import open_directory, open_file
 if TYPE_CHECKING:
     from imgcls_ray.models.folder import ModelSpec
     from imgcls_ray.storage.s3 import S3Options
+
+logger = logging.getLogger(__name__)
 
 
 def open_remote_folder(uri: str, s3: S3Options) -> ModelFolder:
@@ -69,9 +73,30 @@ def _copy(uri: str, content: bytes, spec: ModelSpec, kept: Path, s3: S3Options) 
         (partial / SPEC_FILE).write_bytes(content)
         for name, sha256 in spec.files.items():
             _link(_kept_file(f"{uri.rstrip('/')}/{name}", sha256, s3), partial / name)
+        _copy_bundle(f"{uri.rstrip('/')}/{BUNDLE}", spec, partial, s3)
         replace_folder(partial, kept, is_good=lambda: _opened(kept, content) is not None)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _copy_bundle(uri: str, spec: ModelSpec, partial: Path, s3: S3Options) -> None:
+    """Copy the converted network if this machine would read it; a model folder is whole without it."""
+    if spec.exported is not None:
+        return
+    place = partial / BUNDLE
+    try:
+        with open_directory(uri, s3).open(RECORD_FILE) as file:
+            content = file.read(MAX_SPEC_BYTES)
+        if (record := parse_record(content, spec)) is None:
+            return
+        place.mkdir()
+        for name, sha256 in record.files.items():
+            _link(_kept_file(f"{uri}/{name}", sha256, s3), place / name)
+        (place / RECORD_FILE).write_bytes(content)
+    except FileNotFoundError:
+        return
+    except (ImgclsError, OSError, ValueError) as error:
+        logger.warning("%s: the converted network is left aside: %s", uri, error)
 
 
 def _kept_file(uri: str, sha256: str, s3: S3Options) -> Path:

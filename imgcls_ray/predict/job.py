@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from imgcls_ray.store.plan import Spool
     from imgcls_ray.store.records import RunRecord
     from imgcls_ray.store.schema import Unit
+    from imgcls_ray.workers.forks import ForkServer
     from imgcls_ray.workers.local_pool import LocalPool
     from imgcls_ray.workers.pool import Pool
 
@@ -71,8 +72,13 @@ _SMALLEST_UNIT_S, _LARGEST_UNIT_S = 2.0, 10.0
 _MAX_BLOCK_BYTES = 128 * 2**20
 
 
-def predict(config: PredictConfig, console: Console) -> PredictReport:
+def predict(config: PredictConfig, console: Console, server: ForkServer | None = None) -> PredictReport:
     """Run ``imgcls predict``: plan, label, record.
+
+    Args:
+        config: of the run.
+        console: for the progress.
+        server: what local workers are forked from, if it loads already.
 
     Raises:
         UsageError: before anything is started, with the way out.
@@ -83,7 +89,7 @@ def predict(config: PredictConfig, console: Console) -> PredictReport:
         check_text_file(config.metrics_file)
     check_resources(config, num_workers=config.num_workers, num_gpus=config.num_gpus, some_gpus="num_gpus={}")
     # The processes load while everything else is read and planned.
-    with local_pool(config, serve_labelling, is_needed=not config.dry_run) as local:
+    with local_pool(config, serve_labelling, is_needed=not config.dry_run, server=server) as local:
         report = _predict(config, console, start, local)
     report.seconds = time.monotonic() - start
     return report

@@ -12,8 +12,9 @@ from PIL import Image
 from imgcls_ray.errors import ImageError, ModelFolderError
 from imgcls_ray.images.limits import DecodeLimits
 from imgcls_ray.models.classifier import ImageClassifier, ModelInput, decode_model_input
+from imgcls_ray.models.known_pictures import MAX_DIFFERENCE, known_pictures, logits_difference
 from imgcls_ray.models.open import open_model
-from imgcls_ray.serve.reference import known_pictures, reference_logits
+from imgcls_ray.serve.reference import find_reference
 from imgcls_ray.storage import FetchLimits, fetch
 
 if TYPE_CHECKING:
@@ -24,10 +25,7 @@ if TYPE_CHECKING:
     from imgcls_ray.models.classifier import Prediction
     from imgcls_ray.models.engines.load import EngineName, Precision
     from imgcls_ray.models.folder import ModelFolder
-
-# Between the engine and float32 arithmetic. bf16 costs trained networks one or two percent; of two networks that have
-# nothing to do with each other the logits differ by more than 100.
-_MAX_DIFFERENCE = 0.5
+    from imgcls_ray.serve.reference import Reference
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +97,10 @@ def load_model(choice: ModelChoice, options: ModelOptions) -> ServedModel:
             f"{choice.model}: is another model than the one asked for: its fingerprint begins with {found[:12]}, "
             f"asked for was {choice.fingerprint[:12]}"
         )
-    expected = reference_logits(folder, count=options.max_batch_size, engine=options.engine, device=options.device)
+    if choice.fingerprint is not None:
+        # Whoever names the model by its fingerprint gets what that covers: its weights, converted here.
+        folder = replace(folder, takes_bundle=False)
+    reference = find_reference(folder, count=options.max_batch_size, engine=options.engine, device=options.device)
     first = ImageClassifier.load(
         folder,
         engine=options.engine,
@@ -113,7 +114,7 @@ def load_model(choice: ModelChoice, options: ModelOptions) -> ServedModel:
     classifiers = (first, *(first.beside() for _ in range(options.num_engines - 1)))
     model = ServedModel(choice.model, folder, classifiers)
     _warm_decoder(model, options.decode_limits)
-    _warm_and_compare(model, options.max_batch_size, expected)
+    _warm_and_compare(model, options.max_batch_size, reference)
     for golden in choice.golden:
         _check_golden(model, golden.image, golden.label, options)
     return model
@@ -127,18 +128,18 @@ def _warm_decoder(model: ServedModel, limits: DecodeLimits) -> None:
     decode_model_input(file.getvalue(), model.preprocess, limits)
 
 
-def _warm_and_compare(model: ServedModel, max_batch_size: int, expected: np.ndarray | None) -> None:
+def _warm_and_compare(model: ServedModel, max_batch_size: int, reference: Reference | None) -> None:
     """Run every batch size in every thread's engine; all must agree with float32 arithmetic on the same pictures.
 
     Of an exported network only its own answers are known: they must not depend on the batch.
     """
-    images = [ModelInput(pixels, 1, 1) for pixels in known_pictures(max_batch_size, model.preprocess.crop_size)]
-    if expected is None:
-        expected = np.concatenate([_logits(model, [image], 0) for image in images])
+    pictures = known_pictures(max_batch_size, model.preprocess.crop_size) if reference is None else reference.pictures
+    images = [ModelInput(pixels, 1, 1) for pixels in pictures]
+    expected = np.concatenate([_logits(model, [i], 0) for i in images]) if reference is None else reference.logits
     for thread in range(len(model.classifiers)):
         for size in range(1, max_batch_size + 1):
-            difference = _difference(_logits(model, images[:size], thread), expected[:size])
-            if not difference <= _MAX_DIFFERENCE:
+            difference = logits_difference(_logits(model, images[:size], thread), expected[:size])
+            if not difference <= MAX_DIFFERENCE:
                 raise ModelFolderError(
                     f"{model.uri}: the engine says something else than the network in float32: its logits differ by "
                     f"{difference:.0%} (batch of {size}, engine {thread}); try precision=fp32 or engine=torch"
@@ -155,15 +156,6 @@ def _logits(model: ServedModel, images: Sequence[ModelInput], thread: int) -> np
         assert answer.logits is not None
         rows.append(answer.logits)
     return np.stack(rows)
-
-
-def _difference(found: np.ndarray, expected: np.ndarray) -> float:
-    """Of any row, relative to how far the expected logits are from their mean: it does not matter how loud they are."""
-    centred = expected - expected.mean(axis=1, keepdims=True)
-    off = found - expected
-    off -= off.mean(axis=1, keepdims=True)
-    size = np.linalg.norm(centred, axis=1) + np.finfo(np.float32).tiny
-    return float((np.linalg.norm(off, axis=1) / size).max())
 
 
 def _check_golden(model: ServedModel, image: str, label: str, options: ModelOptions) -> None:

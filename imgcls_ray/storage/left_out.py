@@ -23,8 +23,8 @@ STORE_FOLDERS = frozenset({"plans", "predictions", "runs", "exports", "samples"}
 STORE_FILES = frozenset({"store.json", "lease.json", "progress.json"})
 """Names directly below the place of a label store, except names that begin with a dot."""
 
-BESIDE = {"samples/": "store.json", "model.bin": "model.json"}
-"""Names that are skipped only beside another name: a store's samples, the weights of an OpenVINO model folder."""
+BESIDE = {"samples/": "store.json", "model.bin": "model.json", "network.bin": "network.json"}
+"""Names that are skipped only beside another name: a store's samples, the weights of networks for OpenVINO."""
 
 _UNLISTED_KEPT = 100
 _PASSED_OVER_KEPT = 1000

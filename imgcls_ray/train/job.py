@@ -14,6 +14,9 @@ from typing import TYPE_CHECKING
 from imgcls_ray.config import dump_config
 from imgcls_ray.errors import ImgclsError, JobFailedError, StoppedError, UsageError
 from imgcls_ray.json_files import write_failure
+from imgcls_ray.models.bundle import read_bundle
+from imgcls_ray.models.engines.converted import add_bundle
+from imgcls_ray.models.open import open_model
 from imgcls_ray.options import s3_options
 from imgcls_ray.storage import open_directory
 from imgcls_ray.storage.files import path_from_uri
@@ -25,6 +28,7 @@ from imgcls_ray.train.network import open_start
 from imgcls_ray.train.recipe import Recipe, resolve_recipe
 from imgcls_ray.train.reporter import report_to
 from imgcls_ray.train.result import CONFIG_FILE, RESULT_FILE, RUN_NAMES, TrainResult, write_result
+from imgcls_ray.train.saving import BEST
 from imgcls_ray.train.state import (
     ModelDescription,
     RunIdentity,
@@ -43,6 +47,7 @@ if TYPE_CHECKING:
 
     from imgcls_ray.config import TrainConfig
     from imgcls_ray.storage import Directory
+    from imgcls_ray.storage.s3 import S3Options
     from imgcls_ray.train.entries import Entries
 
 logger = logging.getLogger(__name__)
@@ -205,9 +210,19 @@ def _run(
             )
         state = load_state(directory, STATE_NAME) or state
     write_result(state, entries, directory, data=config.data)
+    # Last, when everything of the run is saved: it takes seconds and may fail.
+    _bundle(f"{config.output.rstrip('/')}/{BEST}", s3_options(config))
     return TrainResult(
         config.output, state.best_epoch, state.best_metrics, state.history[-1], len(state.bad), was_done=was_done
     )
+
+
+def _bundle(model: str, s3: S3Options) -> None:
+    """Put the converted network into the model folder, which is whole without it."""
+    folder = open_model(model if is_s3(model) else path_from_uri(model), s3)
+    if read_bundle(folder) is None:
+        logger.info("%s: converting the network, about 15 s; commands that use the model then start sooner", model)
+        add_bundle(model, folder, s3)
 
 
 def _tell_beginning(config: TrainConfig, entries: Entries, state: TrainState, recipe: Recipe, *, is_new: bool) -> None:

@@ -25,6 +25,8 @@ LENGTH = struct.Struct("<Q")
 IN_MEMORY = 1 << 63
 """Added to the length of a message that does not follow, but lies in the memory of MEMORY_FD."""
 MEMORY_FD = 3
+# Hardly anything of what an import makes is garbage, and looking for it takes a tenth of the time.
+_LOAD = "import gc; gc.disable(); from {module} import {function}; gc.enable(); {function}()"
 # Of Linux' prctl.
 _PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
 
@@ -52,7 +54,7 @@ def start_python(
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         return subprocess.Popen(
-            [sys.executable, "-c", f"from {module} import {function}; {function}()"],
+            [sys.executable, "-c", _LOAD.format(module=module, function=function)],
             stdin=stdin,
             stdout=stdout,
             # What this process can import, the child can, however this one came to it.

@@ -263,10 +263,13 @@ def serve_forks(prepare: Callable[[], Callable[[], None]]) -> None:
             ``answer_messages``.
     """
     with socket.socket(fileno=os.dup(0)) as control:
+        # While it imports, nothing looks for garbage, of which there is hardly any.
+        gc.disable()
         run = prepare()
         # Pages that no collection writes to stay shared with the forks.
         gc.collect()
         gc.freeze()
+        gc.enable()
         forks: set[int] = set()
         try:
             while True:

@@ -49,11 +49,12 @@ class LocalPool:
     Args:
         module, function: what the processes are forked from: it calls ``serve_workers``.
         num_workers: how many there are at most.
+        server: the process that they are forked from, if it runs already.
     """
 
-    def __init__(self, module: str, function: str, num_workers: int) -> None:
+    def __init__(self, module: str, function: str, num_workers: int, server: ForkServer | None = None) -> None:
         self._module, self._function = module, function
-        self._server: ForkServer | None = None
+        self._server = server
         self.board = LocalBoard()
         self.plan = WorkerPlan(num_workers)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from imgcls_ray.config import OnDevice, RunsBlocks
 from imgcls_ray.errors import ResourceError
 from imgcls_ray.machine import available_cores
-from imgcls_ray.models.engines.load import is_engine_prepared, prepare_engine, tell_of_conversion
+from imgcls_ray.models.engines.load import preparation_of, prepare_engine
 from imgcls_ray.words import counted
 from imgcls_ray.workers.local_pool import LocalPool
 from imgcls_ray.workers.pool import is_on_cluster, is_on_ray
@@ -21,8 +21,9 @@ from imgcls_ray.workers.ray_pool import RayPool
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from imgcls_ray.config import CheckConfig, EvaluateConfig, PredictConfig
+    from imgcls_ray.config import CheckConfig, EngineName, EvaluateConfig, PredictConfig
     from imgcls_ray.models.folder import ModelFolder
+    from imgcls_ray.workers.forks import ForkServer
     from imgcls_ray.workers.pool import Pool
 
 logger = logging.getLogger(__name__)
@@ -56,7 +57,11 @@ def check_resources(
 
 
 def local_pool(
-    config: CheckConfig | EvaluateConfig | PredictConfig, serve: Callable[[], None], *, is_needed: bool = True
+    config: CheckConfig | EvaluateConfig | PredictConfig,
+    serve: Callable[[], None],
+    *,
+    is_needed: bool = True,
+    server: ForkServer | None = None,
 ) -> LocalPool:
     """The processes of this machine that a job may have; if it runs on them, they begin to load what they need.
 
@@ -64,8 +69,9 @@ def local_pool(
         config: of the job.
         serve: what the processes are forked from runs this, a function of a module that imports what they need.
         is_needed: whether it will work at all.
+        server: what they are forked from, if it loads already.
     """
-    pool = LocalPool(serve.__module__, serve.__name__, config.num_workers or available_cores())
+    pool = LocalPool(serve.__module__, serve.__name__, config.num_workers or available_cores(), server)
     if is_needed and not is_on_ray(config):
         pool.load()
     return pool
@@ -125,8 +131,7 @@ def start_locally(
     num_workers: int | None = None,
 ) -> LocalPool:
     """As ``start_classifiers``, on the local pool, of which so many workers will be needed, or all."""
-    tell_of_conversion(folder, config.engine, "cpu", embedding)
-    if not is_engine_prepared(folder, config.engine, "cpu", embedding):
+    if _preparation(folder, config.engine, "cpu", embedding):
         local.call(partial(prepare_engine, folder, config.engine, "cpu", embedding))
     _tell_of_start(num_workers or local.plan.num_cpu_workers, _LOADS, on_ray=False)
     return local
@@ -140,8 +145,7 @@ def _start_on_ray(
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as beside:
         device = "cuda" if config.uses_gpus else "cpu"
         prepared = None
-        tell_of_conversion(folder, config.engine, device, embedding)
-        if not is_engine_prepared(folder, config.engine, device, embedding):
+        if _preparation(folder, config.engine, device, embedding):
             prepared = beside.submit(prepare_engine, folder, config.engine, device, embedding)
         if config.gpu_ids:
             show_gpus(config.gpu_ids)
@@ -150,6 +154,14 @@ def _start_on_ray(
             prepared.result()
     num_gpus = num_gpus or len(config.gpu_ids)
     return RayPool(plan_workers(config.num_workers, num_gpus or (None if config.uses_gpus else 0)))
+
+
+def _preparation(folder: ModelFolder, engine: EngineName, device: str, embedding: bool) -> bool:
+    """Whether the engine has to be prepared; what takes long is told."""
+    preparation = preparation_of(folder, engine, device, embedding)
+    if preparation == "conversion":
+        logger.info("%s: converting the network once, about 15 s; later commands use the converted one", folder.path)
+    return preparation is not None
 
 
 def _tell_of_start(num_workers: int, what_they_do: str, *, on_ray: bool) -> None:

@@ -20,7 +20,7 @@ from imgcls_ray.export.quantize import quantize_onnx
 from imgcls_ray.models import folder as folder_module
 from imgcls_ray.models.api import create_model
 from imgcls_ray.models.classifier import ImageClassifier, ModelInput, Prediction
-from imgcls_ray.models.engines.load import is_engine_prepared, load_engine
+from imgcls_ray.models.engines.load import load_engine, preparation_of
 from imgcls_ray.models.folder import EXPORTED_FILES, ModelFolder, new_folder, open_model_folder
 from imgcls_ray.models.new import new_model_folder
 
@@ -145,7 +145,7 @@ def test_the_python_interface_takes_an_exported_folder(
 
 
 def test_nothing_is_converted_for_an_exported_network(exported: dict[ExportFormat, ModelFolder]) -> None:
-    assert all(is_engine_prepared(exported[fmt], "auto", "cpu", embedding=False) for fmt in FORMATS)
+    assert all(preparation_of(exported[fmt], "auto", "cpu", embedding=False) is None for fmt in FORMATS)
 
 
 def test_onnx_is_quantized_for_every_runtime(small_model: ModelFolder, copy: Callable[[ExportFormat], Path]) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from imgcls_ray.errors import StorageError
-from imgcls_ray.models.engines import openvino_engine
+from imgcls_ray.models.engines import cached
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 
 
 def _load(folder: ModelFolder, log: Path) -> None:
-    convert = openvino_engine._convert
+    convert = cached._convert
 
     def counted(*args: object, **kwargs: object) -> None:
         with log.open("a") as file:
             file.write(f"{os.getpid()}\n")
         convert(*args, **kwargs)  # type: ignore[arg-type]
 
-    openvino_engine._convert = counted
-    assert openvino_engine.converted_network(folder, embedding=False).is_file()
+    cached._convert = counted
+    assert cached.cached_network(folder, embedding=False).is_file()
 
 
 def test_processes_that_start_together_convert_the_network_once(
@@ -51,8 +51,8 @@ def kept(small_model: ModelFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("IMGCLS_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("openvino.convert_model", lambda *_, **__: None)
     monkeypatch.setattr("openvino.save_model", _save)
-    monkeypatch.setattr(openvino_engine, "from_uint8", lambda *_, **__: None)
-    return openvino_engine.converted_network(small_model, embedding=False).parent
+    monkeypatch.setattr(cached, "from_uint8", lambda *_, **__: None)
+    return cached.cached_network(small_model, embedding=False).parent
 
 
 def _save(_: object, path: Path, **__: object) -> None:
@@ -82,7 +82,7 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_what_is_not_what_was_kept_is_converted_again(kept: Path, small_model: ModelFolder, damage: str) -> None:
     DAMAGES[damage](kept)
-    assert openvino_engine.converted_network(small_model, embedding=False).parent == kept
+    assert cached.cached_network(small_model, embedding=False).parent == kept
     assert (kept / "network.xml").read_text() == "<net/>"
     assert (kept / "network.bin").read_bytes() == b"weights"
     test_it_is_kept_for_its_user_only(kept)
@@ -92,7 +92,7 @@ def test_what_is_not_what_was_kept_is_converted_again(kept: Path, small_model: M
 def test_what_a_link_leads_to_is_not_read(kept: Path, small_model: ModelFolder, tmp_path: Path) -> None:
     kept.rename(tmp_path / "elsewhere")
     kept.symlink_to(tmp_path / "elsewhere")
-    openvino_engine.converted_network(small_model, embedding=False)
+    cached.cached_network(small_model, embedding=False)
     assert not kept.is_symlink()
 
 
@@ -102,7 +102,7 @@ def test_what_another_user_put_there_is_not_read(
 ) -> None:
     os.chown(kept / "network.bin", 12345, 12345)
     with caplog.at_level(logging.WARNING, "imgcls_ray"):
-        openvino_engine.converted_network(small_model, embedding=False)
+        cached.cached_network(small_model, embedding=False)
     assert (kept / "network.bin").stat().st_uid == 0
 
 
@@ -114,4 +114,4 @@ def test_a_cache_that_cannot_be_written_is_told_in_a_line(
     with pytest.raises(
         StorageError, match=r"cannot be saved there: .*; set IMGCLS_CACHE to a folder that you can write"
     ):
-        openvino_engine.converted_network(small_model, embedding=False)
+        cached.cached_network(small_model, embedding=False)

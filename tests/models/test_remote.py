@@ -6,6 +6,7 @@ What is copied is the same whatever the storage; here it is a local folder.
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,11 +16,15 @@ import pytest
 from imgcls_ray import storage
 from imgcls_ray.errors import ModelFolderError
 from imgcls_ray.models import remote
-from imgcls_ray.models.folder import update_metrics
+from imgcls_ray.models.bundle import BUNDLE, read_bundle
+from imgcls_ray.models.engines.converted import add_bundle
+from imgcls_ray.models.folder import open_model_folder, update_metrics
 from imgcls_ray.models.remote import open_remote_folder
 from imgcls_ray.storage import DEFAULT_S3
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from imgcls_ray.models.folder import ModelFolder
 
 
@@ -46,6 +51,14 @@ def fetched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(remote, "open_file", counted)
     return names
+
+
+@pytest.fixture(scope="module")
+def made(small_model: ModelFolder, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder with its converted network."""
+    path = Path(shutil.copytree(small_model.path, tmp_path_factory.mktemp("made") / "model"))
+    assert add_bundle(str(path), open_model_folder(path))
+    return path / BUNDLE
 
 
 def opened(place: Path) -> ModelFolder:
@@ -155,3 +168,44 @@ def test_a_missing_description_is_named(origin: Path) -> None:
     (origin / "model.json").unlink()
     with pytest.raises(ModelFolderError, match=r"holds no model\.json, so it is no model folder"):
         opened(origin)
+
+
+def test_the_converted_network_comes_with_its_folder(made: Path, origin: Path, fetched: list[str]) -> None:
+    shutil.copytree(made, origin / BUNDLE)
+    folder = opened(origin)
+    assert read_bundle(folder) is not None
+    assert opened(origin) == folder
+    assert sorted(fetched) == ["model.safetensors", "network.bin", "network.xml"]
+
+
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "weights": lambda bundle: (bundle / "network.bin").write_bytes(b"others"),
+    "gone": lambda bundle: (bundle / "network.xml").unlink(),
+    "record": lambda bundle: (bundle / "network.json").write_text("{}"),
+    "files elsewhere": lambda bundle: (bundle / "network.json").write_text(
+        (bundle / "network.json").read_text().replace("network.bin", "../../network.bin")
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_folder_with_a_damaged_converted_network_is_opened_without_it(
+    made: Path, origin: Path, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copytree(made, origin / BUNDLE)
+    DAMAGES[damage](origin / BUNDLE)
+    with caplog.at_level(logging.WARNING, "imgcls_ray"):
+        folder = opened(origin)
+    assert folder.spec == open_model_folder(origin).spec
+    [line] = [record.getMessage() for record in caplog.records]
+    assert line.startswith(f"{origin / BUNDLE}: the converted network is left aside: ")
+    assert read_bundle(folder) is None
+    assert len(caplog.records) == 1
+
+
+def test_a_converted_network_of_other_weights_is_not_fetched(made: Path, origin: Path, fetched: list[str]) -> None:
+    shutil.copytree(made, origin / BUNDLE)
+    record = origin / BUNDLE / "network.json"
+    record.write_text(json.dumps({**json.loads(record.read_text()), "weights_sha256": "0" * 64}))
+    assert read_bundle(opened(origin)) is None
+    assert fetched == ["model.safetensors"]

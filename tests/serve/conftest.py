@@ -317,7 +317,7 @@ def load_quickly(folder: ModelFolder) -> ServedModel:
 
 
 def believe_engines(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(serve_model, "reference_logits", lambda *_args, **_options: None)
+    patch.setattr(serve_model, "find_reference", lambda *_args, **_options: None)
 
 
 @pytest.fixture(scope="session")

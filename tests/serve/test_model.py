@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import shutil
@@ -17,12 +18,16 @@ import torch
 from imgcls_ray.config import ModelChoice, make_config
 from imgcls_ray.errors import ConfigError, ImageError, ModelFolderError
 from imgcls_ray.images.limits import DecodeLimits
+from imgcls_ray.models.bundle import BUNDLE
 from imgcls_ray.models.classifier import Prediction, decode_model_input
+from imgcls_ray.models.engines.converted import add_bundle
+from imgcls_ray.models.folder import open_model_folder
+from imgcls_ray.models.known_pictures import known_pictures
 from imgcls_ray.serve import model as serve_model
 from imgcls_ray.serve import reference
 from imgcls_ray.serve.fleet import Chosen
 from imgcls_ray.serve.model import ModelOptions, ServedModel, load_model
-from imgcls_ray.serve.reference import known_pictures, reference_logits
+from imgcls_ray.serve.reference import find_reference
 from imgcls_ray.serve.service import _status
 from imgcls_ray.storage import FetchLimits
 from tests.models.rewrite import rewrite_weights
@@ -201,13 +206,14 @@ def test_an_engine_that_says_something_else_is_refused(
     small_model: ModelFolder, other_folder: ModelFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answer_here(monkeypatch)
-    right = reference_logits(small_model, count=3, engine="openvino", device="cpu")
+    right = find_reference(small_model, count=3, engine="openvino", device="cpu")
     assert right is not None
-    for wrong in (right[::-1], right[:, ::-1], -right):
-        monkeypatch.setattr(serve_model, "reference_logits", lambda *_args, wrong=wrong, **_options: wrong)
+    for logits in (right.logits[::-1], right.logits[:, ::-1], -right.logits):
+        wrong = right._replace(logits=logits)
+        monkeypatch.setattr(serve_model, "find_reference", lambda *_args, wrong=wrong, **_options: wrong)
         with pytest.raises(ModelFolderError, match="the engine says something else than the network in float32"):
             load(small_model.path)
-    monkeypatch.setattr(serve_model, "reference_logits", lambda *_args, **_options: right)
+    monkeypatch.setattr(serve_model, "find_reference", lambda *_args, **_options: right)
     assert load(small_model.path).name == "small"
 
 
@@ -219,14 +225,6 @@ def test_a_process_that_ends_badly_refuses_the_model(
     monkeypatch.setattr(subprocess, "run", lambda *_args, **_options: done)
     with pytest.raises(ModelFolderError, match=f"the process that reads the network ended with {returncode}"):
         load(small_model.path)
-
-
-def test_known_pictures_are_the_same_every_time_and_differ() -> None:
-    pictures = known_pictures(5, 70)
-    assert pictures.shape == (5, 70, 70, 3)
-    np.testing.assert_array_equal(pictures, known_pictures(5, 70))
-    np.testing.assert_array_equal(pictures[:3], known_pictures(3, 70))
-    assert len({one.tobytes() for one in pictures}) == 5
 
 
 # --- golden pictures -------------------------------------------------------------------------------------------------
@@ -288,10 +286,73 @@ def test_golden_pictures_are_read_from_no_private_address_unless_allowed(small_m
         load_model(choice, options)
 
 
+# --- the converted network of the folder ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def made(small_model: ModelFolder, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder with its converted network."""
+    path = Path(shutil.copytree(small_model.path, tmp_path_factory.mktemp("made") / "model"))
+    assert add_bundle(str(path), open_model_folder(path))
+    return path
+
+
+def test_what_the_folder_says_itself_needs_no_other_process(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subprocess, "run", None)
+    assert load(made).name == "small"
+
+
+def test_it_says_what_another_process_would(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answer_here(monkeypatch)
+    folder = open_model_folder(made)
+    found = find_reference(folder, count=5, engine="openvino", device="cpu")
+    assert found is not None
+    monkeypatch.setattr(reference, "_bundled", lambda *_: None)
+    expected = find_reference(folder, count=2, engine="openvino", device="cpu")
+    assert expected is not None
+    order = [0, 1, 1, 0, 1]
+    np.testing.assert_array_equal(found.logits, expected.logits[order])
+    np.testing.assert_array_equal(found.pictures, expected.pictures[order])
+
+
+def test_on_a_new_machine_another_process_compares_it_and_builds_no_network(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("IMGCLS_CACHE", str(tmp_path / "cache"))
+    answer_here(monkeypatch)
+    monkeypatch.setattr(reference, "from_uint8", None)
+    assert load(made).name == "small"
+    assert not list((tmp_path / "cache").rglob("network.xml"))
+
+
+def test_a_folder_whose_network_says_something_else_is_converted_and_served(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("IMGCLS_CACHE", str(tmp_path / "cache"))
+    answer_here(monkeypatch)
+    path = Path(shutil.copytree(made, tmp_path / "model"))
+    record = json.loads((path / BUNDLE / "network.json").read_text())
+    record["logits"] = base64.b64encode(np.arange(14, dtype="<f4").tobytes()).decode()
+    (path / BUNDLE / "network.json").write_text(json.dumps(record))
+    assert load(path).name == "small"
+    assert list((tmp_path / "cache").rglob("network.xml"))
+
+
+def test_a_model_that_is_named_by_its_fingerprint_runs_nothing_that_it_does_not_cover(
+    made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer_here(monkeypatch)
+    model = load(made, fingerprint=open_model_folder(made).spec.fingerprint[:12])
+    assert not model.folder.takes_bundle
+    monkeypatch.setattr(subprocess, "run", None)
+    with pytest.raises(TypeError):
+        load(made, fingerprint=open_model_folder(made).spec.fingerprint[:12])
+
+
 def test_the_other_process_reads_its_task_and_writes_what_the_network_says(
     small_model: ModelFolder, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    task = {"path": str(small_model.path), "count": 2, "engine": "openvino", "device": "cpu"}
+    task = {"path": str(small_model.path), "takes_bundle": True, "count": 2, "engine": "openvino", "device": "cpu"}
     logits = np.frombuffer(reference._answer(json.loads(json.dumps(task))), np.float32).reshape(2, 7)
     pixels = known_pictures(2, 64).astype(np.float32) / 255
     preprocess = small_model.spec.preprocess

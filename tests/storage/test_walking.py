@@ -330,10 +330,13 @@ def test_of_the_own_store_only_what_it_wrote_is_left_out(tmp_path: Path) -> None
 def test_the_files_of_a_model_folder_are_left_out(tmp_path: Path) -> None:
     for name in ("model.json", "model.safetensors", "model.onnx", "model.xml", "model.bin", "model.pt2", "photo.jpg"):
         write(tmp_path / "model" / name)
+    for name in ("network.json", "network.xml", "network.bin"):
+        write(tmp_path / "model" / "openvino" / name)
     write(tmp_path / "model.bin")
+    write(tmp_path / "network.bin")
     counts = ListingCounts()
-    assert names_in(tmp_path, counts=counts) == ["model.bin", "model/photo.jpg"]
-    assert counts.by_name.total() == 6
+    assert names_in(tmp_path, counts=counts) == ["model.bin", "model/photo.jpg", "network.bin"]
+    assert counts.by_name.total() == 9
 
 
 # All together

@@ -56,6 +56,14 @@ def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(autouse=True)
+def bundled(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Model folders that would have got their converted network: a conversion takes longer than most runs here."""
+    models: list[str] = []
+    monkeypatch.setattr("imgcls_ray.train.job.add_bundle", lambda model, *_: models.append(model))
+    return models
+
+
 @pytest.fixture
 def make_train_config(colours: Path, tmp_path: Path) -> Callable[..., TrainConfig]:
     """A configuration that trains a small network in seconds."""

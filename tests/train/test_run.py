@@ -16,10 +16,13 @@ from safetensors.torch import load_file
 
 from imgcls_ray import create_model
 from imgcls_ray.errors import InputError, JobFailedError, StoppedError, StoreInUseError, UsageError
+from imgcls_ray.models.engines import converted
+from imgcls_ray.models.engines.converted import add_bundle
 from imgcls_ray.models.folder import open_model_folder
 from imgcls_ray.storage import DEFAULT_S3, open_directory
 from imgcls_ray.storage.s3_directory import S3Directory
 from imgcls_ray.store.lease import hold_lease
+from imgcls_ray.train import job
 from imgcls_ray.train.entries import read_entries
 from imgcls_ray.train.job import _check_is_ours, train
 from tests.train.conftest import CLASSES, NUM_VAL, write_colours
@@ -119,6 +122,35 @@ def test_run_again_it_is_done(
     )
     assert result.was_done
     assert (trained / "best_model" / "model.json").read_bytes() == before
+
+
+def test_the_best_model_gets_its_converted_network_when_the_result_is_written(
+    make_train_config: Callable[..., TrainConfig],
+    train_here: Callable[..., TrainResult],
+    bundled: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    config = make_train_config(epochs=1)
+    best = Path(config.output, "best_model")
+
+    def fail(*_: object) -> None:
+        assert result_of(config.output)["done_flag"] is True
+        raise RuntimeError("no room")
+
+    # The conversion fails: the run and its model are whole.
+    monkeypatch.setattr(converted, "convert_network", fail)
+    with monkeypatch.context() as patch:
+        patch.setattr(job, "add_bundle", add_bundle)
+        assert not train_here(config).was_done
+    assert "without its converted network" in caplog.text
+    assert open_model_folder(best).spec.class_names == CLASSES
+    # Run again, the command tries again.
+    assert train_here(config).was_done
+    assert bundled == [str(best)]
+    monkeypatch.setattr(job, "read_bundle", lambda _: "one")
+    train_here(config)
+    assert bundled == [str(best)]
 
 
 @pytest.mark.parametrize("name", ["config.yaml", "0.jpg", "latest/other.pt"])

@@ -7,7 +7,6 @@ whatever stands beside it.
 
 from __future__ import annotations
 
-import logging
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -16,20 +15,20 @@ import numpy as np
 from imgcls_ray.config import parse_device
 from imgcls_ray.errors import ResourceError, UsageError
 from imgcls_ray.machine import available_cores
+from imgcls_ray.models.engines.converted import converted_network, needed_preparation
 from imgcls_ray.models.engines.engine import Engine, EngineName, EngineOutput, Precision
-from imgcls_ray.models.engines.openvino_engine import OpenVINOEngine, converted_network, kept_network
+from imgcls_ray.models.engines.openvino_engine import OpenVINOEngine
 from imgcls_ray.models.engines.torch_engine import TorchEngine, from_uint8
 from imgcls_ray.models.exported import read_torch_network
 from imgcls_ray.words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import Literal
 
     from torch import nn
 
     from imgcls_ray.models.folder import ModelFolder
-
-logger = logging.getLogger(__name__)
 
 __all__ = [
     "Engine",
@@ -37,10 +36,10 @@ __all__ = [
     "EngineOutput",
     "Precision",
     "check_engine",
-    "is_engine_prepared",
     "load_engine",
+    "preparation_of",
     "prepare_engine",
-    "tell_of_conversion",
+    "runs_converted",
     "torch_devices",
 ]
 
@@ -119,23 +118,24 @@ def check_engine(folder: ModelFolder, engine: EngineName, device: str, embedding
         raise UsageError(f"{what}, which runs on OpenVINO on the CPU; give engine=openvino device=cpu, {way_out}")
 
 
-def is_engine_prepared(folder: ModelFolder, engine: EngineName, device: str, embedding: bool) -> bool:
-    """Whether ``prepare_engine`` has nothing to do."""
-    if folder.spec.exported is not None or not _is_openvino(folder, engine, device):
-        return True
-    return kept_network(folder, embedding=embedding).is_file()
-
-
-def tell_of_conversion(folder: ModelFolder, engine: EngineName, device: str, embedding: bool) -> None:
-    """Say that the network will be converted, which makes the first use of a model on a machine slower."""
-    if not is_engine_prepared(folder, engine, device, embedding):
-        logger.info("%s: converting the network once, about 15 s; later commands use the converted one", folder.path)
+def preparation_of(
+    folder: ModelFolder, engine: EngineName, device: str, embedding: bool
+) -> Literal["check", "conversion"] | None:
+    """What ``prepare_engine`` has to do: compare the converted network of the folder, or convert; None for nothing."""
+    if not runs_converted(folder, engine, device):
+        return None
+    return needed_preparation(folder, embedding=embedding)
 
 
 def prepare_engine(folder: ModelFolder, engine: EngineName, device: str, embedding: bool) -> None:
-    """Do once what every worker would otherwise do: convert the network and keep it."""
-    if not is_engine_prepared(folder, engine, device, embedding):
+    """Do once what every worker would otherwise do: compare the folder's converted network, or convert and keep it."""
+    if runs_converted(folder, engine, device):
         converted_network(folder, embedding=embedding)
+
+
+def runs_converted(folder: ModelFolder, engine: EngineName, device: str) -> bool:
+    """Whether the engine is OpenVINO with the network of a model folder, which has to be converted for it."""
+    return folder.spec.exported is None and _is_openvino(folder, engine, device)
 
 
 def _is_openvino(folder: ModelFolder, engine: EngineName, device: str) -> bool:
