@@ -21,7 +21,7 @@ import numpy as np
 
 from imgcls_ray.errors import ImageError, ImageErrorCode, ImgclsError, InputError
 from imgcls_ray.images.arrays import copy_array, is_array, is_batch, is_tensor, rgb_of
-from imgcls_ray.images.decoder import decode_image, decode_picture
+from imgcls_ray.images.decoder import DecodedImage, decode_picture, decode_scaled
 from imgcls_ray.images.limits import DecodeLimits
 from imgcls_ray.images.preprocess import preprocess_image
 from imgcls_ray.machine import available_cores
@@ -176,7 +176,7 @@ class Model:
 
     def _model_input(self, source: _Source) -> ModelInput | ImageError:
         try:
-            pixels = self._pixels(source)
+            decoded = self._decoded(source)
         except ImageError as error:
             return error.as_value()
         except ImgclsError as error:
@@ -184,18 +184,18 @@ class Model:
         # One input costs no more than its own result, whatever the libraries below raise.
         except Exception as error:
             return _image_error(ImageErrorCode.FETCH_FAILED, error)
-        model_input = preprocess_image(pixels, self.folder.spec.preprocess)
-        return ModelInput(model_input, width=pixels.shape[1], height=pixels.shape[0])
+        model_input = preprocess_image(decoded.pixels, self.folder.spec.preprocess)
+        return ModelInput(model_input, width=decoded.width, height=decoded.height)
 
-    def _pixels(self, source: _Source) -> np.ndarray:
+    def _decoded(self, source: _Source) -> DecodedImage:
         content = source.content
         if isinstance(content, ImageError):
             raise content
         if isinstance(content, str):
             content = fetch(content, None, self._limits.fetch)
         if isinstance(content, bytes):
-            return decode_image(content, self._limits.decode)
-        return rgb_of(content, self._limits.decode)
+            return decode_scaled(content, self._limits.decode, min_side=self.folder.spec.preprocess.min_side)
+        return DecodedImage(rgb_of(content, self._limits.decode))
 
 
 def create_model(

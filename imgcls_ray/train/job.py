@@ -54,6 +54,7 @@ _IDENTITY_KEYS = (
     "pretrained",
     "freeze",
     "image_size",
+    "decode",
     "epochs",
     "seed",
     "class_weights",
