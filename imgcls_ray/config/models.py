@@ -54,8 +54,8 @@ class NewModelConfig(ObjectStorage):
     seed: int = Field(default=0, ge=0, le=2**63 - 1)
     """Random seed of the random weights."""
     decode: Literal["full", "scaled"] | None = None
-    """How the model's images are decoded. ``scaled``: large JPEGs at 1/2, 1/4 or 1/8 of their size, which is faster and
-    changes the network's input slightly. Default: as in the model folder of ``weights``, else ``full``."""
+    """Decoding of the model's images. ``scaled``: large JPEGs at 1/2, 1/4 or 1/8 of their size, which is faster and
+    changes the network's input slightly. Default: that of the model folder of ``weights``, else ``full``."""
 
     @model_validator(mode="after")
     def _weights_come_from_one_place(self) -> Self:

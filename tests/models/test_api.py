@@ -306,7 +306,7 @@ def test_arrays_and_tensors_are_labelled_as_the_same_picture(model: Model, item:
 
 
 def test_a_model_that_decodes_at_a_fraction_tells_the_true_size(small_model: ModelFolder, tmp_path: Path) -> None:
-    new_model_folder(small_model.spec.name, tmp_path / "scaled", weights=small_model.path, decode="scaled")
+    new_model_folder("PP-LCNet_x0_25", tmp_path / "scaled", weights=small_model.path, decode="scaled")
     pixels = np.random.default_rng(0).integers(0, 256, (720, 960, 3), dtype=np.uint8)
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "JPEG", quality=95)

@@ -368,7 +368,7 @@ def test_a_model_that_decodes_at_a_fraction_labels_with_the_true_sizes_and_has_s
     # Halves of 960 x 720 have five times the 72 pixels that the model resizes to.
     draw_images(2, size=(960, 720))
     scaled = tmp_path / "scaled"
-    new_model_folder(small_model.spec.name, scaled, weights=small_model.path, decode="scaled")
+    new_model_folder("PP-LCNet_x0_25", scaled, weights=small_model.path, decode="scaled")
     label()
     label(model=scaled, output=tmp_path / "scaled_store")
     rows, others = rows_of(tmp_path / "store"), rows_of(tmp_path / "scaled_store")
