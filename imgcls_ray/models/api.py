@@ -176,7 +176,7 @@ class Model:
 
     def _model_input(self, source: _Source) -> ModelInput | ImageError:
         try:
-            decoded = self._decoded(source)
+            decoded = self._decoded(source, self.folder.spec.preprocess.min_side)
         except ImageError as error:
             return error.as_value()
         except ImgclsError as error:
@@ -187,14 +187,18 @@ class Model:
         model_input = preprocess_image(decoded.pixels, self.folder.spec.preprocess)
         return ModelInput(model_input, width=decoded.width, height=decoded.height)
 
-    def _decoded(self, source: _Source) -> DecodedImage:
+    def _pixels(self, source: _Source) -> np.ndarray:
+        """The whole picture, for people to look at."""
+        return self._decoded(source, min_side=None).pixels
+
+    def _decoded(self, source: _Source, min_side: int | None) -> DecodedImage:
         content = source.content
         if isinstance(content, ImageError):
             raise content
         if isinstance(content, str):
             content = fetch(content, None, self._limits.fetch)
         if isinstance(content, bytes):
-            return decode_scaled(content, self._limits.decode, min_side=self.folder.spec.preprocess.min_side)
+            return decode_scaled(content, self._limits.decode, min_side=min_side)
         return DecodedImage(rgb_of(content, self._limits.decode))
 
 

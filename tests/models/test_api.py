@@ -320,6 +320,8 @@ def test_a_model_that_decodes_at_a_fraction_tells_the_true_size(small_model: Mod
     assert (of_file.width, of_file.height) == (960, 720)
     assert of_pixels.scores == expected.scores
     assert of_file.scores != expected.scores
+    assert of_file.load_pixels is not None
+    assert of_file.load_pixels().shape == (720, 960, 3)
 
 
 def test_one_of_four_dimensions_is_a_batch(model: Model) -> None:

@@ -374,7 +374,7 @@ def test_a_model_that_decodes_at_a_fraction_labels_with_the_true_sizes_and_has_s
     rows, others = rows_of(tmp_path / "store"), rows_of(tmp_path / "scaled_store")
     assert [(row["width"], row["height"]) for row in others] == [(960, 720)] * 2
     assert [row["scores"] for row in rows] != [row["scores"] for row in others]
-    way_out = f"imgcls models new {small_model.spec.name} --weights {scaled} --decode full --output FOLDER"
+    way_out = f"imgcls models new PP-LCNet_x0_25 --weights {scaled} --decode full --output FOLDER"
     with pytest.raises(LabelStoreError, match=f"was made with decode=full, .* has decode=scaled; .*{way_out}"):
         label(model=scaled)
     with pytest.raises(LabelStoreError, match=r"was made with decode=scaled, .* --decode scaled --output FOLDER"):
