@@ -136,8 +136,9 @@ def agree(photos: Path, pictures: Sequence[str], margins: Sequence[int], num_tra
         counts = {size: int(count) for size, _, count in (text.partition("=") for text in pictures)}
         comparisons = {(size, margin): Comparison() for size in (*counts, "all") for margin in margins}
         mosaics = [
-            (size, Mosaic(*map(int, size.split("x")), label=number % NUM_CLASSES, seed=number))
+            (size, Mosaic(int(width), int(height), number % NUM_CLASSES, seed=number))
             for size, count in counts.items()
+            for width, _, height in [size.partition("x")]
             for number in range(count)
         ]
         with ProcessPoolExecutor(num_processes, initializer=_one_thread) as executor:

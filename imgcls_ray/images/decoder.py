@@ -49,11 +49,11 @@ class DecodedImage(NamedTuple):
     @property
     def width(self) -> int:
         """Of the upright picture in the file, pixels."""
-        return self.pixels.shape[1] * self.scale
+        return int(self.pixels.shape[1]) * self.scale
 
     @property
     def height(self) -> int:
-        return self.pixels.shape[0] * self.scale
+        return int(self.pixels.shape[0]) * self.scale
 
 
 def decode_image(data: bytes | memoryview, limits: DecodeLimits = DEFAULT_LIMITS) -> np.ndarray:

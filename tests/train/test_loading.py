@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from imgcls_ray.images.decoder import DecodeLimits
+from imgcls_ray.images.decoder import DecodedImage, DecodeLimits, decode_scaled
 from imgcls_ray.images.preprocess import Decode, Preprocess
 from imgcls_ray.models.classifier import ModelInput, decode_model_input
 from imgcls_ray.storage import FetchLimits
@@ -57,11 +57,10 @@ def test_val_images_are_what_the_classifier_sees(tmp_path: Path, decode: Decode)
 def test_the_smallest_crop_of_a_training_image_keeps_the_margin(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, crop_scale: float, scale: int
 ) -> None:
-    decoded = []
-    decode_scaled = loading.decode_scaled
+    decoded: list[DecodedImage] = []
 
-    def watched(*args: object, **options: object) -> object:
-        decoded.append(decode_scaled(*args, **options))  # type: ignore[arg-type]
+    def watched(data: bytes, limits: DecodeLimits, *, min_side: int | None) -> DecodedImage:
+        decoded.append(decode_scaled(data, limits, min_side=min_side))
         return decoded[-1]
 
     monkeypatch.setattr(loading, "decode_scaled", watched)
