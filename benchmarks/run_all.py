@@ -23,7 +23,7 @@ from benchmarks.common import available_cores, imgcls, print_table
 
 _MODEL = "PP-LCNet_x1_0"
 _TIMM_NAME = "lcnet_100"
-_PACKAGES = ("imgcls-ray", "ray", "torch", "torchvision", "timm", "openvino", "pillow", "pyarrow", "daft")
+_PACKAGES = ("imgcls-ray", "ray", "torch", "torchvision", "simplejpeg", "timm", "openvino", "pillow", "pyarrow", "daft")
 # Above this share of one core, somebody else is measured too.
 _IDLE_LOAD = 0.5
 

@@ -210,6 +210,9 @@ GUARDS: dict[str, tuple[Promise, ...]] = {
             (
                 _PROMISES + "test_every_part_of_preprocess_is_in_the_fingerprint",
                 "models/test_folder.py::test_an_edited_description_is_refused",
+                "models/test_folder.py::test_a_folder_of_whole_decoding_is_written_as_before_there_was_another",
+                "images/test_scaled_decode.py::test_the_picture_is_upright_and_has_its_true_size",
+                "train/test_loading.py::test_val_images_are_what_the_classifier_sees",
             ),
         ),
     ),

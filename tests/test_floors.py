@@ -82,7 +82,8 @@ DOORS: dict[str, set[str]] = {
     "pillow_heif": {"images"},
     "imagecodecs": {"images"},
     "xxhash": {"images"},
-    "torchvision": {"images/jpeg", "train/augment"},
+    "simplejpeg": {"images"},
+    "torchvision": {"train/augment"},
     "torch": {
         "images",
         "models",

@@ -110,6 +110,7 @@ def test_every_part_of_preprocess_is_in_the_fingerprint(tmp_path: Path) -> None:
         "crop_mode": "squash",
         "mean": (0.0, 0.0, 0.0),
         "std": (1.0, 1.0, 1.0),
+        "decode": "scaled",
     }
     # A part that is new changes pixels too: it belongs into this test, with a value that is not its default.
     assert others.keys() == {field.name for field in fields(Preprocess)} == asdict(plain).keys()

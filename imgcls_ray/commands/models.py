@@ -70,6 +70,7 @@ def new(config_file: Path | None, overrides: Sequence[str], flags: Values) -> No
         num_classes=config.num_classes,
         weights=config.weights,
         random_seed=config.seed if config.random else None,
+        decode=config.decode,
         s3=s3_options(config),
     )
     add_bundle(config.output, folder)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -53,6 +53,9 @@ class NewModelConfig(ObjectStorage):
     """Use random weights, for benchmarks."""
     seed: int = Field(default=0, ge=0, le=2**63 - 1)
     """Random seed of the random weights."""
+    decode: Literal["full", "scaled"] | None = None
+    """Decoding of the model's images. ``scaled``: large JPEGs at 1/2, 1/4 or 1/8 of their size, which is faster and
+    changes the network's input slightly. Default: that of the model folder of ``weights``, else ``full``."""
 
     @model_validator(mode="after")
     def _weights_come_from_one_place(self) -> Self:

@@ -40,6 +40,9 @@ class TrainConfig(Labelled, OnDevice, ReadLimits):
     image_size: int | None = Field(default=None, ge=16, le=1024)
     """Height and width of the network's input in pixels, in training and afterwards. Default: the sizes of the zoo;
     some networks train at a smaller size than they are evaluated at."""
+    decode: Literal["full", "scaled"] | None = None
+    """Decoding of images, in training and afterwards. ``scaled``: large JPEGs at 1/2, 1/4 or 1/8 of their size, which
+    is faster. Default: that of the model folder that the run starts from, else ``full``."""
 
     epochs: PositiveInt = 20
     """Number of training epochs: how often every image is seen."""

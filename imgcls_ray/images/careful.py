@@ -73,17 +73,20 @@ _TRUNCATED_WORDS = ("truncated", "need_more_input")
 _MAX_DETAIL_CHARS = 200
 
 
-def decode_with_pillow(data: bytes, image_format: ImageFormat, limits: DecodeLimits) -> np.ndarray:
+def decode_with_pillow(data: bytes, image_format: ImageFormat, limits: DecodeLimits, scale: int = 1) -> np.ndarray:
     """Decode the first picture of a file whose format is known and whose bytes are within the limit.
 
+    Args:
+        scale: of a JPEG, by ``choose_scale``.
+
     Returns:
-        Upright RGB, uint8 (H, W, 3), C-contiguous and writable.
+        Upright RGB, uint8 (H / scale, W / scale, 3), C-contiguous and writable.
 
     Raises:
         ImageError: Anything that went wrong.
     """
     with _as_image_errors(data, image_format):
-        return _decode(data, image_format, limits)
+        return _decode(data, image_format, limits, scale)
 
 
 def read_pillow_image(image: Image.Image, limits: DecodeLimits) -> np.ndarray:
@@ -156,7 +159,7 @@ def _as_image_errors(data: bytes = b"", image_format: ImageFormat | None = None)
         raise ImageError(_code_of(exc, data, image_format), _one_line(exc)) from exc
 
 
-def _decode(data: bytes, image_format: ImageFormat, limits: DecodeLimits) -> np.ndarray:
+def _decode(data: bytes, image_format: ImageFormat, limits: DecodeLimits, scale: int) -> np.ndarray:
     if image_format is ImageFormat.JXL:
         return decode_jxl(data, limits)
     plugin = _plugin(image_format)
@@ -188,7 +191,7 @@ def _decode(data: bytes, image_format: ImageFormat, limits: DecodeLimits) -> np.
         data = keep_picture(data, limits)
 
     # Pillow's picture is gone before the pixels are turned, which copies them.
-    return turn_upright(*_read_pixels(data, image_format, plugin, orientation, limits))
+    return turn_upright(*_read_pixels(data, image_format, plugin, orientation, limits, scale))
 
 
 def _read_pixels(
@@ -197,6 +200,7 @@ def _read_pixels(
     plugin: type[ImageFile.ImageFile],
     orientation: int | None,
     limits: DecodeLimits,
+    scale: int,
 ) -> tuple[np.ndarray, int]:
     """The pixels as they are stored, and the orientation that is left to apply."""
     with plugin(io.BytesIO(data)) as image:
@@ -211,6 +215,8 @@ def _read_pixels(
             correct_palette(image)
         elif image_format is ImageFormat.HEIF:
             orientation = UPRIGHT  # libheif has turned it, as the file's own properties say
+        elif scale > 1:
+            image.draft(None, (image.width // scale, image.height // scale))
         image.load()
         if image_format is ImageFormat.PNG:
             scale_colour_key(image, bit_depth=data[_PNG_BIT_DEPTH_AT])

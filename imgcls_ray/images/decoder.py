@@ -8,13 +8,14 @@ trained on pixels read that way. Everything here is safe to call from several th
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from PIL import AvifImagePlugin
 
 from imgcls_ray.errors import ImageError, ImageErrorCode
 from imgcls_ray.images.careful import decode_with_pillow, read_pillow_image
-from imgcls_ray.images.jpeg import check_jpeg, decode_jpeg_fast, read_jpeg_header
+from imgcls_ray.images.fast_jpeg import choose_scale, decode_jpeg_fast
+from imgcls_ray.images.jpeg import check_jpeg, read_jpeg_header
 from imgcls_ray.images.limits import DEFAULT_LIMITS, DecodeLimits
 from imgcls_ray.images.sniff import ImageFormat, sniff_format
 
@@ -27,12 +28,32 @@ if TYPE_CHECKING:
 __all__ = [
     "DEFAULT_LIMITS",
     "DecodeLimits",
+    "DecodedImage",
     "decode_careful",
     "decode_image",
     "decode_picture",
+    "decode_scaled",
     "decode_with_header",
     "load_optional_decoders",
 ]
+
+
+class DecodedImage(NamedTuple):
+    """A picture, perhaps at a fraction of its size."""
+
+    pixels: np.ndarray
+    """Upright RGB, uint8 (height / scale, width / scale, 3), C-contiguous and writable."""
+    scale: int = 1
+    """1, 2, 4 or 8."""
+
+    @property
+    def width(self) -> int:
+        """Of the upright picture in the file, pixels."""
+        return int(self.pixels.shape[1]) * self.scale
+
+    @property
+    def height(self) -> int:
+        return int(self.pixels.shape[0]) * self.scale
 
 
 def decode_image(data: bytes | memoryview, limits: DecodeLimits = DEFAULT_LIMITS) -> np.ndarray:
@@ -47,33 +68,56 @@ def decode_image(data: bytes | memoryview, limits: DecodeLimits = DEFAULT_LIMITS
         ImageError: ``empty``, ``too_many_bytes``, ``unsupported_format``, ``too_many_pixels``, ``too_many_scans``,
             ``truncated``, ``corrupt`` or ``decoder_crashed`` (out of memory).
     """
-    return decode_with_header(data, limits)[0]
+    return decode_scaled(data, limits, min_side=None).pixels
+
+
+def decode_scaled(
+    data: bytes | memoryview, limits: DecodeLimits = DEFAULT_LIMITS, *, min_side: int | None
+) -> DecodedImage:
+    """Decode one image as ``decode_image`` does, a JPEG at the smallest of the scales of ``choose_scale``.
+
+    Limits hold for the size in the file.
+
+    Args:
+        min_side: pixels that the short side keeps at least; None decodes every picture whole.
+
+    Raises:
+        ImageError: as ``decode_image``.
+    """
+    return _decode(data, limits, min_side)[0]
 
 
 def decode_with_header(
     data: bytes | memoryview, limits: DecodeLimits = DEFAULT_LIMITS
 ) -> tuple[np.ndarray, JpegHeader | None]:
     """Decode one image as ``decode_image`` does, and also return the header of a JPEG."""
-    data, image_format = _check_bytes(data, limits)
-    header = None
-    if image_format is ImageFormat.JPEG:
-        header = read_jpeg_header(data)
-        check_jpeg(data, header, limits)
-        if header.is_fast:
-            try:
-                return decode_jpeg_fast(data, header), header
-            except ImportError:  # a broken installation must be heard of, not just be slow
-                raise
-            # Whatever stopped it, the careful decoder gets the file next and decides what is wrong with it.
-            except Exception:
-                pass
-    return decode_with_pillow(data, image_format, limits), header
+    decoded, header = _decode(data, limits, min_side=None)
+    return decoded.pixels, header
 
 
-def decode_careful(data: bytes | memoryview, limits: DecodeLimits = DEFAULT_LIMITS) -> np.ndarray:
-    """Decode one image with Pillow whatever its format; promises and errors as ``decode_image``."""
+def _decode(
+    data: bytes | memoryview, limits: DecodeLimits, min_side: int | None
+) -> tuple[DecodedImage, JpegHeader | None]:
     data, image_format = _check_bytes(data, limits)
-    return decode_with_pillow(data, image_format, limits)
+    if image_format is not ImageFormat.JPEG:
+        return DecodedImage(decode_with_pillow(data, image_format, limits)), None
+    header = read_jpeg_header(data)
+    check_jpeg(data, header, limits)
+    scale = choose_scale(header, min_side)
+    if header.is_fast:
+        # Whatever stops it, the careful decoder gets the file next and decides what is wrong with it.
+        with suppress(Exception):
+            return DecodedImage(decode_jpeg_fast(data, header, scale), scale), header
+    return DecodedImage(decode_with_pillow(data, image_format, limits, scale), scale), header
+
+
+def decode_careful(
+    data: bytes | memoryview, limits: DecodeLimits = DEFAULT_LIMITS, *, min_side: int | None = None
+) -> np.ndarray:
+    """Decode one image with Pillow whatever its format; promises and errors as ``decode_scaled``."""
+    data, image_format = _check_bytes(data, limits)
+    scale = choose_scale(read_jpeg_header(data), min_side) if image_format is ImageFormat.JPEG else 1
+    return decode_with_pillow(data, image_format, limits, scale)
 
 
 def decode_picture(picture: Image.Image, limits: DecodeLimits = DEFAULT_LIMITS) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Read a JPEG's header without decoding it, and decode the ordinary ones fast.
+"""Read a JPEG's header without decoding it.
 
 Reading the header takes tens of microseconds. It decides three things before decoding: whether the file is within the
 limits, whether the fast decoder supports it, and its orientation.
@@ -6,21 +6,13 @@ limits, whether the fast decoder supports it, and its orientation.
 
 from __future__ import annotations
 
-import functools
-import importlib.util
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from imgcls_ray.errors import ImageError, ImageErrorCode
-from imgcls_ray.images.orientation import EXIF_PREFIX, UPRIGHT, find_orientation, turn_upright
+from imgcls_ray.images.orientation import EXIF_PREFIX, UPRIGHT, find_orientation
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    import numpy as np
-    import torch
-
     from imgcls_ray.images.limits import DecodeLimits
 
 _SOF_BASELINE, _SOF_EXTENDED, _SOF_PROGRESSIVE = 0xC0, 0xC1, 0xC2
@@ -30,9 +22,9 @@ _SOF_MARKERS = frozenset(range(0xC0, 0xD0)) - {_DHT, _JPG, _DAC}
 _FAST_SOFS = frozenset({_SOF_BASELINE, _SOF_EXTENDED, _SOF_PROGRESSIVE})
 # What libjpeg-turbo 3 decodes; the rest of the standard is hierarchical or lossless arithmetic, which nothing writes.
 _READABLE_SOFS = _FAST_SOFS | {_SOF_LOSSLESS, _SOF_ARITHMETIC, _SOF_PROGRESSIVE_ARITHMETIC}
+LOSSLESS_SOFS = frozenset({_SOF_LOSSLESS})
+"""Frame markers of JPEGs whose pixels are not stored as coefficients."""
 _PROGRESSIVE_SOFS = frozenset({_SOF_PROGRESSIVE, _SOF_PROGRESSIVE_ARITHMETIC})
-
-_MODE_RGB = 3  # torchvision.io.ImageReadMode.RGB
 
 # The next marker that has a segment, or EOI. Skipped in C rather than in a loop here, because each can fill a file:
 # stuffed zeros and restart markers (inside scans), fill bytes, and junk between segments.
@@ -213,43 +205,3 @@ def _check_scans(data: bytes, scan: int, max_scans: int) -> None:
 def has_end_of_image(data: bytes, scan: int) -> bool:
     """Whether an end-of-image marker follows the scan that starts at this offset."""
     return data.rfind(b"\xff\xd9", scan) != -1
-
-
-@functools.cache
-def load_fast_decoder() -> Callable[[torch.Tensor, int, bool], torch.Tensor]:
-    """The operator behind ``torchvision.io.decode_jpeg``: encoded uint8 (N,), mode, EXIF or not, to uint8 (3, H, W).
-
-    Its library is loaded without the package around it, whose import takes over a second for models and data sets that
-    no worker needs.
-    """
-    import torch
-
-    package = importlib.util.find_spec("torchvision")
-    folders = list(package.submodule_search_locations or ()) if package is not None else []
-    libraries = sorted(path for folder in folders for path in Path(folder).glob("image*.so"))
-    if libraries:
-        torch.ops.load_library(str(libraries[0]))  # type: ignore[no-untyped-call]
-    else:
-        import torchvision.io  # noqa: F401 - built otherwise than the wheels; it knows where its library is
-    operator: Callable[[torch.Tensor, int, bool], torch.Tensor] = torch.ops.image.decode_jpeg
-    return operator
-
-
-def decode_jpeg_fast(data: bytes, header: JpegHeader) -> np.ndarray:
-    """Decode with libjpeg-turbo through torchvision, for headers that are ``is_fast``.
-
-    Returns:
-        Upright RGB, uint8 (H, W, 3), C-contiguous and writable; a view of the decoder's buffer if it did not have to
-        be turned.
-
-    Raises:
-        RuntimeError: libjpeg-turbo gave up, also because of a missing end.
-    """
-    import torch
-
-    # Torch warns about memory that it could write to but must not; the copy costs a thousandth of the decoding.
-    encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-    chw = load_fast_decoder()(encoded, _MODE_RGB, False)
-    # The decoder wrote (H, W, 3) and shows it permuted: permuting back copies nothing.
-    pixels: np.ndarray = chw.permute(1, 2, 0).numpy()
-    return turn_upright(pixels, header.orientation)

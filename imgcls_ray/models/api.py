@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from imgcls_ray.errors import ImageError, ImageErrorCode, ImgclsError
 from imgcls_ray.images.arrays import rgb_of
-from imgcls_ray.images.decoder import decode_image
+from imgcls_ray.images.decoder import DecodedImage, decode_scaled
 from imgcls_ray.images.limits import DecodeLimits
 from imgcls_ray.images.preprocess import preprocess_image
 from imgcls_ray.machine import available_cores
@@ -152,7 +152,7 @@ class Model:
 
     def _model_input(self, source: Source) -> ModelInput | ImageError:
         try:
-            pixels = self._pixels(source)
+            decoded = self._decoded(source, self.folder.spec.preprocess.min_side)
         except ImageError as error:
             return error.as_value()
         except ImgclsError as error:
@@ -160,18 +160,22 @@ class Model:
         # One input costs no more than its own result, whatever the libraries below raise.
         except Exception as error:
             return image_error(ImageErrorCode.FETCH_FAILED, error)
-        model_input = preprocess_image(pixels, self.folder.spec.preprocess)
-        return ModelInput(model_input, width=pixels.shape[1], height=pixels.shape[0])
+        model_input = preprocess_image(decoded.pixels, self.folder.spec.preprocess)
+        return ModelInput(model_input, width=decoded.width, height=decoded.height)
 
     def _pixels(self, source: Source) -> np.ndarray:
+        """The whole picture, for people to look at."""
+        return self._decoded(source, min_side=None).pixels
+
+    def _decoded(self, source: Source, min_side: int | None) -> DecodedImage:
         content = source.content
         if isinstance(content, ImageError):
             raise content
         if isinstance(content, str):
             content = fetch(content, None, self._limits.fetch)
         if isinstance(content, bytes):
-            return decode_image(content, self._limits.decode)
-        return rgb_of(content, self._limits.decode)
+            return decode_scaled(content, self._limits.decode, min_side=min_side)
+        return DecodedImage(rgb_of(content, self._limits.decode))
 
 
 def create_model(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from imgcls_ray.errors import ImageError, ImageErrorCode
-from imgcls_ray.images.decoder import DecodeLimits, decode_image
+from imgcls_ray.images.decoder import DecodeLimits, decode_scaled
 from imgcls_ray.images.preprocess import preprocess_image
 from imgcls_ray.models.engines.load import load_engine
 
@@ -71,10 +71,10 @@ class StageSeconds:
 def decode_model_input(data: bytes, preprocess: Preprocess, limits: DecodeLimits) -> ModelInput | ImageError:
     """The way of one image up to the engine: decode, resize, crop. Failures are values."""
     try:
-        pixels = decode_image(data, limits)
+        decoded = decode_scaled(data, limits, min_side=preprocess.min_side)
     except ImageError as error:
         return error.as_value()
-    return ModelInput(preprocess_image(pixels, preprocess), width=pixels.shape[1], height=pixels.shape[0])
+    return ModelInput(preprocess_image(decoded.pixels, preprocess), width=decoded.width, height=decoded.height)
 
 
 def decode_model_inputs(

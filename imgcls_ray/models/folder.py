@@ -22,7 +22,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import ConfigDict, Field, ValidationError, model_validator
+from pydantic import ConfigDict, Field, ValidationError, field_serializer, model_validator
 
 from imgcls_ray.config import StrictModel, clipped, shown, shown_text
 from imgcls_ray.errors import ModelFolderError
@@ -106,6 +106,12 @@ class ModelSpec(StrictModel):
     """Format and files of an exported network; null in other folders."""
     fingerprint: str = Field(pattern="^[0-9a-f]{64}$")
     """Hash (SHA-256) of what decides labels: network, weights, class names and preprocessing."""
+
+    @field_serializer("preprocess")
+    def _preprocess_of_before(self, preprocess: Preprocess) -> dict[str, Any]:
+        # Folders of before have no such key, and a whole decoding must keep their fingerprint.
+        values = asdict(preprocess)
+        return values if preprocess.decode != "full" else {k: v for k, v in values.items() if k != "decode"}
 
     @property
     def num_classes(self) -> int:
@@ -415,6 +421,11 @@ def _fingerprint(spec: dict[str, Any]) -> str:
     if spec.get("exported") is not None:
         parts["exported"] = spec["exported"]
     return hashlib.sha256(json.dumps(parts, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+def fingerprint_with(spec: ModelSpec, preprocess: Preprocess) -> str:
+    """The fingerprint of the same network and classes with another preprocessing."""
+    return _fingerprint(spec.model_copy(update={"preprocess": preprocess}).model_dump(mode="json"))
 
 
 @dataclass(frozen=True)

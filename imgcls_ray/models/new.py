@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from imgcls_ray.errors import ModelFolderError, UnknownModelError
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from imgcls_ray.images.preprocess import Decode
     from imgcls_ray.models.folder import ModelFolder
     from imgcls_ray.models.zoo import ZooModel
     from imgcls_ray.storage.s3 import S3Options
@@ -30,6 +32,7 @@ def new_model_folder(
     num_classes: int | None = None,
     weights: str | Path | None = None,
     random_seed: int | None = None,
+    decode: Decode | None = None,
     s3: S3Options = DEFAULT_S3,
 ) -> ModelFolder:
     """Make a model folder for a name of the zoo, or of timm (``timm:...``).
@@ -43,6 +46,7 @@ def new_model_folder(
         weights: a model folder, or a ``.safetensors``, torch state-dict or ``.pdparams`` file.
         random_seed: take random weights instead. Without either, timm's pretrained weights are taken. A head of another
             class count is replaced by a random one, and a warning says so.
+        decode: how the folder's images are decoded; without it, as with the weights' folder, else ``full``.
         s3: how to reach ``s3://`` weights.
 
     Raises:
@@ -75,7 +79,7 @@ def new_model_folder(
         name=name,
         architecture=loaded.architecture,
         class_names=class_names,
-        preprocess=loaded.preprocess,
+        preprocess=replace(loaded.preprocess, decode=decode or loaded.preprocess.decode),
     )
 
 

@@ -13,9 +13,10 @@ from contextlib import nullcontext
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-from imgcls_ray.errors import StoppedError
+from imgcls_ray.errors import LabelStoreError, StoppedError
 from imgcls_ray.machine import available_cores
 from imgcls_ray.models.engines.load import check_engine
+from imgcls_ray.models.folder import fingerprint_with
 from imgcls_ray.models.open import open_model
 from imgcls_ray.options import decode_limits, fetch_limits, s3_options
 from imgcls_ray.predict.exporters import Exporter, ProgressFile, TextFile, check_text_file, exporting
@@ -54,7 +55,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from imgcls_ray.config import PredictConfig
-    from imgcls_ray.models.folder import ModelFolder
+    from imgcls_ray.images.preprocess import Decode
+    from imgcls_ray.models.folder import ModelFolder, ModelSpec
     from imgcls_ray.storage.left_out import ListingCounts
     from imgcls_ray.store.label_store import LabelStore
     from imgcls_ray.store.plan import Spool
@@ -105,6 +107,7 @@ def _predict(config: PredictConfig, console: Console, start: float, local: Local
     report = PredictReport(directory.uri)
     store = open_store(directory) if is_store(directory) else None
     if store is not None:
+        _check_decode(store, config.model, folder.spec)
         check_identity(store, identity, top_k=config.top_k)
     # What an earlier command left open is finished also where this input is gone.
     if input_error is not None and (store is None or config.dry_run or not _open_runs(store)):
@@ -153,6 +156,22 @@ def _count_left_open(store: LabelStore) -> int:
         for answered in [store.answered_units(run)]
         for unit in store.units(run)
         if unit.number not in answered
+    )
+
+
+def _check_decode(store: LabelStore, model: str, spec: ModelSpec) -> None:
+    """Refuse a model that differs from the store's only in how images are decoded.
+
+    Raises:
+        LabelStoreError: with the command that makes the model of the store.
+    """
+    other: Decode = "scaled" if spec.preprocess.decode == "full" else "full"
+    if store.identity.fingerprint != fingerprint_with(spec, dataclasses.replace(spec.preprocess, decode=other)):
+        return
+    raise LabelStoreError(
+        f"{store.uri}: was made with decode={other}, {model} has decode={spec.preprocess.decode}; give another "
+        f"--output, or make the model that fits: imgcls models new {spec.name} --weights {model} --decode {other} "
+        "--output FOLDER"
     )
 
 
@@ -306,7 +325,7 @@ class _Job:
 
     def describe_run(self, report: RunReport) -> RunRecord:
         """The record of a finished run."""
-        packages = ("imgcls-ray", "ray", "torch", "torchvision", "timm", "openvino", "pillow", "pyarrow")
+        packages = ("imgcls-ray", "ray", "torch", "simplejpeg", "timm", "openvino", "pillow", "pyarrow")
         source = report.plan.get("input", recorded_inputs(self._config.inputs))
         record: RunRecord = {
             "run": report.run,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -40,6 +41,11 @@ class Augmentation:
     """Probability of erasing a rectangle."""
     mean: tuple[float, float, float]
     """Mean colour, 0 to 1. Erased areas get this colour, which is 0 after normalisation."""
+
+    @property
+    def full_side(self) -> int:
+        """Short side of the whole picture, pixels, at the size at which its smallest crop is the result."""
+        return math.ceil(self.image_size / math.sqrt(self.crop_scale))
 
     def build(self) -> Callable[[np.ndarray, int], torch.Tensor]:
         """Make the function that augments one image.

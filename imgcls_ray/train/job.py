@@ -59,6 +59,7 @@ _IDENTITY_KEYS = (
     "pretrained",
     "freeze",
     "image_size",
+    "decode",
     "epochs",
     "seed",
     "class_weights",

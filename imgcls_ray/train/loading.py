@@ -1,6 +1,6 @@
 """Read, decode and augment batches in processes beside the training process.
 
-Images go through the same functions as in evaluation and bulk labelling: ``fetch``, ``decode_image`` and, for val,
+Images go through the same functions as in evaluation and bulk labelling: ``fetch``, ``decode_scaled`` and, for val,
 ``preprocess_image``. An image that cannot be read is reported, never replaced.
 """
 
@@ -16,7 +16,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from imgcls_ray.errors import ImageError
-from imgcls_ray.images.decoder import decode_image
+from imgcls_ray.images.decoder import decode_scaled
 from imgcls_ray.images.preprocess import preprocess_image
 from imgcls_ray.train.entries import map_entries
 from imgcls_ray.workers.decoding import end_process_when_late, load_decoders
@@ -74,7 +74,7 @@ class Images(Dataset[Batch]):
         self._task = task
         self._tables: dict[str, pa.Table] = {}
         self._augment: Callable[[np.ndarray, int], torch.Tensor] | None = None
-        self._decode: Callable[[bytes], np.ndarray] | None = None
+        self._decode: dict[str, Callable[[bytes], np.ndarray]] = {}
         self._executor: ThreadPoolExecutor | None = None
 
     def __getitem__(self, samples: list[Sample]) -> Batch:
@@ -101,9 +101,15 @@ class Images(Dataset[Batch]):
             load_decoders()
             self._tables = {split: map_entries(path) for split, path in self._task.files.items()}
             self._augment = self._task.augmentation.build()
-            limits = self._task.decode_limits
-            self._decode = end_process_when_late(lambda data: decode_image(data, limits), limits)
+            preprocess = self._task.preprocess
+            # A random crop is a part of the picture: the whole one is as much larger.
+            train_side = preprocess.min_side_for(self._task.augmentation.full_side)
+            self._decode = {"train": self._decoder(train_side), "val": self._decoder(preprocess.min_side)}
             self._executor = ThreadPoolExecutor(NUM_FETCH_THREADS, thread_name_prefix="fetch")
+
+    def _decoder(self, min_side: int | None) -> Callable[[bytes], np.ndarray]:
+        limits = self._task.decode_limits
+        return end_process_when_late(lambda data: decode_scaled(data, limits, min_side=min_side).pixels, limits)
 
     def _fetched(self, samples: list[Sample]) -> Iterator[bytes | ImageError]:
         assert self._executor is not None
@@ -111,8 +117,7 @@ class Images(Dataset[Batch]):
         return fetch_inputs(any_version(uris), self._task.fetch_limits, self._executor)
 
     def _pixels(self, data: bytes, sample: Sample) -> torch.Tensor:
-        assert self._decode is not None
-        pixels = self._decode(data)
+        pixels = self._decode[sample.split](data)
         if sample.split == "val":
             return torch.from_numpy(preprocess_image(pixels, self._task.preprocess)).permute(2, 0, 1)
         assert self._augment is not None

@@ -79,10 +79,10 @@ def open_start(config: TrainConfig, class_names: tuple[str, ...], s3: S3Options)
             network = build_network(model.architecture, num_classes=len(class_names))
             architecture, preprocess, origin = model.architecture, model.preprocess, f"random, seed {config.seed}"
     is_trained = config.weights is not None or config.pretrained
-    train_size = model.train_size if preprocess == model.preprocess else preprocess.crop_size
+    train_size = model.train_size if _has_sizes_of(preprocess, model.preprocess) else preprocess.crop_size
     family = model.family if config.model in ZOO else None
     start = Start(network, model.name, family, architecture, preprocess, train_size, is_trained, origin)
-    return _resized(start, config.image_size)
+    return _with_decode(_resized(start, config.image_size), config)
 
 
 def _from_folder(config: TrainConfig, class_names: tuple[str, ...], s3: S3Options) -> Start:
@@ -105,11 +105,21 @@ def _from_folder(config: TrainConfig, class_names: tuple[str, ...], s3: S3Option
         known.family if known else None,
         spec.architecture,
         spec.preprocess,
-        known.train_size if known and known.preprocess == spec.preprocess else size,
+        known.train_size if known and _has_sizes_of(spec.preprocess, known.preprocess) else size,
         True,
         f"{config.model} ({spec.fingerprint[:12]})",
     )
-    return _resized(start, config.image_size)
+    return _with_decode(_resized(start, config.image_size), config)
+
+
+def _has_sizes_of(preprocess: Preprocess, known: Preprocess) -> bool:
+    """Whether they are equal; how images are decoded changes no size."""
+    return replace(preprocess, decode=known.decode) == known
+
+
+def _with_decode(start: Start, config: TrainConfig) -> Start:
+    decode = config.decode or start.preprocess.decode
+    return start._replace(preprocess=replace(start.preprocess, decode=decode))
 
 
 def _resized(start: Start, image_size: int | None) -> Start:

@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from imgcls_ray.errors import ImageError, ImageErrorCode, JobFailedError
-from imgcls_ray.images.jpeg import load_fast_decoder
 from imgcls_ray.images.limits import PEAK_BYTES_PER_PIXEL, DecodeLimits
 from imgcls_ray.images.preprocess import Preprocess
 from imgcls_ray.models.classifier import ModelInput, decode_model_input
@@ -168,7 +167,6 @@ def load_decoders() -> None:
     """Make a process ready to decode on one core, so that its first image is as fast as its others."""
     import torch
 
-    load_fast_decoder()
     # One worker is one core: torch's resize would otherwise start a thread per core in every one.
     torch.set_num_threads(1)
 

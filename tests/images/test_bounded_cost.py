@@ -21,7 +21,6 @@ from imgcls_ray.errors import ImageError, ImageErrorCode
 from imgcls_ray.images import jpeg
 from imgcls_ray.images.cost import HEAVY_COST, decode_cost
 from imgcls_ray.images.decoder import DecodeLimits, decode_careful, decode_image
-from imgcls_ray.images.jpeg import load_fast_decoder
 from tests.images import bad_images as make
 from tests.images import bombs
 from tests.timing import assert_within
@@ -84,7 +83,6 @@ def outcome_of(encoded: bytes) -> ImageErrorCode | None:
 
 @pytest.mark.parametrize("name", bombs.BOMBS)
 def test_bombs_cost_little(name: str) -> None:
-    load_fast_decoder()  # imports torch
     encoded = bombs.BOMBS[name]()
     codes: list[ImageErrorCode | None] = []
 

@@ -12,7 +12,8 @@ from PIL import Image, ImageOps
 
 from imgcls_ray.errors import ImageError
 from imgcls_ray.images.decoder import DecodeLimits, decode_careful, decode_image, decode_picture
-from imgcls_ray.images.jpeg import decode_jpeg_fast, read_jpeg_header
+from imgcls_ray.images.fast_jpeg import decode_jpeg_fast
+from imgcls_ray.images.jpeg import read_jpeg_header
 from imgcls_ray.images.orientation import read_orientation, turn_upright
 from tests.images import bad_images as make
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.filterwarnings("ignore:The image decoding and encoding capabilities:DeprecationWarning")
 
-# Torchvision and Pillow carry their own builds of libjpeg-turbo. Equal today; a build with another way of upsampling
+# simplejpeg and Pillow carry their own builds of libjpeg-turbo. Equal today; a build with another way of upsampling
 # colours may differ by this much and no more.
 MAX_DIFFERENCE = 3
 MAX_MEAN_DIFFERENCE = 0.25

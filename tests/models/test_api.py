@@ -31,8 +31,10 @@ from imgcls_ray.errors import (
     UnknownModelError,
 )
 from imgcls_ray.images import annotate
+from imgcls_ray.images.decoder import decode_image
 from imgcls_ray.models import api, sources
 from imgcls_ray.models.api import Model, create_model
+from imgcls_ray.models.new import new_model_folder
 from imgcls_ray.models.results import Result
 from imgcls_ray.storage.s3_failures import Failure, S3Error
 
@@ -301,6 +303,25 @@ def test_arrays_and_tensors_are_labelled_as_the_same_picture(model: Model, item:
     assert first.error is None
     assert (first.scores, first.class_ids) == (second.scores, second.class_ids)
     assert (first.width, first.height) == (second.width, second.height)
+
+
+def test_a_model_that_decodes_at_a_fraction_tells_the_true_size(small_model: ModelFolder, tmp_path: Path) -> None:
+    new_model_folder("PP-LCNet_x0_25", tmp_path / "scaled", weights=small_model.path, decode="scaled")
+    pixels = np.random.default_rng(0).integers(0, 256, (720, 960, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG", quality=95)
+    whole = decode_image(file.getvalue())
+    full, scaled = (create_model(path) for path in (small_model.path, tmp_path / "scaled"))
+    [expected], [of_pixels], [of_file] = (
+        full.predict(file.getvalue()),
+        scaled.predict(whole),
+        scaled.predict(file.getvalue()),
+    )
+    assert (of_file.width, of_file.height) == (960, 720)
+    assert of_pixels.scores == expected.scores
+    assert of_file.scores != expected.scores
+    assert of_file.load_pixels is not None
+    assert of_file.load_pixels().shape == (720, 960, 3)
 
 
 def test_one_of_four_dimensions_is_a_batch(model: Model) -> None:

@@ -43,6 +43,21 @@ def test_the_same_parts_give_the_same_fingerprint(small_model: ModelFolder, tmp_
     assert make_small_model(tmp_path / "again", seed=0).spec.fingerprint == small_model.spec.fingerprint
 
 
+def test_a_folder_of_whole_decoding_is_written_as_before_there_was_another(small_model: ModelFolder) -> None:
+    spec = json.loads((small_model.path / "model.json").read_text())
+    assert "decode" not in spec["preprocess"]
+    assert open_model_folder(small_model.path).spec.preprocess.decode == "full"
+
+
+def test_an_edited_decode_is_refused(folder: Path) -> None:
+    edit_spec(folder, lambda spec: spec["preprocess"].update(decode="scaled"))
+    with pytest.raises(ModelFolderError, match="the file was edited"):
+        open_model_folder(folder)
+    edit_spec(folder, lambda spec: spec["preprocess"].update(decode="half"))
+    with pytest.raises(ModelFolderError, match="'full' or 'scaled'"):
+        open_model_folder(folder)
+
+
 def test_other_weights_or_class_names_give_another_fingerprint(small_model: ModelFolder, tmp_path: Path) -> None:
     names = tuple(reversed(small_model.spec.class_names))
     fingerprints = {

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 import torch
 
-from imgcls_ray.models.folder import ModelFolder, open_model_folder
+from imgcls_ray.models.folder import ModelFolder, fingerprint_with, open_model_folder
 from imgcls_ray.models.new import new_model_folder
 from imgcls_ray.models.open import open_model
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from imgcls_ray.images.preprocess import Decode
 
 NAMES = ("ant", "bee", "cat", "dog", "eel", "fox", "gnu")
 
@@ -56,3 +59,18 @@ def test_a_kept_model_of_a_name_that_was_damaged_is_made_again(
     assert made == ["PP-LCNet_x0_25"] * 2
     assert [path.name for path in folder.path.parent.iterdir()] == ["PP-LCNet_x0_25"]
     assert folder.path.parent.stat().st_mode & 0o077 == 0
+
+
+def test_a_folder_that_decodes_at_a_fraction_is_another_model_of_the_same_weights(
+    small_model: ModelFolder, tmp_path: Path
+) -> None:
+    def remade(name: str, weights: ModelFolder, decode: Decode | None) -> ModelFolder:
+        new_model_folder("PP-LCNet_x0_25", tmp_path / name, weights=weights.path, decode=decode)
+        return open_model_folder(tmp_path / name)
+
+    scaled = remade("scaled", small_model, "scaled")
+    assert scaled.spec.preprocess == replace(small_model.spec.preprocess, decode="scaled")
+    assert scaled.spec.fingerprint == fingerprint_with(small_model.spec, scaled.spec.preprocess)
+    assert scaled.spec.fingerprint != small_model.spec.fingerprint
+    assert remade("kept", scaled, None).spec.fingerprint == scaled.spec.fingerprint
+    assert remade("full", scaled, "full").spec.fingerprint == small_model.spec.fingerprint

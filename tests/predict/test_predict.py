@@ -18,6 +18,7 @@ from rich.console import Console
 from imgcls_ray.config import PredictConfig, make_config
 from imgcls_ray.errors import InputError, JobFailedError, LabelStoreError, ModelFolderError, ResourceError, StorageError
 from imgcls_ray.models.api import create_model
+from imgcls_ray.models.new import new_model_folder
 from imgcls_ray.predict.job import predict
 from imgcls_ray.predict.label import LabelTask
 from imgcls_ray.predict.units import label_units
@@ -357,6 +358,28 @@ def test_another_models_store_is_refused(
         label(model=other.path)
     with pytest.raises(LabelStoreError, match="was made with top_k=5, this run has top_k=2"):
         label(top_k=2)
+
+
+def test_a_model_that_decodes_at_a_fraction_labels_with_the_true_sizes_and_has_stores_of_its_own(
+    label: Callable[..., PredictReport],
+    draw_images: Callable[..., list[Path]],
+    tmp_path: Path,
+    small_model: ModelFolder,
+) -> None:
+    # Halves of 960 x 720 have five times the 72 pixels that the model resizes to.
+    draw_images(2, size=(960, 720))
+    scaled = tmp_path / "scaled"
+    new_model_folder("PP-LCNet_x0_25", scaled, weights=small_model.path, decode="scaled")
+    label()
+    label(model=scaled, output=tmp_path / "scaled_store")
+    rows, others = rows_of(tmp_path / "store"), rows_of(tmp_path / "scaled_store")
+    assert [(row["width"], row["height"]) for row in others] == [(960, 720)] * 2
+    assert [row["scores"] for row in rows] != [row["scores"] for row in others]
+    way_out = f"imgcls models new PP-LCNet_x0_25 --weights {scaled} --decode full --output FOLDER"
+    with pytest.raises(LabelStoreError, match=f"was made with decode=full, .* has decode=scaled; .*{way_out}"):
+        label(model=scaled)
+    with pytest.raises(LabelStoreError, match=r"was made with decode=scaled, .* --decode scaled --output FOLDER"):
+        label(output=tmp_path / "scaled_store")
 
 
 def test_more_workers_than_cores_are_refused_on_one_machine(

@@ -1,0 +1,79 @@
+"""Large pictures as sharp as their pixels allow: mosaics of many photographs, none of them enlarged.
+
+A class is a tenth of the photographs; its mosaics show more of them than others do. How much more differs from mosaic
+to mosaic, so that a network is sure of some and in doubt about others.
+"""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+NUM_CLASSES = 10
+_TILE = 300
+_SHARES = (0.05, 0.5)
+"""Of the tiles that are certainly of the mosaic's class."""
+_QUALITY = 92
+
+
+class Photographs(NamedTuple):
+    """The material of mosaics, at one scale."""
+
+    pixels: list[np.ndarray]
+    """uint8 (H, W, 3), both sides at least ``tile``."""
+    tile: int
+    """Side of a tile, pixels."""
+
+
+def read_photographs(paths: Sequence[Path]) -> Photographs:
+    """Read the photographs that are large enough for a tile."""
+    pixels = [np.asarray(Image.open(path).convert("RGB")) for path in paths]
+    return Photographs([array for array in pixels if min(array.shape[:2]) >= _TILE], _TILE)
+
+
+def shrink(photographs: Photographs, factor: float) -> Photographs:
+    """The same photographs smaller: mosaics of them look like large ones after resizing, and cost nearly nothing."""
+    tile = round(photographs.tile * factor)
+    return Photographs(
+        [
+            np.asarray(
+                Image.fromarray(array).resize(
+                    (max(tile, round(array.shape[1] * factor)), max(tile, round(array.shape[0] * factor))),
+                    Image.Resampling.BILINEAR,
+                )
+            )
+            for array in photographs.pixels
+        ],
+        tile,
+    )
+
+
+def compose(photographs: Photographs, width: int, height: int, label: int, rng: np.random.Generator) -> np.ndarray:
+    """Compose one mosaic of the class ``label``: uint8 (height, width, 3)."""
+    tile, count = photographs.tile, len(photographs.pixels)
+    share = rng.uniform(*_SHARES)
+    mosaic = np.empty((height, width, 3), np.uint8)
+    for top in range(0, height, tile):
+        for left in range(0, width, tile):
+            number = int(rng.integers(count))
+            if rng.uniform() < share:
+                number = (number // NUM_CLASSES * NUM_CLASSES + label) % count
+            photograph = photographs.pixels[number][:, :: int(rng.choice((-1, 1)))]
+            y, x = (int(rng.integers(side - tile + 1)) for side in photograph.shape[:2])
+            place = mosaic[top : top + tile, left : left + tile]
+            place[:] = photograph[y : y + place.shape[0], x : x + place.shape[1]]
+    return mosaic
+
+
+def encode(mosaic: np.ndarray) -> bytes:
+    """As JPEG, with halved colours as cameras write them."""
+    file = io.BytesIO()
+    Image.fromarray(mosaic).save(file, "JPEG", quality=_QUALITY, subsampling="4:2:0")
+    return file.getvalue()

@@ -1,0 +1,283 @@
+"""What decoding at a fraction changes: pixels after resizing, labels, and the rate of ``imgcls predict``.
+
+``agree`` composes mosaics of photographs, of 2 to 48 megapixels, trains a small network on such pictures, and
+decodes each of them whole and with several margins. ``rate`` labels files of 12 megapixels with the two kinds of model
+folders in turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import subprocess
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from benchmarks.common import (
+    available_cores,
+    emit,
+    imgcls,
+    isolated_environment,
+    keep_conversion,
+    linked_images,
+    list_images,
+    read_parts,
+    steady_rate,
+)
+from benchmarks.mosaics import NUM_CLASSES, compose, encode, read_photographs, shrink
+from imgcls_ray.demo.fit import fit_demo_model
+from imgcls_ray.images.decoder import decode_scaled
+from imgcls_ray.images.preprocess import Preprocess, preprocess_image
+from imgcls_ray.models.architecture import build_network
+from imgcls_ray.models.classifier import ImageClassifier, ModelInput
+from imgcls_ray.models.folder import save_model_folder
+from imgcls_ray.models.zoo import find_model
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from benchmarks.mosaics import Photographs
+
+_BENCHMARK = "scaled_decode"
+_NETWORK = "PP-LCNet_x0_25"
+_PREPROCESS = Preprocess()
+# Of 3416 x 2560, halves leave five times the resize size and no more: the least that this margin allows.
+_PICTURES = ("1632x1224=800", "3416x2560=640", "4000x3000=500", "8000x6000=60")
+_CAMERA = (4000, 3000)
+_HEIGHTS = (1224, 3000, 6000)
+"""Of the pictures that the network learns from."""
+_EPOCHS = 6
+_Z = 1.96
+"""Of an interval of 95 %."""
+
+
+class Mosaic(NamedTuple):
+    """One picture to decode."""
+
+    width: int
+    height: int
+    label: int
+    seed: int
+
+
+class Decoding(NamedTuple):
+    """One picture, decoded in one way."""
+
+    pixels: np.ndarray
+    """The network's input."""
+    scale: int
+    seconds: float
+    """CPU time of decoding and resizing."""
+
+
+@dataclass
+class Comparison:
+    """Pictures of one size, decoded whole and with one margin."""
+
+    means: list[float] = field(default_factory=list)
+    """Mean difference of each picture, of 255."""
+    largest: int = 0
+    num_same: int = 0
+    """Pictures with the same top-1 label."""
+    num_right: list[int] = field(default_factory=lambda: [0, 0])
+    """Whole, and with the margin."""
+    seconds: list[tuple[float, float]] = field(default_factory=list)
+    scales: set[int] = field(default_factory=set)
+
+    def add(self, whole: Decoding, scaled: Decoding, labels: tuple[int, int], label: int) -> None:
+        difference = np.abs(whole.pixels.astype(int) - scaled.pixels)
+        self.means.append(float(difference.mean()))
+        self.largest = max(self.largest, int(difference.max()))
+        self.num_same += labels[0] == labels[1]
+        self.num_right = [count + (said == label) for count, said in zip(self.num_right, labels, strict=True)]
+        self.seconds.append((whole.seconds, scaled.seconds))
+        self.scales.add(scaled.scale)
+
+    def emit(self, **about: object) -> None:
+        count = len(self.means)
+        low, high = wilson_interval(self.num_same, count)
+        about |= {"pictures": count, "scales": sorted(self.scales)}
+        emit(_BENCHMARK, "mean_difference", statistics.fmean(self.means), "of 255", **about)
+        emit(_BENCHMARK, "mean_difference_of_worst_picture", max(self.means), "of 255", **about)
+        emit(_BENCHMARK, "largest_difference", self.largest, "of 255", **about)
+        interval = [round(low, 5), round(high, 5)]
+        emit(_BENCHMARK, "top1_agreement", self.num_same / count, "share", interval_95=interval, **about)
+        for name, num_right in zip(("whole", "scaled"), self.num_right, strict=True):
+            emit(_BENCHMARK, f"accuracy_{name}", num_right / count, "share", **about)
+        whole, scaled = (1e3 * statistics.median(column) for column in zip(*self.seconds, strict=True))
+        emit(_BENCHMARK, "cpu_whole", whole, "ms", **about)
+        emit(_BENCHMARK, "cpu_scaled", scaled, "ms", ratio=round(whole / scaled, 3), **about)
+
+
+def wilson_interval(num_same: int, count: int) -> tuple[float, float]:
+    """The interval of 95 % of a share (Wilson 1927)."""
+    share, spread = num_same / count, _Z**2 / count
+    middle = (share + spread / 2) / (1 + spread)
+    half = _Z / (1 + spread) * (share * (1 - share) / count + spread / (4 * count)) ** 0.5
+    return middle - half, min(1.0, middle + half)
+
+
+def agree(photos: Path, pictures: Sequence[str], margins: Sequence[int], num_train: int, num_processes: int) -> None:
+    """Print differences and labels, by size and for all sizes together.
+
+    Args:
+        pictures: sizes and how many of each, as ``1632x1224=800``.
+    """
+    photographs = read_photographs(list_images(photos))
+    with tempfile.TemporaryDirectory(prefix="imgcls-scaled-") as folder:
+        classifier = _train(photographs, Path(folder, "model"), num_train)
+        counts = {size: int(count) for size, _, count in (text.partition("=") for text in pictures)}
+        comparisons = {(size, margin): Comparison() for size in (*counts, "all") for margin in margins}
+        mosaics = [
+            (size, Mosaic(int(width), int(height), number % NUM_CLASSES, seed=number))
+            for size, count in counts.items()
+            for width, _, height in [size.partition("x")]
+            for number in range(count)
+        ]
+        with ProcessPoolExecutor(num_processes, initializer=_one_thread) as executor:
+            decoded = executor.map(_decode, [(photos, mosaic, tuple(margins)) for _, mosaic in mosaics])
+            for (size, mosaic), (whole, *scaled) in zip(mosaics, decoded, strict=True):
+                labels = list(_labels(classifier, [whole, *scaled]))
+                for margin, decoding, said in zip(margins, scaled, labels[1:], strict=True):
+                    for key in ((size, margin), ("all", margin)):
+                        comparisons[key].add(whole, decoding, (labels[0], said), mosaic.label)
+    for (size, margin), comparison in comparisons.items():
+        comparison.emit(size=size, margin=margin)
+
+
+def _train(photographs: Photographs, path: Path, count: int) -> ImageClassifier:
+    """Train on mosaics of all sizes, composed of photographs that were made smaller first."""
+    import torch
+
+    rng = np.random.default_rng(0)
+    size = _PREPROCESS.resize_size
+    material = [shrink(photographs, size / height) for height in _HEIGHTS]
+    pixels, labels = [], np.arange(count) % NUM_CLASSES
+    for number, label in enumerate(labels):
+        small = material[number // NUM_CLASSES % len(material)]
+        mosaic = compose(small, size * 4 // 3, size, int(label), rng)
+        pixels.append(preprocess_image(mosaic, _PREPROCESS))
+    architecture = find_model(_NETWORK).architecture
+    torch.manual_seed(0)
+    network = build_network(architecture, num_classes=NUM_CLASSES)
+    accuracy = fit_demo_model(
+        network, np.stack(pixels), labels, mean=_PREPROCESS.mean, std=_PREPROCESS.std, epochs=_EPOCHS
+    )
+    emit(_BENCHMARK, "training_accuracy", accuracy, "share", pictures=count, network=_NETWORK)
+    folder = save_model_folder(
+        path,
+        network,
+        name=_NETWORK,
+        architecture=architecture,
+        class_names=[f"group_{number}" for number in range(NUM_CLASSES)],
+        preprocess=_PREPROCESS,
+    )
+    return ImageClassifier.load(folder, precision="fp32", batch_size=8, top_k=1)
+
+
+def _labels(classifier: ImageClassifier, decodings: Sequence[Decoding]) -> Iterator[int]:
+    inputs = [ModelInput(decoding.pixels, width=1, height=1) for decoding in decodings]
+    for prediction in classifier.classify_inputs(inputs):
+        yield int(prediction.class_ids[0])  # type: ignore[union-attr] # a picture that was decoded
+
+
+def _one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+
+
+@cache
+def _photographs(photos: Path) -> Photographs:
+    return read_photographs(list_images(photos))
+
+
+def _decode(task: tuple[Path, Mosaic, tuple[int, ...]]) -> list[Decoding]:
+    """Compose one mosaic, and decode it whole and with each margin."""
+    photos, mosaic, margins = task
+    rng = np.random.default_rng(mosaic.seed)
+    data = encode(compose(_photographs(photos), mosaic.width, mosaic.height, mosaic.label, rng))
+    decodings = []
+    for min_side in (None, *(margin * _PREPROCESS.resize_size for margin in margins)):
+        start = time.process_time()
+        decoded = decode_scaled(data, min_side=min_side)
+        pixels = np.ascontiguousarray(preprocess_image(decoded.pixels, _PREPROCESS))
+        decodings.append(Decoding(pixels, decoded.scale, time.process_time() - start))
+    return decodings
+
+
+def rate(photos: Path, count: int, num_files: int, num_turns: int) -> None:
+    """Print the steady rate of ``imgcls predict`` with both kinds of folders, and the median of the ratios."""
+    import torch
+
+    architecture = find_model(_NETWORK).architecture
+    torch.manual_seed(0)
+    network = build_network(architecture, num_classes=NUM_CLASSES)
+    width, height = _CAMERA
+    photographs = read_photographs(list_images(photos))
+    rates: dict[str, list[float]] = {"full": [], "scaled": []}
+    with isolated_environment() as environment, tempfile.TemporaryDirectory(prefix="imgcls-scaled-") as temporary:
+        images = Path(temporary, "images")
+        images.mkdir()
+        for number in range(num_files):
+            mosaic = compose(photographs, width, height, number % NUM_CLASSES, np.random.default_rng(number))
+            (images / f"{number}.jpg").write_bytes(encode(mosaic))
+        files = list_images(images)
+        for decode in rates:
+            save_model_folder(
+                Path(temporary, decode),
+                network,
+                name=_NETWORK,
+                architecture=architecture,
+                class_names=[str(number) for number in range(NUM_CLASSES)],
+                preprocess=replace(_PREPROCESS, decode=decode),  # type: ignore[arg-type]
+            )
+            keep_conversion(Path(temporary, decode), files[0], environment)
+        with linked_images(files, count) as folder:
+            for turn in range(num_turns):
+                for decode in rates if turn % 2 == 0 else reversed(rates):
+                    store = Path(temporary, f"store-{turn}-{decode}")
+                    command = imgcls("predict", folder, "--model", Path(temporary, decode), "--output", store)
+                    subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, check=True)
+                    rates[decode].append(steady_rate(read_parts(store)))
+        megabytes = statistics.fmean(path.stat().st_size for path in files) / 1e6
+    about = {"images": count, "turns": num_turns, "megabytes": round(megabytes, 2), "cores": available_cores()}
+    for decode, values in rates.items():
+        emit(_BENCHMARK, f"steady_rate_{decode}", statistics.median(values), "images/s", **about)
+    ratios = [scaled / full for full, scaled in zip(*rates.values(), strict=True)]
+    spread = [round(min(ratios), 3), round(max(ratios), 3)]
+    emit(_BENCHMARK, "rate_scaled_to_full", statistics.median(ratios), "ratio", extremes=spread, **about)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.scaled_decode", description=(__doc__ or "").splitlines()[0]
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    agree_parser = commands.add_parser("agree", help="differences of pixels and labels")
+    agree_parser.add_argument("photos", type=Path, metavar="DIR", help="folder of JPEG photographs")
+    agree_parser.add_argument("--pictures", nargs="+", default=_PICTURES, help=f"[default: {' '.join(_PICTURES)}]")
+    agree_parser.add_argument("--margins", type=int, nargs="+", default=(2, 5))
+    agree_parser.add_argument("--train", type=int, default=2400, help="training pictures [default: 2400]")
+    agree_parser.add_argument("--processes", type=int, default=available_cores(), help="[default: one per core]")
+    rate_parser = commands.add_parser("rate", help="images per second of imgcls predict")
+    rate_parser.add_argument("photos", type=Path, metavar="DIR", help="folder of JPEG photographs")
+    rate_parser.add_argument("--count", type=int, default=400, help="images of a run [default: 400]")
+    rate_parser.add_argument("--files", type=int, default=40, help="distinct files of them [default: 40]")
+    rate_parser.add_argument("--turns", type=int, default=5, help="[default: 5]")
+    args = parser.parse_args()
+    if args.command == "agree":
+        agree(args.photos, args.pictures, args.margins, args.train, args.processes)
+    else:
+        rate(args.photos, args.count, args.files, args.turns)
+
+
+if __name__ == "__main__":
+    main()
