@@ -49,15 +49,14 @@ def test_processes_that_start_together_convert_the_network_once(
 def kept(small_model: ModelFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of a converted network; what its conversion would make is stood in for."""
     monkeypatch.setenv("IMGCLS_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("openvino.convert_model", lambda *_, **__: None)
-    monkeypatch.setattr("openvino.save_model", _save)
+    monkeypatch.setattr(cached, "convert_network", _convert)
     monkeypatch.setattr(cached, "from_uint8", lambda *_, **__: None)
     return cached.cached_network(small_model, embedding=False).parent
 
 
-def _save(_: object, path: Path, **__: object) -> None:
-    path.write_text("<net/>")
-    path.with_suffix(".bin").write_bytes(b"weights")
+def _convert(_network: object, _size: int, place: Path) -> None:
+    (place / "network.xml").write_text("<net/>")
+    (place / "network.bin").write_bytes(b"weights")
 
 
 def test_it_is_kept_for_its_user_only(kept: Path) -> None:
