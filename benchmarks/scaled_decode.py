@@ -56,6 +56,8 @@ _HEIGHTS = (1224, 3000, 6000)
 """Of the pictures that the network learns from."""
 _EPOCHS = 10
 _LEAST_ACCURACY = 0.5
+# Small parts: the rate is read from the times at which they were written.
+_UNITS = ("--set", "batch_size=16", "--set", "unit_size=16")
 _Z = 1.96
 """Of an interval of 95 %."""
 
@@ -249,7 +251,7 @@ def rate(photos: Path, count: int, num_files: int, num_turns: int) -> None:
             for turn in range(num_turns):
                 for decode in rates if turn % 2 == 0 else reversed(rates):
                     store = Path(temporary, f"store-{turn}-{decode}")
-                    command = imgcls("predict", folder, "--model", Path(temporary, decode), "--output", store)
+                    command = imgcls("predict", folder, "--model", Path(temporary, decode), "--output", store, *_UNITS)
                     subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, check=True)
                     rates[decode].append(steady_rate(read_parts(store)))
         megabytes = statistics.fmean(path.stat().st_size for path in files) / 1e6
