@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 NUM_CLASSES = 10
 _TILE = 300
-_SHARES = (0.05, 0.5)
+_SHARES = (0.3, 0.9)
 """Of the tiles that are certainly of the mosaic's class."""
 _QUALITY = 92
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -53,7 +54,10 @@ _PICTURES = ("1632x1224=800", "3416x2560=640", "4000x3000=500", "8000x6000=60")
 _CAMERA = (4000, 3000)
 _HEIGHTS = (1224, 3000, 6000)
 """Of the pictures that the network learns from."""
-_EPOCHS = 6
+_EPOCHS = 10
+_LEAST_ACCURACY = 0.5
+# Small parts: the rate is read from the times at which they were written.
+_UNITS = ("--set", "batch_size=16", "--set", "unit_size=16")
 _Z = 1.96
 """Of an interval of 95 %."""
 
@@ -170,6 +174,9 @@ def _train(photographs: Photographs, path: Path, count: int) -> ImageClassifier:
     accuracy = fit_demo_model(
         network, np.stack(pixels), labels, mean=_PREPROCESS.mean, std=_PREPROCESS.std, epochs=_EPOCHS
     )
+    # Labels of a network that learnt nothing say nothing of those of one that did.
+    if accuracy < _LEAST_ACCURACY:
+        sys.exit(f"the network tells {accuracy:.0%} of its training pictures apart; give a larger --train")
     emit(_BENCHMARK, "training_accuracy", accuracy, "share", pictures=count, network=_NETWORK)
     folder = save_model_folder(
         path,
@@ -244,7 +251,7 @@ def rate(photos: Path, count: int, num_files: int, num_turns: int) -> None:
             for turn in range(num_turns):
                 for decode in rates if turn % 2 == 0 else reversed(rates):
                     store = Path(temporary, f"store-{turn}-{decode}")
-                    command = imgcls("predict", folder, "--model", Path(temporary, decode), "--output", store)
+                    command = imgcls("predict", folder, "--model", Path(temporary, decode), "--output", store, *_UNITS)
                     subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, check=True)
                     rates[decode].append(steady_rate(read_parts(store)))
         megabytes = statistics.fmean(path.stat().st_size for path in files) / 1e6
