@@ -10,7 +10,6 @@ import json
 import os
 import pickle
 import struct
-import sys
 import threading
 import traceback
 from concurrent.futures import ThreadPoolExecutor
@@ -52,9 +51,6 @@ _OOM_SCORE = "500"
 
 def serve_workers() -> NoReturn:
     """Be the process that workers are forked from; it has imported what called this, and so what they need."""
-    # Arrow imports pandas where it is given an array, to see whether it is one of pandas': a third of a second in each
-    # worker, which has none of these.
-    sys.modules.setdefault("pandas", None)  # type: ignore[arg-type]
     serve_forks(_prepare)
     # Nothing is left to be done, and the end of an interpreter that holds torch takes a moment.
     os._exit(0)

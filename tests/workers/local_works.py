@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import time
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pyarrow as pa
 
 from imgcls_ray.errors import ModelFolderError, StorageError
@@ -36,17 +34,6 @@ def serve_works() -> None:
 
 def pool_of(num_workers: int) -> LocalPool:
     return LocalPool(serve_works.__module__, serve_works.__name__, num_workers)
-
-
-def refuse_pandas() -> None:
-    """Give Arrow an array, as workers do.
-
-    Raises:
-        ModelFolderError: it has imported pandas, to see whether the array is one of pandas'.
-    """
-    pa.array(np.zeros(3))
-    if sys.modules.get("pandas") is not None:
-        raise ModelFolderError("pandas was imported")
 
 
 def block(number: int, do: str = "", **content: object) -> Block:

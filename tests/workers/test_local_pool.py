@@ -317,7 +317,3 @@ def test_a_function_that_fails_fails_the_caller(pool: LocalPool) -> None:
         pool.call(local_works.fail_to_convert)
     with pytest.raises(JobFailedError, match=r"ended: signal 9$"):
         pool.call(local_works.die_converting)
-
-
-def test_a_worker_imports_no_pandas_for_arrow(pool: LocalPool) -> None:
-    pool.call(local_works.refuse_pandas)
