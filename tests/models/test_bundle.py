@@ -154,6 +154,11 @@ def _make_pipe(model: Path) -> None:
     os.mkfifo(model / BUNDLE / "network.json")
 
 
+def _make_folder(model: Path) -> None:
+    (model / BUNDLE / "network.xml").unlink()
+    (model / BUNDLE / "network.xml").mkdir()
+
+
 def _logits(*values: float) -> str:
     return base64.b64encode(np.array(values, "<f4").tobytes()).decode()
 
@@ -162,10 +167,7 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "weights cut": lambda model: os.truncate(model / BUNDLE / "network.bin", 100),
     "weights gone": lambda model: (model / BUNDLE / "network.bin").unlink(),
     "another graph": lambda model: (model / BUNDLE / "network.xml").write_text("<net/>"),
-    "a folder for a file": lambda model: [
-        (model / BUNDLE / "network.xml").unlink(),
-        (model / BUNDLE / "network.xml").mkdir(),
-    ],
+    "a folder for a file": _make_folder,
     "a record cut": lambda model: os.truncate(model / BUNDLE / "network.json", 50),
     "a record that is no text": lambda model: _replace_record(model, b"\xff\x00" * 50),
     "a record of a list": lambda model: _replace_record(model, b"[]"),
