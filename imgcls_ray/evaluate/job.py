@@ -21,7 +21,8 @@ from imgcls_ray.evaluate.output import RESULT_NAME, write_report
 from imgcls_ray.evaluate.reading import read_split
 from imgcls_ray.evaluate.scoring import balanced_accuracy, confusion_of, macro_f1, score_classes
 from imgcls_ray.json_files import write_failure
-from imgcls_ray.models.engines.load import check_engine
+from imgcls_ray.models.engines.converted import add_bundle
+from imgcls_ray.models.engines.load import check_engine, runs_converted
 from imgcls_ray.models.folder import update_metrics
 from imgcls_ray.models.open import is_model_path, open_model
 from imgcls_ray.options import decode_limits, fetch_limits, s3_options
@@ -95,6 +96,9 @@ def _evaluate(config: EvaluateConfig, console: Console) -> Evaluation:
         result.kept_in_model = _keep_in_model(config, result)
         result.seconds = time.monotonic() - start
         write_report(result, config, split, answers)
+        if result.kept_in_model and runs_converted(folder, config.engine, "gpu" if config.uses_gpus else "cpu"):
+            # Folders of earlier versions have none yet.
+            add_bundle(config.model, folder, s3)
     return result
 
 

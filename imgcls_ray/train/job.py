@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 from imgcls_ray.config import dump_config
 from imgcls_ray.errors import ImgclsError, JobFailedError, StoppedError, UsageError
 from imgcls_ray.json_files import write_failure
-from imgcls_ray.models.bundle import read_bundle
 from imgcls_ray.models.engines.converted import add_bundle
 from imgcls_ray.models.open import open_model
 from imgcls_ray.options import s3_options
@@ -220,10 +219,7 @@ def _run(
 
 def _bundle(model: str, s3: S3Options) -> None:
     """Put the converted network into the model folder, which is whole without it."""
-    folder = open_model(model if is_s3(model) else path_from_uri(model), s3)
-    if read_bundle(folder) is None:
-        logger.info("%s: converting the network, about 15 s; commands that use the model then start sooner", model)
-        add_bundle(model, folder, s3)
+    add_bundle(model, open_model(model if is_s3(model) else path_from_uri(model), s3), s3)
 
 
 def _tell_beginning(config: TrainConfig, entries: Entries, state: TrainState, recipe: Recipe, *, is_new: bool) -> None:

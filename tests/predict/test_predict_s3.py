@@ -669,16 +669,14 @@ def test_the_end_of_a_lease_that_cannot_be_read_does_not_hide_why_the_job_ended(
 
 # The command without its lease, which waits at a call until another one has come as far.
 UNLEASED = """
-import contextlib, os, sys, time
+import contextlib, os, pkgutil, sys, time
 from pathlib import Path
 import imgcls_ray.predict.job as predict
 from imgcls_ray.cli import main
 
-owner, call = predict, sys.argv.pop(1)
+name, _, call = sys.argv.pop(1).rpartition(".")
 meeting = Path(sys.argv.pop(1))
-while "." in call:
-    first, _, call = call.partition(".")
-    owner = getattr(owner, first)
+owner = pkgutil.resolve_name(name)
 function = getattr(owner, call)
 
 def meet(*args, **kwargs):
@@ -735,7 +733,7 @@ def test_two_runs_that_label_the_same_units_without_a_lease_double_nothing(
     plan(store, list_inputs(str(folder), ListingCounts()))
     options = ("--batch-size", "16", "--num-workers", "1")
     args = ("predict", folder, "-m", small_model.path, "-o", output, *options)
-    jobs = run_two_at_once("label_units", tmp_path, *args)
+    jobs = run_two_at_once("imgcls_ray.predict.job.label_units", tmp_path, *args)
     # They may meet once more where both claim the next run, of nothing: only one of them gets it.
     assert sorted(job.code for job in jobs) in ([0, 0], [0, 75]), [job.err for job in jobs]
     report = verify_store(store)
@@ -748,7 +746,7 @@ def test_two_runs_that_plan_the_same_inputs_without_a_lease_double_nothing(
 ) -> None:
     folder = draw_images(20)[0].parent
     args = ("predict", folder, "-m", small_model.path, "-o", output)
-    jobs = sorted(run_two_at_once("LabelStore.claim_run", tmp_path, *args))
+    jobs = sorted(run_two_at_once("imgcls_ray.store.label_store:LabelStore.claim_run", tmp_path, *args))
     assert [job.code for job in jobs] == [0, 75], [job.err for job in jobs]
     assert f"{output}: another command is planning into this store (run 0001 is claimed)" in jobs[1].complaint
     assert run_beside(*args).code == 0

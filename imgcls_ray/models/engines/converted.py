@@ -133,6 +133,7 @@ def add_bundle(model: str, folder: ModelFolder, s3: S3Options = DEFAULT_S3) -> b
     """
     if read_bundle(folder) is not None:
         return True
+    logger.info("%s: converting the network, about 15 s; commands that use the model then start sooner", model)
     try:
         with scratch_folder("converted") as scratch:
             place = Path(scratch)
