@@ -6,6 +6,7 @@ lock is needed.
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 import os
@@ -33,6 +34,7 @@ from imgcls_ray.store.schema import PLAN_SCHEMA, Unit, parse_part_name, part_sch
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from typing import BinaryIO
 
     from imgcls_ray.json_files import Json
     from imgcls_ray.storage import Directory
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
     from imgcls_ray.store.records import PlanRecord, RunRecord, StoreIdentity
 
 _CLAIM_FILE = "claim.json"
+_SMALL_FILE_BYTES = 2**20
 _RUN_FILE = re.compile(r"^(\d{4,})\.json$")
 _RUN_ENTRY = re.compile(r"^(\d{4,})(?:\.json)?$")
 
@@ -230,7 +233,7 @@ class LabelStore:
             segment = f"plans/{run:04d}/{segment_name(place)}"
             units = []
             with self._reading_plan(segment), self.directory.open(segment) as content:
-                file = pq.ParquetFile(content, pre_buffer=True)
+                file = _parquet_of(content)
                 for row_group in range(file.num_row_groups):
                     num_rows = file.metadata.row_group(row_group).num_rows
                     units.append(Unit(run, number, segment, row_group, first_row, num_rows))
@@ -308,3 +311,10 @@ class LabelStore:
 
     def finish_run(self, run: int, record: RunRecord) -> None:
         self.directory.create(run_name(run), encode_json(record))
+
+
+def _parquet_of(content: BinaryIO) -> pq.ParquetFile:
+    """A small file is read in one go: Arrow's threads would wait for Python's lock at each read of a piece of it."""
+    size = content.seek(0, io.SEEK_END)
+    content.seek(0)
+    return pq.ParquetFile(pa.BufferReader(content.read()) if size <= _SMALL_FILE_BYTES else content, pre_buffer=True)
