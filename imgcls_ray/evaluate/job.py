@@ -75,7 +75,8 @@ def _evaluate(config: EvaluateConfig, console: Console) -> Evaluation:
     # The processes load while the dataset is read.
     with local_pool(config, serve_classifying) as local, scratch_folder("evaluate") as place:
         folder = open_model(config.model, s3)
-        check_engine(folder, config.engine, "gpu" if config.uses_gpus else "cpu", embedding=False)
+        device = "gpu" if config.uses_gpus else "cpu"
+        check_engine(folder, config.engine, device, embedding=False)
         split = read_split(
             config.data,
             config.split,
@@ -96,7 +97,7 @@ def _evaluate(config: EvaluateConfig, console: Console) -> Evaluation:
         result.kept_in_model = _keep_in_model(config, result)
         result.seconds = time.monotonic() - start
         write_report(result, config, split, answers)
-        if result.kept_in_model and runs_converted(folder, config.engine, "gpu" if config.uses_gpus else "cpu"):
+        if result.kept_in_model and runs_converted(folder, config.engine, device):
             # Folders of earlier versions have none yet.
             add_bundle(config.model, folder, s3)
     return result

@@ -194,7 +194,7 @@ def _sweep(store: LabelStore, log: Log, keep_s: float, report: CompactReport, *,
     late = list(late_files(store, log)) if look_for_late else []
     cutoff = _now_ms() - int(keep_s * 1000)
     old = [path for path, removed_ms in log.removed.items() if removed_ms <= cutoff]
-    for _ in in_parallel(lambda path: store.directory.remove(f"predictions/{path}"), old):
+    for _ in in_parallel(store.directory, lambda path: store.directory.remove(f"predictions/{path}"), old):
         report.num_removed_files += 1
     report.num_late_files += len(late)
     if not old and not late:

@@ -112,7 +112,8 @@ def _read_log(directory: Directory, *, use_hint: bool) -> Log:
     log = Log() if base is None else _from_checkpoint(directory, base)
     newest = max(commits)
     wanted = range(log.version + 1, newest + 1)
-    for version, actions in zip(wanted, in_parallel(lambda v: _read_commit(directory, v), wanted), strict=True):
+    found = in_parallel(directory, lambda version: _read_commit(directory, version), wanted)
+    for version, actions in zip(wanted, found, strict=True):
         log = _apply(log, version, actions)
     if not wanted:
         actions = _read_commit(directory, newest)
@@ -273,7 +274,7 @@ def _write_checkpoint(directory: Directory, log: Log) -> None:
 def tombstones_since(directory: Directory, version: int, newest: int) -> set[str] | None:
     """Files that the commits behind a version removed; ``None`` if one of these commits is gone."""
     try:
-        commits = in_parallel(lambda v: _read_commit(directory, v), range(version + 1, newest + 1))
+        commits = in_parallel(directory, lambda v: _read_commit(directory, v), range(version + 1, newest + 1))
         return {action["remove"]["path"] for actions in commits for action in actions if "remove" in action}
     except FileNotFoundError:
         return None
@@ -293,7 +294,7 @@ def remove_old_checkpoints(directory: Directory, before_ms: float) -> int:
     for base in sorted(checkpoints)[-2::-1]:
         if _read_commit(directory, base)[0].get("commitInfo", {}).get("timestamp", before_ms) < before_ms:
             old = [checkpoint_name(version) for version in checkpoints if version < base]
-            return sum(1 for _ in in_parallel(directory.remove, old))
+            return sum(1 for _ in in_parallel(directory, directory.remove, old))
     return 0
 
 

@@ -221,8 +221,8 @@ def commit_finished(store: LabelStore) -> Log:
         if tail is None:
             continue
         listed = {piece.first_run: piece for piece in tail}
-        records = list(in_parallel(lambda run: _record_of(store, run), runs))
-        plans = list(in_parallel(lambda run: plan_of(store, run), runs))
+        records = list(in_parallel(store.directory, lambda run: _record_of(store, run), runs))
+        plans = list(in_parallel(store.directory, lambda run: plan_of(store, run), runs))
         paths = [
             path
             for run, plan in zip(runs, plans, strict=True)
@@ -230,7 +230,7 @@ def commit_finished(store: LabelStore) -> Log:
             # What answers no unit of the plan is not among the store's rows.
             if plan is None or (parse_part_name(path) or (0, 0))[1] < plan["num_units"]
         ]
-        added = list(in_parallel(lambda path: describe_file(store, path), paths))
+        added = list(in_parallel(store.directory, lambda path: describe_file(store, path), paths))
         summary = _summary(log, runs, records, added, through=through)
         pieces = with_pieces(pieces_in(log.summary), filter(None, plans))
         summary[SUMMARY_KEY] = [list(piece) for piece in pieces]

@@ -106,7 +106,7 @@ def read_status(store: LabelStore) -> StoreStatus:
     recent: list[list[Any]] = list(summary.get("recent", ()))
     planned = store.planned_runs(log.through)
     finished = set(store.finished_runs(log.through, begun=planned))
-    for run in in_parallel(lambda run: _status_of(store, run, is_finished=run in finished), planned):
+    for run in in_parallel(store.directory, lambda run: _status_of(store, run, is_finished=run in finished), planned):
         if run.record is None:
             status.open_runs.append(run)
             continue
@@ -130,7 +130,7 @@ def all_runs(store: LabelStore) -> Iterator[RunStatus]:
     """
     finished = set(store.finished_runs())
     runs = sorted({*finished, *store.planned_runs()})
-    return in_parallel(lambda run: _status_of(store, run, is_finished=run in finished), runs)
+    return in_parallel(store.directory, lambda run: _status_of(store, run, is_finished=run in finished), runs)
 
 
 def _status_of(store: LabelStore, run: int, *, is_finished: bool) -> RunStatus:

@@ -16,7 +16,6 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from imgcls_ray.errors import ImageErrorCode, LabelStoreDamagedError
-from imgcls_ray.storage.s3 import is_s3
 from imgcls_ray.store.answers import answers_in
 from imgcls_ray.store.history import is_merged_name, late_files, read_history
 from imgcls_ray.store.parallel import in_parallel
@@ -116,10 +115,7 @@ def verify_store(store: LabelStore) -> VerifyReport:
         return _check_run(store, run, files_of.get(run, ()), is_finished=run in finished)
 
     num_units: dict[int, int | None] = {}
-    # Requests wait for each other's answers; files of this machine are there at once, and threads only take Python's
-    # lock from each other, which costs more than all of the work.
-    checked = in_parallel(check, planned) if is_s3(store.uri) else map(check, planned)
-    for run, of_run in zip(planned, checked, strict=True):
+    for run, of_run in zip(planned, in_parallel(store.directory, check, planned), strict=True):
         report.include(of_run.report)
         num_units[run] = of_run.num_units
         if run in in_merged and of_run.hashes is not None:

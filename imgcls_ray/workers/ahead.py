@@ -17,11 +17,11 @@ from imgcls_ray.workers.pool import is_on_ray
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from imgcls_ray.config import EvaluateConfig, PredictConfig
+    from imgcls_ray.config import PredictConfig
 
 
 @contextmanager
-def loading_ahead(config: EvaluateConfig | PredictConfig, module: str, function: str) -> Iterator[ForkServer | None]:
+def loading_ahead(config: PredictConfig, module: str, function: str) -> Iterator[ForkServer | None]:
     """Load what workers are forked from, where it is certain already that they run on this machine.
 
     Args:
@@ -39,7 +39,7 @@ def loading_ahead(config: EvaluateConfig | PredictConfig, module: str, function:
             server.close()
 
 
-def _is_local(config: EvaluateConfig | PredictConfig) -> bool:
+def _is_local(config: PredictConfig) -> bool:
     with suppress(ResourceError):  # what is wrong with the cluster's address is for the job to say
         return not is_on_ray(config) and (config.device != AUTO or config.on == "local" or not may_have_gpus())
     return False
