@@ -99,7 +99,10 @@ def _label(config: PredictConfig) -> tuple[PredictConfig, PredictReport]:
         # What takes a second to import comes after that has begun.
         from imgcls_ray.commands.device import settle_device
         from imgcls_ray.predict.job import predict
+        from imgcls_ray.workers.without_pandas import spare_pandas
 
+        if server is not None:
+            spare_pandas()
         config = settle_device(config)
         return config, predict(config, Console(stderr=True), server)
 

@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from imgcls_ray.errors import ImageError
 from imgcls_ray.evaluate.calibration import calibration_table, empty_table
+from imgcls_ray.models.engines.openvino_core import openvino_core
 from imgcls_ray.workers.classifier_task import ClassifierTask, ClassifierWork
 from imgcls_ray.workers.fetching import any_version
 from imgcls_ray.workers.local_worker import serve_workers
@@ -84,7 +85,7 @@ def rows_per_block(num_images: int, *, num_workers: int, batch_size: int, crop_s
 
 def serve_classifying() -> None:
     """The process that local workers are forked from."""
-    serve_workers()
+    serve_workers(openvino_core)
 
 
 def classify_blocks(blocks: Iterable[Block], task: EvaluateTask, pool: Pool) -> Iterator[BlockAnswer]:

@@ -11,6 +11,7 @@ import xxhash
 from imgcls_ray.images.careful import read_stored_form
 from imgcls_ray.images.decoder import DEFAULT_LIMITS, DecodeLimits, decode_with_header
 from imgcls_ray.images.orientation import UPRIGHT
+from imgcls_ray.images.resize import resize
 from imgcls_ray.images.sniff import sniff_format
 
 if TYPE_CHECKING:
@@ -78,15 +79,11 @@ def small_grey(pixels: np.ndarray) -> np.ndarray:
     Args:
         pixels: uint8 (H, W, 3).
     """
-    import torch
-
     # Four rows for each one that is left are enough, and every second row of a photograph takes half of the time; of a
     # very large picture columns are left out too.
     step_y, step_x = max(1, pixels.shape[0] // (4 * _SMALL)), max(1, pixels.shape[1] // (32 * _SMALL))
     thinned = np.ascontiguousarray(pixels[::step_y, ::step_x])
-    image = torch.from_numpy(thinned).permute(2, 0, 1).unsqueeze(0)
-    small = torch.nn.functional.interpolate(image, size=(_SMALL, _SMALL), mode="bilinear", antialias=True)
-    grey: np.ndarray = small[0].permute(1, 2, 0).numpy() @ np.array([0.299, 0.587, 0.114], np.float32)
+    grey: np.ndarray = resize(thinned, _SMALL, _SMALL) @ np.array([0.299, 0.587, 0.114], np.float32)
     return grey
 
 

@@ -10,6 +10,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
+from imgcls_ray.images.resize import Interpolation, resize
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -37,7 +39,7 @@ class Preprocess:
     """Length of the short side after resizing, pixels; of both sides where ``crop_mode`` is ``squash``."""
     crop_size: int = 224
     """Height and width of the model's input, pixels."""
-    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    interpolation: Interpolation = "bilinear"
     crop_mode: Literal["center", "squash"] = "center"
     """timm's words: ``squash`` makes the whole picture square, ``center`` keeps its shape and loses its ends."""
     mean: tuple[float, float, float] = IMAGENET_MEAN
@@ -75,22 +77,12 @@ def preprocess_image(pixels: np.ndarray, preprocess: Preprocess) -> np.ndarray:
     Returns:
         uint8 (crop_size, crop_size, 3); a view, not necessarily contiguous.
     """
-    import torch
-
     pixels = _limit_aspect_ratio(pixels)
-    height, width = pixels.shape[:2]
-    new_height, new_width = _resized_shape(height, width, preprocess)
-    if (new_height, new_width) != (height, width):
-        # HWC memory seen as NCHW is channels-last, which torch's vectorised uint8 kernel wants.
-        image = torch.from_numpy(pixels).permute(2, 0, 1).unsqueeze(0)
-        image = torch.nn.functional.interpolate(
-            image, size=(new_height, new_width), mode=preprocess.interpolation, antialias=True, align_corners=False
-        )
-        pixels = image[0].permute(1, 2, 0).numpy()
+    height, width = _resized_shape(*pixels.shape[:2], preprocess)
     # CenterCrop's own rounding, so that results match torchvision's to the pixel.
-    top = round((new_height - preprocess.crop_size) / 2.0)
-    left = round((new_width - preprocess.crop_size) / 2.0)
-    return pixels[top : top + preprocess.crop_size, left : left + preprocess.crop_size]
+    top, left = (round((length - preprocess.crop_size) / 2.0) for length in (height, width))
+    rows, columns = (slice(start, start + preprocess.crop_size) for start in (top, left))
+    return resize(pixels, height, width, preprocess.interpolation, rows=rows, columns=columns)
 
 
 def _resized_shape(height: int, width: int, preprocess: Preprocess) -> tuple[int, int]:

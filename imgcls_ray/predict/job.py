@@ -70,6 +70,8 @@ logger = logging.getLogger(__name__)
 
 # Less work is not worth a part file; after more of it, rows would be durable too late.
 _SMALLEST_UNIT_S, _LARGEST_UNIT_S = 2.0, 10.0
+# The start of another process of this machine is worth less work than the start of Ray.
+_SMALLEST_LOCAL_UNIT_S = 1.0
 # Pixels of a unit cross Ray's object store as one block on the way to a GPU.
 _MAX_BLOCK_BYTES = 128 * 2**20
 
@@ -315,17 +317,28 @@ class _Job:
         largest = self._config.unit_size or images_in(_LARGEST_UNIT_S, ms_per_image)
         if uses_gpus:
             largest = min(largest, _MAX_BLOCK_BYTES // (3 * self._folder.spec.preprocess.crop_size**2))
+        smallest_s = _SMALLEST_UNIT_S if is_on_ray(self._config) else _SMALLEST_LOCAL_UNIT_S
         return unit_sizes(
             num_images,
             num_workers=num_workers,
-            smallest=images_in(_SMALLEST_UNIT_S, ms_per_image),
+            smallest=images_in(smallest_s, ms_per_image),
             largest=largest,
             batch_size=self._config.batch_size,
         )
 
     def describe_run(self, report: RunReport) -> RunRecord:
         """The record of a finished run."""
-        packages = ("imgcls-ray", "ray", "torch", "simplejpeg", "timm", "openvino", "pillow", "pyarrow")
+        packages = (
+            "imgcls-ray",
+            "ray",
+            "torch",
+            "simplejpeg",
+            "cykooz.resizer",
+            "timm",
+            "openvino",
+            "pillow",
+            "pyarrow",
+        )
         source = report.plan.get("input", recorded_inputs(self._config.inputs))
         record: RunRecord = {
             "run": report.run,

@@ -10,6 +10,7 @@ import pyarrow as pa
 from imgcls_ray.errors import ImageError
 from imgcls_ray.inputs.absence import ListedIn, check_absences
 from imgcls_ray.models.classifier import Prediction
+from imgcls_ray.models.engines.openvino_core import openvino_core
 from imgcls_ray.storage import open_directory
 from imgcls_ray.store.opening import open_store
 from imgcls_ray.store.parts import commit_unit, done_before
@@ -50,7 +51,7 @@ class LabelTask(ClassifierTask):
 
 def serve_labelling() -> None:
     """The process that local workers are forked from."""
-    serve_workers()
+    serve_workers(openvino_core)
 
 
 def block_of_unit(unit: Unit) -> Block:

@@ -31,7 +31,6 @@ from imgcls_ray.models.classifier import ModelInput, decode_model_input
 from imgcls_ray.serve.priority import NICENESS
 from imgcls_ray.workers.decoding import (
     end_process_when_late,
-    load_decoders,
     read_answer,
     read_error,
     serve_images,
@@ -124,7 +123,6 @@ def serve_decoders() -> None:
 def prepare_decoders() -> Callable[[], None]:
     """Load everything that decoding and drawing ever load, and say what a decoder process runs."""
     os.setpriority(os.PRIO_PROCESS, 0, NICENESS)
-    load_decoders()
     load_optional_decoders()
     file = io.BytesIO()
     Image.new("RGB", (64, 48)).save(file, "JPEG")

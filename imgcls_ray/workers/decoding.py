@@ -155,20 +155,11 @@ def serve_images(begin: Callable[[bytes], tuple[DecodeLimits, Callable[[bytes], 
         nonlocal work
         if work is None:
             limits, work = begin(message)
-            load_decoders()
             _limit_memory(limits)
             return b"ready"
         return work(message)
 
     answer_messages(answer)
-
-
-def load_decoders() -> None:
-    """Make a process ready to decode on one core, so that its first image is as fast as its others."""
-    import torch
-
-    # One worker is one core: torch's resize would otherwise start a thread per core in every one.
-    torch.set_num_threads(1)
 
 
 def _limit_memory(limits: DecodeLimits) -> None:

@@ -20,9 +20,9 @@ from typing import IO, TYPE_CHECKING, Any, NoReturn
 from imgcls_ray import errors
 from imgcls_ray.errors import ImgclsError, JobFailedError
 from imgcls_ray.workers.child import name_process, open_streams, read_message, write_message
-from imgcls_ray.workers.decoding import load_decoders
 from imgcls_ray.workers.forks import serve_forks
 from imgcls_ray.workers.packing import from_ipc, to_ipc
+from imgcls_ray.workers.without_pandas import spare_pandas
 from imgcls_ray.workers.worker import Block, BlockWorker, Work
 
 if TYPE_CHECKING:
@@ -49,17 +49,23 @@ READY, BEGUN, ENDED, DONE, FAILED = b"r", b"b", b"e", b"d", b"f"
 _OOM_SCORE = "500"
 
 
-def serve_workers() -> NoReturn:
-    """Be the process that workers are forked from; it has imported what called this, and so what they need."""
-    serve_forks(_prepare)
-    # Nothing is left to be done, and the end of an interpreter that holds torch takes a moment.
+def serve_workers(load: Callable[[], object] | None = None) -> NoReturn:
+    """Be the process that workers are forked from; it has imported what called this, and so what they need.
+
+    Args:
+        load: loads what else they need, and starts no thread.
+    """
+
+    def prepare() -> Callable[[], None]:
+        # Besides this process's one thread there is one of Arrow's allocator, which stops and starts it around a fork.
+        spare_pandas()
+        if load is not None:
+            load()
+        return _serve
+
+    serve_forks(prepare)
+    # Nothing is left to be done, and the end of an interpreter with many libraries takes a moment.
     os._exit(0)
-
-
-def _prepare() -> Callable[[], None]:
-    # Besides this process's one thread there is one of Arrow's allocator, which stops and starts it around a fork.
-    load_decoders()
-    return _serve
 
 
 def _serve() -> None:

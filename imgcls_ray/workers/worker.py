@@ -22,7 +22,6 @@ import pyarrow as pa
 
 from imgcls_ray.errors import ImageError, JobFailedError
 from imgcls_ray.models.classifier import ModelInput, StageSeconds, decode_model_inputs
-from imgcls_ray.workers.decoding import load_decoders
 from imgcls_ray.workers.fetching import NUM_FETCH_THREADS, fetch_inputs
 from imgcls_ray.workers.packing import from_ipc, pack_inputs, pixel_column, to_ipc, unpack_inputs
 
@@ -166,11 +165,8 @@ class BlockWorker(Generic[D, R]):
     """
 
     stage: ClassVar[Stage] = "label"
-    decodes: ClassVar[bool] = True
 
     def __init__(self, make_work: Callable[[], Work[D, R]], board: AnyBoard, name: Callable[[], str]) -> None:
-        if self.decodes:
-            load_decoders()
         self._work, self._board, self._name = make_work(), board, name
         self._executor = ThreadPoolExecutor(NUM_FETCH_THREADS, thread_name_prefix="fetch")
         # A worker is one core, so computing is one block at a time; and one at a time it must be, because the
@@ -271,7 +267,6 @@ class BlockClassifier(BlockWorker[ModelInput, R]):
     """Classifies and commits decoded blocks on one GPU."""
 
     stage = "classify"
-    decodes = False
 
 
 def too_many_deaths(title: str, num_deaths: int) -> str:
