@@ -32,6 +32,9 @@ _BYTES_AT_ONCE = 2**20
 # How far a weight reaches, in pixels of the result where that is the smaller one, else of the picture.
 _REACH = {"bilinear": 1.0, "bicubic": 2.0}
 
+# Beyond 128 pixels for one, torch's weights have one bit more.
+_LARGEST_SCALE = 100
+
 _of_thread = threading.local()
 
 
@@ -55,7 +58,7 @@ def resize(
     Returns:
         uint8, the box: (height, width, 3) if none is given. A view of ``pixels`` where nothing is to be done.
     """
-    if fir is None:
+    if fir is None or max(pixels.shape[0] / height, pixels.shape[1] / width) > _LARGEST_SCALE:
         return _resize_with_torch(pixels, height, width, interpolation)[rows, columns]
     if pixels.shape[1] != width:
         pixels = _resize_rows(pixels, height, width, interpolation, rows, columns)

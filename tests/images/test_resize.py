@@ -37,6 +37,15 @@ def test_pixels_are_those_of_torch_at_any_size_and_in_any_box(
         assert np.array_equal(resized, expected), (pixels.shape, height, width, rows, columns)
 
 
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("shape", [(4900, 64), (64, 4900), (5100, 64), (9000, 64), (300, 30_000)])
+def test_pixels_are_those_of_torch_however_much_smaller_they_become(
+    shape: tuple[int, int], interpolation: Interpolation
+) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    assert np.array_equal(resize(pixels, 48, 50, interpolation), with_torch(pixels, 48, 50, interpolation))
+
+
 def test_the_pixels_of_a_result_can_be_written_to() -> None:
     resized = resize(np.zeros((40, 30, 3), np.uint8), 20, 15)
     resized[:] = 1

@@ -1,0 +1,63 @@
+"""What a job on CPUs does not load: torch, timm and, on this machine, pandas take seconds of every start."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from imgcls_ray.models.engines.converted import add_bundle
+from imgcls_ray.models.folder import open_model_folder
+from tests.workers.survival import Dataset, command_of, exit_code_of
+
+if TYPE_CHECKING:
+    from imgcls_ray.models.folder import ModelFolder
+    from tests.workers.survival import Job, Place
+
+# Every Python of the job runs this when it begins, Ray's workers, too.
+_NOTES = """
+import os, sys
+
+class Note:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if "." not in name:
+            with open(os.environ["IMPORTS_FILE"], "a") as file:
+                file.write(name + "\\n")
+
+sys.meta_path.insert(0, Note)
+"""
+
+
+@pytest.mark.parametrize(
+    ("job", "on"),
+    [
+        ("predict", "local"),
+        ("evaluate", "local"),
+        ("check", "local"),
+        pytest.param("predict", "ray", marks=pytest.mark.slow),
+    ],
+)
+def test_a_job_on_cpus_needs_no_torch(job: Job, on: Place, small_model: ModelFolder, tmp_path: Path) -> None:
+    data = Dataset(tmp_path / "data", 64, size=(80, 60))
+    path = Path(shutil.copytree(small_model.path, tmp_path / "model"))
+    assert add_bundle(str(path), open_model_folder(path))
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(_NOTES)
+    imports = tmp_path / "imports"
+    done = subprocess.run(
+        command_of(job, data, open_model_folder(path), tmp_path / "out", "--num-workers", "2", on=on),
+        env={**os.environ, "IMPORTS_FILE": str(imports), "PYTHONPATH": f"{tmp_path / 'site'}:{Path.cwd()}"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == exit_code_of(job), done.stderr
+    imported = set(imports.read_text().split())
+    assert "cykooz_resizer" in imported
+    assert not imported & {"torch", "torchvision", "timm"}
+    if on == "local":
+        assert not imported & {"ray", *(["pandas"] if job == "predict" else [])}
