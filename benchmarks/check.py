@@ -60,9 +60,7 @@ def _files(images: Path) -> list[Path]:
 def decode_bare(paths: list[str]) -> float:
     """Seconds of one process to read and decode files with nothing else around it."""
     from imgcls_ray.images.decoder import decode_image
-    from imgcls_ray.workers.decoding import load_decoders
 
-    load_decoders()
     for path in paths[:20]:
         decode_image(Path(path).read_bytes())
     start = time.perf_counter()

@@ -123,8 +123,12 @@ GUARDS: dict[str, tuple[Promise, ...]] = {
             ),
         ),
         Promise(
-            "without a cluster and without GPUs, labelling imports neither Ray nor, in the command itself, torch",
-            ("test_floors.py::test_a_command_that_labels_on_this_machine_imports_neither_ray_nor_torch",),
+            "without GPUs, no process that labels imports torch; without a cluster, none imports Ray",
+            (
+                "test_floors.py::test_a_command_that_labels_on_this_machine_imports_neither_ray_nor_torch",
+                "workers/test_lean.py::test_a_job_on_cpus_needs_no_torch",
+                "workers/test_lean.py::test_one_image_needs_no_torch",
+            ),
         ),
         Promise(
             "one image on the command line starts no Ray",
@@ -198,6 +202,7 @@ GUARDS: dict[str, tuple[Promise, ...]] = {
             "train, evaluate, predict, serve and export see the same pixels",
             (
                 "images/test_preprocess.py::test_pixels_equal_torchvisions",
+                "images/test_resize.py::test_pixels_are_those_of_torch_at_any_size_and_in_any_box",
                 "train/test_run.py::test_it_learns_what_pictures_show_and_leaves_a_model_that_knows_it",
                 "evaluate/test_evaluate.py::test_bulk_labelling_and_python_give_every_image_the_same_label",
                 "serve/test_classify.py::test_a_png_is_labelled_as_the_same_pixels_are_in_python",

@@ -78,7 +78,7 @@ def preprocess_image(pixels: np.ndarray, preprocess: Preprocess) -> np.ndarray:
         uint8 (crop_size, crop_size, 3); a view, not necessarily contiguous.
     """
     pixels = _limit_aspect_ratio(pixels)
-    height, width = _resized_shape(*pixels.shape[:2], preprocess)
+    height, width = _resized_shape(pixels.shape[0], pixels.shape[1], preprocess)
     # CenterCrop's own rounding, so that results match torchvision's to the pixel.
     top, left = (round((length - preprocess.crop_size) / 2.0) for length in (height, width))
     rows, columns = (slice(start, start + preprocess.crop_size) for start in (top, left))

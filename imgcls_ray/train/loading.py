@@ -19,7 +19,7 @@ from imgcls_ray.errors import ImageError
 from imgcls_ray.images.decoder import decode_scaled
 from imgcls_ray.images.preprocess import preprocess_image
 from imgcls_ray.train.entries import map_entries
-from imgcls_ray.workers.decoding import end_process_when_late, load_decoders
+from imgcls_ray.workers.decoding import end_process_when_late
 from imgcls_ray.workers.fetching import NUM_FETCH_THREADS, any_version, fetch_inputs
 
 if TYPE_CHECKING:
@@ -98,7 +98,8 @@ class Images(Dataset[Batch]):
 
     def _begin(self) -> None:
         if self._augment is None:
-            load_decoders()
+            # One loader is one core: augmenting would otherwise start a thread per core in every one.
+            torch.set_num_threads(1)
             self._tables = {split: map_entries(path) for split, path in self._task.files.items()}
             self._augment = self._task.augmentation.build()
             preprocess = self._task.preprocess

@@ -12,7 +12,7 @@ import pytest
 
 from imgcls_ray.models.engines.converted import add_bundle
 from imgcls_ray.models.folder import open_model_folder
-from tests.workers.survival import Dataset, command_of, exit_code_of
+from tests.workers.survival import IMGCLS, Dataset, command_of, exit_code_of
 
 if TYPE_CHECKING:
     from imgcls_ray.models.folder import ModelFolder
@@ -33,6 +33,19 @@ sys.meta_path.insert(0, Note)
 """
 
 
+@pytest.fixture
+def model(small_model: ModelFolder, tmp_path: Path) -> ModelFolder:
+    """A model folder with its converted network."""
+    path = Path(shutil.copytree(small_model.path, tmp_path / "model"))
+    assert add_bundle(str(path), open_model_folder(path))
+    return open_model_folder(path)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Dataset:
+    return Dataset(tmp_path / "data", 64, size=(80, 60))
+
+
 @pytest.mark.parametrize(
     ("job", "on"),
     [
@@ -42,22 +55,31 @@ sys.meta_path.insert(0, Note)
         pytest.param("predict", "ray", marks=pytest.mark.slow),
     ],
 )
-def test_a_job_on_cpus_needs_no_torch(job: Job, on: Place, small_model: ModelFolder, tmp_path: Path) -> None:
-    data = Dataset(tmp_path / "data", 64, size=(80, 60))
-    path = Path(shutil.copytree(small_model.path, tmp_path / "model"))
-    assert add_bundle(str(path), open_model_folder(path))
-    (tmp_path / "site").mkdir()
-    (tmp_path / "site" / "sitecustomize.py").write_text(_NOTES)
-    imports = tmp_path / "imports"
-    done = subprocess.run(
-        command_of(job, data, open_model_folder(path), tmp_path / "out", "--num-workers", "2", on=on),
-        env={**os.environ, "IMPORTS_FILE": str(imports), "PYTHONPATH": f"{tmp_path / 'site'}:{Path.cwd()}"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == exit_code_of(job), done.stderr
-    imported = set(imports.read_text().split())
+def test_a_job_on_cpus_needs_no_torch(job: Job, on: Place, data: Dataset, model: ModelFolder, tmp_path: Path) -> None:
+    command = command_of(job, data, model, tmp_path / "out", "--num-workers", "2", on=on)
+    imported = imported_by(command, tmp_path, exit_code=exit_code_of(job))
     assert "cykooz_resizer" in imported
     assert not imported & {"torch", "torchvision", "timm"}
     if on == "local":
         assert not imported & {"ray", *(["pandas"] if job == "predict" else [])}
+
+
+def test_one_image_needs_no_torch(data: Dataset, model: ModelFolder, tmp_path: Path) -> None:
+    imported = imported_by([str(IMGCLS), "predict", str(data.images[1]), "--model", str(model.path)], tmp_path)
+    assert "openvino" in imported
+    assert not imported & {"ray", "torch", "torchvision", "timm", "pandas"}
+
+
+def imported_by(command: list[str], tmp_path: Path, exit_code: int = 0) -> set[str]:
+    """Top-level modules that a command and all Pythons that it starts have looked for."""
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(_NOTES)
+    imports = tmp_path / "imports"
+    done = subprocess.run(
+        command,
+        env={**os.environ, "IMPORTS_FILE": str(imports), "PYTHONPATH": f"{tmp_path / 'site'}:{Path.cwd()}"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == exit_code, done.stderr
+    return set(imports.read_text().split())
