@@ -14,6 +14,7 @@ from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
 from imgcls_ray import __version__
+from imgcls_ray.models.engines.openvino_core import openvino_core
 from imgcls_ray.options import decode_limits, fetch_limits
 from imgcls_ray.serve import api, kserve, paddlex
 from imgcls_ray.serve.admission.replica import ReplicaAdmission
@@ -47,7 +48,7 @@ _CODES = {404: ErrorCode.NOT_FOUND, 405: ErrorCode.METHOD_NOT_ALLOWED}
 
 def make_service(config: ServeConfig, *, num_cores: int, metrics: Metrics) -> Service:
     """What one replica works with, without a model yet. To be called in the event loop that will answer."""
-    _leave_modules_to_themselves()
+    _leave_modules_to_themselves(uses_torch=config.uses_gpus or config.engine == "torch")
     decoding, fetching = decode_limits(config), fetch_limits(config)
     num_engines = 1 if config.uses_gpus else max(1, num_cores // config.num_threads)
     options = ModelOptions(
@@ -73,14 +74,16 @@ def make_service(config: ServeConfig, *, num_cores: int, metrics: Metrics) -> Se
 
 
 @functools.cache
-def _leave_modules_to_themselves() -> None:
+def _leave_modules_to_themselves(*, uses_torch: bool) -> None:
     """Let Python's garbage collector not walk through what was imported, for the life of the process.
 
     Ray and torch are half a million objects. A full collection holds up every thread for a third of a second, and
-    callers can bring one about.
+    callers can bring one about. On CPUs, networks run without torch, whose import takes seconds of the start.
     """
-    import torch  # noqa: F401  # which the first model would import
-
+    if uses_torch:
+        import torch  # noqa: F401  # which the first model would import
+    else:
+        openvino_core()
     gc.collect()
     gc.freeze()
 
