@@ -48,6 +48,7 @@ from imgcls_ray.words import counted
 from imgcls_ray.workers.pool import is_on_cluster, is_on_ray
 from imgcls_ray.workers.prepare import check_resources, local_pool, start_classifiers, start_locally
 from imgcls_ray.workers.progress import label_progress
+from imgcls_ray.workers.ray_cluster import within
 from imgcls_ray.workers.ray_metrics import RayMetrics
 from imgcls_ray.workers.stopping import interrupt_on_stop
 
@@ -89,7 +90,13 @@ def predict(config: PredictConfig, console: Console, server: ForkServer | None =
     start = time.monotonic()
     if config.metrics_file is not None:
         check_text_file(config.metrics_file)
-    check_resources(config, num_workers=config.num_workers, num_gpus=config.num_gpus, some_gpus="num_gpus={}")
+    check_resources(
+        config,
+        num_workers=config.num_workers or config.min_workers,
+        key="num_workers" if config.num_workers else "min_workers",
+        num_gpus=config.num_gpus,
+        some_gpus="num_gpus={}",
+    )
     # The processes load while everything else is read and planned.
     with local_pool(config, serve_labelling, is_needed=not config.dry_run, server=server) as local:
         report = _predict(config, console, start, local)
@@ -306,7 +313,7 @@ class _Job:
         """Only a cluster has to be asked, and not for a single unit: planning need not wait for Ray."""
         if self._config.num_workers is None and is_on_cluster(self._config):
             return self._start().plan.num_cpu_workers if len(self._unit_sizes(num_images, 1)) > 1 else 1
-        return self._config.num_workers or available_cores()
+        return self._config.num_workers or within(available_cores(), *self._config.worker_limits)
 
     def _unit_sizes(self, num_images: int, num_workers: int) -> list[int]:
         # With GPUs, a worker of the plan is a CPU actor, which decodes a unit and hands it on.

@@ -11,23 +11,33 @@ from __future__ import annotations
 
 import gc
 import logging
+import time
 import warnings
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from imgcls_ray.workers.board import Board
 from imgcls_ray.workers.ray_failures import causes_told, with_causes
-from imgcls_ray.workers.worker import Block, BlockClassifier, BlockDecoder, BlockWorker
+from imgcls_ray.workers.ray_nodes import live_nodes, new_nodes_used_soon
+from imgcls_ray.workers.ray_worker import (
+    NEEDLESS,
+    RayBlockClassifier,
+    RayBlockDecoder,
+    RayBlockWorker,
+    as_task,
+    from_task,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from ray.data import Dataset
     from ray.exceptions import RayError
 
     from imgcls_ray.workers.ray_cluster import WorkerPlan
-    from imgcls_ray.workers.worker import Work
+    from imgcls_ray.workers.worker import Block, Work
 
 # The board bounds how often a block may end its worker, and more exactly: this is for deaths before a block is begun,
 # and leaves room for the tries that fail in a row while a lost node is not known to be lost.
@@ -35,8 +45,12 @@ _MAX_TASK_RETRIES = 100
 _BLOCKS_IN_HAND = 2
 """Of one actor: one computes, one waits for storage. More would only be more to do again after a death."""
 # A block costs the driver some kilobytes beside its content: a long run goes in waves.
-_BLOCKS_PER_WAVE = 4096
-_BYTES_PER_WAVE = 64 * 2**20
+_BLOCKS_PER_WAVE = 2048
+_BYTES_PER_WAVE = 32 * 2**20
+"""Each block is there twice: see ``_dataset_of``."""
+_LOOK_EVERY_S = 0.2
+# An actor has at most two blocks in hand and computes one: a pool in which most have two has work for more actors.
+_GROW_ABOVE = 0.75
 
 logger = logging.getLogger(__name__)
 
@@ -94,8 +108,9 @@ def run_blocks(
         return _attempt(left, make_work, workers, board, gpu_device)
 
     waves = _waves(blocks)
-    while not (is_stopped := _is_stopped(board, what_now)) and (wave := next(waves, None)):
-        yield from with_causes(outlive_deaths(wave, attempt), what_now)
+    with new_nodes_used_soon() if workers.elastic else nullcontext():
+        while not (is_stopped := _is_stopped(board, what_now)) and (wave := next(waves, None)):
+            yield from with_causes(outlive_deaths(wave, attempt), what_now)
     if not is_stopped:
         with causes_told(what_now):
             # What a stopped command leaves there, a few bytes, its last actors may still have to read.
@@ -127,46 +142,62 @@ def _attempt(
     board: Board,
     gpu_device: str,
 ) -> Iterator[Block]:
-    """Run blocks with new actors."""
-    dataset = _dataset_of(blocks)
-    num_cpu_actors = min(workers.num_cpu_workers, len(blocks))
+    """Run blocks with new actors. A block may come back twice."""
+    sizes = _pool_sizes(workers, len(blocks))
+    # What an earlier attempt has noted as done may be lost: decoded images are, with their node.
+    board.forget_done()
+    dataset = _dataset_of(blocks, with_copies=sizes["max_size"] != 1)
     if num_gpu_actors := workers.num_gpu_workers:
         decode, classify = (partial(make_work, device=device) for device in (None, gpu_device))
         alone: dict[str, Any] = {"outlives_deaths": False}
-        dataset = _map(dataset, BlockDecoder, decode, board, num_actors=num_cpu_actors, **alone)
-        dataset = _map(dataset, BlockClassifier, classify, board, num_actors=num_gpu_actors, on_gpu=True, **alone)
+        dataset = _map(dataset, RayBlockDecoder, decode, board, sizes, **alone)
+        dataset = _map(dataset, RayBlockClassifier, classify, board, {"size": num_gpu_actors}, on_gpu=True, **alone)
     else:
-        dataset = _map(dataset, BlockWorker, make_work, board, num_actors=num_cpu_actors)
+        dataset = _map(dataset, RayBlockWorker, make_work, board, sizes)
     batches: Any = dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
-    return _until_stopped(map(Block.from_table, batches), num_actors=num_cpu_actors + num_gpu_actors)
+    return _until_stopped(map(from_task, batches), board)
 
 
-def _until_stopped(blocks: Iterator[Block], *, num_actors: int) -> Iterator[Block]:
-    """Leave out skipped blocks, and end when every actor has skipped one: each does so when it has nothing in hand.
+def _pool_sizes(workers: WorkerPlan, num_blocks: int) -> dict[str, int | None]:
+    """The sizes of a pool of CPU actors, as ``ActorPoolStrategy`` takes them: no more than there are blocks."""
+    start, elastic = min(workers.num_cpu_workers, num_blocks), workers.elastic
+    if elastic is None:
+        return {"min_size": start, "max_size": start, "initial_size": start}
+    most = min(elastic.max_workers or num_blocks, num_blocks)
+    return {"min_size": min(elastic.min_workers, start), "max_size": most, "initial_size": start}
 
-    The thousands of skipped blocks behind them need not be waited for.
+
+def _until_stopped(blocks: Iterator[Block], board: Board) -> Iterator[Block]:
+    """Leave out skipped blocks, and end when a stop has left no block in the hand of a live worker.
+
+    The thousands of skipped blocks behind them need not be waited for, and neither need what a dead node had in hand.
     """
-    stopped: set[str] = set()
+    next_look = 0.0
     for block in blocks:
         if not block.skipped_by:
             yield block
-            continue
-        stopped.update(block.skipped_by)
-        if len(stopped) == num_actors:
-            return
+        elif NEEDLESS not in block.skipped_by and time.monotonic() >= next_look:
+            if not _is_in_hand(board):
+                return
+            next_look = time.monotonic() + _LOOK_EVERY_S
+
+
+def _is_in_hand(board: Board) -> bool:
+    alive = live_nodes()
+    return any(node in alive for node in board.nodes_at_work())
 
 
 def _map(
     dataset: Dataset,
-    worker: type[BlockWorker[Any, Any]],
+    worker: type[RayBlockWorker[Any, Any]],
     make_work: Callable[[], Work[Any, Any]],
     board: Board,
+    sizes: Mapping[str, int | None],
     *,
-    num_actors: int,
     on_gpu: bool = False,
     outlives_deaths: bool = True,
 ) -> Dataset:
-    """Hand each block of a dataset to one of so many actors, whole, with bounds on restarts and retries."""
+    """Hand each block of a dataset to an actor of a pool of these sizes, with bounds on restarts and retries."""
     from ray.data import ActorPoolStrategy
 
     with warnings.catch_warnings():
@@ -182,7 +213,7 @@ def _map(
             num_gpus=1 if on_gpu else None,
             # Ray Data sends an actor no more than it may have in hand, so a dead actor costs no more than that.
             compute=ActorPoolStrategy(
-                size=num_actors,
+                **sizes,
                 max_concurrent_calls_per_actor=_BLOCKS_IN_HAND,
                 max_tasks_in_flight_per_actor=_BLOCKS_IN_HAND,
                 enable_true_multi_threading=True,
@@ -197,6 +228,7 @@ def quiet_ray_data() -> None:
     import ray
 
     context = ray.data.DataContext.get_current()
+    context.autoscaling_config.actor_pool_util_upscaling_threshold = _GROW_ABOVE
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     # Ray's wrapper loses the cause on its way between processes, and with it what to tell the user.
@@ -243,8 +275,10 @@ def outlive_deaths(blocks: Sequence[Block], run: Callable[[Sequence[Block]], Ite
         try:
             for done in run(list(todo.values())):
                 num_in_vain = 0
-                todo.pop(done.number, None)
-                yield done
+                if todo.pop(done.number, None) is not None:
+                    yield done
+                if not todo:
+                    return  # an actor that still has a block in hand is not waited for: a copy of it was faster
             return
         except RayError as error:
             num_in_vain += 1
@@ -267,14 +301,19 @@ def _is_death(error: RayError) -> bool:
     return not (isinstance(error, RayActorError) and error.actor_init_failed)
 
 
-def _dataset_of(blocks: Iterable[Block]) -> Dataset:
+def _dataset_of(blocks: Sequence[Block], *, with_copies: bool) -> Dataset:
     """A dataset of one row for each block: Ray Data hands it to an actor on its own.
 
-    From memory, because a read task would want a CPU, and the actors hold them all.
+    Copies come behind all blocks, so only actors for which no block is left get any; those of the last blocks first,
+    because these are most likely to be in hand then. From memory, because a read task would want a CPU, and the actors
+    hold them all.
     """
     import ray
 
-    dataset: Dataset = ray.data.from_arrow([block.to_table() for block in blocks])
+    tasks = [as_task(block, is_copy=False) for block in blocks]
+    if with_copies:
+        tasks += [as_task(block, is_copy=True) for block in reversed(blocks)]
+    dataset: Dataset = ray.data.from_blocks(tasks)
     return dataset
 
 
