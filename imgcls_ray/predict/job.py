@@ -252,6 +252,8 @@ class _Job:
         is_alone = len(units) == 1 and not self._config.uses_gpus and self._config.on != "ray"
         pool = self._local_pool() if is_alone else self._start()
         report.num_workers = 1 if is_alone else pool.plan.num_cpu_workers
+        report.num_gpus = pool.plan.num_gpu_workers
+        report.decodes_whole = self._folder.spec.preprocess.decode == "full"
         kept = f"everything labelled so far is kept in {self._store.uri}, and the same command goes on from there"
         results = label_units(
             units,
@@ -273,15 +275,16 @@ class _Job:
                     num_done += counts.num_images
                     self._metrics.add(counts)
                     progress.add(counts.num_images, sum(n for code, n in counts.codes.items() if code != STATUS_OK))
+                    report.images_per_s = progress.images_per_s
                     if not counts.committed:
                         others.add(counts.number)
                         continue
                     report.codes.update(counts.codes)
+                    report.num_measured += counts.num_images
                     for name, value in vars(counts.seconds).items():
                         setattr(report.stages, name, getattr(report.stages, name) + value)
         except KeyboardInterrupt as error:
             raise self._stopped(report, num_done) from error
-        report.images_per_s = progress.images_per_s
         return others
 
     def _task_of(self, report: RunReport) -> LabelTask:
@@ -349,6 +352,10 @@ class _Job:
         }
         if report.images_per_s is not None:
             record["images_per_s"] = round(report.images_per_s, 1)
+        if report.num_measured:
+            record["stage_seconds"] = {stage: round(seconds, 3) for stage, seconds in vars(report.stages).items()}
+        if (verdict := report.verdict) is not None:
+            record["verdict"] = verdict.to_record()
         if (cost := report.cost_per_million_images(self._config.price_per_hour)) is not None:
             record["cost_per_million_images"] = round(cost, 4)
         return record

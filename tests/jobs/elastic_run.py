@@ -23,7 +23,7 @@ from imgcls_ray.workers.ray_table import node_id
 from imgcls_ray.workers.worker import Block, Work
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
 
     from imgcls_ray.errors import ImageError
