@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,14 @@ def live_nodes() -> frozenset[str]:
 
     nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
     return frozenset(node["NodeID"] for node in nodes if node["Alive"])
+
+
+def ask_for_no_nodes() -> None:
+    """Have Ray Data use what a cluster has, and ask its autoscaler for nothing.
+
+    Ray Data reads this when it is imported; without it, a pool without a largest size asks for ever more nodes.
+    """
+    os.environ.setdefault("RAY_DATA_DEFAULT_CLUSTER_SCALING_UP_MAX_CPU_RESOURCE_DELTA", "0")
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from imgcls_ray.workers.board import Board
 from imgcls_ray.workers.ray_failures import causes_told, with_causes
-from imgcls_ray.workers.ray_nodes import live_nodes, new_nodes_used_soon
+from imgcls_ray.workers.ray_nodes import ask_for_no_nodes, live_nodes, new_nodes_used_soon
 from imgcls_ray.workers.ray_worker import (
     NEEDLESS,
     RayBlockClassifier,
@@ -102,6 +102,8 @@ def run_blocks(
     Raises:
         ImgclsError: a worker failed for good.
     """
+    if workers.elastic is not None and workers.elastic.max_workers is None:
+        ask_for_no_nodes()
     quiet_ray_data()
 
     def attempt(left: Sequence[Block]) -> Iterator[Block]:

@@ -144,7 +144,6 @@ def test_without_measured_seconds_there_is_no_verdict() -> None:
     ],
 )
 def test_with_gpus_it_says_how_busy_they_were_and_what_would_fill_them(verdict: Any, bound: str, words: str) -> None:
-    verdict = with_gpus(*verdict) if isinstance(verdict, tuple) else verdict
     assert (verdict.bound, verdict.words()) == (bound, words)
 
 
