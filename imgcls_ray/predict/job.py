@@ -276,6 +276,7 @@ class _Job:
                     self._metrics.add(counts)
                     progress.add(counts.num_images, sum(n for code, n in counts.codes.items() if code != STATUS_OK))
                     report.images_per_s = progress.images_per_s
+                    report.num_workers = max(report.num_workers, 1 if is_alone else pool.plan.num_cpu_workers)
                     if not counts.committed:
                         others.add(counts.number)
                         continue

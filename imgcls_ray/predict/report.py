@@ -43,6 +43,7 @@ class RunReport:
     num_measured: int = 0
     """Images that ``stages`` counts: those whose parts this command wrote."""
     num_workers: int = 1
+    """Those that took part: on a cluster some may have joined, or left, during the run."""
     decodes_whole: bool = False
     """The model decodes large JPEGs whole, where another one would decode them at a fraction."""
     num_gpus: int = 0

@@ -46,6 +46,14 @@ class Board:
         """Note that the work on a unit is done."""
         kv_delete(self._key(f"{stage}/{unit}"))
 
+    def join(self, stage: Stage, worker: str) -> None:
+        """Note that there is a worker for a stage."""
+        kv_put(self._key(f"worker/{stage}/{worker}"), b"1")
+
+    def num_joined(self, stage: Stage) -> int:
+        """How many workers there were for a stage until now; one that Ray has restarted is the same."""
+        return len(kv_list(self._key(f"worker/{stage}/")))
+
     def take(self, unit: str, node: str) -> None:
         """Note that a worker on a node has a unit in hand, from before it is begun until it is durable."""
         kv_put(self._key(f"hand/{unit}"), node.encode())

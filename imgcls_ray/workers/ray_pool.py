@@ -1,7 +1,8 @@
 """Blocks of work on actors through Ray Data: schedule, stream, retry, and outlive the nodes it loses.
 
 What a lost node costs are the blocks that it had in work. On CPUs Ray sees to that: it restarts the dead node's actors
-on another node as soon as those there have nothing left to do, and gives them their blocks again. With GPUs it cannot:
+on another node as soon as a CPU is free, and gives them their blocks again; at the end of a run, idle actors do copies
+of these blocks instead. With GPUs it cannot:
 decoded blocks lie in the memory of the node that decoded them, and when that dies the GPU actors wait for pixels that
 only a restarted decoder can make again, while the decoders that live hold every CPU and wait for the GPU actors. There
 a death ends the attempt, and another one does what is left.
@@ -9,16 +10,16 @@ a death ends the attempt, and another one does what is left.
 
 from __future__ import annotations
 
-import gc
-import logging
 import time
 import warnings
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from imgcls_ray.workers.board import Board
+from imgcls_ray.workers.ray_attempts import outlive_deaths
+from imgcls_ray.workers.ray_data import set_up_ray_data
 from imgcls_ray.workers.ray_failures import causes_told, with_causes
 from imgcls_ray.workers.ray_nodes import ask_for_no_nodes, live_nodes, new_nodes_used_soon
 from imgcls_ray.workers.ray_worker import (
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from ray.data import Dataset
-    from ray.exceptions import RayError
 
     from imgcls_ray.workers.ray_cluster import WorkerPlan
     from imgcls_ray.workers.worker import Block, Work
@@ -49,29 +49,30 @@ _BLOCKS_PER_WAVE = 2048
 _BYTES_PER_WAVE = 32 * 2**20
 """Each block is there twice: see ``_dataset_of``."""
 _LOOK_EVERY_S = 0.2
-# An actor has at most two blocks in hand and computes one: a pool in which most have two has work for more actors.
-_GROW_ABOVE = 0.75
-
-logger = logging.getLogger(__name__)
-
-# A block is given up when it has ended five workers; so many attempts without a single block done are more than that.
-_MAX_ATTEMPTS_IN_VAIN = 10
 
 
 @dataclass(frozen=True)
 class RayPool:
     """Actors on the running Ray, which every run of blocks starts anew."""
 
-    plan: WorkerPlan
+    start: WorkerPlan
     gpu_device: str = "cuda"
     """Of a GPU actor: tests use Ray's logical GPUs with ``cpu``."""
     board: Board = field(default_factory=Board)
+
+    @property
+    def plan(self) -> WorkerPlan:
+        """The workers, with those that have joined during the run."""
+        if self.start.elastic is None:
+            return self.start
+        num_joined = self.board.num_joined("decode" if self.start.num_gpu_workers else "label")
+        return replace(self.start, num_cpu_workers=max(self.start.num_cpu_workers, num_joined))
 
     def run(
         self, blocks: Iterable[Block], make_work: Callable[..., Work[Any, Any]], *, what_now: str = ""
     ) -> Iterator[Block]:
         """Run blocks; as ``Pool.run``."""
-        return run_blocks(blocks, make_work, self.plan, self.board, gpu_device=self.gpu_device, what_now=what_now)
+        return run_blocks(blocks, make_work, self.start, self.board, gpu_device=self.gpu_device, what_now=what_now)
 
     def stop(self) -> None:
         """Begin nothing more; as ``Pool.stop``."""
@@ -104,7 +105,7 @@ def run_blocks(
     """
     if workers.elastic is not None and workers.elastic.max_workers is None:
         ask_for_no_nodes()
-    quiet_ray_data()
+    set_up_ray_data()
 
     def attempt(left: Sequence[Block]) -> Iterator[Block]:
         return _attempt(left, make_work, workers, board, gpu_device)
@@ -223,84 +224,6 @@ def _map(
             max_restarts=-1 if outlives_deaths else 0,
             max_task_retries=_MAX_TASK_RETRIES if outlives_deaths else 0,
         )
-
-
-def quiet_ray_data() -> None:
-    """Keep Ray Data's progress and its account of failures from the terminal."""
-    import ray
-
-    context = ray.data.DataContext.get_current()
-    context.autoscaling_config.actor_pool_util_upscaling_threshold = _GROW_ABOVE
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    # Ray's wrapper loses the cause on its way between processes, and with it what to tell the user.
-    context.raise_original_map_exception = True
-    for name in ("ray.data", "ray.data._internal.execution"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    for handler in logging.getLogger("ray.data").handlers:
-        # What ends the job is raised, and told in one line; the whole of it stays in Ray's own log file.
-        if type(handler).__module__.startswith("ray."):
-            handler.setLevel(logging.CRITICAL)
-    for name in ("ray.data.exceptions", "ray.data._internal.execution.streaming_executor_state"):
-        logging.getLogger(name).addFilter(_without_frames)
-
-
-def _without_frames(record: logging.LogRecord) -> bool:
-    """Make text of an exception that Ray Data logs: the frames of its traceback hold handles of actors.
-
-    As long as any handler keeps such a record, a failed attempt's actors would keep the GPU that the next one needs.
-    """
-    if record.exc_info:
-        record.exc_text = logging.Formatter().formatException(record.exc_info)
-        record.exc_info = None
-    return True
-
-
-def outlive_deaths(blocks: Sequence[Block], run: Callable[[Sequence[Block]], Iterator[Block]]) -> Iterator[Block]:
-    """Run blocks; where a death ends an attempt, another one takes those that have not come back yet.
-
-    What was done and had not come back, the next attempt does again, or finds committed. How often a block may end its
-    worker is counted elsewhere (``Board``); here it is the attempts in which nothing was done.
-
-    Args:
-        blocks: one wave.
-        run: one attempt, with new actors, on the nodes that are there.
-
-    Raises:
-        RayError: the attempts failed for another reason than deaths, or in vain.
-    """
-    from ray.exceptions import RayError
-
-    todo = {block.number: block for block in blocks}
-    num_in_vain = 0
-    while todo:
-        try:
-            for done in run(list(todo.values())):
-                num_in_vain = 0
-                if todo.pop(done.number, None) is not None:
-                    yield done
-                if not todo:
-                    return  # an actor that still has a block in hand is not waited for: a copy of it was faster
-            return
-        except RayError as error:
-            num_in_vain += 1
-            if not _is_death(error) or num_in_vain > _MAX_ATTEMPTS_IN_VAIN:
-                raise
-            logger.warning("a worker or its node died; %d blocks continue on new workers", len(todo))
-        # Ray ends an actor when nothing knows it any more, and the failed attempt is full of circles: its actors would
-        # keep the GPU that the next one's wait for.
-        gc.collect()
-
-
-def _is_death(error: RayError) -> bool:
-    """Whether workers or what they held were lost, rather than failed by what they did."""
-    from ray.exceptions import RayActorError, RayError, RayTaskError
-
-    if isinstance(error, RayTaskError):
-        # A task that could not read its input because the input's maker is dead.
-        return isinstance(error.cause, RayError) and _is_death(error.cause)
-    # An actor that cannot be made here cannot be made again.
-    return not (isinstance(error, RayActorError) and error.actor_init_failed)
 
 
 def _dataset_of(blocks: Sequence[Block], *, with_copies: bool) -> Dataset:

@@ -49,6 +49,7 @@ class RayBlockWorker(BlockWorker[D, R]):
         super().__init__(make_work, board, name)
         self._notes = board
         self._node = node_id()
+        board.join(self.stage, name())
 
     def __call__(self, table: pa.Table) -> pa.Table:
         is_copy = table[_IS_COPY][0].as_py()

@@ -85,7 +85,7 @@ def main(folder: str, num_blocks: int, *, hangs: bool) -> None:
     blocks = (Block(i, f"block-{i}", f"block {i}", pa.table({"number": [i]})) for i in range(num_blocks))
     for block in pool.run(blocks, partial(Wait, folder, hangs)):
         [row] = block.content.to_pylist()
-        tell("done", **row)
+        tell("done", **row, workers=pool.plan.num_cpu_workers)
     tell("ended")
 
 

@@ -100,6 +100,7 @@ def test_a_node_that_joins_is_used_within_seconds_and_costs_two_blocks_when_it_l
     joined = time.monotonic()
     wait_until(lambda: node.node_id in run.nodes(), 60)
     seconds = time.monotonic() - joined
+    assert {event["workers"] for event in run.events} >= {1, 2}
     cluster.kill_node(node)
     (run.folder / FAST).touch()
     run.wait(120)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from contextlib import nullcontext
 from dataclasses import replace
@@ -12,9 +14,10 @@ import pytest
 
 from imgcls_ray.storage import FetchLimits
 from imgcls_ray.workers import ray_nodes, ray_pool, ray_worker
+from imgcls_ray.workers.ray_attempts import outlive_deaths
 from imgcls_ray.workers.ray_cluster import Elastic, WorkerPlan
 from imgcls_ray.workers.ray_nodes import new_nodes_used_soon
-from imgcls_ray.workers.ray_pool import _pool_sizes, _until_stopped, outlive_deaths
+from imgcls_ray.workers.ray_pool import _pool_sizes, _until_stopped
 from imgcls_ray.workers.ray_worker import NEEDLESS, RayBlockDecoder, RayBlockWorker, as_task, from_task
 from imgcls_ray.workers.worker import Block, Work
 from tests.workers.survival import wait_until
@@ -40,6 +43,9 @@ class Notes:
         return self.begun.count(unit) - 1
 
     def end(self, stage: str, unit: str) -> None:
+        pass
+
+    def join(self, stage: str, worker: str) -> None:
         pass
 
     def take(self, unit: str, node: str) -> None:
@@ -238,3 +244,13 @@ def test_nodes_that_cannot_be_asked_for_end_no_run(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(ray_nodes, "live_nodes", fail)
     with new_nodes_used_soon():
         wait_until(lambda: len(asked) > 2)
+
+
+def test_ray_data_asks_for_no_nodes_where_nobody_gave_a_largest_number() -> None:
+    code = (
+        "from imgcls_ray.workers.ray_nodes import ask_for_no_nodes; import imgcls_ray.workers.ray_pool, ray; "
+        "ask_for_no_nodes(); from ray.data._internal.cluster_autoscaler import RateBasedClusterAutoscaler; "
+        "print(RateBasedClusterAutoscaler.DEFAULT_CLUSTER_SCALING_UP_MAX_RESOURCE_DELTA.cpu)"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    assert told.stdout.split() == ["0.0"]
