@@ -162,13 +162,13 @@ def _of_verdict(verdict: Verdict | None) -> list[Family]:
         Family(
             "imgcls_bulk_possible_speedup",
             "Factor of the rate of the current run that a change could bring, as measured until now.",
-            {} if verdict is None else dict(verdict.speedups),
+            {} if verdict is None else {str(change): factor for change, factor in verdict.speedups.items()},
             label="change",
         ),
         Family(
             "imgcls_bulk_gpu_busy_ratio",
             "Share of the time in which the GPUs of the current run computed; absent on CPUs.",
-            _one(verdict and verdict.gpu_busy),
+            _one(None if verdict is None else verdict.gpu_busy),
         ),
     ]
 

@@ -64,5 +64,5 @@ def _watch(is_over: threading.Event) -> None:
 def _look_again() -> None:
     from ray.data._internal.cluster_autoscaler import get_or_create_autoscaling_coordinator
 
-    coordinator: Any = get_or_create_autoscaling_coordinator()
+    coordinator: Any = get_or_create_autoscaling_coordinator()  # type: ignore[no-untyped-call]
     coordinator.get_reserved_resources.remote(_REQUESTER, recompute=True)

@@ -19,6 +19,7 @@ from imgcls_ray.workers.worker import Block, BlockClassifier, BlockDecoder, Bloc
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from imgcls_ray.models.classifier import StageSeconds
     from imgcls_ray.workers.board import Board
     from imgcls_ray.workers.worker import Work
 
@@ -61,10 +62,14 @@ class RayBlockWorker(BlockWorker[D, R]):
         # Noted before ``run`` looks for a stop: once the stop flag is set, a block without a note is never begun.
         self._notes.take(block.name, self._node)
         done = self.run(block)
-        if not done.skipped_by:
-            self._notes.note_done(self.stage, block.name)
         if self.makes_durable or done.skipped_by or done.is_done:
             self._notes.leave(block.name)
+        return done
+
+    def _commit(self, block: Block, rows: pa.Table, result: Any, seconds: StageSeconds) -> Block:
+        done = super()._commit(block, rows, result, seconds)
+        # While this worker may not commit another one, for which its own copies wait.
+        self._notes.note_done(self.stage, block.name.removesuffix(_COPY_SUFFIX))
         return done
 
     def _run_copy(self, block: Block) -> Block:
@@ -72,7 +77,7 @@ class RayBlockWorker(BlockWorker[D, R]):
         if block.skipped_by:
             return block
         with self._computing:
-            # The block itself may be in this worker's hand: it is durable when nothing is computed or committed.
+            # The block itself may be in this worker's hand: nothing is computed or committed here now.
             with self._committing:
                 is_needless = self._notes.is_done(self.stage, block.name)
             if is_needless:
