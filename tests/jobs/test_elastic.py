@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     from tests.jobs.cluster import OwnCluster
 
-_MANY = 400
-"""Blocks for minutes, of which no test waits for the last ones at that speed."""
+_MANY = 120
+"""Blocks for a minute of one worker, of which no test waits for the last ones at that speed."""
 
 
 class ElasticRun:
