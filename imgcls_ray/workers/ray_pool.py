@@ -15,6 +15,7 @@ import warnings
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from imgcls_ray.workers.board import Board
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
     from ray.data import Dataset
 
+    from imgcls_ray.workers.board import Stage
     from imgcls_ray.workers.ray_cluster import WorkerPlan
     from imgcls_ray.workers.worker import Block, Work
 
@@ -48,6 +50,7 @@ _BLOCKS_IN_HAND = 2
 _BLOCKS_PER_WAVE = 2048
 _BYTES_PER_WAVE = 32 * 2**20
 """Each block is there twice: see ``_dataset_of``."""
+_GROUPS_OF_COPIES = 128
 _LOOK_EVERY_S = 0.2
 
 
@@ -149,8 +152,11 @@ def _attempt(
     sizes = _pool_sizes(workers, len(blocks))
     # What an earlier attempt has noted as done may be lost: decoded images are, with their node.
     board.forget_done()
-    dataset = _dataset_of(blocks, with_copies=sizes["max_size"] != 1)
+    copies = _groups_of_copies(blocks, workers) if sizes["max_size"] != 1 else []
+    dataset = _dataset_of(blocks, copies)
+    stage: Stage = "label"
     if num_gpu_actors := workers.num_gpu_workers:
+        stage = "classify"
         decode, classify = (partial(make_work, device=device) for device in (None, gpu_device))
         alone: dict[str, Any] = {"outlives_deaths": False}
         dataset = _map(dataset, RayBlockDecoder, decode, board, sizes, **alone)
@@ -158,7 +164,11 @@ def _attempt(
     else:
         dataset = _map(dataset, RayBlockWorker, make_work, board, sizes)
     batches: Any = dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
-    return _until_stopped(map(from_task, batches), board)
+    for block in _until_stopped(chain.from_iterable(map(from_task, batches)), board):
+        if copies:
+            # By the driver: what is done where a node dies may not come back, and then a copy has to bring it.
+            board.note_done(stage, block.name)
+        yield block
 
 
 def _pool_sizes(workers: WorkerPlan, num_blocks: int) -> dict[str, int | None]:
@@ -226,18 +236,27 @@ def _map(
         )
 
 
-def _dataset_of(blocks: Sequence[Block], *, with_copies: bool) -> Dataset:
+def _groups_of_copies(blocks: Sequence[Block], workers: WorkerPlan) -> list[Sequence[Block]]:
+    """Copies of all blocks in groups, each of which is one task of Ray Data's: most are needless, and then cost little.
+
+    The last blocks are in groups of their own, and come first: these are most likely to be in hand when all are given.
+    """
+    # Decoded blocks are large: no two of them wait for each other.
+    most = len(blocks) if workers.num_gpu_workers else max(_GROUPS_OF_COPIES, _BLOCKS_IN_HAND * workers.num_cpu_workers)
+    last_first = blocks[::-1]
+    return [last_first[start::most] for start in range(min(most, len(blocks)))]
+
+
+def _dataset_of(blocks: Iterable[Block], copies: Iterable[Sequence[Block]]) -> Dataset:
     """A dataset of one row for each block: Ray Data hands it to an actor on its own.
 
-    Copies come behind all blocks, so only actors for which no block is left get any; those of the last blocks first,
-    because these are most likely to be in hand then. From memory, because a read task would want a CPU, and the actors
-    hold them all.
+    Copies come behind all blocks, so only actors for which no block is left get any. From memory, because a read task
+    would want a CPU, and the actors hold them all.
     """
     import ray
 
     tasks = [as_task(block, is_copy=False) for block in blocks]
-    if with_copies:
-        tasks += [as_task(block, is_copy=True) for block in reversed(blocks)]
+    tasks += [as_task(*group, is_copy=True) for group in copies]
     dataset: Dataset = ray.data.from_blocks(tasks)
     return dataset
 

@@ -17,7 +17,7 @@ from imgcls_ray.workers.ray_table import node_id
 from imgcls_ray.workers.worker import Block, BlockClassifier, BlockDecoder, BlockWorker, D, R
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from imgcls_ray.models.classifier import StageSeconds
     from imgcls_ray.workers.board import Board
@@ -30,14 +30,16 @@ _IS_COPY = "is_copy"
 _COPY_SUFFIX = ", copy"
 
 
-def as_task(block: Block, *, is_copy: bool) -> pa.Table:
-    """A block for an actor, as one row."""
-    return block.to_table().append_column(_IS_COPY, pa.array([is_copy]))
+def as_task(*blocks: Block, is_copy: bool) -> pa.Table:
+    """Blocks for an actor, as one row each: only copies come several at once."""
+    tasks = pa.concat_tables([block.to_table() for block in blocks])
+    return tasks.append_column(_IS_COPY, pa.array([is_copy] * len(blocks)))
 
 
-def from_task(table: pa.Table) -> Block:
-    """The block that an actor gives back."""
-    return Block.from_table(table.drop_columns([_IS_COPY]))
+def from_task(table: pa.Table) -> Iterator[Block]:
+    """The blocks that an actor gets, or gives back."""
+    for row in range(table.num_rows):
+        yield Block.from_table(table.slice(row, 1).drop_columns([_IS_COPY]))
 
 
 class RayBlockWorker(BlockWorker[D, R]):
@@ -50,13 +52,14 @@ class RayBlockWorker(BlockWorker[D, R]):
         super().__init__(make_work, board, name)
         self._notes = board
         self._node = node_id()
+        self._own: set[str] = set()
+        """Names of blocks that this worker has done."""
         board.join(self.stage, name())
 
     def __call__(self, table: pa.Table) -> pa.Table:
         is_copy = table[_IS_COPY][0].as_py()
-        block = from_task(table)
-        done = self._run_copy(block) if is_copy else self._run_noted(block)
-        return as_task(done, is_copy=is_copy)
+        run = self._run_copy if is_copy else self._run_noted
+        return as_task(*map(run, from_task(table)), is_copy=is_copy)
 
     def _run_noted(self, block: Block) -> Block:
         # Noted before ``run`` looks for a stop: once the stop flag is set, a block without a note is never begun.
@@ -68,8 +71,9 @@ class RayBlockWorker(BlockWorker[D, R]):
 
     def _commit(self, block: Block, rows: pa.Table, result: Any, seconds: StageSeconds) -> Block:
         done = super()._commit(block, rows, result, seconds)
-        # While this worker may not commit another one, for which its own copies wait.
-        self._notes.note_done(self.stage, block.name.removesuffix(_COPY_SUFFIX))
+        self._own.add(block.name)
+        if not self.makes_durable:
+            self._notes.note_done(self.stage, block.name)
         return done
 
     def _run_copy(self, block: Block) -> Block:
@@ -79,8 +83,8 @@ class RayBlockWorker(BlockWorker[D, R]):
         with self._computing:
             # The block itself may be in this worker's hand: nothing is computed or committed here now.
             with self._committing:
-                is_needless = self._notes.is_done(self.stage, block.name)
-            if is_needless:
+                is_own = block.name in self._own
+            if is_own or self._notes.is_done(self.stage, block.name):
                 return replace(block, skipped_by=(NEEDLESS,), decoded=None)
             done = self.run(replace(block, name=block.name + _COPY_SUFFIX))
         return replace(done, name=block.name)

@@ -17,7 +17,7 @@ from imgcls_ray.workers import ray_nodes, ray_pool, ray_worker
 from imgcls_ray.workers.ray_attempts import outlive_deaths
 from imgcls_ray.workers.ray_cluster import Elastic, WorkerPlan
 from imgcls_ray.workers.ray_nodes import new_nodes_used_soon
-from imgcls_ray.workers.ray_pool import _pool_sizes, _until_stopped
+from imgcls_ray.workers.ray_pool import _groups_of_copies, _pool_sizes, _until_stopped
 from imgcls_ray.workers.ray_worker import NEEDLESS, RayBlockDecoder, RayBlockWorker, as_task, from_task
 from imgcls_ray.workers.worker import Block, Work
 from tests.workers.survival import wait_until
@@ -112,26 +112,26 @@ def test_a_block_is_in_hand_until_it_is_durable(notes: Notes) -> None:
     assert notes.hand == {"block-0": "here"}
     gate.set()
     thread.join(30)
-    assert (notes.hand, notes.done) == ({}, {("label", "block-0")})
+    assert notes.hand == {}
 
 
 def test_a_block_that_a_stop_skips_is_in_hand_no_more(notes: Notes) -> None:
     notes.stopped = True
-    back = from_task(worker_of(Count(), notes)(as_task(BLOCKS[0], is_copy=False)))
+    back = next(from_task(worker_of(Count(), notes)(as_task(BLOCKS[0], is_copy=False))))
     assert (back.skipped_by, notes.hand, notes.begun, notes.done) == (("worker",), {}, [], set())
 
 
 def test_a_copy_of_a_done_block_is_needless(notes: Notes) -> None:
     notes.note_done("label", "block-0")
     worker = worker_of(work := Count(), notes)
-    back = from_task(worker(as_task(BLOCKS[0], is_copy=True)))
+    back = next(from_task(worker(as_task(BLOCKS[0], is_copy=True))))
     assert (back.number, back.skipped_by, work.num_computed) == (0, (NEEDLESS,), 0)
 
 
 def test_a_copy_of_a_block_that_is_not_done_is_done_and_counts_no_death(notes: Notes) -> None:
     notes.begin("label", "block-0")  # by the slow worker
     worker = worker_of(work := Count(), notes)
-    back = from_task(worker(as_task(BLOCKS[0], is_copy=True)))
+    back = next(from_task(worker(as_task(BLOCKS[0], is_copy=True))))
     assert (back.number, back.name, back.skipped_by, work.num_computed) == (0, "block-0", (), 1)
     assert notes.begun.count("block-0") == 1
     assert notes.hand == {}
@@ -144,7 +144,7 @@ def test_a_worker_computes_no_copy_of_what_it_has_in_hand_itself(notes: Notes) -
     first.start()
     assert work.is_computing.wait(30)
     found: list[Block] = []
-    second = threading.Thread(target=lambda: found.append(from_task(worker(as_task(BLOCKS[0], is_copy=True)))))
+    second = threading.Thread(target=lambda: found.append(next(from_task(worker(as_task(BLOCKS[0], is_copy=True))))))
     second.start()
     second.join(0.2)
     assert found == []
@@ -161,6 +161,27 @@ def test_a_decoded_block_stays_in_hand_for_the_worker_with_the_gpu(notes: Any, m
     assert notes.hand == {"block-0": "here"}
     decoder(as_task(replace(BLOCKS[1], skipped_by=("worker",)), is_copy=False))
     assert notes.hand == {"block-0": "here"}
+
+
+def test_of_a_group_of_copies_only_what_is_not_done_is_done(notes: Notes) -> None:
+    for number in (0, 2, 3):
+        notes.note_done("label", f"block-{number}")
+    worker = worker_of(work := Count(), notes)
+    back = list(from_task(worker(as_task(*BLOCKS, is_copy=True))))
+    assert [block.number for block in back if not block.skipped_by] == [1]
+    assert work.num_computed == 1
+
+
+@pytest.mark.parametrize(("num_blocks", "num_workers"), [(1, 2), (120, 2), (1000, 2), (1000, 400)])
+def test_every_block_has_one_copy_and_the_last_ones_groups_of_their_own(num_blocks: int, num_workers: int) -> None:
+    blocks = [replace(BLOCKS[0], number=number) for number in range(num_blocks)]
+    groups = _groups_of_copies(blocks, WorkerPlan(num_workers))
+    assert sorted(block.number for group in groups for block in group) == list(range(num_blocks))
+    in_hand = min(2 * num_workers, num_blocks)
+    assert [group[0].number for group in groups[:in_hand]] == list(range(num_blocks))[::-1][:in_hand]
+    assert len(groups) <= max(128, in_hand)
+    with_gpus = _groups_of_copies(blocks, WorkerPlan(num_workers, 1))
+    assert {len(group) for group in with_gpus} == {1}
 
 
 def test_a_block_that_comes_back_twice_counts_once_and_the_last_one_ends_the_run() -> None:
