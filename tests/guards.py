@@ -96,6 +96,16 @@ GUARDS: dict[str, tuple[Promise, ...]] = {
             ("benchmarks.kills",),
         ),
         Promise(
+            "a job follows the nodes that join and leave, and its end waits for no slow worker",
+            (
+                "jobs/test_elastic.py::"
+                "test_a_node_that_joins_is_used_within_seconds_and_costs_two_blocks_when_it_leaves",
+                "jobs/test_elastic.py::test_a_stop_while_the_pool_grows_ends_soon_and_loses_nothing_in_hand",
+                "jobs/test_elastic.py::test_the_end_of_a_run_does_not_wait_for_a_block_that_hangs",
+                "predict/test_straggler.py::test_rows_of_a_unit_that_hangs_are_neither_lost_nor_doubled",
+            ),
+        ),
+        Promise(
             "grace_s: a stop finishes what is in hand, for so long and no longer",
             (
                 "workers/test_stopping.py::test_units_in_hand_are_finished_and_no_more_are_begun",

@@ -55,6 +55,13 @@ NEEDED = {"input": "in", "model": "m", "output": "out"}
             "device=gpu:0,1 names the GPUs, num_gpus=1 lets them be chosen: give one",
         ),
         ({"device": "cpu", "num_gpus": 1}, "num_gpus=1 labels on GPUs and device=cpu on CPUs: leave one out"),
+        (
+            {"num_workers": 4, "max_workers": 8},
+            "num_workers=4 is a fixed number of workers; give it, or min_workers and max_workers",
+        ),
+        ({"num_workers": 4, "min_workers": 2}, "num_workers=4 is a fixed number of workers"),
+        ({"min_workers": 8, "max_workers": 4}, "min_workers=8 is more than max_workers=4"),
+        ({"min_workers": 0}, "min_workers: must be greater than 0, got 0"),
         ({"output": ""}, "output: must not be empty, got ''"),
         ({"input": ["a", ""]}, r"input: must not be empty, got \['a', ''\]"),
         ({"opset": 3}, "opset: no such key; known keys: "),

@@ -40,7 +40,9 @@ _NEED_A_STORE = frozenset(
         "limit",
         "logits",
         "max_error_rate",
+        "max_workers",
         "metrics_file",
+        "min_workers",
         "num_gpus",
         "num_workers",
         "on",
@@ -50,12 +52,6 @@ _NEED_A_STORE = frozenset(
     }
 )
 _UNLISTED_TOLD = 20
-_ADVICE = {
-    "fetch": "workers wait for bytes most of the time: the storage of the images is the slowest stage",
-    "decode": "decoding and resizing take most of the time: more CPU cores would help most",
-    "forward": "the network takes most of the time: a GPU or a smaller model would help most",
-    "write": "writing part files takes most of the time: the storage of the label store is the slowest stage",
-}
 
 
 WORKERS = ("imgcls_ray.predict.label", "serve_labelling")
@@ -240,9 +236,9 @@ def _tell_run(console: Console, run: RunReport) -> None:
     total = sum(stages.values())
     if total:
         parts = ", ".join(f"{name} {value / total:.0%}" for name, value in stages.items())
-        # A run that was too short for a rate is too short for advice: most of it was the start.
-        advice = f"; {_ADVICE[max(stages, key=stages.__getitem__)]}" if run.images_per_s else ""
-        console.print(f"time of the workers: {parts}{advice}")
+        console.print(f"time of the workers: {parts}")
+    if (verdict := run.verdict) is not None:
+        console.print(verdict.words(decodes_whole=run.decodes_whole))
 
 
 def _tell_left_out(console: Console, report: PredictReport) -> None:

@@ -47,7 +47,14 @@ class LabelConfig(RunsNetwork, RunsBlocks, ReadLimits):
     """Column, or JSON key, of the images in a list."""
 
     num_workers: PositiveInt | None = None
-    """Number of workers, one core each. On CPUs they label; with GPUs they fetch and decode. Default: all cores."""
+    """Number of workers, one core each. On CPUs they label; with GPUs they fetch and decode. The number is fixed.
+    Default: all cores, also those of nodes that join the cluster during the run."""
+    min_workers: PositiveInt | None = None
+    """Smallest number of workers, instead of ``num_workers``: a cluster with an autoscaler grows for them. Default:
+    1."""
+    max_workers: PositiveInt | None = None
+    """Largest number of workers, instead of ``num_workers``: a cluster with an autoscaler grows up to them while there
+    is work. Default: one for each core that the cluster has at any moment; no nodes are asked for."""
     num_gpus: int = Field(default=0, ge=0)
     """Number of GPUs to label on, one worker each; Ray chooses which. 0: ``device`` decides."""
     batch_size: PositiveInt = 32
@@ -127,6 +134,13 @@ class LabelConfig(RunsNetwork, RunsBlocks, ReadLimits):
         if self.retry and self.limit:
             # The first ones would be asked again and again, and the others never.
             raise ValueError("retry asks again for all inputs with its codes; give it without limit")
+        least, most = self.worker_limits
+        if self.num_workers and (least or most):
+            raise ValueError(
+                f"num_workers={self.num_workers} is a fixed number of workers; give it, or min_workers and max_workers"
+            )
+        if least and most and least > most:
+            raise ValueError(f"min_workers={least} is more than max_workers={most}")
         if self.num_gpus and self.gpu_ids:
             raise ValueError(
                 f"device={self.device} names the GPUs, num_gpus={self.num_gpus} lets them be chosen: give one"
@@ -147,6 +161,10 @@ class LabelConfig(RunsNetwork, RunsBlocks, ReadLimits):
             return f"the inputs of {self.like}"
         first, *others = self.inputs
         return f"{first} and {len(others):,} more" if others else first
+
+    @property
+    def worker_limits(self) -> tuple[int | None, int | None]:
+        return self.min_workers, self.max_workers
 
     @property
     def uses_gpus(self) -> bool:

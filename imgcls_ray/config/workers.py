@@ -22,6 +22,11 @@ class RunsBlocks(StrictModel):
     def uses_gpus(self) -> bool:
         return False
 
+    @property
+    def worker_limits(self) -> tuple[int | None, int | None]:
+        """Smallest and largest number of workers, where the job does not fix it."""
+        return None, None
+
     @model_validator(mode="after")
     def _gpus_need_ray(self) -> Self:
         if self.on == "local" and self.uses_gpus:

@@ -48,6 +48,7 @@ from imgcls_ray.words import counted
 from imgcls_ray.workers.pool import is_on_cluster, is_on_ray
 from imgcls_ray.workers.prepare import check_resources, local_pool, start_classifiers, start_locally
 from imgcls_ray.workers.progress import label_progress
+from imgcls_ray.workers.ray_cluster import within
 from imgcls_ray.workers.ray_metrics import RayMetrics
 from imgcls_ray.workers.stopping import interrupt_on_stop
 
@@ -91,7 +92,13 @@ def predict(config: PredictConfig, console: Console, server: ForkServer | None =
     start = time.monotonic()
     if config.metrics_file is not None:
         check_text_file(config.metrics_file)
-    check_resources(config, num_workers=config.num_workers, num_gpus=config.num_gpus, some_gpus="num_gpus={}")
+    check_resources(
+        config,
+        num_workers=config.num_workers or config.min_workers,
+        key="num_workers" if config.num_workers else "min_workers",
+        num_gpus=config.num_gpus,
+        some_gpus="num_gpus={}",
+    )
     # The processes load while everything else is read and planned.
     with local_pool(config, serve_labelling, is_needed=not config.dry_run, server=server) as local:
         report = _predict(config, console, start, local)
@@ -247,6 +254,8 @@ class _Job:
         is_alone = len(units) == 1 and not self._config.uses_gpus and self._config.on != "ray"
         pool = self._local_pool() if is_alone else self._start()
         report.num_workers = 1 if is_alone else pool.plan.num_cpu_workers
+        report.num_gpus = pool.plan.num_gpu_workers
+        report.decodes_whole = self._folder.spec.preprocess.decode == "full"
         kept = f"everything labelled so far is kept in {self._store.uri}, and the same command goes on from there"
         results = label_units(
             units,
@@ -268,15 +277,17 @@ class _Job:
                     num_done += counts.num_images
                     self._metrics.add(counts)
                     progress.add(counts.num_images, sum(n for code, n in counts.codes.items() if code != STATUS_OK))
+                    report.images_per_s = progress.images_per_s
+                    report.num_workers = max(report.num_workers, 1 if is_alone else pool.plan.num_cpu_workers)
                     if not counts.committed:
                         others.add(counts.number)
                         continue
                     report.codes.update(counts.codes)
+                    report.num_measured += counts.num_images
                     for name, value in vars(counts.seconds).items():
                         setattr(report.stages, name, getattr(report.stages, name) + value)
         except KeyboardInterrupt as error:
             raise self._stopped(report, num_done) from error
-        report.images_per_s = progress.images_per_s
         return others
 
     def _task_of(self, report: RunReport) -> LabelTask:
@@ -308,7 +319,7 @@ class _Job:
         """Only a cluster has to be asked, and not for a single unit: planning need not wait for Ray."""
         if self._config.num_workers is None and is_on_cluster(self._config):
             return self._start().plan.num_cpu_workers if len(self._unit_sizes(num_images, 1)) > 1 else 1
-        return self._config.num_workers or available_cores()
+        return self._config.num_workers or within(available_cores(), *self._config.worker_limits)
 
     def _unit_sizes(self, num_images: int, num_workers: int) -> list[int]:
         # With GPUs, a worker of the plan is a CPU actor, which decodes a unit and hands it on.
@@ -355,6 +366,10 @@ class _Job:
         }
         if report.images_per_s is not None:
             record["images_per_s"] = round(report.images_per_s, 1)
+        if report.num_measured:
+            record["stage_seconds"] = {stage: round(seconds, 3) for stage, seconds in vars(report.stages).items()}
+        if (verdict := report.verdict) is not None:
+            record["verdict"] = verdict.to_record()
         if (cost := report.cost_per_million_images(self._config.price_per_hour)) is not None:
             record["cost_per_million_images"] = round(cost, 4)
         return record

@@ -19,6 +19,7 @@ from imgcls_ray.workers.ray_metrics import Family
 if TYPE_CHECKING:
     from imgcls_ray.json_files import Json
     from imgcls_ray.predict.report import RunReport
+    from imgcls_ray.predict.verdict import Verdict
     from imgcls_ray.store.counts import UnitCounts
     from imgcls_ray.store.plan import PlanCounts
     from imgcls_ray.workers.progress import LabelProgress
@@ -117,6 +118,7 @@ class BulkMetrics:
                     "Seconds until the end of the current run; absent while there is no rate.",
                     _one(self._eta_s()),
                 ),
+                *_of_verdict(self._run.verdict),
             ]
 
     def to_record(self) -> dict[str, Json]:
@@ -137,6 +139,7 @@ class BulkMetrics:
                     "num_workers": self._run.num_workers,
                     "images_per_s": _rounded(self._progress.images_per_s),
                     "eta_s": _rounded(self._eta_s()),
+                    "verdict": verdict.to_record() if (verdict := self._run.verdict) is not None else None,
                 }
             return record
 
@@ -152,6 +155,22 @@ class BulkMetrics:
 
     def _eta_s(self) -> float | None:
         return self._progress.eta_s if self._progress is not None and self.state == "running" else None
+
+
+def _of_verdict(verdict: Verdict | None) -> list[Family]:
+    return [
+        Family(
+            "imgcls_bulk_possible_speedup",
+            "Factor of the rate of the current run that a change could bring, as measured until now.",
+            {} if verdict is None else {str(change): factor for change, factor in verdict.speedups.items()},
+            label="change",
+        ),
+        Family(
+            "imgcls_bulk_gpu_busy_ratio",
+            "Share of the time in which the GPUs of the current run computed; absent on CPUs.",
+            _one(None if verdict is None else verdict.gpu_busy),
+        ),
+    ]
 
 
 def _one(value: float | None) -> dict[str, float]:

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING
 from imgcls_ray.errors import ImageErrorCode, InputError, JobFailedError
 from imgcls_ray.inputs.listing import ListingCounts
 from imgcls_ray.models.classifier import StageSeconds
+from imgcls_ray.predict.verdict import judge, judge_with_gpus
 from imgcls_ray.store.plan import PlanCounts
 from imgcls_ray.store.schema import STATUS_OK
 
 if TYPE_CHECKING:
+    from imgcls_ray.predict.verdict import Verdict
     from imgcls_ray.store.presence_changes import PresenceChanges
     from imgcls_ray.store.records import PlanRecord
 
@@ -38,7 +40,29 @@ class RunReport:
     images_per_s: float | None = None
     """Of the running workers: from the first unit that was done to the last; ``None`` where that is seconds."""
     stages: StageSeconds = field(default_factory=StageSeconds)
+    num_measured: int = 0
+    """Images that ``stages`` counts: those whose parts this command wrote."""
     num_workers: int = 1
+    """Those that took part: on a cluster some may have joined, or left, during the run."""
+    decodes_whole: bool = False
+    """The model decodes large JPEGs whole, where another one would decode them at a fraction."""
+    num_gpus: int = 0
+    """Workers with a GPU, for which the others then fetch and decode."""
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """What bounds the rate; ``None`` without a rate: most of a run that was too short for one is its start."""
+        if self.images_per_s is None:
+            return None
+        if not self.num_gpus:
+            return judge(self.stages)
+        return judge_with_gpus(
+            self.stages,
+            num_images=self.num_measured,
+            images_per_s=self.images_per_s,
+            num_cpu_workers=self.num_workers,
+            num_gpus=self.num_gpus,
+        )
 
     def cost_per_million_images(self, price_per_hour: float | None) -> float | None:
         """Of what this command labelled, in the currency of the price; ``None`` without a price or images."""

@@ -15,9 +15,12 @@ import time
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from imgcls_ray.workers.ray_table import kv_delete, kv_get, kv_list, kv_put
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 Stage = Literal["label", "decode", "classify"]
 
@@ -42,6 +45,39 @@ class Board:
     def end(self, stage: Stage, unit: str) -> None:
         """Note that the work on a unit is done."""
         kv_delete(self._key(f"{stage}/{unit}"))
+
+    def join(self, stage: Stage, worker: str) -> None:
+        """Note that there is a worker for a stage."""
+        kv_put(self._key(f"worker/{stage}/{worker}"), b"1")
+
+    def num_joined(self, stage: Stage) -> int:
+        """How many workers there were for a stage until now; one that Ray has restarted is the same."""
+        return len(kv_list(self._key(f"worker/{stage}/")))
+
+    def take(self, unit: str, node: str) -> None:
+        """Note that a worker on a node has a unit in hand, from before it is begun until it is durable."""
+        kv_put(self._key(f"hand/{unit}"), node.encode())
+
+    def leave(self, unit: str) -> None:
+        """Note that a unit is in hand no more."""
+        kv_delete(self._key(f"hand/{unit}"))
+
+    def nodes_at_work(self) -> Iterator[str]:
+        """The node of each unit in hand; those that a dead worker had in hand are among them."""
+        for key in kv_list(self._key("hand/")):
+            if (node := kv_get(key)) is not None:
+                yield node.decode()
+
+    def note_done(self, stage: Stage, unit: str) -> None:
+        """Note that a stage of a unit is done, for workers that hold a copy of the unit."""
+        kv_put(self._key(f"done/{stage}/{unit}"), b"1")
+
+    def is_done(self, stage: Stage, unit: str) -> bool:
+        return kv_get(self._key(f"done/{stage}/{unit}")) is not None
+
+    def forget_done(self) -> None:
+        """Remove the notes of ``note_done``."""
+        kv_delete(self._key("done/"), by_prefix=True)
 
     def stop(self) -> None:
         """Tell the workers to begin nothing more."""

@@ -15,7 +15,7 @@ from imgcls_ray.models.engines.load import preparation_of, prepare_engine
 from imgcls_ray.words import counted
 from imgcls_ray.workers.local_pool import LocalPool
 from imgcls_ray.workers.pool import is_on_cluster, is_on_ray
-from imgcls_ray.workers.ray_cluster import check_local, is_cluster_given, plan_workers, show_gpus, start_ray
+from imgcls_ray.workers.ray_cluster import check_local, is_cluster_given, plan_workers, show_gpus, start_ray, within
 from imgcls_ray.workers.ray_pool import RayPool
 
 if TYPE_CHECKING:
@@ -32,13 +32,19 @@ _LOADS = ", each loads the model"
 
 
 def check_resources(
-    config: OnDevice | RunsBlocks, *, num_workers: int | None, num_gpus: int = 0, some_gpus: str = ""
+    config: OnDevice | RunsBlocks,
+    *,
+    num_workers: int | None,
+    key: str = "num_workers",
+    num_gpus: int = 0,
+    some_gpus: str = "",
 ) -> None:
     """Refuse what cannot run, before anything is started.
 
     Args:
         config: of the job.
         num_workers: that many CPUs are needed; one, if none is said.
+        key: of the configuration that says so.
         num_gpus: how many GPUs; 0 for those that ``device`` means.
         some_gpus: how this job is told to take so many GPUs of a cluster, with ``{}`` for the number.
 
@@ -47,7 +53,7 @@ def check_resources(
     """
     gpu_ids = config.gpu_ids if isinstance(config, OnDevice) else ()
     if not (is_on_cluster(config) if isinstance(config, RunsBlocks) else is_cluster_given()):
-        check_local(num_workers or 1, uses_gpus=config.uses_gpus, num_gpus=num_gpus, gpu_ids=gpu_ids)
+        check_local(num_workers or 1, uses_gpus=config.uses_gpus, num_gpus=num_gpus, gpu_ids=gpu_ids, key=key)
     elif isinstance(config, OnDevice) and gpu_ids:
         some = f", or {some_gpus.format(len(gpu_ids))}" if some_gpus else ""
         raise ResourceError(
@@ -71,7 +77,8 @@ def local_pool(
         is_needed: whether it will work at all.
         server: what they are forked from, if it loads already.
     """
-    pool = LocalPool(serve.__module__, serve.__name__, config.num_workers or available_cores(), server)
+    num_workers = config.num_workers or within(available_cores(), *config.worker_limits)
+    pool = LocalPool(serve.__module__, serve.__name__, num_workers, server)
     if is_needed and not is_on_ray(config):
         pool.load()
     return pool
@@ -153,7 +160,15 @@ def _start_on_ray(
         if prepared is not None:
             prepared.result()
     num_gpus = num_gpus or len(config.gpu_ids)
-    return RayPool(plan_workers(config.num_workers, num_gpus or (None if config.uses_gpus else 0)))
+    least, most = config.worker_limits
+    return RayPool(
+        plan_workers(
+            config.num_workers,
+            num_gpus or (None if config.uses_gpus else 0),
+            min_workers=least,
+            max_workers=most,
+        )
+    )
 
 
 def _preparation(folder: ModelFolder, engine: EngineName, device: str, embedding: bool) -> bool:

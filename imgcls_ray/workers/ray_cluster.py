@@ -24,13 +24,30 @@ _CPU_OBJECT_STORE_BYTES = 256 * 2**20
 
 
 @dataclass(frozen=True)
+class Elastic:
+    """Between which numbers the CPU workers of a run on a cluster may change."""
+
+    min_workers: int = 1
+    """The cluster is asked for so many, whatever it has."""
+    max_workers: int | None = None
+    """``None``: as many as the cluster has CPUs at any moment, and nothing is asked for."""
+
+
+@dataclass(frozen=True)
 class WorkerPlan:
     """The workers of one run and what each takes; on Ray, in its logical resources."""
 
     num_cpu_workers: int
-    """Workers of one CPU each: all of the work on CPUs, or fetching and decoding for GPUs."""
+    """Workers of one CPU each, at the start: all of the work on CPUs, or fetching and decoding for GPUs."""
     num_gpu_workers: int = 0
     """Workers of one GPU each, on Ray."""
+    elastic: Elastic | None = None
+    """On Ray: the CPU workers become more as nodes join and fewer as they leave. ``None``: their number is fixed."""
+
+
+def within(number: int, least: int | None, most: int | None) -> int:
+    """A number of workers, held between two limits."""
+    return min(max(number, least or 1), most or max(number, least or 1))
 
 
 def is_cluster_given() -> bool:
@@ -77,11 +94,14 @@ def start_ray(*, uses_gpus: bool) -> None:
             )
 
 
-def check_local(num_workers: int, *, uses_gpus: bool, num_gpus: int, gpu_ids: Sequence[int]) -> None:
+def check_local(
+    num_workers: int, *, uses_gpus: bool, num_gpus: int, gpu_ids: Sequence[int], key: str = "num_workers"
+) -> None:
     """Refuse what this machine cannot run, before Ray is started for it.
 
     Args:
         num_workers: on CPUs.
+        key: of the configuration that asks for them.
         uses_gpus: whether any is needed.
         num_gpus: how many; 0 for those named, or for as many as there are.
         gpu_ids: those that are named.
@@ -91,7 +111,7 @@ def check_local(num_workers: int, *, uses_gpus: bool, num_gpus: int, gpu_ids: Se
     """
     if num_workers > available_cores():
         raise ResourceError(
-            f"num_workers={num_workers} needs {num_workers} CPUs, {cores_in_words()}; "
+            f"{key}={num_workers} needs {num_workers} CPUs, {cores_in_words()}; "
             "give fewer, or leave it out to use all of them"
         )
     if uses_gpus:
@@ -126,12 +146,20 @@ def num_cluster_gpus() -> int:
     return int(ray.cluster_resources().get("GPU", 0))  # type: ignore[no-untyped-call]
 
 
-def plan_workers(num_workers: int | None, num_gpus: int | None) -> WorkerPlan:
+def plan_workers(
+    num_workers: int | None,
+    num_gpus: int | None,
+    *,
+    min_workers: int | None = None,
+    max_workers: int | None = None,
+) -> WorkerPlan:
     """Choose the actors for the Ray that runs, and check that they can run.
 
     Args:
-        num_workers: on CPUs; by default one for each that Ray has now.
+        num_workers: on CPUs, a fixed number; by default one for each CPU that Ray has, at any moment.
         num_gpus: 0 for none, None for all that Ray has now.
+        min_workers: without ``num_workers``: ask the cluster for so many, whatever it has.
+        max_workers: without ``num_workers``: use no more, but ask the cluster for so many.
 
     On a machine's own Ray, actors that do not fit at once would wait for ever for those that run. A cluster that the
     environment names may grow: actors that wait are what tells its autoscaler to add nodes, and each starts as soon as
@@ -145,14 +173,17 @@ def plan_workers(num_workers: int | None, num_gpus: int | None) -> WorkerPlan:
     resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
     cpus, gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
     may_grow = cluster_address() is not None
-    if may_grow and num_workers is None and not cpus:
+    if may_grow and num_workers is None and min_workers is None and not cpus:
         raise ResourceError(
-            "the Ray cluster has no CPUs now, so the number of workers cannot be chosen; give num_workers, and the "
-            "cluster grows for them"
+            "the Ray cluster has no CPUs now, so the number of workers cannot be chosen; give num_workers or "
+            "min_workers, and the cluster grows for them"
         )
     if num_gpus is None and not gpus:
         raise ResourceError("device=gpu: the Ray cluster has no GPU now; give num_gpus if it can grow, or device=cpu")
-    plan = WorkerPlan(num_workers or max(cpus, 1), gpus if num_gpus is None else num_gpus)
+    elastic = Elastic(min_workers or 1, max_workers) if may_grow and num_workers is None else None
+    plan = WorkerPlan(
+        num_workers or within(max(cpus, 1), min_workers, max_workers), gpus if num_gpus is None else num_gpus, elastic
+    )
     if plan.num_cpu_workers <= cpus and plan.num_gpu_workers <= gpus:
         return plan
     if may_grow:

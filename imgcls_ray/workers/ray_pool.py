@@ -1,7 +1,8 @@
 """Blocks of work on actors through Ray Data: schedule, stream, retry, and outlive the nodes it loses.
 
 What a lost node costs are the blocks that it had in work. On CPUs Ray sees to that: it restarts the dead node's actors
-on another node as soon as those there have nothing left to do, and gives them their blocks again. With GPUs it cannot:
+on another node as soon as a CPU is free, and gives them their blocks again; at the end of a run, idle actors do copies
+of these blocks instead. With GPUs it cannot:
 decoded blocks lie in the memory of the node that decoded them, and when that dies the GPU actors wait for pixels that
 only a restarted decoder can make again, while the decoders that live hold every CPU and wait for the GPU actors. There
 a death ends the attempt, and another one does what is left.
@@ -9,25 +10,36 @@ a death ends the attempt, and another one does what is left.
 
 from __future__ import annotations
 
-import gc
-import logging
+import time
 import warnings
-from dataclasses import dataclass, field
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from imgcls_ray.workers.board import Board
+from imgcls_ray.workers.ray_attempts import outlive_deaths
+from imgcls_ray.workers.ray_data import set_up_ray_data
 from imgcls_ray.workers.ray_failures import causes_told, with_causes
-from imgcls_ray.workers.worker import Block, BlockClassifier, BlockDecoder, BlockWorker
+from imgcls_ray.workers.ray_nodes import ask_for_no_nodes, live_nodes, new_nodes_used_soon
+from imgcls_ray.workers.ray_worker import (
+    NEEDLESS,
+    RayBlockClassifier,
+    RayBlockDecoder,
+    RayBlockWorker,
+    as_task,
+    from_task,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from ray.data import Dataset
-    from ray.exceptions import RayError
 
+    from imgcls_ray.workers.board import Stage
     from imgcls_ray.workers.ray_cluster import WorkerPlan
-    from imgcls_ray.workers.worker import Work
+    from imgcls_ray.workers.worker import Block, Work
 
 # The board bounds how often a block may end its worker, and more exactly: this is for deaths before a block is begun,
 # and leaves room for the tries that fail in a row while a lost node is not known to be lost.
@@ -35,29 +47,35 @@ _MAX_TASK_RETRIES = 100
 _BLOCKS_IN_HAND = 2
 """Of one actor: one computes, one waits for storage. More would only be more to do again after a death."""
 # A block costs the driver some kilobytes beside its content: a long run goes in waves.
-_BLOCKS_PER_WAVE = 4096
-_BYTES_PER_WAVE = 64 * 2**20
-
-logger = logging.getLogger(__name__)
-
-# A block is given up when it has ended five workers; so many attempts without a single block done are more than that.
-_MAX_ATTEMPTS_IN_VAIN = 10
+_BLOCKS_PER_WAVE = 2048
+_BYTES_PER_WAVE = 32 * 2**20
+"""Each block is there twice: see ``_dataset_of``."""
+_GROUPS_OF_COPIES = 128
+_LOOK_EVERY_S = 0.2
 
 
 @dataclass(frozen=True)
 class RayPool:
     """Actors on the running Ray, which every run of blocks starts anew."""
 
-    plan: WorkerPlan
+    start: WorkerPlan
     gpu_device: str = "cuda"
     """Of a GPU actor: tests use Ray's logical GPUs with ``cpu``."""
     board: Board = field(default_factory=Board)
+
+    @property
+    def plan(self) -> WorkerPlan:
+        """The workers, with those that have joined during the run."""
+        if self.start.elastic is None:
+            return self.start
+        num_joined = self.board.num_joined("decode" if self.start.num_gpu_workers else "label")
+        return replace(self.start, num_cpu_workers=max(self.start.num_cpu_workers, num_joined))
 
     def run(
         self, blocks: Iterable[Block], make_work: Callable[..., Work[Any, Any]], *, what_now: str = ""
     ) -> Iterator[Block]:
         """Run blocks; as ``Pool.run``."""
-        return run_blocks(blocks, make_work, self.plan, self.board, gpu_device=self.gpu_device, what_now=what_now)
+        return run_blocks(blocks, make_work, self.start, self.board, gpu_device=self.gpu_device, what_now=what_now)
 
     def stop(self) -> None:
         """Begin nothing more; as ``Pool.stop``."""
@@ -88,14 +106,17 @@ def run_blocks(
     Raises:
         ImgclsError: a worker failed for good.
     """
-    quiet_ray_data()
+    if workers.elastic is not None and workers.elastic.max_workers is None:
+        ask_for_no_nodes()
+    set_up_ray_data()
 
     def attempt(left: Sequence[Block]) -> Iterator[Block]:
         return _attempt(left, make_work, workers, board, gpu_device)
 
     waves = _waves(blocks)
-    while not (is_stopped := _is_stopped(board, what_now)) and (wave := next(waves, None)):
-        yield from with_causes(outlive_deaths(wave, attempt), what_now)
+    with new_nodes_used_soon() if workers.elastic else nullcontext():
+        while not (is_stopped := _is_stopped(board, what_now)) and (wave := next(waves, None)):
+            yield from with_causes(outlive_deaths(wave, attempt), what_now)
     if not is_stopped:
         with causes_told(what_now):
             # What a stopped command leaves there, a few bytes, its last actors may still have to read.
@@ -127,46 +148,69 @@ def _attempt(
     board: Board,
     gpu_device: str,
 ) -> Iterator[Block]:
-    """Run blocks with new actors."""
-    dataset = _dataset_of(blocks)
-    num_cpu_actors = min(workers.num_cpu_workers, len(blocks))
+    """Run blocks with new actors. A block may come back twice."""
+    sizes = _pool_sizes(workers, len(blocks))
+    # What an earlier attempt has noted as done may be lost: decoded images are, with their node.
+    board.forget_done()
+    copies = _groups_of_copies(blocks, workers) if sizes["max_size"] != 1 else []
+    dataset = _dataset_of(blocks, copies)
+    stage: Stage = "label"
     if num_gpu_actors := workers.num_gpu_workers:
+        stage = "classify"
         decode, classify = (partial(make_work, device=device) for device in (None, gpu_device))
         alone: dict[str, Any] = {"outlives_deaths": False}
-        dataset = _map(dataset, BlockDecoder, decode, board, num_actors=num_cpu_actors, **alone)
-        dataset = _map(dataset, BlockClassifier, classify, board, num_actors=num_gpu_actors, on_gpu=True, **alone)
+        dataset = _map(dataset, RayBlockDecoder, decode, board, sizes, **alone)
+        dataset = _map(dataset, RayBlockClassifier, classify, board, {"size": num_gpu_actors}, on_gpu=True, **alone)
     else:
-        dataset = _map(dataset, BlockWorker, make_work, board, num_actors=num_cpu_actors)
+        dataset = _map(dataset, RayBlockWorker, make_work, board, sizes)
     batches: Any = dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
-    return _until_stopped(map(Block.from_table, batches), num_actors=num_cpu_actors + num_gpu_actors)
+    for block in _until_stopped(chain.from_iterable(map(from_task, batches)), board):
+        if copies:
+            # By the driver: what is done where a node dies may not come back, and then a copy has to bring it.
+            board.note_done(stage, block.name)
+        yield block
 
 
-def _until_stopped(blocks: Iterator[Block], *, num_actors: int) -> Iterator[Block]:
-    """Leave out skipped blocks, and end when every actor has skipped one: each does so when it has nothing in hand.
+def _pool_sizes(workers: WorkerPlan, num_blocks: int) -> dict[str, int | None]:
+    """The sizes of a pool of CPU actors, as ``ActorPoolStrategy`` takes them: no more than there are blocks."""
+    start, elastic = min(workers.num_cpu_workers, num_blocks), workers.elastic
+    if elastic is None:
+        return {"min_size": start, "max_size": start, "initial_size": start}
+    most = min(elastic.max_workers or num_blocks, num_blocks)
+    return {"min_size": min(elastic.min_workers, start), "max_size": most, "initial_size": start}
 
-    The thousands of skipped blocks behind them need not be waited for.
+
+def _until_stopped(blocks: Iterator[Block], board: Board) -> Iterator[Block]:
+    """Leave out skipped blocks, and end when a stop has left no block in the hand of a live worker.
+
+    The thousands of skipped blocks behind them need not be waited for, and neither need what a dead node had in hand.
     """
-    stopped: set[str] = set()
+    next_look = 0.0
     for block in blocks:
         if not block.skipped_by:
             yield block
-            continue
-        stopped.update(block.skipped_by)
-        if len(stopped) == num_actors:
-            return
+        elif NEEDLESS not in block.skipped_by and time.monotonic() >= next_look:
+            if not _is_in_hand(board):
+                return
+            next_look = time.monotonic() + _LOOK_EVERY_S
+
+
+def _is_in_hand(board: Board) -> bool:
+    alive = live_nodes()
+    return any(node in alive for node in board.nodes_at_work())
 
 
 def _map(
     dataset: Dataset,
-    worker: type[BlockWorker[Any, Any]],
+    worker: type[RayBlockWorker[Any, Any]],
     make_work: Callable[[], Work[Any, Any]],
     board: Board,
+    sizes: Mapping[str, int | None],
     *,
-    num_actors: int,
     on_gpu: bool = False,
     outlives_deaths: bool = True,
 ) -> Dataset:
-    """Hand each block of a dataset to one of so many actors, whole, with bounds on restarts and retries."""
+    """Hand each block of a dataset to an actor of a pool of these sizes, with bounds on restarts and retries."""
     from ray.data import ActorPoolStrategy
 
     with warnings.catch_warnings():
@@ -182,7 +226,7 @@ def _map(
             num_gpus=1 if on_gpu else None,
             # Ray Data sends an actor no more than it may have in hand, so a dead actor costs no more than that.
             compute=ActorPoolStrategy(
-                size=num_actors,
+                **sizes,
                 max_concurrent_calls_per_actor=_BLOCKS_IN_HAND,
                 max_tasks_in_flight_per_actor=_BLOCKS_IN_HAND,
                 enable_true_multi_threading=True,
@@ -192,89 +236,28 @@ def _map(
         )
 
 
-def quiet_ray_data() -> None:
-    """Keep Ray Data's progress and its account of failures from the terminal."""
-    import ray
+def _groups_of_copies(blocks: Sequence[Block], workers: WorkerPlan) -> list[Sequence[Block]]:
+    """Copies of all blocks in groups, each of which is one task of Ray Data's: most are needless, and then cost little.
 
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    # Ray's wrapper loses the cause on its way between processes, and with it what to tell the user.
-    context.raise_original_map_exception = True
-    for name in ("ray.data", "ray.data._internal.execution"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    for handler in logging.getLogger("ray.data").handlers:
-        # What ends the job is raised, and told in one line; the whole of it stays in Ray's own log file.
-        if type(handler).__module__.startswith("ray."):
-            handler.setLevel(logging.CRITICAL)
-    for name in ("ray.data.exceptions", "ray.data._internal.execution.streaming_executor_state"):
-        logging.getLogger(name).addFilter(_without_frames)
-
-
-def _without_frames(record: logging.LogRecord) -> bool:
-    """Make text of an exception that Ray Data logs: the frames of its traceback hold handles of actors.
-
-    As long as any handler keeps such a record, a failed attempt's actors would keep the GPU that the next one needs.
+    The last blocks are in groups of their own, and come first: these are most likely to be in hand when all are given.
     """
-    if record.exc_info:
-        record.exc_text = logging.Formatter().formatException(record.exc_info)
-        record.exc_info = None
-    return True
+    # Decoded blocks are large: no two of them wait for each other.
+    most = len(blocks) if workers.num_gpu_workers else max(_GROUPS_OF_COPIES, _BLOCKS_IN_HAND * workers.num_cpu_workers)
+    last_first = blocks[::-1]
+    return [last_first[start::most] for start in range(min(most, len(blocks)))]
 
 
-def outlive_deaths(blocks: Sequence[Block], run: Callable[[Sequence[Block]], Iterator[Block]]) -> Iterator[Block]:
-    """Run blocks; where a death ends an attempt, another one takes those that have not come back yet.
-
-    What was done and had not come back, the next attempt does again, or finds committed. How often a block may end its
-    worker is counted elsewhere (``Board``); here it is the attempts in which nothing was done.
-
-    Args:
-        blocks: one wave.
-        run: one attempt, with new actors, on the nodes that are there.
-
-    Raises:
-        RayError: the attempts failed for another reason than deaths, or in vain.
-    """
-    from ray.exceptions import RayError
-
-    todo = {block.number: block for block in blocks}
-    num_in_vain = 0
-    while todo:
-        try:
-            for done in run(list(todo.values())):
-                num_in_vain = 0
-                todo.pop(done.number, None)
-                yield done
-            return
-        except RayError as error:
-            num_in_vain += 1
-            if not _is_death(error) or num_in_vain > _MAX_ATTEMPTS_IN_VAIN:
-                raise
-            logger.warning("a worker or its node died; %d blocks continue on new workers", len(todo))
-        # Ray ends an actor when nothing knows it any more, and the failed attempt is full of circles: its actors would
-        # keep the GPU that the next one's wait for.
-        gc.collect()
-
-
-def _is_death(error: RayError) -> bool:
-    """Whether workers or what they held were lost, rather than failed by what they did."""
-    from ray.exceptions import RayActorError, RayError, RayTaskError
-
-    if isinstance(error, RayTaskError):
-        # A task that could not read its input because the input's maker is dead.
-        return isinstance(error.cause, RayError) and _is_death(error.cause)
-    # An actor that cannot be made here cannot be made again.
-    return not (isinstance(error, RayActorError) and error.actor_init_failed)
-
-
-def _dataset_of(blocks: Iterable[Block]) -> Dataset:
+def _dataset_of(blocks: Iterable[Block], copies: Iterable[Sequence[Block]]) -> Dataset:
     """A dataset of one row for each block: Ray Data hands it to an actor on its own.
 
-    From memory, because a read task would want a CPU, and the actors hold them all.
+    Copies come behind all blocks, so only actors for which no block is left get any. From memory, because a read task
+    would want a CPU, and the actors hold them all.
     """
     import ray
 
-    dataset: Dataset = ray.data.from_arrow([block.to_table() for block in blocks])
+    tasks = [as_task(block, is_copy=False) for block in blocks]
+    tasks += [as_task(*group, is_copy=True) for group in copies]
+    dataset: Dataset = ray.data.from_blocks(tasks)
     return dataset
 
 

@@ -32,3 +32,11 @@ def kv_delete(key: bytes, *, by_prefix: bool = False) -> None:
     from ray.experimental.internal_kv import _internal_kv_del
 
     _internal_kv_del(key, del_by_prefix=by_prefix, namespace=_NAMESPACE)
+
+
+def node_id() -> str:
+    """The node of the cluster that this process runs on."""
+    import ray
+
+    node: str = ray.get_runtime_context().get_node_id()
+    return node

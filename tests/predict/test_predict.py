@@ -182,7 +182,7 @@ def test_gpu_actors_give_the_same_rows(
     on_cpu = open_store(open_directory(str(tmp_path / "store")))
     store = create_or_open_store(open_directory(str(tmp_path / "gpu")), on_cpu.identity)
     task = plan_for_a_gpu(store, tmp_path / "images", small_model, unit_size=32)
-    counts = list(label_units(store.units(1), task, RayPool(WorkerPlan(1, 1), gpu_device="cpu")))
+    counts = list(label_units(store.units(1), task, RayPool(WorkerPlan(2, 1), gpu_device="cpu")))
     assert sum(count.num_images for count in counts) == 100
     store.finish_run(1, run_record(1))
     assert verify(tmp_path / "gpu") == []

@@ -8,7 +8,7 @@ import os
 import pytest
 
 from imgcls_ray.errors import ResourceError
-from imgcls_ray.workers.ray_cluster import WorkerPlan, check_local, plan_workers, show_gpus
+from imgcls_ray.workers.ray_cluster import Elastic, WorkerPlan, check_local, plan_workers, show_gpus, within
 
 
 @pytest.fixture
@@ -44,9 +44,45 @@ def test_a_given_cluster_may_be_asked_for_more_and_says_what_runs_now(
 def test_a_given_cluster_without_cpus_needs_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "auto")
     monkeypatch.setattr("ray.cluster_resources", dict)
-    with pytest.raises(ResourceError, match="give num_workers, and the cluster grows"):
+    with pytest.raises(ResourceError, match="give num_workers or min_workers, and the cluster grows"):
         plan_workers(None, 0)
+    with pytest.raises(ResourceError, match="no CPUs now"):
+        plan_workers(None, 0, max_workers=8)
     assert plan_workers(8, 0) == WorkerPlan(8, 0)
+    assert plan_workers(None, 0, min_workers=8) == WorkerPlan(8, 0, Elastic(8))
+
+
+@pytest.mark.usefixtures("has")
+@pytest.mark.parametrize(
+    ("limits", "plan"),
+    [
+        ({}, WorkerPlan(2, 0, Elastic())),
+        ({"max_workers": 1}, WorkerPlan(1, 0, Elastic(1, 1))),
+        ({"max_workers": 16}, WorkerPlan(2, 0, Elastic(1, 16))),
+        ({"min_workers": 4, "max_workers": 16}, WorkerPlan(4, 0, Elastic(4, 16))),
+    ],
+)
+def test_the_workers_of_a_given_cluster_follow_its_cpus_between_the_limits(
+    monkeypatch: pytest.MonkeyPatch, limits: dict[str, int], plan: WorkerPlan
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    assert plan_workers(None, 0, **limits) == plan
+
+
+@pytest.mark.usefixtures("has")
+def test_the_machines_own_ray_does_not_grow_but_has_the_limits() -> None:
+    assert plan_workers(None, 0, max_workers=1) == WorkerPlan(1, 0)
+    with pytest.raises(ResourceError, match="3 workers of 1"):
+        plan_workers(None, 0, min_workers=3)
+
+
+def test_a_number_of_workers_is_held_between_its_limits() -> None:
+    assert [within(4, *limits) for limits in [(None, None), (6, None), (None, 2), (6, 8), (1, 4)]] == [4, 6, 2, 6, 4]
+
+
+def test_min_workers_that_this_machine_lacks_are_refused_by_their_name() -> None:
+    with pytest.raises(ResourceError, match=r"^min_workers=9999 needs 9999 CPUs"):
+        check_local(9999, uses_gpus=False, num_gpus=0, gpu_ids=(), key="min_workers")
 
 
 @pytest.mark.usefixtures("has")

@@ -1,0 +1,280 @@
+"""The pieces of an elastic pool on Ray: its sizes, copies of slow blocks, and how a stop ends it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from contextlib import nullcontext
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pytest
+
+from imgcls_ray.storage import FetchLimits
+from imgcls_ray.workers import ray_nodes, ray_pool, ray_worker
+from imgcls_ray.workers.ray_attempts import outlive_deaths
+from imgcls_ray.workers.ray_cluster import Elastic, WorkerPlan
+from imgcls_ray.workers.ray_nodes import new_nodes_used_soon
+from imgcls_ray.workers.ray_pool import _groups_of_copies, _pool_sizes, _until_stopped
+from imgcls_ray.workers.ray_worker import NEEDLESS, RayBlockDecoder, RayBlockWorker, as_task, from_task
+from imgcls_ray.workers.worker import Block, Work
+from tests.workers.survival import wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
+
+BLOCKS = [Block(i, f"block-{i}", f"block {i}", pa.table({"number": [i]})) for i in range(4)]
+
+
+class Notes:
+    """A board in this process."""
+
+    def __init__(self) -> None:
+        self.begun: list[str] = []
+        self.hand: dict[str, str] = {}
+        self.done: set[tuple[str, str]] = set()
+        self.stopped = False
+
+    def begin(self, _stage: str, unit: str) -> int:
+        self.begun.append(unit)
+        return self.begun.count(unit) - 1
+
+    def end(self, stage: str, unit: str) -> None:
+        pass
+
+    def join(self, stage: str, worker: str) -> None:
+        pass
+
+    def take(self, unit: str, node: str) -> None:
+        self.hand[unit] = node
+
+    def leave(self, unit: str) -> None:
+        del self.hand[unit]
+
+    def nodes_at_work(self) -> Iterator[str]:
+        yield from self.hand.values()
+
+    def note_done(self, stage: str, unit: str) -> None:
+        self.done.add((stage, unit))
+
+    def is_done(self, stage: str, unit: str) -> bool:
+        return (stage, unit) in self.done
+
+    def is_stopped(self) -> bool:
+        return self.stopped
+
+
+class Count(Work[Any, int]):
+    """Counts how often it computes; waits for a gate, if there is one."""
+
+    fetch_limits = FetchLimits()
+
+    def __init__(self, gate: threading.Event | None = None) -> None:
+        self.num_computed, self.gate = 0, gate
+        self.is_computing = threading.Event()
+
+    def rows(self, content: pa.Table) -> pa.Table:
+        return pa.table({name: pa.array([], pa.string()) for name in ("uri", "etag", "size")})
+
+    def decoder(self, *, careful: bool) -> AbstractContextManager[Callable[[bytes], Any]]:
+        return nullcontext(lambda data: data)
+
+    def compute(self, content: pa.Table, inputs: Any, seconds: Any) -> int:
+        self.is_computing.set()
+        if self.gate is not None:
+            assert self.gate.wait(30)
+        self.num_computed += 1
+        return self.num_computed
+
+    def commit(self, content: pa.Table, rows: pa.Table, result: int, seconds: Any) -> pa.Table:
+        return content
+
+
+@pytest.fixture
+def notes(monkeypatch: pytest.MonkeyPatch) -> Notes:
+    monkeypatch.setattr(ray_worker, "node_id", lambda: "here")
+    return Notes()
+
+
+def worker_of(work: Count, notes: Any) -> RayBlockWorker[Any, Any]:
+    return RayBlockWorker(lambda: work, notes, lambda: "worker")
+
+
+def test_a_block_is_in_hand_until_it_is_durable(notes: Notes) -> None:
+    gate = threading.Event()
+    worker = worker_of(work := Count(gate), notes)
+    thread = threading.Thread(target=worker, args=(as_task(BLOCKS[0], is_copy=False),))
+    thread.start()
+    assert work.is_computing.wait(30)
+    assert notes.hand == {"block-0": "here"}
+    gate.set()
+    thread.join(30)
+    assert notes.hand == {}
+
+
+def test_a_block_that_a_stop_skips_is_in_hand_no_more(notes: Notes) -> None:
+    notes.stopped = True
+    back = next(from_task(worker_of(Count(), notes)(as_task(BLOCKS[0], is_copy=False))))
+    assert (back.skipped_by, notes.hand, notes.begun, notes.done) == (("worker",), {}, [], set())
+
+
+def test_a_copy_of_a_done_block_is_needless(notes: Notes) -> None:
+    notes.note_done("label", "block-0")
+    worker = worker_of(work := Count(), notes)
+    back = next(from_task(worker(as_task(BLOCKS[0], is_copy=True))))
+    assert (back.number, back.skipped_by, work.num_computed) == (0, (NEEDLESS,), 0)
+
+
+def test_a_copy_of_a_block_that_is_not_done_is_done_and_counts_no_death(notes: Notes) -> None:
+    notes.begin("label", "block-0")  # by the slow worker
+    worker = worker_of(work := Count(), notes)
+    back = next(from_task(worker(as_task(BLOCKS[0], is_copy=True))))
+    assert (back.number, back.name, back.skipped_by, work.num_computed) == (0, "block-0", (), 1)
+    assert notes.begun.count("block-0") == 1
+    assert notes.hand == {}
+
+
+def test_a_worker_computes_no_copy_of_what_it_has_in_hand_itself(notes: Notes) -> None:
+    gate = threading.Event()
+    worker = worker_of(work := Count(gate), notes)
+    first = threading.Thread(target=worker, args=(as_task(BLOCKS[0], is_copy=False),))
+    first.start()
+    assert work.is_computing.wait(30)
+    found: list[Block] = []
+    second = threading.Thread(target=lambda: found.append(next(from_task(worker(as_task(BLOCKS[0], is_copy=True))))))
+    second.start()
+    second.join(0.2)
+    assert found == []
+    gate.set()
+    first.join(30)
+    second.join(30)
+    assert (work.num_computed, found[0].skipped_by) == (1, (NEEDLESS,))
+
+
+def test_a_decoded_block_stays_in_hand_for_the_worker_with_the_gpu(notes: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoder: RayBlockDecoder = RayBlockDecoder(Count, notes, lambda: "worker")
+    monkeypatch.setattr(decoder, "run", lambda block: block)
+    decoder(as_task(BLOCKS[0], is_copy=False))
+    assert notes.hand == {"block-0": "here"}
+    decoder(as_task(replace(BLOCKS[1], skipped_by=("worker",)), is_copy=False))
+    assert notes.hand == {"block-0": "here"}
+
+
+def test_of_a_group_of_copies_only_what_is_not_done_is_done(notes: Notes) -> None:
+    for number in (0, 2, 3):
+        notes.note_done("label", f"block-{number}")
+    worker = worker_of(work := Count(), notes)
+    back = list(from_task(worker(as_task(*BLOCKS, is_copy=True))))
+    assert [block.number for block in back if not block.skipped_by] == [1]
+    assert work.num_computed == 1
+
+
+@pytest.mark.parametrize(("num_blocks", "num_workers"), [(1, 2), (120, 2), (1000, 2), (1000, 400)])
+def test_every_block_has_one_copy_and_the_last_ones_groups_of_their_own(num_blocks: int, num_workers: int) -> None:
+    blocks = [replace(BLOCKS[0], number=number) for number in range(num_blocks)]
+    groups = _groups_of_copies(blocks, WorkerPlan(num_workers))
+    assert sorted(block.number for group in groups for block in group) == list(range(num_blocks))
+    in_hand = min(2 * num_workers, num_blocks)
+    assert [group[0].number for group in groups[:in_hand]] == list(range(num_blocks))[::-1][:in_hand]
+    assert len(groups) <= max(128, in_hand)
+    with_gpus = _groups_of_copies(blocks, WorkerPlan(num_workers, 1))
+    assert {len(group) for group in with_gpus} == {1}
+
+
+def test_a_block_that_comes_back_twice_counts_once_and_the_last_one_ends_the_run() -> None:
+    def run(blocks: Any) -> Iterator[Block]:
+        yield from (blocks[0], blocks[1], blocks[1], blocks[3], blocks[2])
+        pytest.fail("the run waits for what only a straggler could bring")
+
+    assert [block.number for block in outlive_deaths(BLOCKS, run)] == [0, 1, 3, 2]
+
+
+@pytest.fixture
+def alive(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_pool, "live_nodes", lambda: frozenset({"here"}))
+    monkeypatch.setattr(ray_pool, "_LOOK_EVERY_S", 0.0)
+
+
+def skipped(*by: str) -> Block:
+    return replace(BLOCKS[0], skipped_by=by)
+
+
+@pytest.mark.usefixtures("alive")
+def test_a_stop_ends_the_run_when_no_live_worker_has_a_block_in_hand() -> None:
+    notes: Any = Notes()
+    notes.take("block-1", "here")
+    notes.take("block-2", "dead")
+
+    def blocks() -> Iterator[Block]:
+        yield skipped("one")
+        yield BLOCKS[1]
+        notes.leave("block-1")
+        yield skipped("two")
+        pytest.fail("the run waits for blocks that are skipped, or for those of a dead node")
+
+    assert list(_until_stopped(blocks(), notes)) == [BLOCKS[1]]
+
+
+@pytest.mark.usefixtures("alive")
+def test_a_needless_copy_is_no_stop() -> None:
+    notes: Any = Notes()
+    assert list(_until_stopped(iter([skipped(NEEDLESS), BLOCKS[1]]), notes)) == [BLOCKS[1]]
+
+
+@pytest.mark.parametrize(
+    ("plan", "num_blocks", "sizes"),
+    [
+        (WorkerPlan(4), 100, (4, 4, 4)),
+        (WorkerPlan(4), 3, (3, 3, 3)),
+        (WorkerPlan(4, elastic=Elastic()), 100, (1, 100, 4)),
+        (WorkerPlan(4, elastic=Elastic()), 2, (1, 2, 2)),
+        (WorkerPlan(4, elastic=Elastic(2, 16)), 100, (2, 16, 4)),
+        (WorkerPlan(8, elastic=Elastic(8)), 100, (8, 100, 8)),
+        (WorkerPlan(8, elastic=Elastic(8, 8)), 5, (5, 5, 5)),
+    ],
+)
+def test_a_pool_is_no_larger_than_its_blocks_and_its_limits(
+    plan: WorkerPlan, num_blocks: int, sizes: tuple[int, int, int]
+) -> None:
+    found = _pool_sizes(plan, num_blocks)
+    assert (found["min_size"], found["max_size"], found["initial_size"]) == sizes
+
+
+def test_a_change_of_the_nodes_is_told_to_ray_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    nodes, looked = [frozenset({"a"})], []
+    monkeypatch.setattr(ray_nodes, "_LOOK_EVERY_S", 0.01)
+    monkeypatch.setattr(ray_nodes, "live_nodes", lambda: nodes[0])
+    monkeypatch.setattr(ray_nodes, "_look_again", lambda: looked.append(nodes[0]))
+    with new_nodes_used_soon():
+        threading.Event().wait(0.2)
+        assert looked == []
+        nodes[0] = frozenset({"a", "b"})
+        wait_until(lambda: looked)
+        threading.Event().wait(0.1)
+    assert looked == [frozenset({"a", "b"})]
+
+
+def test_nodes_that_cannot_be_asked_for_end_no_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bool] = []
+
+    def fail() -> frozenset[str]:
+        asked.append(True)
+        raise ConnectionError("Ray has ended")
+
+    monkeypatch.setattr(ray_nodes, "_LOOK_EVERY_S", 0.01)
+    monkeypatch.setattr(ray_nodes, "live_nodes", fail)
+    with new_nodes_used_soon():
+        wait_until(lambda: len(asked) > 2)
+
+
+def test_ray_data_asks_for_no_nodes_where_nobody_gave_a_largest_number() -> None:
+    code = (
+        "from imgcls_ray.workers.ray_nodes import ask_for_no_nodes; import imgcls_ray.workers.ray_pool, ray; "
+        "ask_for_no_nodes(); from ray.data._internal.cluster_autoscaler import RateBasedClusterAutoscaler; "
+        "print(RateBasedClusterAutoscaler.DEFAULT_CLUSTER_SCALING_UP_MAX_RESOURCE_DELTA.cpu)"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    assert told.stdout.split() == ["0.0"]
