@@ -39,6 +39,8 @@ class RunReport:
     """Of the running workers: from the first unit that was done to the last; ``None`` where that is seconds."""
     stages: StageSeconds = field(default_factory=StageSeconds)
     num_workers: int = 1
+    precisions: set[str] = field(default_factory=set)
+    """Number formats that the rows of the whole run were computed in; none are known of parts of earlier versions."""
 
     def cost_per_million_images(self, price_per_hour: float | None) -> float | None:
         """Of what this command labelled, in the currency of the price; ``None`` without a price or images."""
