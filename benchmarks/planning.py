@@ -43,7 +43,7 @@ class NullWork(LabelWork):
     def done_before(self, content: pa.Table) -> pa.Table:
         rows = self._store.read_unit(unit := unit_of(content))
         results: list[Prediction | ImageError] = [self._prediction] * rows.num_rows
-        return commit_unit(self._store, self._class_names, unit, rows, results, StageSeconds(), {}).to_table()
+        return commit_unit(self._store, self._class_names, unit, rows, results, StageSeconds(), {}, "fp32").to_table()
 
 
 def write_list(path: Path, count: int) -> None:

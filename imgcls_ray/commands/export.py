@@ -10,7 +10,8 @@ from rich.console import Console
 from imgcls_ray.commands.terminal import native_stderr_aside
 from imgcls_ray.config import ExportConfig, make_config, read_values
 from imgcls_ray.errors import StoppedError
-from imgcls_ray.export.job import export, percent, words_of_accuracy
+from imgcls_ray.export.gate import percent, words_of_accuracy, words_of_speed
+from imgcls_ray.export.job import export
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,7 +27,8 @@ def run(config_file: Path | None, overrides: Sequence[str], flags: Values) -> No
     """Export what the configuration says; flags win over overrides, overrides over the file.
 
     Raises:
-        JobFailedError: the exported network labels too many images otherwise; nothing is left behind.
+        JobFailedError: the exported network labels too many images otherwise, or is in 8 bits and no faster; nothing is
+            left behind.
     """
     values = read_values(ExportConfig, config_file, overrides, flags)
     config = make_config(ExportConfig, values)
@@ -57,6 +59,8 @@ def _tell(report: ExportReport, config: ExportConfig) -> None:
     )
     if report["accuracy"]:
         print(words_of_accuracy(report["accuracy"]))
+    if report["speed"]:
+        print(f"speed on this processor: {words_of_speed(report['speed'])}")
     if report["errors"]:
         codes = ", ".join(f"{count} {code}" for code, count in report["errors"].items())
         print(f"left out, because they cannot be read: {codes}")

@@ -156,6 +156,9 @@ def verify(config_file: Path | None, overrides: Sequence[str], flags: Values) ->
         f"{store.uri}: {counted(report.num_planned, 'input')} planned, {counted(report.num_rows, 'row')} "
         f"({counts or 'none'})"
     )
+    if report.precisions:
+        precisions = ", ".join(f"{name} {count:,}" for name, count in report.precisions.most_common())
+        console.print(f"  rows by precision: {precisions}")
     for problem in report.problems[:_MAX_PROBLEMS_SHOWN]:
         console.print(f"  {problem}")
     if report.num_problems > _MAX_PROBLEMS_SHOWN:

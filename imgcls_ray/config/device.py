@@ -77,8 +77,8 @@ class RunsNetwork(OnDevice):
     engine: EngineName = "auto"
     """Library that runs the network. ``auto``: OpenVINO on CPUs, torch on GPUs."""
     precision: Precision = "auto"
-    """Number format that the network computes in. ``auto``: bf16 where the processor computes it natively, else
-    fp32."""
+    """Number format that the network computes in. ``auto``: bf16 where the processor computes it natively, on a cluster
+    that of every node; else fp32."""
 
     @model_validator(mode="after")
     def _gpus_need_torch(self) -> Self:

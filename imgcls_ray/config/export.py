@@ -10,8 +10,7 @@ from imgcls_ray.config.dataset import NamesSplits, SplitFolders
 from imgcls_ray.config.limits import ReadLimits
 
 _MIN_AGREEMENT = 0.995
-# 8 bits are other numbers on purpose: images of which the model is not sure change sides.
-_MIN_AGREEMENT_INT8 = 0.9
+_MIN_AGREEMENT_INT8 = 0.99
 
 
 class ExportConfig(NamesSplits, ReadLimits):
@@ -43,7 +42,14 @@ class ExportConfig(NamesSplits, ReadLimits):
     """Number of images for calibrating ``int8``; of a dataset, from its train split. None of them is compared."""
     min_agreement: float | None = Field(default=None, ge=0, le=1)
     """Smallest share of images, 0 to 1, that must get the same top-1 label as from the original; below it nothing is
-    exported. Default: 0.995, or 0.9 with ``int8``."""
+    exported. With ``int8``, only images with a score of at least 0.5 count. Default: 0.995; with ``int8`` 0.99, or none
+    if the labels of a dataset give the accuracy."""
+    max_accuracy_drop: float = Field(default=0.005, ge=0, le=1)
+    """Largest loss of accuracy by ``int8``, 0 to 1, on the labelled images of a dataset; above it nothing is
+    exported."""
+    min_speedup: float = Field(default=1.0, ge=0)
+    """Smallest number of images/s with ``int8`` on this processor, as a multiple of the original's; below it nothing is
+    exported. 0: export for another processor, or for the smaller files."""
 
     @property
     def needed_agreement(self) -> float:

@@ -29,7 +29,7 @@ from imgcls_ray.options import decode_limits, fetch_limits, s3_options
 from imgcls_ray.storage import open_directory
 from imgcls_ray.storage.s3 import is_s3
 from imgcls_ray.storage.scratch import scratch_folder
-from imgcls_ray.workers.prepare import check_resources, local_pool, start_classifiers
+from imgcls_ray.workers.prepare import check_resources, local_pool, shared_precision, start_classifiers
 from imgcls_ray.workers.progress import label_progress
 from imgcls_ray.workers.stopping import interrupt_on_stop
 
@@ -136,7 +136,7 @@ def _classify(
         top_k=TOP_K,
         logits=True,
         engine=config.engine,
-        precision=config.precision,
+        precision=shared_precision(config, folder, pool),
         batch_size=config.batch_size,
         decode_limits=decode_limits(config),
         fetch_limits=fetch_limits(config),

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypedDict
 
 from imgcls_ray.datasets.class_name_files import LABEL_FILE, label_file
-from imgcls_ray.errors import JobFailedError, UsageError
+from imgcls_ray.errors import UsageError
+from imgcls_ray.export.gate import accuracy_of, judge, judge_speed
 from imgcls_ray.json_files import encode_json
+from imgcls_ray.machine import has_fast_int8
 from imgcls_ray.options import s3_options
 from imgcls_ray.storage.files import check_address, path_from_uri
 from imgcls_ray.storage.s3 import is_s3
@@ -22,8 +24,11 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from imgcls_ray.config import ExportConfig
+    from imgcls_ray.export.gate import Accuracy
     from imgcls_ray.export.images import ExportImages
     from imgcls_ray.export.parity import Parity, ParityInput
+    from imgcls_ray.export.quantize import Calibration
+    from imgcls_ray.export.speed import Speed
     from imgcls_ray.models.folder import ExportFormat, ModelFolder
 
 logger = logging.getLogger(__name__)
@@ -32,15 +37,7 @@ REPORT_NAME = "export_report.json"
 _PACKAGES = ("imgcls-ray", "torch", "timm", "openvino", "onnx", "onnxscript", "nncf")
 
 
-class Accuracy(TypedDict):
-    """On labelled images, of the model and of what it was exported to; 0 to 1."""
-
-    before: float
-    after: float
-    num_images: int
-
-
-class Calibration(TypedDict):
+class Calibrated(TypedDict):
     """What the 8 bits were chosen on."""
 
     split: str | None
@@ -64,6 +61,7 @@ class ExportReport(TypedDict):
     agreement: float
     """Share of the images that both give the same label."""
     min_agreement: float
+    """Of all images; with 8 bits, of those of which the original is confident, if there are no labels."""
     max_score_difference: float
     max_logit_difference: float
     images: str
@@ -74,8 +72,16 @@ class ExportReport(TypedDict):
     errors: dict[str, int]
     """Images that could not be compared, by code."""
     accuracy: Accuracy | None
-    calibration: Calibration | None
+    max_accuracy_drop: float
+    """Above it, 8 bits are refused."""
+    num_confident: int
+    """Images of which the original is confident: a score of at least 0.5."""
+    confident_agreement: float | None
+    """Share of them that both give the same label."""
+    calibration: Calibrated | None
     size_bytes: SizeBytes
+    speed: Speed | None
+    """On the processor of the export, of 8 bits."""
     fingerprint: str
     source_fingerprint: str
     versions: dict[str, str]
@@ -85,11 +91,13 @@ def export(config: ExportConfig, console: Console) -> ExportReport:
     """Run ``imgcls export``; returns what ``export_report.json`` says.
 
     Raises:
-        JobFailedError: the exported network labels too many images otherwise; nothing is left behind.
+        JobFailedError: the exported network labels too many images otherwise, or is in 8 bits and no faster; nothing is
+            left behind.
     """
-    from imgcls_ray.export.images import choose_images, read_calibration, read_compared
+    from imgcls_ray.export.images import choose_images, read_compared
     from imgcls_ray.export.network import check_export_packages, export_network
     from imgcls_ray.export.parity import compare
+    from imgcls_ray.export.speed import measure_speed
     from imgcls_ray.models.folder import new_folder
     from imgcls_ray.models.open import open_model
 
@@ -101,15 +109,24 @@ def export(config: ExportConfig, console: Console) -> ExportReport:
     with new_folder(output) as partial:
         calibration = None
         if config.int8:
-            calibration = read_calibration(images, config, folder.spec)
-            logger.info("calibrating on %s", counted(len(calibration), "image"))
-        exported = export_network(folder, partial, config.format, calibrate_on=calibration)
+            if not has_fast_int8():
+                logger.warning("this processor has neither VNNI nor AMX: 8 bits are hardly faster here, or slower")
+            calibration = _calibration(folder, images, config)
+            logger.info(
+                "calibrating on %s; where labels are lost, layers stay in floating point, which may take minutes",
+                counted(len(calibration.images), "image"),
+            )
+        exported = export_network(folder, partial, config.format, calibration=calibration)
         with image_progress("comparing", console) as add:
             parity = compare(folder, exported, _counting(read_compared(images, config, folder.spec), add))
         if images.why_no_accuracy:
             logger.warning("the accuracy is not measured: %s", images.why_no_accuracy)
-        _judge(parity, images, config)
-        report = _report(folder, exported, parity, images, len(calibration or ()), config)
+        judge(parity, images.source, config)
+        speed = None
+        if config.int8:
+            speed = measure_speed(folder, exported)
+            judge_speed(speed, config)
+        report = _report(folder, exported, parity, images, calibration, speed, config)
         (partial / REPORT_NAME).write_bytes(encode_json(report))
         (partial / LABEL_FILE).write_bytes(label_file(folder.spec.class_names))
     return report
@@ -135,36 +152,28 @@ def _refuse_exported(folder: ModelFolder, config: ExportConfig) -> None:
         )
 
 
+def _calibration(folder: ModelFolder, images: ExportImages, config: ExportConfig) -> Calibration:
+    """The images to calibrate on, with what they should be labelled; what is not labelled gets the original's label."""
+    from imgcls_ray.export.images import read_calibration
+    from imgcls_ray.export.parity import confident_labels
+    from imgcls_ray.export.quantize import Calibration, CalibrationImage
+
+    read = read_calibration(images, config, folder.spec)
+    confident = confident_labels(folder, (image for image, _ in read))
+    is_labelled = any(label is not None for _, label in read)
+    return Calibration(
+        [
+            CalibrationImage(image.pixels, found if label is None else label)
+            for (image, label), found in zip(read, confident, strict=True)
+        ],
+        config.max_accuracy_drop if is_labelled else 1 - config.needed_agreement,
+    )
+
+
 def _counting(inputs: Iterator[ParityInput], add: Callable[[int], None]) -> Iterator[ParityInput]:
     for item in inputs:
         yield item
         add(1)
-
-
-def _judge(parity: Parity, images: ExportImages, config: ExportConfig) -> None:
-    if not parity.num_images:
-        code, count = parity.errors.most_common(1)[0]
-        raise JobFailedError(
-            f"{images.source}: none of the {parity.errors.total()} chosen images could be compared, {count} of them "
-            f"{code}; give images that can be read. Nothing was exported"
-        )
-    if parity.agreement < config.needed_agreement:
-        accuracy = _accuracy(parity)
-        cost = f"; {words_of_accuracy(accuracy)}" if accuracy else ""
-        raise JobFailedError(
-            f"{config.model}: exported to {config.format}{' in 8 bits' if config.int8 else ''}, "
-            f"{parity.num_images - parity.num_same:,} of {counted(parity.num_images, 'image')} get another label "
-            f"({percent(parity.agreement)} agree, needed are {percent(config.needed_agreement)}){cost}. "
-            f"Nothing was exported; min_agreement={_floor(parity.agreement)} would accept it"
-        )
-
-
-def _floor(share: float) -> float:
-    return int(share * 1000) / 1000
-
-
-def percent(share: float) -> str:
-    return f"{100 * share:.2f} %"
 
 
 def _report(
@@ -172,7 +181,8 @@ def _report(
     exported: ModelFolder,
     parity: Parity,
     images: ExportImages,
-    num_calibrated: int,
+    calibration: Calibration | None,
+    speed: Speed | None,
     config: ExportConfig,
 ) -> ExportReport:
     """Everything that ``export_report.json`` says."""
@@ -190,22 +200,18 @@ def _report(
         "num_images": parity.num_images,
         "num_non_finite": parity.num_non_finite,
         "errors": dict(sorted(parity.errors.items())),
-        "accuracy": _accuracy(parity),
-        "calibration": {"split": images.calibration_split, "num_images": num_calibrated} if config.int8 else None,
+        "accuracy": accuracy_of(parity),
+        "max_accuracy_drop": config.max_accuracy_drop,
+        "num_confident": parity.num_confident,
+        "confident_agreement": parity.num_confident_same / parity.num_confident if parity.num_confident else None,
+        "calibration": (
+            {"split": images.calibration_split, "num_images": len(calibration.images)} if calibration else None
+        ),
         "size_bytes": {"before": folder.num_bytes, "after": exported.num_bytes},
+        "speed": speed,
         "fingerprint": exported.spec.fingerprint,
         "source_fingerprint": folder.spec.fingerprint,
         "versions": _versions(),
-    }
-
-
-def _accuracy(parity: Parity) -> Accuracy | None:
-    if not parity.num_labelled:
-        return None
-    return {
-        "before": parity.num_right_before / parity.num_labelled,
-        "after": parity.num_right_after / parity.num_labelled,
-        "num_images": parity.num_labelled,
     }
 
 
@@ -217,12 +223,3 @@ def _versions() -> dict[str, str]:
         except PackageNotFoundError:  # those of the extra, where this export needed none
             continue
     return found
-
-
-def words_of_accuracy(accuracy: Accuracy) -> str:
-    lost = 100 * (accuracy["before"] - accuracy["after"])
-    change = "unchanged" if not lost else f"{abs(lost):.2f} points {'lost' if lost > 0 else 'gained'}"
-    return (
-        f"accuracy on {accuracy['num_images']:,} labelled images: {percent(accuracy['before'])} before, "
-        f"{percent(accuracy['after'])} after, {change}"
-    )

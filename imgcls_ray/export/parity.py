@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from imgcls_ray.models.classifier import ModelInput, Prediction
     from imgcls_ray.models.folder import ModelFolder
 
+CONFIDENT_SCORE = 0.5
+"""A label with this score outweighs all others together."""
 _BATCH_SIZE = 8
 
 
@@ -45,6 +47,13 @@ class Parity:
     num_labelled: int = 0
     num_right_before: int = 0
     num_right_after: int = 0
+    num_lost: int = 0
+    """That were right before and are not any more."""
+    num_gained: int = 0
+    """That are right after, and were not before."""
+    num_confident: int = 0
+    """Of whose label the original is confident: ``CONFIDENT_SCORE``."""
+    num_confident_same: int = 0
     errors: Counter[str] = field(default_factory=Counter)
     """Images that were not compared, by error code."""
 
@@ -61,10 +70,15 @@ class Parity:
         best_before = int(before.class_ids[0])
         best_after = None if isinstance(after, ImageError) else int(after.class_ids[0])
         self.num_same += best_before == best_after
+        if before.scores[0] >= CONFIDENT_SCORE:
+            self.num_confident += 1
+            self.num_confident_same += best_before == best_after
         if label is not None:
             self.num_labelled += 1
             self.num_right_before += best_before == label
             self.num_right_after += best_after == label
+            self.num_lost += best_before == label != best_after
+            self.num_gained += best_before != label == best_after
         if isinstance(after, ImageError):
             self.num_non_finite += 1
             return
@@ -83,12 +97,7 @@ def compare(original: ModelFolder, exported: ModelFolder, inputs: Iterable[Parit
         exported: what was made of it.
         inputs: read once, a batch at a time.
     """
-    classifiers = [
-        ImageClassifier.load(
-            folder, precision="fp32", batch_size=_BATCH_SIZE, top_k=folder.spec.num_classes, logits=True
-        )
-        for folder in (original, exported)
-    ]
+    classifiers = [_classifier(folder) for folder in (original, exported)]
     images = itertools.tee(inputs, 3)
     before, after = (
         classifier.classify_inputs(item.image for item in shared)
@@ -98,6 +107,21 @@ def compare(original: ModelFolder, exported: ModelFolder, inputs: Iterable[Parit
     for first, second, item in zip(before, after, images[2], strict=True):
         parity.add(first, second, item.label)
     return parity
+
+
+def confident_labels(original: ModelFolder, images: Iterable[ModelInput]) -> list[int | None]:
+    """The class id that the original gives each image; ``None`` where it is not confident."""
+    predictions = _classifier(original).classify_inputs(images)
+    return [
+        None if isinstance(one, ImageError) or one.scores[0] < CONFIDENT_SCORE else int(one.class_ids[0])
+        for one in predictions
+    ]
+
+
+def _classifier(folder: ModelFolder) -> ImageClassifier:
+    return ImageClassifier.load(
+        folder, precision="fp32", batch_size=_BATCH_SIZE, top_k=folder.spec.num_classes, logits=True
+    )
 
 
 def _scores(prediction: Prediction) -> np.ndarray:

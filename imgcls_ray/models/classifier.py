@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from imgcls_ray.images.preprocess import Preprocess
+    from imgcls_ray.models.engines.engine import Computed
     from imgcls_ray.models.engines.load import Engine, EngineName, EngineOutput, Precision
     from imgcls_ray.models.folder import ModelFolder
 
@@ -147,6 +148,11 @@ class ImageClassifier:
             embedding=embedding,
         )
         return cls(folder, ready, batch_size, top_k, keep_logits=logits, limits=limits or DecodeLimits(), pad=pad)
+
+    @property
+    def precision(self) -> Computed:
+        """Number format that the engine computes in."""
+        return self.engine.precision
 
     def beside(self) -> ImageClassifier:
         """The same network for another thread."""

@@ -46,7 +46,7 @@ from imgcls_ray.store.records import StoreIdentity, now
 from imgcls_ray.store.schema import STATUS_OK
 from imgcls_ray.words import counted
 from imgcls_ray.workers.pool import is_on_cluster, is_on_ray
-from imgcls_ray.workers.prepare import check_resources, local_pool, start_classifiers, start_locally
+from imgcls_ray.workers.prepare import check_resources, local_pool, shared_precision, start_classifiers, start_locally
 from imgcls_ray.workers.progress import label_progress
 from imgcls_ray.workers.ray_cluster import within
 from imgcls_ray.workers.ray_metrics import RayMetrics
@@ -55,7 +55,7 @@ from imgcls_ray.workers.stopping import interrupt_on_stop
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from imgcls_ray.config import PredictConfig
+    from imgcls_ray.config import Precision, PredictConfig
     from imgcls_ray.images.preprocess import Decode
     from imgcls_ray.models.folder import ModelFolder, ModelSpec
     from imgcls_ray.storage.left_out import ListingCounts
@@ -259,7 +259,7 @@ class _Job:
         kept = f"everything labelled so far is kept in {self._store.uri}, and the same command goes on from there"
         results = label_units(
             units,
-            self._task_of(report),
+            self._task_of(report, pool),
             pool,
             what_now=f"; {kept}",
             # A single unit has the machine to itself.
@@ -284,15 +284,24 @@ class _Job:
                         continue
                     report.codes.update(counts.codes)
                     report.num_measured += counts.num_images
+                    if counts.precision is not None:
+                        report.precisions.add(counts.precision)
                     for name, value in vars(counts.seconds).items():
                         setattr(report.stages, name, getattr(report.stages, name) + value)
         except KeyboardInterrupt as error:
             raise self._stopped(report, num_done) from error
         return others
 
-    def _task_of(self, report: RunReport) -> LabelTask:
+    def _task_of(self, report: RunReport, pool: Pool) -> LabelTask:
         listed = None if self._config.accept_missing else listed_in(report.plan)
-        return dataclasses.replace(self._task, listed=listed)
+        return dataclasses.replace(self._task, listed=listed, precision=self._precision(report, pool))
+
+    def _precision(self, report: RunReport, pool: Pool) -> Precision:
+        """One number format for the whole run, whichever machines it runs on."""
+        if self._config.precision == "auto" and any(begun.endswith("fp32") for begun in report.precisions):
+            # Every processor computes fp32, so what was begun in it is also finished in it.
+            return "fp32"
+        return shared_precision(self._config, self._folder, pool)
 
     def _stopped(self, report: RunReport, num_done: int) -> StoppedError:
         return StoppedError(
@@ -360,6 +369,7 @@ class _Job:
             "left_out": report.plan.get("left_out", {}),
             "num_images": report.num_images,
             "counts": dict(sorted(report.codes.items())),
+            "precisions": sorted(report.precisions),
             "seconds": round(report.seconds, 3),
             "config": {**self._config.model_dump(), "input": source},
             "versions": {package: version(package) for package in packages},

@@ -92,4 +92,5 @@ class LabelWork(ClassifierWork[list[Prediction | ImageError]]):
         self, content: pa.Table, rows: pa.Table, results: list[Prediction | ImageError], seconds: StageSeconds
     ) -> pa.Table:
         names, limits = self._spec.class_names, self._task.limits
-        return commit_unit(self._store, names, unit_of(content), rows, results, seconds, limits).to_table()
+        precision = self._classifier.precision
+        return commit_unit(self._store, names, unit_of(content), rows, results, seconds, limits, precision).to_table()

@@ -48,6 +48,8 @@ class RunReport:
     """The model decodes large JPEGs whole, where another one would decode them at a fraction."""
     num_gpus: int = 0
     """Workers with a GPU, for which the others then fetch and decode."""
+    precisions: set[str] = field(default_factory=set)
+    """Number formats that the rows of the whole run were computed in; none are known of parts of earlier versions."""
 
     @property
     def verdict(self) -> Verdict | None:

@@ -6,12 +6,13 @@ up late repeat each other's work at most. No input of theirs is lost, and none g
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import TYPE_CHECKING, Protocol
 
 from imgcls_ray.predict.report import RunReport
 from imgcls_ray.store.history import commit_finished
-from imgcls_ray.store.schema import STATUS_OK
+from imgcls_ray.store.schema import STATUS_OK, precision_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from imgcls_ray.store.plan import Spool
     from imgcls_ray.store.records import RunRecord
     from imgcls_ray.store.schema import Unit
+
+logger = logging.getLogger(__name__)
 
 
 class Job(Protocol):
@@ -99,12 +102,20 @@ def finish_run(store: LabelStore, job: Job, run: int, *, limit: int | None = Non
     todo = left if limit is None else _within(left, limit)
     report = RunReport(run, num_images, num_images - sum(unit.num_rows for unit in left), plan=plan)
     if todo:
+        _count_precision_begun(store, report, answered)
         answered |= job.label_units(todo, report)
         report.seconds = time.monotonic() - start
     report.num_labelled = sum(unit.num_rows for unit in todo)
     report.is_finished = len(todo) == len(left)
     _count_other_parts(store, report, answered)
     if report.is_finished:
+        if len(report.precisions) > 1:
+            logger.warning(
+                "run %04d has rows that were computed in %s: their scores differ in the last digits, and a few labels "
+                "may; `imgcls store verify` counts them. --precision fp32 computes alike on every machine",
+                run,
+                " and ".join(sorted(report.precisions)),
+            )
         store.finish_run(run, job.describe_run(report))
     return report
 
@@ -120,8 +131,17 @@ def _within(units: list[Unit], limit: int) -> list[Unit]:
     return taken
 
 
+def _count_precision_begun(store: LabelStore, report: RunReport, answered: set[int]) -> None:
+    """What an earlier command, perhaps on another machine, began the run in: of one part, which stands for all."""
+    first = next((unit for unit in store.units(report.run) if unit.number in answered), None)
+    if first is not None and (precision := store.part_precision(first.part_name)) is not None:
+        report.precisions.add(precision)
+
+
 def _count_other_parts(store: LabelStore, report: RunReport, numbers: set[int]) -> None:
     for unit in store.units(report.run):
         if unit.number in numbers:
-            codes = store.read_part(unit.part_name, ["error"]).column("error").to_pylist()
-            report.codes.update(code or STATUS_OK for code in codes)
+            part = store.read_part(unit.part_name, ["error"])
+            report.codes.update(code or STATUS_OK for code in part.column("error").to_pylist())
+            if (precision := precision_of(part.schema)) is not None:
+                report.precisions.add(precision)

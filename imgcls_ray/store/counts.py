@@ -26,15 +26,19 @@ class UnitCounts:
     codes: Mapping[str, int]
     """Images per status: ``ok`` or an error code; none where nothing was committed here."""
     seconds: StageSeconds
+    precision: str | None = None
+    """Number format that the rows were computed in; ``None`` where nothing was committed here."""
 
     def to_table(self) -> pa.Table:
         """One row, which ``from_table`` reads."""
         row = {"number": self.number, "num_images": self.num_images, "committed": self.committed}
-        return pa.Table.from_pylist([{**row, "codes": json.dumps(self.codes), **asdict(self.seconds)}])
+        about = {"codes": json.dumps(self.codes), "precision": self.precision}
+        return pa.Table.from_pylist([{**row, **about, **asdict(self.seconds)}])
 
     @classmethod
     def from_table(cls, table: pa.Table) -> Self:
         """Read the one row of ``to_table``."""
         [row] = table.to_pylist()
         seconds = StageSeconds(**{field.name: row[field.name] for field in fields(StageSeconds)})
-        return cls(row["number"], row["num_images"], row["committed"], json.loads(row["codes"]), seconds)
+        codes = json.loads(row["codes"])
+        return cls(row["number"], row["num_images"], row["committed"], codes, seconds, row["precision"])

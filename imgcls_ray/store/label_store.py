@@ -30,7 +30,7 @@ from imgcls_ray.store.records import (
     run_name,
     segment_name,
 )
-from imgcls_ray.store.schema import PLAN_SCHEMA, Unit, parse_part_name, part_schema
+from imgcls_ray.store.schema import PLAN_SCHEMA, Unit, parse_part_name, part_schema, precision_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -258,6 +258,11 @@ class LabelStore:
         """
         with self.reading_rows(name), self.directory.open(name) as file:
             return pq.ParquetFile(file).read(columns=columns)
+
+    def part_precision(self, name: str) -> str | None:
+        """``precision_of`` a part file, of which the footer alone is read; raises as ``read_part``."""
+        with self.reading_rows(name), self.directory.open(name) as file:
+            return precision_of(pq.read_schema(file))
 
     @contextmanager
     def reading_rows(self, name: str) -> Iterator[None]:

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from imgcls_ray.store.delta_actions import LoggedFile
 from imgcls_ray.store.rows import SOURCE, merged_rows
-from imgcls_ray.store.schema import RANGES_KEY
+from imgcls_ray.store.schema import PRECISION_RANGES_KEY, RANGES_KEY
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from imgcls_ray.store.history import Piece
     from imgcls_ray.store.label_store import LabelStore
-    from imgcls_ray.store.rows import Source
+    from imgcls_ray.store.rows import Ranges, Source
 
 _FILE_BYTES = 128 * 2**20
 _GROUP_ROWS, _GROUP_BYTES = 65_536, 16 * 2**20
@@ -75,19 +75,23 @@ class _Writer:
 
     def close(self, sources: Sequence[Source]) -> tuple[Path, LoggedFile]:
         # Of every file that has been read by now, which are those of these rows and perhaps more.
-        self._writer.add_key_value_metadata({RANGES_KEY.decode(): json.dumps(limits_of(sources))})
+        limits = joined_ranges(source.limits for source in sources)
+        precisions = joined_ranges(source.precisions for source in sources)
+        self._writer.add_key_value_metadata(
+            {RANGES_KEY.decode(): json.dumps(limits), PRECISION_RANGES_KEY.decode(): json.dumps(precisions)}
+        )
         self._writer.close()
         size = os.path.getsize(self._path)
         return self._path, LoggedFile("", size, self._num_rows, self._first, self._last, time.time_ns() // 1_000_000)
 
 
-def limits_of(sources: Iterable[Source]) -> list[tuple[int, str | None]]:
-    """The limits of all rows of some files: pairs of the first ``image_id`` and the limits from there on."""
+def joined_ranges(of_files: Iterable[Ranges]) -> Ranges:
+    """What is said of the rows of some files, as of those of one."""
     together: list[tuple[int, str | None]] = []
-    for first, text in sorted({entry for source in sources for entry in source.limits}, key=lambda entry: entry[0]):
+    for first, text in sorted({entry for ranges in of_files for entry in ranges}, key=lambda entry: entry[0]):
         if not together or together[-1][1] != text:
             together.append((first, text))
-    return together
+    return tuple(together)
 
 
 def in_groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:

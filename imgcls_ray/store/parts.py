@@ -14,12 +14,13 @@ import pyarrow.parquet as pq
 from imgcls_ray.errors import ImageError
 from imgcls_ray.models.classifier import StageSeconds
 from imgcls_ray.store.counts import UnitCounts
-from imgcls_ray.store.schema import LIMITS_KEY, STATUS_ERROR, STATUS_OK
+from imgcls_ray.store.schema import LIMITS_KEY, PRECISION_KEY, STATUS_ERROR, STATUS_OK
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from imgcls_ray.models.classifier import Prediction
+    from imgcls_ray.models.engines.engine import Computed
     from imgcls_ray.store.label_store import LabelStore
     from imgcls_ray.store.retrying import Limits
     from imgcls_ray.store.schema import Unit
@@ -33,21 +34,24 @@ def commit_unit(
     results: Sequence[Prediction | ImageError],
     seconds: StageSeconds,
     limits: Limits,
+    precision: Computed,
 ) -> UnitCounts:
     """Write a unit's part file in one create-only step. Returns its counts.
 
     The file's metadata has the limits of the run, so that an input that failed by a limit is tried again with a wider
-    one. If the part exists already, it is kept: another worker has written the same rows.
+    one, and the number format that its rows were computed in. If the part exists already, it is kept: another worker
+    has written the same rows.
     """
     start = time.perf_counter()
     table = part_table(store.schema, class_names, rows, results)
-    table = table.replace_schema_metadata({**table.schema.metadata, LIMITS_KEY: json.dumps(limits).encode()})
+    about = {LIMITS_KEY: json.dumps(limits).encode(), PRECISION_KEY: precision.encode()}
+    table = table.replace_schema_metadata({**table.schema.metadata, **about})
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)
     committed = store.directory.create(unit.part_name, buffer.getvalue())
     codes = Counter(result.code.value if isinstance(result, ImageError) else STATUS_OK for result in results)
     seconds.write += time.perf_counter() - start
-    return UnitCounts(unit.number, unit.num_rows, committed, codes, seconds)
+    return UnitCounts(unit.number, unit.num_rows, committed, codes, seconds, precision if committed else None)
 
 
 def part_table(

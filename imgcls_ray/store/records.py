@@ -67,6 +67,8 @@ class RunRecord(TypedDict, total=False):
     seconds: float
     cost_per_million_images: float
     """Absent without ``price_per_hour``, whose currency it has."""
+    precisions: list[str]
+    """Number formats that its rows were computed in: one, unless ``warn_of_precisions`` told of two."""
     config: Json
     versions: dict[str, str]
 

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from imgcls_ray.storage.scratch import scratch_file
 from imgcls_ray.store import parallel
 from imgcls_ray.store.cursors import Chunk, Cursor, next_rows
-from imgcls_ray.store.schema import LIMITS_KEY, RANGES_KEY, parse_part_name
+from imgcls_ray.store.schema import LIMITS_KEY, PRECISION_RANGES_KEY, RANGES_KEY, parse_part_name, precision_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -39,12 +39,18 @@ MAX_PIECES = 64
 _BATCH_ROWS, _BATCH_BYTES = 4096, 2**20
 
 
+Ranges = tuple[tuple[int, str | None], ...]
+"""Pairs of an ``image_id`` and what is said of the rows from there on, ascending."""
+
+
 class Source(NamedTuple):
     """A file that rows came from."""
 
     name: str
-    limits: tuple[tuple[int, str | None], ...]
+    limits: Ranges
     """The limits that rows were made under, as JSON: each for the rows from an ``image_id`` on; ``None``: not known."""
+    precisions: Ranges = ()
+    """The number formats that they were computed in, likewise."""
 
     def limits_of(self, image_id: int) -> str | None:
         place = bisect.bisect_right(self.limits, image_id, key=lambda entry: entry[0]) - 1
@@ -117,7 +123,11 @@ class MergedRows:
             table = self._store.read_part(file.name, self._columns)
             text = (table.schema.metadata or {}).get(LIMITS_KEY)
             first = table.column("image_id")[0].as_py() if table.num_rows else 0
-            number = self._add_source(file.name, ((first, text.decode() if text is not None else None),))
+            number = self._add_source(
+                file.name,
+                ((first, text.decode() if text is not None else None),),
+                ((first, precision_of(table.schema)),),
+            )
             yield self._with_source(table, number)
 
         return read
@@ -129,8 +139,9 @@ class MergedRows:
             self._opened.callback(opened.close)
             parquet = pq.ParquetFile(opened, pre_buffer=True)
             footer = parquet.metadata
-            ranges = json.loads(footer.metadata[RANGES_KEY])
-            number = self._add_source(file.name, tuple((int(first), text) for first, text in ranges))
+            number = self._add_source(
+                file.name, ranges_in(footer.metadata[RANGES_KEY]), ranges_in(footer.metadata.get(PRECISION_RANGES_KEY))
+            )
             uris = parquet.schema_arrow.names.index("uri")
             bounds = [bounds_of(footer.row_group(group).column(uris)) for group in range(footer.num_row_groups)]
 
@@ -157,11 +168,14 @@ class MergedRows:
             table = table.replace_schema_metadata(None).cast(self._schema)
         return table.append_column(SOURCE, pa.array(np.full(table.num_rows, number, np.int32)))
 
-    def _add_source(self, name: str, limits: tuple[tuple[int, str | None], ...]) -> int:
+    def _add_source(self, name: str, limits: Ranges, precisions: Ranges) -> int:
         # Thousands of parts have the same text.
-        limits = tuple((first, self._texts.setdefault(text, text)) for first, text in limits)
+        limits, precisions = (
+            tuple((first, self._texts.setdefault(text, text)) for first, text in ranges)
+            for ranges in (limits, precisions)
+        )
         with self._lock:
-            self.sources.append(Source(name, limits))
+            self.sources.append(Source(name, limits, precisions))
             return len(self.sources) - 1
 
 
@@ -183,6 +197,11 @@ def merged_rows(
         if executor is not None:
             executor.shutdown(cancel_futures=True)
         rows.close()
+
+
+def ranges_in(text: bytes | None) -> Ranges:
+    """Read what a merged file's metadata says of its rows; nothing if an earlier version wrote it."""
+    return tuple((int(first), about) for first, about in json.loads(text or b"[]"))
 
 
 class SortedFiles:

@@ -31,8 +31,12 @@ PLAN_SCHEMA = pa.schema([pa.field("image_id", pa.int64(), nullable=False), *FILE
 FINGERPRINT_KEY = b"imgcls.fingerprint"
 LIMITS_KEY = b"imgcls.limits"
 """Key in a part file's metadata: the limits of its run, as JSON."""
+PRECISION_KEY = b"imgcls.precision"
+"""Key in a part file's metadata: the number format that its rows were computed in. Earlier versions wrote none."""
 RANGES_KEY = b"imgcls.limits_from"
 """Key in a merged file's metadata: pairs of the first ``image_id`` and the limits from there on, ascending, as JSON."""
+PRECISION_RANGES_KEY = b"imgcls.precision_from"
+"""Key in a merged file's metadata: likewise, with the number format."""
 STATUS_OK = "ok"
 STATUS_ERROR = "error"
 
@@ -103,6 +107,12 @@ def parse_part_name(name: str) -> tuple[int, int] | None:
     number = (int(match.group(1)), int(match.group(2)))
     # "0001-0000000.parquet" would answer unit 0 beside its real part: only the name that a writer gives counts.
     return number if name == _part_name(*number) else None
+
+
+def precision_of(schema: pa.Schema) -> str | None:
+    """Number format that the rows of a part file were computed in; ``None`` if an earlier version wrote it."""
+    text = (schema.metadata or {}).get(PRECISION_KEY)
+    return text.decode(errors="replace") if text is not None else None
 
 
 def part_schema(*, fingerprint: str, embedding: bool, logits: bool) -> pa.Schema:

@@ -24,7 +24,7 @@ from imgcls_ray.store.presence_pieces import openers
 from imgcls_ray.store.retrying import RetryRules
 from imgcls_ray.store.row_hashes import hashes_of
 from imgcls_ray.store.rows import KEY_COLUMNS, merged_rows
-from imgcls_ray.store.schema import FINGERPRINT_KEY, STATUS_ERROR, STATUS_OK, parse_part_name
+from imgcls_ray.store.schema import FINGERPRINT_KEY, STATUS_ERROR, STATUS_OK, parse_part_name, precision_of
 from imgcls_ray.store.verify_merged import check_merged
 from imgcls_ray.words import counted
 
@@ -58,6 +58,8 @@ class VerifyReport:
     """Rows beyond one per input version."""
     counts: Counter[str] = field(default_factory=Counter)
     """Rows per status."""
+    precisions: Counter[str] = field(default_factory=Counter)
+    """Rows by the number format that they were computed in; without those of earlier versions, which did not tell."""
     problems: list[str] = field(default_factory=list)
     """In words, with file names; at most 1,000 are kept."""
     num_problems: int = 0
@@ -85,6 +87,7 @@ class VerifyReport:
         self.num_missing += other.num_missing
         self.num_doubled += other.num_doubled
         self.counts.update(other.counts)
+        self.precisions.update(other.precisions)
         self.lost += other.lost
         self.num_lost += other.num_lost
         self.problems += other.problems[: 1000 - len(self.problems)]
@@ -133,6 +136,7 @@ def verify_store(store: LabelStore) -> VerifyReport:
             tell=report.add,
             tell_lost=report.lost.append,
             check_statuses=functools.partial(_check_statuses, report),
+            count_precisions=report.precisions.update,
         )
         report.num_rows += num_rows
         report.num_missing += num_missing
@@ -281,6 +285,8 @@ def _check_part(store: LabelStore, unit: Unit, planned: pa.Table, report: Verify
         return True
     if (part.schema.metadata or {}).get(FINGERPRINT_KEY) != store.identity.fingerprint.encode():
         report.add(f"{unit.part_name}: was written by another model")
+    if (precision := precision_of(part.schema)) is not None:
+        report.precisions[precision] += part.num_rows
     _check_statuses(report, part, unit.part_name)
     _check_rows(planned, part, unit, report)
     return True

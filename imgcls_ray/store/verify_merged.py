@@ -7,6 +7,7 @@ how often the row was found, nine bytes an input.
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,7 +16,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from imgcls_ray.store.row_hashes import hashes_of
-from imgcls_ray.store.schema import FINGERPRINT_KEY, run_and_row
+from imgcls_ray.store.rows import ranges_in
+from imgcls_ray.store.schema import FINGERPRINT_KEY, PRECISION_RANGES_KEY, run_and_row
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
     from imgcls_ray.store.history import DataFile, Piece
     from imgcls_ray.store.label_store import LabelStore
+    from imgcls_ray.store.rows import Ranges
 
 
 def check_merged(
@@ -34,6 +37,7 @@ def check_merged(
     tell: Callable[[str], None],
     tell_lost: Callable[[str], None],
     check_statuses: Callable[[pa.Table, str], None],
+    count_precisions: Callable[[dict[str, int]], None],
 ) -> tuple[int, int, int]:
     """Check a piece of merged files.
 
@@ -44,6 +48,7 @@ def check_merged(
         tell: is told every problem.
         tell_lost: is told what rows are missing.
         check_statuses: is given every table, with the name of its file.
+        count_precisions: is told numbers of rows by the number format that they were computed in.
 
     Returns:
         Numbers of rows, of planned inputs without a row, and of rows beyond one for each.
@@ -55,10 +60,11 @@ def check_merged(
     seen = np.zeros(len(hashes), np.uint8)
     num_rows = num_foreign = 0
     last: tuple[str, int] | None = None
-    for file, group in itertools.chain.from_iterable(
-        ((file, table) for table in _read(store, file, tell)) for file in piece.files
+    for file, group, precisions in itertools.chain.from_iterable(
+        ((file, *read) for read in _read(store, file, tell)) for file in piece.files
     ):
         num_rows += group.num_rows
+        count_precisions(_by_range(group, precisions))
         check_statuses(group, file.name)
         last = _check_order(group, last, file, tell)
         run, row = run_and_row(group.column("image_id").to_numpy())
@@ -84,8 +90,20 @@ def check_merged(
     return num_rows, int(missing.sum()), num_doubled
 
 
-def _read(store: LabelStore, file: DataFile, tell: Callable[[str], None]) -> Iterator[pa.Table]:
-    """The rows of a file as far as it can be read, one row group at a time."""
+def _by_range(group: pa.Table, ranges: Ranges) -> dict[str, int]:
+    """Numbers of rows by what is said of them; those of which nothing is said are left out."""
+    firsts = np.array([first for first, _ in ranges], np.int64)
+    places = np.searchsorted(firsts, group.column("image_id").to_numpy(), side="right")
+    counts = np.bincount(places, minlength=len(ranges) + 1)[1:]
+    found: Counter[str] = Counter()
+    for (_, text), count in zip(ranges, counts.tolist(), strict=True):
+        if text is not None:
+            found[text] += count
+    return +found
+
+
+def _read(store: LabelStore, file: DataFile, tell: Callable[[str], None]) -> Iterator[tuple[pa.Table, Ranges]]:
+    """The rows of a file as far as it can be read, one row group at a time, and what they were computed in."""
     try:
         with store.directory.open(file.name) as opened:
             parquet = pq.ParquetFile(opened, page_checksum_verification=True, pre_buffer=True)
@@ -94,11 +112,12 @@ def _read(store: LabelStore, file: DataFile, tell: Callable[[str], None]) -> Ite
                 return
             if (parquet.schema_arrow.metadata or {}).get(FINGERPRINT_KEY) != store.identity.fingerprint.encode():
                 tell(f"{file.name}: was written by another model")
+            precisions = ranges_in((parquet.metadata.metadata or {}).get(PRECISION_RANGES_KEY))
             for group in range(parquet.num_row_groups):
                 table = parquet.read_row_group(group)
                 table.validate(full=True)  # text that is not UTF-8 would otherwise show only where it is used
-                yield table
-    except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
+                yield table, precisions
+    except (OSError, ValueError, pa.ArrowException) as error:
         tell(f"{file.name}: cannot be read ({' '.join(str(error).split())})")
 
 

@@ -11,17 +11,18 @@ from typing import TYPE_CHECKING
 from imgcls_ray.config import OnDevice, RunsBlocks
 from imgcls_ray.errors import ResourceError
 from imgcls_ray.machine import available_cores
-from imgcls_ray.models.engines.load import preparation_of, prepare_engine
+from imgcls_ray.models.engines.load import native_bf16_of, preparation_of, prepare_engine
 from imgcls_ray.words import counted
 from imgcls_ray.workers.local_pool import LocalPool
 from imgcls_ray.workers.pool import is_on_cluster, is_on_ray
 from imgcls_ray.workers.ray_cluster import check_local, is_cluster_given, plan_workers, show_gpus, start_ray, within
 from imgcls_ray.workers.ray_pool import RayPool
+from imgcls_ray.workers.ray_precision import precision_of_nodes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from imgcls_ray.config import CheckConfig, EngineName, EvaluateConfig, PredictConfig
+    from imgcls_ray.config import CheckConfig, EngineName, EvaluateConfig, Precision, PredictConfig
     from imgcls_ray.models.folder import ModelFolder
     from imgcls_ray.workers.forks import ForkServer
     from imgcls_ray.workers.pool import Pool
@@ -142,6 +143,16 @@ def start_locally(
         local.call(partial(prepare_engine, folder, config.engine, "cpu", embedding))
     _tell_of_start(num_workers or local.plan.num_cpu_workers, _LOADS, on_ray=False)
     return local
+
+
+def shared_precision(config: EvaluateConfig | PredictConfig, folder: ModelFolder, pool: Pool) -> Precision:
+    """The configuration's precision; ``auto`` as all nodes of a cluster can have it, so that no two rows differ by it.
+
+    On one machine, and on GPUs, ``auto`` is the same for every worker anyway.
+    """
+    if config.precision != "auto" or not isinstance(pool, RayPool) or pool.plan.num_gpu_workers:
+        return config.precision
+    return precision_of_nodes(native_bf16_of(folder, config.engine))
 
 
 def _start_on_ray(

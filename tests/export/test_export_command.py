@@ -10,6 +10,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 
 from imgcls_ray.commands.export import run
@@ -114,7 +115,8 @@ def test_the_accuracy_is_that_of_the_dataset_by_the_names_of_its_classes(
 ) -> None:
     told = report_of(openvino_folder)["accuracy"]
     expected = accuracy(small_model.path, dataset)
-    assert told == {"before": expected, "after": accuracy(openvino_folder, dataset), "num_images": 9}
+    after = accuracy(openvino_folder, dataset)
+    assert (told["before"], told["after"], told["num_images"], told["drop"]) == (expected, after, 9, expected - after)
 
 
 def test_the_folder_has_class_names_for_other_readers(openvino_folder: Path) -> None:
@@ -219,7 +221,8 @@ def test_8_bits_say_what_they_cost(
     tmp_path: Path,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    report = export(int8=True, images=str(dataset), min_agreement=0.2, num_calibration_images=16)
+    options = {"min_agreement": 0, "max_accuracy_drop": 1, "min_speedup": 0}
+    report = export(int8=True, images=str(dataset), num_calibration_images=16, **options)
     out, err = capfd.readouterr()
     assert report["precision"] == "int8"
     assert report["calibration"] == {"split": "train", "num_images": 16}
@@ -227,9 +230,84 @@ def test_8_bits_say_what_they_cost(
     assert report["accuracy"]["after"] == accuracy(tmp_path / "exported", dataset)
     assert report["size_bytes"]["after"] < 0.6 * report["size_bytes"]["before"]
     assert report["max_logit_difference"] > 1e-3
-    assert re.search(r"^accuracy on 9 labelled images: \S+ % before, \S+ % after, ", out, re.M)
-    assert len(out.splitlines()) == 3
+    assert re.search(r"^accuracy on 9 labelled images: \S+ % before, \S+ % after, .*95 % confidence: ", out, re.M)
+    told = re.search(r"^speed on this processor: \S+ images/s with one thread \(int8\+\S+\), the original ", out, re.M)
+    assert told
+    assert len(out.splitlines()) == 4
     assert err == ""
+    speed = report["speed"]
+    assert speed["after"] == pytest.approx(speed["before"] * speed["ratio"], rel=0.5)
+    assert (speed["num_threads"], speed["precision_after"]) == (1, f"int8+{speed['precision_before']}")
+
+
+@pytest.fixture(scope="module")
+def own_dataset(small_model: ModelFolder, dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same images with the labels that the model gives: it is always right."""
+    from imgcls_ray.models.api import create_model
+
+    root = tmp_path_factory.mktemp("own") / "set"
+    shutil.copytree(dataset, root)
+    model = create_model(small_model.path, precision="fp32")
+    for name in ("train", "val"):
+        paths = [line.rpartition(" ")[0] for line in (root / f"{name}.txt").read_text().splitlines()]
+        labels = [result.label for result in model.predict(str(root / path) for path in paths)]
+        lines = [f"{path} {SMALL_CLASSES.index(str(label))}" for path, label in zip(paths, labels, strict=True)]
+        (root / f"{name}.txt").write_text("\n".join(lines))
+    (root / "label.txt").write_text("".join(f"{label} {name}\n" for label, name in enumerate(SMALL_CLASSES)))
+    return root
+
+
+def quantize_badly(path: Path, *_args: object, **_options: object) -> None:
+    """Turn the logits of a network round: what was best is now worst."""
+    import openvino as ov
+    from openvino import opset13
+
+    model = ov.Core().read_model(path.read_bytes(), ov.Tensor(np.fromfile(path.with_suffix(".bin"), np.uint8)))
+    [result] = model.get_results()
+    turned = opset13.negative(result.input_value(0))
+    result.input(0).replace_source_output(turned.output(0))
+    turned.output(0).set_names({"logits"})
+    model.validate_nodes_and_infer_types()
+    ov.save_model(model, path, compress_to_fp16=False)
+
+
+@pytest.mark.usefixtures("made_before")
+@pytest.mark.parametrize("is_labelled", [True, False])
+def test_a_network_that_8_bits_spoil_is_refused_with_the_numbers_and_nothing_stays(
+    export: Callable[..., dict[str, Any]],
+    own_dataset: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    is_labelled: bool,
+) -> None:
+    monkeypatch.setattr(export_module, "quantize_openvino", quantize_badly)
+    images = own_dataset if is_labelled else own_dataset / "images"
+    message = (
+        r"in 8 bits, accuracy on 9 labelled images: 100\.00 % before, 0\.00 % after, 100\.00 points lost \(95 % .*\), "
+        r"allowed are 0\.50\. Nothing was exported; calibrate on more images .* max_accuracy_drop=1\.0 would accept it"
+        if is_labelled
+        else r"in 8 bits, (\d+) of \1 images of which the original is confident .* \(0\.00 % agree, needed are 99\.00"
+    )
+    with pytest.raises(JobFailedError, match=message):
+        export(int8=True, images=str(images))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("made_before")
+def test_8_bits_that_do_not_pay_are_refused_and_nothing_stays(
+    export: Callable[..., dict[str, Any]],
+    own_dataset: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    for module in ("job", "speed"):
+        monkeypatch.setattr(f"imgcls_ray.export.{module}.has_fast_int8", lambda: False)
+    options = {"max_accuracy_drop": 1, "num_calibration_images": 16, "min_speedup": 1000}
+    with pytest.raises(JobFailedError, match=r"times as many, needed are 1000 times; this processor has neither VNNI"):
+        export(int8=True, images=str(own_dataset), **options)
+    assert "this processor has neither VNNI nor AMX: 8 bits are hardly faster here, or slower" in caplog.text
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_dataset_to_compare_on_is_read_by_its_delimiter(tmp_path: Path, small_model: ModelFolder) -> None:

@@ -40,9 +40,9 @@ class OwnCluster:
         self.address: str = self._cluster.address
         self._wait_for_job_agent()
 
-    def add_node(self) -> Any:
+    def add_node(self, **options: Any) -> Any:
         with _keep_own_table():
-            return self._cluster.add_node(**_NODE)
+            return self._cluster.add_node(**_NODE, **options)
 
     @property
     def session_dir(self) -> str:

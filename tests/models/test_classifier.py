@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from imgcls_ray.models.engines.engine import Computed
     from imgcls_ray.models.folder import ModelFolder
 
 
@@ -167,6 +168,7 @@ def test_embedding_and_logits_come_only_if_asked_for(small_model: ModelFolder) -
 def test_an_output_that_is_not_a_number_costs_its_image_only(small_model: ModelFolder) -> None:
     class Broken:
         description = "broken"
+        precision: Computed = "fp32"
 
         def __call__(self, pixels: np.ndarray) -> EngineOutput:
             logits = np.tile(np.arange(7, dtype=np.float32), (len(pixels), 1))

@@ -24,10 +24,12 @@ from imgcls_ray.predict.label import LabelTask
 from imgcls_ray.predict.units import label_units
 from imgcls_ray.storage import open_directory
 from imgcls_ray.storage.walking import list_folder
+from imgcls_ray.store.compact import compact_store
 from imgcls_ray.store.latest import latest_rows
 from imgcls_ray.store.opening import create_or_open_store, open_store
 from imgcls_ray.store.plan import write_plan
 from imgcls_ray.store.records import StoreIdentity
+from imgcls_ray.store.schema import PRECISION_KEY
 from imgcls_ray.store.verify import verify_store
 from imgcls_ray.workers.ray_cluster import WorkerPlan
 from imgcls_ray.workers.ray_pool import RayPool
@@ -35,6 +37,7 @@ from tests.conftest import make_small_model
 from tests.store.stores import even_sizes, run_record, spool
 
 if TYPE_CHECKING:
+    from collections import Counter
     from collections.abc import Callable
 
     from imgcls_ray.models.folder import ModelFolder
@@ -154,6 +157,73 @@ def test_an_open_run_is_finished_and_only_its_missing_units_are_done_again(
     assert rows_of(store) == before
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
     assert verify(store) == []
+
+
+def precisions_of(store: Path) -> Counter[str]:
+    """Rows by precision, as ``imgcls store verify`` counts them."""
+    report = verify_store(open_store(open_directory(str(store))))
+    assert report.is_sound
+    return report.precisions
+
+
+@ON_BOTH
+def test_each_part_and_the_record_tell_the_precision(
+    label: Callable[..., PredictReport], draw_images: Callable[..., list[Path]], tmp_path: Path
+) -> None:
+    draw_images(48)
+    label(precision="fp32")
+    store = tmp_path / "store"
+    metadata = [pq.read_schema(path).metadata for path in (store / "predictions").glob("0001-*.parquet")]
+    assert len(metadata) > 1
+    assert {about[b"imgcls.precision"] for about in metadata} == {b"fp32"}
+    assert json.loads((store / "runs" / "0001.json").read_text())["precisions"] == ["fp32"]
+    assert precisions_of(store) == {"fp32": 48}
+
+
+def reopen(store: Path, *, precision: str) -> None:
+    """Leave the run of a store with two of its parts, as if they had been computed in this precision."""
+    (store / "runs" / "0001.json").unlink()
+    shutil.rmtree(store / "predictions" / "_delta_log")
+    parts = sorted((store / "predictions").iterdir())
+    for path in parts[2:]:
+        path.unlink()
+    for path in parts[:2]:
+        table = pq.read_table(path)
+        pq.write_table(table.replace_schema_metadata({**table.schema.metadata, PRECISION_KEY: precision}), path)
+
+
+def test_what_was_begun_in_fp32_is_finished_in_it_on_any_processor(
+    label: Callable[..., PredictReport], draw_images: Callable[..., list[Path]], tmp_path: Path
+) -> None:
+    draw_images(96)
+    label(precision="fp32")
+    reopen(tmp_path / "store", precision="fp32")
+    label()
+    assert precisions_of(tmp_path / "store") == {"fp32": 96}
+
+
+def test_a_run_of_two_precisions_is_told_with_the_way_out(
+    label: Callable[..., PredictReport],
+    draw_images: Callable[..., list[Path]],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    draw_images(96)
+    label(precision="fp32")
+    assert "computed in" not in caplog.text
+    reopen(tmp_path / "store", precision="bf16")
+    report = label(precision="fp32")
+    assert report.runs[0].precisions == {"bf16", "fp32"}
+    assert "run 0001 has rows that were computed in bf16 and fp32" in caplog.text
+    assert "--precision fp32 computes alike on every machine" in caplog.text
+    assert json.loads((tmp_path / "store" / "runs" / "0001.json").read_text())["precisions"] == ["bf16", "fp32"]
+    before = precisions_of(tmp_path / "store")
+    assert sorted(before) == ["bf16", "fp32"]
+    assert before.total() == 96
+    # Merged files keep what each row was computed in.
+    compact_store(open_store(open_directory(str(tmp_path / "store"))), keep_s=0, whole=True)
+    assert list((tmp_path / "store" / "predictions").glob("merged-*.parquet"))
+    assert precisions_of(tmp_path / "store") == before
 
 
 def plan_for_a_gpu(store: LabelStore, folder: Path, model: ModelFolder, *, unit_size: int) -> LabelTask:

@@ -10,7 +10,9 @@ import pytest
 from imgcls_ray.models.classifier import StageSeconds
 from imgcls_ray.store.counts import UnitCounts
 
-COUNTS = UnitCounts(7, 32, True, {"ok": 30, "corrupt": 2}, StageSeconds(fetch=0.5, decode=1.25, forward=2.0, write=0.1))
+COUNTS = UnitCounts(
+    7, 32, True, {"ok": 30, "corrupt": 2}, StageSeconds(fetch=0.5, decode=1.25, forward=2.0, write=0.1), "bf16"
+)
 
 
 @pytest.mark.parametrize("counts", [COUNTS, UnitCounts(0, 16, False, Counter(), StageSeconds())], ids=["new", "there"])

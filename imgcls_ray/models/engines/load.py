@@ -15,15 +15,16 @@ import numpy as np
 from imgcls_ray.config import parse_device
 from imgcls_ray.errors import ResourceError, UsageError
 from imgcls_ray.machine import available_cores
+from imgcls_ray.models.engines import openvino_core, torch_engine
 from imgcls_ray.models.engines.converted import converted_network, needed_preparation
-from imgcls_ray.models.engines.engine import Engine, EngineName, EngineOutput, Precision
+from imgcls_ray.models.engines.engine import Computed, Engine, EngineName, EngineOutput, Precision
 from imgcls_ray.models.engines.openvino_engine import OpenVINOEngine
 from imgcls_ray.models.engines.torch_engine import TorchEngine, from_uint8
 from imgcls_ray.models.exported import read_torch_network
 from imgcls_ray.words import counted
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from typing import Literal
 
     from torch import nn
@@ -37,6 +38,7 @@ __all__ = [
     "Precision",
     "check_engine",
     "load_engine",
+    "native_bf16_of",
     "preparation_of",
     "prepare_engine",
     "runs_converted",
@@ -138,6 +140,11 @@ def runs_converted(folder: ModelFolder, engine: EngineName, device: str) -> bool
     return folder.spec.exported is None and _is_openvino(folder, engine, device)
 
 
+def native_bf16_of(folder: ModelFolder, engine: EngineName) -> Callable[[], bool]:
+    """What tells, on any machine, whether ``precision=auto`` is bf16 there for this network on CPUs."""
+    return openvino_core.has_native_bf16 if _is_openvino(folder, engine, "cpu") else torch_engine.has_native_bf16
+
+
 def _is_openvino(folder: ModelFolder, engine: EngineName, device: str) -> bool:
     is_torch_only = folder.spec.exported is not None and folder.spec.exported.format == "torch_export"
     return engine == "openvino" or (engine == "auto" and device == "cpu" and not is_torch_only)
@@ -165,6 +172,10 @@ class _SharedEngine:
         logits = np.concatenate([output.logits for output in outputs])[: len(pixels)]
         embeddings = [output.embedding for output in outputs if output.embedding is not None]
         return EngineOutput(logits, np.concatenate(embeddings)[: len(pixels)] if embeddings else None)
+
+    @property
+    def precision(self) -> Computed:
+        return self._engines[0].precision
 
     def beside(self) -> _SharedEngine:
         return self

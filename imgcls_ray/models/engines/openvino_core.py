@@ -11,6 +11,11 @@ if TYPE_CHECKING:
     from imgcls_ray.models.engines.engine import Precision
 
 
+def has_native_bf16() -> bool:
+    """Whether this machine's processor computes bf16 natively: what ``auto`` takes."""
+    return "BF16" in openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
 @functools.cache
 def openvino_core() -> ov.Core:
     """The process's one OpenVINO, which lives as long as the process.
@@ -46,11 +51,10 @@ def compile_network(
     Raises:
         RuntimeError: OpenVINO cannot run it.
     """
-    core = openvino_core()
     if precision == "auto":
-        precision = "bf16" if "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES") else "fp32"
+        precision = "bf16" if has_native_bf16() else "fp32"
     model.reshape([batch_size or -1, size, size, 3])
-    return core.compile_model(
+    return openvino_core().compile_model(
         model,
         "CPU",
         {

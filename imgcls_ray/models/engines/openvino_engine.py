@@ -6,14 +6,14 @@ import copy
 from typing import TYPE_CHECKING
 
 from imgcls_ray.models.engines.converted import converted_network
-from imgcls_ray.models.engines.engine import EngineOutput
+from imgcls_ray.models.engines.engine import EngineOutput, computed_by
 from imgcls_ray.models.engines.openvino_core import compile_network, openvino_core
 from imgcls_ray.models.exported import read_openvino_model
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from imgcls_ray.models.engines.engine import Precision
+    from imgcls_ray.models.engines.engine import Computed, Precision
     from imgcls_ray.models.folder import ModelFolder
 
 
@@ -44,6 +44,9 @@ class OpenVINOEngine:
             num_threads=num_threads,
             num_streams=num_streams,
         )
+        # A processor that has no bf16 computes in fp32, also if bf16 was asked for.
+        hint = self._compiled.get_property("INFERENCE_PRECISION_HINT")
+        self.precision: Computed = computed_by(folder, is_bf16=hint == ov.Type.bf16)
         self._request = self._compiled.create_infer_request()
         self._tensor = ov.Tensor
         self._embedding = embedding

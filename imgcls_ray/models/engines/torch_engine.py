@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from imgcls_ray.images.preprocess import Preprocess
-    from imgcls_ray.models.engines.engine import Precision
+    from imgcls_ray.models.engines.engine import Computed, Precision
     from imgcls_ray.models.folder import ModelFolder
 
 
@@ -36,8 +36,7 @@ class TorchEngine:
         if self._device.type == "cpu":
             torch.set_num_threads(num_threads)
         if precision == "auto":
-            native = self._device.type == "cuda" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
-            precision = "bf16" if native else "fp32"
+            precision = "bf16" if self._device.type == "cuda" or has_native_bf16() else "fp32"
         self._bf16 = precision == "bf16"
         self._network = network.to(self._device).to(memory_format=torch.channels_last)
 
@@ -52,8 +51,21 @@ class TorchEngine:
             logits.float().cpu().numpy(), embedding.float().cpu().numpy() if embedding is not None else None
         )
 
+    @property
+    def precision(self) -> Computed:
+        # Quantized networks are run by OpenVINO alone.
+        return "bf16" if self._bf16 else "fp32"
+
     def beside(self) -> TorchEngine:
         return self
+
+
+def has_native_bf16() -> bool:
+    """Whether torch computes bf16 natively on this machine's processor: what ``auto`` takes on CPUs."""
+    import torch
+
+    supported: bool = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return supported
 
 
 def from_uint8(folder: ModelFolder, *, embedding: bool) -> nn.Module:
