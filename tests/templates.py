@@ -94,7 +94,7 @@ def _runs(pid: int) -> bool:
 @contextmanager
 def forked_from(templates: Templates, is_meant: Callable[[str], bool]) -> Iterator[None]:
     """Fork the servers of some modules; all others, and the templates, come up in the ordinary way."""
-    start = forks.start_python
+    start = vars(forks)["start_python"]
 
     def start_python(module: str, function: str, **options: Any) -> Any:
         return (templates.start_python if is_meant(module) else start)(module, function, **options)
