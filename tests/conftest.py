@@ -18,6 +18,7 @@ from PIL import Image
 from tests.programs import leave_out, summary, wanted_program
 from tests.s3.proxy import Faults, S3Proxy, s3_proxy
 from tests.s3.server import S3Server, missing_programs, s3_server
+from tests.templates import forked_from, is_job, job_templates
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -140,6 +141,13 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         os.environ["IMGCLS_CACHE"] = before
 
 
+@pytest.fixture(scope="session", autouse=True)
+def worker_templates() -> Iterator[None]:
+    """Workers of jobs on this machine without a new Python for each job that a test runs in its own process."""
+    with forked_from(job_templates(), is_job):
+        yield
+
+
 @pytest.fixture(scope="session")
 def small_model(tmp_path_factory: pytest.TempPathFactory) -> ModelFolder:
     """A random network at 64 pixels whose scores tell images apart."""
@@ -200,18 +208,25 @@ def draw_images(tmp_path: Path) -> Callable[..., list[Path]]:
 
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
-    """The one Ray of the test session: two CPUs and one GPU that is only a number."""
+    """The one Ray of the test session: two CPUs and one GPU that is only a number. Poisoned images are poisonous."""
     import ray
 
-    ray.init(
-        address="local",
-        num_cpus=2,
-        num_gpus=1,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        object_store_memory=300 * 2**20,
-    )
+    from tests.workers.survival import POISONOUS
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in POISONOUS.items():
+            patch.setenv(name, value)
+        ray.init(
+            address="local",
+            num_cpus=2,
+            num_gpus=1,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            object_store_memory=300 * 2**20,
+            # Ray's default is ten seconds, which the test of the metrics would wait for.
+            _system_config={"metrics_report_interval_ms": 2000},
+        )
     yield
     ray.shutdown()
 

@@ -91,6 +91,8 @@ GUARDS: dict[str, tuple[Promise, ...]] = {
                 "workers/test_survival.py::test_a_worker_that_is_killed_costs_no_image",
                 "workers/test_survival.py::test_images_that_end_their_worker_cost_themselves_alone",
                 "workers/test_survival.py::test_a_stop_is_one_line_and_leaves_no_process",
+                "workers/test_ray_survival.py::test_an_actor_that_is_killed_costs_no_image",
+                "workers/test_ray_survival.py::test_images_that_end_their_actor_cost_themselves_alone",
                 "jobs/test_node_loss.py::test_a_lost_node_costs_no_input_its_row_and_none_two",
             ),
             ("benchmarks.kills",),
@@ -152,6 +154,7 @@ GUARDS: dict[str, tuple[Promise, ...]] = {
             (
                 "predict/test_poison.py::test_only_the_poisonous_images_fail_and_each_with_its_code",
                 "workers/test_survival.py::test_images_that_end_their_worker_cost_themselves_alone",
+                "workers/test_ray_survival.py::test_images_that_end_their_actor_cost_themselves_alone",
             ),
         ),
         Promise(

@@ -178,7 +178,7 @@ def commands(model: ModelFolder, images: Path, colours: Path, output: Path) -> d
 def test_a_job_shows_the_network_and_other_users_nothing(
     name: str, small_model: ModelFolder, draw_images: Callable[..., list[Path]], tmp_path: Path
 ) -> None:
-    images = draw_images(300)
+    images = draw_images(64)
     write_colours(tmp_path / "colours")
     arguments = commands(small_model, images[0].parent, tmp_path / "colours", tmp_path / "output")[name]
     with started([str(IMGCLS), name, *arguments], own_environment(tmp_path / "home")) as (process, output):

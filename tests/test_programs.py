@@ -34,7 +34,8 @@ def run_tests(tmp_path: Path, *arguments: str, **environment: str) -> subprocess
     )
 
 
-@pytest.mark.parametrize("processes", [(), ("-n", "2", "--dist", "loadfile")])
+# As `make test-all` runs them, and as `make test` does.
+@pytest.mark.parametrize("processes", [pytest.param((), marks=pytest.mark.slow), ("-n", "2", "--dist", "loadfile")])
 def test_what_needs_a_program_that_is_missing_is_skipped_and_the_last_line_says_what_to_install(
     tmp_path: Path, processes: tuple[str, ...]
 ) -> None:

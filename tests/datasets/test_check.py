@@ -22,18 +22,17 @@ if TYPE_CHECKING:
     from tests.s3.server import S3Server
 
 IMGCLS = Path(sys.executable).with_name("imgcls")
-pytestmark = pytest.mark.usefixtures("ray_session")
 
 
-def check(dataset: Path | str, **options: object) -> CheckResult:
-    return check_dataset(CheckConfig.model_validate({"data": str(dataset), **options}))
+def check(dataset: Path | str, *, on: str = "local", **options: object) -> CheckResult:
+    return check_dataset(CheckConfig.model_validate({"data": str(dataset), "on": on, **options}))
 
 
 @pytest.fixture(scope="module")
 def faulty(tmp_path_factory: pytest.TempPathFactory, ray_session: None) -> CheckResult:
     root = tmp_path_factory.mktemp("faulty") / "data"
     write_faulty(root)
-    return check(root)
+    return check(root, on="ray")
 
 
 def found(result: CheckResult, code: FindingCode) -> list[Finding]:

@@ -195,9 +195,8 @@ def test_the_summary_has_paddlex_keys_first_and_says_what_was_evaluated(done: Do
     assert sorted(path.name for path in (done.output / "evaluate").iterdir()) == sorted((*PICTURES, *TABLES))
 
 
-def test_two_classes_of_one_name_are_two_in_every_table(
-    tmp_path: Path, small_model: ModelFolder, ray_session: None
-) -> None:
+@pytest.mark.usefixtures("without_ray")
+def test_two_classes_of_one_name_are_two_in_every_table(tmp_path: Path, small_model: ModelFolder) -> None:
     spec, names = small_model.spec, ("crane", *SMALL_CLASSES[1:-1], "crane")
     save_model_folder(
         tmp_path / "model",

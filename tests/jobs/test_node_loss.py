@@ -35,7 +35,7 @@ def test_a_lost_node_costs_no_input_its_row_and_none_two(
     cluster: OwnCluster, small_model: ModelFolder, tmp_path: Path, job: Job
 ) -> None:
     # Pictures of two megapixels: both nodes are busy for seconds.
-    data = Dataset(tmp_path / "data", 1000, size=(1600, 1200))
+    data = Dataset(tmp_path / "data", 500, size=(1600, 1200))
     node = cluster.add_node()
     command = command_of(job, data, small_model, tmp_path / "out", on="ray")
     running = subprocess.Popen(

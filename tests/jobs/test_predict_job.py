@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 import urllib.request
 from typing import TYPE_CHECKING, Any
 
 from imgcls_ray.storage import open_directory
 from imgcls_ray.store.opening import open_store
 from imgcls_ray.store.verify import verify_store
-from tests.jobs.cluster import ROOT, submit
+from tests.jobs.cluster import ROOT, environment, submit
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,11 +34,22 @@ def test_a_job_labels_and_its_repetition_has_nothing_to_do(
     draw_images(40)
     config = tmp_path / "predict.yaml"
     config.write_text(f"input: {tmp_path / 'images'}\nmodel: {small_model.path}\noutput: unused\nbatch_size: 8\n")
-    for name, words in (("first", "40 images"), ("second", "nothing to label: 40 inputs, all have their row")):
-        job = submit(cluster.port, name, "--config", config, f"output={tmp_path / 'store'}", "unit_size=16")
-        assert job.returncode == 0, job.stdout + job.stderr
-        assert words in job.stdout
-        assert job_info(cluster.port, name)["driver_exit_code"] == 0
+    words = ("--config", config, f"output={tmp_path / 'store'}", "unit_size=16")
+    job = submit(cluster.port, "first", *words)
+    assert job.returncode == 0, job.stdout + job.stderr
+    assert "40 images" in job.stdout
+    assert job_info(cluster.port, "first")["driver_exit_code"] == 0
+    # What is submitted, without what submits it.
+    again = subprocess.run(
+        [sys.executable, ROOT / "jobs" / "predict.py", *map(str, words)],
+        env=environment(RAY_ADDRESS=cluster.address),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert again.returncode == 0, again.stderr
+    assert "nothing to label: 40 inputs, all have their row" in again.stdout
     store = open_store(open_directory(str(tmp_path / "store")))
     assert verify_store(store).problems == []
 

@@ -36,12 +36,12 @@ def test_processes_that_start_together_convert_the_network_once(
 ) -> None:
     monkeypatch.setenv("IMGCLS_CACHE", str(tmp_path / "cache"))
     context = multiprocessing.get_context("spawn")
-    workers = [context.Process(target=_load, args=(small_model, tmp_path / "log")) for _ in range(3)]
+    workers = [context.Process(target=_load, args=(small_model, tmp_path / "log")) for _ in range(2)]
     for worker in workers:
         worker.start()
     for worker in workers:
         worker.join()
-    assert [worker.exitcode for worker in workers] == [0, 0, 0]
+    assert [worker.exitcode for worker in workers] == [0, 0]
     assert len((tmp_path / "log").read_text().splitlines()) == 1
 
 

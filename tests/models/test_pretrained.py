@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING
 import pytest
 import timm
 import torch
+from huggingface_hub import constants
 from safetensors.torch import save
 
+from imgcls_ray import cli
 from imgcls_ray.errors import WeightsError
 from imgcls_ray.models.folder import open_model_folder
 from imgcls_ray.models.new import new_model_folder
@@ -96,13 +98,23 @@ def one_line(done: subprocess.CompletedProcess[str]) -> str:
 
 
 @pytest.mark.parametrize("hub", ["http://127.0.0.1:9", "http://no-such-host.invalid"])
-def test_without_a_network_the_refusal_is_quick_and_says_the_way_out(tmp_path: Path, hub: str) -> None:
+def test_without_a_network_the_refusal_is_quick_and_says_the_way_out(
+    tmp_path: Path, hub: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "home"))
+    monkeypatch.setattr(constants, "ENDPOINT", hub)
+    monkeypatch.setattr(sys, "argv", ["imgcls", "models", "new", "PP-LCNet_x1_0", "-o", str(tmp_path / "a")])
     start = time.monotonic()
-    done = run("PP-LCNet_x1_0", "-o", tmp_path / "a", hub=hub, home=tmp_path / "home")
+    with pytest.raises(SystemExit) as left:
+        cli.main()
     assert time.monotonic() - start < 30
-    assert done.returncode == 2
-    assert one_line(done).startswith("imgcls: PP-LCNet_x1_0: pretrained weights could not be loaded (")
-    assert one_line(done).endswith("--weights FILE` (or --random, for benchmarks)")
+    assert left.value.code == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("imgcls: PP-LCNet_x1_0: pretrained weights could not be loaded (")
+    assert line.endswith("--weights FILE` (or --random, for benchmarks)")
     assert not (tmp_path / "a").exists()
 
 

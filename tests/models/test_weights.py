@@ -331,9 +331,9 @@ def test_weights_of_another_network_are_told_without_their_prefix(small_model: M
 def test_one_dict_under_many_keys_is_looked_at_once(tmp_path: Path) -> None:
     content: dict[str, Any] = {"loss": 1.0}
     for _ in range(4):
-        content = {f"k{number}": content for number in range(10_000)}
+        content = {f"k{number}": content for number in range(1000)}
     torch.save(content, tmp_path / "w.pth")
-    with pytest.raises(WeightsError, match="its 10,000 keys"):
+    with pytest.raises(WeightsError, match="its 1,000 keys"):
         load_weights(SMALL, tmp_path / "w.pth")
 
 

@@ -12,8 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from rich.console import Console
 
+from imgcls_ray.config import PredictConfig, make_config
 from imgcls_ray.inputs.listing import ListingCounts, list_inputs
+from imgcls_ray.predict.job import predict
 from imgcls_ray.predict.label import LabelTask
 from imgcls_ray.storage import open_directory
 from imgcls_ray.store.opening import create_or_open_store
@@ -29,7 +32,6 @@ if TYPE_CHECKING:
     from imgcls_ray.store.schema import Unit
     from tests.s3.server import S3Server
 
-IMGCLS = Path(sys.executable).with_name("imgcls")
 # Labels one unit as a worker does, and stops itself at a call: before the part is written at all, or when its bytes are
 # on the disk and only their name is missing. Says at last whether its part is the one that stands.
 LATE_WORKER = """
@@ -106,11 +108,11 @@ def wake(process: subprocess.Popen[bytes]) -> str:
     return output.decode().strip()
 
 
-def run_the_command(folder: Path, model: ModelFolder, output: str) -> None:
-    command = [str(word) for word in (IMGCLS, "predict", folder, "-m", model.path, "-o", output)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "nothing to label" not in done.stdout, "the unit was labelled before"
+def label(folder: Path, model: ModelFolder, output: str) -> None:
+    """Do what the command does with these paths."""
+    values = {"input": str(folder), "model": str(model.path), "output": output, "on": "local"}
+    report = predict(make_config(PredictConfig, values), Console(stderr=True, force_terminal=False))
+    assert sum(run.num_images - run.num_done_before for run in report.runs) == 20, "the unit was labelled before"
 
 
 def files_of(store: Path) -> Mapping[str, tuple[object, ...]]:
@@ -138,7 +140,7 @@ def test_a_late_worker_changes_nothing_in_a_local_store(
     folder = draw_images(20)[0].parent
     store, task, unit = plan_images(folder, small_model, str(tmp_path / "store"))
     with late_worker(task, unit, call) as worker:
-        run_the_command(folder, small_model, store.uri)
+        label(folder, small_model, store.uri)
         before = {name: file for name, file in files_of(tmp_path / "store").items() if "/." not in name}
         assert f"predictions/{Path(unit.part_name).name}" in before
         assert wake(worker) == "was there"
@@ -153,7 +155,7 @@ def test_a_late_worker_changes_nothing_in_a_store_on_s3(
     folder = draw_images(20)[0].parent
     store, task, unit = plan_images(folder, small_model, f"s3://{bucket}/store")
     with late_worker(task, unit, "put") as worker:
-        run_the_command(folder, small_model, store.uri)
+        label(folder, small_model, store.uri)
         before = objects_of(s3, bucket)
         assert f"store/{unit.part_name}" in before
         assert wake(worker) == "was there"

@@ -6,8 +6,6 @@ import json
 import os
 import shutil
 import signal
-from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,11 +32,14 @@ from imgcls_ray.store.verify import verify_store
 from imgcls_ray.workers.ray_cluster import WorkerPlan
 from imgcls_ray.workers.ray_pool import RayPool
 from tests.conftest import make_small_model
+from tests.ray_processes import own_ray_processes
 from tests.store.stores import even_sizes, run_record, spool
+from tests.workers.survival import Dataset, assert_all_found
 
 if TYPE_CHECKING:
     from collections import Counter
     from collections.abc import Callable
+    from pathlib import Path
 
     from imgcls_ray.models.folder import ModelFolder
     from imgcls_ray.predict.report import PredictReport
@@ -47,6 +48,8 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.usefixtures("ray_session")
 ON_BOTH = pytest.mark.parametrize("label", ["local", "ray"], indirect=True)
 ON_RAY = pytest.mark.parametrize("label", ["ray"], indirect=True)
+# What Ray has no part in: it is the worker's own, or the planning's.
+SLOWLY_ON_RAY = pytest.mark.parametrize("label", ["local", pytest.param("ray", marks=pytest.mark.slow)], indirect=True)
 
 
 @pytest.fixture
@@ -140,7 +143,7 @@ def test_an_open_run_is_finished_and_only_its_missing_units_are_done_again(
     label: Callable[..., PredictReport], draw_images: Callable[..., list[Path]], tmp_path: Path
 ) -> None:
     draw_images(120)
-    label()
+    label(on="local")
     store = tmp_path / "store"
     before = rows_of(store)
     # As if the driver had died before its last steps.
@@ -267,9 +270,9 @@ def test_gpu_actors_give_the_same_rows(
     [("BlockDecoder", (1600, 1200)), pytest.param("BlockClassifier", (640, 480), marks=pytest.mark.slow)],
 )
 def test_a_stage_before_or_on_a_gpu_that_dies_costs_no_input_its_row(
-    draw_images: Callable[..., list[Path]], small_model: ModelFolder, tmp_path: Path, stage: str, size: tuple[int, int]
+    small_model: ModelFolder, tmp_path: Path, stage: str, size: tuple[int, int]
 ) -> None:
-    draw_images(400, size=size)
+    data = Dataset(tmp_path / "data", 240, size=size)
     identity = StoreIdentity(
         model="small",
         fingerprint=small_model.spec.fingerprint,
@@ -279,31 +282,20 @@ def test_a_stage_before_or_on_a_gpu_that_dies_costs_no_input_its_row(
         logits=False,
     )
     store = create_or_open_store(open_directory(str(tmp_path / "gpu")), identity)
-    task = plan_for_a_gpu(store, tmp_path / "images", small_model, unit_size=16)
+    task = plan_for_a_gpu(store, data.root / "images", small_model, unit_size=16)
     labelled = 0
     for number, count in enumerate(label_units(store.units(1), task, RayPool(WorkerPlan(1, 1), gpu_device="cpu"))):
         labelled += count.num_images
         if number == 1:
-            [pid] = pids_of_workers(stage)
+            [pid] = own_ray_processes(stage)
             os.kill(pid, signal.SIGKILL)
             died_at = labelled
-    assert died_at < labelled == 400
+    assert died_at < labelled == len(data.images)
     store.finish_run(1, run_record(1))
-    assert verify(tmp_path / "gpu") == []
+    assert_all_found("predict", data, tmp_path / "gpu")
 
 
-def pids_of_workers(stage: str) -> list[int]:
-    """Processes of this machine's Ray that hold an actor of the stage, by the titles that Ray gives them."""
-    pids = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):
-            title = (folder / "cmdline").read_bytes()
-            if title.startswith(b"ray::") and stage.encode() in title:
-                pids.append(int(folder.name))
-    return pids
-
-
-@ON_BOTH
+@SLOWLY_ON_RAY
 def test_embedding_and_logits_are_columns(
     label: Callable[..., PredictReport], draw_images: Callable[..., list[Path]], tmp_path: Path
 ) -> None:
@@ -372,7 +364,7 @@ def test_too_large_an_error_rate_fails_the_job(
         report.check_errors(0.05)
 
 
-@ON_BOTH
+@SLOWLY_ON_RAY
 def test_an_input_that_fails_again_and_again_does_not_fail_every_run(
     label: Callable[..., PredictReport], draw_images: Callable[..., list[Path]], tmp_path: Path
 ) -> None:
@@ -395,7 +387,7 @@ def test_a_run_with_nothing_to_label_has_not_failed(
     label().check_errors(0)
 
 
-@ON_BOTH
+@SLOWLY_ON_RAY
 def test_an_image_that_changed_after_planning_is_told_and_planned_again(
     label: Callable[..., PredictReport],
     draw_images: Callable[..., list[Path]],

@@ -91,6 +91,18 @@ def imgcls(
     return run
 
 
+@pytest.fixture
+def imgcls_at(imgcls: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Ended]:
+    """Run the command in this process with an environment."""
+
+    def run(*args: object, **environment: str) -> Ended:
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        return imgcls(*args)
+
+    return run
+
+
 def run_beside(*args: object, **environment: str) -> Ended:
     """Run the command in a process of its own."""
     command = [str(IMGCLS), *map(str, args)]
@@ -214,10 +226,10 @@ def job(s3: S3Server, small_model: ModelFolder, tmp_path_factory: pytest.TempPat
 
 
 def test_a_job_on_s3_gives_every_object_the_row_that_its_bytes_have_as_a_local_file(
-    job: Job, small_model: ModelFolder
+    imgcls_at: Callable[..., Ended], job: Job, small_model: ModelFolder
 ) -> None:
     assert job.ended.code == 0, job.ended.err
-    latest = run_beside("store", "latest", job.store, **job.environment)
+    latest = imgcls_at("store", "latest", job.store, **job.environment)
     assert latest.code == 0, latest.err
     rows = rows_in(latest.out)
     assert list(rows) == [f"s3://{job.bucket}/in/{path.name}" for path in job.images]
@@ -230,27 +242,27 @@ def test_a_job_on_s3_gives_every_object_the_row_that_its_bytes_have_as_a_local_f
         assert np.allclose(row["scores"], result.scores, atol=1e-6)
 
 
-def test_a_second_command_on_s3_has_nothing_to_do(job: Job) -> None:
+def test_a_second_command_on_s3_has_nothing_to_do(imgcls_at: Callable[..., Ended], job: Job) -> None:
     before = job.ended.code
-    again = run_beside(*job.args, **job.environment)
+    again = imgcls_at(*job.args, **job.environment)
     assert (before, again.code) == (0, 0), again.err
     assert f"nothing to label: 150 inputs, all have their row in {job.store}" in again.out
 
 
-def test_a_store_on_s3_is_verified(job: Job) -> None:
-    verified = run_beside("store", "verify", job.store, **job.environment)
+def test_a_store_on_s3_is_verified(imgcls_at: Callable[..., Ended], job: Job) -> None:
+    verified = imgcls_at("store", "verify", job.store, **job.environment)
     assert verified.code == 0, verified.err
     assert f"{job.store}: 150 inputs planned, 150 rows (ok 149, unsupported_format 1)" in verified.out
     assert "every planned input has exactly one row" in verified.out
 
 
-def test_a_store_on_s3_tells_its_status(job: Job) -> None:
-    status = run_beside("store", "status", job.store, **job.environment)
+def test_a_store_on_s3_tells_its_status(imgcls_at: Callable[..., Ended], job: Job) -> None:
+    status = imgcls_at("store", "status", job.store, **job.environment)
     assert status.code == 0, status.err
     assert status.out.startswith(f"{job.store}: small, 7 classes, top 5")
     assert "150 rows of 1 run (ok 149, unsupported_format 1)" in status.out
     assert "in use" not in status.out
-    history = run_beside("store", "history", job.store, **job.environment)
+    history = imgcls_at("store", "history", job.store, **job.environment)
     assert re.search(r"0001.*finished.*150.*149.*1 ", history.out)
 
 
@@ -586,14 +598,16 @@ def vanished(
     return Vanished(store, ended, kept, run_beside(*args, **environment), parts(), environment)
 
 
-def test_a_bucket_that_disappears_costs_nothing_that_is_labelled_and_no_input_its_row(vanished: Vanished) -> None:
+def test_a_bucket_that_disappears_costs_nothing_that_is_labelled_and_no_input_its_row(
+    imgcls_at: Callable[..., Ended], vanished: Vanished
+) -> None:
     assert vanished.ended.code != 0
     assert 0 < len(vanished.kept) < 20
     assert vanished.again.code == 0, vanished.again.err
     assert {name: vanished.parts[name] for name in vanished.kept} == vanished.kept
-    verified = run_beside("store", "verify", vanished.store, **vanished.environment)
+    verified = imgcls_at("store", "verify", vanished.store, **vanished.environment)
     assert verified.code == 0, verified.out
-    rows = rows_in(run_beside("store", "latest", vanished.store, **vanished.environment).out)
+    rows = rows_in(imgcls_at("store", "latest", vanished.store, **vanished.environment).out)
     assert [row["error"] for row in rows.values()] == [None] * 320
 
 

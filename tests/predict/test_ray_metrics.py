@@ -45,7 +45,6 @@ def test_a_run_on_ray_is_scraped(
     predict(PredictConfig.model_validate(values), Console(stderr=True))
     wanted = {"listed": 40, "fetched": 40, "decoded": 39, "predicted": 39, "written": 40}
     deadline = time.monotonic() + 120
-    # Ray collects every ten seconds.
     while (told := scraped(store)).get(("ray_imgcls_bulk_images_total", "written")) != 40:
         assert time.monotonic() < deadline, told
         time.sleep(0.5)

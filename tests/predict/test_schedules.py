@@ -11,12 +11,12 @@ import pytest
 
 from tests.predict.schedules import run_schedule, work_off_without_claims
 
-_SEEDS_PER_TEST = 100
+# Without claims, which they attack, more than one of these in five has a fault; ten thousand are among the slow tests.
+_NUM_SCHEDULES = 100
 
 
-@pytest.mark.parametrize("first", range(0, 300, _SEEDS_PER_TEST))
-def test_no_schedule_loses_or_doubles_a_row(first: int) -> None:
-    outcomes = {seed: run_schedule(seed) for seed in range(first, first + _SEEDS_PER_TEST)}
+def test_no_schedule_loses_or_doubles_a_row() -> None:
+    outcomes = {seed: run_schedule(seed) for seed in range(_NUM_SCHEDULES)}
     assert {seed: outcome for seed, outcome in outcomes.items() if not outcome.is_sound} == {}
     # They must not pass because nothing happened.
     assert sum(outcome.num_deaths for outcome in outcomes.values()) > 50

@@ -32,8 +32,8 @@ from imgcls_ray.serve.fleet import Lineup
 from imgcls_ray.serve.keys import ApiKeys
 from imgcls_ray.serve.metrics import NoMetrics
 from imgcls_ray.serve.model import ModelOptions, ServedModel, load_model
-from imgcls_ray.workers import child, forks
-from tests.serve.templates import Templates
+from tests.serve.templates import decoder_templates, is_decoders
+from tests.templates import forked_from
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator, Sequence
@@ -263,22 +263,10 @@ def say(images: Sequence[ModelInput], class_id: int = 0) -> list[Prediction | Im
 
 
 @pytest.fixture(scope="session", autouse=True)
-def templates() -> Iterator[None]:
+def templates(worker_templates: None) -> Iterator[None]:
     """Decoder processes without a new Python for each test."""
-    made = Templates()
-    # Templates themselves come up in the ordinary way, and so do the workers of jobs that other tests of this process
-    # start later: these go by the environment of their own test.
-    start = child.start_python
-    decoders = ("imgcls_ray.serve.", "tests.serve.")
-
-    def start_python(module: str, function: str, **options: Any) -> Any:
-        is_forked = module.startswith(decoders) and module != Templates.__module__
-        return (made.start_python if is_forked else start)(module, function, **options)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(forks, "start_python", start_python)
+    with forked_from(decoder_templates(), is_decoders):
         yield
-    made.close()
 
 
 @pytest.fixture(scope="session")

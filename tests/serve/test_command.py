@@ -16,6 +16,7 @@ import httpx
 import psutil
 import pytest
 
+from imgcls_ray import cli
 from imgcls_ray.serve.local import free_ports
 from tests.jobs.cluster import environment
 
@@ -53,17 +54,23 @@ def served(model: ModelFolder, port: str, **values: str) -> Iterator[tuple[subpr
                 process.kill()
 
 
-def refused(*arguments: str, **values: str) -> str:
-    done = subprocess.run(
-        [IMGCLS, "serve", *arguments],
-        env=environment(**values),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 2, done.stderr
-    return done.stderr
+@pytest.fixture
+def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """What the command says that refuses to start, in this process."""
+    for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
+        monkeypatch.delenv(name, raising=False)
+
+    def run(*arguments: str, **values: str) -> str:
+        with monkeypatch.context() as patch:
+            for name, value in values.items():
+                patch.setenv(name, value)
+            patch.setattr(sys, "argv", ["imgcls", "serve", *arguments])
+            with pytest.raises(SystemExit) as left:
+                cli.main()
+        assert left.value.code == 2
+        return capsys.readouterr().err
+
+    return run
 
 
 def test_it_answers_asks_for_keys_and_ends_when_it_is_told_to(
@@ -142,7 +149,9 @@ def test_without_haproxy_bodies_are_bounded_in_the_proxy_too(small_model: ModelF
         assert missing.headers.get_list("x-request-id") == [missing.json()["error"]["request_id"]]
 
 
-def test_what_cannot_run_is_refused_before_anything_starts(small_model: ModelFolder, tmp_path: Path) -> None:
+def test_what_cannot_run_is_refused_before_anything_starts(
+    small_model: ModelFolder, refused: Callable[..., str], tmp_path: Path
+) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

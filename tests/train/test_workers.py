@@ -10,7 +10,6 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +21,7 @@ from imgcls_ray.errors import ResourceError, StorageError
 from imgcls_ray.models.open import open_model
 from imgcls_ray.storage.s3 import S3Options
 from imgcls_ray.train.job import train
+from tests.ray_processes import own_ray_processes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,18 +48,6 @@ def history_of(output: str) -> list[dict[str, Any]]:
     return history
 
 
-def worker_pid() -> int | None:
-    """Process of the actor that Ray Train made, of the Ray that this process has started."""
-    for entry in Path("/proc").iterdir():
-        with suppress(OSError, IndexError):
-            if entry.name.isdigit() and (entry / "cmdline").read_bytes().startswith(b"ray::RayTrainWorker"):
-                raylet = (entry / "environ").read_bytes().partition(b"RAY_RAYLET_PID=")[2].split(b"\0")[0].decode()
-                parent = Path("/proc", raylet, "stat").read_text().rpartition(")")[2].split()[1]
-                if int(parent) == os.getpid():
-                    return int(entry.name)
-    return None
-
-
 def kill_worker_after(path: Path) -> threading.Thread:
     """Kill the worker when a file is there, once."""
 
@@ -67,8 +55,8 @@ def kill_worker_after(path: Path) -> threading.Thread:
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline:
             # The file first: to look through all processes takes a part of the core that Ray needs to start.
-            if path.exists() and (pid := worker_pid()) is not None:
-                os.kill(pid, signal.SIGKILL)
+            if path.exists() and (pids := own_ray_processes("RayTrainWorker")):
+                os.kill(pids[0], signal.SIGKILL)
                 return
             time.sleep(0.02)
 

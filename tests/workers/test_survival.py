@@ -18,10 +18,11 @@ if TYPE_CHECKING:
     from imgcls_ray.models.folder import ModelFolder
     from tests.workers.survival import Job, Place
 
+# Of labelling on Ray, in the default tests: ``test_ray_survival.py``, without the start of another Ray.
 EVERY_JOB = pytest.mark.parametrize(
     ("job", "on"),
     [
-        (job, on) if job == "predict" else pytest.param(job, on, marks=pytest.mark.slow)
+        (job, on) if (job, on) == ("predict", "local") else pytest.param(job, on, marks=pytest.mark.slow)
         for job in ("predict", "evaluate", "check")
         for on in ("local", "ray")
     ],
