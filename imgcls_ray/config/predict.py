@@ -47,7 +47,11 @@ class LabelConfig(RunsNetwork, RunsBlocks, ReadLimits):
     """Column, or JSON key, of the images in a list."""
 
     num_workers: PositiveInt | None = None
-    """Number of workers, one core each. On CPUs they label; with GPUs they fetch and decode. Default: all cores."""
+    """Number of workers. On CPUs they label; with GPUs they fetch and decode. Default: as many as there are cores and
+    memory for."""
+    cores_per_worker: PositiveInt | None = None
+    """Cores of each worker on CPUs, which share one copy of the network. Default: one, or as many as it takes to have
+    the network in memory for all cores, if ``num_workers`` is not given."""
     num_gpus: int = Field(default=0, ge=0)
     """Number of GPUs to label on, one worker each; Ray chooses which. 0: ``device`` decides."""
     batch_size: PositiveInt = 32

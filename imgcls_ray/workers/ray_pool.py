@@ -136,7 +136,15 @@ def _attempt(
         dataset = _map(dataset, BlockDecoder, decode, board, num_actors=num_cpu_actors, **alone)
         dataset = _map(dataset, BlockClassifier, classify, board, num_actors=num_gpu_actors, on_gpu=True, **alone)
     else:
-        dataset = _map(dataset, BlockWorker, make_work, board, num_actors=num_cpu_actors)
+        dataset = _map(
+            dataset,
+            BlockWorker,
+            make_work,
+            board,
+            num_actors=num_cpu_actors,
+            num_cpus=workers.cores_per_worker,
+            memory=workers.bytes_per_worker,
+        )
     batches: Any = dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
     return _until_stopped(map(Block.from_table, batches), num_actors=num_cpu_actors + num_gpu_actors)
 
@@ -163,6 +171,8 @@ def _map(
     board: Board,
     *,
     num_actors: int,
+    num_cpus: int = 1,
+    memory: int | None = None,
     on_gpu: bool = False,
     outlives_deaths: bool = True,
 ) -> Dataset:
@@ -178,8 +188,9 @@ def _map(
             # A block goes to its actor whole; with GPUs Ray Data wants a number: one row, one block.
             batch_size=1 if on_gpu else None,
             batch_format="pyarrow",
-            num_cpus=0 if on_gpu else 1,
+            num_cpus=0 if on_gpu else num_cpus,
             num_gpus=1 if on_gpu else None,
+            memory=memory,
             # Ray Data sends an actor no more than it may have in hand, so a dead actor costs no more than that.
             compute=ActorPoolStrategy(
                 size=num_actors,

@@ -40,6 +40,7 @@ __all__ = [
     "preparation_of",
     "prepare_engine",
     "runs_converted",
+    "runs_openvino",
     "torch_devices",
 ]
 
@@ -77,7 +78,7 @@ def load_engine(
         raise ResourceError(f"engine openvino runs on the CPU, not on {device}; use engine torch")
     devices = torch_devices(device)
     num_threads = num_threads or available_cores()
-    if _is_openvino(folder, engine, device):
+    if runs_openvino(folder, engine, device):
         return OpenVINOEngine(
             folder,
             precision=precision,
@@ -135,10 +136,11 @@ def prepare_engine(folder: ModelFolder, engine: EngineName, device: str, embeddi
 
 def runs_converted(folder: ModelFolder, engine: EngineName, device: str) -> bool:
     """Whether the engine is OpenVINO with the network of a model folder, which has to be converted for it."""
-    return folder.spec.exported is None and _is_openvino(folder, engine, device)
+    return folder.spec.exported is None and runs_openvino(folder, engine, device)
 
 
-def _is_openvino(folder: ModelFolder, engine: EngineName, device: str) -> bool:
+def runs_openvino(folder: ModelFolder, engine: EngineName, device: str) -> bool:
+    """Whether the engine is OpenVINO, with a network of any origin."""
     is_torch_only = folder.spec.exported is not None and folder.spec.exported.format == "torch_export"
     return engine == "openvino" or (engine == "auto" and device == "cpu" and not is_torch_only)
 
