@@ -46,7 +46,9 @@ def known_memory(
     path = _path(folder, engine, precision, batch_size, embedding)
     with suppress(OSError, ValueError, TypeError):
         if is_own(path.parent) and is_own(path):
-            return NetworkMemory(**json.loads(path.read_text()))
+            told = NetworkMemory(**json.loads(path.read_text()))
+            if all(isinstance(num_bytes, int) and num_bytes >= 0 for num_bytes in told):
+                return told
     return None
 
 
