@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 _SELF = Path("/proc/self")
 _FAST_INT8_FLAGS = frozenset({"avx512_vnni", "avx_vnni", "amx_int8"})
+_MEMINFO = Path("/proc/meminfo")
 
 
 def available_cores(process: Path = _SELF) -> int:
@@ -26,6 +27,18 @@ def available_cores(process: Path = _SELF) -> int:
     cores = len(os.sched_getaffinity(0))
     quota = cpu_quota(process)
     return cores if quota is None else max(1, min(cores, int(quota)))
+
+
+def available_memory(process: Path = _SELF, meminfo: Path = _MEMINFO) -> int | None:
+    """Bytes that this process and its children may still take: what the machine has left, and what its cgroups leave.
+
+    What only keeps files for the next reader counts as left. None on systems that do not tell, which are all but Linux.
+    """
+    left = [int(line.split()[1]) * 1024 for line in _lines(meminfo) if line.startswith("MemAvailable:")]
+    if not left:
+        return None
+    left += [room for folder in _cgroups(process, "memory") if (room := _room_of(folder)) is not None]
+    return min(left)
 
 
 def may_have_gpus(devices: Path = Path("/dev")) -> bool:
@@ -66,12 +79,12 @@ def cpu_quota(process: Path = _SELF) -> float | None:
     Args:
         process: its folder under ``/proc``, with ``cgroup`` and ``mountinfo``.
     """
-    quotas = [quota for folder in _cpu_cgroups(process) if (quota := _quota_of(folder)) is not None]
+    quotas = [quota for folder in _cgroups(process, "cpu") if (quota := _quota_of(folder)) is not None]
     return min(quotas, default=None)
 
 
-def _cpu_cgroups(process: Path) -> Iterator[Path]:
-    """The folders of the process' cgroup and of those around it, in version 2 and in version 1's ``cpu`` hierarchy."""
+def _cgroups(process: Path, controller: str) -> Iterator[Path]:
+    """The folders of the process' cgroup and of those around it, in version 2 and in version 1's own hierarchy."""
     groups = [fields for line in _lines(process / "cgroup") if len(fields := line.split(":", 2)) == 3]
     for line in _lines(process / "mountinfo"):
         # 36 35 0:30 ROOT MOUNTPOINT OPTIONS [TAGS] - TYPE SOURCE SUPEROPTIONS; single spaces, for a field may be empty.
@@ -81,7 +94,7 @@ def _cpu_cgroups(process: Path) -> Iterator[Path]:
         kind, options = rest[0], rest[2].split(",")
         for _, controllers, path in groups:
             is_version_2 = not controllers and kind == "cgroup2"
-            is_version_1 = "cpu" in controllers.split(",") and kind == "cgroup" and "cpu" in options
+            is_version_1 = controller in controllers.split(",") and kind == "cgroup" and controller in options
             if is_version_2 or is_version_1:
                 root, mountpoint = (re.sub(r"\\(\d{3})", lambda m: chr(int(m[1], 8)), text) for text in fields[3:5])
                 yield from _from_inside_out(path, root, Path(mountpoint))
@@ -113,4 +126,23 @@ def _quota_of(cgroup: Path) -> float | None:
         # "max 100000" and "-1 100000" say that there is none.
         if len(words) == 2 and all(word.isdigit() for word in words) and int(words[1]):
             return int(words[0]) / int(words[1])
+    return None
+
+
+def _room_of(cgroup: Path) -> int | None:
+    """Bytes below the memory limit of a cgroup; None without one."""
+    for limit, used, cached in (
+        ("memory.max", "memory.current", "inactive_file"),
+        ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    ):
+        try:
+            told = (cgroup / limit).read_text().strip()
+            num_used = int((cgroup / used).read_text())
+        except (OSError, ValueError):
+            continue
+        # "max" says that there is none; version 1 says it with a number larger than any machine.
+        if told.isdigit():
+            words = [line.split() for line in _lines(cgroup / "memory.stat")]
+            num_cached = sum(int(line[1]) for line in words if len(line) == 2 and line[0] == cached)
+            return max(0, int(told) - num_used + num_cached)
     return None

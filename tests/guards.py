@@ -188,7 +188,7 @@ GUARDS: dict[str, tuple[Promise, ...]] = {
         Promise(
             "a row does not depend on the number of workers, on what schedules them, or on retries",
             (
-                _PROMISES + "test_rows_do_not_depend_on_the_number_of_workers_or_on_what_schedules_them",
+                _PROMISES + "test_rows_do_not_depend_on_workers_their_cores_or_what_schedules_them",
                 "predict/test_predict.py::test_an_open_run_is_finished_and_only_its_missing_units_are_done_again",
             ),
         ),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from imgcls_ray.errors import ResourceError
-from imgcls_ray.machine import available_cores, cores_in_words, cpu_quota
+from imgcls_ray.machine import available_cores, available_memory, cores_in_words, cpu_quota
 from imgcls_ray.workers.ray_cluster import check_local
 
 if TYPE_CHECKING:
@@ -133,3 +133,42 @@ def test_the_quota_is_named_where_more_is_asked_for(monkeypatch: pytest.MonkeyPa
         "give fewer, or leave it out to use all of them",
     ):
         check_local(8, uses_gpus=False, num_gpus=0, gpu_ids=())
+
+
+def memory_limits(process: Path, limits: dict[str, tuple[str, int, int]]) -> Path:
+    """A cgroup2 hierarchy with limit, use and cached files of each folder, and a machine that has 10 GB left."""
+    version_2(process, "/pod/task", {})
+    for folder, (limit, used, cached) in limits.items():
+        place = process.parent / "cgroup" / folder
+        place.mkdir(parents=True, exist_ok=True)
+        (place / "memory.max").write_text(f"{limit}\n")
+        (place / "memory.current").write_text(f"{used}\n")
+        (place / "memory.stat").write_text(f"anon 5\ninactive_file {cached}\n")
+    meminfo = process / "meminfo"
+    meminfo.write_text("MemTotal:  20000000 kB\nMemAvailable:   10000000 kB\n")
+    return meminfo
+
+
+def test_memory_is_what_the_machine_has_left(process: Path) -> None:
+    assert available_memory(process, memory_limits(process, {})) == 10_000_000 * 1024
+    meminfo = memory_limits(process, {"pod/task": ("max", 5, 5)})
+    assert available_memory(process, meminfo) == 10_000_000 * 1024
+
+
+def test_memory_is_what_the_tightest_group_leaves_and_cached_files_count_as_left(process: Path) -> None:
+    meminfo = memory_limits(process, {"pod": ("4000", 3000, 500), "pod/task": ("3000", 1000, 0)})
+    assert available_memory(process, meminfo) == 1500
+
+
+def test_a_group_above_its_limit_leaves_nothing(process: Path) -> None:
+    assert available_memory(process, memory_limits(process, {"pod": ("4000", 5000, 0)})) == 0
+
+
+def test_a_damaged_group_is_passed_over(process: Path) -> None:
+    meminfo = memory_limits(process, {"pod": ("4000", 1000, 0)})
+    (process.parent / "cgroup" / "pod" / "memory.current").write_text("nonsense")
+    assert available_memory(process, meminfo) == 10_000_000 * 1024
+
+
+def test_a_system_that_does_not_tell_its_memory(process: Path) -> None:
+    assert available_memory(process, process / "no meminfo") is None

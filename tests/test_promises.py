@@ -55,7 +55,7 @@ def test_exit_codes_mean_what_they_always_meant() -> None:
     assert "0 done; 1 the" in " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
 
 
-def test_rows_do_not_depend_on_the_number_of_workers_or_on_what_schedules_them(
+def test_rows_do_not_depend_on_workers_their_cores_or_what_schedules_them(
     draw_images: Callable[..., list[Path]], small_model: ModelFolder, tmp_path: Path, ray_session: None
 ) -> None:
     images = draw_images(30)
@@ -73,6 +73,8 @@ def test_rows_do_not_depend_on_the_number_of_workers_or_on_what_schedules_them(
     assert len(one) == 30
     assert rows("local-2", num_workers=2, unit_size=16, on="local") == one
     assert rows("ray-2", num_workers=2, unit_size=24, on="ray") == one
+    for on in ("local", "ray"):
+        assert rows(f"shared-{on}", num_workers=1, cores_per_worker=2, unit_size=30, on=on) == one
     # In pieces of at most one unit, each in one process that has all cores.
     for _ in range(2):
         alone = rows("alone", limit=16, unit_size=16)

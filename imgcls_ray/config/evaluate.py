@@ -32,6 +32,10 @@ class EvaluateConfig(Labelled, RunsNetwork, RunsBlocks, ReadLimits):
     out too much of the dataset."""
 
     num_workers: PositiveInt | None = None
-    """Number of workers, one core each. On CPUs they classify; with GPUs they fetch and decode. Default: all cores."""
+    """Number of workers. On CPUs they classify; with GPUs they fetch and decode. Default: as many as there are cores
+    and memory for."""
+    cores_per_worker: PositiveInt | None = None
+    """Cores of each worker on CPUs, which share one copy of the network. Default: one, or as many as it takes to have
+    the network in memory for all cores, if ``num_workers`` is not given."""
     batch_size: PositiveInt = 32
     """Images per forward pass on one worker; short batches are padded."""

@@ -47,14 +47,17 @@ class LabelConfig(RunsNetwork, RunsBlocks, ReadLimits):
     """Column, or JSON key, of the images in a list."""
 
     num_workers: PositiveInt | None = None
-    """Number of workers, one core each. On CPUs they label; with GPUs they fetch and decode. The number is fixed.
-    Default: all cores, also those of nodes that join the cluster during the run."""
+    """Number of workers. On CPUs they label; with GPUs they fetch and decode. The number is fixed. Default: as many as
+    there are cores and memory for, also on nodes that join the cluster during the run."""
     min_workers: PositiveInt | None = None
     """Smallest number of workers, instead of ``num_workers``: a cluster with an autoscaler grows for them. Default:
     1."""
     max_workers: PositiveInt | None = None
     """Largest number of workers, instead of ``num_workers``: a cluster with an autoscaler grows up to them while there
-    is work. Default: one for each core that the cluster has at any moment; no nodes are asked for."""
+    is work. Default: as many as the cluster has room for at any moment; no nodes are asked for."""
+    cores_per_worker: PositiveInt | None = None
+    """Cores of each worker on CPUs, which share one copy of the network. Default: one, or as many as it takes to have
+    the network in memory for all cores, if ``num_workers`` is not given."""
     num_gpus: int = Field(default=0, ge=0)
     """Number of GPUs to label on, one worker each; Ray chooses which. 0: ``device`` decides."""
     batch_size: PositiveInt = 32

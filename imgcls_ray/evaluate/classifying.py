@@ -99,7 +99,7 @@ def classify_blocks(blocks: Iterable[Block], task: EvaluateTask, pool: Pool) -> 
     Raises:
         ImgclsError: a worker failed for good.
     """
-    done = pool.run(blocks, partial(EvaluateWork, task))
+    done = pool.run(blocks, partial(EvaluateWork, task, num_cores=pool.plan.cores_per_worker))
     return (read_answer(block, task) for block in done)
 
 
@@ -113,8 +113,8 @@ def read_answer(block: Block, task: EvaluateTask) -> BlockAnswer:
 class EvaluateWork(ClassifierWork[pa.Table]):
     """Classifies blocks of entries. The result of a block is one row: its answers and its calibration sums."""
 
-    def __init__(self, task: EvaluateTask, *, device: str | None = "cpu") -> None:
-        super().__init__(task, device, num_threads=1)
+    def __init__(self, task: EvaluateTask, *, device: str | None = "cpu", num_cores: int = 1) -> None:
+        super().__init__(task, device, 1, num_cores)
         self._temperatures = np.array(task.temperatures)
 
     def rows(self, entries: pa.Table) -> pa.Table:

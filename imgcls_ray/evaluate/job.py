@@ -70,7 +70,7 @@ def evaluate(config: EvaluateConfig, console: Console) -> Evaluation:
 def _evaluate(config: EvaluateConfig, console: Console) -> Evaluation:
     start = time.monotonic()
     s3 = s3_options(config)
-    check_resources(config, num_workers=config.num_workers)
+    check_resources(config, num_workers=config.num_workers, cores_per_worker=config.cores_per_worker)
     temperatures = TEMPERATURES if config.calibrate else np.ones(1)
     # The processes load while the dataset is read.
     with local_pool(config, serve_classifying) as local, scratch_folder("evaluate") as place:
@@ -145,7 +145,7 @@ def _classify(
     num_rows = rows_per_block(
         split.num_images,
         num_workers=pool.plan.num_cpu_workers,
-        batch_size=config.batch_size,
+        batch_size=config.batch_size * pool.plan.cores_per_worker,
         crop_size=folder.spec.preprocess.crop_size,
     )
     with (

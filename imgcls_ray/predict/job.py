@@ -41,14 +41,14 @@ from imgcls_ray.store.compact import compact_after_run
 from imgcls_ray.store.delta_log import read_summary
 from imgcls_ray.store.lease import hold_lease
 from imgcls_ray.store.opening import check_identity, create_or_open_store, is_store, open_store
-from imgcls_ray.store.plan import cpu_ms_per_image, images_in, unit_sizes, write_plan
+from imgcls_ray.store.plan import MAX_UNIT_SIZE, cpu_ms_per_image, images_in, unit_sizes, write_plan
 from imgcls_ray.store.records import StoreIdentity, now
 from imgcls_ray.store.schema import STATUS_OK
 from imgcls_ray.words import counted
-from imgcls_ray.workers.pool import is_on_cluster, is_on_ray
+from imgcls_ray.workers.pool import is_on_ray
 from imgcls_ray.workers.prepare import check_resources, local_pool, shared_precision, start_classifiers, start_locally
 from imgcls_ray.workers.progress import label_progress
-from imgcls_ray.workers.ray_cluster import within
+from imgcls_ray.workers.ray_cluster import WorkerPlan
 from imgcls_ray.workers.ray_metrics import RayMetrics
 from imgcls_ray.workers.stopping import interrupt_on_stop
 
@@ -96,6 +96,7 @@ def predict(config: PredictConfig, console: Console, server: ForkServer | None =
         config,
         num_workers=config.num_workers or config.min_workers,
         key="num_workers" if config.num_workers else "min_workers",
+        cores_per_worker=config.cores_per_worker,
         num_gpus=config.num_gpus,
         some_gpus="num_gpus={}",
     )
@@ -235,7 +236,7 @@ class _Job:
             self._store,
             planned,
             run=run,
-            sizes=self._unit_sizes(planned.num_images, self._num_workers(planned.num_images)),
+            sizes=self._unit_sizes(planned.num_images, self._plan_for(planned.num_images)),
             about={**about_inputs(self._config), "left_out": self._counts.to_record()},
         )
 
@@ -264,6 +265,7 @@ class _Job:
             what_now=f"; {kept}",
             # A single unit has the machine to itself.
             num_threads=available_cores() if is_alone else 1,
+            num_cores=1 if is_alone else pool.plan.cores_per_worker,
         )
         others: set[int] = set()
         num_done = report.num_done_before
@@ -312,7 +314,7 @@ class _Job:
     def _local_pool(self) -> LocalPool:
         """For a single unit, wherever others would be labelled: Ray's start would take longer."""
         config = self._config
-        return start_locally(config, self._local, self._folder, embedding=config.embedding, num_workers=1)
+        return start_locally(config, self._local, self._folder, embedding=config.embedding, is_alone=True)
 
     def _start(self) -> Pool:
         if self._pool is None:
@@ -324,26 +326,29 @@ class _Job:
                 self._exporters.append(RayMetrics())
         return self._pool
 
-    def _num_workers(self, num_images: int) -> int:
-        """Only a cluster has to be asked, and not for a single unit: planning need not wait for Ray."""
-        if self._config.num_workers is None and is_on_cluster(self._config):
-            return self._start().plan.num_cpu_workers if len(self._unit_sizes(num_images, 1)) > 1 else 1
-        return self._config.num_workers or within(available_cores(), *self._config.worker_limits)
+    def _plan_for(self, num_images: int) -> WorkerPlan:
+        """The workers of a run; for a single unit they need not be asked for, and planning need not wait for Ray."""
+        return self._start().plan if len(self._unit_sizes(num_images, WorkerPlan(1))) > 1 else WorkerPlan(1)
 
-    def _unit_sizes(self, num_images: int, num_workers: int) -> list[int]:
+    def _unit_sizes(self, num_images: int, plan: WorkerPlan) -> list[int]:
         # With GPUs, a worker of the plan is a CPU actor, which decodes a unit and hands it on.
         uses_gpus = self._config.uses_gpus
-        ms_per_image = cpu_ms_per_image(0 if uses_gpus else self._folder.num_bytes)
+        cores = plan.cores_per_worker
+        ms_per_image = cpu_ms_per_image(0 if uses_gpus else self._folder.num_bytes) / cores
+        round_size = self._config.batch_size * cores
         largest = self._config.unit_size or images_in(_LARGEST_UNIT_S, ms_per_image)
+        if cores > 1 and not self._config.unit_size:
+            # A batch for each core: of fewer, some would have nothing to do.
+            largest = max(largest, min(round_size, MAX_UNIT_SIZE))
         if uses_gpus:
             largest = min(largest, _MAX_BLOCK_BYTES // (3 * self._folder.spec.preprocess.crop_size**2))
         smallest_s = _SMALLEST_UNIT_S if is_on_ray(self._config) else _SMALLEST_LOCAL_UNIT_S
         return unit_sizes(
             num_images,
-            num_workers=num_workers,
+            num_workers=plan.num_cpu_workers,
             smallest=images_in(smallest_s, ms_per_image),
             largest=largest,
-            batch_size=self._config.batch_size,
+            batch_size=round_size,
         )
 
     def describe_run(self, report: RunReport) -> RunRecord:

@@ -69,9 +69,11 @@ def unit_of(content: pa.Table) -> Unit:
 class LabelWork(ClassifierWork[list[Prediction | ImageError]]):
     """Classifies units and commits them; what comes back of each is one row of counts."""
 
-    def __init__(self, task: LabelTask, *, device: str | None = "cpu", num_threads: int = 1) -> None:
+    def __init__(
+        self, task: LabelTask, *, device: str | None = "cpu", num_threads: int = 1, num_cores: int = 1
+    ) -> None:
         self._task, self._store = task, task.open_store()
-        super().__init__(task, device, num_threads)
+        super().__init__(task, device, num_threads, num_cores)
 
     def done_before(self, content: pa.Table) -> pa.Table | None:
         unit = unit_of(content)

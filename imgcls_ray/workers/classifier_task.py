@@ -10,11 +10,16 @@ from imgcls_ray.errors import ModelFolderError
 from imgcls_ray.images.limits import DecodeLimits
 from imgcls_ray.models.classifier import ImageClassifier, ModelInput
 from imgcls_ray.models.open import open_model
+from imgcls_ray.models.parallel import ParallelClassifier
 from imgcls_ray.storage import FetchLimits
 from imgcls_ray.workers.decoding import Decode, decode_in_child, decode_in_time
 from imgcls_ray.workers.worker import Work
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from imgcls_ray.errors import ImageError
+    from imgcls_ray.models.classifier import StageSeconds
     from imgcls_ray.models.engines.load import EngineName, Precision
     from imgcls_ray.models.folder import ModelFolder
 
@@ -50,7 +55,9 @@ class ClassifierTask:
             raise ModelFolderError(f"{self.model}: was replaced while the run was starting; run the command again")
         return folder
 
-    def load_classifier(self, folder: ModelFolder, *, device: str, num_threads: int) -> ImageClassifier:
+    def load_classifier(
+        self, folder: ModelFolder, *, device: str, num_threads: int, num_streams: int
+    ) -> ImageClassifier:
         return ImageClassifier.load(
             folder,
             engine=self.engine,
@@ -58,6 +65,7 @@ class ClassifierTask:
             precision=self.precision,
             batch_size=self.batch_size,
             num_threads=num_threads,
+            num_streams=num_streams,
             top_k=self.top_k,
             embedding=self.embedding,
             logits=self.logits,
@@ -71,19 +79,37 @@ class ClassifierWork(Work[ModelInput, R]):
     Args:
         task: of the job.
         device: of the classifier; ``None`` where images are only decoded, for a classifier elsewhere.
-        num_threads: of the classifier, on a CPU.
+        num_threads: of one forward pass, on a CPU.
+        num_cores: forward passes at once, on a CPU.
     """
 
-    def __init__(self, task: ClassifierTask, device: str | None, num_threads: int) -> None:
+    def __init__(self, task: ClassifierTask, device: str | None, num_threads: int, num_cores: int) -> None:
         self.fetch_limits, self._decode_limits = task.fetch_limits, task.decode_limits
         folder = task.open_model()
         self._spec = folder.spec
-        self._loaded = task.load_classifier(folder, device=device, num_threads=num_threads) if device else None
+        self._loaded: ImageClassifier | ParallelClassifier | None = None
+        if device is not None:
+            self._loaded = task.load_classifier(folder, device=device, num_threads=num_threads, num_streams=num_cores)
+            if num_cores > 1:
+                self._loaded = ParallelClassifier(self._loaded, num_cores)
 
     @property
-    def _classifier(self) -> ImageClassifier:
+    def _classifier(self) -> ImageClassifier | ParallelClassifier:
         assert self._loaded is not None
         return self._loaded
+
+    def decode(
+        self,
+        encoded: Iterator[bytes | ImageError],
+        decode: Decode,
+        seconds: StageSeconds,
+        *,
+        careful: bool,
+    ) -> Iterator[ModelInput | ImageError]:
+        # The careful way has one child process: it decodes one image at a time.
+        if isinstance(self._loaded, ParallelClassifier) and not careful:
+            return self._loaded.decode_inputs(encoded, decode, seconds)
+        return super().decode(encoded, decode, seconds, careful=careful)
 
     def decoder(self, *, careful: bool) -> AbstractContextManager[Decode]:
         if careful:

@@ -1,8 +1,8 @@
 """Decode images of which one may end the process that tries, or never come to an end.
 
-The ordinary way costs a microsecond more than nothing: a timer of the kernel ends a worker that sits on one image. The
-careful way, for blocks that have ended a worker twice, decodes in a child process: the guilty image gets its code, and
-nothing else is hurt. Both run the same function, so the pixels are the same.
+The ordinary way costs two microseconds more than nothing: a timer of the kernel ends a worker that sits on one image.
+The careful way, for blocks that have ended a worker twice, decodes in a child process: the guilty image gets its code,
+and nothing else is hurt. Both run the same function, so the pixels are the same.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import os
 import resource
 import signal
 import struct
+import threading
+import time
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -51,20 +53,35 @@ def end_process_when_late(
     """Give work on one image ``limits.timeout_s``; then the process ends by SIGALRM.
 
     With ``timer=signal.ITIMER_PROF`` it is seconds of CPU time, and the signal is SIGPROF: for a process that others go
-    before, and whose image is not to blame for that.
+    before, and whose image is not to blame for that. There, one thread works at a time.
 
     A timer of the kernel and the signal's default action, because a decoder in C may never give the GIL back: no
     handler and no thread of Python's would run. ``faulthandler.dump_traceback_later`` needs no GIL either, but starts a
-    thread for each image, 54 microseconds against one. The process must have no other use for the signal, which holds
-    for a worker. One thread decodes at a time.
+    thread for each image, 54 microseconds against two. The process must have no other use for the signal, which holds
+    for a worker, and only one such function is in use at a time. Threads may share it: a process has only one timer,
+    which is always set for the image that was begun first.
     """
+    lock = threading.Lock()
+    # When each thread began its image, the oldest first.
+    begun: dict[int, float] = {}
 
     def timed(data: bytes) -> R:
-        signal.setitimer(timer, limits.timeout_s)
+        thread = threading.get_ident()
+        with lock:
+            if not begun:
+                signal.setitimer(timer, limits.timeout_s)
+            begun[thread] = time.monotonic()
         try:
             return work(data)
         finally:
-            signal.setitimer(timer, 0)
+            with lock:
+                was_oldest = next(iter(begun)) == thread
+                del begun[thread]
+                if was_oldest:
+                    oldest = next(iter(begun.values()), None)
+                    # Zero would be no timer at all.
+                    left = 0.0 if oldest is None else max(oldest + limits.timeout_s - time.monotonic(), 1e-6)
+                    signal.setitimer(timer, left)
 
     return timed
 

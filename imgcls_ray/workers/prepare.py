@@ -5,30 +5,43 @@ from __future__ import annotations
 import logging
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
-from functools import partial
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 from imgcls_ray.config import OnDevice, RunsBlocks
 from imgcls_ray.errors import ResourceError
-from imgcls_ray.machine import available_cores
+from imgcls_ray.machine import available_cores, available_memory
 from imgcls_ray.models.engines.load import native_bf16_of, preparation_of, prepare_engine
+from imgcls_ray.models.engines.memory import known_memory, measure_memory
 from imgcls_ray.words import counted
 from imgcls_ray.workers.local_pool import LocalPool
 from imgcls_ray.workers.pool import is_on_cluster, is_on_ray
-from imgcls_ray.workers.ray_cluster import check_local, is_cluster_given, plan_workers, show_gpus, start_ray, within
+from imgcls_ray.workers.ray_cluster import (
+    check_local,
+    fit_plan,
+    is_cluster_given,
+    plan_workers,
+    show_gpus,
+    start_ray,
+    within,
+)
 from imgcls_ray.workers.ray_pool import RayPool
 from imgcls_ray.workers.ray_precision import precision_of_nodes
+from imgcls_ray.workers.sizing import ACTOR_BYTES, LOCAL_BYTES, Room, WorkerMemory, check_fits
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from imgcls_ray.config import CheckConfig, EngineName, EvaluateConfig, Precision, PredictConfig
+    from imgcls_ray.config import CheckConfig, EvaluateConfig, Precision, PredictConfig
+    from imgcls_ray.models.engines.memory import NetworkMemory
     from imgcls_ray.models.folder import ModelFolder
     from imgcls_ray.workers.forks import ForkServer
     from imgcls_ray.workers.pool import Pool
 
 logger = logging.getLogger(__name__)
 
+# Of a machine's memory, for the command itself and the files that are being read.
+_KEPT_FREE_BYTES = 512 * 2**20
 _LOADS = ", each loads the model"
 
 
@@ -37,6 +50,7 @@ def check_resources(
     *,
     num_workers: int | None,
     key: str = "num_workers",
+    cores_per_worker: int | None = None,
     num_gpus: int = 0,
     some_gpus: str = "",
 ) -> None:
@@ -44,8 +58,9 @@ def check_resources(
 
     Args:
         config: of the job.
-        num_workers: that many CPUs are needed; one, if none is said.
+        num_workers: that many are needed; one, if none is said.
         key: of the configuration that says so.
+        cores_per_worker: CPUs of each; one, if none is said.
         num_gpus: how many GPUs; 0 for those that ``device`` means.
         some_gpus: how this job is told to take so many GPUs of a cluster, with ``{}`` for the number.
 
@@ -54,7 +69,14 @@ def check_resources(
     """
     gpu_ids = config.gpu_ids if isinstance(config, OnDevice) else ()
     if not (is_on_cluster(config) if isinstance(config, RunsBlocks) else is_cluster_given()):
-        check_local(num_workers or 1, uses_gpus=config.uses_gpus, num_gpus=num_gpus, gpu_ids=gpu_ids, key=key)
+        check_local(
+            num_workers or 1,
+            key=key,
+            cores_per_worker=cores_per_worker or 1,
+            uses_gpus=config.uses_gpus,
+            num_gpus=num_gpus,
+            gpu_ids=gpu_ids,
+        )
     elif isinstance(config, OnDevice) and gpu_ids:
         some = f", or {some_gpus.format(len(gpu_ids))}" if some_gpus else ""
         raise ResourceError(
@@ -126,7 +148,8 @@ def start_classifiers(
     if not is_on_ray(config):
         return start_locally(config, local, folder, embedding=embedding)
     pool = _start_on_ray(config, folder, embedding=embedding, num_gpus=num_gpus)
-    _tell_of_start(pool.plan.num_cpu_workers + pool.plan.num_gpu_workers, _LOADS, on_ray=True)
+    num_workers = pool.plan.num_cpu_workers + pool.plan.num_gpu_workers
+    _tell_of_start(num_workers, _LOADS, cores=pool.plan.cores_per_worker, on_ray=True)
     return pool
 
 
@@ -136,12 +159,29 @@ def start_locally(
     folder: ModelFolder,
     *,
     embedding: bool = False,
-    num_workers: int | None = None,
+    is_alone: bool = False,
 ) -> LocalPool:
-    """As ``start_classifiers``, on the local pool, of which so many workers will be needed, or all."""
-    if _preparation(folder, config.engine, "cpu", embedding):
-        local.call(partial(prepare_engine, folder, config.engine, "cpu", embedding))
-    _tell_of_start(num_workers or local.plan.num_cpu_workers, _LOADS, on_ray=False)
+    """As ``start_classifiers``, on the local pool, of which all workers will be needed, or one with all cores."""
+    network = _Network(folder, config, embedding)
+    network.tell_of_preparation("cpu")
+    if network.is_to_prepare("cpu"):
+        local.call(network.prepare_for_cpus)
+    num_workers = 1 if is_alone else local.plan.num_cpu_workers
+    memory, num_left = network.memory(), available_memory()
+    if memory is not None and num_left is not None:
+        rooms = [Room(available_cores(), max(0, num_left - _KEPT_FREE_BYTES))]
+        needed = WorkerMemory(memory, LOCAL_BYTES)
+        if is_alone:
+            check_fits(rooms, needed, 1, 1, place="this machine")
+        else:
+            local.plan = fit_plan(
+                local.plan, rooms, needed, config.num_workers, config.cores_per_worker, place="this machine"
+            )
+            if config.num_workers is None:
+                fitting = within(local.plan.num_cpu_workers, *config.worker_limits)
+                local.plan = replace(local.plan, num_cpu_workers=fitting)
+            num_workers = local.plan.num_cpu_workers
+    _tell_of_start(num_workers, _LOADS, cores=1 if is_alone else local.plan.cores_per_worker, on_ray=False)
     return local
 
 
@@ -162,38 +202,79 @@ def _start_on_ray(
     # gives the memory back.
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as beside:
         device = "cuda" if config.uses_gpus else "cpu"
+        network = _Network(folder, config, embedding)
+        network.tell_of_preparation(device)
         prepared = None
-        if _preparation(folder, config.engine, device, embedding):
-            prepared = beside.submit(prepare_engine, folder, config.engine, device, embedding)
+        if network.is_to_prepare(device):
+            # With GPUs nothing has to be prepared.
+            prepared = beside.submit(network.prepare_for_cpus)
         if config.gpu_ids:
             show_gpus(config.gpu_ids)
         start_ray(uses_gpus=config.uses_gpus)
         if prepared is not None:
             prepared.result()
-    num_gpus = num_gpus or len(config.gpu_ids)
     least, most = config.worker_limits
+    if config.uses_gpus:
+        num_gpus = num_gpus or len(config.gpu_ids)
+        return RayPool(plan_workers(config.num_workers, num_gpus or None, min_workers=least, max_workers=most))
+    # The network of a node may differ from this machine's in precision, and hardly in memory.
+    memory = network.memory()
     return RayPool(
         plan_workers(
             config.num_workers,
-            num_gpus or (None if config.uses_gpus else 0),
+            num_gpus,
             min_workers=least,
             max_workers=most,
+            cores_per_worker=config.cores_per_worker,
+            memory=None if memory is None else WorkerMemory(memory, ACTOR_BYTES),
         )
     )
 
 
-def _preparation(folder: ModelFolder, engine: EngineName, device: str, embedding: bool) -> bool:
-    """Whether the engine has to be prepared; what takes long is told."""
-    preparation = preparation_of(folder, engine, device, embedding)
-    if preparation == "conversion":
-        logger.info("%s: converting the network once, about 15 s; later commands use the converted one", folder.path)
-    return preparation is not None
+@dataclass(frozen=True)
+class _Network:
+    """What workers on CPUs load, and what has to be done once before they do."""
+
+    folder: ModelFolder
+    config: EvaluateConfig | PredictConfig
+    embedding: bool
+
+    @property
+    def _load(self) -> dict[str, Any]:
+        config = self.config
+        return {
+            "engine": config.engine,
+            "precision": config.precision,
+            "batch_size": config.batch_size,
+            "embedding": self.embedding,
+        }
+
+    def memory(self) -> NetworkMemory | None:
+        return known_memory(self.folder, **self._load)
+
+    def is_to_prepare(self, device: str) -> bool:
+        if preparation_of(self.folder, self.config.engine, device, self.embedding) is not None:
+            return True
+        return device == "cpu" and self.memory() is None
+
+    def tell_of_preparation(self, device: str) -> None:
+        """Log what takes long."""
+        if preparation_of(self.folder, self.config.engine, device, self.embedding) == "conversion":
+            logger.info(
+                "%s: converting the network once, about 15 s; later commands use the converted one", self.folder.path
+            )
+
+    def prepare_for_cpus(self) -> None:
+        """For another process to call, which then gives the memory back."""
+        prepare_engine(self.folder, self.config.engine, "cpu", self.embedding)
+        measure_memory(self.folder, **self._load)
 
 
-def _tell_of_start(num_workers: int, what_they_do: str, *, on_ray: bool) -> None:
+def _tell_of_start(num_workers: int, what_they_do: str, *, cores: int = 1, on_ray: bool) -> None:
     workers = (
         f"{counted(num_workers, 'worker')} on Ray"
         if on_ray
         else f"{counted(num_workers, 'process', 'processes')} on this machine"
     )
-    logger.info("starting %s%s", workers, what_they_do)
+    of_cores = f" of {cores} cores" if cores > 1 else ""
+    logger.info("starting %s%s%s", workers, of_cores, what_they_do)

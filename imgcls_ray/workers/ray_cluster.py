@@ -5,17 +5,19 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from imgcls_ray.errors import ResourceError
 from imgcls_ray.machine import available_cores, cores_in_words
 from imgcls_ray.words import counted
 from imgcls_ray.workers.ray_start import cluster_address, hush_ray, own_ray, starting_ray
+from imgcls_ray.workers.sizing import Room, check_fits, choose_cores, num_fitting
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from imgcls_ray.workers.sizing import WorkerMemory
 
 logger = logging.getLogger(__name__)
 
@@ -38,11 +40,15 @@ class WorkerPlan:
     """The workers of one run and what each takes; on Ray, in its logical resources."""
 
     num_cpu_workers: int
-    """Workers of one CPU each, at the start: all of the work on CPUs, or fetching and decoding for GPUs."""
+    """Workers on CPUs, at the start: all of the work, or fetching and decoding for GPUs."""
     num_gpu_workers: int = 0
     """Workers of one GPU each, on Ray."""
     elastic: Elastic | None = None
     """On Ray: the CPU workers become more as nodes join and fewer as they leave. ``None``: their number is fixed."""
+    cores_per_worker: int = 1
+    """CPUs of each worker on CPUs."""
+    bytes_per_worker: int | None = None
+    """Memory of each worker on CPUs, where it is known."""
 
 
 def within(number: int, least: int | None, most: int | None) -> int:
@@ -95,13 +101,20 @@ def start_ray(*, uses_gpus: bool) -> None:
 
 
 def check_local(
-    num_workers: int, *, uses_gpus: bool, num_gpus: int, gpu_ids: Sequence[int], key: str = "num_workers"
+    num_workers: int,
+    *,
+    key: str = "num_workers",
+    cores_per_worker: int = 1,
+    uses_gpus: bool,
+    num_gpus: int,
+    gpu_ids: Sequence[int],
 ) -> None:
     """Refuse what this machine cannot run, before Ray is started for it.
 
     Args:
         num_workers: on CPUs.
         key: of the configuration that asks for them.
+        cores_per_worker: of each of them.
         uses_gpus: whether any is needed.
         num_gpus: how many; 0 for those named, or for as many as there are.
         gpu_ids: those that are named.
@@ -109,10 +122,12 @@ def check_local(
     Raises:
         ResourceError: with the numbers.
     """
-    if num_workers > available_cores():
+    if (num_cores := num_workers * cores_per_worker) > available_cores():
+        given = f"{key}={num_workers}"
+        if cores_per_worker > 1:
+            given = f"cores_per_worker={cores_per_worker}" + (f" with {given}" if num_workers > 1 else "")
         raise ResourceError(
-            f"{key}={num_workers} needs {num_workers} CPUs, {cores_in_words()}; "
-            "give fewer, or leave it out to use all of them"
+            f"{given} needs {num_cores} CPUs, {cores_in_words()}; give fewer, or leave it out to use all of them"
         )
     if uses_gpus:
         import torch
@@ -152,18 +167,24 @@ def plan_workers(
     *,
     min_workers: int | None = None,
     max_workers: int | None = None,
+    cores_per_worker: int | None = None,
+    memory: WorkerMemory | None = None,
 ) -> WorkerPlan:
     """Choose the actors for the Ray that runs, and check that they can run.
 
     Args:
-        num_workers: on CPUs, a fixed number; by default one for each CPU that Ray has, at any moment.
+        num_workers: on CPUs, a fixed number; by default as many as Ray has room for, at any moment.
         num_gpus: 0 for none, None for all that Ray has now.
         min_workers: without ``num_workers``: ask the cluster for so many, whatever it has.
         max_workers: without ``num_workers``: use no more, but ask the cluster for so many.
+        cores_per_worker: CPUs of each; by default as few as have their network in memory, and one if their number is
+            given.
+        memory: of each, where that is known.
 
     On a machine's own Ray, actors that do not fit at once would wait for ever for those that run. A cluster that the
     environment names may grow: actors that wait are what tells its autoscaler to add nodes, and each starts as soon as
-    there is room. Ray has no stable way to ask what an autoscaler could add, so there nothing is refused.
+    there is room. Ray has no stable way to ask what an autoscaler could add, so there nothing is refused that a larger
+    node could run.
 
     Raises:
         ResourceError: with the numbers.
@@ -182,9 +203,18 @@ def plan_workers(
         raise ResourceError("device=gpu: the Ray cluster has no GPU now; give num_gpus if it can grow, or device=cpu")
     elastic = Elastic(min_workers or 1, max_workers) if may_grow and num_workers is None else None
     plan = WorkerPlan(
-        num_workers or within(max(cpus, 1), min_workers, max_workers), gpus if num_gpus is None else num_gpus, elastic
+        num_workers or max(cpus // (cores_per_worker or 1), 1),
+        gpus if num_gpus is None else num_gpus,
+        elastic,
+        cores_per_worker or 1,
     )
-    if plan.num_cpu_workers <= cpus and plan.num_gpu_workers <= gpus:
+    if memory is not None:
+        rooms = None if may_grow and (num_workers is not None or not cpus) else _rooms()
+        plan = fit_plan(plan, rooms, memory, num_workers, cores_per_worker, place="the Ray cluster")
+    if num_workers is None:
+        plan = replace(plan, num_cpu_workers=within(plan.num_cpu_workers, min_workers, max_workers))
+    num_cores = plan.num_cpu_workers * plan.cores_per_worker
+    if num_cores <= cpus and plan.num_gpu_workers <= gpus:
         return plan
     if may_grow:
         logger.info(
@@ -192,14 +222,56 @@ def plan_workers(
             "others start when it grows",
             cpus,
             gpus,
-            min(cpus, plan.num_cpu_workers),
+            min(cpus // plan.cores_per_worker, plan.num_cpu_workers),
             plan.num_cpu_workers,
             min(gpus, plan.num_gpu_workers),
             plan.num_gpu_workers,
         )
         return plan
     raise ResourceError(
-        f"the run needs {plan.num_cpu_workers} CPUs ({plan.num_cpu_workers} workers of 1) and "
+        f"the run needs {num_cores} CPUs ({plan.num_cpu_workers} workers of {plan.cores_per_worker}) and "
         f"{plan.num_gpu_workers} GPUs, the Ray cluster has {cpus} CPUs and {gpus} GPUs; "
         "lower num_workers or num_gpus, or add nodes"
     )
+
+
+def fit_plan(
+    plan: WorkerPlan,
+    rooms: Sequence[Room] | None,
+    memory: WorkerMemory,
+    num_workers: int | None,
+    cores_per_worker: int | None,
+    *,
+    place: str,
+) -> WorkerPlan:
+    """A plan whose workers have their network in memory.
+
+    Args:
+        plan: as it is without a bound on memory.
+        rooms: the machines; None if they are not known yet, and nothing is to be refused.
+        memory: of a worker.
+        num_workers: if that many are asked for.
+        cores_per_worker: if that many are asked for.
+        place: whose memory it is, for people.
+
+    Raises:
+        ResourceError: there is none, with the numbers.
+    """
+    cores = cores_per_worker or (1 if num_workers or not rooms else choose_cores(rooms, memory))
+    if rooms is not None:
+        num_workers = num_workers or max(1, num_fitting(rooms, memory, cores))
+        check_fits(rooms, memory, num_workers, cores, place=place)
+    return replace(
+        plan,
+        num_cpu_workers=num_workers or plan.num_cpu_workers,
+        cores_per_worker=cores,
+        bytes_per_worker=memory.of(cores),
+    )
+
+
+def _rooms() -> list[Room]:
+    """What the nodes of the cluster have for actors, which is what Ray schedules by."""
+    import ray
+
+    resources = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    return [Room(int(node.get("CPU", 0)), int(node.get("memory", 0))) for node in resources if node.get("CPU")]

@@ -162,7 +162,15 @@ def _attempt(
         dataset = _map(dataset, RayBlockDecoder, decode, board, sizes, **alone)
         dataset = _map(dataset, RayBlockClassifier, classify, board, {"size": num_gpu_actors}, on_gpu=True, **alone)
     else:
-        dataset = _map(dataset, RayBlockWorker, make_work, board, sizes)
+        dataset = _map(
+            dataset,
+            RayBlockWorker,
+            make_work,
+            board,
+            sizes,
+            num_cpus=workers.cores_per_worker,
+            memory=workers.bytes_per_worker,
+        )
     batches: Any = dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
     for block in _until_stopped(chain.from_iterable(map(from_task, batches)), board):
         if copies:
@@ -207,6 +215,8 @@ def _map(
     board: Board,
     sizes: Mapping[str, int | None],
     *,
+    num_cpus: int = 1,
+    memory: int | None = None,
     on_gpu: bool = False,
     outlives_deaths: bool = True,
 ) -> Dataset:
@@ -222,8 +232,9 @@ def _map(
             # A block goes to its actor whole; with GPUs Ray Data wants a number: one row, one block.
             batch_size=1 if on_gpu else None,
             batch_format="pyarrow",
-            num_cpus=0 if on_gpu else 1,
+            num_cpus=0 if on_gpu else num_cpus,
             num_gpus=1 if on_gpu else None,
+            memory=memory,
             # Ray Data sends an actor no more than it may have in hand, so a dead actor costs no more than that.
             compute=ActorPoolStrategy(
                 **sizes,

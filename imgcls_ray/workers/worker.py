@@ -126,12 +126,24 @@ class Work(ABC, Generic[D, R]):
     def decoder(self, *, careful: bool) -> AbstractContextManager[Callable[[bytes], D | ImageError]]:
         """The ordinary way to decode, or the one that survives every image."""
 
+    def decode(
+        self,
+        encoded: Iterator[bytes | ImageError],
+        decode: Callable[[bytes], D | ImageError],
+        seconds: StageSeconds,
+        *,
+        careful: bool,
+    ) -> Iterator[D | ImageError]:
+        """Decode images in order with what ``decoder`` gave, one result each."""
+        del careful  # in the caller's thread one way is as good as the other
+        return decode_model_inputs(encoded, decode, seconds)
+
     def check(self, rows: pa.Table, errors: Sequence[ImageErrorCode | None]) -> None:
         """End the job where errors mean that more is wrong than images; one for each row."""
 
     @abstractmethod
     def compute(self, content: pa.Table, inputs: Iterator[D | ImageError], seconds: StageSeconds) -> R:
-        """What needs the core. No other block of this worker is computed meanwhile."""
+        """What needs cores. No other block of this worker is computed meanwhile."""
 
     @abstractmethod
     def commit(self, content: pa.Table, rows: pa.Table, result: R, seconds: StageSeconds) -> pa.Table:
@@ -156,7 +168,9 @@ class AnyBoard(Protocol):
 
 
 class BlockWorker(Generic[D, R]):
-    """Does blocks from their first byte to their commit, on one core. Two threads may call it at once.
+    """Does blocks from their first byte to their commit, on one core or on several, as its work does.
+
+    Two threads may call it at once.
 
     Args:
         make_work: what it does with a block.
@@ -169,9 +183,9 @@ class BlockWorker(Generic[D, R]):
     def __init__(self, make_work: Callable[[], Work[D, R]], board: AnyBoard, name: Callable[[], str]) -> None:
         self._work, self._board, self._name = make_work(), board, name
         self._executor = ThreadPoolExecutor(NUM_FETCH_THREADS, thread_name_prefix="fetch")
-        # A worker is one core, so computing is one block at a time; and one at a time it must be, because the
-        # classifier is not made for threads and the decoding timer is the process's only one. Reentrant: who finds
-        # that the command stops may hold it already.
+        # Computing one block takes all cores of a worker, so it is one block at a time; and one at a time it must be,
+        # because the classifier is called by one thread, and a death is to be blamed on as few blocks as possible.
+        # Reentrant: who finds that the command stops may hold it already.
         self._computing = threading.RLock()
         self._committing = threading.Lock()
 
@@ -236,7 +250,7 @@ class BlockWorker(Generic[D, R]):
     ) -> R:
         errors: list[ImageErrorCode | None] = []
         with self._work.decoder(careful=careful) as decode:
-            inputs = decode_model_inputs(_timed(encoded, seconds), decode, seconds)
+            inputs = self._work.decode(_timed(encoded, seconds), decode, seconds, careful=careful)
             result = self._compute(block, rows, _noted(inputs, errors), seconds)
         self._work.check(rows, errors)
         return result

@@ -172,9 +172,9 @@ class Running:
                     found[pid] = (folder / "cmdline").read_bytes().decode(errors="replace")
         return {pid: title for pid, title in found.items() if title}
 
-    def wait_for_work(self) -> None:
-        """Wait until two workers are in the middle of a block."""
-        wait_until(lambda: self.process.poll() is not None or len(self.workers()) >= 2, 120)
+    def wait_for_work(self, num_workers: int = 2) -> None:
+        """Wait until so many workers are in the middle of a block."""
+        wait_until(lambda: self.process.poll() is not None or len(self.workers()) >= num_workers, 120)
         time.sleep(1)
         assert self.process.poll() is None, self.process.communicate()
 

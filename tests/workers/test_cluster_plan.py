@@ -8,7 +8,9 @@ import os
 import pytest
 
 from imgcls_ray.errors import ResourceError
+from imgcls_ray.models.engines.memory import NetworkMemory
 from imgcls_ray.workers.ray_cluster import Elastic, WorkerPlan, check_local, plan_workers, show_gpus, within
+from imgcls_ray.workers.sizing import WorkerMemory
 
 
 @pytest.fixture
@@ -124,3 +126,41 @@ def test_named_gpus_are_the_only_ones_that_ray_sees(
     show_gpus((2, 0))
     assert os.environ["CUDA_VISIBLE_DEVICES"] == after
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+
+
+LARGE = WorkerMemory(NetworkMemory(once=2_000_000_000, per_core=500_000_000), rest=500_000_000)
+
+
+def nodes(monkeypatch: pytest.MonkeyPatch, *rooms: tuple[int, float]) -> None:
+    """A Ray of nodes with so many CPUs and gigabytes."""
+    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": float(sum(cpus for cpus, _ in rooms))})
+    told = [{"Alive": True, "Resources": {"CPU": float(cpus), "memory": gb * 1e9}} for cpus, gb in rooms]
+    dead = {"Alive": False, "Resources": {"CPU": 64.0, "memory": 1e12}}
+    without_cpus = {"Alive": True, "Resources": {"memory": 1e12}}
+    monkeypatch.setattr("ray.nodes", lambda: [*told, dead, without_cpus])
+
+
+def test_actors_have_so_many_cpus_that_the_network_fits_on_every_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    nodes(monkeypatch, (4, 100), (4, 100))
+    assert plan_workers(None, 0, memory=LARGE) == WorkerPlan(8, bytes_per_worker=3_000_000_000)
+    nodes(monkeypatch, (4, 5), (4, 5))
+    shared = WorkerPlan(2, cores_per_worker=4, bytes_per_worker=4_500_000_000)
+    assert plan_workers(None, 0, memory=LARGE) == shared
+
+
+def test_actors_without_room_are_refused_except_on_nodes_to_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    nodes(monkeypatch, (4, 2))
+    with pytest.raises(ResourceError, match=r"1 worker of 1 core needs 3.0 GB .* the Ray cluster has 2.0 GB left"):
+        plan_workers(None, 0, memory=LARGE)
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    with pytest.raises(ResourceError, match=r"the Ray cluster has 2\.0 GB left"):
+        plan_workers(None, 0, memory=LARGE)
+    assert plan_workers(2, 0, cores_per_worker=4, memory=LARGE).bytes_per_worker == 4_500_000_000
+
+
+def test_more_cores_than_the_machine_has_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("imgcls_ray.workers.ray_cluster.available_cores", lambda: 4)
+    with pytest.raises(ResourceError, match="cores_per_worker=3 with num_workers=2 needs 6 CPUs"):
+        check_local(2, cores_per_worker=3, uses_gpus=False, num_gpus=0, gpu_ids=())
+    with pytest.raises(ResourceError, match="cores_per_worker=5 needs 5 CPUs"):
+        check_local(1, cores_per_worker=5, uses_gpus=False, num_gpus=0, gpu_ids=())

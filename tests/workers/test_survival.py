@@ -18,13 +18,17 @@ if TYPE_CHECKING:
     from imgcls_ray.models.folder import ModelFolder
     from tests.workers.survival import Job, Place
 
+WORKERS = {"two": ("--num-workers", "2"), "shared": ("--num-workers", "1", "-s", "cores_per_worker=2")}
+"""Of one core each, and one of two cores."""
 # Of labelling on Ray, in the default tests: ``test_ray_survival.py``, without the start of another Ray.
 EVERY_JOB = pytest.mark.parametrize(
-    ("job", "on"),
+    ("job", "on", "workers"),
     [
-        (job, on) if (job, on) == ("predict", "local") else pytest.param(job, on, marks=pytest.mark.slow)
+        pytest.param(job, on, workers, marks=() if (job, on) == ("predict", "local") else pytest.mark.slow)
         for job in ("predict", "evaluate", "check")
         for on in ("local", "ray")
+        for workers in ("two", "shared")
+        if (job, workers) != ("check", "shared")  # which loads nothing that could be shared
     ],
 )
 STOPPED = {
@@ -55,10 +59,16 @@ def slow_data(tmp_path: Path) -> Dataset:
 
 @EVERY_JOB
 def test_a_worker_that_is_killed_costs_no_image(
-    start: Callable[..., Running], slow_data: Dataset, small_model: ModelFolder, tmp_path: Path, job: Job, on: Place
+    start: Callable[..., Running],
+    slow_data: Dataset,
+    small_model: ModelFolder,
+    tmp_path: Path,
+    job: Job,
+    on: Place,
+    workers: str,
 ) -> None:
-    running = start(command_of(job, slow_data, small_model, tmp_path / "out", "--num-workers", "2", on=on))
-    running.wait_for_work()
+    running = start(command_of(job, slow_data, small_model, tmp_path / "out", *WORKERS[workers], on=on))
+    running.wait_for_work(2 if workers == "two" else 1)
     os.kill(wait_until(running.workers)[0], signal.SIGKILL)
     code, words = running.wait(200)
     assert code == exit_code_of(job), words
@@ -67,12 +77,12 @@ def test_a_worker_that_is_killed_costs_no_image(
 
 @EVERY_JOB
 def test_images_that_end_their_worker_cost_themselves_alone(
-    start: Callable[..., Running], small_model: ModelFolder, tmp_path: Path, job: Job, on: Place
+    start: Callable[..., Running], small_model: ModelFolder, tmp_path: Path, job: Job, on: Place, workers: str
 ) -> None:
     data = Dataset(tmp_path / "data", 120, size=(96, 80))
     data.poison(40, "CRASH")
     data.poison(60, "LOOP")
-    options = ("--num-workers", "2", "-s", "decode_timeout_s=2")
+    options = (*WORKERS[workers], "-s", "decode_timeout_s=2")
     command = command_of(job, data, small_model, tmp_path / "out", *options, on=on)
     code, words = start(command, **POISONOUS).wait(250)
     assert code == exit_code_of(job), words
@@ -81,8 +91,7 @@ def test_images_that_end_their_worker_cost_themselves_alone(
 
 # A stop of ``predict`` is in the default tests, too: in ``test_stopping.py``.
 @pytest.mark.slow
-@pytest.mark.parametrize("on", ["local", "ray"])
-@pytest.mark.parametrize("job", ["predict", "evaluate", "check"])
+@EVERY_JOB
 @pytest.mark.parametrize("to_all", [False, True], ids=["SIGTERM", "Ctrl-C"])
 def test_a_stop_is_one_line_and_leaves_no_process(
     start: Callable[..., Running],
@@ -91,10 +100,11 @@ def test_a_stop_is_one_line_and_leaves_no_process(
     tmp_path: Path,
     job: Job,
     on: Place,
+    workers: str,
     to_all: bool,
 ) -> None:
-    running = start(command_of(job, slow_data, small_model, tmp_path / "out", "--num-workers", "2", on=on))
-    running.wait_for_work()
+    running = start(command_of(job, slow_data, small_model, tmp_path / "out", *WORKERS[workers], on=on))
+    running.wait_for_work(2 if workers == "two" else 1)
     if to_all:
         os.killpg(running.process.pid, signal.SIGINT)
     else:

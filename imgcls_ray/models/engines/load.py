@@ -42,6 +42,7 @@ __all__ = [
     "preparation_of",
     "prepare_engine",
     "runs_converted",
+    "runs_openvino",
     "torch_devices",
 ]
 
@@ -79,7 +80,7 @@ def load_engine(
         raise ResourceError(f"engine openvino runs on the CPU, not on {device}; use engine torch")
     devices = torch_devices(device)
     num_threads = num_threads or available_cores()
-    if _is_openvino(folder, engine, device):
+    if runs_openvino(folder, engine, device):
         return OpenVINOEngine(
             folder,
             precision=precision,
@@ -137,15 +138,16 @@ def prepare_engine(folder: ModelFolder, engine: EngineName, device: str, embeddi
 
 def runs_converted(folder: ModelFolder, engine: EngineName, device: str) -> bool:
     """Whether the engine is OpenVINO with the network of a model folder, which has to be converted for it."""
-    return folder.spec.exported is None and _is_openvino(folder, engine, device)
+    return folder.spec.exported is None and runs_openvino(folder, engine, device)
 
 
 def native_bf16_of(folder: ModelFolder, engine: EngineName) -> Callable[[], bool]:
     """What tells, on any machine, whether ``precision=auto`` is bf16 there for this network on CPUs."""
-    return openvino_core.has_native_bf16 if _is_openvino(folder, engine, "cpu") else torch_engine.has_native_bf16
+    return openvino_core.has_native_bf16 if runs_openvino(folder, engine, "cpu") else torch_engine.has_native_bf16
 
 
-def _is_openvino(folder: ModelFolder, engine: EngineName, device: str) -> bool:
+def runs_openvino(folder: ModelFolder, engine: EngineName, device: str) -> bool:
+    """Whether the engine is OpenVINO, with a network of any origin."""
     is_torch_only = folder.spec.exported is not None and folder.spec.exported.format == "torch_export"
     return engine == "openvino" or (engine == "auto" and device == "cpu" and not is_torch_only)
 
