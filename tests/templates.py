@@ -115,12 +115,12 @@ def is_job(module: str) -> bool:
 
 
 def serve_job_templates() -> None:
-    from imgcls_ray.workers.decoding import load_decoders
+    from imgcls_ray.models.engines.openvino_core import openvino_core
 
     def load() -> None:
         for module in _JOBS:
             importlib.import_module(module)
-        load_decoders()
+        openvino_core()
 
     serve_templates(load)
 

@@ -41,6 +41,7 @@ class ParallelClassifier:
         self.executor = ThreadPoolExecutor(num_cores, thread_name_prefix="core")
         """Everything that needs a core runs here, decoding too: so there is never more of it than cores."""
         self.num_cores = num_cores
+        self.precision = classifier.precision
         self._batch_size = classifier.batch_size
         self._free: SimpleQueue[ImageClassifier] = SimpleQueue()
         for one in (classifier, *(classifier.beside() for _ in range(num_cores - 1))):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from typing import Any
 
 import pytest
 
@@ -65,7 +66,7 @@ def test_a_given_cluster_without_cpus_needs_a_number(monkeypatch: pytest.MonkeyP
     ],
 )
 def test_the_workers_of_a_given_cluster_follow_its_cpus_between_the_limits(
-    monkeypatch: pytest.MonkeyPatch, limits: dict[str, int], plan: WorkerPlan
+    monkeypatch: pytest.MonkeyPatch, limits: dict[str, Any], plan: WorkerPlan
 ) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "auto")
     assert plan_workers(None, 0, **limits) == plan
