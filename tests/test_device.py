@@ -144,7 +144,7 @@ def test_what_runs_on_cpus_only_stays_there(
 def test_a_service_with_a_model_that_was_exported_for_cpus_stays_there(
     place: str, small_model: ModelFolder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from imgcls_ray.models.folder import Exported
+    from imgcls_ray.models.spec import Exported
 
     spec = small_model.spec.model_copy(update={"exported": Exported.model_construct(format="onnx")})
     exported = dataclasses.replace(small_model, spec=spec)

@@ -70,7 +70,7 @@ MAY_NAME: dict[str, set[str]] = {"report": {"evaluate", "store"}}
 # The door of each library: rooms, or modules of a room.
 DOORS: dict[str, set[str]] = {
     "yaml": {"config"},
-    "pydantic": {"config", "serve", "models/bundle", "models/folder", "store/opening"},
+    "pydantic": {"config", "serve", "models/bundle", "models/folder", "models/spec", "store/opening"},
     "typer": {"cli", "flags", "usage"},
     "rich": {"commands", "workers/progress", "train/reporter"},
     "httpcore2": {"storage"},
@@ -98,7 +98,7 @@ DOORS: dict[str, set[str]] = {
     },
     "timm": {"models", "train/optimisation"},
     "huggingface_hub": {"models/pretrained"},
-    "safetensors": {"models/checkpoints", "models/folder"},
+    "safetensors": {"models/checkpoints", "models/fit", "models/folder"},
     "openvino": {"models", "export"},
     "onnx": {"export"},
     "nncf": {"export"},

@@ -26,7 +26,7 @@ from imgcls_ray.commands.predict_files import label_files
 from imgcls_ray.config import PredictConfig, make_config, parse_device, shown, shown_text
 from imgcls_ray.errors import ConfigError, ImgclsError, MissingKeyError, UsageError
 from imgcls_ray.json_files import write_failure
-from imgcls_ray.models.folder import SPEC_FILE, WEIGHTS_FILE
+from imgcls_ray.models.spec import SPEC_FILE, WEIGHTS_FILE
 from imgcls_ray.storage import DEFAULT_S3, open_directory
 from imgcls_ray.storage.http import is_url
 from imgcls_ray.storage.s3 import is_s3

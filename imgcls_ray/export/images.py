@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from imgcls_ray.datasets.findings import Finding
     from imgcls_ray.datasets.labelled import DatasetSource
     from imgcls_ray.models.classifier import ModelInput
-    from imgcls_ray.models.folder import ModelSpec
+    from imgcls_ray.models.spec import ModelSpec
 
 DRAWN = "drawn"
 _NUM_DRAWN = 48

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from imgcls_ray.export.parity import Parity, ParityInput
     from imgcls_ray.export.quantize import Calibration
     from imgcls_ray.export.speed import Speed
-    from imgcls_ray.models.folder import ExportFormat, ModelFolder
+    from imgcls_ray.models.folder import ModelFolder
+    from imgcls_ray.models.spec import ExportFormat
 
 logger = logging.getLogger(__name__)
 

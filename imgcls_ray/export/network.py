@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 from imgcls_ray.errors import UsageError
 from imgcls_ray.export.quantize import quantize_onnx, quantize_openvino
 from imgcls_ray.models.exported import INPUT_NAME, OUTPUT_NAME, trust_pt2
-from imgcls_ray.models.folder import EXPORTED_FILES, describe_exported_folder
+from imgcls_ray.models.folder import describe_exported_folder
+from imgcls_ray.models.spec import EXPORTED_FILES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from imgcls_ray.export.quantize import Calibration
-    from imgcls_ray.models.folder import ExportFormat, ModelFolder
+    from imgcls_ray.models.folder import ModelFolder
+    from imgcls_ray.models.spec import ExportFormat
 
 
 def check_export_packages(fmt: ExportFormat, *, int8: bool) -> None:

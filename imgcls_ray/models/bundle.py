@@ -20,13 +20,15 @@ from pydantic import Field, ValidationError
 from imgcls_ray.config import StrictModel, clipped
 from imgcls_ray.errors import ModelFolderError
 from imgcls_ray.models.engines.conversion import NETWORK_FILES, conversion_key, conversion_versions
-from imgcls_ray.models.folder import check_file, read_spec_file, sha256_file
+from imgcls_ray.models.folder import check_file, sha256_file
 from imgcls_ray.models.known_pictures import NUM_BUNDLED
+from imgcls_ray.models.spec import read_spec_file
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from imgcls_ray.models.folder import ModelFolder, ModelSpec
+    from imgcls_ray.models.folder import ModelFolder
+    from imgcls_ray.models.spec import ModelSpec
 
 logger = logging.getLogger(__name__)
 

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 from imgcls_ray.errors import ModelFolderError
 from imgcls_ray.models.cache import cache_dir
 from imgcls_ray.models.engines.torch_engine import make_normalise
-from imgcls_ray.models.folder import EXPORTED_FILES
 from imgcls_ray.models.onnx_file import refuse_external_data
+from imgcls_ray.models.spec import EXPORTED_FILES
 
 if TYPE_CHECKING:
     from pathlib import Path

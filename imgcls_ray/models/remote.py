@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING
 from imgcls_ray.errors import ImgclsError, ModelFolderError
 from imgcls_ray.models.bundle import BUNDLE, RECORD_FILE, parse_record
 from imgcls_ray.models.cache import cache_dir, private_folder, replace_folder
-from imgcls_ray.models.folder import MAX_SPEC_BYTES, SPEC_FILE, ModelFolder, open_model_folder, parse_spec, sha256_file
+from imgcls_ray.models.folder import ModelFolder, open_model_folder, sha256_file
+from imgcls_ray.models.spec import MAX_SPEC_BYTES, SPEC_FILE, parse_spec
 from imgcls_ray.storage import open_directory, open_file
 
 if TYPE_CHECKING:
-    from imgcls_ray.models.folder import ModelSpec
+    from imgcls_ray.models.spec import ModelSpec
     from imgcls_ray.storage.s3 import S3Options
 
 logger = logging.getLogger(__name__)

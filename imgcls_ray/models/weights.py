@@ -14,10 +14,11 @@ from imgcls_ray.errors import WeightsError
 from imgcls_ray.models.architecture import build_network, no_memory
 from imgcls_ray.models.checkpoints import read_weights
 from imgcls_ray.models.class_names import match_names
-from imgcls_ray.models.folder import SPEC_FILE, open_model_folder
+from imgcls_ray.models.folder import open_model_folder
 from imgcls_ray.models.paddle.conversion import from_paddle, paddle_architecture
 from imgcls_ray.models.paddle.pdparams import read_pdparams, shown_name
 from imgcls_ray.models.remote import open_remote_folder
+from imgcls_ray.models.spec import SPEC_FILE
 from imgcls_ray.models.timm_models import PREFIX
 from imgcls_ray.storage import DEFAULT_S3
 from imgcls_ray.storage.s3 import is_s3

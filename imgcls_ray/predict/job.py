@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 from imgcls_ray.errors import LabelStoreError, StoppedError
 from imgcls_ray.machine import available_cores
 from imgcls_ray.models.engines.load import check_engine
-from imgcls_ray.models.folder import fingerprint_with
 from imgcls_ray.models.open import open_model
+from imgcls_ray.models.spec import fingerprint_with
 from imgcls_ray.options import decode_limits, fetch_limits, s3_options
 from imgcls_ray.predict.exporters import Exporter, ProgressFile, TextFile, check_text_file, exporting
 from imgcls_ray.predict.label import LabelTask, serve_labelling
@@ -57,7 +57,8 @@ if TYPE_CHECKING:
 
     from imgcls_ray.config import Precision, PredictConfig
     from imgcls_ray.images.preprocess import Decode
-    from imgcls_ray.models.folder import ModelFolder, ModelSpec
+    from imgcls_ray.models.folder import ModelFolder
+    from imgcls_ray.models.spec import ModelSpec
     from imgcls_ray.storage.left_out import ListingCounts
     from imgcls_ray.store.label_store import LabelStore
     from imgcls_ray.store.plan import Spool

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from imgcls_ray.errors import UsageError
 from imgcls_ray.models.architecture import build_network
-from imgcls_ray.models.folder import SPEC_FILE, WEIGHTS_FILE, save_model_folder
+from imgcls_ray.models.folder import save_model_folder
 from imgcls_ray.models.new import find_named_model
 from imgcls_ray.models.open import is_model_path, open_model
 from imgcls_ray.models.pretrained import pretrained_network
+from imgcls_ray.models.spec import SPEC_FILE, WEIGHTS_FILE
 from imgcls_ray.models.weights import load_weights, network_for_classes
 from imgcls_ray.models.zoo import ZOO
 from imgcls_ray.storage.s3 import is_s3

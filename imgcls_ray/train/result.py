@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from imgcls_ray.datasets.class_name_files import LABEL_FILE, label_file
 from imgcls_ray.json_files import encode_json
 from imgcls_ray.models.class_names import names_apart
-from imgcls_ray.models.folder import SPEC_FILE
+from imgcls_ray.models.spec import SPEC_FILE
 from imgcls_ray.train.reporter import CURVES_FILE, EVENTS_FOLDER, LOG_FILE
 from imgcls_ray.train.saving import BEST, LATEST
 

@@ -8,7 +8,7 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from imgcls_ray.models.folder import SPEC_FILE, WEIGHTS_FILE
+from imgcls_ray.models.spec import SPEC_FILE, WEIGHTS_FILE
 from imgcls_ray.storage import open_directory
 from imgcls_ray.storage.files import path_from_uri
 from imgcls_ray.storage.s3 import is_s3

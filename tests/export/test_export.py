@@ -17,17 +17,18 @@ import torch
 from imgcls_ray.errors import ModelFolderError, UsageError
 from imgcls_ray.export.network import export_network
 from imgcls_ray.export.quantize import Calibration, CalibrationImage, quantize_onnx, quantize_openvino
-from imgcls_ray.models import folder as folder_module
+from imgcls_ray.models import spec as spec_module
 from imgcls_ray.models.api import create_model
 from imgcls_ray.models.classifier import ImageClassifier, ModelInput, Prediction
 from imgcls_ray.models.engines.load import load_engine, preparation_of
-from imgcls_ray.models.folder import EXPORTED_FILES, ModelFolder, new_folder, open_model_folder
+from imgcls_ray.models.folder import ModelFolder, new_folder, open_model_folder, sha256_file
 from imgcls_ray.models.new import new_model_folder
+from imgcls_ray.models.spec import EXPORTED_FILES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from imgcls_ray.models.folder import ExportFormat
+    from imgcls_ray.models.spec import ExportFormat
 
 FORMATS: tuple[ExportFormat, ...] = ("onnx", "openvino", "torch_export")
 FILES = [(fmt, name) for fmt in FORMATS for name in EXPORTED_FILES[fmt]]
@@ -73,9 +74,9 @@ def rewrite(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
     """Change a description as someone would who knows the format: hashes and fingerprint are made to fit."""
     spec = json.loads((folder / "model.json").read_text())
     for name in spec["exported"]["files"]:
-        spec["exported"]["files"][name] = folder_module.sha256_file(folder / name)
+        spec["exported"]["files"][name] = sha256_file(folder / name)
     change(spec)
-    spec["fingerprint"] = folder_module._fingerprint(spec)
+    spec["fingerprint"] = spec_module._fingerprint(spec)
     (folder / "model.json").write_text(json.dumps(spec))
 
 

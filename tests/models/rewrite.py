@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from safetensors.torch import load_file, save_file
 
-from imgcls_ray.models import folder as module
-from imgcls_ray.models.folder import ModelFolder, open_model_folder
+from imgcls_ray.models import spec as module
+from imgcls_ray.models.folder import ModelFolder, open_model_folder, sha256_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,7 +23,7 @@ def rewrite_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], ob
     change(weights)
     save_file(weights, folder / "model.safetensors")
     spec = json.loads((folder / "model.json").read_text())
-    spec["weights_sha256"] = module.sha256_file(folder / "model.safetensors")
+    spec["weights_sha256"] = sha256_file(folder / "model.safetensors")
     spec["fingerprint"] = module._fingerprint(spec)
     (folder / "model.json").write_text(json.dumps(spec))
     return open_model_folder(folder)

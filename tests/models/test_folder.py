@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from imgcls_ray.errors import ModelFolderError
-from imgcls_ray.models.folder import ModelFolder, open_model_folder, save_model_folder, update_metrics
+from imgcls_ray.models.folder import ModelFolder, open_model_folder, save_model_folder, sha256_file, update_metrics
 from imgcls_ray.models.new import new_model_folder
 from tests.conftest import make_small_model
 from tests.models.rewrite import rewrite_weights
@@ -138,10 +138,10 @@ def test_missing_and_foreign_weights_are_named(folder: Path) -> None:
 
 @pytest.mark.parametrize("header", [b"", b"\xff" * 8, (8 * 2**30).to_bytes(8, "little"), b"\x02\0\0\0\0\0\0\0{}x"])
 def test_a_file_that_is_not_safetensors_is_refused(folder: Path, header: bytes) -> None:
-    from imgcls_ray.models import folder as module
+    from imgcls_ray.models import spec as module
 
     (folder / "model.safetensors").write_bytes(header)
-    digest = module.sha256_file(folder / "model.safetensors")
+    digest = sha256_file(folder / "model.safetensors")
     edit_spec(folder, lambda spec: spec.update(weights_sha256=digest))
     spec = json.loads((folder / "model.json").read_text())
     edit_spec(folder, lambda spec_: spec_.update(fingerprint=module._fingerprint(spec)))

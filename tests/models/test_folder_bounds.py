@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from imgcls_ray.errors import ModelFolderError
-from imgcls_ray.models.folder import _fingerprint, open_model_folder
+from imgcls_ray.models.folder import open_model_folder
+from imgcls_ray.models.spec import _fingerprint
 from tests.timing import assert_within
 
 if TYPE_CHECKING:

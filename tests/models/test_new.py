@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from imgcls_ray.models.folder import ModelFolder, fingerprint_with, open_model_folder
+from imgcls_ray.models.folder import ModelFolder, open_model_folder
 from imgcls_ray.models.new import new_model_folder
 from imgcls_ray.models.open import open_model
+from imgcls_ray.models.spec import fingerprint_with
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from imgcls_ray.models.folder import ModelSpec
+    from imgcls_ray.models.spec import ModelSpec
 
 NETWORK_FILES = ("network.xml", "network.bin")
 """Graph and weights."""

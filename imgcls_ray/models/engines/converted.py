@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from typing import Literal
 
     from imgcls_ray.models.bundle import Bundle
-    from imgcls_ray.models.folder import ModelFolder, ModelSpec
+    from imgcls_ray.models.folder import ModelFolder
+    from imgcls_ray.models.spec import ModelSpec
     from imgcls_ray.storage.s3 import S3Options
 
 logger = logging.getLogger(__name__)
