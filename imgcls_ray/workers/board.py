@@ -55,11 +55,11 @@ class Board:
         return len(kv_list(self._key(f"worker/{stage}/")))
 
     def take(self, unit: str, node: str) -> None:
-        """Note that a worker on a node has a unit in hand, from before it is begun until it is durable."""
+        """Note that a worker on a node has a unit in hand; before it looks for a stop, so that none is overlooked."""
         kv_put(self._key(f"hand/{unit}"), node.encode())
 
     def leave(self, unit: str) -> None:
-        """Note that a unit is in hand no more."""
+        """Note that a unit has come back to the driver, durable or never begun."""
         kv_delete(self._key(f"hand/{unit}"))
 
     def nodes_at_work(self) -> Iterator[str]:

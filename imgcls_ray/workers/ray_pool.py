@@ -188,16 +188,23 @@ def _pool_sizes(workers: WorkerPlan, num_blocks: int) -> dict[str, int | None]:
     return {"min_size": min(elastic.min_workers, start), "max_size": most, "initial_size": start}
 
 
-def _until_stopped(blocks: Iterator[Block], board: Board) -> Iterator[Block]:
+def _until_stopped(tasks: Iterator[tuple[Block, bool]], board: Board) -> Iterator[Block]:
     """Leave out skipped blocks, and end when a stop has left no block in the hand of a live worker.
 
     The thousands of skipped blocks behind them need not be waited for, and neither need what a dead node had in hand.
+
+    Args:
+        tasks: blocks that come back, and whether they are copies.
+        board: where workers note what they have in hand.
     """
-    next_look = 0.0
-    for block in blocks:
+    is_stopped, next_look = False, 0.0
+    for block, is_copy in tasks:
+        if not (is_copy and block.skipped_by):
+            board.leave(block.name)
         if not block.skipped_by:
             yield block
-        elif NEEDLESS not in block.skipped_by and time.monotonic() >= next_look:
+        is_stopped = is_stopped or bool(block.skipped_by and NEEDLESS not in block.skipped_by)
+        if is_stopped and time.monotonic() >= next_look:
             if not _is_in_hand(board):
                 return
             next_look = time.monotonic() + _LOOK_EVERY_S

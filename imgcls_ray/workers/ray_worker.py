@@ -8,7 +8,7 @@ created only once, so a unit that two actors label still has one row for each in
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -31,22 +31,20 @@ _COPY_SUFFIX = ", copy"
 
 
 def as_task(*blocks: Block, is_copy: bool) -> pa.Table:
-    """Blocks for an actor, as one row each: only copies come several at once."""
+    """Blocks for an actor, as one row each; only copies come several at once."""
     tasks = pa.concat_tables([block.to_table() for block in blocks])
     return tasks.append_column(_IS_COPY, pa.array([is_copy] * len(blocks)))
 
 
-def from_task(table: pa.Table) -> Iterator[Block]:
-    """The blocks that an actor gets, or gives back."""
+def from_task(table: pa.Table) -> Iterator[tuple[Block, bool]]:
+    """The blocks that an actor gets, or gives back, and whether they are copies."""
     for row in range(table.num_rows):
-        yield Block.from_table(table.slice(row, 1).drop_columns([_IS_COPY]))
+        task = table.slice(row, 1)
+        yield Block.from_table(task.drop_columns([_IS_COPY])), task[_IS_COPY][0].as_py()
 
 
 class RayBlockWorker(BlockWorker[D, R]):
     """Does blocks and copies of blocks. Two threads may call it at once."""
-
-    makes_durable: ClassVar[bool] = True
-    """Whether a block is no longer in hand when this worker has done it."""
 
     def __init__(self, make_work: Callable[[], Work[D, R]], board: Board, name: Callable[[], str]) -> None:
         super().__init__(make_work, board, name)
@@ -57,23 +55,20 @@ class RayBlockWorker(BlockWorker[D, R]):
         board.join(self.stage, name())
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        is_copy = table[_IS_COPY][0].as_py()
-        run = self._run_copy if is_copy else self._run_noted
-        return as_task(*map(run, from_task(table)), is_copy=is_copy)
+        tasks = [
+            as_task(self._run_copy(block) if is_copy else self._run_noted(block), is_copy=is_copy)
+            for block, is_copy in from_task(table)
+        ]
+        return pa.concat_tables(tasks)
 
     def _run_noted(self, block: Block) -> Block:
         # Noted before ``run`` looks for a stop: once the stop flag is set, a block without a note is never begun.
         self._notes.take(block.name, self._node)
-        done = self.run(block)
-        if self.makes_durable or done.skipped_by or done.is_done:
-            self._notes.leave(block.name)
-        return done
+        return self.run(block)
 
     def _commit(self, block: Block, rows: pa.Table, result: Any, seconds: StageSeconds) -> Block:
         done = super()._commit(block, rows, result, seconds)
         self._own.add(block.name)
-        if not self.makes_durable:
-            self._notes.note_done(self.stage, block.name)
         return done
 
     def _run_copy(self, block: Block) -> Block:
@@ -91,9 +86,12 @@ class RayBlockWorker(BlockWorker[D, R]):
 
 
 class RayBlockDecoder(RayBlockWorker[ModelInput, Any], BlockDecoder):
-    """Decodes blocks for an ``RayBlockClassifier``, which is the one that makes them durable."""
+    """Decodes blocks for a ``RayBlockClassifier``, and says so: its copies are needless long before a block is back."""
 
-    makes_durable = False
+    def _commit(self, block: Block, rows: pa.Table, result: Any, seconds: StageSeconds) -> Block:
+        done = super()._commit(block, rows, result, seconds)
+        self._notes.note_done(self.stage, block.name)
+        return done
 
 
 class RayBlockClassifier(RayBlockWorker[ModelInput, R], BlockClassifier[R]):

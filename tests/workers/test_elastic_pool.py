@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pytest
 
+from imgcls_ray.models.classifier import StageSeconds
 from imgcls_ray.storage import FetchLimits
 from imgcls_ray.workers import ray_nodes, ray_pool, ray_worker
 from imgcls_ray.workers.ray_attempts import outlive_deaths
@@ -19,7 +20,7 @@ from imgcls_ray.workers.ray_cluster import Elastic, WorkerPlan
 from imgcls_ray.workers.ray_nodes import new_nodes_used_soon
 from imgcls_ray.workers.ray_pool import _groups_of_copies, _pool_sizes, _until_stopped
 from imgcls_ray.workers.ray_worker import NEEDLESS, RayBlockDecoder, RayBlockWorker, as_task, from_task
-from imgcls_ray.workers.worker import Block, Work
+from imgcls_ray.workers.worker import Block, Decoded, Work
 from tests.workers.survival import wait_until
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ class Notes:
         self.hand[unit] = node
 
     def leave(self, unit: str) -> None:
-        del self.hand[unit]
+        self.hand.pop(unit, None)
 
     def nodes_at_work(self) -> Iterator[str]:
         yield from self.hand.values()
@@ -103,35 +104,47 @@ def worker_of(work: Count, notes: Any) -> RayBlockWorker[Any, Any]:
     return RayBlockWorker(lambda: work, notes, lambda: "worker")
 
 
-def test_a_block_is_in_hand_until_it_is_durable(notes: Notes) -> None:
-    gate = threading.Event()
-    worker = worker_of(work := Count(gate), notes)
-    thread = threading.Thread(target=worker, args=(as_task(BLOCKS[0], is_copy=False),))
-    thread.start()
-    assert work.is_computing.wait(30)
-    assert notes.hand == {"block-0": "here"}
-    gate.set()
-    thread.join(30)
-    assert notes.hand == {}
+def run_task(worker: RayBlockWorker[Any, Any], *blocks: Block, is_copy: bool = False) -> list[Block]:
+    """What comes back of a task."""
+    back = list(from_task(worker(as_task(*blocks, is_copy=is_copy))))
+    assert {told for _, told in back} == {is_copy}
+    return [block for block, _ in back]
 
 
-def test_a_block_that_a_stop_skips_is_in_hand_no_more(notes: Notes) -> None:
+def test_a_block_is_in_hand_from_before_the_worker_looks_for_a_stop(
+    notes: Notes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[dict[str, str]] = []
+
+    def look() -> bool:
+        seen.append(dict(notes.hand))
+        return False
+
+    monkeypatch.setattr(notes, "is_stopped", look)
+    [back] = run_task(worker_of(Count(), notes), BLOCKS[0])
+    assert seen
+    assert all(hand == {"block-0": "here"} for hand in seen)
+    # The driver takes the note back, when it has the block.
+    assert (back.number, notes.hand) == (0, {"block-0": "here"})
+
+
+def test_a_block_that_a_stop_skips_was_never_begun(notes: Notes) -> None:
     notes.stopped = True
-    back = next(from_task(worker_of(Count(), notes)(as_task(BLOCKS[0], is_copy=False))))
-    assert (back.skipped_by, notes.hand, notes.begun, notes.done) == (("worker",), {}, [], set())
+    [back] = run_task(worker_of(Count(), notes), BLOCKS[0])
+    assert (back.skipped_by, notes.begun, notes.done) == (("worker",), [], set())
 
 
 def test_a_copy_of_a_done_block_is_needless(notes: Notes) -> None:
     notes.note_done("label", "block-0")
     worker = worker_of(work := Count(), notes)
-    back = next(from_task(worker(as_task(BLOCKS[0], is_copy=True))))
+    [back] = run_task(worker, BLOCKS[0], is_copy=True)
     assert (back.number, back.skipped_by, work.num_computed) == (0, (NEEDLESS,), 0)
 
 
 def test_a_copy_of_a_block_that_is_not_done_is_done_and_counts_no_death(notes: Notes) -> None:
     notes.begin("label", "block-0")  # by the slow worker
     worker = worker_of(work := Count(), notes)
-    back = next(from_task(worker(as_task(BLOCKS[0], is_copy=True))))
+    [back] = run_task(worker, BLOCKS[0], is_copy=True)
     assert (back.number, back.name, back.skipped_by, work.num_computed) == (0, "block-0", (), 1)
     assert notes.begun.count("block-0") == 1
     assert notes.hand == {}
@@ -144,7 +157,7 @@ def test_a_worker_computes_no_copy_of_what_it_has_in_hand_itself(notes: Notes) -
     first.start()
     assert work.is_computing.wait(30)
     found: list[Block] = []
-    second = threading.Thread(target=lambda: found.append(next(from_task(worker(as_task(BLOCKS[0], is_copy=True))))))
+    second = threading.Thread(target=lambda: found.extend(run_task(worker, BLOCKS[0], is_copy=True)))
     second.start()
     second.join(0.2)
     assert found == []
@@ -154,20 +167,18 @@ def test_a_worker_computes_no_copy_of_what_it_has_in_hand_itself(notes: Notes) -
     assert (work.num_computed, found[0].skipped_by) == (1, (NEEDLESS,))
 
 
-def test_a_decoded_block_stays_in_hand_for_the_worker_with_the_gpu(notes: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    decoder: RayBlockDecoder = RayBlockDecoder(Count, notes, lambda: "worker")
-    monkeypatch.setattr(decoder, "run", lambda block: block)
-    decoder(as_task(BLOCKS[0], is_copy=False))
-    assert notes.hand == {"block-0": "here"}
-    decoder(as_task(replace(BLOCKS[1], skipped_by=("worker",)), is_copy=False))
-    assert notes.hand == {"block-0": "here"}
+def test_a_decoded_block_is_noted_as_decoded_alone(notes: Any) -> None:
+    decoder = RayBlockDecoder(Count, notes, lambda: "worker")
+    decoded: Any = Decoded([], 8, StageSeconds(), pa.array([b""]))
+    decoder._commit(BLOCKS[0], pa.table({}), decoded, StageSeconds())
+    assert notes.done == {("decode", "block-0")}
 
 
 def test_of_a_group_of_copies_only_what_is_not_done_is_done(notes: Notes) -> None:
     for number in (0, 2, 3):
         notes.note_done("label", f"block-{number}")
     worker = worker_of(work := Count(), notes)
-    back = list(from_task(worker(as_task(*BLOCKS, is_copy=True))))
+    back = run_task(worker, *BLOCKS, is_copy=True)
     assert [block.number for block in back if not block.skipped_by] == [1]
     assert work.num_computed == 1
 
@@ -198,30 +209,37 @@ def alive(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray_pool, "_LOOK_EVERY_S", 0.0)
 
 
-def skipped(*by: str) -> Block:
-    return replace(BLOCKS[0], skipped_by=by)
+def skipped(*by: str, number: int = 0) -> Block:
+    return replace(BLOCKS[number], skipped_by=by)
 
 
 @pytest.mark.usefixtures("alive")
 def test_a_stop_ends_the_run_when_no_live_worker_has_a_block_in_hand() -> None:
     notes: Any = Notes()
-    notes.take("block-1", "here")
-    notes.take("block-2", "dead")
+    for unit, node in (("block-1", "here"), ("block-2", "dead"), ("block-0", "here")):
+        notes.take(unit, node)
 
-    def blocks() -> Iterator[Block]:
-        yield skipped("one")
-        yield BLOCKS[1]
-        notes.leave("block-1")
-        yield skipped("two")
+    def tasks() -> Iterator[tuple[Block, bool]]:
+        yield skipped("one"), False
+        yield BLOCKS[1], False
         pytest.fail("the run waits for blocks that are skipped, or for those of a dead node")
 
-    assert list(_until_stopped(blocks(), notes)) == [BLOCKS[1]]
+    assert list(_until_stopped(tasks(), notes)) == [BLOCKS[1]]
+
+
+@pytest.mark.usefixtures("alive")
+def test_a_stop_waits_until_what_is_durable_has_come_back() -> None:
+    notes: Any = Notes()
+    notes.take("block-1", "here")
+    tasks = [(skipped("one"), False), (skipped("one", number=1), True), (BLOCKS[1], False)]
+    assert list(_until_stopped(iter(tasks), notes)) == [BLOCKS[1]]
 
 
 @pytest.mark.usefixtures("alive")
 def test_a_needless_copy_is_no_stop() -> None:
     notes: Any = Notes()
-    assert list(_until_stopped(iter([skipped(NEEDLESS), BLOCKS[1]]), notes)) == [BLOCKS[1]]
+    tasks = [(skipped(NEEDLESS), True), (BLOCKS[1], False)]
+    assert list(_until_stopped(iter(tasks), notes)) == [BLOCKS[1]]
 
 
 @pytest.mark.parametrize(
