@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
+from imgcls_ray.models.engines.openvino_core import openvino_core
 from imgcls_ray.models.exported import INPUT_NAME
 
 if TYPE_CHECKING:
@@ -124,6 +125,5 @@ def _compiled(network: Any) -> ov.CompiledModel:
 
     if isinstance(network, ov.CompiledModel):
         return network
-    core = ov.Core()
-    model = core.read_model(io.BytesIO(network.SerializeToString()))
-    return core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    model = openvino_core().read_model(io.BytesIO(network.SerializeToString()))
+    return openvino_core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
