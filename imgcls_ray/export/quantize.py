@@ -61,7 +61,11 @@ def quantize_openvino(path: Path, calibration: Calibration, preprocess: Preproce
 
     # Read into memory: the quantized weights go where these are.
     model = ov.Core().read_model(path.read_bytes(), ov.Tensor(np.fromfile(path.with_suffix(".bin"), np.uint8)))
+    shape = model.input(0).get_partial_shape()
+    # Of one image: at any batch size, OpenVINO 2026.4 crashes in the networks that NNCF validates (seen with AMX).
+    model.reshape(_of_one(shape))
     quantized = _quantize(model, calibration, preprocess, has_attention=has_attention)
+    quantized.reshape(shape)
     ov.save_model(quantized, path, compress_to_fp16=False)
 
 
@@ -126,4 +130,10 @@ def _compiled(network: Any) -> ov.CompiledModel:
     if isinstance(network, ov.CompiledModel):
         return network
     model = openvino_core().read_model(io.BytesIO(network.SerializeToString()))
+    model.reshape(_of_one(model.input(0).get_partial_shape()))
     return openvino_core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+
+
+def _of_one(shape: ov.PartialShape) -> list[int]:
+    """The shape of one image, in place of that of a batch."""
+    return [1, *(side.get_length() for side in list(shape)[1:])]
