@@ -193,6 +193,14 @@ GUARDS: dict[str, tuple[Promise, ...]] = {
             ),
         ),
         Promise(
+            "a run computes in one precision on any processors, and each part tells in which",
+            (
+                "jobs/test_mixed_nodes.py::test_nodes_that_would_choose_differently_compute_alike",
+                "predict/test_predict.py::test_what_was_begun_in_fp32_is_finished_in_it_on_any_processor",
+                "predict/test_predict.py::test_each_part_and_the_record_tell_the_precision",
+            ),
+        ),
+        Promise(
             "batches have one fixed shape in bulk", (_PROMISES + "test_batches_of_the_bulk_job_have_one_fixed_shape",)
         ),
     ),

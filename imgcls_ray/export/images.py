@@ -21,6 +21,8 @@ from imgcls_ray.workers.fetching import NUM_FETCH_THREADS, any_version, fetch_in
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    import numpy as np
+
     from imgcls_ray.config import ExportConfig
     from imgcls_ray.datasets.findings import Finding
     from imgcls_ray.datasets.labelled import DatasetSource
@@ -155,21 +157,19 @@ def read_compared(images: ExportImages, config: ExportConfig, spec: ModelSpec) -
         yield ParityInput(_decode(content, config, spec), listed.label)
 
 
-def read_calibration(
-    images: ExportImages, config: ExportConfig, spec: ModelSpec
-) -> list[tuple[ModelInput, int | None]]:
+def read_calibration(images: ExportImages, config: ExportConfig, spec: ModelSpec) -> list[np.ndarray]:
     """Read and decode what to calibrate with; what cannot be read is left out.
 
     Returns:
-        Each image with its class id of the model, where it is known.
+        uint8 (crop_size, crop_size, 3) each.
 
     Raises:
         UsageError: none can be read.
     """
-    decoded = [(_decode(content, config, spec), listed.label) for listed, content in _read(images.calibrated, config)]
-    if good := [(image, label) for image, label in decoded if not isinstance(image, ImageError)]:
+    decoded = [_decode(content, config, spec) for _, content in _read(images.calibrated, config)]
+    if good := [image.pixels for image in decoded if not isinstance(image, ImageError)]:
         return good
-    first = next(image for image, _ in decoded if isinstance(image, ImageError))
+    first = next(image for image in decoded if isinstance(image, ImageError))
     raise UsageError(
         f"images: none of the {len(decoded)} chosen of {images.source} to calibrate with can be read, the first "
         f"because {first}"

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from imgcls_ray.export.gate import Accuracy
     from imgcls_ray.export.images import ExportImages
     from imgcls_ray.export.parity import Parity, ParityInput
-    from imgcls_ray.export.quantize import Calibration
     from imgcls_ray.export.speed import Speed
     from imgcls_ray.models.folder import ModelFolder
     from imgcls_ray.models.spec import ExportFormat
@@ -95,7 +94,7 @@ def export(config: ExportConfig, console: Console) -> ExportReport:
         JobFailedError: the exported network labels too many images otherwise, or is in 8 bits and no faster; nothing is
             left behind.
     """
-    from imgcls_ray.export.images import choose_images, read_compared
+    from imgcls_ray.export.images import choose_images, read_calibration, read_compared
     from imgcls_ray.export.network import check_export_packages, export_network
     from imgcls_ray.export.parity import compare
     from imgcls_ray.export.speed import measure_speed
@@ -112,12 +111,9 @@ def export(config: ExportConfig, console: Console) -> ExportReport:
         if config.int8:
             if not has_fast_int8():
                 logger.warning("this processor has neither VNNI nor AMX: 8 bits are hardly faster here, or slower")
-            calibration = _calibration(folder, images, config)
-            logger.info(
-                "calibrating on %s; where labels are lost, layers stay in floating point, which may take minutes",
-                counted(len(calibration.images), "image"),
-            )
-        exported = export_network(folder, partial, config.format, calibration=calibration)
+            calibration = read_calibration(images, config, folder.spec)
+            logger.info("calibrating on %s", counted(len(calibration), "image"))
+        exported = export_network(folder, partial, config.format, calibrate_on=calibration)
         with image_progress("comparing", console) as add:
             parity = compare(folder, exported, _counting(read_compared(images, config, folder.spec), add))
         if images.why_no_accuracy:
@@ -127,7 +123,7 @@ def export(config: ExportConfig, console: Console) -> ExportReport:
         if config.int8:
             speed = measure_speed(folder, exported)
             judge_speed(speed, config)
-        report = _report(folder, exported, parity, images, calibration, speed, config)
+        report = _report(folder, exported, parity, images, len(calibration or ()), speed, config)
         (partial / REPORT_NAME).write_bytes(encode_json(report))
         (partial / LABEL_FILE).write_bytes(label_file(folder.spec.class_names))
     return report
@@ -153,24 +149,6 @@ def _refuse_exported(folder: ModelFolder, config: ExportConfig) -> None:
         )
 
 
-def _calibration(folder: ModelFolder, images: ExportImages, config: ExportConfig) -> Calibration:
-    """The images to calibrate on, with what they should be labelled; what is not labelled gets the original's label."""
-    from imgcls_ray.export.images import read_calibration
-    from imgcls_ray.export.parity import confident_labels
-    from imgcls_ray.export.quantize import Calibration, CalibrationImage
-
-    read = read_calibration(images, config, folder.spec)
-    confident = confident_labels(folder, (image for image, _ in read))
-    is_labelled = any(label is not None for _, label in read)
-    return Calibration(
-        [
-            CalibrationImage(image.pixels, found if label is None else label)
-            for (image, label), found in zip(read, confident, strict=True)
-        ],
-        config.max_accuracy_drop if is_labelled else 1 - config.needed_agreement,
-    )
-
-
 def _counting(inputs: Iterator[ParityInput], add: Callable[[int], None]) -> Iterator[ParityInput]:
     for item in inputs:
         yield item
@@ -182,7 +160,7 @@ def _report(
     exported: ModelFolder,
     parity: Parity,
     images: ExportImages,
-    calibration: Calibration | None,
+    num_calibrated: int,
     speed: Speed | None,
     config: ExportConfig,
 ) -> ExportReport:
@@ -205,9 +183,7 @@ def _report(
         "max_accuracy_drop": config.max_accuracy_drop,
         "num_confident": parity.num_confident,
         "confident_agreement": parity.num_confident_same / parity.num_confident if parity.num_confident else None,
-        "calibration": (
-            {"split": images.calibration_split, "num_images": len(calibration.images)} if calibration else None
-        ),
+        "calibration": {"split": images.calibration_split, "num_images": num_calibrated} if config.int8 else None,
         "size_bytes": {"before": folder.num_bytes, "after": exported.num_bytes},
         "speed": speed,
         "fingerprint": exported.spec.fingerprint,

@@ -21,13 +21,13 @@ from imgcls_ray.models.folder import describe_exported_folder
 from imgcls_ray.models.spec import EXPORTED_FILES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+    import numpy as np
     import torch
     from torch import nn
 
-    from imgcls_ray.export.quantize import Calibration
     from imgcls_ray.models.folder import ModelFolder
     from imgcls_ray.models.spec import ExportFormat
 
@@ -44,7 +44,7 @@ def check_export_packages(fmt: ExportFormat, *, int8: bool) -> None:
 
 
 def export_network(
-    folder: ModelFolder, partial: Path, fmt: ExportFormat, *, calibration: Calibration | None = None
+    folder: ModelFolder, partial: Path, fmt: ExportFormat, *, calibrate_on: Sequence[np.ndarray] | None = None
 ) -> ModelFolder:
     """Write the folder's network and its ``model.json`` into another folder.
 
@@ -52,7 +52,7 @@ def export_network(
         folder: what to export.
         partial: an empty folder.
         fmt: of the network.
-        calibration: with it the network is quantized to 8 bits.
+        calibrate_on: uint8 (crop_size, crop_size, 3) each; with them the network is quantized to 8 bits.
 
     Raises:
         ModelFolderError: the folder is an exported one, or its network has a fault.
@@ -67,10 +67,10 @@ def export_network(
             _export_openvino(network, path, size)
         else:
             _export_torch(network, path, size)
-        if calibration is not None:
+        if calibrate_on is not None:
             quantize = quantize_onnx if fmt == "onnx" else quantize_openvino
-            quantize(path, calibration, folder.spec.preprocess, has_attention=_has_attention(network))
-    exported = describe_exported_folder(partial, folder.spec, fmt, is_int8=calibration is not None)
+            quantize(path, calibrate_on, folder.spec.preprocess, has_attention=_has_attention(network))
+    exported = describe_exported_folder(partial, folder.spec, fmt, is_int8=calibrate_on is not None)
     if fmt == "torch_export":
         trust_pt2(exported.spec.files[path.name])
     return exported

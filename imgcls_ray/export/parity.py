@@ -109,15 +109,6 @@ def compare(original: ModelFolder, exported: ModelFolder, inputs: Iterable[Parit
     return parity
 
 
-def confident_labels(original: ModelFolder, images: Iterable[ModelInput]) -> list[int | None]:
-    """The class id that the original gives each image; ``None`` where it is not confident."""
-    predictions = _classifier(original).classify_inputs(images)
-    return [
-        None if isinstance(one, ImageError) or one.scores[0] < CONFIDENT_SCORE else int(one.class_ids[0])
-        for one in predictions
-    ]
-
-
 def _classifier(folder: ModelFolder) -> ImageClassifier:
     return ImageClassifier.load(
         folder, precision="fp32", batch_size=_BATCH_SIZE, top_k=folder.spec.num_classes, logits=True
