@@ -116,8 +116,11 @@ def is_job(module: str) -> bool:
 
 def serve_job_templates() -> None:
     from imgcls_ray.models.engines.openvino_core import openvino_core
+    from imgcls_ray.workers.without_pandas import spare_pandas
 
     def load() -> None:
+        # What these servers load themselves is there already.
+        spare_pandas()
         for module in _JOBS:
             importlib.import_module(module)
         openvino_core()
@@ -133,7 +136,7 @@ def serve_templates(load: Callable[[], None]) -> None:
         return _run
 
     serve_forks(prepare)
-    # As workers' servers do: the end of an interpreter that holds torch takes a moment.
+    # As workers' servers do: the end of an interpreter with many libraries takes a moment.
     os._exit(0)
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from tests.predict.schedules import run_schedule, work_off_without_claims
 
-# Without claims, which they attack, more than one of these in five has a fault; ten thousand are among the slow tests.
+# Ten thousand are among the slow tests.
 _NUM_SCHEDULES = 100
 
 
