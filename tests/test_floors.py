@@ -83,7 +83,7 @@ DOORS: dict[str, set[str]] = {
     "imagecodecs": {"images"},
     "xxhash": {"images"},
     "simplejpeg": {"images"},
-    "torchvision": {"train/augment"},
+    "torchvision": {"train/augment", "train/local_worker"},
     "torch": {
         "images",
         "models",
@@ -96,7 +96,7 @@ DOORS: dict[str, set[str]] = {
         "serve/reference",
         "commands",
     },
-    "timm": {"models", "train/optimisation"},
+    "timm": {"models", "train/local_worker", "train/optimisation"},
     "huggingface_hub": {"models/pretrained"},
     "safetensors": {"models/checkpoints", "models/folder"},
     "openvino": {"models", "export"},
