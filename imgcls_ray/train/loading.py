@@ -20,7 +20,7 @@ from imgcls_ray.errors import ImageError
 from imgcls_ray.images.decoder import decode_scaled
 from imgcls_ray.images.preprocess import preprocess_image
 from imgcls_ray.train.entries import map_entries
-from imgcls_ray.workers.child import end_with_parent
+from imgcls_ray.workers.child import end_with_parent, name_process
 from imgcls_ray.workers.decoding import end_process_when_late, load_decoders
 from imgcls_ray.workers.fetching import NUM_FETCH_THREADS, any_version, fetch_inputs
 
@@ -175,4 +175,5 @@ def _begin_process(_number: int) -> None:
 def _begin_fork(number: int) -> None:
     # At once, not within torch's five seconds: a fork holds the connection whose end tells of the worker's death.
     end_with_parent(signal.SIGKILL)
+    name_process("imgcls-loader")
     _begin_process(number)

@@ -14,7 +14,7 @@ import select
 from dataclasses import asdict
 from typing import IO, TYPE_CHECKING
 
-from imgcls_ray.train.task import DONE, EVENT, FAILED
+from imgcls_ray.train.task import DONE, EVENT, FAILED, TITLE
 from imgcls_ray.train.worker import run_worker
 from imgcls_ray.workers.child import name_process, read_message, write_message
 from imgcls_ray.workers.decoding import load_decoders
@@ -65,7 +65,7 @@ def _serve() -> None:
 def _train(pickled: bytes, command: _Command) -> Outcome:
     import torch
 
-    name_process("imgcls-train")
+    name_process(TITLE)
     task, files = pickle.loads(pickled)
     return run_worker(task, files, command, rank=0, world_size=1, device=torch.device("cpu"))
 

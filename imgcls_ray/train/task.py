@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 STATE_NAME = f"latest/{STATE_FILE}"
 """Where the state of a run is, in its output."""
+TITLE = "imgcls-train"
+"""Of a worker's process on this machine, for ``ps``."""
 EVENT, DONE, FAILED = b"e", b"d", b"f"
 """First byte of what a worker on this machine says: an event, the outcome, or why there is none."""
 STOP = b"s"

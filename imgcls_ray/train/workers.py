@@ -110,6 +110,9 @@ class _Fit:
     def _fit(self) -> Outcome:
         # Read when the workers are set up; paths are absolute, and Ray's folder is not ours.
         os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
+        if cluster_address() is None:
+            # An actor that imports torch for two seconds, to look for nodes that are taken away.
+            os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
         logging.getLogger("ray.train").setLevel(logging.ERROR)
         # Not of `ray.train`, which is these, too: type checkers take its names for those of Train's first version.
         from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig

@@ -22,6 +22,7 @@ from imgcls_ray.commands.train import WORKER
 from imgcls_ray.errors import StoppedError, StorageError
 from imgcls_ray.train import local_worker
 from imgcls_ray.train.job import train
+from imgcls_ray.train.task import TITLE
 from imgcls_ray.workers import pool
 
 if TYPE_CHECKING:
@@ -61,9 +62,7 @@ def name_of(pid: int) -> str:
 
 def the_worker() -> int:
     """Process of the worker that this process has started."""
-    [pid] = [
-        fork for child in children_of(os.getpid()) for fork in children_of(child) if name_of(fork) == "imgcls-train"
-    ]
+    [pid] = [fork for child in children_of(os.getpid()) for fork in children_of(child) if name_of(fork) == TITLE]
     return pid
 
 
