@@ -125,14 +125,15 @@ class _LocalRun:
 
     def _follow(self, worker: Fork) -> Outcome | None:
         """Report the worker's events until its outcome; None if it dies before."""
-        with worker.connection.makefile("rwb") as stream:
+        connection = worker.connection
+        with connection.makefile("rb") as answers, connection.makefile("wb") as messages:
             with suppress(BrokenPipeError, ConnectionResetError):  # its death is seen below
-                write_message(stream, self._task)
+                write_message(messages, self._task)
             self._worker = worker
             if self._pool.board.is_stopped():
                 self._pass_on_stop()
             with suppress(ConnectionResetError):
-                while message := read_message(stream):
+                while message := read_message(answers):
                     kind, content = message[:1], message[1:]
                     if kind == DONE:
                         return Outcome(**json.loads(content))

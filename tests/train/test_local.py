@@ -43,7 +43,8 @@ def run(config: TrainConfig) -> TrainResult:
 
 
 def weights_of(output: str | Path) -> dict[str, torch.Tensor]:
-    return load_file(Path(output, "latest", "model.safetensors"))
+    weights: dict[str, torch.Tensor] = load_file(Path(output, "latest", "model.safetensors"))
+    return weights
 
 
 def same_weights(one: str, other: str) -> bool:
