@@ -3,6 +3,7 @@
     python -m benchmarks.training accuracy DATASET       # three seeds each: the plain loop, one worker, two workers
     python -m benchmarks.training rate DATASET           # images per second of short runs, in turn
     python -m benchmarks.training kills DATASET          # a worker and then the command killed, beside a quiet run
+    python -m benchmarks.training start DATASET          # seconds from the command to the first step, and at its end
     python -m benchmarks.training labels DATASET MODEL   # evaluate, bulk labelling and the Python API, image by image
 
 PP-LCNet_x1_0 from random weights at 96 pixels. DATASET has PaddleX's train.txt, val.txt and label.txt.
@@ -19,8 +20,10 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -32,6 +35,7 @@ from benchmarks.common import emit, imgcls, print_table
 from imgcls_ray.storage import open_directory
 from imgcls_ray.store.latest import latest_rows
 from imgcls_ray.store.opening import open_store
+from imgcls_ray.train.task import TITLE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -150,10 +154,32 @@ def kills(data: Path, epochs: int) -> None:
 def _worker_pid(*, session: int) -> int:
     for entry in Path("/proc").iterdir():
         with suppress(OSError):
-            is_worker = entry.name.isdigit() and (entry / "cmdline").read_bytes().startswith(b"ray::RayTrainWorker")
+            is_worker = entry.name.isdigit() and (entry / "comm").read_text().strip() == TITLE
             if is_worker and os.getsid(int(entry.name)) == session:
                 return int(entry.name)
-    raise RuntimeError("no process of Ray Train's worker")
+    raise RuntimeError("no process of a training worker")
+
+
+def start(data: Path, runs: int) -> None:
+    """From the command to the first step, and from the last step to the command's end, of one epoch."""
+    seconds: dict[str, list[float]] = {"command to first step": [], "last step to end": []}
+    for seed in range(runs):
+        with tempfile.TemporaryDirectory(prefix="imgcls-bench-") as folder:
+            settings = {**RECIPE, "seed": seed, "log_interval": 1}
+            begin = time.time()
+            subprocess.run([*train_command(data, 1, Path(folder), settings)], capture_output=True, check=True)
+            end = time.time()
+            lines = Path(folder, "train.log").read_text().splitlines()
+        steps = [_time_of(line) for line in lines if " DEBUG epoch 1, step " in line]
+        seconds["command to first step"].append(steps[0] - begin)
+        seconds["last step to end"].append(end - steps[-1])
+    for figure, values in seconds.items():
+        emit("training", f"{figure}, median", statistics.median(values), "s", runs=runs)
+
+
+def _time_of(line: str) -> float:
+    """Seconds since the epoch of a line of ``train.log``."""
+    return datetime.strptime(line[:23], "%Y-%m-%d %H:%M:%S,%f").astimezone().timestamp()
 
 
 def labels(data: Path, model: Path) -> None:
@@ -192,11 +218,11 @@ def labels(data: Path, model: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("accuracy", "rate", "kills", "labels"))
+    parser.add_argument("what", choices=("accuracy", "rate", "kills", "start", "labels"))
     parser.add_argument("data", type=Path, metavar="DATASET")
     parser.add_argument("model", type=Path, nargs="?", metavar="MODEL")
     parser.add_argument("--epochs", type=int, help="default: 24; 4 of rate, 6 of kills")
-    parser.add_argument("--seeds", type=int, default=3, help="or pairs, of rate")
+    parser.add_argument("--seeds", type=int, default=3, help="or pairs, of rate, or runs, of start")
     arguments = parser.parse_args()
     if arguments.what == "accuracy":
         accuracy(arguments.data, arguments.epochs or 24, arguments.seeds)
@@ -204,6 +230,8 @@ def main() -> None:
         rate(arguments.data, arguments.epochs or 4, arguments.seeds)
     elif arguments.what == "kills":
         kills(arguments.data, arguments.epochs or 6)
+    elif arguments.what == "start":
+        start(arguments.data, arguments.seeds)
     elif arguments.model is None:
         parser.error("labels needs a MODEL")
     else:

@@ -249,6 +249,7 @@ GUARDS: dict[str, tuple[Promise, ...]] = {
                 "train/test_run.py::test_stopped_anywhere_it_goes_on_as_if_it_had_not_been",
                 "train/test_order.py::test_the_middle_of_an_epoch_is_its_end_and_nothing_else",
                 "train/test_order.py::test_batches_are_the_same_however_they_are_shared_out",
+                "train/test_local.py::test_a_killed_worker_is_replaced_and_the_weights_are_bit_equal",
                 "train/test_workers.py::test_a_lost_worker_is_replaced_and_the_run_is_what_it_would_have_been",
             ),
             ("benchmarks.training",),

@@ -84,7 +84,7 @@ DOORS: dict[str, set[str]] = {
     "xxhash": {"images"},
     "simplejpeg": {"images"},
     "cykooz_resizer": {"images/resize"},
-    "torchvision": {"train/augment"},
+    "torchvision": {"train/augment", "train/local_worker"},
     "torch": {
         "images/resize",
         "models",
@@ -96,7 +96,7 @@ DOORS: dict[str, set[str]] = {
         "serve/reference",
         "commands",
     },
-    "timm": {"models", "train/optimisation"},
+    "timm": {"models", "train/local_worker", "train/optimisation"},
     "huggingface_hub": {"models/pretrained"},
     "safetensors": {"models/checkpoints", "models/fit", "models/folder"},
     "openvino": {"models", "export"},

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from imgcls_ray.commands.device import settle_device
 from imgcls_ray.commands.terminal import native_stderr_aside
 from imgcls_ray.config import TrainConfig, make_config, read_values
 from imgcls_ray.errors import StoppedError
 from imgcls_ray.words import counted
+from imgcls_ray.workers.ahead import loading_ahead
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
     from imgcls_ray.config import Values
     from imgcls_ray.train.result import TrainResult
+
+WORKER = ("imgcls_ray.train.local_worker", "serve")
+"""What a worker on this machine is forked from: module and function."""
 
 
 def run(config_file: Path | None, overrides: Sequence[str], flags: Values, *, is_shared: bool = False) -> None:
@@ -34,11 +37,13 @@ def run(config_file: Path | None, overrides: Sequence[str], flags: Values, *, is
     """
     values = read_values(TrainConfig, config_file, overrides, flags)
     config = make_config(TrainConfig, values)
-    from imgcls_ray.train.job import train
-
     try:
-        with native_stderr_aside():
-            result = train(settle_device(config), Console(stderr=True), is_shared=is_shared)
+        # What is imported here takes as long as what the worker imports.
+        with native_stderr_aside(), loading_ahead(config, *WORKER) as server:
+            from imgcls_ray.commands.device import settle_device
+            from imgcls_ray.train.job import train
+
+            result = train(settle_device(config), Console(stderr=True), is_shared=is_shared, server=server)
     except KeyboardInterrupt as error:
         raise StoppedError("stopped before training began") from error
     _tell(result)

@@ -121,6 +121,14 @@ def _refuse_faults(data: str, faults: Sequence[Finding]) -> None:
     )
 
 
+def write_splits(tables: Mapping[str, pa.Table], folder: Path) -> dict[str, Path]:
+    """Write each split to a file of its own for ``map_entries``; the files by split."""
+    files = {split: folder / f"{split}.arrow" for split in tables}
+    for split, table in tables.items():
+        write_entries(table, files[split])
+    return files
+
+
 def write_entries(table: pa.Table, path: Path) -> None:
     """Write a split to an Arrow file for ``map_entries``."""
     with pa.ipc.new_file(path, _SCHEMA) as writer:

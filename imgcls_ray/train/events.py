@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
 if TYPE_CHECKING:
     from imgcls_ray.train.state import Metrics
-    from imgcls_ray.workers.board import Board
 
 
 @dataclass(frozen=True)
@@ -79,13 +78,23 @@ _KINDS: dict[str, type[Event]] = {
 }
 
 
-def send(board: Board, event: Event) -> None:
+class RunBoard(Protocol):
+    """What the workers of a run and its command tell each other, as the workers see it."""
+
+    def post(self, message: bytes) -> None:
+        """Leave a message for the command."""
+
+    def is_stopped(self) -> bool:
+        """Whether the command asks for a stop."""
+
+
+def send(board: RunBoard, event: Event) -> None:
     """Send an event to the command."""
     # As JSON: others of a cluster can write to its table, and a pickle would run what they say.
     board.post(json.dumps([type(event).__name__, asdict(event)]).encode())
 
 
-def receive(board: Board) -> list[Event]:
-    """The events since the last call, in order."""
-    messages = [json.loads(message) for message in board.collect()]
-    return [_KINDS[kind](**values) for kind, values in messages]
+def read_event(message: bytes) -> Event:
+    """The event that ``send`` made a message of."""
+    kind, values = json.loads(message)
+    return _KINDS[kind](**values)

@@ -1,7 +1,8 @@
-"""The training job: prepare, train on Ray Train, report, write the result. Run again, it resumes.
+"""The training job: prepare, train, report, write the result. Run again, it resumes.
 
-Ray Train starts the workers, connects them, and restarts them after a death. They resume from our own state in the
-output folder, on storage that all workers share.
+One worker on CPUs is a process of this machine. Several workers, GPUs and clusters are Ray Train's, which starts the
+workers, connects them, and restarts them after a death. They resume from our own state in the output folder, on storage
+that all workers share.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from imgcls_ray.storage.s3 import is_s3
 from imgcls_ray.storage.taken import foreign_name
 from imgcls_ray.store.lease import LEASE_FILE, hold_lease
 from imgcls_ray.train.entries import read_entries
+from imgcls_ray.train.local import train_here, worker_pool
 from imgcls_ray.train.network import open_start
 from imgcls_ray.train.recipe import Recipe, resolve_recipe
 from imgcls_ray.train.reporter import report_to
@@ -37,8 +39,8 @@ from imgcls_ray.train.state import (
     save_state,
 )
 from imgcls_ray.train.task import STATE_NAME
-from imgcls_ray.train.workers import train_on_ray
 from imgcls_ray.words import counted
+from imgcls_ray.workers.pool import is_trained_here
 from imgcls_ray.workers.prepare import check_resources
 
 if TYPE_CHECKING:
@@ -48,6 +50,10 @@ if TYPE_CHECKING:
     from imgcls_ray.storage import Directory
     from imgcls_ray.storage.s3 import S3Options
     from imgcls_ray.train.entries import Entries
+    from imgcls_ray.train.reporter import Reporter
+    from imgcls_ray.train.task import Outcome
+    from imgcls_ray.workers.forks import ForkServer
+    from imgcls_ray.workers.local_pool import LocalPool
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +78,9 @@ _OF_OTHER_COMMANDS = frozenset(
 )
 
 
-def train(config: TrainConfig, console: Console, *, is_shared: bool = False) -> TrainResult:
+def train(
+    config: TrainConfig, console: Console, *, is_shared: bool = False, server: ForkServer | None = None
+) -> TrainResult:
     """Run ``imgcls train``.
 
     Args:
@@ -80,6 +88,7 @@ def train(config: TrainConfig, console: Console, *, is_shared: bool = False) -> 
         console: for the progress.
         is_shared: whether the output may hold any files of others, but none under the names of a run: PaddleX's
             commands and scripts save predictions in the same folder.
+        server: process that a worker on this machine is forked from, if it loads already.
 
     Raises:
         UsageError: the configuration cannot work; raised before workers start.
@@ -97,6 +106,14 @@ def train(config: TrainConfig, console: Console, *, is_shared: bool = False) -> 
     if not is_s3(config.output) and os.path.isfile(path := path_from_uri(config.output)):
         raise UsageError(f"{path}: is a file; give a folder for the run, or s3://BUCKET/PREFIX")
     _check_is_ours(directory, config.output, is_shared=is_shared)
+    with worker_pool(server) as pool:
+        if is_trained_here(config):
+            pool.load()
+        return _train(config, directory, console, pool)
+
+
+def _train(config: TrainConfig, directory: Directory, console: Console, pool: LocalPool) -> TrainResult:
+    s3 = s3_options(config)
     entries = read_entries(config.data, delimiter=config.delimiter, split_folders=config.split_places, s3=s3)
     with hold_lease(directory):
         state = load_state(directory, STATE_NAME)
@@ -107,7 +124,7 @@ def train(config: TrainConfig, console: Console, *, is_shared: bool = False) -> 
         if is_new:
             save_state(state, directory, STATE_NAME)
         try:
-            return _run(config, entries, state, recipe, directory, console, is_new=is_new)
+            return _run(config, entries, state, recipe, directory, console, pool, is_new=is_new)
         except ImgclsError as error:
             write_failure(directory, RESULT_FILE, error)
             raise
@@ -189,6 +206,7 @@ def _run(
     recipe: Recipe,
     directory: Directory,
     console: Console,
+    pool: LocalPool,
     *,
     is_new: bool,
 ) -> TrainResult:
@@ -199,7 +217,7 @@ def _run(
         with report_to(directory, state, console) as reporter:
             _tell_beginning(config, entries, state, recipe, is_new=is_new)
             try:
-                outcome = train_on_ray(config, entries, state, recipe, reporter)
+                outcome = _train_workers(config, entries, state, recipe, reporter, pool)
             finally:
                 reporter.close()
         if outcome.kind == "failed":
@@ -215,6 +233,16 @@ def _run(
     return TrainResult(
         config.output, state.best_epoch, state.best_metrics, state.history[-1], len(state.bad), was_done=was_done
     )
+
+
+def _train_workers(
+    config: TrainConfig, entries: Entries, state: TrainState, recipe: Recipe, reporter: Reporter, pool: LocalPool
+) -> Outcome:
+    if is_trained_here(config):
+        return train_here(config, entries, state, recipe, reporter, pool)
+    from imgcls_ray.train.workers import train_on_ray
+
+    return train_on_ray(config, entries, state, recipe, reporter)
 
 
 def _bundle(model: str, s3: S3Options) -> None:

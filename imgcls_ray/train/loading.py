@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -19,6 +20,7 @@ from imgcls_ray.errors import ImageError
 from imgcls_ray.images.decoder import decode_scaled
 from imgcls_ray.images.preprocess import preprocess_image
 from imgcls_ray.train.entries import map_entries
+from imgcls_ray.workers.child import end_with_parent, name_process
 from imgcls_ray.workers.decoding import end_process_when_late
 from imgcls_ray.workers.fetching import NUM_FETCH_THREADS, any_version, fetch_inputs
 
@@ -126,7 +128,7 @@ class Images(Dataset[Batch]):
 
 
 def load_batches(
-    task: LoadTask, batches: Iterator[list[Sample]], *, num_processes: int, for_gpu: bool
+    task: LoadTask, batches: Iterator[list[Sample]], *, num_processes: int, for_gpu: bool, forks: bool = False
 ) -> Iterator[Batch]:
     """Load batches in order, several ahead, in processes that end with the iterator.
 
@@ -135,11 +137,13 @@ def load_batches(
         batches: samples of each batch; all samples of a batch are of one split.
         num_processes: number of loading processes, at least 1.
         for_gpu: pin the memory of the batches.
+        forks: fork this process for them, which has imported everything and has one thread.
     """
-    context = multiprocessing.get_context("forkserver")
-    # Not forked from this process: it has threads (Ray's, storage's), which do not survive a fork. Not spawned either:
-    # a server that has imported torch once forks each process in no time.
-    context.set_forkserver_preload([__name__])
+    context = multiprocessing.get_context("fork" if forks else "forkserver")
+    if not forks:
+        # This process has threads (Ray's, storage's), which do not survive a fork. Not spawned either: a server that
+        # has imported torch once forks each process in no time.
+        context.set_forkserver_preload([__name__])
     loader: DataLoader[Batch] = DataLoader(
         Images(task),
         # Each "index" is a whole batch: an image that cannot be read must not need a place in it.
@@ -148,7 +152,7 @@ def load_batches(
         num_workers=num_processes,
         prefetch_factor=_BATCHES_AHEAD,
         multiprocessing_context=context,
-        worker_init_fn=_begin_process,
+        worker_init_fn=_begin_fork if forks else _begin_process,
         pin_memory=for_gpu,
     )
     return iter(loader)
@@ -167,3 +171,10 @@ class _Once:
 def _begin_process(_number: int) -> None:
     # Decoding gives way to the process that trains, which all of them wait for.
     os.nice(5)
+
+
+def _begin_fork(number: int) -> None:
+    # At once, not within torch's five seconds: a fork holds the connection whose end tells of the worker's death.
+    end_with_parent(signal.SIGKILL)
+    name_process("imgcls-loader")
+    _begin_process(number)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from imgcls_ray.options import decode_limits, fetch_limits
 from imgcls_ray.train.augment import Augmentation
+from imgcls_ray.train.entries import map_entries
 from imgcls_ray.train.events import Doing, EpochDone, StepsDone, WorkersReady, send
 from imgcls_ray.train.learner import Learner
 from imgcls_ray.train.loading import LoadTask, load_batches
@@ -20,10 +21,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    import pyarrow as pa
     import torch
 
-    from imgcls_ray.train.events import Event
+    from imgcls_ray.train.events import Event, RunBoard
     from imgcls_ray.train.loading import Batch
     from imgcls_ray.train.order import Sample
     from imgcls_ray.train.saving import Saver
@@ -43,15 +43,17 @@ class Run:
         self,
         task: TrainTask,
         state: TrainState,
-        tables: dict[str, pa.Table],
         files: dict[str, Path],
+        board: RunBoard,
         rank: int,
         world_size: int,
         device: torch.device,
         saver: Saver | None,
     ) -> None:
         self._task, self._config, self._state, self._saver = task, task.config, state, saver
+        self._board = board
         self._rank, self._world_size, self._device = rank, world_size, device
+        tables = {split: map_entries(file) for split, file in files.items()}
         self._num_images = {split: len(table) for split, table in tables.items()}
         labels = tables["train"]["label"].to_numpy()
         self._order = BatchOrder(
@@ -64,6 +66,15 @@ class Run:
             rank=rank,
             world_size=world_size,
         )
+        self._first_epoch, self._first_step = divmod(state.step, self._order.steps_per_epoch)
+        self._batches = load_batches(
+            self._load_task(files),
+            self._all_batches(),
+            num_processes=task.loader_processes,
+            for_gpu=device.type == "cuda",
+            forks=task.forks_loaders,
+        )
+        # The first batches are loaded meanwhile.
         self._learner = Learner(
             state,
             self._config,
@@ -72,13 +83,6 @@ class Run:
             labels=labels,
             device=device,
             world_size=world_size,
-        )
-        self._first_epoch, self._first_step = divmod(state.step, self._order.steps_per_epoch)
-        self._batches = load_batches(
-            self._load_task(files),
-            self._all_batches(),
-            num_processes=task.loader_processes,
-            for_gpu=device.type == "cuda",
         )
         self._bad: dict[str, str] = {}
         self._must_stop = False
@@ -190,7 +194,7 @@ class Run:
 
     def _add_up(self, epoch: int, step: int, seconds: float) -> Outcome | None:
         """Bring the workers' sums together and tell of them; a stop or a failure is one of all workers."""
-        is_stopped = self._rank == 0 and self._task.board.is_stopped()
+        is_stopped = self._rank == 0 and self._board.is_stopped()
         (loss, correct), (count, num_bad, stop) = self._learner.take_sums([*self._counts, float(is_stopped)])
         self._counts = [0.0, 0.0]
         state = self._state
@@ -291,4 +295,4 @@ class Run:
 
     def _tell(self, event: Event) -> None:
         if self._rank == 0:
-            send(self._task.board, event)
+            send(self._board, event)

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from imgcls_ray.storage.files import path_from_uri
+from imgcls_ray.storage.s3 import is_s3
 from imgcls_ray.train.state import STATE_FILE
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-    from ray import ObjectRef
-
     from imgcls_ray.config import TrainConfig
     from imgcls_ray.train.recipe import Recipe
-    from imgcls_ray.workers.board import Board
+    from imgcls_ray.train.state import TrainState
 
 STATE_NAME = f"latest/{STATE_FILE}"
 """Where the state of a run is, in its output."""
+TITLE = "imgcls-train"
+"""Of a worker's process on this machine, for ``ps``."""
+EVENT, DONE, FAILED = b"e", b"d", b"f"
+"""First byte of what a worker on this machine says: an event, the outcome, or why there is none."""
+STOP = b"s"
+"""What such a worker hears after its task, if anything."""
+_MAX_LOADERS = 12
 
 
 @dataclass(frozen=True)
@@ -31,11 +38,26 @@ class TrainTask:
     """Height and width of training images, pixels."""
     output: str
     """Output of the run: an absolute path or URI, the same on every node."""
-    tables: ObjectRef[dict[str, pa.Table]]
-    """Tables of the dataset by split, in Ray's object store."""
     cpus_per_worker: int
     loader_processes: int
-    board: Board
+    forks_loaders: bool
+    """Whether the worker may fork itself for its loading processes: it has one thread until then."""
+
+
+def make_task(
+    config: TrainConfig, state: TrainState, recipe: Recipe, *, cpus_per_worker: int, forks_loaders: bool = False
+) -> TrainTask:
+    """Settle what the workers of a run get. Paths are absolute, because workers may run in another folder."""
+    return TrainTask(
+        config=config,
+        recipe=recipe,
+        batch_size=state.identity.batch_size,
+        train_size=state.identity.start.train_size,
+        output=config.output if is_s3(config.output) else os.path.abspath(path_from_uri(config.output)),
+        cpus_per_worker=cpus_per_worker,
+        loader_processes=config.loader_processes or min(cpus_per_worker, _MAX_LOADERS),
+        forks_loaders=forks_loaders,
+    )
 
 
 @dataclass(frozen=True)

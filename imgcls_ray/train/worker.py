@@ -1,65 +1,73 @@
-"""One worker of a run, from the process that Ray Train gives it to the loop."""
+"""One worker of a run, from the process that it gets to the loop."""
 
 from __future__ import annotations
 
 import ctypes
 from contextlib import suppress
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from imgcls_ray.options import s3_options
 from imgcls_ray.storage import open_directory
 from imgcls_ray.storage.scratch import scratch_folder
-from imgcls_ray.train.entries import SPLITS, write_entries
+from imgcls_ray.train.entries import write_splits
 from imgcls_ray.train.loop import Run
 from imgcls_ray.train.saving import Saver
 from imgcls_ray.train.state import load_state
 from imgcls_ray.train.task import STATE_NAME
 
 if TYPE_CHECKING:
-    import pyarrow as pa
+    from pathlib import Path
+
     import torch
 
+    from imgcls_ray.train.events import RunBoard
     from imgcls_ray.train.task import Outcome, TrainTask
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3  # of malloc.h
 
 
-def train_worker(config: dict[str, TrainTask]) -> Outcome:
+def train_worker(config: dict[str, Any]) -> Outcome:
     """The training function that Ray Train calls on each worker."""
     import ray
     import ray.train
     import ray.train.torch
 
-    task = config["task"]
     context = ray.train.get_context()
-    return run_worker(
-        task,
-        ray.get(task.tables),
-        rank=context.get_world_rank(),
-        world_size=context.get_world_size(),
-        device=ray.train.torch.get_device(),
-    )
+    with scratch_folder("train") as folder:
+        return run_worker(
+            config["task"],
+            write_splits(ray.get(config["tables"]), folder),
+            config["board"],
+            rank=context.get_world_rank(),
+            world_size=context.get_world_size(),
+            device=ray.train.torch.get_device(),
+        )
 
 
 def run_worker(
-    task: TrainTask, tables: dict[str, pa.Table], *, rank: int, world_size: int, device: torch.device
+    task: TrainTask, files: dict[str, Path], board: RunBoard, *, rank: int, world_size: int, device: torch.device
 ) -> Outcome:
-    """Resume from the state in the output folder, and train until the run is done, stopped or failed."""
+    """Resume from the state in the output folder, and train until the run is done, stopped or failed.
+
+    Args:
+        task: settings of all workers.
+        files: files of ``write_splits``.
+        board: way to the command.
+        rank, world_size: number of this worker, and of all workers.
+        device: device of this worker.
+    """
     import torch
 
-    torch.set_num_threads(task.cpus_per_worker)
-    if device.type == "cpu":
-        _keep_freed_memory()
     s3 = s3_options(task.config)
     state = load_state(open_directory(task.output, s3), STATE_NAME)
     assert state is not None, "the command writes a state before it starts workers"
-    with scratch_folder("train") as folder:
-        files = {split: Path(folder, f"{split}.arrow") for split in SPLITS}
-        for split in SPLITS:
-            write_entries(tables[split], files[split])
-        saver = Saver(task.output, s3, keep=task.config.keep_checkpoints) if rank == 0 else None
-        return Run(task, state, tables, files, rank, world_size, device, saver).go_on()
+    saver = Saver(task.output, s3, keep=task.config.keep_checkpoints) if rank == 0 else None
+    run = Run(task, state, files, board, rank, world_size, device, saver)
+    # After the loading processes, which may be forks of this one: torch starts its threads now.
+    torch.set_num_threads(task.cpus_per_worker)
+    if device.type == "cpu":
+        _keep_freed_memory()
+    return run.go_on()
 
 
 def _keep_freed_memory() -> None:

@@ -8,12 +8,10 @@ import threading
 from typing import TYPE_CHECKING
 
 from imgcls_ray.errors import ResourceError, StoppedError
-from imgcls_ray.storage.files import path_from_uri
-from imgcls_ray.storage.s3 import is_s3
 from imgcls_ray.storage.scratch import scratch_folder
-from imgcls_ray.train.events import WorkersLost, receive, send
+from imgcls_ray.train.events import WorkersLost, read_event, send
 from imgcls_ray.train.meeting import torch_config
-from imgcls_ray.train.task import Outcome, TrainTask
+from imgcls_ray.train.task import Outcome, make_task
 from imgcls_ray.train.worker import train_worker
 from imgcls_ray.workers.board import Board
 from imgcls_ray.workers.ray_cluster import show_gpus, start_ray
@@ -24,6 +22,8 @@ from imgcls_ray.workers.stopping import GracefulStop
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    import pyarrow as pa
+    from ray import ObjectRef
     from ray.train import UserCallback
     from ray.train.v2._internal.execution.context import TrainRunContext
 
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     from imgcls_ray.train.recipe import Recipe
     from imgcls_ray.train.reporter import Reporter
     from imgcls_ray.train.state import TrainState
+    from imgcls_ray.train.task import TrainTask
 
 _POLL_S = 0.3
-_MAX_LOADERS = 12
 _MAX_REASON = 300
 
 
@@ -58,18 +58,8 @@ def train_on_ray(
     start_ray(uses_gpus=config.uses_gpus)
     num_workers, cpus_per_worker = _plan(config)
     board = Board()
-    task = TrainTask(
-        config=config,
-        recipe=recipe,
-        batch_size=state.identity.batch_size,
-        train_size=state.identity.start.train_size,
-        output=config.output if is_s3(config.output) else os.path.abspath(path_from_uri(config.output)),
-        tables=ray.put(entries.tables),
-        cpus_per_worker=cpus_per_worker,
-        loader_processes=config.loader_processes or min(cpus_per_worker, _MAX_LOADERS),
-        board=board,
-    )
-    fit = _Fit(task, num_workers)
+    task = make_task(config, state, recipe, cpus_per_worker=cpus_per_worker)
+    fit = _Fit(task, ray.put(entries.tables), board, num_workers)
     # Signals reach the main thread, and Ray Train would take them for itself there.
     thread = threading.Thread(target=fit.run, name="ray-train", daemon=True)
     try:
@@ -77,8 +67,8 @@ def train_on_ray(
             thread.start()
             while thread.is_alive():
                 thread.join(_POLL_S)
-                for event in receive(board):
-                    reporter.take(event)
+                for message in board.collect():
+                    reporter.take(read_event(message))
     except KeyboardInterrupt as error:
         raise StoppedError(
             f"stopped at once; the same command goes on from the last saved state in {config.output}"
@@ -96,8 +86,8 @@ def train_on_ray(
 class _Fit:
     """Ray Train's part, in a thread."""
 
-    def __init__(self, task: TrainTask, num_workers: int) -> None:
-        self._task, self._num_workers = task, num_workers
+    def __init__(self, task: TrainTask, tables: ObjectRef[dict[str, pa.Table]], board: Board, num_workers: int) -> None:
+        self._task, self._tables, self._board, self._num_workers = task, tables, board, num_workers
         self.error: BaseException | None = None
         self._outcome: Outcome | None = None
 
@@ -120,6 +110,9 @@ class _Fit:
     def _fit(self) -> Outcome:
         # Read when the workers are set up; paths are absolute, and Ray's folder is not ours.
         os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
+        if cluster_address() is None:
+            # An actor that imports torch for two seconds, to look for nodes that are taken away.
+            os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
         logging.getLogger("ray.train").setLevel(logging.ERROR)
         # Not of `ray.train`, which is these, too: type checkers take its names for those of Train's first version.
         from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig
@@ -136,7 +129,7 @@ class _Fit:
         with scratch_folder("ray-train") as folder:
             trainer = TorchTrainer(
                 train_worker,
-                train_loop_config={"task": task},
+                train_loop_config={"task": task, "tables": self._tables, "board": self._board},
                 torch_config=torch_config(uses_gpus=config.uses_gpus),
                 scaling_config=ScalingConfig(
                     num_workers=num_workers,
@@ -147,7 +140,7 @@ class _Fit:
                     # Ray's own account of the run; ours is in the output.
                     storage_path=str(folder),
                     failure_config=FailureConfig(max_failures=config.max_failures),
-                    callbacks=[_tell_of_losses(task.board)],
+                    callbacks=[_tell_of_losses(self._board)],
                 ),
             )
             result = trainer.fit()

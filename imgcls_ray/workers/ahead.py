@@ -8,11 +8,11 @@ from __future__ import annotations
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from imgcls_ray.config import AUTO
+from imgcls_ray.config import AUTO, TrainConfig
 from imgcls_ray.errors import ResourceError
 from imgcls_ray.machine import may_have_gpus
 from imgcls_ray.workers.forks import ForkServer
-from imgcls_ray.workers.pool import is_on_ray
+from imgcls_ray.workers.pool import is_on_ray, is_trained_here
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def loading_ahead(config: PredictConfig, module: str, function: str) -> Iterator[ForkServer | None]:
+def loading_ahead(config: PredictConfig | TrainConfig, module: str, function: str) -> Iterator[ForkServer | None]:
     """Load what workers are forked from, where it is certain already that they run on this machine.
 
     Args:
@@ -39,7 +39,10 @@ def loading_ahead(config: PredictConfig, module: str, function: str) -> Iterator
             server.close()
 
 
-def _is_local(config: PredictConfig) -> bool:
+def _is_local(config: PredictConfig | TrainConfig) -> bool:
+    is_settled = config.device != AUTO or not may_have_gpus()
     with suppress(ResourceError):  # what is wrong with the cluster's address is for the job to say
-        return not is_on_ray(config) and (config.device != AUTO or config.on == "local" or not may_have_gpus())
+        if isinstance(config, TrainConfig):
+            return is_settled and is_trained_here(config)
+        return not is_on_ray(config) and (is_settled or config.on == "local")
     return False

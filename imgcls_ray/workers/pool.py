@@ -9,7 +9,7 @@ from imgcls_ray.workers.ray_cluster import is_cluster_given
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from imgcls_ray.config import RunsBlocks
+    from imgcls_ray.config import RunsBlocks, TrainConfig
     from imgcls_ray.workers.ray_cluster import WorkerPlan
     from imgcls_ray.workers.worker import Block, Work
 
@@ -50,6 +50,15 @@ def is_on_ray(config: RunsBlocks) -> bool:
         ResourceError: the environment names what is no cluster.
     """
     return config.on == "ray" or (config.on == "auto" and (config.uses_gpus or is_cluster_given()))
+
+
+def is_trained_here(config: TrainConfig) -> bool:
+    """Whether a training runs in one process of this machine: one worker on CPUs, and no cluster is given.
+
+    Raises:
+        ResourceError: the environment names what is no cluster.
+    """
+    return not config.uses_gpus and (config.num_workers or 1) == 1 and not is_cluster_given()
 
 
 def is_on_cluster(config: RunsBlocks) -> bool:

@@ -12,9 +12,10 @@ from PIL import Image
 from rich.console import Console
 
 from imgcls_ray.config import TrainConfig, make_config
-from imgcls_ray.train.events import receive
+from imgcls_ray.train.entries import write_splits
+from imgcls_ray.train.events import read_event
 from imgcls_ray.train.job import train
-from imgcls_ray.train.task import Outcome, TrainTask
+from imgcls_ray.train.task import make_task
 from imgcls_ray.train.worker import run_worker
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from imgcls_ray.train.reporter import Reporter
     from imgcls_ray.train.result import TrainResult
     from imgcls_ray.train.state import TrainState
+    from imgcls_ray.train.task import Outcome
 
 CLASSES = ("red", "green", "blue")
 NUM_TRAIN, NUM_VAL = 48, 15
@@ -100,10 +102,6 @@ class LocalBoard:
     def post(self, message: bytes) -> None:
         self.messages.append(message)
 
-    def collect(self) -> list[bytes]:
-        taken, self.messages = self.messages, []
-        return taken
-
     def is_stopped(self) -> bool:
         # How far a step is comes by the clock, and does not count.
         num_messages = sum(not message.startswith(b'["Doing"') for message in self.messages)
@@ -111,32 +109,25 @@ class LocalBoard:
 
 
 @pytest.fixture
-def train_here(monkeypatch: pytest.MonkeyPatch) -> Callable[..., TrainResult]:
-    """The command's work with its one worker in this process: everything but Ray Train."""
+def train_here(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., TrainResult]:
+    """The command's work with its one worker in this process: everything but what starts and follows a worker."""
 
     def train_in_process(config: TrainConfig, *, stop_after: int | None = None) -> TrainResult:
         def on_no_ray(
             config: TrainConfig, entries: Entries, state: TrainState, recipe: Recipe, reporter: Reporter
         ) -> Outcome:
-            board: Any = LocalBoard(stop_after=stop_after)
-            no_tables: Any = None
-            task = TrainTask(
-                config,
-                recipe,
-                batch_size=state.identity.batch_size,
-                train_size=state.identity.start.train_size,
-                output=config.output,
-                tables=no_tables,
-                cpus_per_worker=1,
-                loader_processes=1,
-                board=board,
-            )
-            outcome = run_worker(task, entries.tables, rank=0, world_size=1, device=torch.device("cpu"))
-            for event in receive(board):
-                reporter.take(event)
+            board = LocalBoard(stop_after=stop_after)
+            task = make_task(config, state, recipe, cpus_per_worker=1)
+            folder = tmp_path_factory.mktemp("entries")
+            files = write_splits(entries.tables, folder)
+            outcome = run_worker(task, files, board, rank=0, world_size=1, device=torch.device("cpu"))
+            for message in board.messages:
+                reporter.take(read_event(message))
             return outcome
 
-        monkeypatch.setattr("imgcls_ray.train.job.train_on_ray", on_no_ray)
+        # What several workers would run on, without any process.
+        monkeypatch.setattr("imgcls_ray.train.job.is_trained_here", lambda _config: False)
+        monkeypatch.setattr("imgcls_ray.train.workers.train_on_ray", on_no_ray)
         return train(config, Console(file=io.StringIO()))
 
     return train_in_process

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from typing import Any
 
-from imgcls_ray.train.events import Doing, EpochDone, Event, StepsDone, WorkersLost, WorkersReady, receive, send
+from imgcls_ray.train.events import Doing, EpochDone, Event, StepsDone, WorkersLost, WorkersReady, read_event, send
 from tests.train.conftest import LocalBoard
 
 
 def test_events_arrive_in_order_as_they_were_sent() -> None:
-    board: Any = LocalBoard()
+    board = LocalBoard()
     events: list[Event] = [
         WorkersReady(step=4, steps_per_epoch=4, epochs=2, num_workers=1, device="cpu", amp="off"),
         Doing("saving", 6),
@@ -21,19 +20,18 @@ def test_events_arrive_in_order_as_they_were_sent() -> None:
     ]
     for event in events:
         send(board, event)
-    assert receive(board) == events
-    assert receive(board) == []
+    assert [read_event(message) for message in board.messages] == events
 
 
 def test_a_loss_that_is_no_number_arrives_too() -> None:
-    board: Any = LocalBoard()
+    board = LocalBoard()
     send(board, StepsDone(1, 1, math.nan, 1e-3, 1.0))
-    [event] = receive(board)
+    event = read_event(board.messages[0])
     assert isinstance(event, StepsDone)
     assert math.isnan(event.loss)
 
 
 def test_events_travel_as_json() -> None:
-    board: Any = LocalBoard()
+    board = LocalBoard()
     send(board, WorkersLost({"3": "gone"}))
     assert json.loads(board.messages[0]) == ["WorkersLost", {"reasons": {"3": "gone"}}]

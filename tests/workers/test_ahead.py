@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from imgcls_ray.commands.predict import WORKERS
-from imgcls_ray.config import PredictConfig, make_config
+from imgcls_ray.commands.train import WORKER
+from imgcls_ray.config import PredictConfig, TrainConfig, make_config
 from imgcls_ray.predict.label import serve_labelling
 from imgcls_ray.workers import ahead, pool
 from imgcls_ray.workers.ahead import loading_ahead
@@ -47,6 +48,25 @@ def test_a_job_of_this_machine_begins_to_load_its_workers_and_ends_them() -> Non
     server: Any = begun(device="cpu")
     assert server.begun == (serve_labelling.__module__, serve_labelling.__name__)
     assert server.is_closed
+
+
+def trains_here(**values: object) -> bool:
+    config = make_config(TrainConfig, {"data": "d", "model": "m", **values})
+    with loading_ahead(config, *WORKER) as server:
+        return server is not None
+
+
+def test_a_training_of_one_worker_on_cpus_begins_to_load_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ahead, "may_have_gpus", lambda: True)
+    assert trains_here(device="cpu")
+    assert trains_here(device="cpu", num_workers=1)
+    assert not trains_here(device="cpu", num_workers=2)
+    assert not trains_here(device="gpu")
+    assert not trains_here()
+    monkeypatch.setattr(ahead, "may_have_gpus", lambda: False)
+    assert trains_here()
+    monkeypatch.setattr(pool, "is_cluster_given", lambda: True)
+    assert not trains_here()
 
 
 def test_what_may_run_elsewhere_loads_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
