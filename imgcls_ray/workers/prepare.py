@@ -242,10 +242,6 @@ class _Network:
 
 
 def _tell_of_start(num_workers: int, what_they_do: str, *, cores: int = 1, on_ray: bool) -> None:
-    workers = (
-        f"{counted(num_workers, 'worker')} on Ray"
-        if on_ray
-        else f"{counted(num_workers, 'process', 'processes')} on this machine"
-    )
+    workers = counted(num_workers, "worker") if on_ray else counted(num_workers, "process", "processes")
     of_cores = f" of {cores} cores" if cores > 1 else ""
-    logger.info("starting %s%s%s", workers, of_cores, what_they_do)
+    logger.info("starting %s%s on %s%s", workers, of_cores, "Ray" if on_ray else "this machine", what_they_do)
