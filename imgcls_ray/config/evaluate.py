@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, model_validator
 
 from imgcls_ray.config.dataset import Labelled
 from imgcls_ray.config.device import RunsNetwork
@@ -39,3 +39,9 @@ class EvaluateConfig(Labelled, RunsNetwork, RunsBlocks, ReadLimits):
     the network in memory for all cores, if ``num_workers`` is not given."""
     batch_size: PositiveInt = 32
     """Images per forward pass on one worker; short batches are padded."""
+
+    @model_validator(mode="after")
+    def _cores_are_for_cpus(self) -> Self:
+        if self.cores_per_worker is not None and self.uses_gpus:
+            raise ValueError("cores_per_worker is for evaluating on CPUs; leave it out, or give device=cpu")
+        return self

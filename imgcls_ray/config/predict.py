@@ -135,6 +135,8 @@ class LabelConfig(RunsNetwork, RunsBlocks, ReadLimits):
             raise ValueError(
                 f"device={self.device} names the GPUs, num_gpus={self.num_gpus} lets them be chosen: give one"
             )
+        if self.cores_per_worker is not None and self.uses_gpus:
+            raise ValueError("cores_per_worker is for labelling on CPUs; leave it out, or give device=cpu")
         if self.num_gpus and self.device == "cpu":
             raise ValueError(f"num_gpus={self.num_gpus} labels on GPUs and device=cpu on CPUs: leave one out")
         return self

@@ -17,6 +17,7 @@ from imgcls_ray.words import counted
 from imgcls_ray.workers.local_pool import LocalPool
 from imgcls_ray.workers.pool import is_on_cluster, is_on_ray
 from imgcls_ray.workers.ray_cluster import (
+    WorkerPlan,
     check_local,
     fit_plan,
     is_cluster_given,
@@ -172,6 +173,10 @@ def start_locally(
                 local.plan, rooms, needed, config.num_workers, config.cores_per_worker, place="this machine"
             )
             num_workers = local.plan.num_cpu_workers
+    elif config.cores_per_worker is not None and not is_alone:
+        cores = config.cores_per_worker
+        num_workers = config.num_workers or max(1, available_cores() // cores)
+        local.plan = WorkerPlan(num_workers, cores_per_worker=cores)
     _tell_of_start(num_workers, _LOADS, cores=1 if is_alone else local.plan.cores_per_worker, on_ray=False)
     return local
 

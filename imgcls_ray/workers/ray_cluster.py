@@ -173,7 +173,8 @@ def plan_workers(
         )
     if num_gpus is None and not gpus:
         raise ResourceError("device=gpu: the Ray cluster has no GPU now; give num_gpus if it can grow, or device=cpu")
-    plan = WorkerPlan(num_workers or max(cpus // (cores_per_worker or 1), 1), gpus if num_gpus is None else num_gpus)
+    cores = cores_per_worker or 1
+    plan = WorkerPlan(num_workers or max(cpus // cores, 1), gpus if num_gpus is None else num_gpus, cores)
     if memory is not None:
         rooms = None if may_grow and num_workers is not None else _rooms()
         plan = fit_plan(plan, rooms, memory, num_workers, cores_per_worker, place="the Ray cluster")

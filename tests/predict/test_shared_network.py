@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from rich.console import Console
 
-from imgcls_ray.config import PredictConfig, make_config
-from imgcls_ray.errors import ResourceError
+from imgcls_ray.config import EvaluateConfig, PredictConfig, make_config
+from imgcls_ray.errors import ConfigError, ResourceError
 from imgcls_ray.models.engines.memory import measure_memory
 from imgcls_ray.predict.job import predict
 from imgcls_ray.workers import prepare
@@ -96,4 +96,16 @@ def test_a_system_that_does_not_tell_its_memory_refuses_nothing(
     label: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(prepare, "available_memory", lambda: None)
-    assert len(parts(label("store", unit_size=16))) == 5
+    one_each = parts(label("store", unit_size=16))
+    assert len(one_each) == 5
+    if len(os.sched_getaffinity(0)) >= 2:
+        assert parts(label("shared", unit_size=16, cores_per_worker=2)) == one_each
+
+
+@pytest.mark.parametrize("device", [{"device": "gpu"}, {"device": "gpu:0"}, {"num_gpus": 1}])
+def test_cores_of_a_worker_are_refused_with_gpus(device: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="cores_per_worker is for labelling on CPUs; leave it out, or give device"):
+        make_config(PredictConfig, {"input": "a", "model": "b", "output": "c", "cores_per_worker": 2, **device})
+    if "device" in device:
+        with pytest.raises(ConfigError, match="cores_per_worker is for evaluating on CPUs"):
+            make_config(EvaluateConfig, {"data": "a", "model": "b", "cores_per_worker": 2, **device})
