@@ -164,7 +164,9 @@ def start_locally(
     num_workers = 1 if is_alone else local.plan.num_cpu_workers
     memory, num_left = network.memory(), available_memory()
     if memory is not None and num_left is not None:
-        rooms = [Room(available_cores(), max(0, num_left - _KEPT_FREE_BYTES))]
+        # The file of the network is mapped by all workers, and in memory once.
+        num_left -= _KEPT_FREE_BYTES + folder.num_bytes
+        rooms = [Room(available_cores(), max(0, num_left))]
         needed = WorkerMemory(memory, LOCAL_BYTES)
         if is_alone:
             check_fits(rooms, needed, 1, 1, place="this machine")

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from imgcls_ray.models.classifier import ModelInput
+    from imgcls_ray.models.engines.engine import EngineName
     from imgcls_ray.models.folder import ModelFolder
 
 BATCH_SIZE = 4
@@ -26,7 +27,7 @@ BATCH_SIZE = 4
 @pytest.mark.parametrize("engine", ["openvino", "torch"])
 @pytest.mark.parametrize("num_cores", [2, 3])
 def test_several_cores_give_the_numbers_of_one_bit_for_bit(
-    draw_images: Callable[..., list[Path]], small_model: ModelFolder, engine: str, num_cores: int
+    draw_images: Callable[..., list[Path]], small_model: ModelFolder, engine: EngineName, num_cores: int
 ) -> None:
     encoded: list[bytes | ImageError] = [path.read_bytes() for path in draw_images(31)]
     encoded[5] = b"no image"

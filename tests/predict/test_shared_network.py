@@ -45,8 +45,15 @@ def label(draw_images: Callable[..., list[Path]], small_model: ModelFolder, tmp_
     return run
 
 
-def has_left(monkeypatch: pytest.MonkeyPatch, num_bytes: int) -> None:
-    monkeypatch.setattr(prepare, "available_memory", lambda: num_bytes + prepare._KEPT_FREE_BYTES)
+@pytest.fixture
+def has_left(small_model: ModelFolder, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Let the machine have so many bytes for workers."""
+    rest = prepare._KEPT_FREE_BYTES + small_model.num_bytes
+
+    def have(num_bytes: int) -> None:
+        monkeypatch.setattr(prepare, "available_memory", lambda: num_bytes + rest)
+
+    return have
 
 
 def parts(store: Path) -> dict[str, str]:
@@ -57,15 +64,16 @@ def parts(store: Path) -> dict[str, str]:
 def test_one_worker_of_two_cores_writes_the_bytes_of_two_workers(
     label: Callable[..., Path],
     memory: WorkerMemory,
+    has_left: Callable[[int], None],
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(prepare, "available_cores", lambda: 2)
     with caplog.at_level(logging.INFO, logger="imgcls_ray"):
         # Which has room for two workers of one core, and then for one of two.
-        has_left(monkeypatch, 2 * memory.of(1))
+        has_left(2 * memory.of(1))
         one_each = parts(label("one-each", unit_size=16))
-        has_left(monkeypatch, memory.of(2))
+        has_left(memory.of(2))
         shared = parts(label("shared", unit_size=16))
     started = [line for line in caplog.messages if line.startswith("starting")]
     assert started == [
@@ -77,16 +85,16 @@ def test_one_worker_of_two_cores_writes_the_bytes_of_two_workers(
 
 
 def test_what_does_not_fit_is_refused_before_it_is_planned(
-    label: Callable[..., Path], memory: WorkerMemory, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    label: Callable[..., Path], memory: WorkerMemory, has_left: Callable[[int], None], tmp_path: Path
 ) -> None:
-    has_left(monkeypatch, memory.of(1) - 1)
+    has_left(memory.of(1) - 1)
     with pytest.raises(ResourceError, match=r"1 worker of 1 core needs .* this machine has .* left; give"):
         label("store", unit_size=16)
     assert not list((tmp_path / "store").rglob("*.parquet"))
     # A single unit, too, which would have one worker with all cores.
     with pytest.raises(ResourceError, match="1 worker of 1 core needs"):
         label("alone", limit=4)
-    has_left(monkeypatch, 2 * memory.of(1) - 1)
+    has_left(2 * memory.of(1) - 1)
     with pytest.raises(ResourceError, match="2 workers of 1 core need"):
         label("two", unit_size=16, num_workers=2)
     assert ResourceError.exit_code == 2
