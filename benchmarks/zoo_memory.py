@@ -112,7 +112,7 @@ def measure(names: Sequence[str], place: Path, batch_size: int, precision: Preci
     print_table(
         ("network", "pixels", "weights", "1 worker of 1 core", f"{room.num_cores} of these", "workers", "all"),
         rows,
-        title=f"GB, precision {precision}, batches of {batch_size}, {room.num_cores} cores and {room.num_bytes / _GB:.1f} GB for workers",
+        title=f"GB, {precision}, batches of {batch_size}, {room.num_cores} cores, {room.num_bytes / _GB:.1f} GB",
         console=Console(stderr=True, width=110),
     )
 

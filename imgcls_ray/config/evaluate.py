@@ -32,8 +32,8 @@ class EvaluateConfig(Labelled, RunsNetwork, RunsBlocks, ReadLimits):
     out too much of the dataset."""
 
     num_workers: PositiveInt | None = None
-    """Number of workers. On CPUs they classify; with GPUs they fetch and decode. Default: as many as there are cores
-    and memory for."""
+    """Number of workers, which classify on CPUs, and fetch and decode for GPUs. Default: as many as cores and memory
+    allow."""
     cores_per_worker: PositiveInt | None = None
     """Cores of each worker on CPUs, which share one copy of the network. Default: one, or as many as it takes to have
     the network in memory for all cores, if ``num_workers`` is not given."""

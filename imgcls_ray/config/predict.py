@@ -47,8 +47,8 @@ class LabelConfig(RunsNetwork, RunsBlocks, ReadLimits):
     """Column, or JSON key, of the images in a list."""
 
     num_workers: PositiveInt | None = None
-    """Number of workers. On CPUs they label; with GPUs they fetch and decode. Default: as many as there are cores and
-    memory for."""
+    """Number of workers, which label on CPUs, and fetch and decode for GPUs. Default: as many as cores and memory
+    allow."""
     cores_per_worker: PositiveInt | None = None
     """Cores of each worker on CPUs, which share one copy of the network. Default: one, or as many as it takes to have
     the network in memory for all cores, if ``num_workers`` is not given."""
