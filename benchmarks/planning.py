@@ -33,8 +33,8 @@ _ROWS_PER_GROUP = 100_000
 class NullWork(LabelWork):
     """Stands in for ``LabelWork``: rows without labelling."""
 
-    def __init__(self, task: LabelTask, *, num_threads: int) -> None:
-        del num_threads  # of a network that is not there
+    def __init__(self, task: LabelTask, *, num_threads: int, num_cores: int) -> None:
+        del num_threads, num_cores  # of a network that is not there
         self._store = task.open_store()
         self._class_names = task.open_model().spec.class_names
         ids, scores = np.zeros(1, dtype=np.int32), np.ones(1, dtype=np.float32)

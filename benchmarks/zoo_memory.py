@@ -29,13 +29,15 @@ from imgcls_ray.workers.sizing import LOCAL_BYTES, Room, WorkerMemory, choose_co
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from imgcls_ray.models.engines.engine import Precision
+
 _NODE_CORES, _NODE_GIB = 16, 32.0
 # What the system, the command and files being read need of a node's memory.
 _SYSTEM_BYTES = 2 * 2**30
 _GB = 1e9
 
 
-def _measure(name: str, place: Path, batch_size: int, *, run: bool) -> None:
+def _measure(name: str, place: Path, batch_size: int, precision: Precision, *, run: bool) -> None:
     """In a process of its own: print what the network takes."""
     import numpy as np
 
@@ -53,13 +55,13 @@ def _measure(name: str, place: Path, batch_size: int, *, run: bool) -> None:
     if os.waitpid(pid, 0)[1]:
         sys.exit(f"{name}: was not converted")
     folder = open_model_folder(path)
-    memory = measure_memory(folder, engine="auto", precision="auto", batch_size=batch_size, embedding=False)
+    memory = measure_memory(folder, engine="auto", precision=precision, batch_size=batch_size, embedding=False)
     if memory is None:
         sys.exit("this system does not tell a process its memory")
     figures = {**memory._asdict(), "weights": folder.num_bytes, "size": folder.spec.preprocess.crop_size}
     if run:
         before = _anonymous_bytes()
-        network = load_engine(folder, batch_size=batch_size, num_threads=1)
+        network = load_engine(folder, precision=precision, batch_size=batch_size, num_threads=1)
         size = folder.spec.preprocess.crop_size
         network(np.zeros((batch_size, size, size, 3), np.uint8))
         figures["taken"] = _anonymous_bytes() - before
@@ -71,9 +73,9 @@ def _anonymous_bytes() -> int:
     return int(line.split()[1]) * 1024
 
 
-def _ask(name: str, place: Path, batch_size: int, *, run: bool) -> dict[str, int]:
+def _ask(name: str, place: Path, batch_size: int, precision: Precision, *, run: bool) -> dict[str, int]:
     command = [sys.executable, "-m", "benchmarks.zoo_memory", name, "--keep", str(place), "--one"]
-    command += ["--batch-size", str(batch_size), *(["--run"] if run else [])]
+    command += ["--batch-size", str(batch_size), "--precision", precision, *(["--run"] if run else [])]
     environment = {**os.environ, "IMGCLS_CACHE": f"{place}/cache"}
     told = subprocess.check_output(command, env=environment, text=True)
     figures: dict[str, int] = json.loads(told.splitlines()[-1])
@@ -82,6 +84,8 @@ def _ask(name: str, place: Path, batch_size: int, *, run: bool) -> dict[str, int
 
 def _row(name: str, figures: dict[str, int], room: Room) -> tuple[str, ...]:
     memory = WorkerMemory(NetworkMemory(figures["once"], figures["per_core"]), LOCAL_BYTES)
+    # The file of the network is mapped by all workers, and in memory once.
+    room = room._replace(num_bytes=room.num_bytes - figures["weights"])
     cores = choose_cores([room], memory)
     num_workers = num_fitting([room], memory, cores)
     one, total = memory.of(1), num_workers * memory.of(cores)
@@ -98,17 +102,17 @@ def _row(name: str, figures: dict[str, int], room: Room) -> tuple[str, ...]:
     )
 
 
-def measure(names: Sequence[str], place: Path, batch_size: int, room: Room, *, run: bool) -> None:
+def measure(names: Sequence[str], place: Path, batch_size: int, precision: Precision, room: Room, *, run: bool) -> None:
     rows = []
     for name in names:
         try:
-            rows.append(_row(name, _ask(name, place, batch_size, run=run), room))
+            rows.append(_row(name, _ask(name, place, batch_size, precision, run=run), room))
         except subprocess.CalledProcessError as error:
             print(f"{name}: {error}", file=sys.stderr)
     print_table(
         ("network", "pixels", "weights", "1 worker of 1 core", f"{room.num_cores} of these", "workers", "all"),
         rows,
-        title=f"GB, batches of {batch_size}, {room.num_cores} cores and {room.num_bytes / _GB:.1f} GB for workers",
+        title=f"GB, {precision}, batches of {batch_size}, {room.num_cores} cores, {room.num_bytes / _GB:.1f} GB",
         console=Console(stderr=True, width=110),
     )
 
@@ -121,6 +125,7 @@ def main() -> None:
     parser.add_argument("--cores", type=int, default=_NODE_CORES, help=f"of the node [default: {_NODE_CORES}]")
     parser.add_argument("--gib", type=float, default=_NODE_GIB, help=f"memory of the node [default: {_NODE_GIB:g}]")
     parser.add_argument("--batch-size", type=int, default=32, help="[default: 32]")
+    parser.add_argument("--precision", choices=["auto", "bf16", "fp32"], default="auto", help="[default: auto]")
     parser.add_argument("--keep", type=Path, help="folder for model folders and conversions [default: a temporary one]")
     parser.add_argument("--run", action="store_true", help="also run a batch: up to half a minute each")
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
@@ -128,12 +133,12 @@ def main() -> None:
     if unknown := set(args.names) - set(ZOO):
         sys.exit(f"{', '.join(sorted(unknown))}: not in the zoo; `imgcls models` lists it")
     if args.one:
-        _measure(args.names[0], args.keep, args.batch_size, run=args.run)
+        _measure(args.names[0], args.keep, args.batch_size, args.precision, run=args.run)
         return
     names = args.names or sorted(ZOO, key=lambda name: -(ZOO[name].num_parameters or 0))
     room = Room(args.cores, int(args.gib * 2**30) - _SYSTEM_BYTES)
     with tempfile.TemporaryDirectory(prefix="imgcls-zoo-") as temporary:
-        measure(names, args.keep or Path(temporary), args.batch_size, room, run=args.run)
+        measure(names, args.keep or Path(temporary), args.batch_size, args.precision, room, run=args.run)
 
 
 if __name__ == "__main__":

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, model_validator
 
 from imgcls_ray.config.dataset import Labelled
 from imgcls_ray.config.device import RunsNetwork
@@ -32,10 +32,16 @@ class EvaluateConfig(Labelled, RunsNetwork, RunsBlocks, ReadLimits):
     out too much of the dataset."""
 
     num_workers: PositiveInt | None = None
-    """Number of workers. On CPUs they classify; with GPUs they fetch and decode. Default: as many as there are cores
-    and memory for."""
+    """Number of workers, which classify on CPUs, and fetch and decode for GPUs. Default: as many as cores and memory
+    allow."""
     cores_per_worker: PositiveInt | None = None
     """Cores of each worker on CPUs, which share one copy of the network. Default: one, or as many as it takes to have
     the network in memory for all cores, if ``num_workers`` is not given."""
     batch_size: PositiveInt = 32
     """Images per forward pass on one worker; short batches are padded."""
+
+    @model_validator(mode="after")
+    def _cores_are_for_cpus(self) -> Self:
+        if self.cores_per_worker is not None and self.uses_gpus:
+            raise ValueError("cores_per_worker is for evaluating on CPUs; leave it out, or give device=cpu")
+        return self

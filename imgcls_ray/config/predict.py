@@ -47,8 +47,8 @@ class LabelConfig(RunsNetwork, RunsBlocks, ReadLimits):
     """Column, or JSON key, of the images in a list."""
 
     num_workers: PositiveInt | None = None
-    """Number of workers. On CPUs they label; with GPUs they fetch and decode. The number is fixed. Default: as many as
-    there are cores and memory for, also on nodes that join the cluster during the run."""
+    """Number of workers, which label on CPUs, and fetch and decode for GPUs. The number is fixed. Default: as many as
+    cores and memory allow, also on nodes that join the cluster during the run."""
     min_workers: PositiveInt | None = None
     """Smallest number of workers, instead of ``num_workers``: a cluster with an autoscaler grows for them. Default:
     1."""
@@ -148,6 +148,8 @@ class LabelConfig(RunsNetwork, RunsBlocks, ReadLimits):
             raise ValueError(
                 f"device={self.device} names the GPUs, num_gpus={self.num_gpus} lets them be chosen: give one"
             )
+        if self.cores_per_worker is not None and self.uses_gpus:
+            raise ValueError("cores_per_worker is for labelling on CPUs; leave it out, or give device=cpu")
         if self.num_gpus and self.device == "cpu":
             raise ValueError(f"num_gpus={self.num_gpus} labels on GPUs and device=cpu on CPUs: leave one out")
         return self

@@ -17,7 +17,6 @@ from typing import IO, TYPE_CHECKING
 from imgcls_ray.train.task import DONE, EVENT, FAILED, TITLE
 from imgcls_ray.train.worker import run_worker
 from imgcls_ray.workers.child import name_process, read_message, write_message
-from imgcls_ray.workers.decoding import load_decoders
 from imgcls_ray.workers.forks import serve_forks
 from imgcls_ray.workers.local_worker import write_failure
 
@@ -39,7 +38,6 @@ def _prepare() -> Callable[[], None]:
     import timm.optim  # noqa: F401
     import torchvision.transforms.v2  # noqa: F401
 
-    load_decoders()
     return _serve
 
 

@@ -17,6 +17,7 @@ from imgcls_ray.words import counted
 from imgcls_ray.workers.local_pool import LocalPool
 from imgcls_ray.workers.pool import is_on_cluster, is_on_ray
 from imgcls_ray.workers.ray_cluster import (
+    WorkerPlan,
     check_local,
     fit_plan,
     is_cluster_given,
@@ -169,7 +170,9 @@ def start_locally(
     num_workers = 1 if is_alone else local.plan.num_cpu_workers
     memory, num_left = network.memory(), available_memory()
     if memory is not None and num_left is not None:
-        rooms = [Room(available_cores(), max(0, num_left - _KEPT_FREE_BYTES))]
+        # The file of the network is mapped by all workers, and in memory once.
+        num_left -= _KEPT_FREE_BYTES + folder.num_bytes
+        rooms = [Room(available_cores(), max(0, num_left))]
         needed = WorkerMemory(memory, LOCAL_BYTES)
         if is_alone:
             check_fits(rooms, needed, 1, 1, place="this machine")
@@ -181,6 +184,10 @@ def start_locally(
                 fitting = within(local.plan.num_cpu_workers, *config.worker_limits)
                 local.plan = replace(local.plan, num_cpu_workers=fitting)
             num_workers = local.plan.num_cpu_workers
+    elif config.cores_per_worker is not None and not is_alone:
+        cores = config.cores_per_worker
+        num_workers = config.num_workers or max(1, available_cores() // cores)
+        local.plan = WorkerPlan(num_workers, cores_per_worker=cores)
     _tell_of_start(num_workers, _LOADS, cores=1 if is_alone else local.plan.cores_per_worker, on_ray=False)
     return local
 
@@ -271,10 +278,6 @@ class _Network:
 
 
 def _tell_of_start(num_workers: int, what_they_do: str, *, cores: int = 1, on_ray: bool) -> None:
-    workers = (
-        f"{counted(num_workers, 'worker')} on Ray"
-        if on_ray
-        else f"{counted(num_workers, 'process', 'processes')} on this machine"
-    )
+    workers = counted(num_workers, "worker") if on_ray else counted(num_workers, "process", "processes")
     of_cores = f" of {cores} cores" if cores > 1 else ""
-    logger.info("starting %s%s%s", workers, of_cores, what_they_do)
+    logger.info("starting %s%s on %s%s", workers, of_cores, "Ray" if on_ray else "this machine", what_they_do)

@@ -201,12 +201,12 @@ def plan_workers(
         )
     if num_gpus is None and not gpus:
         raise ResourceError("device=gpu: the Ray cluster has no GPU now; give num_gpus if it can grow, or device=cpu")
-    elastic = Elastic(min_workers or 1, max_workers) if may_grow and num_workers is None else None
+    cores = cores_per_worker or 1
     plan = WorkerPlan(
-        num_workers or max(cpus // (cores_per_worker or 1), 1),
+        num_workers or max(cpus // cores, 1),
         gpus if num_gpus is None else num_gpus,
-        elastic,
-        cores_per_worker or 1,
+        cores_per_worker=cores,
+        elastic=Elastic(min_workers or 1, max_workers) if may_grow and num_workers is None else None,
     )
     if memory is not None:
         rooms = None if may_grow and (num_workers is not None or not cpus) else _rooms()

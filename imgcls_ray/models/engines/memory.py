@@ -100,7 +100,7 @@ def _path(folder: ModelFolder, engine: EngineName, precision: Precision, batch_s
 
 
 def _keep(path: Path, memory: NetworkMemory) -> None:
-    """Where it cannot be kept, it is measured each time."""
+    """Where it cannot be kept, nothing is known, and the number of workers follows from the cores alone."""
     with suppress(OSError):
         private_folder(private_folder(path.parent.parent) / path.parent.name)
         partial = path.with_suffix(f".{os.getpid()}")

@@ -1,0 +1,119 @@
+"""A network that does not fit once per core: shared by the cores of a worker, or refused before anything starts."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from rich.console import Console
+
+from imgcls_ray.config import EvaluateConfig, PredictConfig, make_config
+from imgcls_ray.errors import ConfigError, ResourceError
+from imgcls_ray.models.engines.memory import measure_memory
+from imgcls_ray.predict.job import predict
+from imgcls_ray.workers import prepare
+from imgcls_ray.workers.sizing import LOCAL_BYTES, WorkerMemory
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from imgcls_ray.models.folder import ModelFolder
+
+
+@pytest.fixture
+def memory(small_model: ModelFolder) -> WorkerMemory:
+    measured = measure_memory(small_model, engine="auto", precision="auto", batch_size=8, embedding=False)
+    assert measured is not None
+    return WorkerMemory(measured, LOCAL_BYTES)
+
+
+@pytest.fixture
+def label(draw_images: Callable[..., list[Path]], small_model: ModelFolder, tmp_path: Path) -> Callable[..., Path]:
+    images = draw_images(70)
+    images[7].write_bytes(b"no image")
+
+    def run(name: str, **values: Any) -> Path:
+        paths = {"input": str(images[0].parent), "model": str(small_model.path), "output": str(tmp_path / name)}
+        config = make_config(PredictConfig, {**paths, "batch_size": 8, "on": "local", "logits": False, **values})
+        predict(config, Console(stderr=True, force_terminal=False))
+        return tmp_path / name
+
+    return run
+
+
+@pytest.fixture
+def has_left(small_model: ModelFolder, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Let the machine have so many bytes for workers."""
+    rest = prepare._KEPT_FREE_BYTES + small_model.num_bytes
+
+    def have(num_bytes: int) -> None:
+        monkeypatch.setattr(prepare, "available_memory", lambda: num_bytes + rest)
+
+    return have
+
+
+def parts(store: Path) -> dict[str, str]:
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in store.glob("predictions/*.parquet")}
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
+def test_one_worker_of_two_cores_writes_the_bytes_of_two_workers(
+    label: Callable[..., Path],
+    memory: WorkerMemory,
+    has_left: Callable[[int], None],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(prepare, "available_cores", lambda: 2)
+    with caplog.at_level(logging.INFO, logger="imgcls_ray"):
+        # Which has room for two workers of one core, and then for one of two.
+        has_left(2 * memory.of(1))
+        one_each = parts(label("one-each", unit_size=16))
+        has_left(memory.of(2))
+        shared = parts(label("shared", unit_size=16))
+    started = [line for line in caplog.messages if line.startswith("starting")]
+    assert started == [
+        "starting 2 processes on this machine, each loads the model",
+        "starting 1 process of 2 cores on this machine, each loads the model",
+    ]
+    assert shared == one_each
+    assert len(shared) == 5
+
+
+def test_what_does_not_fit_is_refused_before_it_is_planned(
+    label: Callable[..., Path], memory: WorkerMemory, has_left: Callable[[int], None], tmp_path: Path
+) -> None:
+    has_left(memory.of(1) - 1)
+    with pytest.raises(ResourceError, match=r"1 worker of 1 core needs .* this machine has .* left; give"):
+        label("store", unit_size=16)
+    assert not list((tmp_path / "store").rglob("*.parquet"))
+    # A single unit, too, which would have one worker with all cores.
+    with pytest.raises(ResourceError, match="1 worker of 1 core needs"):
+        label("alone", limit=4)
+    has_left(2 * memory.of(1) - 1)
+    with pytest.raises(ResourceError, match="2 workers of 1 core need"):
+        label("two", unit_size=16, num_workers=2)
+    assert ResourceError.exit_code == 2
+
+
+def test_a_system_that_does_not_tell_its_memory_refuses_nothing(
+    label: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prepare, "available_memory", lambda: None)
+    one_each = parts(label("store", unit_size=16))
+    assert len(one_each) == 5
+    if len(os.sched_getaffinity(0)) >= 2:
+        assert parts(label("shared", unit_size=16, cores_per_worker=2)) == one_each
+
+
+@pytest.mark.parametrize("device", [{"device": "gpu"}, {"device": "gpu:0"}, {"num_gpus": 1}])
+def test_cores_of_a_worker_are_refused_with_gpus(device: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="cores_per_worker is for labelling on CPUs; leave it out, or give device"):
+        make_config(PredictConfig, {"input": "a", "model": "b", "output": "c", "cores_per_worker": 2, **device})
+    if "device" in device:
+        with pytest.raises(ConfigError, match="cores_per_worker is for evaluating on CPUs"):
+            make_config(EvaluateConfig, {"data": "a", "model": "b", "cores_per_worker": 2, **device})
