@@ -9,6 +9,7 @@ processes share counts once (PSS: to each process its part).
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 import tempfile
@@ -53,9 +54,9 @@ class Idle(ClassifierWork[None]):
     def rows(self, _content: pa.Table) -> pa.Table:
         return any_version(pa.array([], pa.string()))
 
-    def compute(self, content: pa.Table, inputs: Iterator[ModelInput | ImageError], seconds: StageSeconds) -> None:
+    def compute(self, _content: pa.Table, inputs: Iterator[ModelInput | ImageError], seconds: StageSeconds) -> None:
         list(self._classifier.classify_inputs(inputs, seconds))
-        (self._place / str(content["number"][0])).touch()
+        (self._place / str(os.getpid())).touch()
         wait_for(_TIMEOUT_S, (self._place / "end").exists)
 
     def commit(self, content: pa.Table, _rows: pa.Table, _result: None, _seconds: StageSeconds) -> pa.Table:
@@ -74,7 +75,8 @@ def job(on: str, model: Path, place: Path, num_workers: int, cores: int) -> None
 
     folder = open_model_folder(model)
     task = ClassifierTask(str(model.resolve()), folder.spec.fingerprint, top_k=5)
-    blocks = [Block(i, f"block-{i}", f"block {i}", pa.table({"number": [i]})) for i in range(num_workers)]
+    # Ray may give an actor two before another one has any.
+    blocks = [Block(i, f"block-{i}", f"block {i}", pa.table({"number": [i]})) for i in range(2 * num_workers)]
     make_work: Any = partial(idle_memory.Idle, task, place, num_cores=cores)
     if on == "local":
         with LocalPool(idle_memory.__name__, "serve_idle", num_workers) as pool:
@@ -92,8 +94,7 @@ def measure(on: str, model: Path, num_workers: int, cores: int) -> dict[str, flo
         # One process converts, and not all workers at once.
         subprocess.run([*command, "--prepare"], env=environment, check=True)
         with subprocess.Popen(command, env=environment) as running:
-            numbers = [Path(folder, str(i)) for i in range(num_workers)]
-            if not wait_for(_TIMEOUT_S, lambda: running.poll() is not None or all(p.exists() for p in numbers)):
+            if not wait_for(_TIMEOUT_S, lambda: running.poll() is not None or len(os.listdir(folder)) == num_workers):
                 running.kill()
             time.sleep(_SETTLE_S)
             taken: dict[str, float] = {"all": 0, "command": 0, "processes": 0}
