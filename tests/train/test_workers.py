@@ -109,7 +109,7 @@ def test_a_run_on_object_storage_goes_on_after_its_command_was_killed(
     for file in colours.rglob("*.*"):
         s3.client().put_object(Bucket=bucket, Key=f"data/{file.relative_to(colours)}", Body=file.read_bytes())
     config = make_train_config(data=f"s3://{bucket}/data", output=f"s3://{bucket}/run", epochs=12)
-    settings = [f"-o{key}={value}" for key, value in config.model_dump(exclude_defaults=True).items()]
+    settings = [f"-s{key}={value}" for key, value in config.model_dump(exclude_defaults=True).items()]
     command = [str(Path(sys.executable).with_name("imgcls")), "train", *settings]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as first:
         assert first.stdout is not None
