@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import threading
-from functools import cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
@@ -32,8 +32,9 @@ _BYTES_AT_ONCE = 2**20
 # How far a weight reaches, in pixels of the result where that is the smaller one, else of the picture.
 _REACH = {"bilinear": 1.0, "bicubic": 2.0}
 
-# Beyond 128 pixels for one, torch's weights have one bit more.
+# Where a pass makes more than 128 pixels one, torch's weights have one bit more than the library's.
 _LARGEST_SCALE = 100
+_MAX_PRECISION = 22
 
 _of_thread = threading.local()
 
@@ -58,12 +59,15 @@ def resize(
     Returns:
         uint8, the box: (height, width, 3) if none is given. A view of ``pixels`` where nothing is to be done.
     """
-    if fir is None or max(pixels.shape[0] / height, pixels.shape[1] / width) > _LARGEST_SCALE:
+    if fir is None:
         return _resize_with_torch(pixels, height, width, interpolation)[rows, columns]
     if pixels.shape[1] != width:
         pixels = _resize_rows(pixels, height, width, interpolation, rows, columns)
     else:
         pixels = pixels[:, columns]
+    if pixels.shape[0] > height * _LARGEST_SCALE:
+        # The same pass, over rows instead of columns.
+        return _steep_pass(pixels.swapaxes(0, 1), height, interpolation).swapaxes(0, 1)[rows]
     if pixels.shape[0] != height:
         return _one_pass(pixels, height, pixels.shape[1], interpolation)[rows].copy()
     return pixels[rows]
@@ -80,10 +84,14 @@ def _resize_rows(
     bottom = min(len(pixels), math.ceil((last - 0.5) * scale + reach))
     left, right, _ = columns.indices(width)
     narrow = np.empty((len(pixels), right - left, 3), np.uint8)
+    is_steep = pixels.shape[1] > width * _LARGEST_SCALE
     step = max(1, _BYTES_AT_ONCE // (3 * max(pixels.shape[1], width)))
     for start in range(top, bottom, step):
         some = pixels[start : min(start + step, bottom)]
-        narrow[start : start + len(some)] = _one_pass(some, len(some), width, interpolation)[:, columns]
+        narrower = (
+            _steep_pass(some, width, interpolation) if is_steep else _one_pass(some, len(some), width, interpolation)
+        )
+        narrow[start : start + len(some)] = narrower[:, columns]
     return narrow
 
 
@@ -110,6 +118,45 @@ def _resizer() -> fir.Resizer:
 def _options(interpolation: Interpolation) -> ResizeOptions:
     kind = fir.FilterType.bilinear if interpolation == "bilinear" else fir.FilterType.catmull_rom
     return fir.ResizeOptions(fir.ResizeAlg.convolution(kind), use_alpha=False)
+
+
+def _steep_pass(pixels: np.ndarray, width: int, interpolation: Interpolation) -> np.ndarray:
+    """Make every row as wide as the result: torch's arithmetic once more, for the few pictures that are so large."""
+    weights, precision = _steep_weights(pixels.shape[1], width, interpolation)
+    narrow = np.empty((len(pixels), width, 3), np.uint8)
+    for column, (left, of_column) in enumerate(weights):
+        # Whole numbers far below 2 ** 53: no order of summation rounds.
+        sums = np.tensordot(pixels[:, left : left + len(of_column)], of_column, (1, 0))
+        narrow[:, column] = np.clip((sums + (1 << precision >> 1)) // (1 << precision), 0, 255)
+    return narrow
+
+
+@lru_cache(maxsize=8)
+def _steep_weights(length: int, width: int, interpolation: Interpolation) -> tuple[list[tuple[int, np.ndarray]], int]:
+    """Of each pixel of the result the first pixel that it is made of, and all of their weights; and their bits.
+
+    As ``HelperInterpBase::_compute_index_ranges_int16_weights`` of torch's ``UpSampleKernel.cpp`` has them.
+    """
+    scale = length / width
+    reach = _REACH[interpolation] * scale
+    real: list[tuple[int, np.ndarray]] = []
+    for center in scale * (np.arange(width) + 0.5):
+        left, right = max(int(center - reach + 0.5), 0), min(int(center + reach + 0.5), length)
+        weights = _filter((np.arange(left, right) - center + 0.5) / scale, interpolation)
+        real.append((left, weights / weights.sum()))
+    largest = max(weights.max() for _, weights in real)
+    precision = next(
+        (bits for bits in range(_MAX_PRECISION) if int(0.5 + largest * 2 ** (bits + 1)) >= 2**15), _MAX_PRECISION
+    )
+    return [(left, np.trunc(weights * 2**precision + np.copysign(0.5, weights))) for left, weights in real], precision
+
+
+def _filter(distance: np.ndarray, interpolation: Interpolation) -> np.ndarray:
+    """Weights of pixels by their distance, in pixels of the result (bicubic: Keys 1981, a = -0.5)."""
+    x = np.abs(distance)
+    if interpolation == "bilinear":
+        return np.maximum(1 - x, 0)
+    return np.where(x < 1, (1.5 * x - 2.5) * x * x + 1, np.where(x < 2, ((-0.5 * x + 2.5) * x - 4) * x + 2, 0))
 
 
 def _resize_with_torch(pixels: np.ndarray, height: int, width: int, interpolation: Interpolation) -> np.ndarray:
