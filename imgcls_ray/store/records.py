@@ -68,7 +68,7 @@ class RunRecord(TypedDict, total=False):
     cost_per_million_images: float
     """Absent without ``price_per_hour``, whose currency it has."""
     precisions: list[str]
-    """Number formats that its rows were computed in: one, unless ``warn_of_precisions`` told of two."""
+    """Number formats that its rows were computed in: one, unless ``predict.runs.finish_run`` warned of two."""
     config: Json
     versions: dict[str, str]
 
