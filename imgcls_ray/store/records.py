@@ -56,7 +56,8 @@ class RunRecord(TypedDict, total=False):
     images_per_s: float
     """Absent where it was not measured; earlier versions wrote 0."""
     stage_seconds: Json
-    """Of all workers together in each stage, of the command that finished the run."""
+    """Of all workers together in each stage, of the command that finished the run; in ``decode`` and ``forward`` of all
+    their cores."""
     verdict: Json
     """What bounds the rate, as ``predict.verdict`` judges it; absent where that was not measured."""
     finished: Required[str]

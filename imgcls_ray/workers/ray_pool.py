@@ -290,8 +290,8 @@ def _map(
 def _groups_of_copies(blocks: Sequence[Block], workers: WorkerPlan, num_joined: int = 0) -> list[Sequence[Block]]:
     """Copies of all blocks in groups, each of which is one task of Ray Data's: most are needless, and then cost little.
 
-    A group comes back when its last copy is done, and no copy is given out twice: so no two blocks that may be in hand
-    at once share one. The last blocks are in groups of their own, and come first: these are most likely to be in hand
+    A group comes back when its last copy is done. So the last blocks, as many as may be in hand at once, are in groups
+    of their own, as far as the number of workers is known. They come first, because they are most likely to be in hand
     when all are given.
 
     Args:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pytest
 
+from imgcls_ray.errors import JobFailedError
 from imgcls_ray.models.classifier import StageSeconds
 from imgcls_ray.storage import FetchLimits
 from imgcls_ray.workers import board as boards
@@ -365,40 +366,61 @@ def test_a_plan_has_the_most_workers_of_any_attempt_and_the_table_is_asked_now_a
     assert pool.plan.num_cpu_workers == 3
 
 
-@pytest.mark.usefixtures("table")
+class Batches:
+    """A dataset whose blocks are all done; somebody else holds its iterators, too."""
+
+    def __init__(self, board: Board) -> None:
+        self.board, self.num_ended = board, 0
+        self._iterators: list[Iterator[pa.Table]] = []
+
+    def iter_batches(self, **_: Any) -> Batches:
+        return self
+
+    def __iter__(self) -> Iterator[pa.Table]:
+        self._iterators.append(self._batches())
+        return self._iterators[-1]
+
+    def _batches(self) -> Iterator[pa.Table]:
+        self.board.join("label", "one")
+        try:
+            yield from (as_task(block, is_copy=False) for block in BLOCKS)
+        finally:
+            self.num_ended += 1
+
+
+@pytest.fixture
+def batches(table: dict[bytes, bytes], monkeypatch: pytest.MonkeyPatch) -> Batches:
+    """What Ray Data would bring."""
+    batches = Batches(Board())
+    monkeypatch.setattr(ray_pool, "_dataset_of", lambda *_: batches)
+    monkeypatch.setattr(ray_pool, "_map", lambda dataset, *_, **__: dataset)
+    return batches
+
+
 @pytest.mark.parametrize(("elastic", "most"), [(Elastic(), 1), (None, 0)])
 def test_an_attempt_counts_an_elastic_pool_and_ends_its_actors_when_it_is_closed(
-    elastic: Elastic | None, most: int, monkeypatch: pytest.MonkeyPatch
+    elastic: Elastic | None, most: int, batches: Batches
 ) -> None:
-    iterators: list[Iterator[pa.Table]] = []
-    ended: list[bool] = []
-
-    class Batches:
-        """A dataset; somebody else holds its iterators."""
-
-        def iter_batches(self, **_: Any) -> Batches:
-            return self
-
-        def __iter__(self) -> Iterator[pa.Table]:
-            iterators.append(self.batches())
-            return iterators[-1]
-
-        def batches(self) -> Iterator[pa.Table]:
-            board.join("label", "one")
-            try:
-                yield from (as_task(block, is_copy=False) for block in BLOCKS)
-            finally:
-                ended.append(True)
-
-    board, joined = Board(), Joined()
+    board, joined = batches.board, Joined()
     board.take("block-9", "here")
-    monkeypatch.setattr(ray_pool, "_dataset_of", lambda *_: Batches())
-    monkeypatch.setattr(ray_pool, "_map", lambda dataset, *_, **__: dataset)
     attempt = _attempt(BLOCKS, Count, WorkerPlan(2, elastic=elastic), board, joined, "cuda")
     assert next(attempt).number == 0
-    assert (joined.most, list(board.nodes_at_work()), ended) == (most, [], [])
+    assert (joined.most, list(board.nodes_at_work()), batches.num_ended) == (most, [], 0)
     attempt.close()
-    assert ended == [True]
+    assert batches.num_ended == 1
+
+
+def test_workers_that_cannot_be_counted_end_the_job_in_one_line(
+    batches: Batches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(_prefix: bytes) -> list[bytes]:
+        raise ConnectionError("the table cannot be reached")
+
+    monkeypatch.setattr(boards, "kv_list", lost)
+    pool = RayPool(WorkerPlan(2, elastic=Elastic(1, 4)), board=batches.board)
+    with pytest.raises(JobFailedError, match=r"^a worker failed for good: the table cannot be reached; again$"):
+        list(pool.run(BLOCKS, Count, what_now="; again"))
+    assert batches.num_ended == 1
 
 
 @pytest.mark.parametrize(
