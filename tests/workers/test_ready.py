@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from imgcls_ray.images.limits import DecodeLimits
+from imgcls_ray.models.classifier import decode_model_input
 from imgcls_ray.serve import decoders
 from imgcls_ray.workers import decoding, local_worker
 
@@ -52,11 +53,10 @@ def test_decoder_processes_of_a_service_are_forked_from_one_that_can_resize(monk
     events: list[str] = []
     monkeypatch.setattr("os.setpriority", lambda *_: None)
     monkeypatch.setattr(decoders, "load_resizer", lambda: events.append("resizer"))
-    decode = decoders.decode_model_input
 
     def noted(*given: Any) -> Any:
         events.append("decodes")
-        return decode(*given)
+        return decode_model_input(*given)
 
     monkeypatch.setattr(decoders, "decode_model_input", noted)
     assert decoders.prepare_decoders() is decoders.run_decoder
