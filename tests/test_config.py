@@ -18,6 +18,7 @@ from imgcls_ray.config import (
     key_line,
     load_config,
     make_config,
+    meant_key,
     parse_overrides,
     read_values,
 )
@@ -136,12 +137,19 @@ def test_an_unknown_key_is_told_before_one_that_is_missing() -> None:
         (PredictConfig, "save_dir", "output"),
         (PredictConfig, "dtype", "precision"),
         (PredictConfig, "gpus", "num_gpus"),
+        (PredictConfig, "threads_per_worker", "cores_per_worker"),
         (SplitConfig, "val_ratio", "val_percent"),
     ],
 )
 def test_another_word_for_a_key_is_answered_with_the_key(kind: type[StrictModel], word: str, key: str) -> None:
     with pytest.raises(ConfigError, match=rf"^{word}: no such key; did you mean {key}\?$"):
         make_config(kind, {word: 1})
+
+
+@pytest.mark.parametrize("word", ["threads", "num-threads", "cpus", "num_cpus", "workers"])
+def test_a_number_of_cores_means_workers_in_whichever_order_the_keys_come(word: str) -> None:
+    keys = list(PredictConfig.model_fields)
+    assert meant_key(word, keys) == meant_key(word, keys[::-1]) == "num_workers"
 
 
 @pytest.mark.parametrize(

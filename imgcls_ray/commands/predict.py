@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from contextlib import nullcontext
-from dataclasses import fields
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -232,7 +232,7 @@ def _tell_run(console: Console, run: RunReport) -> None:
     console.print(
         f"run {run.run:04d}: {counted(run.num_labelled, 'image')} on {counted(run.num_workers, 'worker')}{rate}"
     )
-    stages = {field.name: getattr(run.stages, field.name) for field in fields(run.stages)}
+    stages = asdict(run.worker_seconds)
     total = sum(stages.values())
     if total:
         parts = ", ".join(f"{name} {value / total:.0%}" for name, value in stages.items())

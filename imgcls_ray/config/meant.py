@@ -58,7 +58,7 @@ _WORDS: Mapping[str, str] = {
     "top_k": "k, topk, num labels, num predictions, top n",
     "num_workers": "workers, jobs, n jobs, num procs, processes, num processes, num threads, threads, cpus, num "
     "cpus, nproc, concurrency",
-    "cores_per_worker": "cpus per worker, threads per worker, num threads, num cpus, threads",
+    "cores_per_worker": "cpus per worker, threads per worker",
     "loader_processes": "data workers, dataloader workers, loader workers, dataloader num workers",
     "cpus_per_worker": "cpus, num cpus, threads per worker",
     "num_gpus": "gpus, n gpus, ngpu, gpu count",

@@ -11,6 +11,7 @@ the processor's cache cost little, those of a photograph of 36 MB as much as the
 from __future__ import annotations
 
 import math
+import os
 import threading
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Literal, TypeAlias
@@ -37,6 +38,20 @@ _LARGEST_SCALE = 100
 _MAX_PRECISION = 22
 
 _of_thread = threading.local()
+
+
+def load_resizer() -> None:
+    """Make a worker process ready to resize: on one core for each of its threads, its first image as fast as others.
+
+    Where torch resizes everything, it is imported here: the seconds that this takes are no image's, and what it needs
+    does not count where memory is limited afterwards.
+    """
+    # For a torch that one picture far too large makes it import: in every worker it would start a thread per core.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    if fir is None:
+        import torch
+
+        torch.set_num_threads(1)
 
 
 def resize(
@@ -160,10 +175,10 @@ def _filter(distance: np.ndarray, interpolation: Interpolation) -> np.ndarray:
 
 
 def _resize_with_torch(pixels: np.ndarray, height: int, width: int, interpolation: Interpolation) -> np.ndarray:
-    import torch
-
     if pixels.shape[:2] == (height, width):
         return pixels
+    import torch
+
     # HWC memory seen as NCHW is channels-last, which torch's vectorised uint8 kernel wants.
     image = torch.from_numpy(pixels).permute(2, 0, 1).unsqueeze(0)
     resized = torch.nn.functional.interpolate(

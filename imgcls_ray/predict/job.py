@@ -256,6 +256,7 @@ class _Job:
         is_alone = len(units) == 1 and not self._config.uses_gpus and self._config.on != "ray"
         pool = self._local_pool() if is_alone else self._start()
         report.num_workers = 1 if is_alone else pool.plan.num_cpu_workers
+        report.cores_per_worker = 1 if is_alone else pool.plan.cores_per_worker
         report.num_gpus = pool.plan.num_gpu_workers
         report.decodes_whole = self._folder.spec.preprocess.decode == "full"
         kept = f"everything labelled so far is kept in {self._store.uri}, and the same command goes on from there"
@@ -266,7 +267,7 @@ class _Job:
             what_now=f"; {kept}",
             # A single unit has the machine to itself.
             num_threads=available_cores() if is_alone else 1,
-            num_cores=1 if is_alone else pool.plan.cores_per_worker,
+            num_cores=report.cores_per_worker,
         )
         others: set[int] = set()
         num_done = report.num_done_before

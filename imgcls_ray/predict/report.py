@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from imgcls_ray.errors import ImageErrorCode, InputError, JobFailedError
@@ -40,10 +40,13 @@ class RunReport:
     images_per_s: float | None = None
     """Of the running workers: from the first unit that was done to the last; ``None`` where that is seconds."""
     stages: StageSeconds = field(default_factory=StageSeconds)
+    """Of all cores of all workers together; for fetching and writing a worker has a single thread."""
     num_measured: int = 0
     """Images that ``stages`` counts: those whose parts this command wrote."""
     num_workers: int = 1
     """Those that took part: on a cluster some may have joined, or left, during the run."""
+    cores_per_worker: int = 1
+    """Which decode and classify side by side."""
     decodes_whole: bool = False
     """The model decodes large JPEGs whole, where another one would decode them at a fraction."""
     num_gpus: int = 0
@@ -52,12 +55,18 @@ class RunReport:
     """Number formats that the rows of the whole run were computed in; none are known of parts of earlier versions."""
 
     @property
+    def worker_seconds(self) -> StageSeconds:
+        """The stages in the time of the workers: what the cores of one do side by side counts once."""
+        cores = self.cores_per_worker
+        return replace(self.stages, decode=self.stages.decode / cores, forward=self.stages.forward / cores)
+
+    @property
     def verdict(self) -> Verdict | None:
         """What bounds the rate; ``None`` without a rate: most of a run that was too short for one is its start."""
         if self.images_per_s is None:
             return None
         if not self.num_gpus:
-            return judge(self.stages)
+            return judge(self.worker_seconds)
         return judge_with_gpus(
             self.stages,
             num_images=self.num_measured,

@@ -124,7 +124,7 @@ def judge(stages: StageSeconds) -> Verdict | None:
     """Judge a run on CPUs, whose workers fetch, decode and classify one after the other.
 
     Args:
-        stages: of all workers together, seconds.
+        stages: of all workers together, seconds of their time: what several cores of one do side by side counts once.
 
     Returns:
         ``None`` if nothing was measured.

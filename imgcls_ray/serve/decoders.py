@@ -27,6 +27,7 @@ from imgcls_ray.images.annotate import annotate_image
 from imgcls_ray.images.decoder import decode_image, load_optional_decoders
 from imgcls_ray.images.limits import DecodeLimits
 from imgcls_ray.images.preprocess import Preprocess
+from imgcls_ray.images.resize import load_resizer
 from imgcls_ray.models.classifier import ModelInput, decode_model_input
 from imgcls_ray.serve.priority import NICENESS
 from imgcls_ray.workers.decoding import (
@@ -124,6 +125,7 @@ def prepare_decoders() -> Callable[[], None]:
     """Load everything that decoding and drawing ever load, and say what a decoder process runs."""
     os.setpriority(os.PRIO_PROCESS, 0, NICENESS)
     load_optional_decoders()
+    load_resizer()
     file = io.BytesIO()
     Image.new("RGB", (64, 48)).save(file, "JPEG")
     limits = DecodeLimits()

@@ -56,7 +56,8 @@ class RunRecord(TypedDict, total=False):
     images_per_s: float
     """Absent where it was not measured; earlier versions wrote 0."""
     stage_seconds: Json
-    """Of all workers together in each stage, of the command that finished the run."""
+    """Of all workers together in each stage, of the command that finished the run; in ``decode`` and ``forward`` of all
+    their cores."""
     verdict: Json
     """What bounds the rate, as ``predict.verdict`` judges it; absent where that was not measured."""
     finished: Required[str]
@@ -68,7 +69,7 @@ class RunRecord(TypedDict, total=False):
     cost_per_million_images: float
     """Absent without ``price_per_hour``, whose currency it has."""
     precisions: list[str]
-    """Number formats that its rows were computed in: one, unless ``warn_of_precisions`` told of two."""
+    """Number formats that its rows were computed in: one, unless ``predict.runs.finish_run`` warned of two."""
     config: Json
     versions: dict[str, str]
 

@@ -51,7 +51,7 @@ class Board:
         kv_put(self._key(f"worker/{stage}/{worker}"), b"1")
 
     def num_joined(self, stage: Stage) -> int:
-        """How many workers there were for a stage until now; one that Ray has restarted is the same."""
+        """How many workers there were for a stage in this attempt; one that Ray has restarted is the same."""
         return len(kv_list(self._key(f"worker/{stage}/")))
 
     def take(self, unit: str, node: str) -> None:
@@ -75,9 +75,14 @@ class Board:
     def is_done(self, stage: Stage, unit: str) -> bool:
         return kv_get(self._key(f"done/{stage}/{unit}")) is not None
 
-    def forget_done(self) -> None:
-        """Remove the notes of ``note_done``."""
-        kv_delete(self._key("done/"), by_prefix=True)
+    def begin_attempt(self) -> None:
+        """Remove what the workers of an earlier attempt, which are gone, have noted of themselves and of their units.
+
+        What is done may be lost with them: decoded images are, with their node. A restarted worker may have taken a
+        unit again that was back already, and nobody leaves that. How often a unit was begun stays.
+        """
+        for notes in ("done/", "hand/", "worker/"):
+            kv_delete(self._key(notes), by_prefix=True)
 
     def stop(self) -> None:
         """Tell the workers to begin nothing more."""

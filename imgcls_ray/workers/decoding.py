@@ -25,6 +25,7 @@ import numpy as np
 from imgcls_ray.errors import ImageError, ImageErrorCode, JobFailedError
 from imgcls_ray.images.limits import PEAK_BYTES_PER_PIXEL, DecodeLimits
 from imgcls_ray.images.preprocess import Preprocess
+from imgcls_ray.images.resize import load_resizer
 from imgcls_ray.models.classifier import ModelInput, decode_model_input
 from imgcls_ray.workers.child import ChildDiedError, ChildProcess, answer_messages, end_with_parent
 
@@ -172,6 +173,7 @@ def serve_images(begin: Callable[[bytes], tuple[DecodeLimits, Callable[[bytes], 
         nonlocal work
         if work is None:
             limits, work = begin(message)
+            load_resizer()
             _limit_memory(limits)
             return b"ready"
         return work(message)

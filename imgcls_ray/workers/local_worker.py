@@ -19,6 +19,7 @@ from typing import IO, TYPE_CHECKING, Any, NoReturn
 
 from imgcls_ray import errors
 from imgcls_ray.errors import ImgclsError, JobFailedError
+from imgcls_ray.images.resize import load_resizer
 from imgcls_ray.workers.child import name_process, open_streams, read_message, write_message
 from imgcls_ray.workers.forks import serve_forks
 from imgcls_ray.workers.packing import from_ipc, to_ipc
@@ -59,6 +60,7 @@ def serve_workers(load: Callable[[], object] | None = None) -> NoReturn:
     def prepare() -> Callable[[], None]:
         # Besides this process's one thread there is one of Arrow's allocator, which stops and starts it around a fork.
         spare_pandas()
+        load_resizer()
         if load is not None:
             load()
         return _serve

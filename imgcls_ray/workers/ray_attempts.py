@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import gc
 import logging
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Generator, Iterator, Sequence
 
     from ray.exceptions import RayError
 
@@ -19,7 +20,9 @@ logger = logging.getLogger(__name__)
 _MAX_ATTEMPTS_IN_VAIN = 10
 
 
-def outlive_deaths(blocks: Sequence[Block], run: Callable[[Sequence[Block]], Iterator[Block]]) -> Iterator[Block]:
+def outlive_deaths(
+    blocks: Sequence[Block], run: Callable[[Sequence[Block]], Generator[Block, None, None]]
+) -> Iterator[Block]:
     """Run blocks; where a death ends an attempt, another one takes those that have not come back yet.
 
     What was done and had not come back, the next attempt does again, or finds committed. How often a block may end its
@@ -27,7 +30,8 @@ def outlive_deaths(blocks: Sequence[Block], run: Callable[[Sequence[Block]], Ite
 
     Args:
         blocks: one wave. Each comes back once, and the last one ends the attempt.
-        run: one attempt, with new actors, on the nodes that are there. It may bring a block twice.
+        run: one attempt, with new actors, on the nodes that are there. It may bring a block twice. It is closed before
+            the next one begins: its actors hold CPUs and GPUs.
 
     Raises:
         RayError: the attempts failed for another reason than deaths, or in vain.
@@ -38,21 +42,23 @@ def outlive_deaths(blocks: Sequence[Block], run: Callable[[Sequence[Block]], Ite
     num_in_vain = 0
     while todo:
         try:
-            for done in run(list(todo.values())):
-                num_in_vain = 0
-                if todo.pop(done.number, None) is not None:
-                    yield done
-                if not todo:
-                    return  # an actor that still has a block in hand is not waited for: a copy of it was faster
+            with closing(run(list(todo.values()))) as results:
+                for done in results:
+                    num_in_vain = 0
+                    if todo.pop(done.number, None) is not None:
+                        yield done
+                    if not todo:
+                        break  # an actor that still has a block in hand is not waited for: a copy of it was faster
             return
         except RayError as error:
             num_in_vain += 1
             if not _is_death(error) or num_in_vain > _MAX_ATTEMPTS_IN_VAIN:
                 raise
             logger.warning("a worker or its node died; %d blocks continue on new workers", len(todo))
-        # Ray ends an actor when nothing knows it any more, and the failed attempt is full of circles: its actors would
-        # keep the GPU that the next one's wait for.
-        gc.collect()
+        finally:
+            # Ray ends an actor when nothing knows it any more, and an attempt is full of circles: its actors would keep
+            # the GPU that the next one's wait for.
+            gc.collect()
 
 
 def _is_death(error: RayError) -> bool:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
@@ -30,10 +30,11 @@ from imgcls_ray.workers.ray_worker import (
     RayBlockWorker,
     as_task,
     from_task,
+    name_of_copy,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 
     from ray.data import Dataset
 
@@ -52,6 +53,21 @@ _BYTES_PER_WAVE = 32 * 2**20
 """Each block is there twice: see ``_dataset_of``."""
 _GROUPS_OF_COPIES = 128
 _LOOK_EVERY_S = 0.2
+# Counting lists the notes of all workers in the table of the head node.
+_COUNT_EVERY_S = 5.0
+
+
+class Joined:
+    """How many workers on CPUs an attempt has had at most. The driver counts them now and then, as blocks come back."""
+
+    def __init__(self) -> None:
+        self.most = 0
+        self._next_count = 0.0
+
+    def count(self, board: Board, stage: Stage) -> None:
+        if time.monotonic() >= self._next_count:
+            self.most = max(self.most, board.num_joined(stage))
+            self._next_count = time.monotonic() + _COUNT_EVERY_S
 
 
 @dataclass(frozen=True)
@@ -62,20 +78,26 @@ class RayPool:
     gpu_device: str = "cuda"
     """Of a GPU actor: tests use Ray's logical GPUs with ``cpu``."""
     board: Board = field(default_factory=Board)
+    joined: Joined = field(default_factory=Joined)
 
     @property
     def plan(self) -> WorkerPlan:
         """The workers, with those that have joined during the run."""
-        if self.start.elastic is None:
-            return self.start
-        num_joined = self.board.num_joined("decode" if self.start.num_gpu_workers else "label")
-        return replace(self.start, num_cpu_workers=max(self.start.num_cpu_workers, num_joined))
+        return replace(self.start, num_cpu_workers=max(self.start.num_cpu_workers, self.joined.most))
 
     def run(
         self, blocks: Iterable[Block], make_work: Callable[..., Work[Any, Any]], *, what_now: str = ""
     ) -> Iterator[Block]:
         """Run blocks; as ``Pool.run``."""
-        return run_blocks(blocks, make_work, self.start, self.board, gpu_device=self.gpu_device, what_now=what_now)
+        return run_blocks(
+            blocks,
+            make_work,
+            self.start,
+            self.board,
+            joined=self.joined,
+            gpu_device=self.gpu_device,
+            what_now=what_now,
+        )
 
     def stop(self) -> None:
         """Begin nothing more; as ``Pool.stop``."""
@@ -88,6 +110,7 @@ def run_blocks(
     workers: WorkerPlan,
     board: Board,
     *,
+    joined: Joined,
     gpu_device: str = "cuda",
     what_now: str = "",
 ) -> Iterator[Block]:
@@ -100,6 +123,7 @@ def run_blocks(
         workers: on how many actors.
         board: where the caller may call for a stop. The blocks then end when every actor has brought to an end what it
             had in hand; what was not begun does not come back.
+        joined: counts the workers of an elastic pool.
         gpu_device: of a GPU actor's classifier.
         what_now: for people, after why a worker failed.
 
@@ -110,8 +134,8 @@ def run_blocks(
         ask_for_no_nodes()
     set_up_ray_data()
 
-    def attempt(left: Sequence[Block]) -> Iterator[Block]:
-        return _attempt(left, make_work, workers, board, gpu_device)
+    def attempt(left: Sequence[Block]) -> Generator[Block, None, None]:
+        return _attempt(left, make_work, workers, board, joined, gpu_device)
 
     waves = _waves(blocks)
     with new_nodes_used_soon() if workers.elastic else nullcontext():
@@ -146,13 +170,13 @@ def _attempt(
     make_work: Callable[..., Work[Any, Any]],
     workers: WorkerPlan,
     board: Board,
+    joined: Joined,
     gpu_device: str,
-) -> Iterator[Block]:
+) -> Generator[Block, None, None]:
     """Run blocks with new actors. A block may come back twice."""
     sizes = _pool_sizes(workers, len(blocks))
-    # What an earlier attempt has noted as done may be lost: decoded images are, with their node.
-    board.forget_done()
-    copies = _groups_of_copies(blocks, workers) if sizes["max_size"] != 1 else []
+    board.begin_attempt()
+    copies = _groups_of_copies(blocks, workers, joined.most) if sizes["max_size"] != 1 else []
     dataset = _dataset_of(blocks, copies)
     stage: Stage = "label"
     if num_gpu_actors := workers.num_gpu_workers:
@@ -171,12 +195,16 @@ def _attempt(
             num_cpus=workers.cores_per_worker,
             memory=workers.bytes_per_worker,
         )
-    batches: Any = dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
-    for block in _until_stopped(chain.from_iterable(map(from_task, batches)), board):
-        if copies:
-            # By the driver: what is done where a node dies may not come back, and then a copy has to bring it.
-            board.note_done(stage, block.name)
-        yield block
+    batches: Any = iter(dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0))
+    # Where not all batches are read, closing ends the actors.
+    with closing(batches):
+        for block in _until_stopped(chain.from_iterable(map(from_task, batches)), board):
+            if copies:
+                # By the driver: what is done where a node dies may not come back, and then a copy has to bring it.
+                board.note_done(stage, block.name)
+            if workers.elastic is not None:
+                joined.count(board, "decode" if num_gpu_actors else "label")
+            yield block
 
 
 def _pool_sizes(workers: WorkerPlan, num_blocks: int) -> dict[str, int | None]:
@@ -199,11 +227,16 @@ def _until_stopped(tasks: Iterator[tuple[Block, bool]], board: Board) -> Iterato
     """
     is_stopped, next_look = False, 0.0
     for block, is_copy in tasks:
-        if not (is_copy and block.skipped_by):
-            board.leave(block.name)
+        is_needless = NEEDLESS in block.skipped_by
         if not block.skipped_by:
+            # It is durable, whoever else still has it in hand.
+            board.leave(block.name)
+            board.leave(name_of_copy(block.name))
             yield block
-        is_stopped = is_stopped or bool(block.skipped_by and NEEDLESS not in block.skipped_by)
+        elif not is_needless:
+            # The other one of the two may have been begun.
+            board.leave(name_of_copy(block.name) if is_copy else block.name)
+        is_stopped = is_stopped or bool(block.skipped_by and not is_needless)
         if is_stopped and time.monotonic() >= next_look:
             if not _is_in_hand(board):
                 return
@@ -254,13 +287,22 @@ def _map(
         )
 
 
-def _groups_of_copies(blocks: Sequence[Block], workers: WorkerPlan) -> list[Sequence[Block]]:
+def _groups_of_copies(blocks: Sequence[Block], workers: WorkerPlan, num_joined: int = 0) -> list[Sequence[Block]]:
     """Copies of all blocks in groups, each of which is one task of Ray Data's: most are needless, and then cost little.
 
-    The last blocks are in groups of their own, and come first: these are most likely to be in hand when all are given.
+    A group comes back when its last copy is done. So the last blocks, as many as may be in hand at once, are in groups
+    of their own, as far as the number of workers is known. They come first, because they are most likely to be in hand
+    when all are given.
+
+    Args:
+        blocks: of one attempt.
+        workers: that it begins with.
+        num_joined: how many there were until now.
     """
+    largest = workers.elastic.max_workers if workers.elastic else None
+    num_in_hand = _BLOCKS_IN_HAND * max(workers.num_cpu_workers, num_joined, largest or 0)
     # Decoded blocks are large: no two of them wait for each other.
-    most = len(blocks) if workers.num_gpu_workers else max(_GROUPS_OF_COPIES, _BLOCKS_IN_HAND * workers.num_cpu_workers)
+    most = len(blocks) if workers.num_gpu_workers else max(_GROUPS_OF_COPIES, num_in_hand)
     last_first = blocks[::-1]
     return [last_first[start::most] for start in range(min(most, len(blocks)))]
 

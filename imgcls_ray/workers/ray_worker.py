@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from imgcls_ray.images.resize import load_resizer
 from imgcls_ray.models.classifier import ModelInput
 from imgcls_ray.workers.ray_table import node_id
 from imgcls_ray.workers.worker import Block, BlockClassifier, BlockDecoder, BlockWorker, D, R
@@ -26,8 +27,15 @@ if TYPE_CHECKING:
 NEEDLESS = "needless copy"
 """In ``Block.skipped_by``: the block was done already when its copy was to begin."""
 _IS_COPY = "is_copy"
-# A copy has its own name on the board: otherwise its start would be counted as a death of the other worker.
-_COPY_SUFFIX = ", copy"
+
+
+def name_of_copy(name: str) -> str:
+    """The name on the board of a block's copy.
+
+    Under the block's own, the copy's start would be counted as a death of the other worker, and one of the two would
+    not be known to be in hand.
+    """
+    return f"{name}, copy"
 
 
 def as_task(*blocks: Block, is_copy: bool) -> pa.Table:
@@ -46,9 +54,11 @@ def from_task(table: pa.Table) -> Iterator[tuple[Block, bool]]:
 class RayBlockWorker(BlockWorker[D, R]):
     """Does blocks and copies of blocks. Two threads may call it at once."""
 
+    _board: Board
+
     def __init__(self, make_work: Callable[[], Work[D, R]], board: Board, name: Callable[[], str]) -> None:
+        load_resizer()
         super().__init__(make_work, board, name)
-        self._notes = board
         self._node = node_id()
         self._own: set[str] = set()
         """Names of blocks that this worker has done."""
@@ -63,7 +73,7 @@ class RayBlockWorker(BlockWorker[D, R]):
 
     def _run_noted(self, block: Block) -> Block:
         # Noted before ``run`` looks for a stop: once the stop flag is set, a block without a note is never begun.
-        self._notes.take(block.name, self._node)
+        self._board.take(block.name, self._node)
         return self.run(block)
 
     def _commit(self, block: Block, rows: pa.Table, result: Any, seconds: StageSeconds) -> Block:
@@ -79,9 +89,9 @@ class RayBlockWorker(BlockWorker[D, R]):
             # The block itself may be in this worker's hand: nothing is computed or committed here now.
             with self._committing:
                 is_own = block.name in self._own
-            if is_own or self._notes.is_done(self.stage, block.name):
+            if is_own or self._board.is_done(self.stage, block.name):
                 return replace(block, skipped_by=(NEEDLESS,), decoded=None)
-            done = self.run(replace(block, name=block.name + _COPY_SUFFIX))
+            done = self._run_noted(replace(block, name=name_of_copy(block.name)))
         return replace(done, name=block.name)
 
 
@@ -90,7 +100,7 @@ class RayBlockDecoder(RayBlockWorker[ModelInput, Any], BlockDecoder):
 
     def _commit(self, block: Block, rows: pa.Table, result: Any, seconds: StageSeconds) -> Block:
         done = super()._commit(block, rows, result, seconds)
-        self._notes.note_done(self.stage, block.name)
+        self._board.note_done(self.stage, block.name)
         return done
 
 

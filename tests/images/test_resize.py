@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -65,6 +68,37 @@ def test_threads_resize_at_once() -> None:
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+_ONE_THREAD = """
+import sys
+import numpy as np
+from imgcls_ray.images import resize
+
+if sys.argv[1] == "without the library":
+    resize.fir = None
+resize.load_resizer()
+print("torch" in sys.modules)
+# More than 100 times smaller: torch's, with the library too.
+resize.resize(np.zeros((3300, 64, 3), np.uint8), 32, 32)
+print(sys.modules["torch"].get_num_threads())
+"""
+
+
+@pytest.mark.parametrize(("how", "is_loaded"), [("with the library", False), ("without the library", True)])
+def test_a_worker_resizes_on_one_core_and_loads_torch_first_where_it_resizes_everything(
+    how: str, is_loaded: bool
+) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    told = subprocess.run(
+        [sys.executable, "-c", _ONE_THREAD, how],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    assert told.stdout.split() == [str(is_loaded), "1"]
 
 
 def test_without_the_library_torch_resizes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -86,7 +86,7 @@ def main(folder: str, num_blocks: int, *, hangs: bool) -> None:
     for block in pool.run(blocks, partial(Wait, folder, hangs)):
         [row] = block.content.to_pylist()
         tell("done", **row, workers=pool.plan.num_cpu_workers)
-    tell("ended")
+    tell("ended", workers=pool.plan.num_cpu_workers)
 
 
 if __name__ == "__main__":

@@ -186,6 +186,25 @@ def test_a_run_that_was_too_short_for_a_rate_gets_no_verdict(capsys: pytest.Capt
     assert "bound" not in summary(measured_run(), capsys)
 
 
+def test_what_the_cores_of_a_worker_do_side_by_side_counts_once(capsys: pytest.CaptureFixture[str]) -> None:
+    # Four cores decode for 80 s and classify for 40 s in 30 s, after 60 s of waiting.
+    run = measured_run(images_per_s=50.0, cores_per_worker=4, stages=StageSeconds(60, 80, 40, 10))
+    verdict = run.verdict
+    assert verdict is not None
+    assert verdict.bound == "fetch"
+    assert {stage: round(share, 3) for stage, share in verdict.shares.items()} == {
+        "fetch": 0.667,
+        "decode": 0.222,
+        "network": 0.111,
+        "write": 0.0,
+    }
+    assert verdict.speedups["no_fetch"] == pytest.approx(3)
+    lines = summary(run, capsys).splitlines()
+    assert "time of the workers: fetch 60%, decode 20%, forward 10%, write 10%" in lines
+    # The record has what was measured.
+    assert run.stages == StageSeconds(60, 80, 40, 10)
+
+
 def test_a_run_with_gpus_is_judged_by_its_gpus(capsys: pytest.CaptureFixture[str]) -> None:
     run = measured_run(images_per_s=10.0, num_workers=8, num_gpus=1, stages=StageSeconds(2, 78, 4, 1))
     assert "the GPU was busy 40% of the time" in summary(run, capsys)

@@ -13,11 +13,11 @@ from imgcls_ray.errors import JobFailedError, StorageError
 from imgcls_ray.workers.board import Board
 from imgcls_ray.workers.ray_attempts import outlive_deaths
 from imgcls_ray.workers.ray_cluster import WorkerPlan
-from imgcls_ray.workers.ray_pool import run_blocks
+from imgcls_ray.workers.ray_pool import Joined, run_blocks
 from imgcls_ray.workers.worker import Block
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Generator, Sequence
 
 BLOCKS = [Block(i, f"block-{i}", f"block {i}", pa.table({})) for i in range(4)]
 
@@ -28,12 +28,12 @@ def task_error(cause: Exception) -> RayTaskError:
 
 def attempts(
     *ends: Exception | None, done: int = 1
-) -> tuple[Callable[[Sequence[Block]], Iterator[Block]], list[list[int]]]:
+) -> tuple[Callable[[Sequence[Block]], Generator[Block, None, None]], list[list[int]]]:
     """Attempts that end after ``done`` blocks with an error, and what each was given."""
     given: list[list[int]] = []
     remaining = list(ends)
 
-    def run(blocks: Sequence[Block]) -> Iterator[Block]:
+    def run(blocks: Sequence[Block]) -> Generator[Block, None, None]:
         given.append([block.number for block in blocks])
         end = remaining.pop(0)
         yield from blocks if end is None else blocks[:done]
@@ -50,6 +50,29 @@ def test_after_a_death_only_blocks_that_have_not_come_back_are_run_again() -> No
     assert given == [[0, 1, 2, 3], [1, 2, 3]]
 
 
+def test_an_attempt_is_closed_before_its_run_ends_or_another_one_begins() -> None:
+    events: list[str] = []
+    kept = []
+
+    def run(blocks: Sequence[Block]) -> Generator[Block, None, None]:
+        # Somebody else knows it too, as a circle or a traceback may.
+        kept.append(attempt := _attempt(blocks))
+        return attempt
+
+    def _attempt(blocks: Sequence[Block]) -> Generator[Block, None, None]:
+        events.append("begins")
+        try:
+            yield from blocks
+            pytest.fail("the run waits for what only a straggler could bring")
+        finally:
+            events.append("ends")
+
+    assert len(list(outlive_deaths(BLOCKS, run))) == 4
+    events.append("over")
+    assert len(list(outlive_deaths(BLOCKS[:1], run))) == 1
+    assert events == ["begins", "ends", "over", "begins", "ends"]
+
+
 class LostTable(Board):
     """A board whose node has gone."""
 
@@ -58,7 +81,8 @@ class LostTable(Board):
 
 
 def test_a_board_that_cannot_be_reached_ends_the_job_in_one_line() -> None:
-    blocks = run_blocks([], lambda: pytest.fail("no worker starts"), WorkerPlan(1, 0), LostTable(), what_now="; again")
+    make_work = lambda: pytest.fail("no worker starts")  # noqa: E731
+    blocks = run_blocks([], make_work, WorkerPlan(1, 0), LostTable(), joined=Joined(), what_now="; again")
     with pytest.raises(JobFailedError, match=r"^a worker failed for good: the table cannot be reached; again$"):
         list(blocks)
 

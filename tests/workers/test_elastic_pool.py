@@ -12,19 +12,22 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pytest
 
+from imgcls_ray.errors import JobFailedError
 from imgcls_ray.models.classifier import StageSeconds
 from imgcls_ray.storage import FetchLimits
+from imgcls_ray.workers import board as boards
 from imgcls_ray.workers import ray_nodes, ray_pool, ray_worker
+from imgcls_ray.workers.board import Board
 from imgcls_ray.workers.ray_attempts import outlive_deaths
 from imgcls_ray.workers.ray_cluster import Elastic, WorkerPlan
 from imgcls_ray.workers.ray_nodes import new_nodes_used_soon
-from imgcls_ray.workers.ray_pool import _groups_of_copies, _pool_sizes, _until_stopped
+from imgcls_ray.workers.ray_pool import Joined, RayPool, _attempt, _groups_of_copies, _pool_sizes, _until_stopped
 from imgcls_ray.workers.ray_worker import NEEDLESS, RayBlockDecoder, RayBlockWorker, as_task, from_task
 from imgcls_ray.workers.worker import Block, Decoded, Work
 from tests.workers.survival import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator, Iterator
     from contextlib import AbstractContextManager
 
 BLOCKS = [Block(i, f"block-{i}", f"block {i}", pa.table({"number": [i]})) for i in range(4)]
@@ -97,6 +100,7 @@ class Count(Work[Any, int]):
 @pytest.fixture
 def notes(monkeypatch: pytest.MonkeyPatch) -> Notes:
     monkeypatch.setattr(ray_worker, "node_id", lambda: "here")
+    monkeypatch.setattr(ray_worker, "load_resizer", lambda: None)
     return Notes()
 
 
@@ -147,7 +151,34 @@ def test_a_copy_of_a_block_that_is_not_done_is_done_and_counts_no_death(notes: N
     [back] = run_task(worker, BLOCKS[0], is_copy=True)
     assert (back.number, back.name, back.skipped_by, work.num_computed) == (0, "block-0", (), 1)
     assert notes.begun.count("block-0") == 1
+
+
+def test_a_copy_is_in_hand_beside_its_block_from_before_the_worker_looks_for_a_stop(notes: Notes) -> None:
+    notes.take("block-0", "dead")
+    notes.stopped = True
+    [back] = run_task(worker_of(work := Count(), notes), BLOCKS[0], is_copy=True)
+    assert (back.name, back.skipped_by, work.num_computed) == ("block-0", ("worker",), 0)
+    assert notes.hand == {"block-0": "dead", "block-0, copy": "here"}
+
+
+def test_a_needless_copy_was_never_in_hand(notes: Notes) -> None:
+    notes.note_done("label", "block-0")
+    run_task(worker_of(Count(), notes), BLOCKS[0], is_copy=True)
     assert notes.hand == {}
+
+
+def test_a_worker_is_ready_to_resize_before_it_loads_its_model(notes: Notes, monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[str] = []
+    monkeypatch.setattr(ray_worker, "load_resizer", lambda: events.append("resizer"))
+
+    def make_work() -> Count:
+        events.append("work")
+        return Count()
+
+    board: Any = notes
+    RayBlockWorker(make_work, board, lambda: "worker")
+    # An engine of torch's chooses its own threads afterwards.
+    assert events == ["resizer", "work"]
 
 
 def test_a_worker_computes_no_copy_of_what_it_has_in_hand_itself(notes: Notes) -> None:
@@ -191,12 +222,15 @@ def test_every_block_has_one_copy_and_the_last_ones_groups_of_their_own(num_bloc
     in_hand = min(2 * num_workers, num_blocks)
     assert [group[0].number for group in groups[:in_hand]] == list(range(num_blocks))[::-1][:in_hand]
     assert len(groups) <= max(128, in_hand)
+    joined = _groups_of_copies(blocks, WorkerPlan(1), num_workers)
+    to_join = _groups_of_copies(blocks, WorkerPlan(1, elastic=Elastic(1, num_workers)))
+    assert len(joined) == len(to_join) == len(groups)
     with_gpus = _groups_of_copies(blocks, WorkerPlan(num_workers, 1))
     assert {len(group) for group in with_gpus} == {1}
 
 
 def test_a_block_that_comes_back_twice_counts_once_and_the_last_one_ends_the_run() -> None:
-    def run(blocks: Any) -> Iterator[Block]:
+    def run(blocks: Any) -> Generator[Block, None, None]:
         yield from (blocks[0], blocks[1], blocks[1], blocks[3], blocks[2])
         pytest.fail("the run waits for what only a straggler could bring")
 
@@ -236,10 +270,157 @@ def test_a_stop_waits_until_what_is_durable_has_come_back() -> None:
 
 
 @pytest.mark.usefixtures("alive")
+def test_a_stop_waits_for_the_copy_that_a_live_worker_computes_of_a_dead_nodes_block() -> None:
+    notes: Any = Notes()
+    notes.take("block-1", "dead")
+    notes.take("block-1, copy", "here")
+    tasks = [
+        (skipped("one"), False),
+        # Ray gives the block to another worker again: that it is skipped there says nothing of the copy.
+        (skipped("one", number=1), False),
+        (BLOCKS[1], True),
+    ]
+    assert list(_until_stopped(iter(tasks), notes)) == [BLOCKS[1]]
+    assert notes.hand == {}
+
+
+@pytest.mark.usefixtures("alive")
+def test_a_stop_does_not_wait_for_a_copy_that_was_skipped() -> None:
+    notes: Any = Notes()
+    notes.take("block-1", "dead")
+    notes.take("block-1, copy", "here")
+
+    def tasks() -> Iterator[tuple[Block, bool]]:
+        yield skipped("one", number=1), True
+        pytest.fail("the run waits for the block of a dead node")
+
+    assert list(_until_stopped(tasks(), notes)) == []
+    assert notes.hand == {"block-1": "dead"}
+
+
+@pytest.mark.usefixtures("alive")
 def test_a_needless_copy_is_no_stop() -> None:
     notes: Any = Notes()
     tasks = [(skipped(NEEDLESS), True), (BLOCKS[1], False)]
     assert list(_until_stopped(iter(tasks), notes)) == [BLOCKS[1]]
+
+
+@pytest.fixture
+def table(monkeypatch: pytest.MonkeyPatch) -> dict[bytes, bytes]:
+    """The table of the head node, in this process."""
+    table: dict[bytes, bytes] = {}
+
+    def delete(key: bytes, *, by_prefix: bool = False) -> None:
+        for each in [each for each in table if (each.startswith(key) if by_prefix else each == key)]:
+            del table[each]
+
+    monkeypatch.setattr(boards, "kv_put", table.__setitem__)
+    monkeypatch.setattr(boards, "kv_get", table.get)
+    monkeypatch.setattr(boards, "kv_list", lambda prefix: [key for key in table if key.startswith(prefix)])
+    monkeypatch.setattr(boards, "kv_delete", delete)
+    return table
+
+
+@pytest.mark.usefixtures("table")
+def test_an_attempt_begins_without_notes_of_workers_that_are_gone() -> None:
+    board, other = Board(), Board()
+    other.take("block-0", "elsewhere")
+    board.join("label", "one")
+    board.take("block-0", "here")
+    board.note_done("label", "block-1")
+    board.begin("label", "block-0")
+    board.stop()
+    board.begin_attempt()
+    assert (board.num_joined("label"), list(board.nodes_at_work())) == (0, [])
+    assert not board.is_done("label", "block-1")
+    # Deaths are counted over all attempts, and a stop is one for all.
+    assert board.begin("label", "block-0") == 1
+    assert board.is_stopped()
+    assert list(other.nodes_at_work()) == ["elsewhere"]
+
+
+def test_a_plan_has_the_most_workers_of_any_attempt_and_the_table_is_asked_now_and_then(
+    table: dict[bytes, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr("imgcls_ray.workers.ray_pool.time.monotonic", lambda: now[0])
+    pool = RayPool(WorkerPlan(2, elastic=Elastic()))
+
+    def count(*workers: str) -> int:
+        for worker in workers:
+            pool.board.join("label", worker)
+        pool.joined.count(pool.board, "label")
+        return pool.plan.num_cpu_workers
+
+    assert count("a") == 2
+    assert count("b", "c") == 2
+    now[0] += ray_pool._COUNT_EVERY_S
+    assert count() == 3
+    # The workers of the next wave are others.
+    pool.board.begin_attempt()
+    now[0] += ray_pool._COUNT_EVERY_S
+    assert count("d", "e") == 3
+    # An evaluation asks when everything is over.
+    pool.board.clear()
+    assert not table
+    assert pool.plan.num_cpu_workers == 3
+
+
+class Batches:
+    """A dataset whose blocks are all done; somebody else holds its iterators, too."""
+
+    def __init__(self, board: Board) -> None:
+        self.board, self.num_ended = board, 0
+        self._iterators: list[Iterator[pa.Table]] = []
+
+    def iter_batches(self, **_: Any) -> Batches:
+        return self
+
+    def __iter__(self) -> Iterator[pa.Table]:
+        self._iterators.append(self._batches())
+        return self._iterators[-1]
+
+    def _batches(self) -> Iterator[pa.Table]:
+        self.board.join("label", "one")
+        try:
+            yield from (as_task(block, is_copy=False) for block in BLOCKS)
+        finally:
+            self.num_ended += 1
+
+
+@pytest.fixture
+def batches(table: dict[bytes, bytes], monkeypatch: pytest.MonkeyPatch) -> Batches:
+    """What Ray Data would bring."""
+    batches = Batches(Board())
+    monkeypatch.setattr(ray_pool, "_dataset_of", lambda *_: batches)
+    monkeypatch.setattr(ray_pool, "_map", lambda dataset, *_, **__: dataset)
+    return batches
+
+
+@pytest.mark.parametrize(("elastic", "most"), [(Elastic(), 1), (None, 0)])
+def test_an_attempt_counts_an_elastic_pool_and_ends_its_actors_when_it_is_closed(
+    elastic: Elastic | None, most: int, batches: Batches
+) -> None:
+    board, joined = batches.board, Joined()
+    board.take("block-9", "here")
+    attempt = _attempt(BLOCKS, Count, WorkerPlan(2, elastic=elastic), board, joined, "cuda")
+    assert next(attempt).number == 0
+    assert (joined.most, list(board.nodes_at_work()), batches.num_ended) == (most, [], 0)
+    attempt.close()
+    assert batches.num_ended == 1
+
+
+def test_workers_that_cannot_be_counted_end_the_job_in_one_line(
+    batches: Batches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(_prefix: bytes) -> list[bytes]:
+        raise ConnectionError("the table cannot be reached")
+
+    monkeypatch.setattr(boards, "kv_list", lost)
+    pool = RayPool(WorkerPlan(2, elastic=Elastic(1, 4)), board=batches.board)
+    with pytest.raises(JobFailedError, match=r"^a worker failed for good: the table cannot be reached; again$"):
+        list(pool.run(BLOCKS, Count, what_now="; again"))
+    assert batches.num_ended == 1
 
 
 @pytest.mark.parametrize(
