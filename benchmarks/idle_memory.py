@@ -24,6 +24,7 @@ import pyarrow as pa
 
 from benchmarks.common import emit, isolated_environment, wait_for
 from imgcls_ray.models.engines.load import prepare_engine
+from imgcls_ray.models.engines.openvino_core import openvino_core
 from imgcls_ray.models.folder import open_model_folder
 from imgcls_ray.workers.classifier_task import ClassifierTask, ClassifierWork
 from imgcls_ray.workers.fetching import any_version
@@ -65,7 +66,7 @@ class Idle(ClassifierWork[None]):
 
 def serve_idle() -> None:
     """The process that local workers are forked from."""
-    serve_workers()
+    serve_workers(openvino_core)
 
 
 def job(on: str, model: Path, place: Path, num_workers: int, cores: int) -> None:
@@ -94,8 +95,12 @@ def measure(on: str, model: Path, num_workers: int, cores: int) -> dict[str, flo
         # One process converts, and not all workers at once.
         subprocess.run([*command, "--prepare"], env=environment, check=True)
         with subprocess.Popen(command, env=environment) as running:
-            if not wait_for(_TIMEOUT_S, lambda: running.poll() is not None or len(os.listdir(folder)) == num_workers):
+            is_ready = wait_for(
+                _TIMEOUT_S, lambda: running.poll() is not None or len(os.listdir(folder)) == num_workers
+            )
+            if not is_ready or running.poll() is not None:
                 running.kill()
+                sys.exit(f"{on}: {num_workers} workers were not ready within {_TIMEOUT_S} s")
             time.sleep(_SETTLE_S)
             taken: dict[str, float] = {"all": 0, "command": 0, "processes": 0}
             root = psutil.Process(running.pid)
@@ -106,6 +111,10 @@ def measure(on: str, model: Path, num_workers: int, cores: int) -> dict[str, flo
                     taken["processes"] += 1
                     taken["command"] += pss if process == root else 0
             Path(folder, "end").touch()
+            try:
+                running.wait(_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                running.kill()
             if running.wait() != 0:
                 sys.exit(f"{on}: exit code {running.returncode}")
     return taken

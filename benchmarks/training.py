@@ -69,7 +69,9 @@ def run_plain(data: Path, epochs: int, seed: int, cores: Sequence[int]) -> Run:
 
 
 def train_command(data: Path, epochs: int, output: Path, settings: Mapping[str, object]) -> list[str]:
+    # On CPUs also where there is a GPU: as what it is compared with.
     command = [*imgcls(), "train", data, "--model", "PP-LCNet_x1_0", "--scratch", "--image-size", SIZE]
+    command += ["-s", "device=cpu"]
     options = [word for key, value in settings.items() for word in ("-s", f"{key}={value}")]
     return [*map(str, command), "--epochs", str(epochs), "--output", str(output), *options]
 

@@ -56,13 +56,15 @@ def may_have_gpus(devices: Path = Path("/dev")) -> bool:
     return any(devices.glob("nvidia[0-9]*")) or (devices / "dxg").exists()
 
 
-def has_fast_int8(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+def has_fast_int8(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool | None:
     """Whether the processor has instructions that make networks of 8 bits faster: VNNI or AMX.
 
-    Without them, OpenVINO runs such a network no faster than the original, and sums in 16 bits may overflow.
+    Without them, OpenVINO runs such a network no faster than the original, and sums in 16 bits may overflow. None where
+    the processor is not an x86 one, whose ``flags`` these are, and on systems that do not tell.
     """
     flags = (line.split(":", 1)[1].split() for line in _lines(cpuinfo) if line.startswith("flags") and ":" in line)
-    return not _FAST_INT8_FLAGS.isdisjoint(next(flags, ()))
+    found = next(flags, None)
+    return None if found is None else not _FAST_INT8_FLAGS.isdisjoint(found)
 
 
 def cores_in_words(process: Path = _SELF) -> str:

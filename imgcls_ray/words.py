@@ -36,6 +36,16 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
+def shortened(text: str, most: int) -> str:
+    """At most so many letters: of a longer text the beginning and the end, which say most of an error.
+
+    >>> shortened("RuntimeError: in a loader. Traceback: line 1, line 2, line 3. ValueError: no", 45)
+    'RuntimeError: in a l ... ne 3. ValueError: no'
+    """
+    half = (most - len(" ... ")) // 2
+    return text if len(text) <= most else f"{text[:half]} ... {text[-half:]}"
+
+
 def tell_apart(names: Mapping[int, str]) -> dict[int, str]:
     """Class names by id, each once: where several classes have one name, each of them ends with its id.
 

@@ -154,7 +154,10 @@ def small_model(tmp_path_factory: pytest.TempPathFactory) -> ModelFolder:
     return make_small_model(tmp_path_factory.mktemp("model") / "small", seed=0)
 
 
-def make_small_model(path: Path, *, seed: int, class_names: tuple[str, ...] = SMALL_CLASSES) -> ModelFolder:
+def make_small_model(
+    path: Path, *, seed: int, class_names: tuple[str, ...] = SMALL_CLASSES, loudness: float = 40
+) -> ModelFolder:
+    """As ``small_model``; with a ``loudness`` of some thousand it is also confident of what it says."""
     import torch
 
     from imgcls_ray.images.preprocess import Preprocess
@@ -175,7 +178,7 @@ def make_small_model(path: Path, *, seed: int, class_names: tuple[str, ...] = SM
                 network(pictures)
             network.eval()
             features = network.forward_head(network.forward_features(pictures), pre_logits=True)  # type: ignore[operator]
-            weight = network.get_parameter("classifier.weight").mul_(40)
+            weight = network.get_parameter("classifier.weight").mul_(loudness)
             network.get_parameter("classifier.bias").copy_(-weight @ features.mean(0))
         network.eval()
     return save_model_folder(

@@ -255,6 +255,11 @@ GUARDS: dict[str, tuple[Promise, ...]] = {
             ("benchmarks.training",),
         ),
         Promise(
+            "one training worker on CPUs runs on this machine, and none of its processes imports Ray",
+            ("train/test_local.py::test_no_process_of_a_run_imports_ray_or_pandas",),
+            ("benchmarks.training",),
+        ),
+        Promise(
             "the epoch with the best metric is kept",
             ("train/test_run.py::test_the_epoch_with_the_best_metric_is_kept",),
         ),
@@ -270,6 +275,19 @@ GUARDS: dict[str, tuple[Promise, ...]] = {
             (
                 "train/test_run.py::test_the_result_has_paddlexs_keys",
                 "test_paddlex.py::test_a_failure_is_written_where_paddlex_writes_it",
+            ),
+        ),
+    ),
+    "export": (
+        Promise(
+            "8 bits are exported only within the limits of accuracy and speed; else nothing is left",
+            (
+                "export/test_gate.py::test_half_a_point_may_be_lost_and_no_more",
+                "export/test_gate.py::test_without_labels_the_confident_ones_decide",
+                "export/test_gate.py::test_8_bits_that_are_no_faster_are_refused_on_any_processor",
+                "export/test_export_command.py::"
+                "test_a_network_that_8_bits_spoil_is_refused_with_the_numbers_and_nothing_stays",
+                "export/test_export_command.py::test_8_bits_that_do_not_pay_are_refused_and_nothing_stays",
             ),
         ),
     ),

@@ -280,6 +280,8 @@ def test_one_image_is_labelled_without_ray_or_store(
         ["--embedding"],
         ["--metrics-file", "a.prom"],
         ["--price-per-hour", 1],
+        ["--set", "unit_size=16"],
+        ["--set", "cores_per_worker=1"],
     ],
 )
 def test_an_option_that_needs_a_store_is_refused_for_one_image_without(

@@ -12,6 +12,8 @@ from imgcls_ray.config import ExportConfig, make_config, read_values
 from imgcls_ray.errors import StoppedError
 from imgcls_ray.export.gate import percent, words_of_accuracy, words_of_speed
 from imgcls_ray.export.job import export
+from imgcls_ray.export.parity import CONFIDENT_SCORE
+from imgcls_ray.words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,8 +29,8 @@ def run(config_file: Path | None, overrides: Sequence[str], flags: Values) -> No
     """Export what the configuration says; flags win over overrides, overrides over the file.
 
     Raises:
-        JobFailedError: the exported network labels too many images otherwise, or is in 8 bits and no faster; nothing is
-            left behind.
+        JobFailedError: the exported network labels too many images otherwise, or in 8 bits loses too much accuracy or
+            is no faster; nothing is left behind.
     """
     values = read_values(ExportConfig, config_file, overrides, flags)
     config = make_config(ExportConfig, values)
@@ -57,6 +59,11 @@ def _tell(report: ExportReport, config: ExportConfig) -> None:
         f"differ by {report['max_score_difference']:.2g} at most, logits by {report['max_logit_difference']:.2g}",
         markup=False,
     )
+    if config.int8 and report["min_agreement"] is not None and report["confident_agreement"] is not None:
+        print(
+            f"of {counted(report['num_confident'], 'image')} of which the original is confident (score "
+            f"{CONFIDENT_SCORE:g} or more), {percent(report['confident_agreement'])} keep their label"
+        )
     if report["accuracy"]:
         print(words_of_accuracy(report["accuracy"]))
     if report["speed"]:

@@ -6,6 +6,7 @@ import logging
 from collections import Counter
 from contextlib import nullcontext
 from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -15,7 +16,8 @@ from imgcls_ray.commands.terminal import native_stderr_aside
 from imgcls_ray.config import LabelConfig, PredictConfig, check_keys, make_config, read_values
 from imgcls_ray.errors import ImageErrorCode, JobFailedError, StoppedError, UsageError
 from imgcls_ray.words import counted, duration
-from imgcls_ray.workers.ahead import loading_ahead
+from imgcls_ray.workers.ahead import is_device_settled, loading_ahead
+from imgcls_ray.workers.pool import is_on_ray
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,6 +34,7 @@ _NEED_A_STORE = frozenset(
     {
         "accept_missing",
         "compact",
+        "cores_per_worker",
         "dry_run",
         "embedding",
         "export",
@@ -49,6 +52,7 @@ _NEED_A_STORE = frozenset(
         "price_per_hour",
         "retry",
         "save_images",
+        "unit_size",
     }
 )
 _UNLISTED_TOLD = 20
@@ -90,7 +94,7 @@ def run(config_file: Path | None, overrides: Sequence[str], flags: Values) -> No
 
 def _label(config: PredictConfig) -> tuple[PredictConfig, PredictReport]:
     """Do the job; returns the configuration with its device."""
-    ahead = nullcontext() if config.dry_run else loading_ahead(config, *WORKERS)
+    ahead = nullcontext() if config.dry_run else loading_ahead(partial(is_surely_here, config), *WORKERS)
     with native_stderr_aside(), ahead as server:
         # What takes a second to import comes after that has begun.
         from imgcls_ray.commands.device import settle_device
@@ -101,6 +105,11 @@ def _label(config: PredictConfig) -> tuple[PredictConfig, PredictReport]:
             spare_pandas()
         config = settle_device(config)
         return config, predict(config, Console(stderr=True), server)
+
+
+def is_surely_here(config: PredictConfig) -> bool:
+    """Whether workers are certain to run on this machine; raises as ``is_on_ray``."""
+    return not is_on_ray(config) and (config.on == "local" or is_device_settled(config.device))
 
 
 def _check_not_empty(report: PredictReport, config: PredictConfig) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -9,8 +10,10 @@ from rich.console import Console
 from imgcls_ray.commands.terminal import native_stderr_aside
 from imgcls_ray.config import TrainConfig, make_config, read_values
 from imgcls_ray.errors import StoppedError
+from imgcls_ray.train import WORKER
 from imgcls_ray.words import counted
-from imgcls_ray.workers.ahead import loading_ahead
+from imgcls_ray.workers.ahead import is_device_settled, loading_ahead
+from imgcls_ray.workers.pool import is_trained_here
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,9 +21,6 @@ if TYPE_CHECKING:
 
     from imgcls_ray.config import Values
     from imgcls_ray.train.result import TrainResult
-
-WORKER = ("imgcls_ray.train.local_worker", "serve")
-"""What a worker on this machine is forked from: module and function."""
 
 
 def run(config_file: Path | None, overrides: Sequence[str], flags: Values, *, is_shared: bool = False) -> None:
@@ -39,14 +39,22 @@ def run(config_file: Path | None, overrides: Sequence[str], flags: Values, *, is
     config = make_config(TrainConfig, values)
     try:
         # What is imported here takes as long as what the worker imports.
-        with native_stderr_aside(), loading_ahead(config, *WORKER) as server:
+        with native_stderr_aside(), loading_ahead(partial(is_surely_here, config), *WORKER) as server:
             from imgcls_ray.commands.device import settle_device
             from imgcls_ray.train.job import train
+            from imgcls_ray.workers.without_pandas import spare_pandas
 
+            if server is not None:
+                spare_pandas()
             result = train(settle_device(config), Console(stderr=True), is_shared=is_shared, server=server)
     except KeyboardInterrupt as error:
         raise StoppedError("stopped before training began") from error
     _tell(result)
+
+
+def is_surely_here(config: TrainConfig) -> bool:
+    """Whether the one worker is certain to run on this machine; raises as ``is_trained_here``."""
+    return is_device_settled(config.device) and is_trained_here(config)
 
 
 def _tell(result: TrainResult) -> None:

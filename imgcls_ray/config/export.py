@@ -11,6 +11,7 @@ from imgcls_ray.config.limits import ReadLimits
 
 _MIN_AGREEMENT = 0.995
 _MIN_AGREEMENT_INT8 = 0.99
+_LIMITS_OF_INT8 = frozenset({"max_accuracy_drop", "min_speedup"})
 
 
 class ExportConfig(NamesSplits, ReadLimits):
@@ -46,7 +47,7 @@ class ExportConfig(NamesSplits, ReadLimits):
     if the labels of a dataset give the accuracy."""
     max_accuracy_drop: float = Field(default=0.005, ge=0, le=1)
     """Largest loss of accuracy by ``int8``, 0 to 1, on the labelled images of a dataset; above it nothing is
-    exported."""
+    exported. It cannot be given without such labels."""
     min_speedup: float = Field(default=1.0, ge=0)
     """Smallest number of images/s with ``int8`` on this processor, as a multiple of the original's; below it nothing is
     exported. 0: export for another processor, or for the smaller files."""
@@ -63,4 +64,10 @@ class ExportConfig(NamesSplits, ReadLimits):
             raise ValueError("int8 is for format=onnx and format=openvino")
         if self.int8 and self.images is None:
             raise ValueError("int8 is calibrated on real images; give images=DATASET or a folder of them")
+        return self
+
+    @model_validator(mode="after")
+    def _limits_of_int8_need_it(self) -> Self:
+        if not self.int8 and (given := sorted(_LIMITS_OF_INT8 & self.model_fields_set)):
+            raise ValueError(f"{given[0]} is a limit of int8 alone; give int8=true, or leave it out")
         return self

@@ -33,6 +33,26 @@ class Accuracy(TypedDict):
     """Lower and upper end of its 95 % confidence interval."""
 
 
+class Limits(TypedDict):
+    """The limits that an export had to keep; ``None`` for those that were not applied."""
+
+    min_agreement: float | None
+    """Of all images; with 8 bits, of those of which the original is confident."""
+    max_accuracy_drop: float | None
+    min_speedup: float | None
+
+
+def applied_limits(parity: Parity, config: ExportConfig) -> Limits:
+    """With 8 bits labels decide, where there are any, and an agreement only if it was asked for."""
+    is_by_accuracy = config.int8 and parity.num_labelled > 0
+    is_by_agreement = not is_by_accuracy or config.min_agreement is not None
+    return {
+        "min_agreement": config.needed_agreement if is_by_agreement else None,
+        "max_accuracy_drop": config.max_accuracy_drop if is_by_accuracy else None,
+        "min_speedup": config.min_speedup if config.int8 else None,
+    }
+
+
 def judge(parity: Parity, source: str, config: ExportConfig) -> None:
     """Refuse an export that labels otherwise.
 
@@ -56,7 +76,7 @@ def judge(parity: Parity, source: str, config: ExportConfig) -> None:
     accuracy = accuracy_of(parity)
     if accuracy is not None:
         _judge_accuracy(accuracy, config)
-    if accuracy is None or config.min_agreement is not None:
+    if applied_limits(parity, config)["min_agreement"] is not None:
         _judge_confident(parity, config)
 
 
@@ -68,15 +88,15 @@ def judge_speed(speed: Speed, config: ExportConfig) -> None:
     """
     if speed["ratio"] >= config.min_speedup:
         return
-    reason = (
-        "most of this network's time is in what 8 bits do not make faster"
-        if speed["fast_int8"]
-        else "this processor has neither VNNI nor AMX, which compute 8 bits fast"
-    )
+    reasons = {
+        True: "; most of this network's time is in what 8 bits do not make faster",
+        False: "; this processor has neither VNNI nor AMX, which compute 8 bits fast",
+        None: "",
+    }
     raise JobFailedError(
-        f"{config.model}: 8 bits do not pay on this processor: {words_of_speed(speed)}, needed are "
-        f"{config.min_speedup:g} times; {reason}. Nothing was exported; to export for another processor or for the "
-        "smaller files, give --set min_speedup=0"
+        f"{config.model}: 8 bits do not pay on this processor: {words_of_speed(speed)}, at least "
+        f"{config.min_speedup:g} is needed{reasons[speed['fast_int8']]}. Nothing was exported; to export for another "
+        "processor or for the smaller files, give --set min_speedup=0"
     )
 
 
@@ -142,10 +162,13 @@ def _judge_accuracy(accuracy: Accuracy, config: ExportConfig) -> None:
     # Shares are sums of binary fractions: a loss of just the limit is no more than the limit.
     if accuracy["drop"] <= config.max_accuracy_drop + 1e-9:
         return
+    # One image of 199 is more than half a point: so few cannot tell whether the loss is one of the network.
+    is_uncertain = accuracy["drop_interval"][0] <= config.max_accuracy_drop
+    more = "the interval includes the limit: compare on more images (num_images, or a larger val split), "
     raise JobFailedError(
         f"{config.model}: exported to {config.format} in 8 bits, {words_of_accuracy(accuracy)}, allowed are "
-        f"{100 * config.max_accuracy_drop:.2f}. Nothing was exported; calibrate on more images "
-        f"(num_calibration_images, now {config.num_calibration_images:,}), or "
+        f"{100 * config.max_accuracy_drop:.2f}. Nothing was exported; {more if is_uncertain else ''}calibrate on more "
+        f"images (num_calibration_images, now {config.num_calibration_images:,}), or "
         f"max_accuracy_drop={math.ceil(accuracy['drop'] * 1000 - 1e-6) / 1000} would accept it"
     )
 

@@ -62,7 +62,7 @@ def choose_images(config: ExportConfig, spec: ModelSpec) -> ExportImages:
 
     Raises:
         InputError: ``images`` cannot be listed.
-        UsageError: there are too few.
+        UsageError: there are too few, or a limit on the accuracy was given and they have no labels of the model.
     """
     if config.images is None:
         return ExportImages(DRAWN, [], [])
@@ -78,6 +78,11 @@ def choose_images(config: ExportConfig, spec: ModelSpec) -> ExportImages:
     if not chosen.compared or (config.int8 and not chosen.calibrated):
         needed = "two images, one to compare on and one to calibrate with" if config.int8 else "an image"
         raise UsageError(f"images: {config.images} has too few; this export needs at least {needed}")
+    if "max_accuracy_drop" in config.model_fields_set and all(image.label is None for image in chosen.compared):
+        why = chosen.why_no_accuracy or f"{config.images}: is no dataset with labels"
+        raise UsageError(
+            f"max_accuracy_drop: the accuracy cannot be measured: {why}; without it, min_agreement decides"
+        )
     return chosen
 
 

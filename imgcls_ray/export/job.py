@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal, TypedDict
 
 from imgcls_ray.datasets.class_name_files import LABEL_FILE, label_file
 from imgcls_ray.errors import UsageError
-from imgcls_ray.export.gate import accuracy_of, judge, judge_speed
+from imgcls_ray.export.gate import accuracy_of, applied_limits, judge, judge_speed
 from imgcls_ray.json_files import encode_json
 from imgcls_ray.machine import has_fast_int8
 from imgcls_ray.options import s3_options
@@ -58,10 +58,13 @@ class ExportReport(TypedDict):
     model: str
     format: ExportFormat
     precision: Literal["fp32", "int8"]
+    precision_before: str
+    precision_after: str
+    """That both were compared in: with 8 bits those that ``imgcls predict`` takes by default, else fp32."""
     agreement: float
     """Share of the images that both give the same label."""
-    min_agreement: float
-    """Of all images; with 8 bits, of those of which the original is confident, if there are no labels."""
+    min_agreement: float | None
+    """As ``Limits``, which says what each of the three limits is of."""
     max_score_difference: float
     max_logit_difference: float
     images: str
@@ -72,8 +75,7 @@ class ExportReport(TypedDict):
     errors: dict[str, int]
     """Images that could not be compared, by code."""
     accuracy: Accuracy | None
-    max_accuracy_drop: float
-    """Above it, 8 bits are refused."""
+    max_accuracy_drop: float | None
     num_confident: int
     """Images of which the original is confident: a score of at least 0.5."""
     confident_agreement: float | None
@@ -82,6 +84,7 @@ class ExportReport(TypedDict):
     size_bytes: SizeBytes
     speed: Speed | None
     """On the processor of the export, of 8 bits."""
+    min_speedup: float | None
     fingerprint: str
     source_fingerprint: str
     versions: dict[str, str]
@@ -91,8 +94,9 @@ def export(config: ExportConfig, console: Console) -> ExportReport:
     """Run ``imgcls export``; returns what ``export_report.json`` says.
 
     Raises:
-        JobFailedError: the exported network labels too many images otherwise, or is in 8 bits and no faster; nothing is
-            left behind.
+        JobFailedError: the exported network labels too many images otherwise, or in 8 bits loses too much accuracy or
+            is no faster; nothing is left behind.
+        UsageError: a limit on the accuracy was given, and no labels to measure it on.
     """
     from imgcls_ray.export.images import choose_images, read_calibration, read_compared
     from imgcls_ray.export.network import check_export_packages, export_network
@@ -109,13 +113,15 @@ def export(config: ExportConfig, console: Console) -> ExportReport:
     with new_folder(output) as partial:
         calibration = None
         if config.int8:
-            if not has_fast_int8():
+            if has_fast_int8() is False:
                 logger.warning("this processor has neither VNNI nor AMX: 8 bits are hardly faster here, or slower")
             calibration = read_calibration(images, config, folder.spec)
             logger.info("calibrating on %s", counted(len(calibration), "image"))
         exported = export_network(folder, partial, config.format, calibrate_on=calibration)
         with image_progress("comparing", console) as add:
-            parity = compare(folder, exported, _counting(read_compared(images, config, folder.spec), add))
+            inputs = _counting(read_compared(images, config, folder.spec), add)
+            # 8 bits are judged as they will run, so that their accuracy and their speed are of the same networks.
+            parity = compare(folder, exported, inputs, "auto" if config.int8 else "fp32")
         if images.why_no_accuracy:
             logger.warning("the accuracy is not measured: %s", images.why_no_accuracy)
         judge(parity, images.source, config)
@@ -165,13 +171,16 @@ def _report(
     config: ExportConfig,
 ) -> ExportReport:
     """Everything that ``export_report.json`` says."""
+    limits = applied_limits(parity, config)
     return {
         "done_flag": True,
         "model": config.model,
         "format": config.format,
         "precision": "int8" if config.int8 else "fp32",
+        "precision_before": parity.precision_before,
+        "precision_after": parity.precision_after,
         "agreement": parity.agreement,
-        "min_agreement": config.needed_agreement,
+        "min_agreement": limits["min_agreement"],
         "max_score_difference": parity.max_score_difference,
         "max_logit_difference": parity.max_logit_difference,
         "images": images.source,
@@ -180,12 +189,13 @@ def _report(
         "num_non_finite": parity.num_non_finite,
         "errors": dict(sorted(parity.errors.items())),
         "accuracy": accuracy_of(parity),
-        "max_accuracy_drop": config.max_accuracy_drop,
+        "max_accuracy_drop": limits["max_accuracy_drop"],
         "num_confident": parity.num_confident,
         "confident_agreement": parity.num_confident_same / parity.num_confident if parity.num_confident else None,
         "calibration": {"split": images.calibration_split, "num_images": num_calibrated} if config.int8 else None,
         "size_bytes": {"before": folder.num_bytes, "after": exported.num_bytes},
         "speed": speed,
+        "min_speedup": limits["min_speedup"],
         "fingerprint": exported.spec.fingerprint,
         "source_fingerprint": folder.spec.fingerprint,
         "versions": _versions(),

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from imgcls_ray.models.classifier import ModelInput, Prediction
+    from imgcls_ray.models.engines.load import Precision
     from imgcls_ray.models.folder import ModelFolder
 
 CONFIDENT_SCORE = 0.5
@@ -56,6 +57,9 @@ class Parity:
     num_confident_same: int = 0
     errors: Counter[str] = field(default_factory=Counter)
     """Images that were not compared, by error code."""
+    precision_before: str = ""
+    precision_after: str = ""
+    """That both were compared in, e.g. ``bf16`` and ``int8+bf16``."""
 
     @property
     def agreement(self) -> float:
@@ -89,29 +93,33 @@ class Parity:
         self.max_score_difference = max(self.max_score_difference, _largest(scores))
 
 
-def compare(original: ModelFolder, exported: ModelFolder, inputs: Iterable[ParityInput]) -> Parity:
-    """Label images with both networks, in float32 as far as they are float32.
+def compare(
+    original: ModelFolder, exported: ModelFolder, inputs: Iterable[ParityInput], precision: Precision
+) -> Parity:
+    """Label images with both networks.
 
     Args:
         original: the model folder.
         exported: what was made of it.
         inputs: read once, a batch at a time.
+        precision: of both, as far as a network in 8 bits is not in 8 bits.
     """
-    classifiers = [_classifier(folder) for folder in (original, exported)]
+    classifiers = [_classifier(folder, precision) for folder in (original, exported)]
     images = itertools.tee(inputs, 3)
     before, after = (
         classifier.classify_inputs(item.image for item in shared)
         for classifier, shared in zip(classifiers, images[:2], strict=True)
     )
-    parity = Parity()
+    precisions = [classifier.engine.precision for classifier in classifiers]
+    parity = Parity(precision_before=precisions[0], precision_after=precisions[1])
     for first, second, item in zip(before, after, images[2], strict=True):
         parity.add(first, second, item.label)
     return parity
 
 
-def _classifier(folder: ModelFolder) -> ImageClassifier:
+def _classifier(folder: ModelFolder, precision: Precision) -> ImageClassifier:
     return ImageClassifier.load(
-        folder, precision="fp32", batch_size=_BATCH_SIZE, top_k=folder.spec.num_classes, logits=True
+        folder, precision=precision, batch_size=_BATCH_SIZE, top_k=folder.spec.num_classes, logits=True
     )
 
 

@@ -32,8 +32,8 @@ class Speed(TypedDict):
     batch_size: int
     precision_before: str
     precision_after: str
-    fast_int8: bool
-    """Whether the processor has instructions for 8 bits."""
+    fast_int8: bool | None
+    """Whether the processor has instructions for 8 bits; ``None`` where that is not known."""
 
 
 def measure_speed(original: ModelFolder, exported: ModelFolder) -> Speed:

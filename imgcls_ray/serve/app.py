@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import gc
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +22,7 @@ from imgcls_ray.serve.admission.room import Room
 from imgcls_ray.serve.bodies import in_thread
 from imgcls_ray.serve.errors import ApiError, ErrorCode, error_body, failed, not_found, refuse
 from imgcls_ray.serve.fleet import Fleet
+from imgcls_ray.serve.garbage import leave_objects_to_themselves
 from imgcls_ray.serve.inputs import UrlReader
 from imgcls_ray.serve.model import ModelOptions
 from imgcls_ray.serve.pipeline import Pipeline
@@ -75,17 +75,16 @@ def make_service(config: ServeConfig, *, num_cores: int, metrics: Metrics) -> Se
 
 @functools.cache
 def _leave_modules_to_themselves(*, uses_torch: bool) -> None:
-    """Let Python's garbage collector not walk through what was imported, for the life of the process.
+    """Import what models need, and let Python's garbage collector not walk through it.
 
-    Ray and torch are half a million objects. A full collection holds up every thread for a third of a second, and
-    callers can bring one about. On CPUs, networks run without torch, whose import takes seconds of the start.
+    On CPUs, networks run without torch, whose import takes seconds of the start. A model that was exported to
+    ``torch_export`` brings it along later (``leaving_torch_to_itself``).
     """
     if uses_torch:
         import torch  # noqa: F401  # which the first model would import
     else:
         openvino_core()
-    gc.collect()
-    gc.freeze()
+    leave_objects_to_themselves()
 
 
 def make_app(service: Service, keys: ApiKeys) -> ReplicaAdmission:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from imgcls_ray.errors import ImgclsError
+from imgcls_ray.serve.garbage import leaving_torch_to_itself
 from imgcls_ray.serve.model import load_model
 
 if TYPE_CHECKING:
@@ -118,7 +119,9 @@ class Fleet:
                     if _is_same(choices[old_role], choice):
                         return model
             logger.info("loading the %s model %s", role, choice.model)
-            return load_model(choice, self.options)
+            # Here, in a thread: the event loop goes on answering.
+            with leaving_torch_to_itself():
+                return load_model(choice, self.options)
 
         models = {role: loaded(role, choice) for role, choice in _choices(config).items()}
         return Lineup(config, models["stable"], models.get("canary"), models.get("shadow"))

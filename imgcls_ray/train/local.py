@@ -16,13 +16,14 @@ from imgcls_ray.errors import ImgclsError, JobFailedError, StoppedError
 from imgcls_ray.machine import available_cores
 from imgcls_ray.storage.s3 import is_s3
 from imgcls_ray.storage.scratch import scratch_folder
+from imgcls_ray.train import WORKER
 from imgcls_ray.train.entries import write_splits
 from imgcls_ray.train.events import WorkersLost, read_event
-from imgcls_ray.train.task import DONE, FAILED, STOP, Outcome, make_task
+from imgcls_ray.train.task import Outcome, make_task
 from imgcls_ray.workers.child import ChildDiedError, read_message, write_message
 from imgcls_ray.workers.forks import ForkServerDiedError
-from imgcls_ray.workers.local_pool import LocalPool
-from imgcls_ray.workers.local_worker import read_failure
+from imgcls_ray.workers.local_pool import LocalPool, words_of_death
+from imgcls_ray.workers.local_worker import DONE, FAILED, STOP, read_failure
 from imgcls_ray.workers.stopping import GracefulStop
 
 if TYPE_CHECKING:
@@ -33,9 +34,6 @@ if TYPE_CHECKING:
     from imgcls_ray.train.state import TrainState
     from imgcls_ray.workers.forks import Fork, ForkServer
 
-_WORKER = ("imgcls_ray.train.local_worker", "serve")
-_SERVER_DIED = "the process that it is forked from has ended"
-
 
 def worker_pool(server: ForkServer | None = None) -> LocalPool:
     """Where the worker comes from.
@@ -43,7 +41,7 @@ def worker_pool(server: ForkServer | None = None) -> LocalPool:
     Args:
         server: what it is forked from, if that loads already.
     """
-    return LocalPool(*_WORKER, num_workers=1, server=server)
+    return LocalPool(*WORKER, num_workers=1, server=server)
 
 
 def train_here(
@@ -59,24 +57,34 @@ def train_here(
 
     Raises:
         StoppedError: a second signal came, or ``grace_s`` ended after the first.
-        ImgclsError: the worker failed more often than ``max_failures``; it has the last failure.
+        ImgclsError: the worker failed more often than ``max_failures``, with the last failure; or the command cannot
+            report its events.
     """
     cores = config.cpus_per_worker or available_cores()
     # Whoever has read from object storage has threads.
     task = make_task(config, state, recipe, cpus_per_worker=cores, forks_loaders=not is_s3(config.output))
     goes_on = f"the same command goes on from the last saved state in {config.output}"
     with scratch_folder("train") as folder:
-        run = _LocalRun(pool, pickle.dumps((task, write_splits(entries.tables, folder))), reporter)
+        run = _LocalRun(pool, pickle.dumps((task, write_splits(entries.tables, folder), folder)), reporter)
         try:
             with GracefulStop(config.grace_s, run.stop) as stop:
                 return run.outcome(config.max_failures)
         except KeyboardInterrupt as error:
             raise StoppedError(f"stopped at once; {goes_on}") from error
-        except ImgclsError as error:
+        except _WorkerFailedError as failed:
+            reason = failed.reason
             # A service manager stops all processes of a service: what breaks then is the stop.
             if stop.requested:
-                raise StoppedError(f"stopped; {goes_on}") from error
-            raise type(error)(f"a worker failed for good: {error}; {goes_on}") from error
+                raise StoppedError(f"stopped; {goes_on}") from reason
+            raise type(reason)(f"a worker failed for good: {reason}; {goes_on}") from reason
+
+
+class _WorkerFailedError(Exception):
+    """The worker died, or said why it cannot go on. Another worker may succeed; after an error of the command, none."""
+
+    def __init__(self, reason: ImgclsError) -> None:
+        super().__init__(str(reason))
+        self.reason = reason
 
 
 class _LocalRun:
@@ -95,12 +103,13 @@ class _LocalRun:
         """The outcome of the first process that comes to one.
 
         Raises:
-            ImgclsError: that of the last one of so many and one more.
+            _WorkerFailedError: that of the last one of so many and one more.
+            ImgclsError: the command's own, of reporting.
         """
         for num_before in range(max_failures + 1):
             try:
                 return self._attempt()
-            except ImgclsError as error:
+            except _WorkerFailedError as error:
                 failure = error
             if num_before == max_failures or self._pool.board.is_stopped():
                 break
@@ -110,17 +119,16 @@ class _LocalRun:
     def _attempt(self) -> Outcome:
         try:
             worker = self._pool.fork()
-        except ForkServerDiedError as error:
-            raise JobFailedError(_SERVER_DIED) from error
-        except OSError as error:
-            raise JobFailedError(f"its process cannot be started: {error}") from error
+        except (ForkServerDiedError, OSError) as error:
+            failure = JobFailedError(f"its process cannot be started: {words_of_death(error)}")
+            raise _WorkerFailedError(failure) from error
         try:
             outcome = self._follow(worker)
         finally:
             self._worker = None
             death = _end(worker)
         if outcome is None:
-            raise JobFailedError(f"its process ended ({death})")
+            raise _WorkerFailedError(JobFailedError(f"its process ended ({words_of_death(death)})"))
         return outcome
 
     def _follow(self, worker: Fork) -> Outcome | None:
@@ -138,7 +146,7 @@ class _LocalRun:
                     if kind == DONE:
                         return Outcome(**json.loads(content))
                     if kind == FAILED:
-                        raise read_failure(content)
+                        raise _WorkerFailedError(read_failure(content))
                     self._reporter.take(read_event(content))
         return None
 
@@ -148,9 +156,9 @@ class _LocalRun:
                 worker.connection.send(STOP)
 
 
-def _end(worker: Fork) -> str:
-    """End a process, and say what it died of if it was dead."""
+def _end(worker: Fork) -> ChildDiedError | ForkServerDiedError:
+    """End a process; what it died of if it was dead."""
     try:
-        return str(ChildDiedError(worker.end()))
-    except ForkServerDiedError:
-        return _SERVER_DIED
+        return ChildDiedError(worker.end())
+    except ForkServerDiedError as error:
+        return error

@@ -14,7 +14,7 @@ from imgcls_ray.storage.files import path_from_uri
 from imgcls_ray.storage.s3 import is_s3
 from imgcls_ray.storage.scratch import scratch_folder
 from imgcls_ray.train.events import Doing, EpochDone, StepsDone, WorkersLost, WorkersReady
-from imgcls_ray.words import counted, duration
+from imgcls_ray.words import counted, duration, shortened
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,6 +32,8 @@ _steps = logging.getLogger(f"{__name__}.steps")
 LOG_FILE, CURVES_FILE, EVENTS_FOLDER = "train.log", "curves.png", "tensorboard"
 _LOG_INTERVAL_S = 10.0
 _CURVES_INTERVAL_S = 60.0
+# Of a traceback: a loading process tells its own one within that of the worker.
+_MAX_REASON = 300
 
 
 class Reporter:
@@ -62,7 +64,8 @@ class Reporter:
                 self._epoch_done(event)
             case WorkersLost():
                 for rank, reason in event.reasons.items():
-                    logger.warning("worker %s was lost (%s); others continue from the last saved state", rank, reason)
+                    told = shortened(" ".join(reason.split()), _MAX_REASON)
+                    logger.warning("worker %s was lost (%s); the run continues from the last saved state", rank, told)
 
     def _ready(self, event: WorkersReady) -> None:
         self._total = event.epochs * event.steps_per_epoch

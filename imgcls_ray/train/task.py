@@ -19,10 +19,8 @@ STATE_NAME = f"latest/{STATE_FILE}"
 """Where the state of a run is, in its output."""
 TITLE = "imgcls-train"
 """Of a worker's process on this machine, for ``ps``."""
-EVENT, DONE, FAILED = b"e", b"d", b"f"
-"""First byte of what a worker on this machine says: an event, the outcome, or why there is none."""
-STOP = b"s"
-"""What such a worker hears after its task, if anything."""
+EVENT = b"e"
+"""First byte of an event that a worker on this machine tells; the others are those of ``workers.local_worker``."""
 _MAX_LOADERS = 12
 
 

@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from imgcls_ray.train.task import TrainTask
 
 _POLL_S = 0.3
-_MAX_REASON = 300
 
 
 def train_on_ray(
@@ -155,10 +154,7 @@ def _tell_of_losses(board: Board) -> UserCallback:
 
     class Losses(UserCallback):
         def after_exception(self, run_context: TrainRunContext, worker_exceptions: dict[int, Exception]) -> None:
-            reasons = {
-                str(rank): " ".join(str(error).split())[:_MAX_REASON] for rank, error in worker_exceptions.items()
-            }
-            send(board, WorkersLost(reasons))
+            send(board, WorkersLost({str(rank): str(error) for rank, error in worker_exceptions.items()}))
 
     return Losses()
 

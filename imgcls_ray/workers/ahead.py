@@ -8,30 +8,27 @@ from __future__ import annotations
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from imgcls_ray.config import AUTO, TrainConfig
+from imgcls_ray.config import AUTO
 from imgcls_ray.errors import ResourceError
 from imgcls_ray.machine import may_have_gpus
 from imgcls_ray.workers.forks import ForkServer
-from imgcls_ray.workers.pool import is_on_ray, is_trained_here
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from imgcls_ray.config import PredictConfig
+    from collections.abc import Callable, Iterator
 
 
 @contextmanager
-def loading_ahead(config: PredictConfig | TrainConfig, module: str, function: str) -> Iterator[ForkServer | None]:
+def loading_ahead(is_here: Callable[[], bool], module: str, function: str) -> Iterator[ForkServer | None]:
     """Load what workers are forked from, where it is certain already that they run on this machine.
 
     Args:
-        config: of the job.
+        is_here: whether it is certain; a ``ResourceError`` says that it is not.
         module, function: of the process that they are forked from, as ``LocalPool`` takes them.
 
     Yields:
         The process, for ``LocalPool``; None if the workers may run elsewhere. It ends with the block.
     """
-    server = ForkServer(module, function, keeps_memory=False) if _is_local(config) else None
+    server = ForkServer(module, function, keeps_memory=False) if _is_certain(is_here) else None
     try:
         yield server
     finally:
@@ -39,10 +36,12 @@ def loading_ahead(config: PredictConfig | TrainConfig, module: str, function: st
             server.close()
 
 
-def _is_local(config: PredictConfig | TrainConfig) -> bool:
-    is_settled = config.device != AUTO or not may_have_gpus()
+def is_device_settled(device: str) -> bool:
+    """Whether a job's device is certain before CUDA is asked: it is given, or there is no GPU to ask about."""
+    return device != AUTO or not may_have_gpus()
+
+
+def _is_certain(is_here: Callable[[], bool]) -> bool:
     with suppress(ResourceError):  # what is wrong with the cluster's address is for the job to say
-        if isinstance(config, TrainConfig):
-            return is_settled and is_trained_here(config)
-        return not is_on_ray(config) and (is_settled or config.on == "local")
+        return is_here()
     return False

@@ -8,6 +8,7 @@ caller parses: a decoder that was taken over must not get at its parent through 
 from __future__ import annotations
 
 import ctypes
+import io
 import os
 import signal
 import struct
@@ -124,9 +125,20 @@ def answer_messages(answer: Callable[[bytes], bytes]) -> None:
         write_message(answers, answer(message))
 
 
-def open_streams() -> tuple[IO[bytes], IO[bytes]]:
-    """The child's ends: messages to read, and answers to write."""
-    messages, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
+def open_streams(*, buffered: bool = True) -> tuple[IO[bytes], IO[bytes]]:
+    """The child's ends: messages to read, and answers to write.
+
+    Args:
+        buffered: False where nothing may be read ahead of the message that is asked for.
+    """
+    buffer_size = io.DEFAULT_BUFFER_SIZE if buffered else 1
+    messages = io.BufferedReader(io.FileIO(os.dup(0)), buffer_size)
+    answers = os.fdopen(os.dup(1), "wb")
+    # A program that this process starts gets 0, 1 and 2 alone. With a connection among them it would keep that open
+    # after this process has died, and the parent would not see the death.
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
     # A library that prints must not write between the answers.
     os.dup2(2, 1)
     return messages, answers

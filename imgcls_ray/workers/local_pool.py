@@ -101,7 +101,9 @@ class LocalPool:
                 with suppress(ForkServerDiedError):
                     fork.end()
         except (ChildDiedError, ForkServerDiedError, OSError) as death:
-            raise JobFailedError(f"a process that was to get the workers ready ended: {_words(death)}") from death
+            raise JobFailedError(
+                f"a process that was to get the workers ready ended: {words_of_death(death)}"
+            ) from death
         if told:
             raise read_failure(told)
 
@@ -186,7 +188,7 @@ class _Run:
         if self._num_in_vain > _MAX_DEATHS_IN_VAIN * self._pool.plan.num_cpu_workers:
             raise JobFailedError(
                 f"a worker failed for good: {self._num_in_vain} processes ended before they began anything, the last "
-                f"one with {_words(death)}{self._what_now}"
+                f"one with {words_of_death(death)}{self._what_now}"
             ) from death
 
     def _attend(self, worker: WorkerProcess, events: int) -> Iterator[Block]:
@@ -235,7 +237,7 @@ class _Run:
         if self._board.is_stopped():
             return
         titles = ", ".join(block.title for block in worker.in_hand.values())
-        logger.warning("a worker process ended (%s)%s", _words(death), titles and f"; done again: {titles}")
+        logger.warning("a worker process ended (%s)%s", words_of_death(death), titles and f"; done again: {titles}")
         self._waiting.extendleft(reversed(worker.in_hand.values()))
         if isinstance(death, ForkServerDiedError):
             self._count_in_vain(death)
@@ -258,7 +260,8 @@ class _Run:
         self._board.clear()
 
 
-def _words(death: Exception) -> str:
+def words_of_death(death: Exception) -> str:
+    """What a process of a pool ended with: a ``ChildDiedError``, ``ForkServerDiedError`` or ``OSError``."""
     if isinstance(death, ForkServerDiedError):
         return "the end of the process that it was forked from"
     return str(death)

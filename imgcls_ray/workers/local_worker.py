@@ -20,6 +20,7 @@ from typing import IO, TYPE_CHECKING, Any, NoReturn
 from imgcls_ray import errors
 from imgcls_ray.errors import ImgclsError, JobFailedError
 from imgcls_ray.images.resize import load_resizer
+from imgcls_ray.words import shortened
 from imgcls_ray.workers.child import name_process, open_streams, read_message, write_message
 from imgcls_ray.workers.forks import serve_forks
 from imgcls_ray.workers.packing import from_ipc, to_ipc
@@ -37,6 +38,7 @@ TITLE = "imgcls-worker"
 """Of a process that does blocks, for ``ps``."""
 MAX_WORDS_BYTES = 64 * 2**10
 """Of an account of a failure."""
+_MAX_FOREIGN_WORDS = 500
 
 # The first byte of a message. What a process is for, in the first one that it gets:
 CALL, WORK = b"c", b"w"
@@ -152,7 +154,8 @@ def _do_blocks(make_work: Callable[[], Work[Any, Any]], messages: IO[bytes], par
 def write_failure(error: BaseException) -> bytes:
     """Why a worker cannot go on, for its parent."""
     kind = type(error).__name__
-    words = str(error) if isinstance(error, ImgclsError) else f"{kind}: {error}"
+    # Ours are one line with the way out. Those of libraries may hold a whole traceback, which the cause has anyway.
+    words = str(error) if isinstance(error, ImgclsError) else shortened(f"{kind}: {error}", _MAX_FOREIGN_WORDS)
     trace = "".join(traceback.format_exception(error))[-MAX_WORDS_BYTES // 8 :]
     return json.dumps({"kind": kind, "words": words[: MAX_WORDS_BYTES // 8], "trace": trace}).encode()
 

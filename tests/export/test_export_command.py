@@ -19,7 +19,7 @@ from imgcls_ray.errors import ConfigError, InputError, JobFailedError, ModelFold
 from imgcls_ray.export import network as export_module
 from imgcls_ray.models.folder import open_model_folder
 from imgcls_ray.models.open import open_model
-from tests.conftest import SMALL_CLASSES
+from tests.conftest import SMALL_CLASSES, make_small_model
 from tests.datasets.make_faulty import write_clean
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
+    from imgcls_ray.models.engines.load import Precision
     from imgcls_ray.models.folder import ModelFolder
     from tests.s3.server import S3Server
 
@@ -81,13 +82,13 @@ def report_of(folder: Path) -> dict[str, Any]:
     return report
 
 
-def accuracy(model: Path, dataset: Path) -> float:
+def accuracy(model: Path, dataset: Path, precision: Precision = "fp32") -> float:
     """Of the val split, by the Python interface and the lists as they are written."""
     from imgcls_ray.models.api import create_model
 
     names = dict(line.split() for line in (dataset / "label.txt").read_text().splitlines())
     entries = [line.rpartition(" ")[::2] for line in (dataset / "val.txt").read_text().splitlines()]
-    results = create_model(model, precision="fp32").predict(str(dataset / path) for path, _ in entries)
+    results = create_model(model, precision=precision).predict(str(dataset / path) for path, _ in entries)
     right = [result.label == names[label] for result, (_, label) in zip(results, entries, strict=True)]
     return sum(right) / len(right)
 
@@ -106,6 +107,8 @@ def test_the_report_begins_with_its_flag_and_says_what_was_compared(
     assert 0 < report["max_logit_difference"] < 0.1
     assert report["source_fingerprint"] == small_model.spec.fingerprint
     assert report["fingerprint"] == open_model_folder(openvino_folder).spec.fingerprint
+    assert (report["precision_before"], report["precision_after"]) == ("fp32", "fp32")
+    assert [report[limit] for limit in ("min_agreement", "max_accuracy_drop", "min_speedup")] == [0.995, None, None]
     files = [openvino_folder / "model.xml", openvino_folder / "model.bin"]
     assert report["size_bytes"]["after"] == sum(file.stat().st_size for file in files)
 
@@ -226,8 +229,8 @@ def test_8_bits_say_what_they_cost(
     out, err = capfd.readouterr()
     assert report["precision"] == "int8"
     assert report["calibration"] == {"split": "train", "num_images": 16}
-    assert report["accuracy"]["before"] == accuracy(small_model.path, dataset)
-    assert report["accuracy"]["after"] == accuracy(tmp_path / "exported", dataset)
+    assert report["accuracy"]["before"] == accuracy(small_model.path, dataset, "auto")
+    assert report["accuracy"]["after"] == accuracy(tmp_path / "exported", dataset, "auto")
     assert report["size_bytes"]["after"] < 0.6 * report["size_bytes"]["before"]
     assert report["max_logit_difference"] > 1e-3
     assert re.search(r"^accuracy on 9 labelled images: \S+ % before, \S+ % after, .*95 % confidence: ", out, re.M)
@@ -238,6 +241,10 @@ def test_8_bits_say_what_they_cost(
     speed = report["speed"]
     assert speed["after"] == pytest.approx(speed["before"] * speed["ratio"], rel=0.5)
     assert (speed["num_threads"], speed["precision_after"]) == (1, f"int8+{speed['precision_before']}")
+    # As `imgcls predict` runs both, and as their speed was measured.
+    for key in ("precision_before", "precision_after"):
+        assert report[key] == speed[key]
+    assert [report[limit] for limit in ("min_agreement", "max_accuracy_drop", "min_speedup")] == [0, 1, 0]
 
 
 @pytest.fixture(scope="module")
@@ -247,7 +254,7 @@ def own_dataset(small_model: ModelFolder, dataset: Path, tmp_path_factory: pytes
 
     root = tmp_path_factory.mktemp("own") / "set"
     shutil.copytree(dataset, root)
-    model = create_model(small_model.path, precision="fp32")
+    model = create_model(small_model.path, precision="auto")
     for name in ("train", "val"):
         paths = [line.rpartition(" ")[0] for line in (root / f"{name}.txt").read_text().splitlines()]
         labels = [result.label for result in model.predict(str(root / path) for path in paths)]
@@ -255,6 +262,12 @@ def own_dataset(small_model: ModelFolder, dataset: Path, tmp_path_factory: pytes
         (root / f"{name}.txt").write_text("\n".join(lines))
     (root / "label.txt").write_text("".join(f"{label} {name}\n" for label, name in enumerate(SMALL_CLASSES)))
     return root
+
+
+@pytest.fixture(scope="module")
+def confident_model(tmp_path_factory: pytest.TempPathFactory) -> ModelFolder:
+    """The small model with a louder head: the same labels, with scores above 0.5."""
+    return make_small_model(tmp_path_factory.mktemp("confident") / "small", seed=0, loudness=40 * 64)
 
 
 def quantize_badly(path: Path, *_args: object, **_options: object) -> None:
@@ -275,6 +288,7 @@ def quantize_badly(path: Path, *_args: object, **_options: object) -> None:
 @pytest.mark.parametrize("is_labelled", [True, False])
 def test_a_network_that_8_bits_spoil_is_refused_with_the_numbers_and_nothing_stays(
     export: Callable[..., dict[str, Any]],
+    confident_model: ModelFolder,
     own_dataset: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -286,11 +300,29 @@ def test_a_network_that_8_bits_spoil_is_refused_with_the_numbers_and_nothing_sta
         r"in 8 bits, accuracy on 9 labelled images: 100\.00 % before, 0\.00 % after, 100\.00 points lost \(95 % .*\), "
         r"allowed are 0\.50\. Nothing was exported; calibrate on more images .* max_accuracy_drop=1\.0 would accept it"
         if is_labelled
-        else r"in 8 bits, but the original is confident .* of none of the 17 images, so they cannot tell"
+        else r"in 8 bits, (\d+) of \1 images of which the original is confident .* get another label \(0\.00 % agree, "
+        r"needed are 99\.00 %\)\. Nothing was exported; min_agreement=0\.0 would accept it"
     )
     with pytest.raises(JobFailedError, match=message):
-        export(int8=True, images=str(images))
+        export(model=str(confident_model.path), int8=True, images=str(images))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("made_before")
+def test_without_labels_it_is_told_how_many_confident_images_keep_their_label(
+    export: Callable[..., dict[str, Any]],
+    confident_model: ModelFolder,
+    own_dataset: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(export_module, "quantize_openvino", lambda *_, **__: None)
+    monkeypatch.setattr("imgcls_ray.export.speed._TURN_S", 0.0)
+    images = str(own_dataset / "images")
+    report = export(model=str(confident_model.path), int8=True, images=images, min_speedup=0)
+    assert 0 < report["num_confident"] <= report["num_images"] == 17
+    told = f"of {report['num_confident']} images of which the original is confident (score 0.5 or more), 100.00 % keep"
+    assert told in capfd.readouterr().out
 
 
 @pytest.mark.usefixtures("made_before")
@@ -304,7 +336,9 @@ def test_8_bits_that_do_not_pay_are_refused_and_nothing_stays(
     for module in ("job", "speed"):
         monkeypatch.setattr(f"imgcls_ray.export.{module}.has_fast_int8", lambda: False)
     options = {"max_accuracy_drop": 1, "num_calibration_images": 16, "min_speedup": 1000}
-    with pytest.raises(JobFailedError, match=r"times as many, needed are 1000 times; this processor has neither VNNI"):
+    with pytest.raises(
+        JobFailedError, match=r"times as many, at least 1000 is needed; this processor has neither VNNI"
+    ):
         export(int8=True, images=str(own_dataset), **options)
     assert "this processor has neither VNNI nor AMX: 8 bits are hardly faster here, or slower" in caplog.text
     assert list(tmp_path.iterdir()) == []
@@ -414,6 +448,8 @@ def test_a_missing_package_is_named_with_the_way_to_get_it(
         ({"int8": True}, "int8 is calibrated on real images; give images=DATASET"),
         ({"format": "tflite"}, "format: "),
         ({"min_agreement": 1.5}, "min_agreement: "),
+        ({"min_speedup": 0}, "min_speedup is a limit of int8 alone; give int8=true"),
+        ({"max_accuracy_drop": 0.005}, "max_accuracy_drop is a limit of int8 alone; give int8=true"),
     ],
 )
 @pytest.mark.usefixtures("no_work")
@@ -422,6 +458,18 @@ def test_a_configuration_that_does_not_fit_is_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         export(**options)
+
+
+@pytest.mark.usefixtures("no_work")
+def test_a_limit_of_the_accuracy_without_labels_is_refused_before_the_work(
+    export: Callable[..., dict[str, Any]], own_dataset: Path, tmp_path: Path
+) -> None:
+    options = {"int8": True, "max_accuracy_drop": 0.01}
+    with pytest.raises(UsageError, match=r"max_accuracy_drop: the accuracy cannot be measured: .* is no dataset with"):
+        export(images=str(own_dataset / "images"), **options)
+    write_clean(tmp_path / "set", ("cat", "unicorn"))
+    with pytest.raises(UsageError, match=r"max_accuracy_drop: the accuracy cannot be measured: .*'unicorn'"):
+        export(images=str(tmp_path / "set"), **options)
 
 
 # Object storage

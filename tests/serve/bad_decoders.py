@@ -69,13 +69,26 @@ def _disarm() -> None:
     time.sleep(3600)
 
 
+def _connection() -> int:
+    """What a decoder that was taken over would look for among its open files."""
+    numbers = [int(name) for name in os.listdir("/proc/self/fd")]
+    return next(number for number in numbers if _leads_to(number).startswith("socket:"))
+
+
+def _leads_to(number: int) -> str:
+    try:
+        return os.readlink(f"/proc/self/fd/{number}")
+    except FileNotFoundError:  # that of the listing
+        return ""
+
+
 def _promise_too_much() -> None:
-    os.write(0, LENGTH.pack(1 << 62))
+    os.write(_connection(), LENGTH.pack(1 << 62))
     time.sleep(3600)
 
 
 def _say_nonsense() -> None:
-    os.write(0, LENGTH.pack(8) + b"nonsense")
+    os.write(_connection(), LENGTH.pack(8) + b"nonsense")
 
 
 _ORDERS = {

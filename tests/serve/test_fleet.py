@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import sys
 import threading
 from collections import Counter
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -381,6 +383,27 @@ def fleet(events: EventLoop, recorder: Recorder) -> Fleet:
 
 def models(**config: Any) -> ModelsConfig:
     return make_config(ModelsConfig, config)
+
+
+@pytest.mark.parametrize("model", ["first", "bad"])
+def test_the_garbage_collector_leaves_alone_what_a_model_brings_of_torch(
+    fleet: Fleet, loader: Loader, events: EventLoop, monkeypatch: pytest.MonkeyPatch, model: str
+) -> None:
+    """As a model in ``torch_export`` does on CPUs, where nothing else imports torch."""
+    torch, frozen = sys.modules["torch"], []
+
+    def load(choice: ModelChoice, options: ModelOptions) -> ServedModel:
+        sys.modules["torch"] = torch
+        return loader(choice, options)
+
+    monkeypatch.setattr(serve_fleet, "load_model", load)
+    monkeypatch.setattr("imgcls_ray.serve.garbage.gc.freeze", lambda: frozen.append("torch" in sys.modules))
+    monkeypatch.delitem(sys.modules, "torch")
+    with suppress(ModelFolderError):
+        events.run(fleet.change(models(model=model)))
+    assert frozen == [True]
+    events.run(fleet.change(models(model="next")))
+    assert frozen == [True]
 
 
 def test_of_changes_that_come_at_once_the_last_counts(fleet: Fleet, loader: Loader, events: EventLoop) -> None:

@@ -6,8 +6,8 @@ import io
 import json
 import os
 import signal
-import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -18,18 +18,22 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 
-from imgcls_ray.commands.train import WORKER
 from imgcls_ray.errors import StoppedError, StorageError
-from imgcls_ray.train import local_worker
+from imgcls_ray.storage.local import LocalDirectory
+from imgcls_ray.train import WORKER, local_worker, reporter
 from imgcls_ray.train.job import train
+from imgcls_ray.train.reporter import CURVES_FILE
 from imgcls_ray.train.task import TITLE
 from imgcls_ray.workers import pool
+from tests.imported import imported_by
+from tests.train.on_s3 import train_through_a_kill
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from imgcls_ray.config import TrainConfig
     from imgcls_ray.train.result import TrainResult
+    from tests.s3.server import S3Server
 
 
 @pytest.fixture(autouse=True)
@@ -139,7 +143,18 @@ def test_a_stop_saves_the_state_and_the_same_command_goes_on_from_it(
     assert [row["epoch"] for row in history] == list(range(1, 61))
 
 
-def test_a_second_signal_ends_it_at_once(make_train_config: Callable[..., TrainConfig], tmp_path: Path) -> None:
+@pytest.fixture
+def temporary(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder for temporary files, with a name that is short enough for the addresses of sockets."""
+    with tempfile.TemporaryDirectory(prefix="imgcls-test-", dir="/tmp") as folder:
+        monkeypatch.setenv("TMPDIR", folder)
+        monkeypatch.setattr(tempfile, "tempdir", folder)
+        yield Path(folder)
+
+
+def test_a_second_signal_ends_it_at_once_and_leaves_nothing_behind(
+    make_train_config: Callable[..., TrainConfig], temporary: Path, tmp_path: Path
+) -> None:
     config = make_train_config(epochs=500, grace_s=60)
     pids: list[int] = []
 
@@ -156,19 +171,56 @@ def test_a_second_signal_ends_it_at_once(make_train_config: Callable[..., TrainC
         run(config)
     stopper.join()
     assert not Path("/proc", str(pids[0])).exists()
+    # Such as the folders of the sockets of loading processes, which were killed with their worker.
+    assert not list(temporary.iterdir())
 
 
-def test_the_command_imports_no_ray(make_train_config: Callable[..., TrainConfig]) -> None:
+def test_an_error_of_the_command_ends_the_run_and_costs_no_worker(
+    make_train_config: Callable[..., TrainConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another worker could not mend it: it would only do the same steps again."""
+    replace, failures = LocalDirectory.replace, [StorageError("curves.png: no room")]
+
+    def fail_once(directory: LocalDirectory, name: str, data: bytes) -> None:
+        if name == CURVES_FILE and failures:
+            raise failures.pop()
+        replace(directory, name, data)
+
+    monkeypatch.setattr(LocalDirectory, "replace", fail_once)
+    monkeypatch.setattr(reporter, "_CURVES_INTERVAL_S", 0.0)
+    config = make_train_config(epochs=2)
+    with pytest.raises(StorageError, match=r"^curves\.png: no room$"):
+        run(config)
+    assert not failures
+    assert "was lost" not in Path(config.output, "train.log").read_text()
+
+
+def test_no_process_of_a_run_imports_ray_or_pandas(
+    make_train_config: Callable[..., TrainConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
     config: Any = make_train_config(epochs=1)
     settings = [f"{key}={value}" for key, value in config.model_dump(exclude_defaults=True).items()]
     code = (
-        "import sys\n"
         "from imgcls_ray.commands.train import run\n"
         "from imgcls_ray.train import job\n"
         "job.add_bundle = lambda *_: None\n"
         f"run(None, {settings!r}, {{'device': 'cpu'}})\n"
-        "sys.exit(int('ray' in sys.modules))"
     )
-    environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    imported = imported_by([sys.executable, "-c", code], tmp_path)
+    assert {"torch", "pyarrow"} <= imported
+    # torch looks whether there is a pandas, and does not import it.
+    assert not imported & {"ray", "pandas.core"}
+
+
+@pytest.mark.slow
+def test_a_run_on_object_storage_goes_on_after_its_command_was_killed(
+    make_train_config: Callable[..., TrainConfig],
+    colours: Path,
+    bucket: str,
+    s3: S3Server,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    log = train_through_a_kill(make_train_config, colours, bucket, s3, device="cpu")
+    assert "1 worker on cpu" in log

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from imgcls_ray.storage import open_directory
-from imgcls_ray.train.events import Doing, StepsDone, WorkersReady
+from imgcls_ray.train.events import Doing, StepsDone, WorkersLost, WorkersReady
 from imgcls_ray.train.reporter import report_to
 
 if TYPE_CHECKING:
@@ -53,3 +53,13 @@ def test_the_bar_says_what_happens_in_silent_seconds(tmp_path: Path) -> None:
     steps = StepsDone(step=50, epoch=1, loss=0.5, learning_rate=0.1, images_per_s=20)
     assert shown(tmp_path, READY, steps, Doing("evaluating", 50)).startswith("evaluating step 50/100 epoch 1  loss 0.5")
     assert shown(tmp_path, READY, steps, Doing("saving", 50)).startswith("saving step 50/100")
+
+
+def test_a_lost_worker_is_told_in_one_line_with_the_beginning_and_the_end_of_its_reason(tmp_path: Path) -> None:
+    trace = "\n".join(f"  File 'loader.py', line {number}" for number in range(200))
+    reason = f"RuntimeError: Caught in DataLoader worker process 0.\n{trace}\nMemoryError: 4 GiB"
+    shown(tmp_path, WorkersLost({"0": reason}))
+    [line] = [line for line in (tmp_path / "train.log").read_text().splitlines() if "was lost" in line]
+    assert "worker 0 was lost (RuntimeError: Caught in DataLoader worker process 0. File " in line
+    assert line.endswith("MemoryError: 4 GiB); the run continues from the last saved state")
+    assert len(line) < 450

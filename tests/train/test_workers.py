@@ -6,8 +6,6 @@ import io
 import json
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -18,10 +16,9 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from imgcls_ray.errors import ResourceError, StorageError
-from imgcls_ray.models.open import open_model
-from imgcls_ray.storage.s3 import S3Options
 from imgcls_ray.train.job import train
 from tests.ray_processes import own_ray_processes
+from tests.train.on_s3 import train_through_a_kill
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -103,31 +100,11 @@ def test_two_workers_share_every_batch(
 
 
 @pytest.mark.slow
-def test_a_run_on_object_storage_goes_on_after_its_command_was_killed(
+def test_workers_on_object_storage_go_on_after_their_command_was_killed(
     make_train_config: Callable[..., TrainConfig], colours: Path, bucket: str, s3: S3Server
 ) -> None:
-    for file in colours.rglob("*.*"):
-        s3.client().put_object(Bucket=bucket, Key=f"data/{file.relative_to(colours)}", Body=file.read_bytes())
-    config = make_train_config(data=f"s3://{bucket}/data", output=f"s3://{bucket}/run", epochs=12)
-    settings = [f"-s{key}={value}" for key, value in config.model_dump(exclude_defaults=True).items()]
-    command = [str(Path(sys.executable).with_name("imgcls")), "train", *settings]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as first:
-        assert first.stdout is not None
-        for line in first.stdout:
-            if " epoch 2: " in line:
-                first.kill()
-                break
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "holds this run already; it continues after step" in done.stderr
-    keys = {entry["Key"] for entry in s3.client().list_objects_v2(Bucket=bucket, Prefix="run/")["Contents"]}
-    names = ("train_result.json", "train.log", "curves.png", "config.yaml", "label.txt", "latest/train_state.pt")
-    assert {f"run/{name}" for name in names} <= keys
-    assert any(key.startswith("run/tensorboard/events") for key in keys)
-    result = json.loads(s3.client().get_object(Bucket=bucket, Key="run/train_result.json")["Body"].read())
-    assert [row["epoch"] for row in result["history"]] == list(range(1, 13))
-    folder = open_model(f"s3://{bucket}/run/best_model", S3Options())
-    assert folder.spec.metrics["val.top1"] == result["best"]["metrics"]["val.top1"]
+    log = train_through_a_kill(make_train_config, colours, bucket, s3, num_workers=2)
+    assert "2 workers on cpu" in log
 
 
 @pytest.mark.slow

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from imgcls_ray.commands import predict, train
 from imgcls_ray.commands.predict import WORKERS
-from imgcls_ray.commands.train import WORKER
 from imgcls_ray.config import PredictConfig, TrainConfig, make_config
 from imgcls_ray.predict.label import serve_labelling
+from imgcls_ray.train import WORKER
 from imgcls_ray.workers import ahead, pool
 from imgcls_ray.workers.ahead import loading_ahead
 from imgcls_ray.workers.prepare import local_pool
@@ -40,7 +42,8 @@ def no_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def begun(**values: object) -> ForkServer | None:
-    with loading_ahead(make_config(PredictConfig, {**DATA, **values}), *WORKERS) as server:
+    config = make_config(PredictConfig, {**DATA, **values})
+    with loading_ahead(partial(predict.is_surely_here, config), *WORKERS) as server:
         return server
 
 
@@ -52,7 +55,7 @@ def test_a_job_of_this_machine_begins_to_load_its_workers_and_ends_them() -> Non
 
 def trains_here(**values: object) -> bool:
     config = make_config(TrainConfig, {"data": "d", "model": "m", **values})
-    with loading_ahead(config, *WORKER) as server:
+    with loading_ahead(partial(train.is_surely_here, config), *WORKER) as server:
         return server is not None
 
 
@@ -83,7 +86,7 @@ def test_what_may_run_elsewhere_loads_nothing(monkeypatch: pytest.MonkeyPatch) -
 
 def test_the_pool_takes_what_was_begun() -> None:
     config = make_config(PredictConfig, {**DATA, "device": "cpu"})
-    with loading_ahead(config, *WORKERS) as server, local_pool(config, serve_labelling, server=server) as local:
+    with loading_ahead(lambda: True, *WORKERS) as server, local_pool(config, serve_labelling, server=server) as local:
         local.load()
         assert local._server is server
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,25 +10,12 @@ import pytest
 
 from imgcls_ray.models.engines.converted import add_bundle
 from imgcls_ray.models.folder import open_model_folder
+from tests.imported import imported_by
 from tests.workers.survival import IMGCLS, Dataset, command_of, exit_code_of
 
 if TYPE_CHECKING:
     from imgcls_ray.models.folder import ModelFolder
     from tests.workers.survival import Job, Place
-
-# Every Python of the job runs this when it begins, Ray's workers, too.
-_NOTES = """
-import os, sys
-
-class Note:
-    @staticmethod
-    def find_spec(name, path=None, target=None):
-        if "." not in name:
-            with open(os.environ["IMPORTS_FILE"], "a") as file:
-                file.write(name + "\\n")
-
-sys.meta_path.insert(0, Note)
-"""
 
 
 @pytest.fixture
@@ -68,18 +53,3 @@ def test_one_image_needs_no_torch(data: Dataset, model: ModelFolder, tmp_path: P
     imported = imported_by([str(IMGCLS), "predict", str(data.images[1]), "--model", str(model.path)], tmp_path)
     assert "openvino" in imported
     assert not imported & {"ray", "torch", "torchvision", "timm", "pandas"}
-
-
-def imported_by(command: list[str], tmp_path: Path, exit_code: int = 0) -> set[str]:
-    """Top-level modules that a command and all Pythons that it starts have looked for."""
-    (tmp_path / "site").mkdir()
-    (tmp_path / "site" / "sitecustomize.py").write_text(_NOTES)
-    imports = tmp_path / "imports"
-    done = subprocess.run(
-        command,
-        env={**os.environ, "IMPORTS_FILE": str(imports), "PYTHONPATH": f"{tmp_path / 'site'}:{Path.cwd()}"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == exit_code, done.stderr
-    return set(imports.read_text().split())
