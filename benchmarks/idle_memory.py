@@ -30,7 +30,8 @@ from imgcls_ray.workers.classifier_task import ClassifierTask, ClassifierWork
 from imgcls_ray.workers.fetching import any_version
 from imgcls_ray.workers.local_pool import LocalPool
 from imgcls_ray.workers.local_worker import serve_workers
-from imgcls_ray.workers.ray_cluster import WorkerPlan, start_ray
+from imgcls_ray.workers.plan import WorkerPlan
+from imgcls_ray.workers.ray_cluster import start_ray
 from imgcls_ray.workers.ray_pool import RayPool
 from imgcls_ray.workers.worker import Block
 

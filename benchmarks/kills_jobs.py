@@ -143,8 +143,8 @@ class ReadProgress:
         lists = ["train.txt", "val.txt"] if job == "check" else ["val.txt"]
         lines = [line for name in lists for line in (bench.data / name).read_text().splitlines()]
         names = [os.path.basename(line.split()[0]) for line in lines]
-        shape = {"num_workers": NUM_WORKERS, "batch_size": 32, "crop_size": 64}
-        size = ROWS_PER_BLOCK if job == "check" else rows_per_block(len(names), **shape)
+        of_evaluate = rows_per_block(len(names), num_workers=NUM_WORKERS, batch_size=32, crop_size=64)
+        size = ROWS_PER_BLOCK if job == "check" else of_evaluate
         self._blocks = [names[start : start + size] for start in range(0, len(names), size)]
 
     def num_done(self) -> int:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 _SELF = Path("/proc/self")
 _FAST_INT8_FLAGS = frozenset({"avx512_vnni", "avx_vnni", "amx_int8"})
 _MEMINFO = Path("/proc/meminfo")
+_CPUINFO = Path("/proc/cpuinfo")
 
 
 def available_cores(process: Path = _SELF) -> int:
@@ -32,7 +33,8 @@ def available_cores(process: Path = _SELF) -> int:
 def available_memory(process: Path = _SELF, meminfo: Path = _MEMINFO) -> int | None:
     """Bytes that this process and its children may still take: what the machine has left, and what its cgroups leave.
 
-    What only keeps files for the next reader counts as left. None on systems that do not tell, which are all but Linux.
+    What only keeps files for the next reader counts as left, also if they were read more than once: the kernel drops
+    them before it stops anybody. None on systems that do not tell, which are all but Linux.
     """
     left = [int(line.split()[1]) * 1024 for line in _lines(meminfo) if line.startswith("MemAvailable:")]
     if not left:
@@ -56,15 +58,26 @@ def may_have_gpus(devices: Path = Path("/dev")) -> bool:
     return any(devices.glob("nvidia[0-9]*")) or (devices / "dxg").exists()
 
 
-def has_fast_int8(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool | None:
+def has_fast_int8(cpuinfo: Path = _CPUINFO) -> bool | None:
     """Whether the processor has instructions that make networks of 8 bits faster: VNNI or AMX.
 
     Without them, OpenVINO runs such a network no faster than the original, and sums in 16 bits may overflow. None where
     the processor is not an x86 one, whose ``flags`` these are, and on systems that do not tell.
     """
-    flags = (line.split(":", 1)[1].split() for line in _lines(cpuinfo) if line.startswith("flags") and ":" in line)
-    found = next(flags, None)
+    found = _flags(cpuinfo, "flags")
     return None if found is None else not _FAST_INT8_FLAGS.isdisjoint(found)
+
+
+def processor_flags(cpuinfo: Path = _CPUINFO) -> frozenset[str]:
+    """What the kernel says that the processor can do; empty on systems that do not tell."""
+    # Arm's kernels call them so.
+    return _flags(cpuinfo, "flags|Features") or frozenset()
+
+
+def _flags(cpuinfo: Path, names: str) -> frozenset[str] | None:
+    """Those of the first processor, in a line of one of the names; None if there is none."""
+    told = (line.split(":", 1)[1].split() for line in _lines(cpuinfo) if re.match(rf"({names})\s*:", line))
+    return next(map(frozenset, told), None)
 
 
 def cores_in_words(process: Path = _SELF) -> str:
@@ -133,9 +146,9 @@ def _quota_of(cgroup: Path) -> float | None:
 
 def _room_of(cgroup: Path) -> int | None:
     """Bytes below the memory limit of a cgroup; None without one."""
-    for limit, used, cached in (
-        ("memory.max", "memory.current", "inactive_file"),
-        ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    for limit, used, prefix in (
+        ("memory.max", "memory.current", ""),
+        ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_"),
     ):
         try:
             told = (cgroup / limit).read_text().strip()
@@ -144,7 +157,8 @@ def _room_of(cgroup: Path) -> int | None:
             continue
         # "max" says that there is none; version 1 says it with a number larger than any machine.
         if told.isdigit():
+            cached = (f"{prefix}inactive_file", f"{prefix}active_file")
             words = [line.split() for line in _lines(cgroup / "memory.stat")]
-            num_cached = sum(int(line[1]) for line in words if len(line) == 2 and line[0] == cached)
+            num_cached = sum(int(line[1]) for line in words if len(line) == 2 and line[0] in cached)
             return max(0, int(told) - num_used + num_cached)
     return None

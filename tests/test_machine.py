@@ -136,14 +136,23 @@ def test_the_quota_is_named_where_more_is_asked_for(monkeypatch: pytest.MonkeyPa
 
 
 def memory_limits(process: Path, limits: dict[str, tuple[str, int, int]]) -> Path:
-    """A cgroup2 hierarchy with limit, use and cached files of each folder, and a machine that has 10 GB left."""
+    """A cgroup2 hierarchy with limit, use and cached files of each folder, and a machine that has 10 GB left.
+
+    Of the cached files, 100 bytes were read more than once, which the kernel counts apart.
+    """
     version_2(process, "/pod/task", {})
     for folder, (limit, used, cached) in limits.items():
         place = process.parent / "cgroup" / folder
         place.mkdir(parents=True, exist_ok=True)
         (place / "memory.max").write_text(f"{limit}\n")
         (place / "memory.current").write_text(f"{used}\n")
-        (place / "memory.stat").write_text(f"anon 5\ninactive_file {cached}\n")
+        (place / "memory.stat").write_text(
+            f"anon 5\ninactive_file {max(0, cached - 100)}\nactive_file {min(100, cached)}\nactive_anon 7\n"
+        )
+    return machine_with_memory(process)
+
+
+def machine_with_memory(process: Path) -> Path:
     meminfo = process / "meminfo"
     meminfo.write_text("MemTotal:  20000000 kB\nMemAvailable:   10000000 kB\n")
     return meminfo
@@ -158,6 +167,17 @@ def test_memory_is_what_the_machine_has_left(process: Path) -> None:
 def test_memory_is_what_the_tightest_group_leaves_and_cached_files_count_as_left(process: Path) -> None:
     meminfo = memory_limits(process, {"pod": ("4000", 3000, 500), "pod/task": ("3000", 1000, 0)})
     assert available_memory(process, meminfo) == 1500
+
+
+def test_cached_files_count_as_left_in_the_first_version_of_groups(process: Path) -> None:
+    version_1(process, "/pod", {}, root="/", controllers="memory")
+    place = process.parent / "cgroup" / "memory" / "pod"
+    place.mkdir(parents=True)
+    (place / "memory.limit_in_bytes").write_text("4000\n")
+    (place / "memory.usage_in_bytes").write_text("3000\n")
+    stat = "inactive_file 1\nactive_file 1\ntotal_inactive_file 300\ntotal_active_file 200\ntotal_active_anon 9\n"
+    (place / "memory.stat").write_text(stat)
+    assert available_memory(process, machine_with_memory(process)) == 1500
 
 
 def test_a_group_above_its_limit_leaves_nothing(process: Path) -> None:

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 TOP_K = 5
 MAX_ROWS_PER_BLOCK = 512
+# A worker of many cores has a batch for each in hand.
+_MAX_ROWS_PER_ROUND = 2048
 # Pixels of a block cross Ray's object store as one value on the way to a GPU.
 _MAX_BLOCK_BYTES = 128 * 2**20
 # Logits of 21,000 classes are 5 MB for so many images.
@@ -71,16 +73,27 @@ class EvaluateTask(ClassifierTask):
     temperatures: tuple[float, ...]
 
 
-def rows_per_block(num_images: int, *, num_workers: int, batch_size: int, crop_size: int) -> int:
-    """Choose the images per block: whole batches, about four blocks per worker, at most 512 rows and 128 MiB of pixels.
+def rows_per_block(
+    num_images: int, *, num_workers: int, batch_size: int, cores: int = 1, crop_size: int, uses_gpus: bool = False
+) -> int:
+    """Choose the images per block: a whole batch for each core, about four blocks per worker, about 512 rows at most.
+
+    With GPUs a block has at most 128 MiB of pixels.
 
     >>> rows_per_block(50_000, num_workers=4, batch_size=64, crop_size=224)
     512
+    >>> rows_per_block(50_000, num_workers=1, batch_size=64, cores=16, crop_size=224)
+    1024
     >>> rows_per_block(1_000, num_workers=4, batch_size=64, crop_size=224)
     64
     """
-    for_all = -(-num_images // (4 * num_workers * batch_size)) * batch_size
-    return max(1, min(for_all, MAX_ROWS_PER_BLOCK, _MAX_BLOCK_BYTES // (3 * crop_size**2)))
+    num_rows = min(batch_size * cores, _MAX_ROWS_PER_ROUND) if cores > 1 else batch_size
+    for_all = -(-num_images // (4 * num_workers * num_rows)) * num_rows
+    # Of less than a round, some cores would have nothing to do.
+    largest = max(num_rows, MAX_ROWS_PER_BLOCK // num_rows * num_rows) if cores > 1 else MAX_ROWS_PER_BLOCK
+    if uses_gpus:
+        largest = min(largest, _MAX_BLOCK_BYTES // (3 * crop_size**2))
+    return max(1, min(for_all, largest))
 
 
 def serve_classifying() -> None:

@@ -145,8 +145,10 @@ def _classify(
     num_rows = rows_per_block(
         split.num_images,
         num_workers=pool.plan.num_cpu_workers,
-        batch_size=config.batch_size * pool.plan.cores_per_worker,
+        batch_size=config.batch_size,
+        cores=pool.plan.cores_per_worker,
         crop_size=folder.spec.preprocess.crop_size,
+        uses_gpus=config.uses_gpus,
     )
     with (
         # Nothing of a part of the answers is kept, so a stop waits for nothing.

@@ -168,9 +168,9 @@ def _steep_weights(length: int, width: int, interpolation: Interpolation) -> tup
 
 def _filter(distance: np.ndarray, interpolation: Interpolation) -> np.ndarray:
     """Weights of pixels by their distance, in pixels of the result (bicubic: Keys 1981, a = -0.5)."""
-    x = np.abs(distance)
+    x: np.ndarray = np.abs(distance)
     if interpolation == "bilinear":
-        return np.maximum(1 - x, 0)
+        return np.maximum(1 - x, np.zeros_like(x))
     return np.where(x < 1, (1.5 * x - 2.5) * x * x + 1, np.where(x < 2, ((-0.5 * x + 2.5) * x - 4) * x + 2, 0))
 
 

@@ -13,7 +13,7 @@ from contextlib import nullcontext
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-from imgcls_ray.errors import LabelStoreError, StoppedError
+from imgcls_ray.errors import LabelStoreError, ResourceError, StoppedError
 from imgcls_ray.machine import available_cores
 from imgcls_ray.models.engines.load import check_engine
 from imgcls_ray.models.open import open_model
@@ -45,10 +45,10 @@ from imgcls_ray.store.plan import MAX_UNIT_SIZE, cpu_ms_per_image, images_in, un
 from imgcls_ray.store.records import StoreIdentity, now
 from imgcls_ray.store.schema import STATUS_OK
 from imgcls_ray.words import counted
+from imgcls_ray.workers.plan import WorkerPlan
 from imgcls_ray.workers.pool import is_on_ray
 from imgcls_ray.workers.prepare import check_resources, local_pool, shared_precision, start_classifiers, start_locally
 from imgcls_ray.workers.progress import label_progress
-from imgcls_ray.workers.ray_cluster import WorkerPlan
 from imgcls_ray.workers.ray_metrics import RayMetrics
 from imgcls_ray.workers.stopping import interrupt_on_stop
 
@@ -253,8 +253,10 @@ class _Job:
             counted(sum(unit.num_rows for unit in units), "image"),
             counted(len(units), "unit"),
         )
-        is_alone = len(units) == 1 and not self._config.uses_gpus and self._config.on != "ray"
-        pool = self._local_pool() if is_alone else self._start()
+        precision = self._begun_precision(report)
+        alone = self._alone(precision) if len(units) == 1 else None
+        is_alone = alone is not None
+        pool = alone or self._start(precision)
         report.num_workers = 1 if is_alone else pool.plan.num_cpu_workers
         report.cores_per_worker = 1 if is_alone else pool.plan.cores_per_worker
         report.num_gpus = pool.plan.num_gpu_workers
@@ -302,10 +304,13 @@ class _Job:
 
     def _precision(self, report: RunReport, pool: Pool) -> Precision:
         """One number format for the whole run, whichever machines it runs on."""
+        return self._begun_precision(report) or shared_precision(self._config, self._folder, pool)
+
+    def _begun_precision(self, report: RunReport) -> Precision | None:
         if self._config.precision == "auto" and any(begun.endswith("fp32") for begun in report.precisions):
             # Every processor computes fp32, so what was begun in it is also finished in it.
             return "fp32"
-        return shared_precision(self._config, self._folder, pool)
+        return None
 
     def _stopped(self, report: RunReport, num_done: int) -> StoppedError:
         return StoppedError(
@@ -313,16 +318,32 @@ class _Job:
             f"{counted(report.num_images, 'image')} of run {report.run:04d}), and the same command goes on from there"
         )
 
-    def _local_pool(self) -> LocalPool:
-        """For a single unit, wherever others would be labelled: Ray's start would take longer."""
+    def _alone(self, precision: Precision | None) -> LocalPool | None:
+        """For a single unit, wherever others would be labelled: Ray's start would take longer. None if it must."""
         config = self._config
-        return start_locally(config, self._local, self._folder, embedding=config.embedding, is_alone=True)
+        if config.uses_gpus or config.on == "ray":
+            return None
+        try:
+            return start_locally(
+                config, self._local, self._folder, embedding=config.embedding, is_alone=True, precision=precision
+            )
+        except ResourceError as error:
+            if not is_on_ray(config):
+                raise
+            logger.info("the single unit goes to the Ray cluster: %s", error)
+            return None
 
-    def _start(self) -> Pool:
+    def _start(self, precision: Precision | None = None) -> Pool:
+        """Have the workers' place ready. What was begun in another precision than ``auto`` means comes first."""
         if self._pool is None:
             config = self._config
             self._pool = start_classifiers(
-                config, self._local, self._folder, embedding=config.embedding, num_gpus=config.num_gpus
+                config,
+                self._local,
+                self._folder,
+                embedding=config.embedding,
+                num_gpus=config.num_gpus,
+                precision=precision,
             )
             if is_on_ray(config):
                 self._exporters.append(RayMetrics())

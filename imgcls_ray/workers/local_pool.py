@@ -24,7 +24,7 @@ from imgcls_ray.workers.forks import ForkServer, ForkServerDiedError
 from imgcls_ray.workers.local_process import WorkerProcess
 from imgcls_ray.workers.local_worker import BLOCKS_IN_HAND, MAX_WORDS_BYTES, read_failure
 from imgcls_ray.workers.packing import from_ipc
-from imgcls_ray.workers.ray_cluster import WorkerPlan
+from imgcls_ray.workers.plan import WorkerPlan
 from imgcls_ray.workers.worker import Block
 
 if TYPE_CHECKING:
@@ -86,8 +86,11 @@ class LocalPool:
         assert self._server is not None
         return self._server.fork()
 
-    def call(self, function: Callable[[], None]) -> None:
+    def call(self, function: Callable[[], Any]) -> Any:
         """Call a function in a process of its own, which gives its memory back at its end.
+
+        Returns:
+            What the function returns, as JSON knows it.
 
         Raises:
             ImgclsError: that of the function.
@@ -104,8 +107,9 @@ class LocalPool:
             raise JobFailedError(
                 f"a process that was to get the workers ready ended: {words_of_death(death)}"
             ) from death
-        if told:
-            raise read_failure(told)
+        if told[:1] == local_worker.FAILED:
+            raise read_failure(told[1:])
+        return json.loads(told[1:])
 
     def run(
         self, blocks: Iterable[Block], make_work: Callable[[], Work[Any, Any]], *, what_now: str = ""

@@ -45,7 +45,7 @@ CALL, WORK = b"c", b"w"
 # What a worker gets after that. A block has before it how many workers have died over it:
 BLOCK, STOP = b"b", b"s"
 NUM_DEATHS = struct.Struct("<I")
-# What it says. Of a function that was called the whole answer is a failure, or nothing:
+# What it says; of a function that was called, DONE with what it returned, or FAILED:
 READY, BEGUN, ENDED, DONE, FAILED = b"r", b"b", b"e", b"d", b"f"
 
 # Where the system runs out of memory, a worker goes before the command, and a decoder process of its own before it.
@@ -87,10 +87,9 @@ def _serve() -> None:
 
 def _call(pickled: bytes) -> bytes:
     try:
-        pickle.loads(pickled)()
+        return DONE + json.dumps(pickle.loads(pickled)()).encode()
     except BaseException as error:
-        return write_failure(error)
-    return b""
+        return FAILED + write_failure(error)
 
 
 class _Parent:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from imgcls_ray.config import RunsBlocks, TrainConfig
-    from imgcls_ray.workers.ray_cluster import WorkerPlan
+    from imgcls_ray.workers.plan import WorkerPlan
     from imgcls_ray.workers.worker import Block, Work
 
 

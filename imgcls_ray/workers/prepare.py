@@ -4,37 +4,28 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from imgcls_ray.config import OnDevice, RunsBlocks
-from imgcls_ray.errors import ResourceError
+from imgcls_ray.errors import JobFailedError, ResourceError
 from imgcls_ray.machine import available_cores, available_memory
 from imgcls_ray.models.engines.load import native_bf16_of, preparation_of, prepare_engine
-from imgcls_ray.models.engines.memory import known_memory, measure_memory
+from imgcls_ray.models.engines.memory import NetworkMemory, can_measure, known_memory, measure_memory
 from imgcls_ray.words import counted
 from imgcls_ray.workers.local_pool import LocalPool
+from imgcls_ray.workers.plan import choose_plan, within
 from imgcls_ray.workers.pool import is_on_cluster, is_on_ray
-from imgcls_ray.workers.ray_cluster import (
-    WorkerPlan,
-    check_local,
-    fit_plan,
-    is_cluster_given,
-    plan_workers,
-    show_gpus,
-    start_ray,
-    within,
-)
+from imgcls_ray.workers.ray_cluster import check_local, is_cluster_given, plan_workers, show_gpus, start_ray
 from imgcls_ray.workers.ray_pool import RayPool
 from imgcls_ray.workers.ray_precision import precision_of_nodes
-from imgcls_ray.workers.sizing import ACTOR_BYTES, LOCAL_BYTES, Room, WorkerMemory, check_fits
+from imgcls_ray.workers.sizing import ACTOR_BYTES, LOCAL_BYTES, Room, WorkerMemory, gigabytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from imgcls_ray.config import CheckConfig, EvaluateConfig, Precision, PredictConfig
-    from imgcls_ray.models.engines.memory import NetworkMemory
     from imgcls_ray.models.folder import ModelFolder
     from imgcls_ray.workers.forks import ForkServer
     from imgcls_ray.workers.pool import Pool
@@ -43,6 +34,8 @@ logger = logging.getLogger(__name__)
 
 # Of a machine's memory, for the command itself and the files that are being read.
 _KEPT_FREE_BYTES = 512 * 2**20
+# What loading a network takes beside its weights, which are in memory as they are kept and as they are computed with.
+_LOADING_BYTES = 256 * 2**20
 _LOADS = ", each loads the model"
 
 
@@ -133,6 +126,7 @@ def start_classifiers(
     *,
     embedding: bool = False,
     num_gpus: int = 0,
+    precision: Precision | None = None,
 ) -> Pool:
     """Prepare the engine and choose workers, as ``start_workers``.
 
@@ -142,13 +136,15 @@ def start_classifiers(
         folder: of the model.
         embedding: the model gives these, too.
         num_gpus: how many GPUs; 0 for those that ``device`` means.
+        precision: that the run computes in, if it is not the configuration's; its memory decides.
 
     Raises:
         ResourceError: more workers than can run, with the numbers.
     """
     if not is_on_ray(config):
-        return start_locally(config, local, folder, embedding=embedding)
-    pool = _start_on_ray(config, folder, embedding=embedding, num_gpus=num_gpus)
+        return start_locally(config, local, folder, embedding=embedding, precision=precision)
+    network = _Network(folder, config, embedding, precision or config.precision)
+    pool = _start_on_ray(network, num_gpus=num_gpus)
     num_workers = pool.plan.num_cpu_workers + pool.plan.num_gpu_workers
     _tell_of_start(num_workers, _LOADS, cores=pool.plan.cores_per_worker, on_ray=True)
     return pool
@@ -161,34 +157,29 @@ def start_locally(
     *,
     embedding: bool = False,
     is_alone: bool = False,
+    precision: Precision | None = None,
 ) -> LocalPool:
     """As ``start_classifiers``, on the local pool, of which all workers will be needed, or one with all cores."""
-    network = _Network(folder, config, embedding)
+    network = _Network(folder, config, embedding, precision or config.precision)
     network.tell_of_preparation("cpu")
     if network.is_to_prepare("cpu"):
         local.call(network.prepare_for_cpus)
-    num_workers = 1 if is_alone else local.plan.num_cpu_workers
-    memory, num_left = network.memory(), available_memory()
-    if memory is not None and num_left is not None:
-        # The file of the network is mapped by all workers, and in memory once.
-        num_left -= _KEPT_FREE_BYTES + folder.num_bytes
-        rooms = [Room(available_cores(), max(0, num_left))]
-        needed = WorkerMemory(memory, LOCAL_BYTES)
-        if is_alone:
-            check_fits(rooms, needed, 1, 1, place="this machine")
-        else:
-            local.plan = fit_plan(
-                local.plan, rooms, needed, config.num_workers, config.cores_per_worker, place="this machine"
-            )
-            if config.num_workers is None:
-                fitting = within(local.plan.num_cpu_workers, *config.worker_limits)
-                local.plan = replace(local.plan, num_cpu_workers=fitting)
-            num_workers = local.plan.num_cpu_workers
-    elif config.cores_per_worker is not None and not is_alone:
-        cores = config.cores_per_worker
-        num_workers = config.num_workers or max(1, available_cores() // cores)
-        local.plan = WorkerPlan(num_workers, cores_per_worker=cores)
-    _tell_of_start(num_workers, _LOADS, cores=1 if is_alone else local.plan.cores_per_worker, on_ray=False)
+    num_left = available_memory()
+    # Where it is not told what is left, it is of no use to know what is needed.
+    memory = None if num_left is None else network.memory(local.call)
+    # The file of the network is mapped by all workers, and in memory once.
+    room = Room(available_cores(), num_left or 0, kept_bytes=_KEPT_FREE_BYTES + folder.num_bytes)
+    plan = choose_plan(
+        [room],
+        None if memory is None else WorkerMemory(memory, LOCAL_BYTES),
+        num_workers=1 if is_alone else config.num_workers,
+        limits=(None, None) if is_alone else config.worker_limits,
+        cores_per_worker=1 if is_alone else config.cores_per_worker,
+        place="this machine",
+    )
+    if not is_alone:
+        local.plan = plan
+    _tell_of_start(plan.num_cpu_workers, _LOADS, cores=plan.cores_per_worker, on_ray=False)
     return local
 
 
@@ -202,30 +193,26 @@ def shared_precision(config: EvaluateConfig | PredictConfig, folder: ModelFolder
     return precision_of_nodes(native_bf16_of(folder, config.engine))
 
 
-def _start_on_ray(
-    config: EvaluateConfig | PredictConfig, folder: ModelFolder, *, embedding: bool, num_gpus: int
-) -> RayPool:
-    # Converting a network takes as long as Ray's start and most of a gigabyte: another process beside it does that, and
-    # gives the memory back.
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as beside:
-        device = "cuda" if config.uses_gpus else "cpu"
-        network = _Network(folder, config, embedding)
-        network.tell_of_preparation(device)
-        prepared = None
-        if network.is_to_prepare(device):
-            # With GPUs nothing has to be prepared.
-            prepared = beside.submit(network.prepare_for_cpus)
+def _start_on_ray(network: _Network, *, num_gpus: int) -> RayPool:
+    config = network.config
+    device = "cuda" if config.uses_gpus else "cpu"
+    network.tell_of_preparation(device)
+    with ThreadPoolExecutor(1) as beside:
+        # Converting a network takes as long as Ray's start, which is beside it.
+        prepared = beside.submit(_prepare_and_measure, network, device)
         if config.gpu_ids:
             show_gpus(config.gpu_ids)
         start_ray(uses_gpus=config.uses_gpus)
-        if prepared is not None:
-            prepared.result()
+        memory = prepared.result()
     least, most = config.worker_limits
     if config.uses_gpus:
         num_gpus = num_gpus or len(config.gpu_ids)
         return RayPool(plan_workers(config.num_workers, num_gpus or None, min_workers=least, max_workers=most))
-    # The network of a node may differ from this machine's in precision, and hardly in memory.
-    memory = network.memory()
+    if memory is not None and network.precision == "auto":
+        # In fp32 a network takes twice the memory, and whether all nodes have bf16 only Ray can tell.
+        shared = precision_of_nodes(native_bf16_of(network.folder, config.engine))
+        if shared != "auto":
+            memory = replace(network, precision=shared).memory(_in_new_process)
     return RayPool(
         plan_workers(
             config.num_workers,
@@ -238,6 +225,22 @@ def _start_on_ray(
     )
 
 
+def _prepare_and_measure(network: _Network, device: str) -> NetworkMemory | None:
+    if network.is_to_prepare(device):
+        try:
+            _in_new_process(network.prepare_for_cpus)
+        except BrokenExecutor as death:
+            raise JobFailedError(f"a process that was to get the workers ready ended: {death}") from death
+    # With GPUs it is their memory that matters.
+    return network.memory(_in_new_process) if device == "cpu" else None
+
+
+def _in_new_process(function: Callable[[], Any]) -> Any:
+    """Call a function in a process that has done nothing else, and gives its memory back at its end."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
+        return process.submit(function).result()
+
+
 @dataclass(frozen=True)
 class _Network:
     """What workers on CPUs load, and what has to be done once before they do."""
@@ -245,24 +248,56 @@ class _Network:
     folder: ModelFolder
     config: EvaluateConfig | PredictConfig
     embedding: bool
+    precision: Precision
 
     @property
     def _load(self) -> dict[str, Any]:
         config = self.config
         return {
             "engine": config.engine,
-            "precision": config.precision,
+            "precision": self.precision,
             "batch_size": config.batch_size,
             "embedding": self.embedding,
         }
 
-    def memory(self) -> NetworkMemory | None:
-        return known_memory(self.folder, **self._load)
+    def memory(self, call: Callable[[Callable[[], Any]], Any]) -> NetworkMemory | None:
+        """What it takes: as it was measured, or is measured now; None where that cannot be.
+
+        To know it is a help and no need: no failure, and no death, of what measures ends a run that may well work.
+
+        Args:
+            call: calls a function in a process of its own, and returns or raises what it does.
+        """
+        known = known_memory(self.folder, **self._load)
+        if known is not None or not can_measure():
+            return known
+        why = self._why_not_to_measure()
+        if not why:
+            try:
+                told = call(self.measure)
+                return None if told is None else NetworkMemory(*told)
+            except Exception as error:  # of the engine, or the end of the process
+                why = " ".join(str(error).split())
+        logger.info(
+            "%s: how much memory the network needs is not known (%s), so the workers follow from the cores alone",
+            self.folder.path,
+            why,
+        )
+        return None
+
+    def _why_not_to_measure(self) -> str:
+        # The command may be on a small node of the cluster, where no worker would run. In a container, the kernel ends
+        # it together with a process for which there is no memory.
+        left = available_memory()
+        if is_on_cluster(self.config) and left is not None and left < 2 * self.folder.num_bytes + _LOADING_BYTES:
+            return f"this machine has {gigabytes(left)} left"
+        if self.is_to_prepare("cpu"):
+            # Then the measured process would prepare it, which takes much more.
+            return "the prepared network cannot be kept"
+        return ""
 
     def is_to_prepare(self, device: str) -> bool:
-        if preparation_of(self.folder, self.config.engine, device, self.embedding) is not None:
-            return True
-        return device == "cpu" and self.memory() is None
+        return preparation_of(self.folder, self.config.engine, device, self.embedding) is not None
 
     def tell_of_preparation(self, device: str) -> None:
         """Log what takes long."""
@@ -274,7 +309,10 @@ class _Network:
     def prepare_for_cpus(self) -> None:
         """For another process to call, which then gives the memory back."""
         prepare_engine(self.folder, self.config.engine, "cpu", self.embedding)
-        measure_memory(self.folder, **self._load)
+
+    def measure(self) -> NetworkMemory | None:
+        """For another process to call, in which nothing has been prepared."""
+        return measure_memory(self.folder, **self._load)
 
 
 def _tell_of_start(num_workers: int, what_they_do: str, *, cores: int = 1, on_ray: bool) -> None:

@@ -5,55 +5,26 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from imgcls_ray.errors import ResourceError
 from imgcls_ray.machine import available_cores, cores_in_words
 from imgcls_ray.words import counted
+from imgcls_ray.workers.plan import Elastic, choose_plan
 from imgcls_ray.workers.ray_start import cluster_address, hush_ray, own_ray, starting_ray
-from imgcls_ray.workers.sizing import Room, check_fits, choose_cores, num_fitting
+from imgcls_ray.workers.sizing import Room, gigabytes, num_placed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from imgcls_ray.workers.plan import WorkerPlan
     from imgcls_ray.workers.sizing import WorkerMemory
 
 logger = logging.getLogger(__name__)
 
 # Unit descriptors and counts are all that crosses Ray's object store on CPUs; its default takes 30 % of the memory.
 _CPU_OBJECT_STORE_BYTES = 256 * 2**20
-
-
-@dataclass(frozen=True)
-class Elastic:
-    """Between which numbers the CPU workers of a run on a cluster may change."""
-
-    min_workers: int = 1
-    """The cluster is asked for so many, whatever it has."""
-    max_workers: int | None = None
-    """``None``: as many as the cluster has CPUs at any moment, and nothing is asked for."""
-
-
-@dataclass(frozen=True)
-class WorkerPlan:
-    """The workers of one run and what each takes; on Ray, in its logical resources."""
-
-    num_cpu_workers: int
-    """Workers on CPUs, at the start: all of the work, or fetching and decoding for GPUs."""
-    num_gpu_workers: int = 0
-    """Workers of one GPU each, on Ray."""
-    elastic: Elastic | None = None
-    """On Ray: the CPU workers become more as nodes join and fewer as they leave. ``None``: their number is fixed."""
-    cores_per_worker: int = 1
-    """CPUs of each worker on CPUs."""
-    bytes_per_worker: int | None = None
-    """Memory of each worker on CPUs, where it is known."""
-
-
-def within(number: int, least: int | None, most: int | None) -> int:
-    """A number of workers, held between two limits."""
-    return min(max(number, least or 1), most or max(number, least or 1))
 
 
 def is_cluster_given() -> bool:
@@ -183,16 +154,17 @@ def plan_workers(
 
     On a machine's own Ray, actors that do not fit at once would wait for ever for those that run. A cluster that the
     environment names may grow: actors that wait are what tells its autoscaler to add nodes, and each starts as soon as
-    there is room. Ray has no stable way to ask what an autoscaler could add, so there nothing is refused that a larger
-    node could run.
+    there is room. Ray has no stable way to ask what an autoscaler could add, so nothing is refused there that a larger
+    node could run, if a number of workers is given; without one, the workers are those of the nodes that are there.
 
     Raises:
         ResourceError: with the numbers.
     """
     import ray
 
-    resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    cpus, gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
+    rooms = _rooms()
+    cpus = sum(room.num_cores for room in rooms)
+    gpus = int(ray.cluster_resources().get("GPU", 0))  # type: ignore[no-untyped-call]
     may_grow = cluster_address() is not None
     if may_grow and num_workers is None and min_workers is None and not cpus:
         raise ResourceError(
@@ -201,72 +173,64 @@ def plan_workers(
         )
     if num_gpus is None and not gpus:
         raise ResourceError("device=gpu: the Ray cluster has no GPU now; give num_gpus if it can grow, or device=cpu")
-    cores = cores_per_worker or 1
-    plan = WorkerPlan(
-        num_workers or max(cpus // cores, 1),
-        gpus if num_gpus is None else num_gpus,
-        cores_per_worker=cores,
+    may_wait = may_grow and (num_workers or min_workers or max_workers) is not None
+    if rooms and not any(room.num_bytes for room in rooms):
+        # Nodes that were started without any could never run what asks for some.
+        memory = None
+    plan = choose_plan(
+        rooms,
+        memory,
+        num_workers=num_workers,
+        limits=(min_workers, max_workers),
+        cores_per_worker=cores_per_worker,
+        may_wait=may_wait,
+        place="the Ray cluster",
+    )
+    plan = replace(
+        plan,
+        num_gpu_workers=gpus if num_gpus is None else num_gpus,
         elastic=Elastic(min_workers or 1, max_workers) if may_grow and num_workers is None else None,
     )
-    if memory is not None:
-        rooms = None if may_grow and (num_workers is not None or not cpus) else _rooms()
-        plan = fit_plan(plan, rooms, memory, num_workers, cores_per_worker, place="the Ray cluster")
-    if num_workers is None:
-        plan = replace(plan, num_cpu_workers=within(plan.num_cpu_workers, min_workers, max_workers))
-    num_cores = plan.num_cpu_workers * plan.cores_per_worker
-    if num_cores <= cpus and plan.num_gpu_workers <= gpus:
-        return plan
-    if may_grow:
+    num_now = min(plan.num_cpu_workers, num_placed(rooms, plan.cores_per_worker, plan.bytes_per_worker))
+    has_cpus, has_gpus = num_now == plan.num_cpu_workers, plan.num_gpu_workers <= gpus
+    if not (has_cpus or may_wait) or not (has_gpus or may_grow):
+        raise ResourceError(_too_many(plan, rooms, cpus, gpus, may_grow=may_grow))
+    if not has_cpus or not has_gpus:
         logger.info(
-            "the Ray cluster has %d CPUs and %d GPUs: %d of %d CPU workers and %d of %d GPU workers can run now, the "
-            "others start when it grows",
-            cpus,
+            "the Ray cluster has %s and %d GPUs: %d of %d CPU workers%s and %d of %d GPU workers can run now, "
+            "the others start when it grows",
+            _cpus_in_words(rooms, cpus),
             gpus,
-            min(cpus // plan.cores_per_worker, plan.num_cpu_workers),
+            num_now,
             plan.num_cpu_workers,
+            _needs_in_words(plan),
             min(gpus, plan.num_gpu_workers),
             plan.num_gpu_workers,
         )
-        return plan
-    raise ResourceError(
-        f"the run needs {num_cores} CPUs ({plan.num_cpu_workers} workers of {plan.cores_per_worker}) and "
-        f"{plan.num_gpu_workers} GPUs, the Ray cluster has {cpus} CPUs and {gpus} GPUs; "
-        "lower num_workers or num_gpus, or add nodes"
+    return plan
+
+
+def _too_many(plan: WorkerPlan, rooms: Sequence[Room], cpus: int, gpus: int, *, may_grow: bool) -> str:
+    cores = plan.cores_per_worker
+    more = "give num_workers or min_workers, and the cluster grows for them" if may_grow else "add nodes"
+    lower = f"{'cores_per_worker, ' if cores > 1 else ''}num_workers or num_gpus"
+    return (
+        f"the run needs {plan.num_cpu_workers * cores} CPUs ({plan.num_cpu_workers} workers of {cores}) and "
+        f"{plan.num_gpu_workers} GPUs, the Ray cluster has {_cpus_in_words(rooms, cpus)} and {gpus} GPUs; "
+        f"lower {lower}, or {more}"
     )
 
 
-def fit_plan(
-    plan: WorkerPlan,
-    rooms: Sequence[Room] | None,
-    memory: WorkerMemory,
-    num_workers: int | None,
-    cores_per_worker: int | None,
-    *,
-    place: str,
-) -> WorkerPlan:
-    """A plan whose workers have their network in memory.
+def _cpus_in_words(rooms: Sequence[Room], cpus: int) -> str:
+    on_one = f" (at most {max(room.num_cores for room in rooms)} on one node)" if len(rooms) > 1 else ""
+    return f"{cpus} CPUs{on_one}"
 
-    Args:
-        plan: as it is without a bound on memory.
-        rooms: the machines; None if they are not known yet, and nothing is to be refused.
-        memory: of a worker.
-        num_workers: if that many are asked for.
-        cores_per_worker: if that many are asked for.
-        place: whose memory it is, for people.
 
-    Raises:
-        ResourceError: there is none, with the numbers.
-    """
-    cores = cores_per_worker or (1 if num_workers or not rooms else choose_cores(rooms, memory))
-    if rooms is not None:
-        num_workers = num_workers or max(1, num_fitting(rooms, memory, cores))
-        check_fits(rooms, memory, num_workers, cores, place=place)
-    return replace(
-        plan,
-        num_cpu_workers=num_workers or plan.num_cpu_workers,
-        cores_per_worker=cores,
-        bytes_per_worker=memory.of(cores),
-    )
+def _needs_in_words(plan: WorkerPlan) -> str:
+    needs = [] if plan.cores_per_worker == 1 else [f"{plan.cores_per_worker} CPUs"]
+    if plan.bytes_per_worker is not None:
+        needs.append(f"{gigabytes(plan.bytes_per_worker)} of memory")
+    return f" of {' and '.join(needs)}" if needs else ""
 
 
 def _rooms() -> list[Room]:

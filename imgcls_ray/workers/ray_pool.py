@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from ray.data import Dataset
 
     from imgcls_ray.workers.board import Stage
-    from imgcls_ray.workers.ray_cluster import WorkerPlan
+    from imgcls_ray.workers.plan import WorkerPlan
     from imgcls_ray.workers.worker import Block, Work
 
 # The board bounds how often a block may end its worker, and more exactly: this is for deaths before a block is begun,

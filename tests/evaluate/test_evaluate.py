@@ -36,7 +36,7 @@ from imgcls_ray.storage import open_directory
 from imgcls_ray.store.latest import latest_rows
 from imgcls_ray.store.opening import open_store
 from imgcls_ray.workers.board import LocalBoard
-from imgcls_ray.workers.ray_cluster import WorkerPlan
+from imgcls_ray.workers.plan import WorkerPlan
 from imgcls_ray.workers.ray_pool import RayPool
 from imgcls_ray.workers.worker import BlockWorker
 from tests.conftest import SMALL_CLASSES, make_small_model

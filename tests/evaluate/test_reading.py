@@ -109,5 +109,15 @@ def test_a_class_that_the_model_lacks_is_refused(data: Path) -> None:
 def test_blocks_are_whole_batches_for_all_workers_and_small_enough_for_rays_store(
     num_images: int, num_workers: int, crop_size: int, expected: int
 ) -> None:
-    rows = rows_per_block(num_images, num_workers=num_workers, batch_size=32, crop_size=crop_size)
+    rows = rows_per_block(num_images, num_workers=num_workers, batch_size=32, crop_size=crop_size, uses_gpus=True)
+    assert rows == expected
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "cores", "expected"), [(64, 16, 1024), (64, 3, 384), (32, 16, 512), (1000, 1, 512), (1000, 16, 2048)]
+)
+def test_blocks_have_a_batch_for_each_core_whatever_the_size_of_the_images(
+    batch_size: int, cores: int, expected: int
+) -> None:
+    rows = rows_per_block(10**6, num_workers=2, batch_size=batch_size, cores=cores, crop_size=448)
     assert rows == expected

@@ -30,7 +30,7 @@ from imgcls_ray.store.plan import write_plan
 from imgcls_ray.store.records import StoreIdentity
 from imgcls_ray.store.schema import PRECISION_KEY
 from imgcls_ray.store.verify import verify_store
-from imgcls_ray.workers.ray_cluster import WorkerPlan
+from imgcls_ray.workers.plan import WorkerPlan
 from imgcls_ray.workers.ray_pool import RayPool
 from tests.conftest import make_small_model
 from tests.ray_processes import own_ray_processes

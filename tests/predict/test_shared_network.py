@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import shutil
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,8 +14,10 @@ from rich.console import Console
 from imgcls_ray.config import EvaluateConfig, PredictConfig, make_config
 from imgcls_ray.errors import ConfigError, ResourceError
 from imgcls_ray.models.engines.memory import measure_memory
+from imgcls_ray.predict import job
 from imgcls_ray.predict.job import predict
 from imgcls_ray.workers import prepare
+from imgcls_ray.workers.prepare import start_locally
 from imgcls_ray.workers.sizing import LOCAL_BYTES, WorkerMemory
 
 if TYPE_CHECKING:
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from imgcls_ray.models.folder import ModelFolder
+    from imgcls_ray.workers.local_pool import LocalPool
 
 
 @pytest.fixture
@@ -56,6 +60,12 @@ def has_left(small_model: ModelFolder, monkeypatch: pytest.MonkeyPatch) -> Calla
     return have
 
 
+@pytest.fixture
+def has_in_all(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Let the machine have so many bytes in all."""
+    return lambda num_bytes: monkeypatch.setattr(prepare, "available_memory", lambda: num_bytes)
+
+
 def parts(store: Path) -> dict[str, str]:
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in store.glob("predictions/*.parquet")}
 
@@ -85,19 +95,80 @@ def test_one_worker_of_two_cores_writes_the_bytes_of_two_workers(
 
 
 def test_what_does_not_fit_is_refused_before_it_is_planned(
-    label: Callable[..., Path], memory: WorkerMemory, has_left: Callable[[int], None], tmp_path: Path
+    label: Callable[..., Path], memory: WorkerMemory, has_in_all: Callable[[int], None], tmp_path: Path
 ) -> None:
-    has_left(memory.of(1) - 1)
+    network = memory.network.of_worker(1)
+    has_in_all(network - 1)
     with pytest.raises(ResourceError, match=r"1 worker of 1 core needs .* this machine has .* left; give"):
         label("store", unit_size=16)
     assert not list((tmp_path / "store").rglob("*.parquet"))
     # A single unit, too, which would have one worker with all cores.
     with pytest.raises(ResourceError, match="1 worker of 1 core needs"):
         label("alone", limit=4)
-    has_left(2 * memory.of(1) - 1)
+    has_in_all(2 * network - 1)
     with pytest.raises(ResourceError, match="2 workers of 1 core need"):
         label("two", unit_size=16, num_workers=2)
     assert ResourceError.exit_code == 2
+
+
+def test_a_small_container_labels_with_fewer_workers_and_a_warning(
+    label: Callable[..., Path],
+    memory: WorkerMemory,
+    has_in_all: Callable[[int], None],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(prepare, "available_cores", lambda: 2)
+    # Less than what is kept for others, and enough for the networks.
+    has_in_all(2 * memory.network.of_worker(1))
+    with caplog.at_level(logging.INFO, logger="imgcls_ray"):
+        assert len(parts(label("chosen", unit_size=16))) == 5
+        assert len(parts(label("alone", limit=4))) == 1
+        assert len(parts(label("asked", unit_size=16, num_workers=2))) == 5
+    started = [line.split(" on ")[0] for line in caplog.messages if line.startswith("starting")]
+    assert started == ["starting 1 process", "starting 1 process", "starting 2 processes"]
+    assert sum(line.startswith("this machine may run out of memory: it has") for line in caplog.messages) == 3
+
+
+def test_a_single_unit_for_which_this_machine_has_no_room_goes_to_the_cluster(
+    label: Callable[..., Path],
+    memory: WorkerMemory,
+    has_in_all: Callable[[int], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class ToRayError(Exception):
+        pass
+
+    def to_ray(*_: Any, **__: Any) -> None:
+        raise ToRayError
+
+    monkeypatch.setattr(job, "is_on_ray", lambda _: True)
+    monkeypatch.setattr(job, "start_classifiers", to_ray)
+    has_in_all(memory.network.of_worker(1) - 1)
+    with pytest.raises(ToRayError):
+        label("large", limit=4)
+    has_in_all(memory.network.of_worker(1))
+    assert len(parts(label("small", limit=4))) == 1
+
+
+def test_a_run_that_was_begun_in_fp32_has_the_memory_of_fp32(
+    label: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+
+    def start(*args: Any, precision: Any = None, **kwargs: Any) -> LocalPool:
+        asked.append(precision)
+        return start_locally(*args, precision=precision, **kwargs)
+
+    monkeypatch.setattr(job, "start_locally", start)
+    store = label("store", unit_size=16, precision="fp32")
+    assert asked == []
+    # As if the command had been killed over its last unit.
+    (store / "runs" / "0001.json").unlink()
+    shutil.rmtree(store / "predictions" / "_delta_log")
+    sorted((store / "predictions").iterdir())[-1].unlink()
+    label("store", unit_size=16)
+    assert asked == ["fp32"]
 
 
 def test_a_system_that_does_not_tell_its_memory_refuses_nothing(

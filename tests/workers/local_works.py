@@ -118,9 +118,10 @@ def one_has_memory(log: str) -> Told:
     return Told(log)
 
 
-def convert(path: str) -> None:
+def convert(path: str) -> list[str]:
     """What a pool calls in a process of its own."""
     Path(path).write_text(str(os.getpid()))
+    return ["converted", path]
 
 
 def fail_to_convert() -> None:

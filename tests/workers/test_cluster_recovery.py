@@ -11,8 +11,8 @@ from ray.exceptions import ActorDiedError, RayTaskError
 
 from imgcls_ray.errors import JobFailedError, StorageError
 from imgcls_ray.workers.board import Board
+from imgcls_ray.workers.plan import WorkerPlan
 from imgcls_ray.workers.ray_attempts import outlive_deaths
-from imgcls_ray.workers.ray_cluster import WorkerPlan
 from imgcls_ray.workers.ray_pool import Joined, run_blocks
 from imgcls_ray.workers.worker import Block
 

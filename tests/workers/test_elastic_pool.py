@@ -18,8 +18,8 @@ from imgcls_ray.storage import FetchLimits
 from imgcls_ray.workers import board as boards
 from imgcls_ray.workers import ray_nodes, ray_pool, ray_worker
 from imgcls_ray.workers.board import Board
+from imgcls_ray.workers.plan import Elastic, WorkerPlan
 from imgcls_ray.workers.ray_attempts import outlive_deaths
-from imgcls_ray.workers.ray_cluster import Elastic, WorkerPlan
 from imgcls_ray.workers.ray_nodes import new_nodes_used_soon
 from imgcls_ray.workers.ray_pool import Joined, RayPool, _attempt, _groups_of_copies, _pool_sizes, _until_stopped
 from imgcls_ray.workers.ray_worker import NEEDLESS, RayBlockDecoder, RayBlockWorker, as_task, from_task

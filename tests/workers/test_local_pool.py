@@ -306,7 +306,8 @@ def test_workers_are_processes_that_ps_names(pool: LocalPool, told: Callable[[],
 
 
 def test_a_function_is_called_in_a_process_that_ends(pool: LocalPool, tmp_path: Path) -> None:
-    pool.call(partial(local_works.convert, str(tmp_path / "pid")))
+    told = pool.call(partial(local_works.convert, str(tmp_path / "pid")))
+    assert told == ["converted", str(tmp_path / "pid")]
     pid = int((tmp_path / "pid").read_text())
     assert pid != os.getpid()
     assert not psutil.pid_exists(pid)
