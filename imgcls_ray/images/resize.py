@@ -11,7 +11,6 @@ the processor's cache cost little, those of a photograph of 36 MB as much as the
 from __future__ import annotations
 
 import math
-import os
 import threading
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Literal, TypeAlias
@@ -41,13 +40,11 @@ _of_thread = threading.local()
 
 
 def load_resizer() -> None:
-    """Make a worker process ready to resize: on one core for each of its threads, its first image as fast as others.
+    """Make a worker process ready to resize, so that its first image is as fast as its others.
 
-    Where torch resizes everything, it is imported here: the seconds that this takes are no image's, and what it needs
-    does not count where memory is limited afterwards.
+    Where torch resizes, it is imported here: the seconds that this takes are no image's, and what it needs does not
+    count where memory is limited afterwards. Each thread of a worker is one core, so torch starts no more of them.
     """
-    # For a torch that one picture far too large makes it import: in every worker it would start a thread per core.
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
     if fir is None:
         import torch
 
@@ -168,9 +165,10 @@ def _steep_weights(length: int, width: int, interpolation: Interpolation) -> tup
 
 def _filter(distance: np.ndarray, interpolation: Interpolation) -> np.ndarray:
     """Weights of pixels by their distance, in pixels of the result (bicubic: Keys 1981, a = -0.5)."""
-    x: np.ndarray = np.abs(distance)
+    x = np.abs(distance)
     if interpolation == "bilinear":
-        return np.maximum(1 - x, np.zeros_like(x))
+        weights: np.ndarray = np.maximum(1 - x, 0)
+        return weights
     return np.where(x < 1, (1.5 * x - 2.5) * x * x + 1, np.where(x < 2, ((-0.5 * x + 2.5) * x - 4) * x + 2, 0))
 
 
