@@ -8,6 +8,7 @@ import os
 import shutil
 from typing import TYPE_CHECKING, Any
 
+import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
@@ -92,6 +93,18 @@ def test_one_worker_of_two_cores_writes_the_bytes_of_two_workers(
     ]
     assert shared == one_each
     assert len(shared) == 5
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
+def test_a_single_unit_on_two_threads_has_the_rows_of_workers_of_one_core(
+    label: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("imgcls_ray.predict.job.available_cores", lambda: 2)
+    alone, one_each = label("alone", logits=True), label("one-each", unit_size=16, cores_per_worker=1, logits=True)
+    assert (len(parts(alone)), len(parts(one_each))) == (1, 5)
+    columns = ["image_id", "status", "scores", "logits"]
+    rows = [pq.read_table(store / "predictions", columns=columns).sort_by("image_id") for store in (alone, one_each)]
+    assert rows[0].equals(rows[1])
 
 
 def test_what_does_not_fit_is_refused_before_it_is_planned(
