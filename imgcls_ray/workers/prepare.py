@@ -197,9 +197,11 @@ def _start_on_ray(network: _Network, *, num_gpus: int) -> RayPool:
     config = network.config
     device = "cuda" if config.uses_gpus else "cpu"
     network.tell_of_preparation(device)
+    # Asked before Ray is started: then there is one in any case.
+    on_cluster = is_on_cluster(config)
     with ThreadPoolExecutor(1) as beside:
         # Converting a network takes as long as Ray's start, which is beside it.
-        prepared = beside.submit(_prepare_and_measure, network, device)
+        prepared = beside.submit(_prepare_and_measure, network, device, on_cluster=on_cluster)
         if config.gpu_ids:
             show_gpus(config.gpu_ids)
         start_ray(uses_gpus=config.uses_gpus)
@@ -212,7 +214,7 @@ def _start_on_ray(network: _Network, *, num_gpus: int) -> RayPool:
         # In fp32 a network takes twice the memory, and whether all nodes have bf16 only Ray can tell.
         shared = precision_of_nodes(native_bf16_of(network.folder, config.engine))
         if shared != "auto":
-            memory = replace(network, precision=shared).memory(_in_new_process)
+            memory = replace(network, precision=shared).memory(_in_new_process, on_cluster=on_cluster)
     return RayPool(
         plan_workers(
             config.num_workers,
@@ -225,14 +227,14 @@ def _start_on_ray(network: _Network, *, num_gpus: int) -> RayPool:
     )
 
 
-def _prepare_and_measure(network: _Network, device: str) -> NetworkMemory | None:
+def _prepare_and_measure(network: _Network, device: str, *, on_cluster: bool) -> NetworkMemory | None:
     if network.is_to_prepare(device):
         try:
             _in_new_process(network.prepare_for_cpus)
         except BrokenExecutor as death:
             raise JobFailedError(f"a process that was to get the workers ready ended: {death}") from death
     # With GPUs it is their memory that matters.
-    return network.memory(_in_new_process) if device == "cpu" else None
+    return network.memory(_in_new_process, on_cluster=on_cluster) if device == "cpu" else None
 
 
 def _in_new_process(function: Callable[[], Any]) -> Any:
@@ -260,18 +262,19 @@ class _Network:
             "embedding": self.embedding,
         }
 
-    def memory(self, call: Callable[[Callable[[], Any]], Any]) -> NetworkMemory | None:
+    def memory(self, call: Callable[[Callable[[], Any]], Any], *, on_cluster: bool = False) -> NetworkMemory | None:
         """What it takes: as it was measured, or is measured now; None where that cannot be.
 
         To know it is a help and no need: no failure, and no death, of what measures ends a run that may well work.
 
         Args:
             call: calls a function in a process of its own, and returns or raises what it does.
+            on_cluster: the workers may be on larger machines than this one.
         """
         known = known_memory(self.folder, **self._load)
         if known is not None or not can_measure():
             return known
-        why = self._why_not_to_measure()
+        why = self._why_not_to_measure(on_cluster=on_cluster)
         if not why:
             try:
                 told = call(self.measure)
@@ -285,11 +288,11 @@ class _Network:
         )
         return None
 
-    def _why_not_to_measure(self) -> str:
+    def _why_not_to_measure(self, *, on_cluster: bool) -> str:
         # The command may be on a small node of the cluster, where no worker would run. In a container, the kernel ends
         # it together with a process for which there is no memory.
         left = available_memory()
-        if is_on_cluster(self.config) and left is not None and left < 2 * self.folder.num_bytes + _LOADING_BYTES:
+        if on_cluster and left is not None and left < 2 * self.folder.num_bytes + _LOADING_BYTES:
             return f"this machine has {gigabytes(left)} left"
         if self.is_to_prepare("cpu"):
             # Then the measured process would prepare it, which takes much more.

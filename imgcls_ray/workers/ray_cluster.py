@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from imgcls_ray.errors import ResourceError
-from imgcls_ray.machine import available_cores, cores_in_words
+from imgcls_ray.machine import available_cores, available_memory, cores_in_words
 from imgcls_ray.words import counted
 from imgcls_ray.workers.plan import Elastic, choose_plan
 from imgcls_ray.workers.ray_start import cluster_address, hush_ray, own_ray, starting_ray
@@ -68,6 +68,8 @@ def start_ray(*, uses_gpus: bool) -> None:
                 **own,
                 num_cpus=available_cores(),
                 object_store_memory=None if uses_gpus else _CPU_OBJECT_STORE_BYTES,
+                # Ray's own figure takes cached files for used memory.
+                _memory=available_memory(),
             )
 
 

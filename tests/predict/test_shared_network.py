@@ -17,8 +17,10 @@ from imgcls_ray.errors import ConfigError, ResourceError
 from imgcls_ray.models.engines.memory import measure_memory
 from imgcls_ray.predict import job
 from imgcls_ray.predict.job import predict
-from imgcls_ray.workers import prepare
+from imgcls_ray.workers import prepare, ray_pool
+from imgcls_ray.workers.plan import Elastic
 from imgcls_ray.workers.prepare import start_locally
+from imgcls_ray.workers.ray_cluster import plan_workers
 from imgcls_ray.workers.sizing import LOCAL_BYTES, WorkerMemory
 
 if TYPE_CHECKING:
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
     from imgcls_ray.models.folder import ModelFolder
     from imgcls_ray.workers.local_pool import LocalPool
+    from imgcls_ray.workers.plan import WorkerPlan
 
 
 @pytest.fixture
@@ -192,6 +195,42 @@ def test_a_system_that_does_not_tell_its_memory_refuses_nothing(
     assert len(one_each) == 5
     if len(os.sched_getaffinity(0)) >= 2:
         assert parts(label("shared", unit_size=16, cores_per_worker=2)) == one_each
+
+
+@pytest.mark.usefixtures("ray_session")
+@pytest.mark.parametrize(
+    ("address", "asked", "cores", "elastic"),
+    [("", {"cores_per_worker": 2}, 2, None), ("auto", {"max_workers": 2}, 1, Elastic(1, 2))],
+)
+def test_actors_on_ray_have_their_cores_and_memory_and_write_the_same_bytes(
+    label: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    address: str,
+    asked: dict[str, int],
+    cores: int,
+    elastic: Elastic | None,
+) -> None:
+    plans: list[WorkerPlan] = []
+    given: list[dict[str, Any]] = []
+
+    def plan(*args: Any, **kwargs: Any) -> WorkerPlan:
+        plans.append(plan_workers(*args, **kwargs))
+        return plans[-1]
+
+    def map_blocks(*args: Any, **kwargs: Any) -> Any:
+        given.append(kwargs)
+        return ray_map(*args, **kwargs)
+
+    ray_map = ray_pool._map
+    monkeypatch.setattr(prepare, "plan_workers", plan)
+    monkeypatch.setattr(ray_pool, "_map", map_blocks)
+    here = parts(label("here", unit_size=16))
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    assert parts(label("ray", unit_size=16, on="ray", **asked)) == here
+    [chosen] = plans
+    assert (chosen.cores_per_worker, chosen.elastic) == (cores, elastic)
+    assert chosen.bytes_per_worker is not None
+    assert [(each["num_cpus"], each["memory"]) for each in given] == [(cores, chosen.bytes_per_worker)]
 
 
 @pytest.mark.parametrize("device", [{"device": "gpu"}, {"device": "gpu:0"}, {"num_gpus": 1}])

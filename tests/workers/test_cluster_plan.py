@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
 
 from imgcls_ray.errors import ResourceError
 from imgcls_ray.models.engines.memory import NetworkMemory
+from imgcls_ray.workers import ray_cluster
 from imgcls_ray.workers.plan import Elastic, WorkerPlan
 from imgcls_ray.workers.ray_cluster import check_local, plan_workers, show_gpus
 from imgcls_ray.workers.sizing import WorkerMemory
@@ -232,6 +234,22 @@ def test_actors_that_run_without_a_margin_ask_ray_for_their_network_alone(monkey
 def test_nodes_that_were_started_without_memory_are_asked_for_none(monkeypatch: pytest.MonkeyPatch) -> None:
     nodes(monkeypatch, (4, 0), (4, 0))
     assert plan_workers(None, 0, memory=LARGE) == WorkerPlan(8)
+
+
+def test_the_machines_own_ray_has_the_memory_that_the_machine_has_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, Any] = {}
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr("ray.init", lambda **options: asked.update(options))
+    for name, value in {
+        "_is_ray_started": lambda: False,
+        "starting_ray": lambda _: nullcontext(),
+        "own_ray": lambda: {"address": "local"},
+        "hush_ray": lambda: None,
+        "available_memory": lambda: 123_000_000,
+    }.items():
+        monkeypatch.setattr(ray_cluster, name, value)
+    ray_cluster.start_ray(uses_gpus=False)
+    assert (asked["address"], asked["_memory"]) == ("local", 123_000_000)
 
 
 def test_more_cores_than_the_machine_has_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -82,9 +82,8 @@ def test_a_small_node_that_gives_the_command_does_not_load_what_its_workers_load
 ) -> None:
     monkeypatch.setattr(prepare, "available_memory", lambda: 200_000_000)
     assert network.memory(lambda _: MEMORY) == MEMORY
-    monkeypatch.setattr(prepare, "is_on_cluster", lambda _: True)
     with caplog.at_level(logging.INFO, logger="imgcls_ray"):
-        assert network.memory(lambda _: pytest.fail("it is loaded here")) is None
+        assert network.memory(lambda _: pytest.fail("it is loaded here"), on_cluster=True) is None
     assert "this machine has 0.2 GB left" in caplog.text
 
 
@@ -100,9 +99,9 @@ def test_the_network_is_measured_in_another_process_than_it_is_prepared_in(
 
     monkeypatch.setattr(prepare, "_in_new_process", call)
     monkeypatch.setattr(prepare, "preparation_of", lambda *_: "check")
-    assert _prepare_and_measure(network, "cpu") == MEMORY
+    assert _prepare_and_measure(network, "cpu", on_cluster=False) == MEMORY
     assert called == ["prepare_for_cpus", "measure"]
-    assert _prepare_and_measure(network, "cuda") is None
+    assert _prepare_and_measure(network, "cuda", on_cluster=False) is None
     assert called == ["prepare_for_cpus", "measure"]
 
 
@@ -118,7 +117,29 @@ def test_the_death_of_what_prepares_is_one_line(network: _Network, monkeypatch: 
     monkeypatch.setattr(prepare, "_in_new_process", die)
     monkeypatch.setattr(prepare, "preparation_of", lambda *_: "conversion")
     with pytest.raises(JobFailedError, match="a process that was to get the workers ready ended: A process was"):
-        _prepare_and_measure(network, "cpu")
+        _prepare_and_measure(network, "cpu", on_cluster=False)
+
+
+def test_whether_a_cluster_is_given_is_asked_before_ray_is_started(
+    network: _Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The own Ray of a command is none; and while it is imported, a thread cannot ask."""
+    happened: list[str] = []
+    measured: list[bool] = []
+
+    def prepare_and_measure(*_: Any, on_cluster: bool) -> None:
+        measured.append(on_cluster)
+
+    def is_on_cluster(_: Any) -> bool:
+        happened.append("asked")
+        return "started" in happened
+
+    monkeypatch.setattr(prepare, "is_on_cluster", is_on_cluster)
+    monkeypatch.setattr(prepare, "start_ray", lambda **_: happened.append("started"))
+    monkeypatch.setattr(prepare, "_prepare_and_measure", prepare_and_measure)
+    monkeypatch.setattr(prepare, "plan_workers", lambda *_, **__: WorkerPlan(1))
+    _start_on_ray(network, num_gpus=0)
+    assert (happened, measured) == (["asked", "started"], [False])
 
 
 @pytest.mark.parametrize(("shared", "once"), [("auto", 7), ("bf16", 7), ("fp32", 14)])
