@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import select
 import signal
+import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -152,7 +156,7 @@ def load_batches(
         num_workers=num_processes,
         prefetch_factor=_BATCHES_AHEAD,
         multiprocessing_context=context,
-        worker_init_fn=_begin_fork if forks else _begin_process,
+        worker_init_fn=_begin_fork if forks else partial(_begin_process, os.getpid()),
         pin_memory=for_gpu,
     )
     return iter(loader)
@@ -168,13 +172,30 @@ class _Once:
         return self._batches
 
 
-def _begin_process(_number: int) -> None:
+def _begin_process(worker: int, _number: int) -> None:
+    # Torch looks for the parent, which is the fork server here, and that one lives as long as its forks.
+    threading.Thread(target=_end_with, args=(worker,), name="end-with-worker", daemon=True).start()
+    _give_way()
+
+
+def _begin_fork(_number: int) -> None:
+    # At once, not within torch's five seconds: a fork holds the connection whose end tells of the worker's death.
+    end_with_parent(signal.SIGKILL)
+    name_process("imgcls-loader")
+    _give_way()
+
+
+def _give_way() -> None:
     # Decoding gives way to the process that trains, which all of them wait for.
     os.nice(5)
 
 
-def _begin_fork(number: int) -> None:
-    # At once, not within torch's five seconds: a fork holds the connection whose end tells of the worker's death.
-    end_with_parent(signal.SIGKILL)
-    name_process("imgcls-loader")
-    _begin_process(number)
+def _end_with(pid: int) -> None:
+    """End this process when another one has ended; on Linux alone."""
+    with suppress(ProcessLookupError):
+        if not hasattr(os, "pidfd_open"):
+            return
+        ended = select.poll()
+        ended.register(os.pidfd_open(pid), select.POLLIN)
+        ended.poll()
+    os._exit(1)
