@@ -376,17 +376,7 @@ class _Job:
 
     def describe_run(self, report: RunReport) -> RunRecord:
         """The record of a finished run."""
-        packages = (
-            "imgcls-ray",
-            "ray",
-            "torch",
-            "simplejpeg",
-            "cykooz.resizer",
-            "timm",
-            "openvino",
-            "pillow",
-            "pyarrow",
-        )
+        packages = ("imgcls-ray", "ray", "torch", "simplejpeg", "timm", "openvino", "pillow", "pyarrow")
         source = report.plan.get("input", recorded_inputs(self._config.inputs))
         record: RunRecord = {
             "run": report.run,
