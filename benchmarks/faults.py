@@ -24,7 +24,7 @@ from rich.console import Console
 from benchmarks.common import emit, imgcls, isolated_environment, keep_conversion, print_table
 from benchmarks.kills_jobs import draw_small_images, rows_of
 from imgcls_ray.storage import open_directory
-from imgcls_ray.storage.s3 import S3Options
+from imgcls_ray.storage.options import StorageOptions
 from imgcls_ray.store.opening import open_store
 from imgcls_ray.store.verify import verify_store
 from tests.conftest import make_small_model
@@ -110,7 +110,7 @@ def disturb(
     exit_code, seconds, lines = run_job(command, environment)
     counts = proxy.counts()
     proxy.set_faults(Faults())
-    store = open_store(open_directory(uri, S3Options(os.environ["AWS_ENDPOINT_URL"])))
+    store = open_store(open_directory(uri, StorageOptions(os.environ["AWS_ENDPOINT_URL"])))
     rows_kept = verify_store(store).num_rows
     rerun_exit_code = run_job(command, environment)[0] if rerun else None
     verified = verify_store(store)
@@ -189,7 +189,7 @@ def main() -> None:
         for number, (fault, faults) in enumerate({**OUTLIVED, **NOT_OUTLIVED}.items()):
             outlived = fault in OUTLIVED
             outcome = disturb(number, fault, faults, proxy, environment, model, expected, rerun=not outlived)
-            expected = expected or rows_of(open_store(open_directory(store, S3Options(server.endpoint_url))))
+            expected = expected or rows_of(open_store(open_directory(store, StorageOptions(server.endpoint_url))))
             outcomes.append(outcome)
             promised = is_as_promised(outcome, outlived=outlived)
             emit("faults", "as_promised", promised, "bool", images=count, **outcome._asdict())

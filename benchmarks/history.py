@@ -151,7 +151,7 @@ def main() -> None:
         temporary = args.folder or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ih-")))
         temporary.mkdir(parents=True, exist_ok=True)
         uri, environment = str(temporary / "store"), dict(os.environ)
-        if args.s3:
+        if args.storage:
             server = stack.enter_context(s3_server(temporary / "s3"))
             server.client().create_bucket(Bucket=_BUCKET)
             uri = f"s3://{_BUCKET}/store"
@@ -161,9 +161,9 @@ def main() -> None:
                 "AWS_ENDPOINT_URL": server.endpoint_url,
             }
         list_path = temporary / "list.parquet"
-        if args.s3 or not (temporary / "store").exists():
+        if args.storage or not (temporary / "store").exists():
             make(uri, list_path, runs=args.runs, rows=args.rows, kind=args.names, commit_every=args.commit_every)
-        if args.s3:
+        if args.storage:
             proxy = stack.enter_context(s3_proxy(server.endpoint_url, Faults(get_delay_s=0.03, list_delay_s=0.05)))
             environment = {**os.environ, "AWS_ENDPOINT_URL": proxy.endpoint_url}
         for what in args.only or _MEASURES:

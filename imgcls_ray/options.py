@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 from imgcls_ray.images.limits import DecodeLimits
 from imgcls_ray.storage import FetchLimits
 from imgcls_ray.storage.names import NameRules
-from imgcls_ray.storage.s3 import S3Options
+from imgcls_ray.storage.options import StorageOptions
 
 if TYPE_CHECKING:
     from imgcls_ray.config import LabelConfig, ObjectStorage, ReadLimits
 
 
-def s3_options(config: ObjectStorage) -> S3Options:
-    return S3Options(endpoint_url=config.s3_endpoint_url, anonymous=config.s3_anonymous)
+def storage_options(config: ObjectStorage) -> StorageOptions:
+    return StorageOptions(endpoint_url=config.s3_endpoint_url, anonymous=config.s3_anonymous)
 
 
 def fetch_limits(config: ReadLimits) -> FetchLimits:
@@ -22,7 +22,7 @@ def fetch_limits(config: ReadLimits) -> FetchLimits:
         max_bytes=config.max_image_bytes,
         timeout_s=config.fetch_timeout_s,
         allow_private_urls=config.allow_private_urls,
-        s3=s3_options(config),
+        storage=storage_options(config),
     )
 
 

@@ -15,7 +15,7 @@ import pytest
 from imgcls_ray.commands.refusals import as_refusal
 from imgcls_ray.errors import InputError, LabelStoreError, StorageError, UsageError
 from imgcls_ray.inputs.listing import check_input
-from imgcls_ray.storage import DEFAULT_S3, open_directory, open_file
+from imgcls_ray.storage import DEFAULT_STORAGE, open_directory, open_file
 from imgcls_ray.store.opening import is_store
 from tests.storage.test_local import as_nobody
 
@@ -125,4 +125,4 @@ def test_a_folder_of_the_store_that_may_not_be_listed_is_a_storage_error(public_
 def test_a_pipe_is_no_list(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "list.txt")
     with pytest.raises(InputError, match=r"list.txt: cannot be read: it is a pipe, socket or device, not a file"):
-        open_file(str(tmp_path / "list.txt"), DEFAULT_S3)
+        open_file(str(tmp_path / "list.txt"), DEFAULT_STORAGE)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from imgcls_ray.config import Plain, Values
     from imgcls_ray.datasets.check_result import CheckResult
-    from imgcls_ray.storage.s3 import S3Options
+    from imgcls_ray.storage.options import StorageOptions
 
 # PaddleX's names of our keys.
 _PADDLEX_KEYS = {"Global.dataset_dir": "data", "Global.output": "output"}
@@ -57,10 +57,10 @@ def _our_keys(values: Values) -> dict[str, Plain]:
 def _check(config: CheckConfig, console: Console) -> CheckResult:
     from imgcls_ray.datasets.check import check_dataset
     from imgcls_ray.datasets.split import split_dataset
-    from imgcls_ray.options import decode_limits, fetch_limits, s3_options
+    from imgcls_ray.options import decode_limits, fetch_limits, storage_options
     from imgcls_ray.report.check_report import write_report
 
-    check_output(config.output, s3_options(config))
+    check_output(config.output, storage_options(config))
     split = config.split
     if split.enable:
         split_dataset(
@@ -79,7 +79,7 @@ def _check(config: CheckConfig, console: Console) -> CheckResult:
     return result
 
 
-def check_output(output: str, s3: S3Options) -> None:
+def check_output(output: str, storage: StorageOptions) -> None:
     """Refuse a place for the report that can be none, before hours of work and not after them.
 
     Raises:
@@ -90,7 +90,7 @@ def check_output(output: str, s3: S3Options) -> None:
     from imgcls_ray.storage.files import path_from_uri
     from imgcls_ray.storage.s3 import is_s3
 
-    open_directory(output, s3)
+    open_directory(output, storage)
     if not is_s3(output) and os.path.exists(path := path_from_uri(output)) and not os.path.isdir(path):
         raise UsageError(f"{output}: is a file; give a folder for the report, or s3://BUCKET/PREFIX")
 

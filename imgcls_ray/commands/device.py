@@ -17,7 +17,7 @@ from imgcls_ray.inputs.listing import is_single_file, list_unsorted
 from imgcls_ray.machine import available_cores, may_have_gpus
 from imgcls_ray.models.open import is_model_path, open_model
 from imgcls_ray.models.zoo import ZOO
-from imgcls_ray.options import name_rules, s3_options
+from imgcls_ray.options import name_rules, storage_options
 from imgcls_ray.predict.like import list_like, open_like
 from imgcls_ray.storage.s3 import is_s3
 from imgcls_ray.store.plan import cpu_ms_per_image
@@ -27,7 +27,7 @@ from imgcls_ray.workers.ray_cluster import is_cluster_given, num_cluster_gpus
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from imgcls_ray.storage.s3 import S3Options
+    from imgcls_ray.storage.options import StorageOptions
 
 C = TypeVar("C", LabelConfig, PredictConfig, EvaluateConfig, TrainConfig, ServeConfig)
 
@@ -89,7 +89,7 @@ def _runs_on_cluster(config: LabelConfig | EvaluateConfig | TrainConfig | ServeC
         return False
     with suppress(ImgclsError):
         inputs = config.inputs if isinstance(config, LabelConfig) else ()
-        return not (len(inputs) == 1 and is_single_file(inputs[0], s3_options(config)))
+        return not (len(inputs) == 1 and is_single_file(inputs[0], storage_options(config)))
     return True
 
 
@@ -103,7 +103,7 @@ def _cannot_use_gpus(config: LabelConfig | EvaluateConfig | TrainConfig | ServeC
         return "engine=openvino runs on CPUs"
     others = (config.canary, config.shadow) if isinstance(config, ServeConfig) else ()
     for choice in (config, *others):
-        exported = open_model(choice.model, s3_options(config)).spec.exported if choice is not None else None
+        exported = open_model(choice.model, storage_options(config)).spec.exported if choice is not None else None
         if choice is not None and exported is not None and exported.format != "torch_export":
             return f"{choice.model} was exported to {exported.format}, which runs on CPUs"
     return None
@@ -115,7 +115,7 @@ def _is_done_sooner_without(config: LabelConfig | EvaluateConfig | TrainConfig |
         return None
     num_passes = config.epochs * _PASSES_OF_A_STEP if isinstance(config, TrainConfig) else 1
     num_cores = available_cores()
-    cost_s = num_passes * cpu_ms_per_image(_weights_bytes(config.model, s3_options(config))) / 1000 / num_cores
+    cost_s = num_passes * cpu_ms_per_image(_weights_bytes(config.model, storage_options(config))) / 1000 / num_cores
     num_enough = int(_GPU_START_S / cost_s) + 1
     num_images = sum(1 for _ in itertools.islice(_images(config), num_enough))
     if num_images == num_enough:
@@ -126,21 +126,21 @@ def _is_done_sooner_without(config: LabelConfig | EvaluateConfig | TrainConfig |
     )
 
 
-def _weights_bytes(model: str, s3: S3Options) -> float:
+def _weights_bytes(model: str, storage: StorageOptions) -> float:
     if is_s3(model) or is_model_path(model):
-        return open_model(model, s3).num_bytes
+        return open_model(model, storage).num_bytes
     return 4 * (ZOO[model].num_parameters or 0) if model in ZOO else _USUAL_BYTES
 
 
 def _images(config: LabelConfig | EvaluateConfig | TrainConfig) -> Iterator[object]:
     """The images that a job will go through, at most."""
-    s3 = s3_options(config)
+    storage = storage_options(config)
     if isinstance(config, PredictConfig) and config.like is not None:
-        return itertools.islice(list_like(open_like(config.like, config.output, s3)), config.limit)
+        return itertools.islice(list_like(open_like(config.like, config.output, storage)), config.limit)
     if isinstance(config, LabelConfig):
         # Lists would be sorted as a whole before the first of their inputs came.
-        files = list_unsorted(config.inputs, s3, names=name_rules(config), uri_column=config.uri_column)
+        files = list_unsorted(config.inputs, storage, names=name_rules(config), uri_column=config.uri_column)
         return itertools.islice(files, config.limit)
     wanted = config.split if isinstance(config, EvaluateConfig) else "train"
-    entries = read_dataset(config.data, delimiter=config.delimiter, split_folders=config.split_places, s3=s3)
+    entries = read_dataset(config.data, delimiter=config.delimiter, split_folders=config.split_places, storage=storage)
     return (entry for entry in entries.read(lambda _: None) if entry.split == wanted)

@@ -13,7 +13,7 @@ from imgcls_ray.commands.device import settle_device
 from imgcls_ray.commands.terminal import native_stderr_aside
 from imgcls_ray.config import EvaluateConfig, make_config, read_values
 from imgcls_ray.errors import ImageErrorCode, StoppedError
-from imgcls_ray.options import s3_options
+from imgcls_ray.options import storage_options
 from imgcls_ray.words import counted, duration
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def run(config_file: Path | None, overrides: Sequence[str], flags: Values) -> No
     """
     values = read_values(EvaluateConfig, config_file, overrides, flags)
     config = make_config(EvaluateConfig, values)
-    check_output(config.output, s3_options(config))
+    check_output(config.output, storage_options(config))
 
     from imgcls_ray.evaluate.job import evaluate
 

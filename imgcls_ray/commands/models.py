@@ -16,7 +16,7 @@ from rich.table import Table
 from imgcls_ray.config import ListModelsConfig, NewModelConfig, make_config, read_values
 from imgcls_ray.errors import UsageError
 from imgcls_ray.models.zoo import ZOO
-from imgcls_ray.options import s3_options
+from imgcls_ray.options import storage_options
 from imgcls_ray.storage.files import check_address
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def new(config_file: Path | None, overrides: Sequence[str], flags: Values) -> No
         weights=config.weights,
         random_seed=config.seed if config.random else None,
         decode=config.decode,
-        s3=s3_options(config),
+        storage=storage_options(config),
     )
     add_bundle(config.output, folder)
     fingerprint = folder.spec.fingerprint[:12]

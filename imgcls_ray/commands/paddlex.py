@@ -27,7 +27,7 @@ from imgcls_ray.config import PredictConfig, make_config, parse_device, shown, s
 from imgcls_ray.errors import ConfigError, ImgclsError, MissingKeyError, UsageError
 from imgcls_ray.json_files import write_failure
 from imgcls_ray.models.spec import SPEC_FILE, WEIGHTS_FILE
-from imgcls_ray.storage import DEFAULT_S3, open_directory
+from imgcls_ray.storage import DEFAULT_STORAGE, open_directory
 from imgcls_ray.storage.http import is_url
 from imgcls_ray.storage.s3 import is_s3
 from imgcls_ray.workers.ray_cluster import is_cluster_given
@@ -57,7 +57,7 @@ def run(config: str, overrides: Sequence[str]) -> None:
             f"Global.mode: must be one of {', '.join(OURS)}, got {shown(mode)}; e.g. -o Global.mode=train"
         )
     output = (request.text("Global.output") or "output").rstrip("/") or "/"
-    check_output(output, DEFAULT_S3)
+    check_output(output, DEFAULT_STORAGE)
     with _failure_written(output, mode):
         request.idle.extend(idle_keys(request, mode))
         ours = _TAKE[mode](request, {**same_keys(request, mode), "output": output})

@@ -130,15 +130,15 @@ def _print_labels(values: Values) -> None:
     """Images without a store: label them in this process and print."""
     from imgcls_ray.commands.device import settle_device
     from imgcls_ray.inputs.listing import ListingCounts, check_inputs, is_single_file, named_files
-    from imgcls_ray.options import name_rules, s3_options
+    from imgcls_ray.options import name_rules, storage_options
 
     config = make_config(LabelConfig, values)
-    s3, counts = s3_options(config), ListingCounts()
-    check_inputs(config.inputs, s3, uri_column=config.uri_column)
+    storage, counts = storage_options(config), ListingCounts()
+    check_inputs(config.inputs, storage, uri_column=config.uri_column)
     if ignored := sorted(_NEED_A_STORE & values.keys()):
         raise UsageError(f"{ignored[0]}: labels are only printed; give --output STORE to keep them")
     for source in config.inputs:
-        if not is_single_file(source, s3):
+        if not is_single_file(source, storage):
             raise UsageError(f"{source}: more than one image needs --output STORE, the label store to write")
     images = named_files(config.inputs, name_rules(config), counts)
 
@@ -152,7 +152,7 @@ def _print_labels(values: Values) -> None:
         max_image_bytes=config.max_image_bytes,
         max_image_pixels=config.max_image_pixels,
         allow_private_urls=config.allow_private_urls,
-        s3=s3,
+        storage=storage,
     )
     num_failed = 0
     for result in model.predict(images, batch_size=min(config.batch_size, len(images) or 1), top_k=config.top_k):
@@ -274,13 +274,13 @@ def _tell_left_out(console: Console, report: PredictReport) -> None:
 
 def _after(config: PredictConfig) -> None:
     if config.export or config.save_images:
-        from imgcls_ray.options import s3_options
+        from imgcls_ray.options import storage_options
         from imgcls_ray.predict.samples import save_samples
         from imgcls_ray.storage import open_directory
         from imgcls_ray.store.latest import export_latest
         from imgcls_ray.store.opening import open_store
 
-        store = open_store(open_directory(config.output, s3_options(config)))
+        store = open_store(open_directory(config.output, storage_options(config)))
         if config.export:
             print(f"newest rows: {export_latest(store, config.export)}")
         if config.save_images:

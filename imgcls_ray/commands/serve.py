@@ -19,7 +19,7 @@ from imgcls_ray.errors import ResourceError, UsageError
 from imgcls_ray.machine import available_cores, cores_in_words
 from imgcls_ray.models.engines.load import check_engine, torch_devices
 from imgcls_ray.models.open import open_model
-from imgcls_ray.options import s3_options
+from imgcls_ray.options import storage_options
 from imgcls_ray.serve.keys import KEYS_VARIABLE, read_api_keys
 from imgcls_ray.serve.local import local_service, num_local_replicas
 from imgcls_ray.words import counted
@@ -63,10 +63,10 @@ def _check(config: ServeConfig, num_cores: int) -> None:
         )
     read_api_keys(os.environ)
     torch_devices(config.device)
-    s3 = s3_options(config)
+    storage = storage_options(config)
     for choice in (config, config.canary, config.shadow):
         if choice is not None:
-            check_engine(open_model(choice.model, s3), config.engine, config.device, embedding=False)
+            check_engine(open_model(choice.model, storage), config.engine, config.device, embedding=False)
     family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

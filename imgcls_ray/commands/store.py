@@ -21,7 +21,7 @@ from imgcls_ray.config import (
 )
 from imgcls_ray.errors import JobFailedError
 from imgcls_ray.json_files import encode_json
-from imgcls_ray.options import s3_options
+from imgcls_ray.options import storage_options
 from imgcls_ray.storage import open_directory
 from imgcls_ray.store.lease import lease_holder
 from imgcls_ray.store.opening import open_store
@@ -198,4 +198,4 @@ def latest(config_file: Path | None, overrides: Sequence[str], flags: Values) ->
 
 
 def _open(config: StoreConfig) -> LabelStore:
-    return open_store(open_directory(config.store, s3_options(config)))
+    return open_store(open_directory(config.store, storage_options(config)))

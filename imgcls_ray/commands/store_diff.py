@@ -12,7 +12,7 @@ from imgcls_ray.commands.check import check_output, plain
 from imgcls_ray.config import DiffConfig, make_config, read_values
 from imgcls_ray.errors import UsageError
 from imgcls_ray.json_files import encode_json
-from imgcls_ray.options import decode_limits, fetch_limits, s3_options
+from imgcls_ray.options import decode_limits, fetch_limits, storage_options
 from imgcls_ray.storage import open_directory
 from imgcls_ray.store.diff import diff_stores
 from imgcls_ray.store.diff_result import ranked
@@ -32,10 +32,10 @@ _NUM_MOVES, _NUM_CLASSES = 20, 20
 def run(config_file: Path | None, overrides: Sequence[str], flags: Values) -> None:
     """Compare what the configuration says; flags win over overrides, overrides over the file."""
     config = make_config(DiffConfig, read_values(DiffConfig, config_file, overrides, flags))
-    s3 = s3_options(config)
+    storage = storage_options(config)
     if config.output is not None:
-        check_output(config.output, s3)
-    a, b = (open_store(open_directory(place, s3)) for place in config.stores)
+        check_output(config.output, storage)
+    a, b = (open_store(open_directory(place, storage)) for place in config.stores)
     if a.uri == b.uri:
         raise UsageError(f"{a.uri}: is given twice; give two label stores, A and B")
     diff = diff_stores(a, b, num_examples=config.num_examples)

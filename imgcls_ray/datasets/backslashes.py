@@ -15,14 +15,14 @@ from imgcls_ray.storage.s3_inputs import find_object
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from imgcls_ray.storage.s3 import S3Options
+    from imgcls_ray.storage.options import StorageOptions
 
 
 class Separators:
     """Reads the paths of one dataset, and reports once that backslashes were read as separators."""
 
-    def __init__(self, dataset: str, s3: S3Options, report: Callable[[Finding], None]) -> None:
-        self._dataset, self._s3, self._report = dataset, s3, report
+    def __init__(self, dataset: str, storage: StorageOptions, report: Callable[[Finding], None]) -> None:
+        self._dataset, self._s3, self._report = dataset, storage, report
         self._separators = backslashes.Separators(is_s3(dataset), self._is_there)
 
     def read(self, path: str, *, file: str, line: int, split: str) -> str:

@@ -10,7 +10,7 @@ from imgcls_ray.datasets.collecting import Collector
 from imgcls_ray.datasets.entry_file import EntryFile
 from imgcls_ray.datasets.inspecting import InspectTask, inspect_entries, serve_inspecting
 from imgcls_ray.datasets.source import read_dataset
-from imgcls_ray.options import decode_limits, fetch_limits, s3_options
+from imgcls_ray.options import decode_limits, fetch_limits, storage_options
 from imgcls_ray.storage.scratch import scratch_folder
 from imgcls_ray.workers.prepare import check_resources, local_pool, start_workers
 from imgcls_ray.workers.stopping import interrupt_on_stop
@@ -41,7 +41,7 @@ def check_dataset(config: CheckConfig, on_progress: Callable[[int], None] | None
     # The processes load while the lists are read.
     with local_pool(config, serve_inspecting) as local, scratch_folder("check") as folder:
         source = read_dataset(
-            config.data, delimiter=config.delimiter, split_folders=config.split_places, s3=s3_options(config)
+            config.data, delimiter=config.delimiter, split_folders=config.split_places, storage=storage_options(config)
         )
         source.tell_notes()
         entries = EntryFile(Path(folder, "entries.parquet"))

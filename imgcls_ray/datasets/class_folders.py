@@ -17,7 +17,7 @@ from imgcls_ray.errors import InputError
 from imgcls_ray.storage.files import absolute_path, path_from_uri
 from imgcls_ray.storage.left_out import ListingCounts
 from imgcls_ray.storage.names import rule_of_folder
-from imgcls_ray.storage.s3 import S3Options, is_s3
+from imgcls_ray.storage.s3 import is_s3
 from imgcls_ray.storage.s3_inputs import list_place
 from imgcls_ray.storage.walking import list_folder
 from imgcls_ray.words import counted
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from imgcls_ray.datasets.folder_layout import Layout
+    from imgcls_ray.storage.options import StorageOptions
 
 logger = logging.getLogger(__name__)
 
@@ -36,12 +37,14 @@ _REPORT = re.compile(
 )
 
 
-def read_class_folders(dataset: str, s3: S3Options, split_folders: Mapping[str, str] | None = None) -> DatasetSource:
+def read_class_folders(
+    dataset: str, storage: StorageOptions, split_folders: Mapping[str, str] | None = None
+) -> DatasetSource:
     """Read ``train/NAME/*.jpg`` and so on, or ``NAME/*.jpg``, whose images are all training images.
 
     Args:
         dataset: the folder, local or ``s3://``.
-        s3: how to reach it.
+        storage: how to reach it.
         split_folders: the folder of each split, relative to the dataset; empty if the first folders are the classes.
             Default: found by their names.
 
@@ -51,7 +54,9 @@ def read_class_folders(dataset: str, s3: S3Options, split_folders: Mapping[str, 
     root = dataset.rstrip("/") + "/" if is_s3(dataset) else absolute_path(path_from_uri(dataset)).rstrip("/") + "/"
 
     def paths(counts: ListingCounts) -> Iterator[tuple[str, str]]:
-        files = list_place(root, s3, counts) if is_s3(dataset) else list_folder(root, counts=counts, every_name=True)
+        files = (
+            list_place(root, storage, counts) if is_s3(dataset) else list_folder(root, counts=counts, every_name=True)
+        )
         for info in files:
             where = (info.uri if is_s3(dataset) else path_from_uri(info.uri)).removeprefix(root)
             if not _REPORT.search(where):

@@ -19,7 +19,7 @@ from imgcls_ray.errors import StorageError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from imgcls_ray.storage.s3 import S3Options
+    from imgcls_ray.storage.options import StorageOptions
 
 LISTS = tuple(f"{split}.txt" for split in SPLITS)
 _EARLIER_LISTS = tuple(f"{split}_list.txt" for split in SPLITS)
@@ -76,7 +76,12 @@ class ListFolder(Protocol):
 
 
 def read_lists(
-    dataset: str, folder: ListFolder, files: frozenset[str], names: ListNames, delimiter: str | None, s3: S3Options
+    dataset: str,
+    folder: ListFolder,
+    files: frozenset[str],
+    names: ListNames,
+    delimiter: str | None,
+    storage: StorageOptions,
 ) -> DatasetSource:
     """Read the class names, and find the splits of a folder with lists."""
     findings: list[Finding] = []
@@ -89,7 +94,7 @@ def read_lists(
     ]
 
     def read(report: Callable[[Finding], None]) -> Iterator[Entry]:
-        reader = _ListReader(dataset, folder, names.label_file, class_names, delimiter, s3, report)
+        reader = _ListReader(dataset, folder, names.label_file, class_names, delimiter, storage, report)
         for split, name in lists.items():
             yield from reader.read(split, name)
 
@@ -115,12 +120,12 @@ class _ListReader:
         label_file: str,
         names: list[str | None],
         delimiter: str | None,
-        s3: S3Options,
+        storage: StorageOptions,
         report: Callable[[Finding], None],
     ) -> None:
         self._dataset, self._folder, self._names, self._delimiter = dataset, folder, names, delimiter
         self._report = report
-        self._separators = Separators(dataset, s3, report)
+        self._separators = Separators(dataset, storage, report)
         self._spelled: dict[int, str] = {}
         num_classes = sum(known is not None for known in names)
         self._known = f"ids are 0 to {MAX_CLASS_ID}"

@@ -12,15 +12,16 @@ from imgcls_ray.datasets.class_folders import read_class_folders
 from imgcls_ray.datasets.list_files import LIST_NAMES, find_lists, lists_without_names, read_lists
 from imgcls_ray.datasets.tables import read_table
 from imgcls_ray.errors import InputError
-from imgcls_ray.storage import DEFAULT_S3, open_directory
+from imgcls_ray.storage import DEFAULT_STORAGE, open_directory
 from imgcls_ray.storage.files import check_address, path_from_uri
-from imgcls_ray.storage.s3 import S3Options, is_s3
+from imgcls_ray.storage.s3 import is_s3
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from imgcls_ray.datasets.labelled import DatasetSource
     from imgcls_ray.datasets.list_files import ListFolder
+    from imgcls_ray.storage.options import StorageOptions
 
 _TABLES = (".csv", ".parquet")
 
@@ -30,7 +31,7 @@ def read_dataset(
     *,
     delimiter: str | None = None,
     split_folders: Mapping[str, str] | None = None,
-    s3: S3Options = DEFAULT_S3,
+    storage: StorageOptions = DEFAULT_STORAGE,
     folder: ListFolder | None = None,
 ) -> DatasetSource:
     """Find out what kind of dataset it is, and read its class names.
@@ -42,7 +43,7 @@ def read_dataset(
         delimiter: between path and class id of the lists; spaces or a tab, whichever is last in a line, if not given.
         split_folders: of class folders, the folder of each split; empty if the first folders are the classes. Default:
             found by their names.
-        s3: object storage of the dataset.
+        storage: object storage of the dataset.
         folder: where its lists are read from; default: the folder ``dataset`` itself.
 
     Raises:
@@ -54,10 +55,10 @@ def read_dataset(
     is_folder = not is_s3(dataset) and os.path.isdir(path_from_uri(dataset))
     if os.path.splitext(dataset)[1].lower() in _TABLES and not is_folder:
         _splits_are_told(dataset, "the table says", split_folders)
-        return read_table(dataset, s3)
+        return read_table(dataset, storage)
     if not is_s3(dataset) and not is_folder:
         raise InputError(f"{dataset}: there is no such folder; a dataset is a folder, or a .csv or .parquet file")
-    folder = folder or open_directory(dataset, s3)
+    folder = folder or open_directory(dataset, storage)
     # A folder may hold millions of names: only these few are kept.
     files = frozenset(name.rstrip("/") for name in folder.entries() if name.rstrip("/").lower() in LIST_NAMES)
     try:
@@ -66,10 +67,10 @@ def read_dataset(
         raise InputError(f"{dataset}: {error}") from error
     if names is not None:
         _splits_are_told(dataset, "lists say", split_folders)
-        return read_lists(dataset, folder, files, names, delimiter, s3)
+        return read_lists(dataset, folder, files, names, delimiter, storage)
     if unread := lists_without_names(files):
-        return _beside_lists(dataset, unread, split_folders, s3)
-    return read_class_folders(dataset, s3, split_folders)
+        return _beside_lists(dataset, unread, split_folders, storage)
+    return read_class_folders(dataset, storage, split_folders)
 
 
 def _splits_are_told(dataset: str, by: str, split_folders: Mapping[str, str] | None) -> None:
@@ -81,7 +82,7 @@ def _splits_are_told(dataset: str, by: str, split_folders: Mapping[str, str] | N
 
 
 def _beside_lists(
-    dataset: str, unread: Sequence[str], split_folders: Mapping[str, str] | None, s3: S3Options
+    dataset: str, unread: Sequence[str], split_folders: Mapping[str, str] | None, storage: StorageOptions
 ) -> DatasetSource:
     """Class folders beside lists that cannot be read: only if the splits are known without them.
 
@@ -91,7 +92,7 @@ def _beside_lists(
     what = f"{', '.join(unread)}: not read, because there is no file of class names"
     source: DatasetSource | None = None
     try:
-        source = read_class_folders(dataset, s3, split_folders)
+        source = read_class_folders(dataset, storage, split_folders)
     except InputError:
         if split_folders is not None:
             raise

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    from imgcls_ray.storage.s3 import S3Options
+    from imgcls_ray.storage.options import StorageOptions
 
 _NEEDED = ("uri", "label")
 _COLUMNS = (*_NEEDED, "split")
@@ -59,13 +59,13 @@ class _Row(NamedTuple):
     """Why it is no image with a class in a split."""
 
 
-def read_table(dataset: str, s3: S3Options) -> DatasetSource:
+def read_table(dataset: str, storage: StorageOptions) -> DatasetSource:
     """Read the labels and splits of a table. Every row is read here once, and once more with the entries."""
     folder, name = posixpath.split(dataset)
     name = name_text(name)
     labels: set[str] = set()
     words: dict[str, str] = {}
-    for row in _table_rows(dataset, s3):
+    for row in _table_rows(dataset, storage):
         if row.fault is None:
             labels.add(row.label)
             if (other := words.setdefault(row.split, row.word)) != row.word:
@@ -78,8 +78,8 @@ def read_table(dataset: str, s3: S3Options) -> DatasetSource:
     ids, names, findings = _classes_of_table(labels, name)
 
     def read(report: Callable[[Finding], None]) -> Iterator[Entry]:
-        separators = Separators(folder or ".", s3, report)
-        for row in _table_rows(dataset, s3):
+        separators = Separators(folder or ".", storage, report)
+        for row in _table_rows(dataset, storage):
             if row.fault is not None:
                 report(Finding(FindingCode.BAD_LINE, name, row.number, row.split, path=row.uri, detail=row.fault))
             elif (label := ids.get(row.label)) is None:
@@ -108,11 +108,11 @@ def _classes_of_table(labels: set[str], file: str) -> tuple[dict[str, int], list
     return {label: place for place, label in enumerate(names)}, list(names), findings
 
 
-def _table_rows(dataset: str, s3: S3Options) -> Iterator[_Row]:
+def _table_rows(dataset: str, storage: StorageOptions) -> Iterator[_Row]:
     import pyarrow as pa
 
     try:
-        with open_file(dataset, s3) as file:
+        with open_file(dataset, storage) as file:
             yield from (_parquet_rows if dataset.lower().endswith(".parquet") else _csv_rows)(dataset, file)
     except (OSError, UnicodeDecodeError, csv.Error, pa.ArrowException) as error:
         raise InputError(f"{dataset}: cannot be read as a table: {error}") from error

@@ -25,7 +25,7 @@ from imgcls_ray.models.engines.converted import add_bundle
 from imgcls_ray.models.engines.load import check_engine, runs_converted
 from imgcls_ray.models.folder import update_metrics
 from imgcls_ray.models.open import is_model_path, open_model
-from imgcls_ray.options import decode_limits, fetch_limits, s3_options
+from imgcls_ray.options import decode_limits, fetch_limits, storage_options
 from imgcls_ray.storage import open_directory
 from imgcls_ray.storage.s3 import is_s3
 from imgcls_ray.storage.scratch import scratch_folder
@@ -58,7 +58,7 @@ def evaluate(config: EvaluateConfig, console: Console) -> Evaluation:
         JobFailedError: a worker failed for good.
         StorageError: the storage of the dataset, the model or the output fails.
     """
-    directory = open_directory(config.output, s3_options(config))
+    directory = open_directory(config.output, storage_options(config))
     try:
         return _evaluate(config, console)
     except BaseException as error:
@@ -69,12 +69,12 @@ def evaluate(config: EvaluateConfig, console: Console) -> Evaluation:
 
 def _evaluate(config: EvaluateConfig, console: Console) -> Evaluation:
     start = time.monotonic()
-    s3 = s3_options(config)
+    storage = storage_options(config)
     check_resources(config, num_workers=config.num_workers, cores_per_worker=config.cores_per_worker)
     temperatures = TEMPERATURES if config.calibrate else np.ones(1)
     # The processes load while the dataset is read.
     with local_pool(config, serve_classifying) as local, scratch_folder("evaluate") as place:
-        folder = open_model(config.model, s3)
+        folder = open_model(config.model, storage)
         device = "gpu" if config.uses_gpus else "cpu"
         check_engine(folder, config.engine, device, embedding=False)
         split = read_split(
@@ -85,7 +85,7 @@ def _evaluate(config: EvaluateConfig, console: Console) -> Evaluation:
             model_names=folder.spec.class_names,
             delimiter=config.delimiter,
             split_folders=config.split_places,
-            s3=s3,
+            storage=storage,
         )
         answers = Answers(
             Path(place, "answers.arrow"), num_temperatures=len(temperatures), num_mistakes=config.num_mistakes
@@ -99,7 +99,7 @@ def _evaluate(config: EvaluateConfig, console: Console) -> Evaluation:
         write_report(result, config, split, answers)
         if result.kept_in_model and runs_converted(folder, config.engine, device):
             # Folders of earlier versions have none yet.
-            add_bundle(config.model, folder, s3)
+            add_bundle(config.model, folder, storage)
     return result
 
 
@@ -210,7 +210,7 @@ def _keep_in_model(config: EvaluateConfig, result: Evaluation) -> bool:
         logger.warning("%s is a name, not a folder: the metrics are not saved with the model", config.model)
         return False
     try:
-        update_metrics(config.model, result.fingerprint, kept, s3_options(config))
+        update_metrics(config.model, result.fingerprint, kept, storage_options(config))
     except (ImgclsError, OSError) as error:
         logger.warning("the metrics are not saved with the model: %s", error)
         return False

@@ -27,7 +27,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from imgcls_ray.json_files import encode_json, failure_of
-from imgcls_ray.options import decode_limits, fetch_limits, s3_options
+from imgcls_ray.options import decode_limits, fetch_limits, storage_options
 from imgcls_ray.report.confusion import confusion_csv, draw_confusion
 from imgcls_ray.report.mistakes import draw_mistakes
 from imgcls_ray.report.reliability import draw_reliability
@@ -90,7 +90,7 @@ def write_report(result: Evaluation, config: EvaluateConfig, split: Split, answe
     Raises:
         StorageError: a file cannot be written.
     """
-    directory = open_directory(config.output, s3_options(config))
+    directory = open_directory(config.output, storage_options(config))
     # While the files are replaced, nothing says that they belong together.
     directory.remove(RESULT_NAME)
     _write_rows(directory, result, split.entries, answers)

@@ -16,7 +16,7 @@ from imgcls_ray.datasets.findings import FindingCode, Severity
 from imgcls_ray.datasets.source import read_dataset
 from imgcls_ray.errors import InputError, UsageError
 from imgcls_ray.evaluate.classifying import ENTRY_SCHEMA
-from imgcls_ray.storage import DEFAULT_S3
+from imgcls_ray.storage import DEFAULT_STORAGE
 from imgcls_ray.workers.worker import block_of_entries
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from imgcls_ray.datasets.entry_file import EntryFile
     from imgcls_ray.datasets.findings import Finding
     from imgcls_ray.datasets.labelled import DatasetSource
-    from imgcls_ray.storage.s3 import S3Options
+    from imgcls_ray.storage.options import StorageOptions
     from imgcls_ray.workers.worker import Block
 
 
@@ -65,7 +65,7 @@ def read_split(
     model_names: Sequence[str],
     delimiter: str | None = None,
     split_folders: Mapping[str, str] | None = None,
-    s3: S3Options = DEFAULT_S3,
+    storage: StorageOptions = DEFAULT_STORAGE,
 ) -> Split:
     """Read the entries of a split into a temporary file, and match its classes with the model's by name.
 
@@ -74,7 +74,7 @@ def read_split(
             one of its classes.
         StorageError: its storage fails.
     """
-    source = read_dataset(dataset, delimiter=delimiter, split_folders=split_folders, s3=s3)
+    source = read_dataset(dataset, delimiter=delimiter, split_folders=split_folders, storage=storage)
     source.tell_notes()
     if split not in source.splits:
         there = f"it has {' and '.join(source.splits)}" if source.splits else "it has none"

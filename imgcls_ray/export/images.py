@@ -15,7 +15,7 @@ from imgcls_ray.errors import ImageError, InputError, UsageError
 from imgcls_ray.export.parity import ParityInput
 from imgcls_ray.inputs.listing import ListingCounts, list_inputs
 from imgcls_ray.models.classifier import decode_model_input
-from imgcls_ray.options import decode_limits, fetch_limits, s3_options
+from imgcls_ray.options import decode_limits, fetch_limits, storage_options
 from imgcls_ray.workers.fetching import NUM_FETCH_THREADS, any_version, fetch_inputs
 
 if TYPE_CHECKING:
@@ -68,7 +68,10 @@ def choose_images(config: ExportConfig, spec: ModelSpec) -> ExportImages:
         return ExportImages(DRAWN, [], [])
     try:
         dataset = read_dataset(
-            config.images, delimiter=config.delimiter, split_folders=config.split_places, s3=s3_options(config)
+            config.images,
+            delimiter=config.delimiter,
+            split_folders=config.split_places,
+            storage=storage_options(config),
         )
     except InputError:
         # No dataset: then it is what `imgcls predict` takes, whose error is the one to tell.
@@ -88,7 +91,7 @@ def choose_images(config: ExportConfig, spec: ModelSpec) -> ExportImages:
 
 def _from_input(source: str, config: ExportConfig) -> ExportImages:
     counts = ListingCounts()
-    files = list_inputs(source, counts, s3_options(config))
+    files = list_inputs(source, counts, storage_options(config))
     compared, calibrated = _dealt((Listed(info.uri, None) for info in files), config)
     if counts.num_unlisted:
         raise InputError(f"images: {counts.unlisted_text}")

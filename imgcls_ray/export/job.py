@@ -12,7 +12,7 @@ from imgcls_ray.errors import UsageError
 from imgcls_ray.export.gate import accuracy_of, applied_limits, judge, judge_speed
 from imgcls_ray.json_files import encode_json
 from imgcls_ray.machine import has_fast_int8
-from imgcls_ray.options import s3_options
+from imgcls_ray.options import storage_options
 from imgcls_ray.storage.files import check_address, path_from_uri
 from imgcls_ray.storage.s3 import is_s3
 from imgcls_ray.words import counted
@@ -107,7 +107,7 @@ def export(config: ExportConfig, console: Console) -> ExportReport:
 
     output = _output(config)
     check_export_packages(config.format, int8=config.int8)
-    folder = open_model(config.model, s3_options(config))
+    folder = open_model(config.model, storage_options(config))
     _refuse_exported(folder, config)
     images = choose_images(config, folder.spec)
     with new_folder(output) as partial:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    from imgcls_ray.storage.s3 import S3Options
+    from imgcls_ray.storage.options import StorageOptions
 
 MANY = 16
 """So many missing inputs in a row are no accident."""
@@ -51,7 +51,12 @@ class ListedIn:
 
 
 def check_absences(
-    rows: pa.Table, errors: Iterable[ImageErrorCode | None], *, listed: ListedIn | None, store: str, s3: S3Options
+    rows: pa.Table,
+    errors: Iterable[ImageErrorCode | None],
+    *,
+    listed: ListedIn | None,
+    store: str,
+    storage: StorageOptions,
 ) -> None:
     """End the job if inputs are missing because their storage is unavailable.
 
@@ -60,7 +65,7 @@ def check_absences(
         errors: the error of each row, if it has one.
         listed: where they were listed; ``None`` if that is not known.
         store: the label store, whose own files do not show that the inputs are there.
-        s3: how to reach object storage.
+        storage: how to reach object storage.
 
     Raises:
         StorageError: with the way out.
@@ -73,7 +78,7 @@ def check_absences(
             continue
         # The folder of what was named was never listed by the command's patterns.
         names = listed.names if place in listed.sources else DEFAULT_NAMES
-        if reason := _why_empty(place, names, store, s3):
+        if reason := _why_empty(place, names, store, storage):
             raise StorageError(
                 f"{place}: {reason}, and {len(missing)} images in a row that were listed there cannot be read. Nothing "
                 "was recorded for them. Bring it back (is the volume mounted?) and run the command again; if the "
@@ -121,9 +126,9 @@ def _lies_in(folder: str, source: str) -> bool:
     return f"{folder.rstrip('/')}/".startswith(f"{source.rstrip('/')}/")
 
 
-def _why_empty(place: str, names: NameRules, store: str, s3: S3Options) -> str | None:
+def _why_empty(place: str, names: NameRules, store: str, storage: StorageOptions) -> str | None:
     try:
-        found = next(iter(list_found(place, ListingCounts(), s3, leave_out=store, names=names)), None)
+        found = next(iter(list_found(place, ListingCounts(), storage, leave_out=store, names=names)), None)
     except InputError as error:
         return str(error).removeprefix(f"{place}: ")
     return "it holds no images" if found is None else None

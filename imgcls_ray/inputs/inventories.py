@@ -23,7 +23,7 @@ from imgcls_ray.storage.s3 import is_s3, split_uri
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from imgcls_ray.storage.s3 import S3Options
+    from imgcls_ray.storage.options import StorageOptions
 
 _INVENTORY_NAME = "manifest.json"
 # The columns that an inventory's files have in each of its formats, by the names of its manifest and of its tables.
@@ -55,18 +55,18 @@ def is_inventory(source: str) -> bool:
     return PurePosixPath(source).name == _INVENTORY_NAME
 
 
-def read_inventory(path: str, s3: S3Options) -> Iterator[FileInfo]:
+def read_inventory(path: str, storage: StorageOptions) -> Iterator[FileInfo]:
     """Newest versions in an S3 Inventory.
 
     Args:
         path: of its ``manifest.json``, or its ``s3://`` URI.
-        s3: how to reach object storage.
+        storage: how to reach object storage.
 
     Raises:
         InputError: it is no manifest, or of an unknown format.
         OSError, ValueError, EOFError, csv.Error, zlib.error, pa.ArrowException: one of its files is damaged.
     """
-    with open_file(path, s3) as file:
+    with open_file(path, storage) as file:
         manifest = json.load(file)
     try:
         bucket = manifest["destinationBucket"].rpartition(":")[2]
@@ -81,7 +81,7 @@ def read_inventory(path: str, s3: S3Options) -> Iterator[FileInfo]:
         raise InputError(f"{path}: is of the format {kind!r}; known are {', '.join(readers)}")
     names = [name.strip() for name in schema.split(",")] if kind == "CSV" else []
     for key in keys:
-        with open_file(f"s3://{bucket}/{key}", s3) as file:
+        with open_file(f"s3://{bucket}/{key}", storage) as file:
             for row in readers[kind](file, names):
                 if (info := _inventory_file(row)) is not None:
                     yield info

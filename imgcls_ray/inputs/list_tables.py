@@ -23,7 +23,7 @@ from imgcls_ray.storage.s3_requests import s3_client
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from imgcls_ray.storage.s3 import S3Options
+    from imgcls_ray.storage.options import StorageOptions
 
 _SUFFIX = ".parquet"
 # In the order of a ``ListRow``.
@@ -92,7 +92,7 @@ def _has(path: str, schema: pa.Schema, name: str) -> bool:
     return True
 
 
-def parquet_parts(source: str, s3: S3Options) -> list[str]:
+def parquet_parts(source: str, storage: StorageOptions) -> list[str]:
     """The files of a folder or prefix that holds Parquet and nothing else, sorted; none if it holds other files, too.
 
     Folders in it are read if they are partitions, ``key=value``. Markers of the programs that write such folders
@@ -100,20 +100,20 @@ def parquet_parts(source: str, s3: S3Options) -> list[str]:
 
     Args:
         source: an existing folder, or an ``s3://`` URI.
-        s3: how to reach object storage.
+        storage: how to reach object storage.
 
     Raises:
         StorageError: the prefix cannot be listed.
     """
     parts: list[str] = []
-    for path in _objects(source, s3) if is_s3(source) else _files(path_from_uri(source)):
+    for path in _objects(source, storage) if is_s3(source) else _files(path_from_uri(source)):
         if path is None:
             return []
         parts.append(path)
     return sorted(parts)
 
 
-def is_of_parts(parts: list[str], source: str, uri_column: str, s3: S3Options) -> bool:
+def is_of_parts(parts: list[str], source: str, uri_column: str, storage: StorageOptions) -> bool:
     """Whether parts are those of a list.
 
     Raises:
@@ -122,7 +122,7 @@ def is_of_parts(parts: list[str], source: str, uri_column: str, s3: S3Options) -
     if not parts:
         return False
     try:
-        with open_file(parts[0], s3) as file, pq.ParquetFile(file) as parquet:
+        with open_file(parts[0], storage) as file, pq.ParquetFile(file) as parquet:
             need_column(f"{source}: holds Parquet files only, and {parts[0]}", uri_column, parquet.schema_arrow.names)
     except pa.ArrowException as error:
         raise InputError(f"{parts[0]}: is not a readable .parquet list: {error}") from error
@@ -152,10 +152,10 @@ def _files(folder: str, above: tuple[str, ...] = ()) -> Iterator[str | None]:
         yield None
 
 
-def _objects(uri: str, s3: S3Options) -> Iterator[str | None]:
+def _objects(uri: str, storage: StorageOptions) -> Iterator[str | None]:
     bucket, key = split_uri(uri)
     prefix = key if not key or key.endswith("/") else f"{key}/"
-    client = s3_client(s3)
+    client = s3_client(storage)
     try:
         for info in list_objects(client, bucket, prefix):
             is_part = _is_part(info.uri.removeprefix(f"s3://{bucket}/{prefix}").split("/"))

@@ -18,7 +18,7 @@ from imgcls_ray.inputs.lists import is_list, read_list, read_parts, refuse_other
 from imgcls_ray.inputs.merging import merge_sorted
 from imgcls_ray.inputs.sorting import sort_files
 from imgcls_ray.inputs.tables import FileTables, tables_of, without_doubles
-from imgcls_ray.storage import DEFAULT_S3
+from imgcls_ray.storage import DEFAULT_STORAGE
 from imgcls_ray.storage.files import FileInfo, absolute_path, check_address, path_from_uri, scheme_of, stat_file
 from imgcls_ray.storage.http import is_url
 from imgcls_ray.storage.left_out import ListingCounts
@@ -31,7 +31,7 @@ from imgcls_ray.storage.walking import list_folder
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from imgcls_ray.storage.s3 import S3Options
+    from imgcls_ray.storage.options import StorageOptions
 
 __all__ = [
     "ListingCounts",
@@ -48,10 +48,10 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 
-def is_single_file(source: str, s3: S3Options = DEFAULT_S3) -> bool:
+def is_single_file(source: str, storage: StorageOptions = DEFAULT_STORAGE) -> bool:
     """Whether INPUT is one image, not a folder, prefix, list or pattern."""
     if is_s3(source):
-        return not is_list(source) and find_object(source, s3) is not None
+        return not is_list(source) and find_object(source, storage) is not None
     return not is_list(source) and (is_url(source) or _is_file(path_from_uri(source)))
 
 
@@ -60,7 +60,9 @@ def _is_file(path: str) -> bool:
     return os.path.lexists(path) and not os.path.isdir(path)
 
 
-def check_inputs(sources: Sequence[str], s3: S3Options = DEFAULT_S3, *, uri_column: str = URI_COLUMN) -> None:
+def check_inputs(
+    sources: Sequence[str], storage: StorageOptions = DEFAULT_STORAGE, *, uri_column: str = URI_COLUMN
+) -> None:
     """Refuse INPUTs that cannot be listed, and lists on this machine that cannot be read, before anything is started.
 
     Raises:
@@ -68,21 +70,21 @@ def check_inputs(sources: Sequence[str], s3: S3Options = DEFAULT_S3, *, uri_colu
         StorageError: its storage cannot be asked.
     """
     for source in sources:
-        check_input(source, s3)
+        check_input(source, storage)
         # What is in a bucket would be copied as a whole; it is refused when it is planned, before the first row.
         if is_s3(source) or is_url(source) or is_inventory(source):
             continue
-        if _is_list_here(source, s3):
-            next(read_list(source, s3, uri_column=uri_column), None)
+        if _is_list_here(source, storage):
+            next(read_list(source, storage, uri_column=uri_column), None)
         else:
-            _parts(source, s3, uri_column)
+            _parts(source, storage, uri_column)
     _check_mixture(sources)
     # Among several, it is one of the names that a shell found.
     if len(sources) == 1 and not is_s3(sources[0]) and _is_file(path_from_uri(sources[0])):
         refuse_other_lists(sources[0])
 
 
-def check_input(source: str, s3: S3Options = DEFAULT_S3) -> None:
+def check_input(source: str, storage: StorageOptions = DEFAULT_STORAGE) -> None:
     """Refuse an INPUT that cannot be listed.
 
     Raises:
@@ -92,7 +94,7 @@ def check_input(source: str, s3: S3Options = DEFAULT_S3) -> None:
     if not os.path.lexists(source):
         check_address(source)
     if is_s3(source):
-        check_place(source, s3)
+        check_place(source, storage)
         return
     if is_url(source):
         if is_list(source):
@@ -133,7 +135,7 @@ def _check_mixture(sources: Sequence[str]) -> None:
 def list_inputs(
     sources: str | Sequence[str],
     counts: ListingCounts,
-    s3: S3Options = DEFAULT_S3,
+    storage: StorageOptions = DEFAULT_STORAGE,
     *,
     leave_out: str | None = None,
     names: NameRules = DEFAULT_NAMES,
@@ -146,7 +148,7 @@ def list_inputs(
             ``.json``, ``.jsonl``, ``.parquet``, a folder of Parquet files, an S3 Inventory's ``manifest.json``),
             http(s) address.
         counts: receives the numbers of skipped files.
-        s3: how to reach object storage.
+        storage: how to reach object storage.
         leave_out: the label store, whose own files are no inputs, whether it is inside the input or around it.
         names: which names of folders, prefixes, globs and inventories are left out; also of the files and folders
             themselves where there are several INPUTs, because a shell may have found them.
@@ -158,12 +160,12 @@ def list_inputs(
     """
     given = _each_once([sources] if isinstance(sources, str) else sources)
     for source in given:
-        check_input(source, s3)
+        check_input(source, storage)
     if len(given) == 1:
-        return _list_one(given[0], counts, s3, leave_out, names, uri_column)
+        return _list_one(given[0], counts, storage, leave_out, names, uri_column)
     _check_mixture(given)
     kept = [source for source in given if not _is_left_out(source, names, counts)]
-    streams = [tables_of(_list_one(source, counts, s3, leave_out, names, uri_column)) for source in kept]
+    streams = [tables_of(_list_one(source, counts, storage, leave_out, names, uri_column)) for source in kept]
     return _distinct(FileTables(lambda _: merge_sorted(streams)), counts)
 
 
@@ -181,18 +183,18 @@ def _each_once(sources: Sequence[str]) -> list[str]:
 
 def list_unsorted(
     sources: Sequence[str],
-    s3: S3Options = DEFAULT_S3,
+    storage: StorageOptions = DEFAULT_STORAGE,
     *,
     names: NameRules = DEFAULT_NAMES,
     uri_column: str = URI_COLUMN,
 ) -> Iterator[FileInfo]:
     """About the same files, but lists in their own order: the first ones come at once."""
     for source in sources:
-        if _is_list_here(source, s3):
-            yield from read_list(source, s3, uri_column=uri_column)
+        if _is_list_here(source, storage):
+            yield from read_list(source, storage, uri_column=uri_column)
         else:
-            check_input(source, s3)
-            yield from _list_one(source, ListingCounts(), s3, None, names, uri_column)
+            check_input(source, storage)
+            yield from _list_one(source, ListingCounts(), storage, None, names, uri_column)
 
 
 def named_files(sources: Sequence[str], names: NameRules, counts: ListingCounts) -> list[str]:
@@ -216,60 +218,65 @@ def _is_left_out(source: str, names: NameRules, counts: ListingCounts) -> bool:
     return rule is not None
 
 
-def is_any_list(source: str, s3: S3Options = DEFAULT_S3, *, uri_column: str = URI_COLUMN) -> bool:
+def is_any_list(source: str, storage: StorageOptions = DEFAULT_STORAGE, *, uri_column: str = URI_COLUMN) -> bool:
     """Whether INPUT names its inputs one by one: a list, or a folder of Parquet files that is one."""
-    return _is_list_here(source, s3) or (not is_url(source) and bool(_parts(source, s3, uri_column)))
+    return _is_list_here(source, storage) or (not is_url(source) and bool(_parts(source, storage, uri_column)))
 
 
-def _is_list_here(source: str, s3: S3Options) -> bool:
+def _is_list_here(source: str, storage: StorageOptions) -> bool:
     """Whether a list is at this place: not a pattern, or a folder, of such a name."""
     if not is_list(source) or is_url(source):
         return False
     if is_s3(source):
-        return find_object(source, s3) is not None
+        return find_object(source, storage) is not None
     return _is_file(path_from_uri(source))
 
 
 def _list_one(
-    source: str, counts: ListingCounts, s3: S3Options, leave_out: str | None, names: NameRules, uri_column: str
+    source: str,
+    counts: ListingCounts,
+    storage: StorageOptions,
+    leave_out: str | None,
+    names: NameRules,
+    uri_column: str,
 ) -> Iterator[FileInfo]:
-    if _is_list_here(source, s3):
+    if _is_list_here(source, storage):
         counts.has_list = True
-        files = read_list(source, s3, uri_column=uri_column, tell=logger.warning)
+        files = read_list(source, storage, uri_column=uri_column, tell=logger.warning)
         listed = _distinct(sort_files(files), counts)
         store = leave_out if leave_out and is_s3(leave_out) else None
-        return only_inputs(listed, s3, counts, store=store, names=names) if is_inventory(source) else listed
+        return only_inputs(listed, storage, counts, store=store, names=names) if is_inventory(source) else listed
     if is_url(source):
         return iter([FileInfo(source, None, None, None)])
-    if parts := _parts(source, s3, uri_column):
+    if parts := _parts(source, storage, uri_column):
         counts.has_list = True
         logger.info("%s: is read as a list, its %d Parquet files have a column %r", source, len(parts), uri_column)
         # Nothing but parts is in the folder, so a relative name counts from the folder that it is in, as of a file.
         place = source.rstrip("/")
         folder = place.rpartition("/")[0] if is_s3(place) else os.path.dirname(absolute_path(path_from_uri(place)))
-        return _distinct(sort_files(read_parts(parts, folder, s3, uri_column=uri_column)), counts)
-    return _list_checked(source, counts, s3, leave_out, names)
+        return _distinct(sort_files(read_parts(parts, folder, storage, uri_column=uri_column)), counts)
+    return _list_checked(source, counts, storage, leave_out, names)
 
 
-def _parts(source: str, s3: S3Options, uri_column: str) -> list[str]:
+def _parts(source: str, storage: StorageOptions, uri_column: str) -> list[str]:
     """The files of a list that is a folder; none if it is a folder of images, or no folder.
 
     Raises:
         InputError: it holds tables that have no column of images.
     """
     if is_s3(source):
-        if has_magic(source) or find_object(source, s3) is not None:
+        if has_magic(source) or find_object(source, storage) is not None:
             return []
     elif not os.path.isdir(path_from_uri(source)):
         return []
-    parts = parquet_parts(source, s3)
-    return parts if is_of_parts(parts, source, uri_column, s3) else []
+    parts = parquet_parts(source, storage)
+    return parts if is_of_parts(parts, source, uri_column, storage) else []
 
 
 def list_found(
     source: str,
     counts: ListingCounts,
-    s3: S3Options = DEFAULT_S3,
+    storage: StorageOptions = DEFAULT_STORAGE,
     *,
     leave_out: str | None = None,
     names: NameRules = DEFAULT_NAMES,
@@ -280,17 +287,17 @@ def list_found(
         InputError: it cannot be read.
         StorageError: its storage fails.
     """
-    check_input(source, s3)
-    return _list_checked(source, counts, s3, leave_out, names)
+    check_input(source, storage)
+    return _list_checked(source, counts, storage, leave_out, names)
 
 
 def _list_checked(
-    source: str, counts: ListingCounts, s3: S3Options, leave_out: str | None, names: NameRules
+    source: str, counts: ListingCounts, storage: StorageOptions, leave_out: str | None, names: NameRules
 ) -> Iterator[FileInfo]:
     is_same_kind = leave_out is not None and is_s3(leave_out) == is_s3(source)
     store = leave_out if is_same_kind else None
     if is_s3(source):
-        return list_place(source, s3, counts, store=store, names=names)
+        return list_place(source, storage, counts, store=store, names=names)
     path = path_from_uri(source)
     if os.path.isdir(path):
         return list_folder(path, counts=counts, store=store, names=names)

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from imgcls_ray.inputs.list_texts import Bytes
-    from imgcls_ray.storage.s3 import S3Options
+    from imgcls_ray.storage.options import StorageOptions
 
 _TEXT_KINDS = {".txt": "txt", ".csv": "csv", ".tsv": "tsv", ".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl"}
 _KINDS = {**_TEXT_KINDS, ".parquet": "parquet"}
@@ -84,7 +84,7 @@ def refuse_other_lists(source: str) -> None:
 
 
 def read_list(
-    source: str, s3: S3Options, *, uri_column: str = URI_COLUMN, tell: Callable[[str], None] = lambda _: None
+    source: str, storage: StorageOptions, *, uri_column: str = URI_COLUMN, tell: Callable[[str], None] = lambda _: None
 ) -> FileTables:
     """The entries of a list, in its order.
 
@@ -92,7 +92,7 @@ def read_list(
         source: path or ``s3://`` URI of a list: ``.txt`` with a path in each line, ``.csv``, ``.tsv``, ``.json``,
             ``.jsonl`` or ``.ndjson`` (each of them also with ``.gz``), ``.parquet``, or an S3 Inventory's
             ``manifest.json``. Relative entries count from the list's own folder.
-        s3: how to reach object storage.
+        storage: how to reach object storage.
         uri_column: the column, or key, of the images.
         tell: is told what the list was taken for where that may surprise.
 
@@ -100,13 +100,13 @@ def read_list(
         InputError: the list, or one of the files that it names, cannot be read; with the line. While it is read.
     """
     path = source if is_s3(source) else path_from_uri(source)
-    return read_parts([path], _folder_of(path), s3, uri_column=uri_column, tell=tell)
+    return read_parts([path], _folder_of(path), storage, uri_column=uri_column, tell=tell)
 
 
 def read_parts(
     parts: list[str],
     folder: str,
-    s3: S3Options,
+    storage: StorageOptions,
     *,
     uri_column: str = URI_COLUMN,
     tell: Callable[[str], None] = lambda _: None,
@@ -116,21 +116,21 @@ def read_parts(
     Raises:
         InputError: one of them cannot be read. While it is read.
     """
-    return FileTables(lambda _: _read_parts(parts, folder, s3, uri_column, tell))
+    return FileTables(lambda _: _read_parts(parts, folder, storage, uri_column, tell))
 
 
 def _read_parts(
-    parts: list[str], folder: str, s3: S3Options, uri_column: str, tell: Callable[[str], None]
+    parts: list[str], folder: str, storage: StorageOptions, uri_column: str, tell: Callable[[str], None]
 ) -> Iterator[pa.Table]:
-    separators = Separators(is_s3(folder), partial(_is_there, folder, s3))
+    separators = Separators(is_s3(folder), partial(_is_there, folder, storage))
     for path in parts:
         kind = kind_of_list(path) or ""
         try:
             if is_inventory(path):
-                yield from tables_of(read_inventory(path, s3))
+                yield from tables_of(read_inventory(path, storage))
                 continue
             file_of = partial(_listed_file, path, kind, folder, separators, tell)
-            with open_file(path, s3) as file:
+            with open_file(path, storage) as file:
                 if kind == "parquet":
                     for columns in parquet_columns(path, file, uri_column):
                         yield from files_of(columns, file_of)
@@ -164,9 +164,9 @@ def _place(path: str, kind: str, number: int) -> str:
     return f"{path}:{number}"
 
 
-def _is_there(folder: str, s3: S3Options, path: str) -> bool:
+def _is_there(folder: str, storage: StorageOptions, path: str) -> bool:
     uri = _in_folder(folder, path)
-    return find_object(uri, s3) is not None if is_s3(uri) else os.path.exists(os.path.join(folder, uri))
+    return find_object(uri, storage) is not None if is_s3(uri) else os.path.exists(os.path.join(folder, uri))
 
 
 def _in_folder(folder: str, path: str) -> str:

@@ -25,8 +25,8 @@ from imgcls_ray.models.new import new_model_folder
 from imgcls_ray.models.open import is_model_path, open_model
 from imgcls_ray.models.results import Result
 from imgcls_ray.models.sources import Limits, Source, image_error, sources_of, storage_image_error
-from imgcls_ray.storage import DEFAULT_S3, FetchLimits, fetch
-from imgcls_ray.storage.s3 import S3Options, is_s3
+from imgcls_ray.storage import DEFAULT_STORAGE, FetchLimits, fetch
+from imgcls_ray.storage.s3 import is_s3
 from imgcls_ray.storage.scratch import new_scratch_folder
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
     from imgcls_ray.models.engines.load import EngineName, Precision
     from imgcls_ray.models.folder import ModelFolder
+    from imgcls_ray.storage.options import StorageOptions
 
 
 class Model:
@@ -190,7 +191,7 @@ def create_model(
     max_image_bytes: int = DecodeLimits.max_bytes,
     max_image_pixels: int = DecodeLimits.max_pixels,
     allow_private_urls: bool = False,
-    s3: S3Options = DEFAULT_S3,
+    storage: StorageOptions = DEFAULT_STORAGE,
 ) -> Model:
     """Open a model folder, or make a model of a name, ready to label images.
 
@@ -208,7 +209,7 @@ def create_model(
         max_image_bytes: larger inputs are ``too_many_bytes``.
         max_image_pixels: larger pictures are ``too_many_pixels``.
         allow_private_urls: let addresses reach loopback, private and link-local hosts.
-        s3: how to reach ``s3://`` models and inputs.
+        storage: how to reach ``s3://`` models and inputs.
 
     Raises:
         ModelFolderError: the folder is unreadable or does not fit together.
@@ -224,7 +225,7 @@ def create_model(
     if is_folder and (weights is not None or num_classes is not None):
         raise ValueError(f"{path} is a model folder and has its own weights and classes; give a name to choose them")
     if is_folder or (pretrained and num_classes is None and weights is None):
-        folder = open_model(path, s3)
+        folder = open_model(path, storage)
     else:
         made = new_scratch_folder("model")
         folder = new_model_folder(
@@ -233,7 +234,7 @@ def create_model(
             num_classes=num_classes,
             weights=os.fspath(weights) if weights is not None else None,
             random_seed=None if pretrained or weights is not None else 0,
-            s3=s3,
+            storage=storage,
         )
     check_engine(folder, engine, device, embedding=False)
     return Model(
@@ -242,6 +243,6 @@ def create_model(
         device=device,
         precision=precision,
         decode_limits=DecodeLimits(max_bytes=max_image_bytes, max_pixels=max_image_pixels),
-        fetch_limits=FetchLimits(max_bytes=max_image_bytes, allow_private_urls=allow_private_urls, s3=s3),
+        fetch_limits=FetchLimits(max_bytes=max_image_bytes, allow_private_urls=allow_private_urls, storage=storage),
         temporary=made,
     )

@@ -37,7 +37,7 @@ from imgcls_ray.models.spec import (
     spec_json,
     write_spec,
 )
-from imgcls_ray.storage import DEFAULT_S3, open_directory
+from imgcls_ray.storage import DEFAULT_STORAGE, open_directory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
     from imgcls_ray.images.preprocess import Preprocess
     from imgcls_ray.models.spec import ExportFormat
-    from imgcls_ray.storage.s3 import S3Options
+    from imgcls_ray.storage.options import StorageOptions
 
 _MAX_NETWORK_BYTES = 16 * 2**30
 """Of one file of a network: the largest of timm take 8 GiB. Files with holes may claim any size, and cost their reader
@@ -186,7 +186,9 @@ def new_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def update_metrics(model: str, fingerprint: str, metrics: Mapping[str, float], s3: S3Options = DEFAULT_S3) -> None:
+def update_metrics(
+    model: str, fingerprint: str, metrics: Mapping[str, float], storage: StorageOptions = DEFAULT_STORAGE
+) -> None:
     """Put metrics into a folder's ``model.json``, over those of the same names, in one step.
 
     They are no part of the fingerprint: the folder stays the same model.
@@ -200,7 +202,7 @@ def update_metrics(model: str, fingerprint: str, metrics: Mapping[str, float], s
             the place.
         StorageError: it cannot be written.
     """
-    directory = open_directory(model, s3)
+    directory = open_directory(model, storage)
     try:
         spec = ModelSpec.model_validate_json(directory.read(SPEC_FILE))
     except (OSError, ValidationError) as error:

@@ -12,7 +12,7 @@ from imgcls_ray.models.pretrained import imagenet_class_names, pretrained_networ
 from imgcls_ray.models.timm_models import PREFIX, find_timm_model, like_timm_names
 from imgcls_ray.models.weights import LoadedNetwork, load_weights
 from imgcls_ray.models.zoo import find_model, near_names
-from imgcls_ray.storage import DEFAULT_S3
+from imgcls_ray.storage import DEFAULT_STORAGE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from imgcls_ray.images.preprocess import Decode
     from imgcls_ray.models.folder import ModelFolder
     from imgcls_ray.models.zoo import ZooModel
-    from imgcls_ray.storage.s3 import S3Options
+    from imgcls_ray.storage.options import StorageOptions
 
 
 def new_model_folder(
@@ -33,7 +33,7 @@ def new_model_folder(
     weights: str | Path | None = None,
     random_seed: int | None = None,
     decode: Decode | None = None,
-    s3: S3Options = DEFAULT_S3,
+    storage: StorageOptions = DEFAULT_STORAGE,
 ) -> ModelFolder:
     """Make a model folder for a name of the zoo, or of timm (``timm:...``).
 
@@ -47,7 +47,7 @@ def new_model_folder(
         random_seed: take random weights instead. Without either, timm's pretrained weights are taken. A head of another
             class count is replaced by a random one, and a warning says so.
         decode: how the folder's images are decoded; without it, as with the weights' folder, else ``full``.
-        s3: how to reach ``s3://`` weights.
+        storage: how to reach ``s3://`` weights.
 
     Raises:
         UnknownModelError: with the nearest names.
@@ -65,7 +65,7 @@ def new_model_folder(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(random_seed or 0)
         if weights is not None:
-            loaded = load_weights(model, weights, num_classes=num_classes, s3=s3)
+            loaded = load_weights(model, weights, num_classes=num_classes, storage=storage)
         elif random_seed is not None:
             network = build_network(model.architecture, num_classes=num_classes or 1000)
             loaded = LoadedNetwork(network, model.architecture, model.preprocess, class_names=None)

@@ -14,13 +14,13 @@ from imgcls_ray.models.cache import cache_dir, private_folder, replace_folder
 from imgcls_ray.models.folder import open_model_folder
 from imgcls_ray.models.new import find_named_model, new_model_folder
 from imgcls_ray.models.remote import open_remote_folder
-from imgcls_ray.storage import DEFAULT_S3
+from imgcls_ray.storage import DEFAULT_STORAGE
 from imgcls_ray.storage.files import check_address
 from imgcls_ray.storage.s3 import is_s3
 
 if TYPE_CHECKING:
     from imgcls_ray.models.folder import ModelFolder
-    from imgcls_ray.storage.s3 import S3Options
+    from imgcls_ray.storage.options import StorageOptions
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ def is_model_path(model: str) -> bool:
     return os.sep in model or os.path.exists(model)
 
 
-def open_model(model: str, s3: S3Options = DEFAULT_S3) -> ModelFolder:
+def open_model(model: str, storage: StorageOptions = DEFAULT_STORAGE) -> ModelFolder:
     """Open a model folder, or the pretrained model of a name, which is fetched once and kept.
 
     Raises:
@@ -45,7 +45,7 @@ def open_model(model: str, s3: S3Options = DEFAULT_S3) -> ModelFolder:
     if not os.path.lexists(model):
         check_address(model)
     if is_s3(model):
-        return open_remote_folder(model, s3)
+        return open_remote_folder(model, storage)
     if is_model_path(model):
         if model.startswith(_HUB_PREFIXES) and not os.path.exists(model):
             hub_name = model.removeprefix("hf-hub:").removeprefix("hf_hub:").removeprefix("timm/")

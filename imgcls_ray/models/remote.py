@@ -24,12 +24,12 @@ from imgcls_ray.storage import open_directory, open_file
 
 if TYPE_CHECKING:
     from imgcls_ray.models.spec import ModelSpec
-    from imgcls_ray.storage.s3 import S3Options
+    from imgcls_ray.storage.options import StorageOptions
 
 logger = logging.getLogger(__name__)
 
 
-def open_remote_folder(uri: str, s3: S3Options) -> ModelFolder:
+def open_remote_folder(uri: str, storage: StorageOptions) -> ModelFolder:
     """Open the model folder under an ``s3://`` prefix; its copy is kept under the cache, by its content.
 
     Raises:
@@ -37,7 +37,7 @@ def open_remote_folder(uri: str, s3: S3Options) -> ModelFolder:
         StorageError: the storage cannot be read.
     """
     try:
-        with open_directory(uri, s3).open(SPEC_FILE) as file:
+        with open_directory(uri, storage).open(SPEC_FILE) as file:
             content = file.read(MAX_SPEC_BYTES + 1)
     except FileNotFoundError as error:
         raise ModelFolderError(
@@ -49,7 +49,7 @@ def open_remote_folder(uri: str, s3: S3Options) -> ModelFolder:
     if (folder := _opened(kept, content)) is not None:
         return folder
     try:
-        _copy(uri, content, spec, kept, s3)
+        _copy(uri, content, spec, kept, storage)
     except OSError as error:
         raise ModelFolderError(f"{uri}: cannot be copied to {kept}: {error.strerror or error}") from error
     return open_model_folder(kept)
@@ -66,33 +66,33 @@ def _opened(kept: Path, content: bytes) -> ModelFolder | None:
         return None
 
 
-def _copy(uri: str, content: bytes, spec: ModelSpec, kept: Path, s3: S3Options) -> None:
+def _copy(uri: str, content: bytes, spec: ModelSpec, kept: Path, storage: StorageOptions) -> None:
     """Copy in one step: of several workers that start at once, one puts its copy there."""
     private_folder(kept.parent)
     partial = Path(tempfile.mkdtemp(prefix=".copy-", dir=kept.parent))
     try:
         (partial / SPEC_FILE).write_bytes(content)
         for name, sha256 in spec.files.items():
-            _link(_kept_file(f"{uri.rstrip('/')}/{name}", sha256, s3), partial / name)
-        _copy_bundle(f"{uri.rstrip('/')}/{BUNDLE}", spec, partial, s3)
+            _link(_kept_file(f"{uri.rstrip('/')}/{name}", sha256, storage), partial / name)
+        _copy_bundle(f"{uri.rstrip('/')}/{BUNDLE}", spec, partial, storage)
         replace_folder(partial, kept, is_good=lambda: _opened(kept, content) is not None)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _copy_bundle(uri: str, spec: ModelSpec, partial: Path, s3: S3Options) -> None:
+def _copy_bundle(uri: str, spec: ModelSpec, partial: Path, storage: StorageOptions) -> None:
     """Copy the converted network if this machine would read it; a model folder is whole without it."""
     if spec.exported is not None:
         return
     place = partial / BUNDLE
     try:
-        with open_directory(uri, s3).open(RECORD_FILE) as file:
+        with open_directory(uri, storage).open(RECORD_FILE) as file:
             content = file.read(MAX_SPEC_BYTES)
         if (record := parse_record(content, spec)) is None:
             return
         place.mkdir()
         for name, sha256 in record.files.items():
-            _link(_kept_file(f"{uri}/{name}", sha256, s3), place / name)
+            _link(_kept_file(f"{uri}/{name}", sha256, storage), place / name)
         (place / RECORD_FILE).write_bytes(content)
     except FileNotFoundError:
         return
@@ -100,7 +100,7 @@ def _copy_bundle(uri: str, spec: ModelSpec, partial: Path, s3: S3Options) -> Non
         logger.warning("%s: the converted network is left aside: %s", uri, error)
 
 
-def _kept_file(uri: str, sha256: str, s3: S3Options) -> Path:
+def _kept_file(uri: str, sha256: str, storage: StorageOptions) -> Path:
     """The file of this content, fetched if it is not here or is another one by now.
 
     Raises:
@@ -113,7 +113,7 @@ def _kept_file(uri: str, sha256: str, s3: S3Options) -> Path:
     handle, name = tempfile.mkstemp(prefix=".fetch-", dir=files)
     partial = Path(name)
     try:
-        with open_file(uri, s3) as source, open(handle, "wb") as copy:
+        with open_file(uri, storage) as source, open(handle, "wb") as copy:
             shutil.copyfileobj(source, copy, 2**20)
         if (found := sha256_file(partial)) != sha256:
             raise ModelFolderError(

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from imgcls_ray.images.limits import DecodeLimits
     from imgcls_ray.storage import FetchLimits
-    from imgcls_ray.storage.s3 import S3Options
+    from imgcls_ray.storage.options import StorageOptions
 
 
 class Source(NamedTuple):
@@ -71,7 +71,7 @@ def sources_of(item: Any, numbers: Iterator[int], limits: Limits) -> Iterator[So
         yield Source(_name_of(item) or f"image_{next(numbers)}", odd)
         return
     if path is not None:
-        yield from _sources_of_path(path, limits.fetch.s3)
+        yield from _sources_of_path(path, limits.fetch.storage)
     elif is_many:
         # A matrix gives matrices for ever.
         for part in np.asarray(item) if isinstance(item, np.ndarray) else item:
@@ -159,21 +159,21 @@ def storage_image_error(error: ImgclsError) -> ImageError:
     return ImageError(code, " ".join(str(error).split()))
 
 
-def _sources_of_path(path: str, s3: S3Options) -> Iterator[Source]:
+def _sources_of_path(path: str, storage: StorageOptions) -> Iterator[Source]:
     """What a path stands for; a place that cannot be listed, or not to its end, becomes a result: its error."""
     try:
-        yield from _listed(path, s3)
+        yield from _listed(path, storage)
     except ImgclsError as error:
         yield Source(path, storage_image_error(error))
     except Exception as error:
         yield Source(path, image_error(ImageErrorCode.FETCH_FAILED, error))
 
 
-def _listed(path: str, s3: S3Options) -> Iterator[Source]:
+def _listed(path: str, storage: StorageOptions) -> Iterator[Source]:
     if is_url(path):
         yield Source(path, path)
     elif is_s3(path):
-        found = (Source(info.uri, info.uri) for info in list_place(path, s3))
+        found = (Source(info.uri, info.uri) for info in list_place(path, storage))
         # A name under which nothing is becomes a result too: its error.
         first = next(found, None if path.endswith("/") else Source(path, path))
         yield from (() if first is None else itertools.chain([first], found))

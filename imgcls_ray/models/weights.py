@@ -20,7 +20,7 @@ from imgcls_ray.models.paddle.pdparams import read_pdparams, shown_name
 from imgcls_ray.models.remote import open_remote_folder
 from imgcls_ray.models.spec import SPEC_FILE
 from imgcls_ray.models.timm_models import PREFIX
-from imgcls_ray.storage import DEFAULT_S3
+from imgcls_ray.storage import DEFAULT_STORAGE
 from imgcls_ray.storage.s3 import is_s3
 from imgcls_ray.words import counted
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from imgcls_ray.models.architecture import Architecture
     from imgcls_ray.models.folder import ModelFolder
     from imgcls_ray.models.zoo import ZooModel
-    from imgcls_ray.storage.s3 import S3Options
+    from imgcls_ray.storage.options import StorageOptions
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ class LoadedNetwork(NamedTuple):
 
 
 def load_weights(
-    model: ZooModel, weights: str | Path, *, num_classes: int | None = None, s3: S3Options = DEFAULT_S3
+    model: ZooModel, weights: str | Path, *, num_classes: int | None = None, storage: StorageOptions = DEFAULT_STORAGE
 ) -> LoadedNetwork:
     """Build a network with weights from a file or a model folder.
 
@@ -77,7 +77,7 @@ def load_weights(
     """
     where = str(weights)
     if is_s3(where):
-        return _from_folder(model, open_remote_folder(where, s3), where, num_classes)
+        return _from_folder(model, open_remote_folder(where, storage), where, num_classes)
     path = Path(where)
     suffix = path.suffix.lower()
     if suffix in _NOT_WEIGHTS and not where.lower().endswith(".pth.tar"):

@@ -18,7 +18,7 @@ from imgcls_ray.machine import available_cores
 from imgcls_ray.models.engines.load import check_engine
 from imgcls_ray.models.open import open_model
 from imgcls_ray.models.spec import fingerprint_with
-from imgcls_ray.options import decode_limits, fetch_limits, s3_options
+from imgcls_ray.options import decode_limits, fetch_limits, storage_options
 from imgcls_ray.predict.exporters import Exporter, ProgressFile, TextFile, check_text_file, exporting
 from imgcls_ray.predict.label import LabelTask, serve_labelling
 from imgcls_ray.predict.metrics import BulkMetrics
@@ -109,11 +109,11 @@ def predict(config: PredictConfig, console: Console, server: ForkServer | None =
 
 
 def _predict(config: PredictConfig, console: Console, start: float, local: LocalPool) -> PredictReport:
-    s3 = s3_options(config)
-    folder = open_model(config.model, s3)
+    storage = storage_options(config)
+    folder = open_model(config.model, storage)
     check_engine(folder, config.engine, "gpu" if config.uses_gpus else "cpu", config.embedding)
-    input_error = input_error_of(config, s3)
-    directory = open_directory(config.output, s3)
+    input_error = input_error_of(config, storage)
+    directory = open_directory(config.output, storage)
     identity = _identity(config, folder)
     report = PredictReport(directory.uri)
     store = open_store(directory) if is_store(directory) else None

@@ -38,7 +38,7 @@ class LabelTask(ClassifierTask):
     """What decides whether a failed input is asked again under wider limits, by the configuration's keys."""
 
     def open_store(self) -> LabelStore:
-        return open_store(open_directory(self.store, self.fetch_limits.s3))
+        return open_store(open_directory(self.store, self.fetch_limits.storage))
 
     def check_absences(self, rows: pa.Table, errors: Sequence[ImageErrorCode | None]) -> None:
         """End the job where inputs are missing because their storage is away.
@@ -46,7 +46,7 @@ class LabelTask(ClassifierTask):
         Raises:
             StorageError: with the way out.
         """
-        check_absences(rows, errors, listed=self.listed, store=self.store, s3=self.fetch_limits.s3)
+        check_absences(rows, errors, listed=self.listed, store=self.store, storage=self.fetch_limits.storage)
 
 
 def serve_labelling() -> None:

@@ -14,19 +14,19 @@ from imgcls_ray.store.opening import open_store
 from imgcls_ray.store.rows import KEY_COLUMNS
 
 if TYPE_CHECKING:
-    from imgcls_ray.storage.s3 import S3Options
+    from imgcls_ray.storage.options import StorageOptions
     from imgcls_ray.store.label_store import LabelStore
 
 
-def open_like(like: str, output: str, s3: S3Options) -> LabelStore:
+def open_like(like: str, output: str, storage: StorageOptions) -> LabelStore:
     """Open the store whose inputs are labelled.
 
     Raises:
         InputError: there is none, or it is the one that is written.
         StorageError: its storage fails.
     """
-    directory = open_directory(like, s3)
-    if directory.uri == open_directory(output, s3).uri:
+    directory = open_directory(like, storage)
+    if directory.uri == open_directory(output, storage).uri:
         raise InputError(f"{like}: is the label store that is written; give another --output, one for each model")
     try:
         return open_store(directory)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from imgcls_ray.errors import InputError
 from imgcls_ray.inputs.absence import ListedIn
 from imgcls_ray.inputs.listing import check_inputs, is_any_list, is_single_file, list_inputs
-from imgcls_ray.options import name_rules, s3_options
+from imgcls_ray.options import name_rules, storage_options
 from imgcls_ray.predict.like import list_like, open_like
 from imgcls_ray.storage import open_directory
 from imgcls_ray.storage.files import absolute_path, path_from_uri, uri_from_path
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from imgcls_ray.json_files import Json
     from imgcls_ray.predict.report import PredictReport
     from imgcls_ray.storage.files import FileInfo
-    from imgcls_ray.storage.s3 import S3Options
+    from imgcls_ray.storage.options import StorageOptions
     from imgcls_ray.store.label_store import LabelStore
     from imgcls_ray.store.plan import Spool
     from imgcls_ray.store.records import PlanRecord
@@ -35,12 +35,12 @@ if TYPE_CHECKING:
 _INPUTS_RECORDED = 100
 
 
-def input_error_of(config: PredictConfig, s3: S3Options) -> InputError | None:
+def input_error_of(config: PredictConfig, storage: StorageOptions) -> InputError | None:
     """What is wrong with the inputs as they were given; None if they can be listed."""
     try:
         if config.like is not None:
-            open_like(config.like, config.output, s3)
-        check_inputs(config.inputs, s3, uri_column=config.uri_column)
+            open_like(config.like, config.output, storage)
+        check_inputs(config.inputs, storage, uri_column=config.uri_column)
     except InputError as error:
         return error
     return None
@@ -62,14 +62,14 @@ def planned_inputs(
 
 def _listed(config: PredictConfig, report: PredictReport) -> Iterable[FileInfo]:
     """All inputs, sorted by URI."""
-    s3 = s3_options(config)
+    storage = storage_options(config)
     if config.like is not None:
-        return list_like(open_like(config.like, config.output, s3))
+        return list_like(open_like(config.like, config.output, storage))
     return list_inputs(
         config.inputs,
         report.listing,
-        s3,
-        leave_out=open_directory(config.output, s3).uri,
+        storage,
+        leave_out=open_directory(config.output, storage).uri,
         names=name_rules(config),
         uri_column=config.uri_column,
     )
@@ -86,10 +86,10 @@ def _place_of(config: PredictConfig) -> str | list[str]:
     Lists name their inputs wherever these are; and of several INPUTs, files that were given do, too. The only INPUT is
     a text, of several those that are left are a list.
     """
-    s3 = s3_options(config)
-    places = [source for source in config.inputs if not is_any_list(source, s3, uri_column=config.uri_column)]
+    storage = storage_options(config)
+    places = [source for source in config.inputs if not is_any_list(source, storage, uri_column=config.uri_column)]
     if len(config.inputs) > 1:
-        places = [source for source in places if not is_single_file(source, s3)]
+        places = [source for source in places if not is_single_file(source, storage)]
     absolute = [
         source if is_s3(source) or is_url(source) else uri_from_path(absolute_path(path_from_uri(source)))
         for source in places
@@ -109,7 +109,7 @@ def _recorded_input(config: PredictConfig) -> dict[str, Json]:
     """What a plan says of where its inputs come from."""
     if config.like is None:
         return {"input": recorded_inputs(config.inputs)}
-    return {"input": [], "like": open_directory(config.like, s3_options(config)).uri}
+    return {"input": [], "like": open_directory(config.like, storage_options(config)).uri}
 
 
 def about_inputs(config: PredictConfig) -> dict[str, Json]:

@@ -62,7 +62,7 @@ def write_report(result: CheckResult, output: str, *, fetch_limits: FetchLimits,
         InputError: the kind of storage is unknown.
         StorageError: a file cannot be written.
     """
-    directory = open_directory(output, fetch_limits.s3)
+    directory = open_directory(output, fetch_limits.storage)
     samples = {
         split: draw_samples(
             split, result.samples.get(split, ()), fetch_limits=fetch_limits, decode_limits=decode_limits

@@ -60,7 +60,7 @@ def write_report(diff: StoreDiff, output: str, *, fetch_limits: FetchLimits, dec
         InputError: the kind of storage is unknown.
         StorageError: a file cannot be written.
     """
-    directory = open_directory(output, fetch_limits.s3)
+    directory = open_directory(output, fetch_limits.storage)
     # While the files are replaced, nothing says that they belong together.
     directory.remove(RESULT_NAME)
     matrix = _matrix(diff) if diff.num_compared else None

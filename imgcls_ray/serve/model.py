@@ -90,7 +90,7 @@ def load_model(choice: ModelChoice, options: ModelOptions) -> ServedModel:
     Raises:
         ImgclsError: it cannot be loaded, or is refused; with the reason.
     """
-    folder = open_model(choice.model, options.fetch_limits.s3)
+    folder = open_model(choice.model, options.fetch_limits.storage)
     found = folder.spec.fingerprint
     if choice.fingerprint is not None and not found.startswith(choice.fingerprint):
         raise ModelFolderError(

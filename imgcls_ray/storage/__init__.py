@@ -17,7 +17,8 @@ from imgcls_ray.errors import ImageError, ImageErrorCode, InputError
 from imgcls_ray.storage.files import check_address, host_of_file, path_from_uri, scheme_of
 from imgcls_ray.storage.http import fetch_url, is_url
 from imgcls_ray.storage.local import LocalDirectory, fetch_file
-from imgcls_ray.storage.s3 import S3Options, is_s3
+from imgcls_ray.storage.options import StorageOptions
+from imgcls_ray.storage.s3 import is_s3
 from imgcls_ray.storage.s3_directory import S3Directory
 from imgcls_ray.storage.s3_inputs import copy_object
 from imgcls_ray.storage.s3_requests import s3_client
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from typing import IO, BinaryIO
 
 
-DEFAULT_S3 = S3Options()
+DEFAULT_STORAGE = StorageOptions()
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class FetchLimits:
     """Deadline of one read over a network, seconds; all attempts together."""
     allow_private_urls: bool = False
     """Whether http(s) addresses may resolve to loopback, private or link-local hosts."""
-    s3: S3Options = DEFAULT_S3
+    storage: StorageOptions = DEFAULT_STORAGE
 
 
 class Directory(Protocol):
@@ -113,7 +114,7 @@ def fetch(uri: str, etag: str | None, limits: FetchLimits) -> bytes:
         StorageError: no input of this storage can be read: unreachable, wrong credentials, no such bucket.
     """
     if is_s3(uri):
-        return s3_client(limits.s3).fetch(uri, etag=etag, max_bytes=limits.max_bytes, timeout_s=limits.timeout_s)
+        return s3_client(limits.storage).fetch(uri, etag=etag, max_bytes=limits.max_bytes, timeout_s=limits.timeout_s)
     if is_url(uri):
         return fetch_url(
             uri, max_bytes=limits.max_bytes, timeout_s=limits.timeout_s, allow_private=limits.allow_private_urls
@@ -125,7 +126,7 @@ def fetch(uri: str, etag: str | None, limits: FetchLimits) -> bytes:
     return fetch_file(path_from_uri(uri), etag=etag, max_bytes=limits.max_bytes)
 
 
-def open_directory(uri: str, s3: S3Options = DEFAULT_S3) -> Directory:
+def open_directory(uri: str, storage: StorageOptions = DEFAULT_STORAGE) -> Directory:
     """Open the place of a label store; it need not exist yet.
 
     Raises:
@@ -133,13 +134,13 @@ def open_directory(uri: str, s3: S3Options = DEFAULT_S3) -> Directory:
     """
     check_address(uri)
     if is_s3(uri):
-        return S3Directory(uri, s3)
+        return S3Directory(uri, storage)
     if scheme_of(uri) not in ("", "file"):
         raise InputError(f"{uri}: a label store cannot be kept there; give a local directory or s3://BUCKET/PREFIX")
     return LocalDirectory(path_from_uri(uri))
 
 
-def open_file(uri: str, s3: S3Options) -> IO[bytes]:
+def open_file(uri: str, storage: StorageOptions) -> IO[bytes]:
     """Open one file for reading, e.g. a list; seekable.
 
     Raises:
@@ -147,7 +148,7 @@ def open_file(uri: str, s3: S3Options) -> IO[bytes]:
         StorageError: its storage cannot be read.
     """
     if is_s3(uri):
-        return copy_object(uri, s3)
+        return copy_object(uri, storage)
     path = path_from_uri(uri)
     try:
         # Opening a pipe would wait for its writer, and it can be read only once.

@@ -1,33 +1,8 @@
-"""What an ``s3://`` address names, and how its storage is reached; requests are ``storage/s3_requests.py``."""
+"""What an ``s3://`` address names; requests are ``storage/s3_requests.py``."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from urllib.parse import urlsplit
-
-from imgcls_ray.errors import ConfigError, InputError
-
-
-@dataclass(frozen=True)
-class S3Options:
-    """How to reach the storage. It has no secret, so it may be sent to workers and recorded."""
-
-    endpoint_url: str | None = None
-    """Address of a server other than AWS. Default: ``AWS_ENDPOINT_URL`` or that of the profile."""
-    anonymous: bool = False
-    """Send no credentials, for public buckets."""
-
-    def __post_init__(self) -> None:
-        if self.endpoint_url is None:
-            return
-        parts = urlsplit(self.endpoint_url)
-        if parts.username or parts.password:
-            # It is recorded with every run, and what is recorded holds no secret.
-            raise ConfigError(
-                "s3_endpoint_url: credentials do not belong there; put them where AWS tools look for them"
-            )
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ConfigError(f"s3_endpoint_url: expected http(s)://HOST[:PORT], got {self.endpoint_url!r}")
+from imgcls_ray.errors import InputError
 
 
 def is_s3(uri: str) -> bool:

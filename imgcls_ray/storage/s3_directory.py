@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from _typeshed import WriteableBuffer
 
-    from imgcls_ray.storage.s3 import S3Options
+    from imgcls_ray.storage.options import StorageOptions
     from imgcls_ray.storage.s3_answers import AsyncClient, Head
 
 # Most parts are smaller and come whole with the one request for their end, where Parquet keeps its table of contents.
@@ -34,7 +34,7 @@ _WRITER = "imgcls-writer"
 class S3Directory:
     """Implements ``Directory``; ``create`` is a conditional PUT (``If-None-Match: *``)."""
 
-    def __init__(self, uri: str, options: S3Options) -> None:
+    def __init__(self, uri: str, options: StorageOptions) -> None:
         self._client = s3_client(options)
         self._bucket, prefix = split_uri(uri)
         self._prefix = f"{prefix.rstrip('/')}/" if prefix.strip("/") else ""

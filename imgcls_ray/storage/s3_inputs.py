@@ -22,15 +22,15 @@ from imgcls_ray.storage.scratch import scratch_file
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+    from imgcls_ray.storage.options import StorageOptions
     from imgcls_ray.storage.patterns import States
-    from imgcls_ray.storage.s3 import S3Options
     from imgcls_ray.storage.s3_requests import S3Client
 
 _COPY_BYTES = 64 * 2**20
 _ANSWERS_KEPT = 1024
 
 
-def find_object(uri: str, options: S3Options) -> FileInfo | None:
+def find_object(uri: str, options: StorageOptions) -> FileInfo | None:
     """The object of exactly this name, or ``None``.
 
     Raises:
@@ -52,7 +52,7 @@ def find_object(uri: str, options: S3Options) -> FileInfo | None:
     return FileInfo(f"s3://{bucket}/{key}", head["ContentLength"], opaque_etag(head["ETag"]), mtime)
 
 
-def check_place(uri: str, options: S3Options) -> None:
+def check_place(uri: str, options: StorageOptions) -> None:
     """Refuse an INPUT that cannot be listed.
 
     A prefix that ends with ``/`` may be empty: files may arrive there later. A name that matches no object and no
@@ -77,7 +77,7 @@ def check_place(uri: str, options: S3Options) -> None:
 
 def list_place(
     uri: str,
-    options: S3Options,
+    options: StorageOptions,
     counts: ListingCounts | None = None,
     *,
     store: str | None = None,
@@ -117,7 +117,7 @@ def list_place(
 
 def only_inputs(
     objects: Iterable[FileInfo],
-    options: S3Options,
+    options: StorageOptions,
     counts: ListingCounts,
     *,
     store: str | None = None,
@@ -231,7 +231,7 @@ class _Rule:
         return is_there
 
 
-def copy_object(uri: str, options: S3Options) -> IO[bytes]:
+def copy_object(uri: str, options: StorageOptions) -> IO[bytes]:
     """Copy an object to a temporary file without a name, and open it: a list that is read more than once.
 
     Raises:

@@ -54,8 +54,8 @@ def is_any_under(client: S3Client, bucket: str, prefix: str) -> bool:
         S3Error: that cannot be told: no such bucket, not allowed, unreachable.
     """
 
-    async def attempt(s3: AsyncClient, _number: int) -> Page:
-        return await s3.list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=1)
+    async def attempt(storage: AsyncClient, _number: int) -> Page:
+        return await storage.list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=1)
 
     return bool(client.retried(attempt, STORE_DEADLINE_S).get("Contents"))
 
@@ -208,8 +208,8 @@ def _names(page: Page) -> list[str]:
 def _page(client: S3Client, bucket: str, prefix: str, after: str, **more: str) -> Page:
     """One page of a listing, whose names all lie behind ``after``: a page that came before is asked for again."""
 
-    async def attempt(s3: AsyncClient, _number: int) -> Page:
-        page = await s3.list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=_PAGE_KEYS, **more)
+    async def attempt(storage: AsyncClient, _number: int) -> Page:
+        page = await storage.list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=_PAGE_KEYS, **more)
         names = _names(page)
         keys = [item["Key"] for item in page.get("Contents", ())]
         if keys != sorted(keys):

@@ -26,7 +26,7 @@ from imgcls_ray.storage.s3_session import open_filesystem
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from imgcls_ray.storage.s3 import S3Options
+    from imgcls_ray.storage.options import StorageOptions
     from imgcls_ray.storage.s3_answers import AsyncClient, Head, ObjectAnswer, ObjectBody, Parameter
 
 T = TypeVar("T")
@@ -48,7 +48,7 @@ _SLOWEST_UPLOAD_BYTES_PER_S = 2**20
 class S3Client:
     """Requests with retries, for any number of threads."""
 
-    def __init__(self, options: S3Options) -> None:
+    def __init__(self, options: StorageOptions) -> None:
         self._options = options
         self._filesystem = open_filesystem(options)
         self._fast = FastReader(self._locate, None if options.anonymous else self._credentials)
@@ -289,7 +289,7 @@ _CODES = {
 
 
 @functools.lru_cache(maxsize=4)
-def s3_client(options: S3Options) -> S3Client:
+def s3_client(options: StorageOptions) -> S3Client:
     """This process's client for a server."""
     return S3Client(options)
 

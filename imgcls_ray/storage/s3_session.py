@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from s3fs import S3FileSystem
 
-    from imgcls_ray.storage.s3 import S3Options
+    from imgcls_ray.storage.options import StorageOptions
 
 _CONNECT_TIMEOUT_S = 5
 # Silence on a connection that long is a stall; the whole of an object may take longer.
@@ -16,7 +16,7 @@ _READ_TIMEOUT_S = 10
 _CONNECTIONS = 64
 
 
-def open_filesystem(options: S3Options) -> S3FileSystem:
+def open_filesystem(options: StorageOptions) -> S3FileSystem:
     """A file system whose client asks once; credentials come from the usual chain when the first request needs them."""
     from aiobotocore.session import AioSession
     from s3fs import S3FileSystem

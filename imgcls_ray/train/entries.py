@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from imgcls_ray.datasets.findings import Finding
-    from imgcls_ray.storage.s3 import S3Options
+    from imgcls_ray.storage.options import StorageOptions
 
 logger = logging.getLogger(__name__)
 
@@ -47,14 +47,14 @@ class Entries:
 
 
 def read_entries(
-    data: str, *, delimiter: str | None, split_folders: Mapping[str, str] | None = None, s3: S3Options
+    data: str, *, delimiter: str | None, split_folders: Mapping[str, str] | None = None, storage: StorageOptions
 ) -> Entries:
     """Read the train and val splits of a dataset, and log what people should know of it.
 
     Raises:
         InputError: there is no such dataset, it has faults, one class only, or nothing to train or to evaluate on.
     """
-    source = read_dataset(data, delimiter=delimiter, split_folders=split_folders, s3=s3)
+    source = read_dataset(data, delimiter=delimiter, split_folders=split_folders, storage=storage)
     source.tell_notes()
     findings = list(source.findings)
     # Ids that no class has would be outputs that are never right.

@@ -17,7 +17,7 @@ from imgcls_ray.errors import ImgclsError, JobFailedError, StoppedError, UsageEr
 from imgcls_ray.json_files import write_failure
 from imgcls_ray.models.engines.converted import add_bundle
 from imgcls_ray.models.open import open_model
-from imgcls_ray.options import s3_options
+from imgcls_ray.options import storage_options
 from imgcls_ray.storage import open_directory
 from imgcls_ray.storage.files import path_from_uri
 from imgcls_ray.storage.s3 import is_s3
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
     from imgcls_ray.config import TrainConfig
     from imgcls_ray.storage import Directory
-    from imgcls_ray.storage.s3 import S3Options
+    from imgcls_ray.storage.options import StorageOptions
     from imgcls_ray.train.entries import Entries
     from imgcls_ray.train.reporter import Reporter
     from imgcls_ray.train.task import Outcome
@@ -95,14 +95,14 @@ def train(
         JobFailedError: training failed; the last saved state stays.
         StoppedError: a signal stopped the run; the same command resumes it.
     """
-    s3 = s3_options(config)
+    storage = storage_options(config)
     check_resources(
         config,
         num_workers=(config.num_workers or 1) * (config.cpus_per_worker or 1),
         num_gpus=(config.num_workers or 0) if config.uses_gpus else 0,
         some_gpus="device=gpu with num_workers={}",
     )
-    directory = open_directory(config.output, s3)
+    directory = open_directory(config.output, storage)
     if not is_s3(config.output) and os.path.isfile(path := path_from_uri(config.output)):
         raise UsageError(f"{path}: is a file; give a folder for the run, or s3://BUCKET/PREFIX")
     _check_is_ours(directory, config.output, is_shared=is_shared)
@@ -113,8 +113,8 @@ def train(
 
 
 def _train(config: TrainConfig, directory: Directory, console: Console, pool: LocalPool) -> TrainResult:
-    s3 = s3_options(config)
-    entries = read_entries(config.data, delimiter=config.delimiter, split_folders=config.split_places, s3=s3)
+    storage = storage_options(config)
+    entries = read_entries(config.data, delimiter=config.delimiter, split_folders=config.split_places, storage=storage)
     with hold_lease(directory):
         state = load_state(directory, STATE_NAME)
         is_new = state is None
@@ -154,7 +154,7 @@ def _batch_size(config: TrainConfig, entries: Entries) -> int:
 
 
 def _new_state(config: TrainConfig, entries: Entries) -> TrainState:
-    start = open_start(config, entries.class_names, s3_options(config))
+    start = open_start(config, entries.class_names, storage_options(config))
     info = StartInfo(start.name, start.family, start.is_trained, start.train_size, start.origin)
     model = ModelDescription(start.name, start.architecture, entries.class_names, start.preprocess)
     return TrainState(model, _identity(config, entries, info), start.network.state_dict())
@@ -229,7 +229,7 @@ def _run(
         state = load_state(directory, STATE_NAME) or state
     write_result(state, entries, directory, data=config.data)
     # Last, when everything of the run is saved: it takes seconds and may fail.
-    _bundle(f"{config.output.rstrip('/')}/{BEST}", s3_options(config))
+    _bundle(f"{config.output.rstrip('/')}/{BEST}", storage_options(config))
     return TrainResult(
         config.output, state.best_epoch, state.best_metrics, state.history[-1], len(state.bad), was_done=was_done
     )
@@ -245,9 +245,9 @@ def _train_workers(
     return train_on_ray(config, entries, state, recipe, reporter)
 
 
-def _bundle(model: str, s3: S3Options) -> None:
+def _bundle(model: str, storage: StorageOptions) -> None:
     """Put the converted network into the model folder, which is whole without it."""
-    add_bundle(model, open_model(model if is_s3(model) else path_from_uri(model), s3), s3)
+    add_bundle(model, open_model(model if is_s3(model) else path_from_uri(model), storage), storage)
 
 
 def _tell_beginning(config: TrainConfig, entries: Entries, state: TrainState, recipe: Recipe, *, is_new: bool) -> None:

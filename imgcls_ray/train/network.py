@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from imgcls_ray.images.preprocess import Preprocess
     from imgcls_ray.models.architecture import Architecture
     from imgcls_ray.storage import Directory
-    from imgcls_ray.storage.s3 import S3Options
+    from imgcls_ray.storage.options import StorageOptions
     from imgcls_ray.train.state import ModelDescription, TrainState
 
 
@@ -52,7 +52,7 @@ class Start(NamedTuple):
     """Source of the weights, in words."""
 
 
-def open_start(config: TrainConfig, class_names: tuple[str, ...], s3: S3Options) -> Start:
+def open_start(config: TrainConfig, class_names: tuple[str, ...], storage: StorageOptions) -> Start:
     """Build the network with the configured weights and a head for these classes.
 
     Raises:
@@ -64,12 +64,12 @@ def open_start(config: TrainConfig, class_names: tuple[str, ...], s3: S3Options)
     import torch
 
     if is_s3(config.model) or is_model_path(config.model):
-        return _from_folder(config, class_names, s3)
+        return _from_folder(config, class_names, storage)
     model = find_named_model(config.model)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         if config.weights is not None:
-            loaded = load_weights(model, config.weights, num_classes=len(class_names), s3=s3)
+            loaded = load_weights(model, config.weights, num_classes=len(class_names), storage=storage)
             network, architecture, preprocess = loaded.network, loaded.architecture, loaded.preprocess
             origin = config.weights
         elif config.pretrained:
@@ -86,14 +86,14 @@ def open_start(config: TrainConfig, class_names: tuple[str, ...], s3: S3Options)
     return _with_decode(_resized(start, config.image_size), config)
 
 
-def _from_folder(config: TrainConfig, class_names: tuple[str, ...], s3: S3Options) -> Start:
+def _from_folder(config: TrainConfig, class_names: tuple[str, ...], storage: StorageOptions) -> Start:
     import torch
 
     if config.weights is not None:
         raise UsageError(
             f"model={config.model} is a model folder with its own weights; --weights is only for the name of a network"
         )
-    folder = open_model(config.model, s3)
+    folder = open_model(config.model, storage)
     spec = folder.spec
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)

@@ -16,7 +16,7 @@ from imgcls_ray.train.network import publish_model
 from imgcls_ray.train.state import STATE_FILE, save_state
 
 if TYPE_CHECKING:
-    from imgcls_ray.storage.s3 import S3Options
+    from imgcls_ray.storage.options import StorageOptions
     from imgcls_ray.train.state import TrainState
 
 LATEST, BEST = "latest", "best_model"
@@ -32,12 +32,12 @@ class Saver:
 
     Args:
         output: folder or ``s3://BUCKET/PREFIX`` of the run.
-        s3: how to reach it.
+        storage: how to reach it.
         keep: number of permanent checkpoints that stay; 0 keeps all.
     """
 
-    def __init__(self, output: str, s3: S3Options, *, keep: int) -> None:
-        self._output, self._directory, self._keep = output, open_directory(output, s3), keep
+    def __init__(self, output: str, storage: StorageOptions, *, keep: int) -> None:
+        self._output, self._directory, self._keep = output, open_directory(output, storage), keep
         self._last = time.monotonic()
         self._took_s = 0.0
         self._best_epoch = -1

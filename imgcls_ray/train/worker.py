@@ -6,7 +6,7 @@ import ctypes
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from imgcls_ray.options import s3_options
+from imgcls_ray.options import storage_options
 from imgcls_ray.storage import open_directory
 from imgcls_ray.storage.scratch import scratch_folder
 from imgcls_ray.train.entries import write_splits
@@ -58,10 +58,10 @@ def run_worker(
     """
     import torch
 
-    s3 = s3_options(task.config)
-    state = load_state(open_directory(task.output, s3), STATE_NAME)
+    storage = storage_options(task.config)
+    state = load_state(open_directory(task.output, storage), STATE_NAME)
     assert state is not None, "the command writes a state before it starts workers"
-    saver = Saver(task.output, s3, keep=task.config.keep_checkpoints) if rank == 0 else None
+    saver = Saver(task.output, storage, keep=task.config.keep_checkpoints) if rank == 0 else None
     run = Run(task, state, files, board, rank, world_size, device, saver)
     # After the loading processes, which may be forks of this one: torch starts its threads now.
     torch.set_num_threads(task.cpus_per_worker)

@@ -50,7 +50,7 @@ class ClassifierTask:
         Raises:
             ModelFolderError: it is unreadable, or not the planned one any more.
         """
-        folder = open_model(self.model, self.fetch_limits.s3)
+        folder = open_model(self.model, self.fetch_limits.storage)
         if folder.spec.fingerprint != self.fingerprint:
             raise ModelFolderError(f"{self.model}: was replaced while the run was starting; run the command again")
         return folder

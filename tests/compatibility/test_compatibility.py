@@ -39,7 +39,7 @@ from imgcls_ray.models.exported import TRUSTED_PT2
 from imgcls_ray.models.open import open_model
 from imgcls_ray.predict.job import predict
 from imgcls_ray.serve.admission.proxy import middlewares
-from imgcls_ray.storage import DEFAULT_S3
+from imgcls_ray.storage import DEFAULT_STORAGE
 from imgcls_ray.store import lease
 from tests.compatibility.make_fixtures import documented_commands
 from tests.compatibility.photos import ROOT, photos_in_place
@@ -268,7 +268,7 @@ def test_a_model_folder_says_what_it_said(
     name: str, engine: EngineName, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = DATA / "models" / name
-    spec = open_model(str(path), DEFAULT_S3).spec
+    spec = open_model(str(path), DEFAULT_STORAGE).spec
     if name == "torch_export":
         if spec.versions["torch"] != version("torch"):
             pytest.skip("a .pt2 is for the version of torch that wrote it, as docs/export.md says")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, TypedDict
 
 from imgcls_ray.models.classifier import ImageClassifier, Prediction
 from imgcls_ray.models.open import open_model
-from imgcls_ray.storage import DEFAULT_S3
+from imgcls_ray.storage import DEFAULT_STORAGE
 from tests.compatibility.photos import ROOT
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class Verdicts(TypedDict):
 
 def judge(path: Path, engine: EngineName) -> Verdicts:
     """Label the photos in ``ROOT`` with a model folder."""
-    folder = open_model(str(path), DEFAULT_S3)
+    folder = open_model(str(path), DEFAULT_STORAGE)
     spec = folder.spec
     classifier = ImageClassifier.load(
         folder,

@@ -15,7 +15,7 @@ from imgcls_ray.datasets.entry_file import EntryFile
 from imgcls_ray.errors import ConfigError, InputError
 from imgcls_ray.evaluate.reading import read_split
 from imgcls_ray.report import check_report as report_module
-from imgcls_ray.storage import DEFAULT_S3
+from imgcls_ray.storage import DEFAULT_STORAGE
 from imgcls_ray.train.entries import read_entries
 
 if TYPE_CHECKING:
@@ -54,10 +54,10 @@ def test_every_configuration_of_a_dataset_has_the_key(kind: type[StrictModel], v
 
 
 def test_training_reads_by_it(dataset: Path) -> None:
-    entries = read_entries(str(dataset), delimiter=",", s3=DEFAULT_S3)
+    entries = read_entries(str(dataset), delimiter=",", storage=DEFAULT_STORAGE)
     assert entries.images_per_class("train").tolist() == [5, 5]
     with pytest.raises(InputError, match="unknown_delimiter"):
-        read_entries(str(dataset), delimiter=None, s3=DEFAULT_S3)
+        read_entries(str(dataset), delimiter=None, storage=DEFAULT_STORAGE)
 
 
 def test_evaluation_reads_by_it(dataset: Path, tmp_path: Path) -> None:
@@ -70,7 +70,7 @@ def test_a_check_splits_by_it_before_it_reads_by_it(dataset: Path, monkeypatch: 
     read = []
 
     def check(config: config.CheckConfig, *_: object) -> CheckResult:
-        read.append(read_entries(config.data, delimiter=config.delimiter, s3=DEFAULT_S3))
+        read.append(read_entries(config.data, delimiter=config.delimiter, storage=DEFAULT_STORAGE))
         return CheckResult(config.data, None, [])
 
     monkeypatch.setattr(check_module, "check_dataset", check)

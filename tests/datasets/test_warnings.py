@@ -14,7 +14,7 @@ from imgcls_ray.datasets.source import read_dataset
 from imgcls_ray.errors import InputError
 from imgcls_ray.evaluate import reading
 from imgcls_ray.evaluate.reading import read_split
-from imgcls_ray.storage import DEFAULT_S3
+from imgcls_ray.storage import DEFAULT_STORAGE
 from imgcls_ray.train import entries as train_entries
 from imgcls_ray.train.entries import read_entries
 from tests.datasets.make_folders import write
@@ -44,7 +44,7 @@ def trained(data: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What training warns of."""
     lines: list[str] = []
     monkeypatch.setattr(train_entries.logger, "warning", lambda text, *args: lines.append(text % args))
-    read_entries(data, delimiter=None, s3=DEFAULT_S3)
+    read_entries(data, delimiter=None, storage=DEFAULT_STORAGE)
     return lines
 
 
@@ -56,7 +56,7 @@ def test_one_class_is_an_error_of_check_and_of_training(tmp_path: Path, val: str
     [finding] = [finding for finding in result.findings if finding.code is FindingCode.ONE_CLASS]
     assert (finding.split, finding.detail) == ("train", "widget is the only class with images to train with")
     with pytest.raises(InputError, match=r"data: widget is the only class with images .*; add images of another class"):
-        read_entries(data, delimiter=None, s3=DEFAULT_S3)
+        read_entries(data, delimiter=None, storage=DEFAULT_STORAGE)
 
 
 def test_an_empty_class_folder_is_a_warning_of_check_and_of_training(
@@ -96,7 +96,7 @@ def test_many_warnings_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_two_classes_of_one_name_are_two_to_train_and_in_a_report(tmp_path: Path) -> None:
     data = write_lists(tmp_path, "1.jpg 0\n2.jpg 1\n3.jpg 2\n", "4.jpg 2\n", "0 crane\n1 kite\n2 crane\n")
-    entries = read_entries(data, delimiter=None, s3=DEFAULT_S3)
+    entries = read_entries(data, delimiter=None, storage=DEFAULT_STORAGE)
     assert entries.class_names == ("crane", "kite", "crane")
     assert entries.images_per_class("train").tolist() == [1, 1, 1]
     result = checked(data, tmp_path)

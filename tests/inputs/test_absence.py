@@ -11,7 +11,7 @@ import pytest
 from imgcls_ray.errors import ImageErrorCode, StorageError
 from imgcls_ray.inputs import absence
 from imgcls_ray.inputs.absence import MANY, ListedIn, check_absences
-from imgcls_ray.storage import DEFAULT_S3
+from imgcls_ray.storage import DEFAULT_STORAGE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,7 +47,7 @@ def check(
     uris = uris or [f"{source}/{i}.jpg" for i in range(len(errors))]
     rows = pa.table({"uri": uris, "etag": pa.array([etag] * len(errors), pa.string())})
     listed = None if source is None else ListedIn((source,), is_only=True)
-    check_absences(rows, errors, listed=listed, store=store, s3=DEFAULT_S3)
+    check_absences(rows, errors, listed=listed, store=store, storage=DEFAULT_STORAGE)
 
 
 def test_a_folder_that_is_empty_ends_the_job(photos: Path) -> None:

@@ -10,7 +10,7 @@ from imgcls_ray.errors import ImageErrorCode, InputError, StorageError
 from imgcls_ray.inputs import absence
 from imgcls_ray.inputs.absence import MANY, ListedIn, check_absences
 from imgcls_ray.inputs.listing import ListingCounts, check_inputs, list_inputs
-from imgcls_ray.storage import DEFAULT_S3
+from imgcls_ray.storage import DEFAULT_STORAGE
 from imgcls_ray.storage.names import EVERY_NAME, NameRules
 
 if TYPE_CHECKING:
@@ -188,7 +188,7 @@ def check(folder: Path, listed: ListedIn) -> None:
     import pyarrow as pa
 
     rows = pa.table({"uri": [f"{folder}/{i}.jpg" for i in range(MANY)], "etag": ["v"] * MANY})
-    check_absences(rows, [ImageErrorCode.NOT_FOUND] * MANY, listed=listed, store="/nowhere", s3=DEFAULT_S3)
+    check_absences(rows, [ImageErrorCode.NOT_FOUND] * MANY, listed=listed, store="/nowhere", storage=DEFAULT_STORAGE)
 
 
 def test_a_folder_that_holds_only_what_was_listed_then_is_there(tmp_path: Path) -> None:

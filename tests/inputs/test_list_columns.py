@@ -16,7 +16,7 @@ from imgcls_ray.errors import InputError
 from imgcls_ray.inputs import list_columns
 from imgcls_ray.inputs.lists import read_list
 from imgcls_ray.inputs.tables import tables_of
-from imgcls_ray.storage import DEFAULT_S3
+from imgcls_ray.storage import DEFAULT_STORAGE
 from imgcls_ray.storage.files import FileInfo
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def found_in(path: Path, told: list[str]) -> tuple[list[FileInfo], str]:
     """The files of a list up to its first error, and the error."""
     files: list[FileInfo] = []
     try:
-        for table in tables_of(read_list(str(path), DEFAULT_S3, tell=told.append)):
+        for table in tables_of(read_list(str(path), DEFAULT_STORAGE, tell=told.append)):
             files += map(FileInfo._make, zip(*(column.to_pylist() for column in table.columns), strict=True))
     except InputError as error:
         return files, str(error)
@@ -215,7 +215,7 @@ def test_ordinary_rows_are_not_looked_at_one_by_one(tmp_path: Path, monkeypatch:
     (tmp_path / "l.jsonl").write_text("".join(json.dumps({"uri": uri, "size": 7, "etag": "x"}) + "\n" for uri in uris))
     (tmp_path / "l.txt").write_text("\n".join(uris))
     for name in ("l.parquet", "l.csv", "l.jsonl", "l.txt"):
-        found = list(read_list(str(tmp_path / name), DEFAULT_S3))
+        found = list(read_list(str(tmp_path / name), DEFAULT_STORAGE))
         size, etag, mtime = (None, None, None) if name == "l.txt" else (7, "x", NOW if name == "l.parquet" else None)
         assert found == [FileInfo(uri, size, etag, mtime) for uri in uris], name
 
@@ -267,5 +267,5 @@ def test_the_first_row_needs_no_more_than_itself(tmp_path: Path, monkeypatch: py
     (tmp_path / "l.txt").write_text("\n".join(uris))
     for name in ("l.parquet", "l.txt"):
         looked_at.clear()
-        assert next(read_list(str(tmp_path / name), DEFAULT_S3)).uri == "0.jpg"
+        assert next(read_list(str(tmp_path / name), DEFAULT_STORAGE)).uri == "0.jpg"
         assert looked_at == ["0.jpg"]

@@ -423,7 +423,7 @@ def test_a_long_list_is_not_held_in_memory(name: str, tmp_path: Path) -> None:
     import tracemalloc
 
     from imgcls_ray.inputs.lists import read_list
-    from imgcls_ray.storage import DEFAULT_S3
+    from imgcls_ray.storage import DEFAULT_STORAGE
 
     num_rows = 40_000
     names = [f"s3://bucket/{i * 7919 % 10**9:09d}{'x' * 50}.jpg" for i in range(num_rows)]
@@ -436,7 +436,7 @@ def test_a_long_list_is_not_held_in_memory(name: str, tmp_path: Path) -> None:
     del names
     tracemalloc.start()
     try:
-        assert sum(1 for _ in read_list(str(tmp_path / name), DEFAULT_S3)) == num_rows
+        assert sum(1 for _ in read_list(str(tmp_path / name), DEFAULT_STORAGE)) == num_rows
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

@@ -20,7 +20,7 @@ from imgcls_ray.models.bundle import BUNDLE, read_bundle
 from imgcls_ray.models.engines.converted import add_bundle
 from imgcls_ray.models.folder import open_model_folder, update_metrics
 from imgcls_ray.models.remote import open_remote_folder
-from imgcls_ray.storage import DEFAULT_S3
+from imgcls_ray.storage import DEFAULT_STORAGE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -62,7 +62,7 @@ def made(small_model: ModelFolder, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 def opened(place: Path) -> ModelFolder:
-    return open_remote_folder(str(place), DEFAULT_S3)
+    return open_remote_folder(str(place), DEFAULT_STORAGE)
 
 
 def edited(place: Path, **values: object) -> None:

@@ -13,7 +13,7 @@ import pytest
 from imgcls_ray.errors import InputError, StorageError
 from imgcls_ray.storage import open_file, s3_inputs, s3_listing
 from imgcls_ray.storage.left_out import ListingCounts
-from imgcls_ray.storage.s3 import S3Options
+from imgcls_ray.storage.options import StorageOptions
 from imgcls_ray.storage.s3_inputs import check_place, find_object, list_place
 from imgcls_ray.storage.s3_requests import S3Client
 from tests.s3.proxy import Fault, Faults
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from tests.s3.server import S3Server
     from tests.storage.conftest import Crowd
 
-OPTIONS = S3Options()
+OPTIONS = StorageOptions()
 KEYS = ("a.jpg", "a.png", "ab/1.jpg", "ab/c/2.jpg", "ab/c/3.png", "abc/4.jpg", "d[1].jpg", "d1.jpg", "é ü/5.jpg")
 
 

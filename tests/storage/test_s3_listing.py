@@ -11,7 +11,7 @@ import pytest
 
 from imgcls_ray.storage import FetchLimits, fetch, s3_listing
 from imgcls_ray.storage.files import FileInfo
-from imgcls_ray.storage.s3 import S3Options
+from imgcls_ray.storage.options import StorageOptions
 from imgcls_ray.storage.s3_failures import Failure, S3Error
 from imgcls_ray.storage.s3_listing import is_any_under, list_level, list_objects
 from imgcls_ray.storage.s3_requests import S3Client, s3_client
@@ -56,7 +56,7 @@ ODD_NAMES = [
 @pytest.fixture
 def client(bucket: str) -> S3Client:
     del bucket  # for the environment
-    return s3_client(S3Options())
+    return s3_client(StorageOptions())
 
 
 @pytest.fixture

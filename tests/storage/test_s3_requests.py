@@ -24,7 +24,8 @@ from botocore.exceptions import EndpointConnectionError
 
 from imgcls_ray.errors import ConfigError, ImageError, ImageErrorCode, ImgclsError, InputError, StorageError
 from imgcls_ray.storage import FetchLimits, fetch, s3_fast, s3_requests, s3_session
-from imgcls_ray.storage.s3 import S3Options, split_uri
+from imgcls_ray.storage.options import StorageOptions
+from imgcls_ray.storage.s3 import split_uri
 from imgcls_ray.storage.s3_failures import Failure, S3Error
 from imgcls_ray.storage.s3_fast import FastReader
 from imgcls_ray.storage.s3_requests import S3Client, s3_client
@@ -177,7 +178,7 @@ def test_public_objects_are_read_without_credentials(
     allowed = {"Effect": "Allow", "Principal": "*", "Action": "s3:GetObject", "Resource": f"arn:aws:s3:::{bucket}/*"}
     s3.client().put_bucket_policy(Bucket=bucket, Policy=json.dumps({"Version": "2012-10-17", "Statement": [allowed]}))
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "a wrong one, which is not used")
-    assert fetch(image, None, FetchLimits(s3=S3Options(anonymous=True))) == CONTENT
+    assert fetch(image, None, FetchLimits(storage=StorageOptions(anonymous=True))) == CONTENT
 
 
 @EACH_WAY
@@ -185,7 +186,7 @@ def test_the_given_endpoint_goes_before_the_environments(
     s3: S3Server, image: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{closed_port()}")
-    assert fetch(image, None, FetchLimits(s3=S3Options(s3.endpoint_url))) == CONTENT
+    assert fetch(image, None, FetchLimits(storage=StorageOptions(s3.endpoint_url))) == CONTENT
 
 
 @EACH_WAY
@@ -373,7 +374,7 @@ def test_a_deadline_in_the_middle_of_an_attempt_hides_no_reason(bucket: str) -> 
         await asyncio.sleep(30)
 
     with pytest.raises(S3Error, match=r"^Could not connect to the endpoint URL.*; tried 2 times$") as caught:
-        s3_client(S3Options()).retried(attempt, 1.0)
+        s3_client(StorageOptions()).retried(attempt, 1.0)
     assert caught.value.failure is Failure.UNREACHABLE
 
 
@@ -462,7 +463,7 @@ def test_a_bucket_that_is_gone_ends_the_command_in_the_end(
 def test_a_name_that_no_bucket_can_have_is_that_of_no_bucket(bucket: str) -> None:
     del bucket
     with pytest.raises(S3Error) as caught:
-        s3_client(S3Options()).request("head_object", Bucket="no bucket!", Key="x")
+        s3_client(StorageOptions()).request("head_object", Bucket="no bucket!", Key="x")
     assert caught.value.failure is Failure.NO_BUCKET
 
 
@@ -474,10 +475,11 @@ SECRETS = {"AWS_ACCESS_KEY_ID": "AKIDEXAMPLE", "AWS_SECRET_ACCESS_KEY": "s3cr3t-
 def test_options_hold_no_credentials(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in SECRETS.items():
         monkeypatch.setenv(name, value)
-    limits = FetchLimits(s3=S3Options("http://127.0.0.1:1"))
+    limits = FetchLimits(storage=StorageOptions("http://127.0.0.1:1"))
     with pytest.raises(StorageError):
-        fetch(f"s3://{bucket}/x", None, FetchLimits(timeout_s=1, s3=limits.s3))
-    told = (repr(limits) + repr(s3_client(limits.s3)) + s3_client(limits.s3).place).encode() + pickle.dumps(limits)
+        fetch(f"s3://{bucket}/x", None, FetchLimits(timeout_s=1, storage=limits.storage))
+    client = s3_client(limits.storage)
+    told = (repr(limits) + repr(client) + client.place).encode() + pickle.dumps(limits)
     assert not [value for value in SECRETS.values() if value.encode() in told]
     assert pickle.loads(pickle.dumps(limits)) == limits
 
@@ -522,7 +524,7 @@ def test_a_wrong_signature_is_reported_without_the_request_that_was_signed(
 )
 def test_an_endpoint_that_is_no_address_or_holds_secrets_is_refused(url: str, words: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        S3Options(url)
+        StorageOptions(url)
     assert words in str(caught.value)
     assert "secret" not in str(caught.value)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imgcls_ray.models.open import open_model
-from imgcls_ray.storage.s3 import S3Options
+from imgcls_ray.storage.options import StorageOptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,6 +43,6 @@ def train_through_a_kill(
     assert any(key.startswith("run/tensorboard/events") for key in keys)
     result = json.loads(client.get_object(Bucket=bucket, Key="run/train_result.json")["Body"].read())
     assert [row["epoch"] for row in result["history"]] == list(range(1, 13))
-    folder = open_model(f"s3://{bucket}/run/best_model", S3Options())
+    folder = open_model(f"s3://{bucket}/run/best_model", StorageOptions())
     assert folder.spec.metrics["val.top1"] == result["best"]["metrics"]["val.top1"]
     return done.stderr

@@ -9,7 +9,7 @@ import pytest
 from imgcls_ray.config import TrainConfig, make_config
 from imgcls_ray.models.new import new_model_folder
 from imgcls_ray.models.zoo import find_model
-from imgcls_ray.storage import DEFAULT_S3
+from imgcls_ray.storage import DEFAULT_STORAGE
 from imgcls_ray.train.network import Start, open_start
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ NAMES = ("ant", "bee")
 
 
 def start(**values: Any) -> Start:
-    return open_start(make_config(TrainConfig, {"data": "data", **values}), NAMES, DEFAULT_S3)
+    return open_start(make_config(TrainConfig, {"data": "data", **values}), NAMES, DEFAULT_STORAGE)
 
 
 @pytest.mark.parametrize(

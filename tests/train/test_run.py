@@ -19,7 +19,7 @@ from imgcls_ray.errors import InputError, JobFailedError, StoppedError, StoreInU
 from imgcls_ray.models.engines import converted
 from imgcls_ray.models.engines.converted import add_bundle
 from imgcls_ray.models.folder import open_model_folder
-from imgcls_ray.storage import DEFAULT_S3, open_directory
+from imgcls_ray.storage import DEFAULT_STORAGE, open_directory
 from imgcls_ray.storage.s3_directory import S3Directory
 from imgcls_ray.store.lease import hold_lease
 from imgcls_ray.train import job
@@ -358,11 +358,11 @@ def test_faults_of_the_lists_are_told_before_anything_starts(tmp_path: Path) -> 
     with (data / "train.txt").open("a") as file:
         file.write("images/x.png 9\nimages/y.png\n")
     with pytest.raises(InputError, match=r"has 2 faults \(train.txt:49 label_out_of_range .*`imgcls check"):
-        read_entries(str(data), delimiter=None, s3=DEFAULT_S3)
+        read_entries(str(data), delimiter=None, storage=DEFAULT_STORAGE)
     (data / "train.txt").write_text((data / "val.txt").read_text())
     (data / "val.txt").write_text("")
     with pytest.raises(InputError, match=r"has no images in its val split; `imgcls split .* makes one"):
-        read_entries(str(data), delimiter=None, s3=DEFAULT_S3)
+        read_entries(str(data), delimiter=None, storage=DEFAULT_STORAGE)
 
 
 def test_ids_that_no_class_has_get_no_output(tmp_path: Path) -> None:
@@ -372,7 +372,7 @@ def test_ids_that_no_class_has_get_no_output(tmp_path: Path) -> None:
     for split in ("train", "val"):
         path = data / f"{split}.txt"
         path.write_text(path.read_text().replace(" 2\n", " 5\n"))
-    entries = read_entries(str(data), delimiter=None, s3=DEFAULT_S3)
+    entries = read_entries(str(data), delimiter=None, storage=DEFAULT_STORAGE)
     assert entries.class_names == CLASSES
     assert entries.images_per_class("train").tolist() == [16, 16, 16]
 

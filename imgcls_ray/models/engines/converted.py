@@ -23,7 +23,7 @@ from imgcls_ray.models.engines.openvino_core import compile_network, openvino_co
 from imgcls_ray.models.engines.torch_engine import from_uint8
 from imgcls_ray.models.folder import sha256_file
 from imgcls_ray.models.known_pictures import MAX_DIFFERENCE, NUM_BUNDLED, known_pictures, logits_difference
-from imgcls_ray.storage import DEFAULT_S3, open_directory
+from imgcls_ray.storage import DEFAULT_STORAGE, open_directory
 from imgcls_ray.storage.scratch import scratch_folder
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from imgcls_ray.models.bundle import Bundle
     from imgcls_ray.models.folder import ModelFolder
     from imgcls_ray.models.spec import ModelSpec
-    from imgcls_ray.storage.s3 import S3Options
+    from imgcls_ray.storage.options import StorageOptions
 
 logger = logging.getLogger(__name__)
 
@@ -119,7 +119,7 @@ def _answers(network: Path, spec: ModelSpec) -> np.ndarray:
     return np.asarray(compiled(known_pictures(NUM_BUNDLED, size))[0])
 
 
-def add_bundle(model: str, folder: ModelFolder, s3: S3Options = DEFAULT_S3) -> bool:
+def add_bundle(model: str, folder: ModelFolder, storage: StorageOptions = DEFAULT_STORAGE) -> bool:
     """Convert the network and put it into its model folder, if it is not there.
 
     The folder is as good without it, so a failure is a warning.
@@ -127,7 +127,7 @@ def add_bundle(model: str, folder: ModelFolder, s3: S3Options = DEFAULT_S3) -> b
     Args:
         model: path or ``s3://`` URI of the folder.
         folder: what it holds.
-        s3: how to reach it.
+        storage: how to reach it.
 
     Returns:
         Whether it is there now.
@@ -139,7 +139,7 @@ def add_bundle(model: str, folder: ModelFolder, s3: S3Options = DEFAULT_S3) -> b
         with scratch_folder("converted") as scratch:
             place = Path(scratch)
             _make_bundle(folder, place)
-            directory = open_directory(model, s3)
+            directory = open_directory(model, storage)
             for name in BUNDLE_FILES:
                 directory.replace_from(f"{BUNDLE}/{name}", str(place / name))
             _note(sha256_file(place / RECORD_FILE), _RIGHT)
