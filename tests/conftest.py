@@ -267,7 +267,7 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
 @pytest.fixture
 def bucket(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A fresh bucket; its server and the keys to it are in the environment, also of child processes."""
-    from imgcls_ray.storage.s3_requests import s3_client
+    from imgcls_ray.storage.object_client import forget_clients
 
     for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_REGION", "AWS_DEFAULT_REGION"):
         monkeypatch.delenv(name, raising=False)
@@ -280,9 +280,9 @@ def bucket(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     name = f"test-{uuid.uuid4().hex[:12]}"
     s3.client().create_bucket(Bucket=name)
     # Clients are kept by their options, which do not tell one environment from another.
-    s3_client.cache_clear()
+    forget_clients()
     yield name
-    s3_client.cache_clear()
+    forget_clients()
 
 
 @pytest.fixture(scope="session")

@@ -75,7 +75,7 @@ DOORS: dict[str, set[str]] = {
     "rich": {"commands", "workers/progress", "train/reporter"},
     "httpcore2": {"storage"},
     "fsspec": {"storage"},
-    "s3fs": {"storage"},
+    "aiobotocore": {"storage"},
     "botocore": {"storage"},
     "obstore": {"storage"},
     "PIL": {"images", "demo/draw", "report/mistakes", "serve/decoders", "serve/model"},

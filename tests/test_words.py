@@ -98,7 +98,7 @@ def test_every_kind_of_model_is_among_them() -> None:
         "evaluate.scoring",
         "report.reliability",
         "storage.names",
-        "storage.s3",
+        "storage.schemes",
         "store.schema",
         "train.optimisation",
         "train.order",

@@ -88,10 +88,10 @@ def check_output(output: str, storage: StorageOptions) -> None:
     """
     from imgcls_ray.storage import open_directory
     from imgcls_ray.storage.files import path_from_uri
-    from imgcls_ray.storage.s3 import is_s3
+    from imgcls_ray.storage.schemes import is_object
 
     open_directory(output, storage)
-    if not is_s3(output) and os.path.exists(path := path_from_uri(output)) and not os.path.isdir(path):
+    if not is_object(output) and os.path.exists(path := path_from_uri(output)) and not os.path.isdir(path):
         raise UsageError(f"{output}: is a file; give a folder for the report, or s3://BUCKET/PREFIX")
 
 

@@ -19,7 +19,7 @@ from imgcls_ray.models.open import is_model_path, open_model
 from imgcls_ray.models.zoo import ZOO
 from imgcls_ray.options import name_rules, storage_options
 from imgcls_ray.predict.like import list_like, open_like
-from imgcls_ray.storage.s3 import is_s3
+from imgcls_ray.storage.schemes import is_object
 from imgcls_ray.store.plan import cpu_ms_per_image
 from imgcls_ray.words import counted
 from imgcls_ray.workers.ray_cluster import is_cluster_given, num_cluster_gpus
@@ -127,7 +127,7 @@ def _is_done_sooner_without(config: LabelConfig | EvaluateConfig | TrainConfig |
 
 
 def _weights_bytes(model: str, storage: StorageOptions) -> float:
-    if is_s3(model) or is_model_path(model):
+    if is_object(model) or is_model_path(model):
         return open_model(model, storage).num_bytes
     return 4 * (ZOO[model].num_parameters or 0) if model in ZOO else _USUAL_BYTES
 

@@ -29,7 +29,7 @@ from imgcls_ray.json_files import write_failure
 from imgcls_ray.models.spec import SPEC_FILE, WEIGHTS_FILE
 from imgcls_ray.storage import DEFAULT_STORAGE, open_directory
 from imgcls_ray.storage.http import is_url
-from imgcls_ray.storage.s3 import is_s3
+from imgcls_ray.storage.schemes import is_object
 from imgcls_ray.workers.ray_cluster import is_cluster_given
 
 if TYPE_CHECKING:
@@ -215,7 +215,7 @@ def _model(request: Request, key: str) -> dict[str, str]:
     path, name = request.text(key), request.text("Global.model")
     if path is None:
         return {"model": name} if name else {}
-    if is_s3(path):
+    if is_object(path):
         return {"model": path.rpartition("/")[0] if path.endswith(".pdparams") else path}
     if is_url(path):
         raise UsageError(

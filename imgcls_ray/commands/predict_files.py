@@ -11,7 +11,7 @@ from imgcls_ray.errors import InputError, JobFailedError, StoppedError, StorageE
 from imgcls_ray.storage.files import path_from_uri
 from imgcls_ray.storage.http import is_url
 from imgcls_ray.storage.left_out import ListingCounts
-from imgcls_ray.storage.s3 import is_s3
+from imgcls_ray.storage.schemes import is_object
 from imgcls_ray.storage.walking import list_folder
 from imgcls_ray.words import counted
 
@@ -37,7 +37,7 @@ def label_files(config: PredictConfig, taken: set[str]) -> None:
         JobFailedError: none can be labelled.
         StorageError: the output cannot be written, or a folder of the input cannot be listed; the others are labelled.
     """
-    if is_s3(config.output):
+    if is_object(config.output):
         raise UsageError(f"{config.output}: pictures are saved on this machine; `imgcls predict` labels into a bucket")
     from imgcls_ray.models.api import create_model
 
@@ -67,7 +67,7 @@ def label_files(config: PredictConfig, taken: set[str]) -> None:
 
 def _images(config: PredictConfig, counts: ListingCounts) -> Iterator[str]:
     for source in config.inputs:
-        if is_url(source) or is_s3(source) or not os.path.isdir(folder := path_from_uri(source)):
+        if is_url(source) or is_object(source) or not os.path.isdir(folder := path_from_uri(source)):
             yield source
             continue
         # Without what an earlier run has drawn.

@@ -61,6 +61,6 @@ class NewModelConfig(ObjectStorage):
     def _weights_come_from_one_place(self) -> Self:
         if (self.weights is not None) + self.random + self.pretrained > 1:
             raise ValueError("--pretrained, --weights and --random exclude each other")
-        if self.output.startswith("s3://"):
+        if "://" in self.output and not self.output.lower().startswith("file://"):
             raise ValueError(f"{self.output}: a model folder is made on this machine; copy it to the bucket afterwards")
         return self

@@ -9,8 +9,8 @@ from imgcls_ray.datasets.findings import Finding, FindingCode
 from imgcls_ray.datasets.labelled import image_uri
 from imgcls_ray.storage import backslashes
 from imgcls_ray.storage.files import path_from_uri
-from imgcls_ray.storage.s3 import is_s3
-from imgcls_ray.storage.s3_inputs import find_object
+from imgcls_ray.storage.object_inputs import find_object
+from imgcls_ray.storage.schemes import is_object
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,7 +23,7 @@ class Separators:
 
     def __init__(self, dataset: str, storage: StorageOptions, report: Callable[[Finding], None]) -> None:
         self._dataset, self._s3, self._report = dataset, storage, report
-        self._separators = backslashes.Separators(is_s3(dataset), self._is_there)
+        self._separators = backslashes.Separators(is_object(dataset), self._is_there)
 
     def read(self, path: str, *, file: str, line: int, split: str) -> str:
         """The path as it is, or with ``/`` for ``\\`` where only that finds the file.
@@ -43,4 +43,4 @@ class Separators:
 
     def _is_there(self, path: str) -> bool:
         uri = image_uri(self._dataset, path)
-        return find_object(uri, self._s3) is not None if is_s3(uri) else os.path.exists(path_from_uri(uri))
+        return find_object(uri, self._s3) is not None if is_object(uri) else os.path.exists(path_from_uri(uri))

@@ -17,8 +17,8 @@ from imgcls_ray.errors import InputError
 from imgcls_ray.storage.files import absolute_path, path_from_uri
 from imgcls_ray.storage.left_out import ListingCounts
 from imgcls_ray.storage.names import rule_of_folder
-from imgcls_ray.storage.s3 import is_s3
-from imgcls_ray.storage.s3_inputs import list_place
+from imgcls_ray.storage.object_inputs import list_place
+from imgcls_ray.storage.schemes import is_object
 from imgcls_ray.storage.walking import list_folder
 from imgcls_ray.words import counted
 
@@ -51,14 +51,16 @@ def read_class_folders(
     Raises:
         InputError: there are no class folders, or it cannot be told what are splits and what classes.
     """
-    root = dataset.rstrip("/") + "/" if is_s3(dataset) else absolute_path(path_from_uri(dataset)).rstrip("/") + "/"
+    root = dataset.rstrip("/") + "/" if is_object(dataset) else absolute_path(path_from_uri(dataset)).rstrip("/") + "/"
 
     def paths(counts: ListingCounts) -> Iterator[tuple[str, str]]:
         files = (
-            list_place(root, storage, counts) if is_s3(dataset) else list_folder(root, counts=counts, every_name=True)
+            list_place(root, storage, counts)
+            if is_object(dataset)
+            else list_folder(root, counts=counts, every_name=True)
         )
         for info in files:
-            where = (info.uri if is_s3(dataset) else path_from_uri(info.uri)).removeprefix(root)
+            where = (info.uri if is_object(dataset) else path_from_uri(info.uri)).removeprefix(root)
             if not _REPORT.search(where):
                 yield where, info.uri
         if counts.num_unlisted:
@@ -87,7 +89,7 @@ def read_class_folders(
 
     names: list[str | None] = [name_text(name) for name in classes]
     # An object storage has no empty folders.
-    findings = [] if is_s3(dataset) else list(_empty_folders(root, layout, frozenset(classes)))
+    findings = [] if is_object(dataset) else list(_empty_folders(root, layout, frozenset(classes)))
     splits = [split for split in SPLITS if split in layout.folders]
     notes = [name_text(note) for note in [*layout.notes, *_note_of_loose(layout, folders, firsts)]]
     return DatasetSource(dataset, None, names, splits, read, findings, notes=notes)

@@ -14,7 +14,7 @@ from imgcls_ray.datasets.findings import Finding, FindingCode
 from imgcls_ray.models.class_names import names_apart
 from imgcls_ray.storage.files import absolute_path, path_from_uri, scheme_of, uri_from_path
 from imgcls_ray.storage.http import is_url
-from imgcls_ray.storage.s3 import is_s3
+from imgcls_ray.storage.schemes import is_object
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -103,9 +103,9 @@ def to_int(text: str) -> int:
 
 def image_uri(dataset: str, path: str) -> str:
     """URI of an image in a list or table; the same for every spelling of a local path."""
-    if is_url(path) or is_s3(path) or scheme_of(path) == "file":
+    if is_url(path) or is_object(path) or scheme_of(path) == "file":
         return path
-    if is_s3(dataset):
+    if is_object(dataset):
         return f"{dataset.rstrip('/')}/{posixpath.normpath(path)}"
     # A list may go through folders that only its author has: what is left of ".." is taken out of the text.
     return uri_from_path(os.path.normpath(absolute_path(os.path.join(path_from_uri(dataset), path))))

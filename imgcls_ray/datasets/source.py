@@ -14,7 +14,7 @@ from imgcls_ray.datasets.tables import read_table
 from imgcls_ray.errors import InputError
 from imgcls_ray.storage import DEFAULT_STORAGE, open_directory
 from imgcls_ray.storage.files import check_address, path_from_uri
-from imgcls_ray.storage.s3 import is_s3
+from imgcls_ray.storage.schemes import is_object
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -52,11 +52,11 @@ def read_dataset(
     """
     if not os.path.lexists(dataset):
         check_address(dataset)
-    is_folder = not is_s3(dataset) and os.path.isdir(path_from_uri(dataset))
+    is_folder = not is_object(dataset) and os.path.isdir(path_from_uri(dataset))
     if os.path.splitext(dataset)[1].lower() in _TABLES and not is_folder:
         _splits_are_told(dataset, "the table says", split_folders)
         return read_table(dataset, storage)
-    if not is_s3(dataset) and not is_folder:
+    if not is_object(dataset) and not is_folder:
         raise InputError(f"{dataset}: there is no such folder; a dataset is a folder, or a .csv or .parquet file")
     folder = folder or open_directory(dataset, storage)
     # A folder may hold millions of names: only these few are kept.

@@ -27,7 +27,7 @@ from imgcls_ray.models.folder import update_metrics
 from imgcls_ray.models.open import is_model_path, open_model
 from imgcls_ray.options import decode_limits, fetch_limits, storage_options
 from imgcls_ray.storage import open_directory
-from imgcls_ray.storage.s3 import is_s3
+from imgcls_ray.storage.schemes import is_object
 from imgcls_ray.storage.scratch import scratch_folder
 from imgcls_ray.workers.prepare import check_resources, local_pool, shared_precision, start_classifiers
 from imgcls_ray.workers.progress import label_progress
@@ -131,7 +131,7 @@ def _classify(
     """Fill the answers, and say in the result how long it took."""
     pool = start_classifiers(config, local, folder)
     task = EvaluateTask(
-        model=config.model if is_s3(config.model) else os.path.abspath(folder.path),
+        model=config.model if is_object(config.model) else os.path.abspath(folder.path),
         fingerprint=folder.spec.fingerprint,
         top_k=TOP_K,
         logits=True,
@@ -206,7 +206,7 @@ def _keep_in_model(config: EvaluateConfig, result: Evaluation) -> bool:
         logger.warning("the temperature is not saved: models are overconfident on the images that they were trained on")
     elif "temperature" in metrics:
         kept["temperature"] = metrics["temperature"]
-    if not is_s3(config.model) and not is_model_path(config.model):
+    if not is_object(config.model) and not is_model_path(config.model):
         logger.warning("%s is a name, not a folder: the metrics are not saved with the model", config.model)
         return False
     try:

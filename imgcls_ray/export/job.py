@@ -14,7 +14,7 @@ from imgcls_ray.json_files import encode_json
 from imgcls_ray.machine import has_fast_int8
 from imgcls_ray.options import storage_options
 from imgcls_ray.storage.files import check_address, path_from_uri
-from imgcls_ray.storage.s3 import is_s3
+from imgcls_ray.storage.schemes import is_object
 from imgcls_ray.words import counted
 from imgcls_ray.workers.progress import image_progress
 
@@ -140,7 +140,7 @@ def _output(config: ExportConfig) -> Path:
     from imgcls_ray.models.folder import check_is_free
 
     check_address(config.output)
-    if is_s3(config.output):
+    if is_object(config.output):
         raise UsageError(f"{config.output}: an export is made on this machine; copy it to the bucket afterwards")
     output = Path(path_from_uri(config.output))
     check_is_free(output)

@@ -19,7 +19,7 @@ from imgcls_ray.inputs.lists import is_list
 from imgcls_ray.storage.files import path_from_uri, uri_from_path
 from imgcls_ray.storage.http import is_url
 from imgcls_ray.storage.names import DEFAULT_NAMES, NameRules
-from imgcls_ray.storage.s3 import is_s3, split_uri
+from imgcls_ray.storage.schemes import is_object, split_uri
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -101,7 +101,7 @@ def _many_in_a_row(rows: pa.Table, errors: list[ImageErrorCode | None]) -> list[
 
 def _is_away(uri: str, error: ImageErrorCode | None) -> bool:
     # Without the right to list, S3 says of a missing object that it is refused, and then its prefix says nothing.
-    return error in (_OF_A_VOLUME if not is_s3(uri) else {ImageErrorCode.NOT_FOUND})
+    return error in (_OF_A_VOLUME if not is_object(uri) else {ImageErrorCode.NOT_FOUND})
 
 
 def _is_trusted(place: str) -> bool:
@@ -136,11 +136,11 @@ def _why_empty(place: str, names: NameRules, store: str, storage: StorageOptions
 
 def _common_folder(uris: Sequence[str]) -> str | None:
     """The common folder or bucket of all these inputs; ``None`` if there is none, or if it proves nothing."""
-    if any(is_url(uri) for uri in uris) or len({is_s3(uri) for uri in uris}) > 1:
+    if any(is_url(uri) for uri in uris) or len({is_object(uri) for uri in uris}) > 1:
         return None
-    if is_s3(uris[0]):
+    if is_object(uris[0]):
         # Not their prefix, which may have been emptied on purpose: no volume can be away in a bucket.
         buckets = {split_uri(uri)[0] for uri in uris}
-        return f"s3://{buckets.pop()}/" if len(buckets) == 1 else None
+        return f"{buckets.pop()}/" if len(buckets) == 1 else None
     folder = os.path.commonpath([os.path.dirname(path_from_uri(uri)) for uri in uris])
     return uri_from_path(folder) if folder not in ("", "/") else None

@@ -18,7 +18,7 @@ from imgcls_ray.errors import InputError
 from imgcls_ray.inputs.tables import batches_of
 from imgcls_ray.storage import open_file
 from imgcls_ray.storage.files import FileInfo, opaque_etag
-from imgcls_ray.storage.s3 import is_s3, split_uri
+from imgcls_ray.storage.schemes import is_object, split_uri
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -69,19 +69,19 @@ def read_inventory(path: str, storage: StorageOptions) -> Iterator[FileInfo]:
     with open_file(path, storage) as file:
         manifest = json.load(file)
     try:
-        bucket = manifest["destinationBucket"].rpartition(":")[2]
+        bucket = f"s3://{manifest['destinationBucket'].rpartition(':')[2]}"
         kind, schema = manifest["fileFormat"], manifest["fileSchema"]
         keys = [str(part["key"]) for part in manifest["files"]]
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: is not the manifest of an S3 Inventory (it lacks {error})") from error
-    if is_s3(path):
+    if is_object(path):
         bucket = split_uri(path)[0]  # it may have been copied elsewhere with its files
     readers = {"Parquet": _inventory_parquet, "CSV": _inventory_csv, "ORC": _inventory_orc}
     if kind not in readers:
         raise InputError(f"{path}: is of the format {kind!r}; known are {', '.join(readers)}")
     names = [name.strip() for name in schema.split(",")] if kind == "CSV" else []
     for key in keys:
-        with open_file(f"s3://{bucket}/{key}", storage) as file:
+        with open_file(f"{bucket}/{key}", storage) as file:
             for row in readers[kind](file, names):
                 if (info := _inventory_file(row)) is not None:
                     yield info

@@ -15,10 +15,10 @@ from imgcls_ray.inputs.list_rows import need_column
 from imgcls_ray.inputs.tables import batches_of
 from imgcls_ray.storage import open_file
 from imgcls_ray.storage.files import path_from_uri
-from imgcls_ray.storage.s3 import is_s3, split_uri
-from imgcls_ray.storage.s3_failures import S3Error
-from imgcls_ray.storage.s3_listing import list_objects
-from imgcls_ray.storage.s3_requests import s3_client
+from imgcls_ray.storage.object_client import client_of
+from imgcls_ray.storage.object_failures import ObjectError
+from imgcls_ray.storage.object_listing import list_objects
+from imgcls_ray.storage.schemes import is_object, split_uri
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -106,7 +106,7 @@ def parquet_parts(source: str, storage: StorageOptions) -> list[str]:
         StorageError: the prefix cannot be listed.
     """
     parts: list[str] = []
-    for path in _objects(source, storage) if is_s3(source) else _files(path_from_uri(source)):
+    for path in _objects(source, storage) if is_object(source) else _files(path_from_uri(source)):
         if path is None:
             return []
         parts.append(path)
@@ -155,11 +155,11 @@ def _files(folder: str, above: tuple[str, ...] = ()) -> Iterator[str | None]:
 def _objects(uri: str, storage: StorageOptions) -> Iterator[str | None]:
     bucket, key = split_uri(uri)
     prefix = key if not key or key.endswith("/") else f"{key}/"
-    client = s3_client(storage)
+    client = client_of(uri, storage)
     try:
         for info in list_objects(client, bucket, prefix):
-            is_part = _is_part(info.uri.removeprefix(f"s3://{bucket}/{prefix}").split("/"))
+            is_part = _is_part(info.uri.removeprefix(f"{bucket}/{prefix}").split("/"))
             if is_part is not None:
                 yield info.uri if is_part else None
-    except S3Error as error:
+    except ObjectError as error:
         raise client.storage_error(f"{uri}: cannot be listed", error) from error

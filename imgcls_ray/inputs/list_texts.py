@@ -21,7 +21,7 @@ from imgcls_ray.errors import InputError
 from imgcls_ray.inputs.list_rows import ListRow, need_column
 from imgcls_ray.storage.encodings import HEAD_BYTES, as_utf8, other_encoding
 from imgcls_ray.storage.files import absolute_path, path_from_uri, scheme_of
-from imgcls_ray.storage.s3 import is_s3
+from imgcls_ray.storage.schemes import is_object
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -145,7 +145,7 @@ def _is_of_paddlex(path: str, lines: Sequence[str]) -> bool:
     with_id = [(match[0], match[1]) for match in matches if match]
     if 2 * len(with_id) <= len(lines):
         return False
-    if not is_s3(path):
+    if not is_object(path):
         folder, looked_at = os.path.dirname(absolute_path(path)), with_id[:_FILES_LOOKED_AT]
         if any(_is_file(folder, whole) for whole, _ in looked_at):
             return False

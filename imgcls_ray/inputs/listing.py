@@ -23,9 +23,9 @@ from imgcls_ray.storage.files import FileInfo, absolute_path, check_address, pat
 from imgcls_ray.storage.http import is_url
 from imgcls_ray.storage.left_out import ListingCounts
 from imgcls_ray.storage.names import DEFAULT_NAMES, NameRules
+from imgcls_ray.storage.object_inputs import check_place, find_object, list_place, only_inputs
 from imgcls_ray.storage.patterns import Pattern, has_magic
-from imgcls_ray.storage.s3 import is_s3
-from imgcls_ray.storage.s3_inputs import check_place, find_object, list_place, only_inputs
+from imgcls_ray.storage.schemes import is_object
 from imgcls_ray.storage.walking import list_folder
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ logger = logging.getLogger(__name__)
 
 def is_single_file(source: str, storage: StorageOptions = DEFAULT_STORAGE) -> bool:
     """Whether INPUT is one image, not a folder, prefix, list or pattern."""
-    if is_s3(source):
+    if is_object(source):
         return not is_list(source) and find_object(source, storage) is not None
     return not is_list(source) and (is_url(source) or _is_file(path_from_uri(source)))
 
@@ -72,7 +72,7 @@ def check_inputs(
     for source in sources:
         check_input(source, storage)
         # What is in a bucket would be copied as a whole; it is refused when it is planned, before the first row.
-        if is_s3(source) or is_url(source) or is_inventory(source):
+        if is_object(source) or is_url(source) or is_inventory(source):
             continue
         if _is_list_here(source, storage):
             next(read_list(source, storage, uri_column=uri_column), None)
@@ -80,7 +80,7 @@ def check_inputs(
             _parts(source, storage, uri_column)
     _check_mixture(sources)
     # Among several, it is one of the names that a shell found.
-    if len(sources) == 1 and not is_s3(sources[0]) and _is_file(path_from_uri(sources[0])):
+    if len(sources) == 1 and not is_object(sources[0]) and _is_file(path_from_uri(sources[0])):
         refuse_other_lists(sources[0])
 
 
@@ -93,7 +93,7 @@ def check_input(source: str, storage: StorageOptions = DEFAULT_STORAGE) -> None:
     """
     if not os.path.lexists(source):
         check_address(source)
-    if is_s3(source):
+    if is_object(source):
         check_place(source, storage)
         return
     if is_url(source):
@@ -102,7 +102,8 @@ def check_input(source: str, storage: StorageOptions = DEFAULT_STORAGE) -> None:
         return
     if (scheme := scheme_of(source)) not in ("", "file"):
         raise InputError(
-            f"{source}: {scheme}:// is not a kind of storage that can be read; give a path, an s3:// URI or an "
+            f"{source}: {scheme}:// is not a kind of storage that can be read; give a path, an s3:// (gs://, az://) "
+            "URI or an "
             "http(s) address"
         )
     path = path_from_uri(source)
@@ -122,7 +123,7 @@ def _check_mixture(sources: Sequence[str]) -> None:
     Raises:
         InputError: naming the list.
     """
-    files = [path_from_uri(source) for source in sources if not is_url(source) and not is_s3(source)]
+    files = [path_from_uri(source) for source in sources if not is_url(source) and not is_object(source)]
     folders = {os.path.dirname(path) for path in files if _is_file(path) and not is_list(path)}
     for path in files:
         if is_list(path) and _is_file(path) and os.path.dirname(path) in folders:
@@ -173,7 +174,7 @@ def _each_once(sources: Sequence[str]) -> list[str]:
     """INPUTs without a folder that is given again: what is left out of it would be counted twice."""
     kept: dict[str, str] = {}
     for source in sources:
-        is_folder = not is_s3(source) and not is_url(source) and os.path.isdir(path_from_uri(source))
+        is_folder = not is_object(source) and not is_url(source) and os.path.isdir(path_from_uri(source))
         place = absolute_path(path_from_uri(source)) if is_folder else f"{len(kept)} {source}"
         if place in kept:
             logger.warning("%s: is the same folder as %s; it is read once", source, kept[place])
@@ -206,7 +207,7 @@ def named_files(sources: Sequence[str], names: NameRules, counts: ListingCounts)
 
 def _is_left_out(source: str, names: NameRules, counts: ListingCounts) -> bool:
     """Whether one of several INPUTs has a name that is left out."""
-    if is_url(source) or is_s3(source) or is_list(source):
+    if is_url(source) or is_object(source) or is_list(source):
         return False
     path = path_from_uri(source)
     if not os.path.lexists(path):
@@ -227,7 +228,7 @@ def _is_list_here(source: str, storage: StorageOptions) -> bool:
     """Whether a list is at this place: not a pattern, or a folder, of such a name."""
     if not is_list(source) or is_url(source):
         return False
-    if is_s3(source):
+    if is_object(source):
         return find_object(source, storage) is not None
     return _is_file(path_from_uri(source))
 
@@ -244,7 +245,7 @@ def _list_one(
         counts.has_list = True
         files = read_list(source, storage, uri_column=uri_column, tell=logger.warning)
         listed = _distinct(sort_files(files), counts)
-        store = leave_out if leave_out and is_s3(leave_out) else None
+        store = leave_out if leave_out and is_object(leave_out) else None
         return only_inputs(listed, storage, counts, store=store, names=names) if is_inventory(source) else listed
     if is_url(source):
         return iter([FileInfo(source, None, None, None)])
@@ -253,7 +254,7 @@ def _list_one(
         logger.info("%s: is read as a list, its %d Parquet files have a column %r", source, len(parts), uri_column)
         # Nothing but parts is in the folder, so a relative name counts from the folder that it is in, as of a file.
         place = source.rstrip("/")
-        folder = place.rpartition("/")[0] if is_s3(place) else os.path.dirname(absolute_path(path_from_uri(place)))
+        folder = place.rpartition("/")[0] if is_object(place) else os.path.dirname(absolute_path(path_from_uri(place)))
         return _distinct(sort_files(read_parts(parts, folder, storage, uri_column=uri_column)), counts)
     return _list_checked(source, counts, storage, leave_out, names)
 
@@ -264,7 +265,7 @@ def _parts(source: str, storage: StorageOptions, uri_column: str) -> list[str]:
     Raises:
         InputError: it holds tables that have no column of images.
     """
-    if is_s3(source):
+    if is_object(source):
         if has_magic(source) or find_object(source, storage) is not None:
             return []
     elif not os.path.isdir(path_from_uri(source)):
@@ -294,9 +295,9 @@ def list_found(
 def _list_checked(
     source: str, counts: ListingCounts, storage: StorageOptions, leave_out: str | None, names: NameRules
 ) -> Iterator[FileInfo]:
-    is_same_kind = leave_out is not None and is_s3(leave_out) == is_s3(source)
+    is_same_kind = leave_out is not None and is_object(leave_out) == is_object(source)
     store = leave_out if is_same_kind else None
-    if is_s3(source):
+    if is_object(source):
         return list_place(source, storage, counts, store=store, names=names)
     path = path_from_uri(source)
     if os.path.isdir(path):

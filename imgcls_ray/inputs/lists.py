@@ -31,8 +31,8 @@ from imgcls_ray.storage.files import (
     stat_file,
 )
 from imgcls_ray.storage.names import is_system_file
-from imgcls_ray.storage.s3 import is_s3
-from imgcls_ray.storage.s3_inputs import find_object
+from imgcls_ray.storage.object_inputs import find_object
+from imgcls_ray.storage.schemes import is_object
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -99,7 +99,7 @@ def read_list(
     Raises:
         InputError: the list, or one of the files that it names, cannot be read; with the line. While it is read.
     """
-    path = source if is_s3(source) else path_from_uri(source)
+    path = source if is_object(source) else path_from_uri(source)
     return read_parts([path], _folder_of(path), storage, uri_column=uri_column, tell=tell)
 
 
@@ -122,7 +122,7 @@ def read_parts(
 def _read_parts(
     parts: list[str], folder: str, storage: StorageOptions, uri_column: str, tell: Callable[[str], None]
 ) -> Iterator[pa.Table]:
-    separators = Separators(is_s3(folder), partial(_is_there, folder, storage))
+    separators = Separators(is_object(folder), partial(_is_there, folder, storage))
     for path in parts:
         kind = kind_of_list(path) or ""
         try:
@@ -144,7 +144,7 @@ def _read_parts(
 
 
 def _folder_of(path: str) -> str:
-    return path.rpartition("/")[0] if is_s3(path) else os.path.dirname(absolute_path(path))
+    return path.rpartition("/")[0] if is_object(path) else os.path.dirname(absolute_path(path))
 
 
 def _rows(path: str, kind: str, text: Bytes, uri_column: str, tell: Callable[[str], None]) -> Iterator[ListRow]:
@@ -166,12 +166,12 @@ def _place(path: str, kind: str, number: int) -> str:
 
 def _is_there(folder: str, storage: StorageOptions, path: str) -> bool:
     uri = _in_folder(folder, path)
-    return find_object(uri, storage) is not None if is_s3(uri) else os.path.exists(os.path.join(folder, uri))
+    return find_object(uri, storage) is not None if is_object(uri) else os.path.exists(os.path.join(folder, uri))
 
 
 def _in_folder(folder: str, path: str) -> str:
     """The URI of a relative entry of a list in a bucket; every other entry as it is."""
-    return f"{folder}/{path}" if is_s3(folder) and not scheme_of(path) and not path.startswith("/") else path
+    return f"{folder}/{path}" if is_object(folder) and not scheme_of(path) and not path.startswith("/") else path
 
 
 def _listed_file(

@@ -26,7 +26,7 @@ from imgcls_ray.models.open import is_model_path, open_model
 from imgcls_ray.models.results import Result
 from imgcls_ray.models.sources import Limits, Source, image_error, sources_of, storage_image_error
 from imgcls_ray.storage import DEFAULT_STORAGE, FetchLimits, fetch
-from imgcls_ray.storage.s3 import is_s3
+from imgcls_ray.storage.schemes import is_object
 from imgcls_ray.storage.scratch import new_scratch_folder
 
 if TYPE_CHECKING:
@@ -221,7 +221,7 @@ def create_model(
     torch_devices(device)
     path = os.fspath(model)
     made = None
-    is_folder = is_s3(path) or is_model_path(path)
+    is_folder = is_object(path) or is_model_path(path)
     if is_folder and (weights is not None or num_classes is not None):
         raise ValueError(f"{path} is a model folder and has its own weights and classes; give a name to choose them")
     if is_folder or (pretrained and num_classes is None and weights is None):

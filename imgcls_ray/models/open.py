@@ -16,7 +16,7 @@ from imgcls_ray.models.new import find_named_model, new_model_folder
 from imgcls_ray.models.remote import open_remote_folder
 from imgcls_ray.storage import DEFAULT_STORAGE
 from imgcls_ray.storage.files import check_address
-from imgcls_ray.storage.s3 import is_s3
+from imgcls_ray.storage.schemes import is_object
 
 if TYPE_CHECKING:
     from imgcls_ray.models.folder import ModelFolder
@@ -44,7 +44,7 @@ def open_model(model: str, storage: StorageOptions = DEFAULT_STORAGE) -> ModelFo
     """
     if not os.path.lexists(model):
         check_address(model)
-    if is_s3(model):
+    if is_object(model):
         return open_remote_folder(model, storage)
     if is_model_path(model):
         if model.startswith(_HUB_PREFIXES) and not os.path.exists(model):

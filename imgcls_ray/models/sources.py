@@ -21,9 +21,9 @@ from imgcls_ray.images.decoder import decode_picture
 from imgcls_ray.storage.files import host_of_file, path_from_uri
 from imgcls_ray.storage.http import is_url
 from imgcls_ray.storage.left_out import ListingCounts
-from imgcls_ray.storage.s3 import is_s3
-from imgcls_ray.storage.s3_failures import Failure, S3Error
-from imgcls_ray.storage.s3_inputs import list_place
+from imgcls_ray.storage.object_failures import Failure, ObjectError
+from imgcls_ray.storage.object_inputs import list_place
+from imgcls_ray.storage.schemes import is_object
 from imgcls_ray.storage.walking import list_folder
 
 if TYPE_CHECKING:
@@ -154,7 +154,7 @@ def image_error(code: ImageErrorCode, error: Exception, item: Any = None) -> Ima
 def storage_image_error(error: ImgclsError) -> ImageError:
     """A failure of a whole storage, or of a place in it, as the error of one item."""
     code = ImageErrorCode.NOT_FOUND if isinstance(error, InputError) else ImageErrorCode.FETCH_FAILED
-    if isinstance(cause := error.__cause__, S3Error) and cause.failure in (Failure.DENIED, Failure.STORAGE):
+    if isinstance(cause := error.__cause__, ObjectError) and cause.failure in (Failure.DENIED, Failure.STORAGE):
         code = ImageErrorCode.ACCESS_DENIED
     return ImageError(code, " ".join(str(error).split()))
 
@@ -172,7 +172,7 @@ def _sources_of_path(path: str, storage: StorageOptions) -> Iterator[Source]:
 def _listed(path: str, storage: StorageOptions) -> Iterator[Source]:
     if is_url(path):
         yield Source(path, path)
-    elif is_s3(path):
+    elif is_object(path):
         found = (Source(info.uri, info.uri) for info in list_place(path, storage))
         # A name under which nothing is becomes a result too: its error.
         first = next(found, None if path.endswith("/") else Source(path, path))

@@ -21,7 +21,7 @@ from imgcls_ray.models.remote import open_remote_folder
 from imgcls_ray.models.spec import SPEC_FILE
 from imgcls_ray.models.timm_models import PREFIX
 from imgcls_ray.storage import DEFAULT_STORAGE
-from imgcls_ray.storage.s3 import is_s3
+from imgcls_ray.storage.schemes import is_object
 from imgcls_ray.words import counted
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def load_weights(
         ModelFolderError: a folder that does not fit together.
     """
     where = str(weights)
-    if is_s3(where):
+    if is_object(where):
         return _from_folder(model, open_remote_folder(where, storage), where, num_classes)
     path = Path(where)
     suffix = path.suffix.lower()

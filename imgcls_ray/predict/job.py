@@ -36,7 +36,7 @@ from imgcls_ray.predict.units import label_units
 from imgcls_ray.storage import open_directory
 from imgcls_ray.storage.create_only import prove_create_only
 from imgcls_ray.storage.files import absolute_path
-from imgcls_ray.storage.s3 import is_s3
+from imgcls_ray.storage.schemes import is_object
 from imgcls_ray.store.compact import compact_after_run
 from imgcls_ray.store.delta_log import read_summary
 from imgcls_ray.store.lease import hold_lease
@@ -217,7 +217,7 @@ class _Job:
         self._local = local
         self._pool: Pool | None = None
         self._task = LabelTask(
-            model=config.model if is_s3(config.model) else absolute_path(str(folder.path)),
+            model=config.model if is_object(config.model) else absolute_path(str(folder.path)),
             fingerprint=folder.spec.fingerprint,
             store=store.uri,
             top_k=store.identity.top_k,

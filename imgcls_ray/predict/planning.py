@@ -13,7 +13,7 @@ from imgcls_ray.storage import open_directory
 from imgcls_ray.storage.files import absolute_path, path_from_uri, uri_from_path
 from imgcls_ray.storage.http import is_url
 from imgcls_ray.storage.names import NameRules
-from imgcls_ray.storage.s3 import is_s3
+from imgcls_ray.storage.schemes import is_object
 from imgcls_ray.store.plan import unanswered
 from imgcls_ray.store.planner import plan_ahead
 from imgcls_ray.store.presence_changes import PresenceChanges
@@ -91,7 +91,7 @@ def _place_of(config: PredictConfig) -> str | list[str]:
     if len(config.inputs) > 1:
         places = [source for source in places if not is_single_file(source, storage)]
     absolute = [
-        source if is_s3(source) or is_url(source) else uri_from_path(absolute_path(path_from_uri(source)))
+        source if is_object(source) or is_url(source) else uri_from_path(absolute_path(path_from_uri(source)))
         for source in places
     ]
     return absolute[0] if len(config.inputs) == 1 and absolute else absolute
@@ -130,7 +130,7 @@ def listed_in(plan: PlanRecord) -> ListedIn | None:
     place = plan.get("place", plan.get("input", ""))
     places = (place,) if isinstance(place, str) else tuple(place)
     # Plans of earlier versions hold the input as it was typed, which may count from another folder.
-    if not all(is_s3(source) or path_from_uri(source).startswith("/") for source in places):
+    if not all(is_object(source) or path_from_uri(source).startswith("/") for source in places):
         return None
     names = NameRules.given(plan.get("include", ()), plan.get("exclude"))
     return ListedIn(places, names, is_only=isinstance(place, str))

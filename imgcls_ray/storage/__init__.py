@@ -16,12 +16,12 @@ from imgcls_ray.defaults import FETCH_TIMEOUT_S, MAX_IMAGE_BYTES
 from imgcls_ray.errors import ImageError, ImageErrorCode, InputError
 from imgcls_ray.storage.files import check_address, host_of_file, path_from_uri, scheme_of
 from imgcls_ray.storage.http import fetch_url, is_url
-from imgcls_ray.storage.local import LocalDirectory, fetch_file
+from imgcls_ray.storage.local import LocalDirectory, fetch_file, fetch_file_range
+from imgcls_ray.storage.object_client import client_of
+from imgcls_ray.storage.object_directory import ObjectDirectory
+from imgcls_ray.storage.object_inputs import copy_object
 from imgcls_ray.storage.options import StorageOptions
-from imgcls_ray.storage.s3 import is_s3
-from imgcls_ray.storage.s3_directory import S3Directory
-from imgcls_ray.storage.s3_inputs import copy_object
-from imgcls_ray.storage.s3_requests import s3_client
+from imgcls_ray.storage.schemes import ADDRESSES, is_object
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -105,7 +105,7 @@ def fetch(uri: str, etag: str | None, limits: FetchLimits) -> bytes:
     """Read one input whole.
 
     Args:
-        uri: path, ``file://`` URI, ``s3://`` URI or http(s) address.
+        uri: path, ``file://`` URI, URI of object storage or http(s) address.
         etag: the version that was planned; ``None`` reads any version.
         limits: bounds on bytes, time and reachable hosts.
 
@@ -113,8 +113,10 @@ def fetch(uri: str, etag: str | None, limits: FetchLimits) -> bytes:
         ImageError: this input cannot be read; the code says why.
         StorageError: no input of this storage can be read: unreachable, wrong credentials, no such bucket.
     """
-    if is_s3(uri):
-        return s3_client(limits.storage).fetch(uri, etag=etag, max_bytes=limits.max_bytes, timeout_s=limits.timeout_s)
+    if is_object(uri):
+        return client_of(uri, limits.storage).fetch(
+            uri, etag=etag, max_bytes=limits.max_bytes, timeout_s=limits.timeout_s
+        )
     if is_url(uri):
         return fetch_url(
             uri, max_bytes=limits.max_bytes, timeout_s=limits.timeout_s, allow_private=limits.allow_private_urls
@@ -126,6 +128,37 @@ def fetch(uri: str, etag: str | None, limits: FetchLimits) -> bytes:
     return fetch_file(path_from_uri(uri), etag=etag, max_bytes=limits.max_bytes)
 
 
+def fetch_range(uri: str, offset: int, length: int, etag: str | None, limits: FetchLimits) -> bytes:
+    """Read a range of one file or object, e.g. a member of an archive; shorter where the file ends before.
+
+    Args:
+        uri: path, ``file://`` URI or URI of object storage.
+        offset: of the first byte.
+        length: in bytes; the limit on bytes counts for it.
+        etag: the version that was planned; ``None`` reads any version.
+        limits: bounds on bytes and time.
+
+    Raises:
+        ImageError: it cannot be read; the code says why.
+        StorageError: nothing of this storage can be read.
+    """
+    if length > limits.max_bytes:
+        raise ImageError(ImageErrorCode.TOO_MANY_BYTES, f"{length:,} bytes, the limit is {limits.max_bytes:,}")
+    if length == 0:
+        return b""
+    if is_object(uri):
+        return client_of(uri, limits.storage).fetch(
+            uri,
+            etag=etag,
+            max_bytes=limits.max_bytes,
+            timeout_s=limits.timeout_s,
+            span=(offset, offset + length),
+        )
+    if (scheme := scheme_of(uri)) not in ("", "file") or host_of_file(uri):
+        raise ImageError(ImageErrorCode.UNSUPPORTED_STORAGE, f"ranges of {scheme}://")
+    return fetch_file_range(path_from_uri(uri), offset, length, etag=etag)
+
+
 def open_directory(uri: str, storage: StorageOptions = DEFAULT_STORAGE) -> Directory:
     """Open the place of a label store; it need not exist yet.
 
@@ -133,10 +166,10 @@ def open_directory(uri: str, storage: StorageOptions = DEFAULT_STORAGE) -> Direc
         InputError: the kind of storage is unknown, or the address is mistyped.
     """
     check_address(uri)
-    if is_s3(uri):
-        return S3Directory(uri, storage)
+    if is_object(uri):
+        return ObjectDirectory(uri, storage)
     if scheme_of(uri) not in ("", "file"):
-        raise InputError(f"{uri}: a label store cannot be kept there; give a local directory or s3://BUCKET/PREFIX")
+        raise InputError(f"{uri}: a label store cannot be kept there; give a local directory or {ADDRESSES}")
     return LocalDirectory(path_from_uri(uri))
 
 
@@ -147,7 +180,7 @@ def open_file(uri: str, storage: StorageOptions) -> IO[bytes]:
         InputError: it is not there, or cannot be read.
         StorageError: its storage cannot be read.
     """
-    if is_s3(uri):
+    if is_object(uri):
         return copy_object(uri, storage)
     path = path_from_uri(uri)
     try:

@@ -10,9 +10,10 @@ from typing import NamedTuple
 from urllib.parse import quote, unquote_to_bytes
 
 from imgcls_ray.errors import InputError
+from imgcls_ray.storage.schemes import ADDRESSES, KIND_OF_SCHEME
 
-_STORAGES = ("s3", "http", "https", "file")
-_OTHER_STORAGES = ("s3a", "s3n", "gs", "gcs", "hdfs", "abfs", "abfss", "wasb", "wasbs", "adl", "oss", "ftp")
+_STORAGES = (*KIND_OF_SCHEME, "http", "https", "file")
+_OTHER_STORAGES = ("s3a", "s3n", "gcs", "hdfs", "wasb", "wasbs", "adl", "oss", "ftp")
 _MISTYPED = re.compile(
     rf"({'|'.join((*_STORAGES, *_OTHER_STORAGES))})(:/(?!/)|:?\\+/*|//|:(?=[^/\\]))(.*)",
     re.IGNORECASE | re.DOTALL,
@@ -32,7 +33,7 @@ class FileInfo(NamedTuple):
 
 
 def check_address(uri: str) -> None:
-    """Refuse a mistyped ``s3://``, which would be taken for a path of this machine: ``s3:/bucket``, ``S3:\\bucket``.
+    """Refuse a mistyped address, which would be taken for a path of this machine: ``s3:/bucket``, ``S3:\\bucket``.
 
     Raises:
         InputError: with the address that was meant.
@@ -44,7 +45,7 @@ def check_address(uri: str) -> None:
     if scheme in _STORAGES:
         meant = f"{scheme}://{'/' * (scheme == 'file')}{rest}"
         raise InputError(f"{uri}: {what}; write {meant} (a path of that name is ./{uri})")
-    raise InputError(f"{uri}: {scheme}:// is not a kind of storage that can be used; give a path or s3://BUCKET/PREFIX")
+    raise InputError(f"{uri}: {scheme}:// is not a kind of storage that can be used; give a path or {ADDRESSES}")
 
 
 def scheme_of(uri: str) -> str:

@@ -16,7 +16,7 @@ from imgcls_ray.errors import ImageError, ImageErrorCode, StorageError
 from imgcls_ray.storage.files import absolute_path, version_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 # What link(2) and file systems that know no hard links say of it.
 _NO_HARD_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK})
@@ -39,11 +39,24 @@ def fetch_file(path: str, *, etag: str | None, max_bytes: int) -> bytes:
     Raises:
         ImageError: not_found, access_denied, not_a_file, changed, too_many_bytes or fetch_failed.
     """
+    return _with_descriptor(path, lambda descriptor: _read_version(descriptor, etag=etag, max_bytes=max_bytes))
+
+
+def fetch_file_range(path: str, offset: int, length: int, *, etag: str | None) -> bytes:
+    """Read a range of one file, if it is still the version that was planned; shorter where the file ends before.
+
+    Raises:
+        ImageError: not_found, access_denied, not_a_file, changed or fetch_failed.
+    """
+    return _with_descriptor(path, lambda descriptor: _read_range(descriptor, offset, length, etag=etag))
+
+
+def _with_descriptor(path: str, read: Callable[[int], bytes]) -> bytes:
     try:
         # O_NONBLOCK: opening a pipe must not wait for its writer.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
-            return _read_version(descriptor, etag=etag, max_bytes=max_bytes)
+            return read(descriptor)
         finally:
             # Not left to a file object: open() refuses a folder's descriptor and then leaves it open.
             os.close(descriptor)
@@ -52,6 +65,19 @@ def fetch_file(path: str, *, etag: str | None, max_bytes: int) -> bytes:
         raise ImageError(code, os.strerror(error.errno) if error.errno else "") from error
     except ValueError as error:
         raise ImageError(ImageErrorCode.NOT_FOUND, "the path holds a null character") from error
+
+
+def _read_range(descriptor: int, offset: int, length: int, *, etag: str | None) -> bytes:
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        raise ImageError(ImageErrorCode.NOT_A_FILE)
+    if etag is not None and version_of(status) != etag:
+        raise ImageError(ImageErrorCode.CHANGED)
+    os.lseek(descriptor, offset, os.SEEK_SET)
+    data = _read_exactly(descriptor, length)
+    if etag is not None and version_of(os.fstat(descriptor)) != etag:
+        raise ImageError(ImageErrorCode.CHANGED, "while it was read")
+    return data
 
 
 def _read_version(descriptor: int, *, etag: str | None, max_bytes: int) -> bytes:

@@ -16,6 +16,10 @@ class StorageOptions:
     """Address of a server other than AWS. Default: ``AWS_ENDPOINT_URL`` or that of the profile."""
     anonymous: bool = False
     """Send no credentials, for public buckets."""
+    requester_pays: bool = False
+    """Requests are paid by who makes them, not by the bucket's owner."""
+    kms_key: str | None = None
+    """Key of AWS KMS that what is written to S3 is encrypted with."""
 
     def __post_init__(self) -> None:
         if self.endpoint_url is None:

@@ -6,7 +6,7 @@ from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeVar
 
-from imgcls_ray.storage.s3 import is_s3
+from imgcls_ray.storage.schemes import is_object
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -33,7 +33,7 @@ def in_parallel(directory: Directory, function: Callable[[T], R], items: Iterabl
         function: of one item.
         items: taken as they are needed.
     """
-    if THREADS == 1 or not is_s3(directory.uri):
+    if THREADS == 1 or not is_object(directory.uri):
         yield from map(function, items)
         return
     waiting: deque[Future[R]] = deque()

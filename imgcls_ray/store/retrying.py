@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 from imgcls_ray.errors import ImageErrorCode, LabelStoreDamagedError
 from imgcls_ray.storage.http import is_url
-from imgcls_ray.storage.s3 import is_s3
+from imgcls_ray.storage.schemes import is_object
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -56,7 +56,7 @@ def may_pass(answer: Answer) -> bool:
         # What was listed with a version was there, and may be away for a moment: a volume that is not mounted, a
         # proxy's 404. An address, and an object that a list names, may never show a version. A path that was missing
         # when it was listed shows one once it is there.
-        return answer.etag is not None or is_url(answer.uri) or is_s3(answer.uri)
+        return answer.etag is not None or is_url(answer.uri) or is_object(answer.uri)
     return code.is_transient
 
 

@@ -20,7 +20,7 @@ from imgcls_ray.models.open import open_model
 from imgcls_ray.options import storage_options
 from imgcls_ray.storage import open_directory
 from imgcls_ray.storage.files import path_from_uri
-from imgcls_ray.storage.s3 import is_s3
+from imgcls_ray.storage.schemes import is_object
 from imgcls_ray.storage.taken import foreign_name
 from imgcls_ray.store.lease import LEASE_FILE, hold_lease
 from imgcls_ray.train.entries import read_entries
@@ -103,7 +103,7 @@ def train(
         some_gpus="device=gpu with num_workers={}",
     )
     directory = open_directory(config.output, storage)
-    if not is_s3(config.output) and os.path.isfile(path := path_from_uri(config.output)):
+    if not is_object(config.output) and os.path.isfile(path := path_from_uri(config.output)):
         raise UsageError(f"{path}: is a file; give a folder for the run, or s3://BUCKET/PREFIX")
     _check_is_ours(directory, config.output, is_shared=is_shared)
     with worker_pool(server) as pool:
@@ -247,7 +247,7 @@ def _train_workers(
 
 def _bundle(model: str, storage: StorageOptions) -> None:
     """Put the converted network into the model folder, which is whole without it."""
-    add_bundle(model, open_model(model if is_s3(model) else path_from_uri(model), storage), storage)
+    add_bundle(model, open_model(model if is_object(model) else path_from_uri(model), storage), storage)
 
 
 def _tell_beginning(config: TrainConfig, entries: Entries, state: TrainState, recipe: Recipe, *, is_new: bool) -> None:

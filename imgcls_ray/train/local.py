@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from imgcls_ray.errors import ImgclsError, JobFailedError, StoppedError
 from imgcls_ray.machine import available_cores
-from imgcls_ray.storage.s3 import is_s3
+from imgcls_ray.storage.schemes import is_object
 from imgcls_ray.storage.scratch import scratch_folder
 from imgcls_ray.train import WORKER
 from imgcls_ray.train.entries import write_splits
@@ -62,7 +62,7 @@ def train_here(
     """
     cores = config.cpus_per_worker or available_cores()
     # Whoever has read from object storage has threads.
-    task = make_task(config, state, recipe, cpus_per_worker=cores, forks_loaders=not is_s3(config.output))
+    task = make_task(config, state, recipe, cpus_per_worker=cores, forks_loaders=not is_object(config.output))
     goes_on = f"the same command goes on from the last saved state in {config.output}"
     with scratch_folder("train") as folder:
         run = _LocalRun(pool, pickle.dumps((task, write_splits(entries.tables, folder), folder)), reporter)

@@ -15,7 +15,7 @@ from imgcls_ray.models.pretrained import pretrained_network
 from imgcls_ray.models.spec import SPEC_FILE, WEIGHTS_FILE
 from imgcls_ray.models.weights import load_weights, network_for_classes
 from imgcls_ray.models.zoo import ZOO
-from imgcls_ray.storage.s3 import is_s3
+from imgcls_ray.storage.schemes import is_object
 from imgcls_ray.storage.scratch import scratch_folder
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def open_start(config: TrainConfig, class_names: tuple[str, ...], storage: Stora
     """
     import torch
 
-    if is_s3(config.model) or is_model_path(config.model):
+    if is_object(config.model) or is_model_path(config.model):
         return _from_folder(config, class_names, storage)
     model = find_named_model(config.model)
     with torch.random.fork_rng(devices=[]):

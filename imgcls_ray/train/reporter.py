@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from imgcls_ray.report.curves import draw_curves
 from imgcls_ray.storage.files import path_from_uri
-from imgcls_ray.storage.s3 import is_s3
+from imgcls_ray.storage.schemes import is_object
 from imgcls_ray.storage.scratch import scratch_folder
 from imgcls_ray.train.events import Doing, EpochDone, StepsDone, WorkersLost, WorkersReady
 from imgcls_ray.words import counted, duration, shortened
@@ -141,7 +141,7 @@ class Reporter:
         self._events.flush()
         if self.history:
             self._directory.replace(CURVES_FILE, draw_curves(self.history, self._best_epoch))
-        if is_s3(self._directory.uri):
+        if is_object(self._directory.uri):
             for path in [self._folder / LOG_FILE, *(self._folder / EVENTS_FOLDER).iterdir()]:
                 self._directory.replace_from(str(path.relative_to(self._folder)), str(path))
 
@@ -161,7 +161,7 @@ def report_to(directory: Directory, state: TrainState, console: Console) -> Iter
         console: terminal of the bar.
     """
     with ExitStack() as stack:
-        if is_s3(directory.uri):
+        if is_object(directory.uri):
             folder = stack.enter_context(scratch_folder("train-log"))
             with suppress(FileNotFoundError):
                 (folder / LOG_FILE).write_bytes(directory.read(LOG_FILE))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from imgcls_ray.models.spec import SPEC_FILE, WEIGHTS_FILE
 from imgcls_ray.storage import open_directory
 from imgcls_ray.storage.files import path_from_uri
-from imgcls_ray.storage.s3 import is_s3
+from imgcls_ray.storage.schemes import is_object
 from imgcls_ray.train.network import publish_model
 from imgcls_ray.train.state import STATE_FILE, save_state
 
@@ -82,6 +82,6 @@ class Saver:
         for number in numbers[: -self._keep] if self._keep else []:
             for file in (STATE_FILE, SPEC_FILE, WEIGHTS_FILE):
                 self._directory.remove(f"epoch_{number}/{file}")
-            if not is_s3(self._output):
+            if not is_object(self._output):
                 with suppress(OSError):
                     os.rmdir(os.path.join(path_from_uri(self._output), f"epoch_{number}"))

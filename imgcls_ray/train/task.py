@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from imgcls_ray.storage.files import path_from_uri
-from imgcls_ray.storage.s3 import is_s3
+from imgcls_ray.storage.schemes import is_object
 from imgcls_ray.train.state import STATE_FILE
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def make_task(
         recipe=recipe,
         batch_size=state.identity.batch_size,
         train_size=state.identity.start.train_size,
-        output=config.output if is_s3(config.output) else os.path.abspath(path_from_uri(config.output)),
+        output=config.output if is_object(config.output) else os.path.abspath(path_from_uri(config.output)),
         cpus_per_worker=cpus_per_worker,
         loader_processes=config.loader_processes or min(cpus_per_worker, _MAX_LOADERS),
         forks_loaders=forks_loaders,

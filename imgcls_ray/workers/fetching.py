@@ -13,7 +13,7 @@ import pyarrow as pa
 from imgcls_ray.errors import ImageError
 from imgcls_ray.storage import FetchLimits, fetch
 from imgcls_ray.storage.http import is_url
-from imgcls_ray.storage.s3 import is_s3
+from imgcls_ray.storage.schemes import is_object
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -87,7 +87,7 @@ def _groups(rows: pa.Table) -> Iterator[tuple[list[tuple[str, str | None]], int]
     for uri, etag, size in zip(*columns, strict=True):
         inputs.append((uri, etag))
         num_bytes += size or _UNKNOWN_BYTES
-        if is_url(uri) or is_s3(uri) or len(inputs) == _FILES_PER_GROUP or num_bytes >= _BYTES_AHEAD // 4:
+        if is_url(uri) or is_object(uri) or len(inputs) == _FILES_PER_GROUP or num_bytes >= _BYTES_AHEAD // 4:
             yield inputs, num_bytes
             inputs, num_bytes = [], 0
     if inputs:

@@ -36,7 +36,7 @@ from imgcls_ray.models import api, sources
 from imgcls_ray.models.api import Model, create_model
 from imgcls_ray.models.new import new_model_folder
 from imgcls_ray.models.results import Result
-from imgcls_ray.storage.s3_failures import Failure, S3Error
+from imgcls_ray.storage.object_failures import Failure, ObjectError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -596,7 +596,7 @@ def test_a_storage_that_fails_is_an_error_of_its_item(
     model: Model, monkeypatch: pytest.MonkeyPatch, uri: str, failure: Failure, code: str, step: str
 ) -> None:
     def fail(*_args: Any) -> Any:
-        raise StorageError("S3: it fails; the way out") from S3Error(failure, "it fails")
+        raise StorageError("S3: it fails; the way out") from ObjectError(failure, "it fails")
 
     def nothing(*_args: Any) -> Any:
         return iter([sources.Source(uri, uri)])

@@ -38,13 +38,13 @@ LATE_WORKER = """
 import os, pickle, signal, sys
 from imgcls_ray.predict.label import LabelWork, block_of_unit
 from imgcls_ray.storage.local import LocalDirectory
-from imgcls_ray.storage.s3_directory import S3Directory
+from imgcls_ray.storage.object_directory import ObjectDirectory
 from imgcls_ray.workers.board import LocalBoard
 from imgcls_ray.workers.worker import BlockWorker
 
 task, unit, call = pickle.load(sys.stdin.buffer)
 worker = BlockWorker(lambda: LabelWork(task), LocalBoard(), lambda: "late")
-owner, name = {"create": (LocalDirectory, "create"), "link": (os, "link"), "put": (S3Directory, "create")}[call]
+owner, name = {"create": (LocalDirectory, "create"), "link": (os, "link"), "put": (ObjectDirectory, "create")}[call]
 function = getattr(owner, name)
 
 def stop_first(*arguments):

@@ -29,7 +29,7 @@ from imgcls_ray.errors import JobFailedError
 from imgcls_ray.inputs.listing import ListingCounts, list_inputs
 from imgcls_ray.models.api import create_model
 from imgcls_ray.storage import open_directory
-from imgcls_ray.storage.s3_requests import s3_client
+from imgcls_ray.storage.object_client import forget_clients
 from imgcls_ray.store.lease import LEASE_FILE, hold_lease
 from imgcls_ray.store.opening import create_or_open_store, open_store
 from imgcls_ray.store.plan import write_plan
@@ -77,7 +77,7 @@ def imgcls(
     monkeypatch.setattr("imgcls_ray.workers.pool.is_cluster_given", lambda: False)
 
     def run(*args: object) -> Ended:
-        s3_client.cache_clear()
+        forget_clients()
         capfd.readouterr()
         caplog.clear()
         monkeypatch.setattr(sys, "argv", ["imgcls", *map(str, args)])

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from imgcls_ray.errors import InputError, LabelStoreError, StorageError
-from imgcls_ray.storage import open_directory, s3_requests
+from imgcls_ray.storage import object_wire, open_directory
 from tests.s3.proxy import Fault, Faults
 
 if TYPE_CHECKING:
@@ -218,7 +218,7 @@ def test_a_large_local_file_is_copied_in_parts(proxy: S3Proxy, bucket: str, tmp_
 def test_a_part_that_fails_is_sent_again(
     proxy: S3Proxy, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(s3_requests, "_UPLOAD_PART_BYTES", 5 * 2**20)
+    monkeypatch.setattr(object_wire, "UPLOAD_PART_BYTES", 5 * 2**20)
     content = LARGE * 4
     (tmp_path / "file").write_bytes(content)
     store = open_directory(f"s3://{bucket}/labels")
@@ -231,7 +231,7 @@ def test_a_part_that_fails_is_sent_again(
 def test_a_copy_that_fails_leaves_the_older_file_and_no_parts(
     s3: S3Server, proxy: S3Proxy, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(s3_requests, "_UPLOAD_PART_BYTES", 5 * 2**20)
+    monkeypatch.setattr(object_wire, "UPLOAD_PART_BYTES", 5 * 2**20)
     (tmp_path / "file").write_bytes(LARGE * 4)
     store = open_directory(f"s3://{bucket}/labels")
     store.replace("export", b"older")

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from imgcls_ray.errors import InputError, StorageError
-from imgcls_ray.storage import open_file, s3_inputs, s3_listing
+from imgcls_ray.storage import object_inputs, object_listing, open_file
 from imgcls_ray.storage.left_out import ListingCounts
+from imgcls_ray.storage.object_client import ObjectClient
+from imgcls_ray.storage.object_inputs import check_place, find_object, list_place
 from imgcls_ray.storage.options import StorageOptions
-from imgcls_ray.storage.s3_inputs import check_place, find_object, list_place
-from imgcls_ray.storage.s3_requests import S3Client
 from tests.s3.proxy import Fault, Faults
 
 if TYPE_CHECKING:
@@ -267,7 +267,7 @@ def test_a_user_who_may_read_but_not_list_can_name_objects(
 def test_a_bucket_that_disappears_while_it_is_listed_is_one_clear_error(
     crowd: Crowd, proxy: S3Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(s3_listing, "_PAGE_KEYS", 100)
+    monkeypatch.setattr(object_listing, "_PAGE_KEYS", 100)
     proxy.set_faults(Faults((Fault("no_bucket", after=8),)))
     uri = f"s3://{crowd.bucket}/days/"
     with pytest.raises(InputError, match=rf"^{uri}: there is no bucket '{crowd.bucket}' \(404 NoSuchBucket by the pro"):
@@ -288,7 +288,7 @@ def test_a_listing_that_cannot_go_on_is_one_clear_error(crowd: Crowd, proxy: S3P
 def test_a_list_is_copied_whole_whatever_its_size(
     s3: S3Server, bucket: str, num_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(s3_inputs, "_COPY_BYTES", 1000)
+    monkeypatch.setattr(object_inputs, "_COPY_BYTES", 1000)
     content = random.Random(0).randbytes(num_bytes)
     s3.client().put_object(Bucket=bucket, Key="list.txt", Body=content)
     assert read_list(f"s3://{bucket}/list.txt") == content
@@ -297,16 +297,16 @@ def test_a_list_is_copied_whole_whatever_its_size(
 def test_a_list_replaced_while_it_is_copied_is_not_mixed_with_the_new_one(
     s3: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(s3_inputs, "_COPY_BYTES", 1000)
+    monkeypatch.setattr(object_inputs, "_COPY_BYTES", 1000)
     s3.client().put_object(Bucket=bucket, Key="list.txt", Body=bytes(2000))
-    get = S3Client.get
+    get = ObjectClient.get
 
     def get_and_replace(*args: Any, **kwargs: Any) -> Any:
         answer = get(*args, **kwargs)
         s3.client().put_object(Bucket=bucket, Key="list.txt", Body=b"x" * 2000)
         return answer
 
-    monkeypatch.setattr(S3Client, "get", get_and_replace)
+    monkeypatch.setattr(ObjectClient, "get", get_and_replace)
     with pytest.raises(StorageError, match=r"/list.txt: cannot be read: .*412"):
         read_list(f"s3://{bucket}/list.txt")
 
@@ -315,7 +315,7 @@ def test_a_list_replaced_while_it_is_copied_is_not_mixed_with_the_new_one(
 def test_a_list_is_copied_through_what_passes(
     s3: S3Server, proxy: S3Proxy, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(s3_inputs, "_COPY_BYTES", 1000)
+    monkeypatch.setattr(object_inputs, "_COPY_BYTES", 1000)
     content = random.Random(0).randbytes(20_000)
     s3.client().put_object(Bucket=bucket, Key="list.txt", Body=content)
     proxy.set_faults(Faults((Fault("truncate", ("get",), rate=0.2), Fault("reset_midway", ("get",), rate=0.2))))

@@ -23,12 +23,11 @@ import pytest
 from botocore.exceptions import EndpointConnectionError
 
 from imgcls_ray.errors import ConfigError, ImageError, ImageErrorCode, ImgclsError, InputError, StorageError
-from imgcls_ray.storage import FetchLimits, fetch, s3_fast, s3_requests, s3_session
+from imgcls_ray.storage import FetchLimits, fetch, object_client, object_stores
+from imgcls_ray.storage.object_client import ObjectClient, forget_clients
+from imgcls_ray.storage.object_failures import Failure, ObjectError
 from imgcls_ray.storage.options import StorageOptions
-from imgcls_ray.storage.s3 import split_uri
-from imgcls_ray.storage.s3_failures import Failure, S3Error
-from imgcls_ray.storage.s3_fast import FastReader
-from imgcls_ray.storage.s3_requests import S3Client, s3_client
+from imgcls_ray.storage.schemes import split_uri
 from tests.s3.proxy import Fault, Faults, s3_proxy
 
 if TYPE_CHECKING:
@@ -53,7 +52,7 @@ def image(s3: S3Server, bucket: str) -> str:
 @pytest.fixture
 def careful(monkeypatch: pytest.MonkeyPatch) -> None:
     """The fast way can tell nothing."""
-    monkeypatch.setattr(FastReader, "read", lambda *_, **__: None)
+    monkeypatch.setattr(ObjectClient, "_read_now", lambda *_, **__: None)
 
 
 @pytest.fixture(params=["fast", "careful"])
@@ -223,7 +222,7 @@ def test_an_address_without_a_bucket_is_refused() -> None:
 
 
 def test_the_fast_way_reads_objects_by_itself(image: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(S3Client, "get")
+    monkeypatch.delattr(ObjectClient, "get")
     assert read(image) == CONTENT
 
 
@@ -244,8 +243,8 @@ def test_what_may_pass_is_tried_again(proxy: S3Proxy, image: str, pauses: list[f
 def test_silence_is_tried_again(
     proxy: S3Proxy, image: str, pauses: list[float], kind: Kind, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(s3_session, "_READ_TIMEOUT_S", 0.5)
-    monkeypatch.setattr(s3_fast, "_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(object_stores, "READ_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(object_stores, "QUICK_TIMEOUT_S", 0.5)
     go_wrong(proxy, kind, count=2)
     assert read(image) == CONTENT
     assert proxy.counts().requests == {"get": 3}
@@ -368,13 +367,13 @@ def test_a_server_that_answered_before_is_given_more_time_to_come_back(
 def test_a_deadline_in_the_middle_of_an_attempt_hides_no_reason(bucket: str) -> None:
     del bucket
 
-    async def attempt(_client: object, number: int) -> None:
+    async def attempt(number: int) -> None:
         if number == 1:
             raise EndpointConnectionError(endpoint_url="http://nowhere", error=OSError())
         await asyncio.sleep(30)
 
-    with pytest.raises(S3Error, match=r"^Could not connect to the endpoint URL.*; tried 2 times$") as caught:
-        s3_client(StorageOptions()).retried(attempt, 1.0)
+    with pytest.raises(ObjectError, match=r"^Could not connect to the endpoint URL.*; tried 2 times$") as caught:
+        object_client.client_of("s3://", StorageOptions()).retried(attempt, 1.0)
     assert caught.value.failure is Failure.UNREACHABLE
 
 
@@ -413,8 +412,8 @@ def test_no_credentials_end_the_command_before_any_request(
 def test_failures_in_a_row_without_one_success_end_the_command(
     proxy: S3Proxy, image: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(s3_requests, "_MAX_FAILURES_IN_A_ROW", 3)
-    monkeypatch.setattr(s3_requests, "_MAX_ATTEMPTS", 1)
+    monkeypatch.setattr(object_client, "_MAX_FAILURES_IN_A_ROW", 3)
+    monkeypatch.setattr(object_client, "_MAX_ATTEMPTS", 1)
     go_wrong(proxy, "internal_error")
     assert [error_of(image).code for _ in range(2)] == [ImageErrorCode.FETCH_FAILED] * 2
     with pytest.raises(StorageError, match=r"500 InternalError.*; the storage is not well, run the command again"):
@@ -432,8 +431,8 @@ def test_an_answer_between_failures_starts_their_count_anew(
     expected: ImageErrorCode | None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(s3_requests, "_MAX_FAILURES_IN_A_ROW", 3)
-    monkeypatch.setattr(s3_requests, "_MAX_ATTEMPTS", 1)
+    monkeypatch.setattr(object_client, "_MAX_FAILURES_IN_A_ROW", 3)
+    monkeypatch.setattr(object_client, "_MAX_ATTEMPTS", 1)
     go_well_first = 0 if between else 1
     before, behind = Fault("internal_error", count=2), Fault("internal_error", after=go_well_first, count=2)
     proxy.set_faults(Faults((before, *between, behind)))
@@ -453,7 +452,7 @@ def test_an_answer_between_failures_starts_their_count_anew(
 def test_a_bucket_that_is_gone_ends_the_command_in_the_end(
     proxy: S3Proxy, image: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(s3_requests, "_MAX_FAILURES_IN_A_ROW", 3)
+    monkeypatch.setattr(object_client, "_MAX_FAILURES_IN_A_ROW", 3)
     go_wrong(proxy, "no_bucket")
     assert [error_of(image).code for _ in range(2)] == [ImageErrorCode.FETCH_FAILED] * 2
     with pytest.raises(StorageError, match=r"NoSuchBucket.*; check the bucket's name, and the endpoint$"):
@@ -462,8 +461,8 @@ def test_a_bucket_that_is_gone_ends_the_command_in_the_end(
 
 def test_a_name_that_no_bucket_can_have_is_that_of_no_bucket(bucket: str) -> None:
     del bucket
-    with pytest.raises(S3Error) as caught:
-        s3_client(StorageOptions()).request("head_object", Bucket="no bucket!", Key="x")
+    with pytest.raises(ObjectError) as caught:
+        object_client.client_of("s3://", StorageOptions()).head("s3://no bucket!", "x")
     assert caught.value.failure is Failure.NO_BUCKET
 
 
@@ -478,7 +477,7 @@ def test_options_hold_no_credentials(bucket: str, monkeypatch: pytest.MonkeyPatc
     limits = FetchLimits(storage=StorageOptions("http://127.0.0.1:1"))
     with pytest.raises(StorageError):
         fetch(f"s3://{bucket}/x", None, FetchLimits(timeout_s=1, storage=limits.storage))
-    client = s3_client(limits.storage)
+    client = object_client.client_of("s3://", limits.storage)
     told = (repr(limits) + repr(client) + client.place).encode() + pickle.dumps(limits)
     assert not [value for value in SECRETS.values() if value.encode() in told]
     assert pickle.loads(pickle.dumps(limits)) == limits
@@ -490,7 +489,7 @@ def test_errors_and_logs_hold_no_credentials(
     proxy: S3Proxy, image: str, kind: Kind | None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     # Without a fault the server itself says that it does not know the key.
-    monkeypatch.setattr(s3_requests, "_MAX_ATTEMPTS", 2)
+    monkeypatch.setattr(object_client, "_MAX_ATTEMPTS", 2)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", SECRETS["AWS_ACCESS_KEY_ID"])
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRETS["AWS_SECRET_ACCESS_KEY"])
     if kind:
@@ -578,7 +577,7 @@ def own_server(bucket: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
         threading.Thread(target=server.serve_forever, daemon=True).start()
         url = f"http://127.0.0.1:{server.server_address[1]}"
         monkeypatch.setenv("AWS_ENDPOINT_URL", url)
-        s3_client.cache_clear()
+        forget_clients()
         return Server(url, asked)
 
     yield start

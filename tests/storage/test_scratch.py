@@ -124,7 +124,7 @@ def test_planning_on_a_full_disk_is_one_line_and_gives_no_plan(capfd: pytest.Cap
 def test_the_pages_of_a_listing_on_a_full_disk_are_told_where_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     import threading
 
-    from imgcls_ray.storage.s3_listing import _Pages
+    from imgcls_ray.storage.object_listing import _Pages
 
     pages = _Pages()
     with files_of_at_most(1000):

@@ -20,7 +20,7 @@ from imgcls_ray.models.engines import converted
 from imgcls_ray.models.engines.converted import add_bundle
 from imgcls_ray.models.folder import open_model_folder
 from imgcls_ray.storage import DEFAULT_STORAGE, open_directory
-from imgcls_ray.storage.s3_directory import S3Directory
+from imgcls_ray.storage.object_directory import ObjectDirectory
 from imgcls_ray.store.lease import hold_lease
 from imgcls_ray.train import job
 from imgcls_ray.train.entries import read_entries
@@ -183,8 +183,8 @@ def test_what_other_commands_and_a_failure_left_there_is_no_obstacle(
 def test_a_prefix_of_somebody_elses_objects_is_refused(
     make_train_config: Callable[..., TrainConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(S3Directory, "exists", lambda _self, _name: False)
-    monkeypatch.setattr(S3Directory, "entries", lambda _self, *_args, **_names: iter(["photos/"]))
+    monkeypatch.setattr(ObjectDirectory, "exists", lambda _self, _name: False)
+    monkeypatch.setattr(ObjectDirectory, "entries", lambda _self, *_args, **_names: iter(["photos/"]))
     with pytest.raises(
         UsageError, match=r"^s3://bucket/a: is not the output of a training run .it holds 'photos' and "
     ):

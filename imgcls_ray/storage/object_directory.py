@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import io
 import threading
-import uuid
 from collections import OrderedDict
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from imgcls_ray.errors import LabelStoreError, StorageError
 from imgcls_ray.storage.files import opaque_etag
-from imgcls_ray.storage.s3 import split_uri
-from imgcls_ray.storage.s3_failures import Failure, S3Error
-from imgcls_ray.storage.s3_listing import list_level
-from imgcls_ray.storage.s3_requests import STORE_DEADLINE_S, s3_client
+from imgcls_ray.storage.object_client import client_of
+from imgcls_ray.storage.object_failures import Failure, ObjectError
+from imgcls_ray.storage.object_listing import list_level
+from imgcls_ray.storage.schemes import bucket_name, split_uri
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,24 +21,22 @@ if TYPE_CHECKING:
 
     from _typeshed import WriteableBuffer
 
+    from imgcls_ray.storage.object_wire import Answer, Span
     from imgcls_ray.storage.options import StorageOptions
-    from imgcls_ray.storage.s3_answers import AsyncClient, Head
 
 # Most parts are smaller and come whole with the one request for their end, where Parquet keeps its table of contents.
 _TAIL_BYTES = 2**20
 _TAILS_KEPT = 4
-# The metadata that tells one attempt to create an object from another, of the same bytes even.
-_WRITER = "imgcls-writer"
 
 
-class S3Directory:
-    """Implements ``Directory``; ``create`` is a conditional PUT (``If-None-Match: *``)."""
+class ObjectDirectory:
+    """Implements ``Directory``; ``create`` is one conditional request."""
 
     def __init__(self, uri: str, options: StorageOptions) -> None:
-        self._client = s3_client(options)
         self._bucket, prefix = split_uri(uri)
+        self._client = client_of(uri, options)
         self._prefix = f"{prefix.rstrip('/')}/" if prefix.strip("/") else ""
-        self.uri = f"s3://{self._bucket}/{self._prefix}".rstrip("/")
+        self.uri = f"{self._bucket}/{self._prefix}".rstrip("/")
         self._tails = _Tails()
 
     def entries(self, folder: str = "", *, starts_with: str = "") -> Iterator[str]:
@@ -47,15 +45,15 @@ class S3Directory:
             for name in list_level(self._client, self._bucket, prefix + starts_with):
                 if name != prefix:  # some tools mark a folder with an object of its name
                     yield name.removeprefix(prefix).rstrip("/")
-        except S3Error as error:
+        except ObjectError as error:
             if error.failure is Failure.NO_BUCKET:
                 raise self._no_bucket(error) from error
-            raise self._client.storage_error(f"s3://{self._bucket}/{prefix}: cannot be listed", error) from error
+            raise self._client.storage_error(f"{self._bucket}/{prefix}: cannot be listed", error) from error
 
     def exists(self, name: str) -> bool:
         try:
-            self._client.request("head_object", Bucket=self._bucket, Key=self._prefix + name)
-        except S3Error as error:
+            self._client.head(self._bucket, self._prefix + name)
+        except ObjectError as error:
             if error.failure is Failure.MISSING:
                 return False
             raise self._client.storage_error(f"{self.uri}/{name}: cannot be looked up", error) from error
@@ -70,79 +68,39 @@ class S3Directory:
         return _ObjectFile(self, name, tail)  # type: ignore[return-value]
 
     def read(self, name: str) -> bytes:
-        return self._get(name)[0]
+        return self._get(name).data
 
     def read_range(self, name: str, start: int, stop: int, etag: str) -> bytes:
         """Bytes ``start`` to before ``stop`` of the version that was opened."""
-        return self._get(name, byte_range=f"bytes={start}-{stop - 1}", etag=opaque_etag(etag))[0]
+        return self._get(name, span=(start, stop), etag=opaque_etag(etag)).data
 
     def create(self, name: str, data: bytes) -> bool:
-        from botocore.exceptions import ClientError
-
-        key, writer = self._prefix + name, uuid.uuid4().hex
-
-        async def attempt(client: AsyncClient, _number: int) -> bool:
-            try:
-                await client.put_object(
-                    Bucket=self._bucket, Key=key, Body=data, IfNoneMatch="*", Metadata={_WRITER: writer}
-                )
-            except ClientError as error:
-                if error.response["ResponseMetadata"]["HTTPStatusCode"] != 412:
-                    raise
-                # An earlier attempt may have got through with its answer lost, also one that this place knows nothing
-                # of: aiohttp repeats a PUT whose connection is closed. Then the object carries our mark.
-                return await self._writer(client, key) == writer
-            return True
-
-        try:
-            return self._client.retried(attempt, STORE_DEADLINE_S)
-        except S3Error as error:
-            raise self._write_error(name, error) from error
+        with self._writing(name):
+            return self._client.create(self._bucket, self._prefix + name, data)
 
     def replace(self, name: str, data: bytes) -> None:
-        try:
-            self._client.request("put_object", Bucket=self._bucket, Key=self._prefix + name, Body=data)
-        except S3Error as error:
-            raise self._write_error(name, error) from error
+        with self._writing(name):
+            self._client.replace(self._bucket, self._prefix + name, data)
 
     def replace_from(self, name: str, path: str) -> None:
-        try:
+        with self._writing(name):
             self._client.upload(path, self._bucket, self._prefix + name)
-        except S3Error as error:
-            raise self._write_error(name, error) from error
 
     def remove(self, name: str) -> None:
-        try:
-            self._client.request("delete_object", Bucket=self._bucket, Key=self._prefix + name)
-        except S3Error as error:
-            raise self._write_error(name, error) from error
-
-    async def _writer(self, client: AsyncClient, key: str) -> str | None:
-        from botocore.exceptions import ClientError
-
-        try:
-            head = await client.head_object(Bucket=self._bucket, Key=key)
-        except ClientError as error:
-            if error.response["ResponseMetadata"]["HTTPStatusCode"] != 404:
-                raise
-            # Removed since: it was there when it was in the way.
-            return None
-        return head["Metadata"].get(_WRITER)
+        with self._writing(name):
+            self._client.delete(self._bucket, self._prefix + name)
 
     def _read_tail(self, name: str) -> _Tail:
         try:
-            data, answer = self._get(name, byte_range=f"bytes=-{_TAIL_BYTES}")
+            answer = self._get(name, span=_TAIL_BYTES)
         except _EmptyError:
             return _Tail(b"", 0, "")
-        size = int(answer.get("ContentRange", f"/{len(data)}").rpartition("/")[2])
-        return _Tail(data, size, answer["ETag"])
+        return _Tail(answer.data, answer.head.size, answer.head.etag)
 
-    def _get(self, name: str, *, byte_range: str | None = None, etag: str | None = None) -> tuple[bytes, Head]:
+    def _get(self, name: str, *, span: Span = None, etag: str | None = None) -> Answer:
         try:
-            return self._client.get(
-                self._bucket, self._prefix + name, deadline_s=STORE_DEADLINE_S, etag=etag, byte_range=byte_range
-            )
-        except S3Error as error:
+            return self._client.get(self._bucket, self._prefix + name, etag=etag, span=span)
+        except ObjectError as error:
             if error.failure is Failure.MISSING:
                 raise FileNotFoundError(f"{self.uri}/{name}: there is no such object") from error
             if error.failure is Failure.EMPTY_RANGE:
@@ -151,10 +109,19 @@ class S3Directory:
                 raise self._no_bucket(error) from error
             raise self._client.storage_error(f"{self.uri}/{name}: cannot be read", error) from error
 
-    def _no_bucket(self, error: S3Error) -> LabelStoreError:
-        return LabelStoreError(f"{self.uri}: there is no bucket {self._bucket!r} ({error}); make it, or check its name")
+    @contextmanager
+    def _writing(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except ObjectError as error:
+            raise self._write_error(name, error) from error
 
-    def _write_error(self, name: str, error: S3Error) -> StorageError:
+    def _no_bucket(self, error: ObjectError) -> LabelStoreError:
+        return LabelStoreError(
+            f"{self.uri}: there is no bucket {bucket_name(self._bucket)!r} ({error}); make it, or check its name"
+        )
+
+    def _write_error(self, name: str, error: ObjectError) -> StorageError:
         if error.failure is Failure.STORAGE and str(error).startswith("501"):
             return StorageError(
                 f"{self.uri}: {self._client.place} knows no conditional writes (If-None-Match), which keep two writers "
@@ -200,7 +167,7 @@ class _Tails:
 class _ObjectFile(io.RawIOBase):
     """Reads an object's tail from memory and anything before it by ranges."""
 
-    def __init__(self, directory: S3Directory, name: str, tail: _Tail) -> None:
+    def __init__(self, directory: ObjectDirectory, name: str, tail: _Tail) -> None:
         self._directory, self._name, self._tail, self._position = directory, name, tail, 0
 
     def readable(self) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from collections import OrderedDict
-from datetime import UTC
 from typing import IO, TYPE_CHECKING
 
 from imgcls_ray.errors import ImgclsError, InputError
@@ -12,19 +11,19 @@ from imgcls_ray.storage.files import FileInfo, opaque_etag
 from imgcls_ray.storage.left_out import BESIDE, ListingCounts, is_hidden, is_of_store
 from imgcls_ray.storage.listed import ListedPlace
 from imgcls_ray.storage.names import DEFAULT_NAMES, NameRules
+from imgcls_ray.storage.object_client import client_of
+from imgcls_ray.storage.object_failures import Failure, ObjectError
+from imgcls_ray.storage.object_listing import is_any_under, list_objects
 from imgcls_ray.storage.patterns import EVERYTHING, Pattern, has_magic, rule_against
-from imgcls_ray.storage.s3 import split_uri
-from imgcls_ray.storage.s3_failures import Failure, S3Error
-from imgcls_ray.storage.s3_listing import is_any_under, list_objects
-from imgcls_ray.storage.s3_requests import STORE_DEADLINE_S, s3_client
+from imgcls_ray.storage.schemes import bucket_name, split_uri
 from imgcls_ray.storage.scratch import scratch_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+    from imgcls_ray.storage.object_client import ObjectClient
     from imgcls_ray.storage.options import StorageOptions
     from imgcls_ray.storage.patterns import States
-    from imgcls_ray.storage.s3_requests import S3Client
 
 _COPY_BYTES = 64 * 2**20
 _ANSWERS_KEPT = 1024
@@ -38,18 +37,17 @@ def find_object(uri: str, options: StorageOptions) -> FileInfo | None:
         StorageError: that cannot be told.
     """
     bucket, key = split_uri(uri)
-    client = s3_client(options)
+    client = client_of(uri, options)
     if not key or key.endswith("/"):
         return None
     try:
-        head = client.request("head_object", Bucket=bucket, Key=key)
-    except S3Error as error:
+        head = client.head(bucket, key)
+    except ObjectError as error:
         # Without the right to list, S3 says of a missing object that it is refused: the listing decides.
         if error.failure in (Failure.MISSING, Failure.DENIED):
             return None
         raise _input_error(client, uri, bucket, error) from error
-    mtime = head["LastModified"].astimezone(UTC)
-    return FileInfo(f"s3://{bucket}/{key}", head["ContentLength"], opaque_etag(head["ETag"]), mtime)
+    return FileInfo(f"{bucket}/{key}", head.size, opaque_etag(head.etag), head.mtime)
 
 
 def check_place(uri: str, options: StorageOptions) -> None:
@@ -63,13 +61,13 @@ def check_place(uri: str, options: StorageOptions) -> None:
         StorageError: it cannot be listed.
     """
     bucket, key = split_uri(uri)
-    client = s3_client(options)
+    client = client_of(uri, options)
     if find_object(uri, options) is not None:
         return
     try:
         prefix, parts = _prefix(client, bucket, key)
         is_there = is_any_under(client, bucket, prefix)
-    except S3Error as error:
+    except ObjectError as error:
         raise _input_error(client, uri, bucket, error) from error
     if not is_there and not parts and key and not key.endswith("/"):
         raise InputError(f"{uri}: there is no such object, and none under {uri}/")
@@ -98,7 +96,7 @@ def list_place(
         InputError, StorageError: it cannot be listed.
     """
     bucket, key = split_uri(uri)
-    client = s3_client(options)
+    client = client_of(uri, options)
     if (info := find_object(uri, options)) is not None:
         yield info
         return
@@ -106,12 +104,12 @@ def list_place(
         prefix, parts = _prefix(client, bucket, key)
         pattern = Pattern(parts) if parts else EVERYTHING
         told = ListingCounts() if counts is None else counts
-        place = ListedPlace(f"s3://{bucket}/{prefix}", pattern, names)
+        place = ListedPlace(f"{bucket}/{prefix}", pattern, names)
         told.places.append(place)
         rule = _Rule(client, place.root, pattern, told, store, names)
         yield from place.follow(rule.inputs(list_objects(client, bucket, prefix)))
         place.is_whole = True
-    except S3Error as error:
+    except ObjectError as error:
         raise _input_error(client, uri, bucket, error) from error
 
 
@@ -128,10 +126,10 @@ def only_inputs(
     Raises:
         StorageError: that cannot be told.
     """
-    client = s3_client(options)
+    client = client_of("s3://", options)
     try:
         yield from _Rule(client, "s3://", EVERYTHING, counts, store, names).inputs(objects)
-    except S3Error as error:
+    except ObjectError as error:
         raise client.storage_error("what is an input cannot be told", error) from error
 
 
@@ -140,7 +138,7 @@ class _Rule:
 
     def __init__(
         self,
-        client: S3Client,
+        client: ObjectClient,
         root: str,
         pattern: Pattern,
         counts: ListingCounts,
@@ -218,9 +216,9 @@ class _Rule:
             return self._answers[uri]
         bucket, key = split_uri(uri)
         try:
-            self._client.request("head_object", Bucket=bucket, Key=key)
+            self._client.head(bucket, key)
             is_there = True
-        except S3Error as error:
+        except ObjectError as error:
             if error.failure not in (Failure.MISSING, Failure.DENIED):
                 raise
             is_there = False
@@ -239,22 +237,16 @@ def copy_object(uri: str, options: StorageOptions) -> IO[bytes]:
         StorageError: it cannot be read.
     """
     bucket, key = split_uri(uri)
-    client = s3_client(options)
+    client = client_of(uri, options)
     info = find_object(uri, options)
     if info is None or info.size is None:
         raise _why_not_found(client, uri, bucket, key)
     file = scratch_file("copy")
     try:
         for start in range(0, info.size, _COPY_BYTES):
-            data, _ = client.get(
-                bucket,
-                key,
-                deadline_s=STORE_DEADLINE_S,
-                etag=info.etag,
-                byte_range=f"bytes={start}-{min(start + _COPY_BYTES, info.size) - 1}",
-            )
-            file.write(data)
-    except S3Error as error:
+            span = (start, min(start + _COPY_BYTES, info.size))
+            file.write(client.get(bucket, key, etag=info.etag, span=span).data)
+    except ObjectError as error:
         file.close()
         raise _input_error(client, uri, bucket, error) from error
     except BaseException:
@@ -264,11 +256,11 @@ def copy_object(uri: str, options: StorageOptions) -> IO[bytes]:
     return io.BufferedReader(file)
 
 
-def _prefix(client: S3Client, bucket: str, key: str) -> tuple[str, list[str]]:
+def _prefix(client: ObjectClient, bucket: str, key: str) -> tuple[str, list[str]]:
     """What everything meant by a key begins with, and the parts of a pattern behind that.
 
     Raises:
-        S3Error: it cannot be told whether a folder is there whose name looks like a pattern.
+        ObjectError: it cannot be told whether a folder is there whose name looks like a pattern.
     """
     parts = key.split("/")
     for i, part in enumerate(parts):
@@ -277,20 +269,22 @@ def _prefix(client: S3Client, bucket: str, key: str) -> tuple[str, list[str]]:
     return key if not key or key.endswith("/") else f"{key}/", []
 
 
-def _why_not_found(client: S3Client, uri: str, bucket: str, key: str) -> ImgclsError:
+def _why_not_found(client: ObjectClient, uri: str, bucket: str, key: str) -> ImgclsError:
     # The answer to HEAD has no words; a GET is told whether it is the name, the rights or the credentials.
     if key and not key.endswith("/"):
         try:
-            client.get(bucket, key, deadline_s=STORE_DEADLINE_S, byte_range="bytes=0-0")
-        except S3Error as error:
+            client.get(bucket, key, span=(0, 1))
+        except ObjectError as error:
             if error.failure is not Failure.MISSING:
                 return _input_error(client, uri, bucket, error)
     return InputError(f"{uri}: there is no such object that may be read")
 
 
-def _input_error(client: S3Client, uri: str, bucket: str, error: S3Error) -> ImgclsError:
+def _input_error(client: ObjectClient, uri: str, bucket: str, error: ObjectError) -> ImgclsError:
     if error.failure is Failure.NO_BUCKET:
-        return InputError(f"{uri}: there is no bucket {bucket!r} ({error}); check its name, and the endpoint")
+        return InputError(
+            f"{uri}: there is no bucket {bucket_name(bucket)!r} ({error}); check its name, and the endpoint"
+        )
     if error.failure is Failure.MISSING:
         return InputError(f"{uri}: there is no such object ({error})")
     return client.storage_error(f"{uri}: cannot be read", error)

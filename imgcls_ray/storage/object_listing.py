@@ -1,4 +1,4 @@
-"""List the objects under a prefix in the order of their keys, several key ranges at a time.
+"""List the objects under a prefix in the order of their keys; on S3 several key ranges at a time.
 
 A request returns 1,000 keys, and requests follow one another: this takes hours for a hundred million objects. So the
 keys after the first pages are cut into ranges at folder names, several ranges are listed at the same time, and their
@@ -12,20 +12,20 @@ import queue
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC
-from typing import IO, TYPE_CHECKING, TypeAlias
+from typing import IO, TYPE_CHECKING
 
 from imgcls_ray.errors import StorageError
 from imgcls_ray.storage.files import FileInfo, opaque_etag
-from imgcls_ray.storage.s3_failures import AskAgainError
-from imgcls_ray.storage.s3_requests import STORE_DEADLINE_S
+from imgcls_ray.storage.object_client import STORE_DEADLINE_S
+from imgcls_ray.storage.object_failures import AskAgainError
+from imgcls_ray.storage.object_pages import Row, is_any, level, path_pages
 from imgcls_ray.storage.scratch import scratch_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-    from datetime import datetime
 
-    from imgcls_ray.storage.s3_answers import AsyncClient, ListedObject, Page
-    from imgcls_ray.storage.s3_requests import S3Client
+    from imgcls_ray.storage.object_client import ObjectClient
+    from imgcls_ray.storage.s3 import ListedObject, Page, S3Requests
 
 _PAGE_KEYS = 1000  # the most that S3 gives
 # Few objects are listed before the time that cutting takes is over.
@@ -37,53 +37,60 @@ _PAGES_OF_A_RANGE = 4
 _LEVELS = 8
 
 
-def list_level(client: S3Client, bucket: str, prefix: str) -> Iterator[str]:
+def list_level(client: ObjectClient, bucket: str, prefix: str) -> Iterator[str]:
     """Keys that begin with ``prefix``, ascending; those with a ``/`` behind it only up to that, each once.
 
     Raises:
-        S3Error: a page cannot be had.
+        ObjectError: a page cannot be had.
     """
-    for page in _level_pages(client, bucket, prefix):
+    if client.s3 is None:
+        yield from level(client, bucket, prefix)
+        return
+    for page in _level_pages(client, client.s3, bucket, prefix):
         yield from page
 
 
-def is_any_under(client: S3Client, bucket: str, prefix: str) -> bool:
+def is_any_under(client: ObjectClient, bucket: str, prefix: str) -> bool:
     """Whether any key begins with ``prefix``.
 
     Raises:
-        S3Error: that cannot be told: no such bucket, not allowed, unreachable.
+        ObjectError: that cannot be told: no such bucket, not allowed, unreachable.
     """
+    s3 = client.s3
+    if s3 is None:
+        return is_any(client, bucket, prefix)
+    return bool(client.retried(lambda _: s3.page(bucket, prefix, 1), STORE_DEADLINE_S).get("Contents"))
 
-    async def attempt(storage: AsyncClient, _number: int) -> Page:
-        return await storage.list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=1)
 
-    return bool(client.retried(attempt, STORE_DEADLINE_S).get("Contents"))
-
-
-def list_objects(client: S3Client, bucket: str, prefix: str) -> Iterator[FileInfo]:
+def list_objects(client: ObjectClient, bucket: str, prefix: str) -> Iterator[FileInfo]:
     """All objects whose keys begin with ``prefix``, in the order of their URIs.
 
     Empty objects whose names end with ``/`` mark folders for some tools and are left out.
 
     Raises:
-        S3Error: a page cannot be had.
+        ObjectError: a page cannot be had.
     """
+    if client.s3 is None:
+        for rows in path_pages(client, bucket, prefix):
+            yield from _infos(bucket, rows)
+        return
+    s3: S3Requests = client.s3
     keys: list[str] = []
-    for number, rows in enumerate(_range_pages(client, bucket, prefix, "", None), 1):
+    for number, rows in enumerate(_range_pages(client, s3, bucket, prefix, "", None), 1):
         yield from _infos(bucket, rows)
         keys.extend(row[0] for row in rows)
         if number == _PAGES_BEFORE_RANGES and rows:
             break
     else:
         return
-    last, bounds = keys[-1], _cut_points(client, bucket, prefix, keys)
+    last, bounds = keys[-1], _cut_points(client, s3, bucket, prefix, keys)
     stopped = threading.Event()
     with ThreadPoolExecutor(_THREADS, thread_name_prefix="list") as executor:
         try:
             ranges = []
             for after, until in zip([last, *bounds], [*bounds, None], strict=True):
                 pages = _Pages()
-                executor.submit(pages.fill, _range_pages(client, bucket, prefix, after, until), stopped)
+                executor.submit(pages.fill, _range_pages(client, s3, bucket, prefix, after, until), stopped)
                 ranges.append(pages)
             # Taken off one by one: a range's file is gone from the disk when it has been read.
             while ranges:
@@ -93,13 +100,10 @@ def list_objects(client: S3Client, bucket: str, prefix: str) -> Iterator[FileInf
             executor.shutdown(cancel_futures=True)
 
 
-_Row: TypeAlias = "tuple[str, int, str, datetime]"
-
-
-def _infos(bucket: str, rows: Iterable[_Row]) -> Iterator[FileInfo]:
+def _infos(bucket: str, rows: Iterable[Row]) -> Iterator[FileInfo]:
     for key, size, etag, mtime in rows:
         if size or not key.endswith("/"):
-            yield FileInfo(f"s3://{bucket}/{key}", size, etag, mtime)
+            yield FileInfo(f"{bucket}/{key}", size, etag, mtime)
 
 
 class _Pages:
@@ -110,7 +114,7 @@ class _Pages:
         self._file: IO[bytes] | None = None
         self._lock = threading.Lock()
 
-    def fill(self, pages: Iterator[list[_Row]], stopped: threading.Event) -> None:
+    def fill(self, pages: Iterator[list[Row]], stopped: threading.Event) -> None:
         """Put pages by until there are no more, or nobody wants them; never raises."""
         try:
             self._file = scratch_file("list")
@@ -126,7 +130,7 @@ class _Pages:
         except BaseException as error:  # raised again where the listing is read
             self._places.put(error)
 
-    def __iter__(self) -> Iterator[_Row]:
+    def __iter__(self) -> Iterator[Row]:
         try:
             while (place := self._places.get()) is not None:
                 if isinstance(place, BaseException):
@@ -141,7 +145,7 @@ class _Pages:
                 self._file.close()
 
 
-def _cut_points(client: S3Client, bucket: str, prefix: str, before: list[str]) -> list[str]:
+def _cut_points(client: ObjectClient, s3: S3Requests, bucket: str, prefix: str, before: list[str]) -> list[str]:
     """Folder names, ascending, that cut the keys behind those ``before`` into ranges; from few requests, so uneven."""
     last = before[-1]
     # The folders that the last key is in have keys behind it too, though not their names.
@@ -149,7 +153,7 @@ def _cut_points(client: S3Client, bucket: str, prefix: str, before: list[str]) -
     folders: set[str] = set()
     level = {prefix}
     for number in range(_LEVELS):
-        below = {name for folder in sorted(level) for name in _folders_behind(client, bucket, folder, last)}
+        below = {name for folder in sorted(level) for name in _folders_behind(client, s3, bucket, folder, last)}
         # A folder within another starts behind it: together they are still cut points.
         folders |= below
         if len(folders) >= _THREADS:
@@ -163,16 +167,16 @@ def _cut_points(client: S3Client, bucket: str, prefix: str, before: list[str]) -
     return sorted(folders)[::step]
 
 
-def _folders_behind(client: S3Client, bucket: str, prefix: str, last: str) -> list[str]:
-    page = _page(client, bucket, prefix, "", Delimiter="/", StartAfter=last)
+def _folders_behind(client: ObjectClient, s3: S3Requests, bucket: str, prefix: str, last: str) -> list[str]:
+    page = _page(client, s3, bucket, prefix, "", Delimiter="/", StartAfter=last)
     return [item["Prefix"] for item in page.get("CommonPrefixes", ()) if item["Prefix"] > last]
 
 
-def _level_pages(client: S3Client, bucket: str, prefix: str) -> Iterator[list[str]]:
+def _level_pages(client: ObjectClient, s3: S3Requests, bucket: str, prefix: str) -> Iterator[list[str]]:
     last, token = "", None
     while True:
         more: dict[str, str] = {"ContinuationToken": token} if token else {}
-        page = _page(client, bucket, prefix, last, Delimiter="/", **more)
+        page = _page(client, s3, bucket, prefix, last, Delimiter="/", **more)
         names = _names(page)
         yield names
         last, token = (names or [last])[-1], page.get("NextContinuationToken")
@@ -180,11 +184,13 @@ def _level_pages(client: S3Client, bucket: str, prefix: str) -> Iterator[list[st
             return
 
 
-def _range_pages(client: S3Client, bucket: str, prefix: str, after: str, until: str | None) -> Iterator[list[_Row]]:
+def _range_pages(
+    client: ObjectClient, s3: S3Requests, bucket: str, prefix: str, after: str, until: str | None
+) -> Iterator[list[Row]]:
     """Pages of the keys behind ``after``, up to ``until`` and with it."""
     while True:
         more = {"StartAfter": after} if after else {}
-        page = _page(client, bucket, prefix, after, **more)
+        page = _page(client, s3, bucket, prefix, after, **more)
         rows = [_row(item) for item in page.get("Contents", ())]
         if until is not None and rows and rows[-1][0] > until:
             yield [row for row in rows if row[0] <= until]
@@ -196,7 +202,7 @@ def _range_pages(client: S3Client, bucket: str, prefix: str, after: str, until: 
         after = rows[-1][0]
 
 
-def _row(item: ListedObject) -> _Row:
+def _row(item: ListedObject) -> Row:
     return item["Key"], item["Size"], opaque_etag(item["ETag"]), item["LastModified"].astimezone(UTC)
 
 
@@ -205,15 +211,15 @@ def _names(page: Page) -> list[str]:
     return sorted([*folders, *(item["Key"] for item in page.get("Contents", ()))])
 
 
-def _page(client: S3Client, bucket: str, prefix: str, after: str, **more: str) -> Page:
+def _page(client: ObjectClient, s3: S3Requests, bucket: str, prefix: str, after: str, **more: str) -> Page:
     """One page of a listing, whose names all lie behind ``after``: a page that came before is asked for again."""
 
-    async def attempt(storage: AsyncClient, _number: int) -> Page:
-        page = await storage.list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=_PAGE_KEYS, **more)
+    async def attempt(_number: int) -> Page:
+        page = await s3.page(bucket, prefix, _PAGE_KEYS, **more)
         names = _names(page)
         keys = [item["Key"] for item in page.get("Contents", ())]
         if keys != sorted(keys):
-            raise StorageError(f"s3://{bucket}/{prefix}: is not listed in order of its keys")
+            raise StorageError(f"{bucket}/{prefix}: is not listed in order of its keys")
         if names and names[0] <= after:
             raise AskAgainError(f"a page of the listing came again, at {names[0]!r}")
         if page.get("IsTruncated") and not names:

@@ -1,7 +1,11 @@
-"""Classify failed requests to S3, for the caller and for retries."""
+"""Classify failed requests to object storage, for the caller and for retries.
+
+One table of error codes for S3, Google Cloud Storage and Azure: their codes are names in one form of XML.
+"""
 
 from __future__ import annotations
 
+import re
 from enum import Enum, auto
 from typing import TYPE_CHECKING
 
@@ -33,7 +37,7 @@ class Failure(Enum):
     """No request can succeed: wrong credentials, wrong clock, unsupported requests."""
 
 
-class S3Error(Exception):
+class ObjectError(Exception):
     """A request that failed for good, with its last reason."""
 
     def __init__(self, failure: Failure, reason: str) -> None:
@@ -45,17 +49,17 @@ def check_version(came: str | None, planned: str | None) -> None:
     """Compare an answer's ETag with the requested one, because some servers ignore ``If-Match``.
 
     Raises:
-        S3Error: it is another version. An answer without an ETag is taken.
+        ObjectError: it is another version. An answer without an ETag is taken.
     """
     if came and planned and opaque_etag(came) != planned:
-        raise S3Error(Failure.CONFLICT, f"its ETag is {came[:_ETAG_CHARS]}")
+        raise ObjectError(Failure.CONFLICT, f"its ETag is {came[:_ETAG_CHARS]}")
 
 
 class AskAgainError(Exception):
     """An answer that cannot be right; the request is retried."""
 
 
-BY_CODE = {
+_BY_CODE = {
     "NoSuchKey": Failure.MISSING,
     "NoSuchBucket": Failure.NO_BUCKET,
     "InvalidBucketName": Failure.NO_BUCKET,
@@ -77,6 +81,22 @@ BY_CODE = {
     "RequestTimeTooSkewed": Failure.STORAGE,
     "AccountProblem": Failure.STORAGE,
     "AuthorizationHeaderMalformed": Failure.STORAGE,
+    # Azure's own
+    "BlobNotFound": Failure.MISSING,
+    "ResourceNotFound": Failure.MISSING,
+    "ContainerNotFound": Failure.NO_BUCKET,
+    "ContainerBeingDeleted": Failure.NO_BUCKET,
+    "InvalidResourceName": Failure.NO_BUCKET,
+    "OutOfRangeInput": Failure.NO_BUCKET,
+    "AuthorizationPermissionMismatch": Failure.DENIED,
+    "PublicAccessNotPermitted": Failure.DENIED,
+    "BlobArchived": Failure.ARCHIVED,
+    "BlobBeingRehydrated": Failure.ARCHIVED,
+    "BlobAlreadyExists": Failure.CONFLICT,
+    "ConditionNotMet": Failure.CONFLICT,
+    "AuthenticationFailed": Failure.STORAGE,
+    "AuthorizationFailure": Failure.STORAGE,
+    "AccountIsDisabled": Failure.STORAGE,
 }
 _BY_STATUS = {
     403: Failure.DENIED,
@@ -86,23 +106,60 @@ _BY_STATUS = {
     416: Failure.EMPTY_RANGE,
     429: Failure.PASSING,
 }
+# What obstore says, in words and in the words of its libraries in Rust; its classes tell less.
+_STATUS = re.compile(r"non-2xx status code: (\d{3})[^:\n]*:?(.*?)(?:\n\nDebug source|\Z)", re.DOTALL)
+_ELEMENT = re.compile(r"<(Code|Message)>([^<]*)</")
+_SYSTEM_ERROR = re.compile(r'code: (\d+),\s+kind: \w+,\s+message: "([^"]*)"')
+_OTHER_ERROR = re.compile(r'error: "([^"]*)"')
+_HTTP_KIND = re.compile(r"HttpError \{\s+kind: (\w+)")
+_PATH_WORDS = ("Could not parse path", "invalid path")
 
 
 def explain(error: Exception) -> tuple[Failure | None, str]:
-    """What an exception of the client means, and its reason in one line; ``None`` for an exception not its own."""
-    import aiohttp
-    from botocore import exceptions as botocore
-
+    """What an exception of a client means, and its reason in one line; ``None`` for an exception not its own."""
     words = " ".join(str(error).split()) or type(error).__name__
-    # s3fs's own methods give the client's errors other names.
-    if isinstance(error, OSError) and isinstance(error.__cause__, botocore.ClientError):
-        error = error.__cause__
-    if isinstance(error, botocore.ClientError):
-        return _explain_answer(error)
+    if isinstance(error, ObjectError):
+        return error.failure, words
     if isinstance(error, AskAgainError):
         return Failure.PASSING, words
     if isinstance(error, TimeoutError):
         return Failure.PASSING, "no answer within the time"
+    if any(kind.__module__.startswith("obstore") for kind in type(error).__mro__) or "Debug source:" in words:
+        return _explain_obstore(str(error))
+    if isinstance(error, ValueError) and words.startswith(_PATH_WORDS):
+        return Failure.STORAGE, words
+    return _explain_botocore(error, words)
+
+
+def _explain_obstore(text: str) -> tuple[Failure, str]:
+    told, _, debug = text.partition("\n\nDebug source:")
+    if match := _STATUS.search(text):
+        elements = dict(_ELEMENT.findall(match[2]))
+        return _explain_answer(int(match[1]), elements.get("Code", ""), elements.get("Message", ""))
+    # Of a failed bulk request, whose parts have a status each.
+    if match := re.search(r"\(code: (\d{3})\)", told):
+        return _explain_answer(int(match[1]), "", "")
+    kind = match[1] if (match := _HTTP_KIND.search(debug)) else ""
+    if kind == "Timeout":
+        return Failure.PASSING, "no answer within the time"
+    if kind:
+        system = _SYSTEM_ERROR.search(debug)
+        other = _OTHER_ERROR.search(debug)
+        why = f"[Errno {system[1]}] {system[2]}" if system else other[1] if other else ""
+        if "certificate" in debug.lower():
+            return Failure.STORAGE, f"its certificate is not trusted: {why or 'unknown'}"
+        if kind == "Connect":
+            return Failure.UNREACHABLE, f"no connection: {why or 'refused'}"
+        return Failure.PASSING, f"the connection broke: {why or 'before the end'}"
+    return Failure.STORAGE, " ".join(told.split())[:300]
+
+
+def _explain_botocore(error: Exception, words: str) -> tuple[Failure | None, str]:
+    import aiohttp
+    from botocore import exceptions as botocore
+
+    if isinstance(error, botocore.ClientError):
+        return _explain_client_error(error)
     if isinstance(error, botocore.SSLError):
         return Failure.STORAGE, words
     cause = error.kwargs.get("error") if isinstance(error, botocore.EndpointConnectionError) else None
@@ -131,14 +188,17 @@ def explain(error: Exception) -> tuple[Failure | None, str]:
     return None, words
 
 
-def _explain_answer(error: ClientError) -> tuple[Failure, str]:
+def _explain_client_error(error: ClientError) -> tuple[Failure, str]:
     code = str(error.response.get("Error", {}).get("Code", ""))
     message = str(error.response.get("Error", {}).get("Message") or "")
-    status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+    return _explain_answer(int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)), code, message)
+
+
+def _explain_answer(status: int, code: str, message: str) -> tuple[Failure, str]:
     # The first words suffice: some servers send the request back, and nothing of it belongs into a log.
     reason = " ".join(f"{status} {code} {message}".split())[:200]
-    if code in BY_CODE:
-        return BY_CODE[code], reason
+    if code in _BY_CODE:
+        return _BY_CODE[code], reason
     if status >= 500 and status != 501:
         return Failure.PASSING, reason
     return _BY_STATUS.get(status, Failure.STORAGE), reason
