@@ -9,6 +9,9 @@ PIP_INSTALL := $(BIN)/python -u tools/pip_install.py -c constraints.txt
 # The tests' S3 server: one node of Ceph with its gateway, on loopback, objects in memory.
 S3_PROGRAMS := ceph-mon ceph-osd radosgw radosgw-admin
 S3_PACKAGES := ceph-mon ceph-osd radosgw ceph-common
+# The tests' Azure server: Microsoft's emulator, on Node.
+AZURE_PROGRAMS := node azurite-blob
+AZURE_VERSION := 3.35.0
 # The browser that opens the service's page in tests.
 BROWSER_PROGRAMS := chromium
 BROWSER_PACKAGES := chromium fonts-dejavu-core
@@ -19,7 +22,7 @@ is_installed = (for program in $(1); do command -v $$program >/dev/null || exit 
 apt_install = sudo=; [ "$$(id -u)" = 0 ] || sudo="sudo -n"; \
   $$sudo apt-get update -q && $$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $(1)
 
-.PHONY: help install s3-server browser test-programs demo test test-all check format bench clean
+.PHONY: help install s3-server azure-server browser test-programs demo test test-all check format bench clean
 .DEFAULT_GOAL := help
 
 help:
@@ -30,6 +33,7 @@ help:
 	@echo "make check     check format, lint, types, import rules and known vulnerabilities of dependencies"
 	@echo "make bench     measure throughput and compare it with other pipelines (see benchmarks/README.md)"
 	@echo "make s3-server install the S3 server of the tests and benchmarks (as root; Debian, Ubuntu)"
+	@echo "make azure-server install the Azure server of the tests (as root; Debian, Ubuntu)"
 	@echo "make browser   install the browser of the tests of the service's page (as root; Debian, Ubuntu)"
 
 install: $(READY)
@@ -47,6 +51,13 @@ s3-server:
 	  echo "Installing the S3 server of the tests (Ceph): 91 MB to download, 350 MB on disk."; \
 	  $(call apt_install,$(S3_PACKAGES)); }
 
+azure-server:
+	@$(call is_installed,$(AZURE_PROGRAMS)) || { \
+	  echo "Installing the Azure server of the tests (Azurite): 100 MB to download, 200 MB on disk."; \
+	  $(call is_installed,node npm) || { $(call apt_install,nodejs npm); }; \
+	  sudo=; [ "$$(id -u)" = 0 ] || sudo="sudo -n"; \
+	  $$sudo npm install --global --no-audit --no-fund azurite@$(AZURE_VERSION); }
+
 browser:
 	@$(call is_installed,$(BROWSER_PROGRAMS)) || { \
 	  echo "Installing the browser of the tests (Chromium): 200 MB to download, 670 MB on disk."; \
@@ -54,7 +65,7 @@ browser:
 
 # If they cannot be installed, the tests that need them are skipped, and the last line of pytest says so.
 test-programs:
-	@if [ "$$(id -u)" = 0 ] || sudo -n true 2>/dev/null; then $(MAKE) --no-print-directory -k s3-server browser || true; fi
+	@if [ "$$(id -u)" = 0 ] || sudo -n true 2>/dev/null; then $(MAKE) --no-print-directory -k s3-server azure-server browser || true; fi
 
 demo: $(READY)
 	rm -rf build/demo

@@ -221,6 +221,10 @@ def _parameters(kind: type[StrictModel], argument: str | None, *, as_job: bool) 
             # All that -o is given is looked at: earlier versions took pairs there. Lists may be given piece by piece.
             is_repeated = key == "output" or _is_list(field) or _takes_several(field)
             yield _parameter(key, list[str] if is_repeated else str, option)
+    for old, new in kind.renamed_keys.items():
+        if new in sections and new != argument:
+            is_flag = _plain_type(fields[new]) is bool
+            yield _parameter(old, bool if is_flag else str, typer.Option(f"--{old.replace('_', '-')}", hidden=True))
     if "output" not in fields:
         yield _parameter("output", list[str], typer.Option("-o", hidden=True))
     yield _parameter("config", Path, typer.Option("--config", "-c", metavar="FILE", help="YAML file with these keys."))

@@ -14,7 +14,12 @@ if TYPE_CHECKING:
 
 
 def storage_options(config: ObjectStorage) -> StorageOptions:
-    return StorageOptions(endpoint_url=config.s3_endpoint_url, anonymous=config.s3_anonymous)
+    return StorageOptions(
+        endpoint_url=config.endpoint_url,
+        anonymous=config.anonymous,
+        requester_pays=config.requester_pays,
+        kms_key=config.kms_key,
+    )
 
 
 def fetch_limits(config: ReadLimits) -> FetchLimits:

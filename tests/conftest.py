@@ -15,6 +15,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.azure.server import ACCOUNT as AZURE_ACCOUNT
+from tests.azure.server import KEY as AZURE_KEY
+from tests.azure.server import AzureServer, azure_server
+from tests.azure.server import missing_programs as missing_of_azure
+from tests.gcs.server import TOKEN as GCS_TOKEN
+from tests.gcs.server import GcsServer, gcs_server
 from tests.programs import leave_out, summary, wanted_program
 from tests.s3.proxy import Faults, S3Proxy, s3_proxy
 from tests.s3.server import S3Server, missing_programs, s3_server
@@ -283,6 +289,72 @@ def bucket(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     forget_clients()
     yield name
     forget_clients()
+
+
+@pytest.fixture(scope="session")
+def azure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AzureServer]:
+    """The one Azure server of the test session; a test that needs it is skipped where it is not installed."""
+    if missing := missing_of_azure():
+        leave_out("the Azure server", "azure-server", missing)
+    with azure_server(tmp_path_factory.mktemp("azure")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def gcs() -> Iterator[GcsServer]:
+    """The one fake of Google Cloud Storage of the test session."""
+    with gcs_server() as server:
+        yield server
+
+
+@pytest.fixture
+def container(azure: AzureServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The address of a fresh container of Azure's; its server and the key to it are in the environment."""
+    from imgcls_ray.storage.object_client import forget_clients
+
+    name = f"test-{uuid.uuid4().hex[:12]}"
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_NAME", AZURE_ACCOUNT)
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_KEY", AZURE_KEY)
+    monkeypatch.setenv("AZURE_STORAGE_ENDPOINT", f"{azure.url}/{AZURE_ACCOUNT}")
+    azure.create_container(name)
+    forget_clients()
+    yield f"az://{name}"
+    forget_clients()
+
+
+@pytest.fixture
+def gcs_bucket(gcs: GcsServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The address of a fresh bucket of Google's; its server and the token for it are in the environment."""
+    from imgcls_ray.storage.object_client import forget_clients
+
+    name = f"test-{uuid.uuid4().hex[:12]}"
+    monkeypatch.setenv("GOOGLE_BASE_URL", gcs.url)
+    monkeypatch.setenv("GOOGLE_BEARER_TOKEN", GCS_TOKEN)
+    gcs.buckets[name] = {}
+    forget_clients()
+    yield f"gs://{name}"
+    forget_clients()
+
+
+OBJECT_STORAGES = {"s3": "bucket", "gs": "gcs_bucket", "az": "container"}
+"""Kinds of object storage, and the fixtures with a fresh bucket of each."""
+
+
+@pytest.fixture(params=["local", *OBJECT_STORAGES])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The address of an empty place on each storage."""
+    return str(tmp_path / "place") if request.param == "local" else _address(request)
+
+
+@pytest.fixture(params=list(OBJECT_STORAGES))
+def far_place(request: pytest.FixtureRequest) -> str:
+    """The address of an empty bucket on each object storage."""
+    return _address(request)
+
+
+def _address(request: pytest.FixtureRequest) -> str:
+    name: str = request.getfixturevalue(OBJECT_STORAGES[request.param])
+    return name if "://" in name else f"s3://{name}"
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Tests on a machine without the S3 server and the browser."""
+"""Tests on a machine without the S3 server, the Azure server and the browser."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ ROOT = Path(__file__).parent.parent
 NEED_PROGRAMS = (
     "tests/storage/test_s3_requests.py::test_an_empty_object_is_no_bytes",
     "tests/storage/test_s3_requests.py::test_what_may_pass_is_tried_again",  # asks through the proxy
+    "tests/storage/test_every_storage.py::test_an_account_that_is_not_named_is_told",
     "tests/serve/test_page.py::test_page_says_which_model_answers",
 )
 NEEDS_NONE = "tests/test_config.py::test_a_missing_file_is_refused"
@@ -43,12 +44,12 @@ def test_what_needs_a_program_that_is_missing_is_skipped_and_the_last_line_says_
     assert done.returncode == 0, done.stdout + done.stderr
     last = done.stdout.splitlines()[-1]
     assert last.endswith(
-        "skipped for want of the S3 server (`make s3-server` as root installs it) and the browser (`make browser` as "
-        "root installs it)"
+        "skipped for want of the Azure server (`make azure-server` as root installs it) and the S3 server (`make "
+        "s3-server` as root installs it) and the browser (`make browser` as root installs it)"
     )
     num_skipped = int(last.partition(" ")[0])
     assert f"1 passed, {num_skipped} skipped" in done.stdout
-    assert num_skipped > done.stdout.count("SKIPPED [") == 2
+    assert num_skipped > done.stdout.count("SKIPPED [") == 3
 
 
 def test_a_program_that_is_missing_is_a_failure_in_ci(tmp_path: Path) -> None:
@@ -56,6 +57,7 @@ def test_a_program_that_is_missing_is_a_failure_in_ci(tmp_path: Path) -> None:
     assert done.returncode == 1, done.stdout + done.stderr
     assert "skipped" not in done.stdout
     assert "needs the S3 server (`make s3-server` as root installs it): there is no ceph-authtool" in done.stdout
+    assert "needs the Azure server (`make azure-server` as root installs it): there is no node" in done.stdout
     assert "needs the browser (`make browser` as root installs it): there is no chromium" in done.stdout
 
 

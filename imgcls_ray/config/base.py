@@ -142,7 +142,7 @@ def read_values(
         ConfigError: of ``load_config`` and ``parse_overrides``.
     """
     written = _with_new_keys(kind, load_config(file), f"{file}: ") if file else {}
-    return {**written, **_with_new_keys(kind, parse_overrides(overrides)), **flags}
+    return {**written, **_with_new_keys(kind, parse_overrides(overrides)), **_with_new_keys(kind, flags)}
 
 
 def _with_new_keys(kind: type[StrictModel], values: Mapping[str, V], where: str = "") -> dict[str, V]:

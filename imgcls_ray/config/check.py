@@ -76,7 +76,7 @@ class CheckConfig(Labelled, RunsBlocks, ReadLimits):
     """One check of a labelled dataset: ``imgcls check`` and ``jobs/check_dataset.py``."""
 
     help_sections: ClassVar = {"num_workers": "Workers", "dark_below": "Thresholds of warnings"}
-    renamed_keys: ClassVar = {"dataset": "data"}
+    renamed_keys: ClassVar = {"dataset": "data", **ReadLimits.renamed_keys}
 
     output: str = "output"
     """Folder or ``s3://bucket/prefix`` for the report."""

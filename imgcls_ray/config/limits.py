@@ -11,15 +11,21 @@ from imgcls_ray.defaults import DECODE_TIMEOUT_S, FETCH_TIMEOUT_S, MAX_IMAGE_BYT
 
 
 class ObjectStorage(StrictModel):
-    """How ``s3://`` URIs are reached."""
+    """How ``s3://``, ``gs://`` and ``az://`` URIs are reached."""
 
-    help_sections: ClassVar = {"s3_endpoint_url": "Object storage"}
+    help_sections: ClassVar = {"endpoint_url": "Object storage"}
+    renamed_keys: ClassVar = {"s3_endpoint_url": "endpoint_url", "s3_anonymous": "anonymous"}
 
-    s3_endpoint_url: str | None = None
-    """Address of the server for ``s3://`` URIs, if it is not AWS. Default: AWS_ENDPOINT_URL, or that of the profile.
-    Credentials come from the environment, ~/.aws or a role, never from this configuration."""
-    s3_anonymous: bool = False
+    endpoint_url: str | None = None
+    """Address of the object storage's server, if it is not the cloud's own. Default: AWS_ENDPOINT_URL or that of the
+    profile for ``s3://``, GOOGLE_BASE_URL for ``gs://``, AZURE_STORAGE_ENDPOINT for ``az://``. Credentials come from
+    the environment, the cloud's files or a role, never from this configuration."""
+    anonymous: bool = False
     """Read public buckets without credentials."""
+    requester_pays: bool = False
+    """Pay for the requests in place of the bucket's owner; on ``gs://`` the project in GOOGLE_CLOUD_PROJECT pays."""
+    kms_key: str | None = None
+    """Key of AWS KMS that encrypts what is written to ``s3://``: its id or ARN. Default: as the bucket is set up."""
 
 
 class ReadLimits(ObjectStorage):

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from imgcls_ray.storage.options import StorageOptions
 
 T = TypeVar("T")
+_is_forked = False
 
 # A page of 1,000 keys, a part file, a plan: what the label store asks for.
 STORE_DEADLINE_S = 120.0
@@ -144,16 +145,20 @@ class ObjectClient:
             ObjectError: it failed for good.
         """
         wire, writer = self._wire(key), uuid.uuid4().hex
+        is_in_the_way = False
 
         async def attempt(_number: int) -> bool:
+            nonlocal is_in_the_way
             try:
-                await wire.put(bucket, key, data, writer=writer)
+                if not is_in_the_way:
+                    await wire.put(bucket, key, data, writer=writer)
+                    return True
             except Exception as error:
                 if explain(error)[0] is not Failure.CONFLICT:
                     raise
-                # An earlier attempt may have got through with its answer lost. Then the object carries our mark.
-                return await _writer_of(wire, bucket, key) == writer
-            return True
+                is_in_the_way = True
+            # An earlier attempt may have got through with its answer lost. Then the object carries our mark.
+            return await _writer_of(wire, bucket, key) == writer
 
         return self.retried(attempt, STORE_DEADLINE_S)
 
@@ -305,7 +310,13 @@ class ObjectClient:
 
 
 def client_of(uri: str, options: StorageOptions) -> ObjectClient:
-    """This process's client for the storage of an address."""
+    """This process's client for the storage of an address.
+
+    Raises:
+        StorageError: this process is a fork of one that had a client.
+    """
+    if _is_forked:
+        raise StorageError(f"{uri}: cannot be read by a process that is a fork of one that used object storage")
     return _client(kind_of(uri), options)
 
 
@@ -323,13 +334,14 @@ def _client(kind: str, options: StorageOptions) -> ObjectClient:
 def _event_loop() -> asyncio.AbstractEventLoop:
     loop = asyncio.new_event_loop()
     threading.Thread(target=loop.run_forever, name="storage", daemon=True).start()
-    os.register_at_fork(after_in_child=_forget_all)
+    os.register_at_fork(after_in_child=_refuse_from_now_on)
     return loop
 
 
-def _forget_all() -> None:
-    # A forked process has the loop, and not its thread.
-    _event_loop.cache_clear()
+def _refuse_from_now_on() -> None:
+    # The threads of the clients are not in a forked process, which would wait for them for ever.
+    global _is_forked
+    _is_forked = True
     _client.cache_clear()
 
 

@@ -5,6 +5,8 @@ obstore follows the pages by itself. After a failure the listing begins again be
 
 from __future__ import annotations
 
+import itertools
+from collections import OrderedDict
 from typing import TYPE_CHECKING, TypeAlias
 
 from imgcls_ray.errors import StorageError
@@ -22,6 +24,8 @@ Row: TypeAlias = "tuple[str, int, str, datetime]"
 """Key, size, version, time."""
 _PAGE_KEYS = 1000
 _PAGE_DEADLINE_S = 120.0
+# Of the pages of a server, which may hold 5,000, and of what obstore makes of them.
+_RECENT_KEYS = 12_000
 
 
 def path_pages(client: ObjectClient, bucket: str, prefix: str) -> Iterator[list[Row]]:
@@ -31,14 +35,23 @@ def path_pages(client: ObjectClient, bucket: str, prefix: str) -> Iterator[list[
         ObjectError: a page cannot be had.
     """
     after = ""
+    # A page that comes again holds keys that came just before; other keys out of order are an order of its own.
+    recent: OrderedDict[str, None] = OrderedDict()
     listing = _Listing(client, bucket, prefix)
     while (page := client.retried(lambda _: listing.page(after), _PAGE_DEADLINE_S)) is not None:  # noqa: B023
-        keys = [row[0] for row in page]
-        if keys != sorted(keys):
-            raise StorageError(f"{bucket}/{prefix}: is not listed in order of its keys")
-        if page:
-            yield [row for row in page if row[1] or not _is_marker(client, bucket, row[0])]
-            after = keys[-1]
+        rows = []
+        for row in page:
+            if row[0] in recent:
+                continue
+            if row[0] <= after:
+                raise StorageError(f"{bucket}/{prefix}: is not listed in order of its keys")
+            after = row[0]
+            recent[after] = None
+            if row[1] or not _is_marker(client, bucket, after):
+                rows.append(row)
+        while len(recent) > _RECENT_KEYS:
+            recent.popitem(last=False)
+        yield rows
 
 
 def is_any(client: ObjectClient, bucket: str, prefix: str) -> bool:
@@ -71,7 +84,8 @@ def level(client: ObjectClient, bucket: str, prefix: str) -> Iterator[str]:
     # An empty object with the name of a folder is its marker: obstore takes the "/" off.
     markers = {name[:-1] for name in [*names, folder]}
     names += [item["path"] for item in found["objects"] if item["size"] or item["path"] not in markers]
-    yield from sorted(name for name in names if name.startswith(prefix))
+    # Each once, though a page came twice.
+    yield from sorted({name for name in names if name.startswith(prefix)})
 
 
 class _Listing:
@@ -80,14 +94,16 @@ class _Listing:
     def __init__(self, client: ObjectClient, bucket: str, prefix: str) -> None:
         self._client, self._bucket, self._prefix = client, bucket, prefix
         self._stream: Any = None
+        self._begins_behind = ""
 
     async def page(self, after: str) -> list[Row] | None:
-        """The next rows, all behind ``after``; ``None`` at the end."""
+        """The next rows, if it has to begin again those behind ``after``; ``None`` at the end."""
         import obstore
 
         try:
             if self._stream is None:
                 store = (await self._client.wire.bucket(self._bucket)).patient
+                self._begins_behind = after
                 self._stream = obstore.list(
                     store, self._prefix.rstrip("/") or None, offset=after or None, chunk_size=_PAGE_KEYS
                 )
@@ -97,12 +113,13 @@ class _Listing:
             raise
         if came is None:
             return None
-        return [
-            (item["path"], item["size"], opaque_etag(item["e_tag"] or ""), item["last_modified"])
-            for item in came
-            # Azure's listing may begin at the offset itself, and its emulator's begins anew.
-            if item["path"] > after
-        ]
+        rows = [(item["path"], item["size"], opaque_etag(item["e_tag"] or ""), item["last_modified"]) for item in came]
+        if not self._begins_behind:
+            return rows
+        # Azure's listing may begin at the offset itself, and its emulator's begins anew.
+        rows = list(itertools.dropwhile(lambda row: row[0] <= self._begins_behind, rows))
+        self._begins_behind = "" if rows else self._begins_behind
+        return rows
 
 
 def _is_marker(client: ObjectClient, bucket: str, key: str) -> bool:

@@ -83,6 +83,8 @@ class ObstoreWire:
         if isinstance(span, int) and self._kind == "az":  # which has no ranges from the end
             head = await self.head(bucket, key)
             check_version(head.etag, etag)
+            if not head.size:
+                return Answer(b"", head)
             span = (max(0, head.size - span), head.size)
             etag, if_match = opaque_etag(head.etag), True
         answer = await obstore.get_async(store, key, options=_get_options(etag if if_match else None, span))

@@ -13,7 +13,7 @@ class StorageOptions:
     """How to reach the storage. It has no secret, so it may be sent to workers and recorded."""
 
     endpoint_url: str | None = None
-    """Address of a server other than AWS. Default: ``AWS_ENDPOINT_URL`` or that of the profile."""
+    """Address of a server other than the cloud's own. Default: that of the environment, or of the profile."""
     anonymous: bool = False
     """Send no credentials, for public buckets."""
     requester_pays: bool = False
@@ -28,7 +28,7 @@ class StorageOptions:
         if parts.username or parts.password:
             # It is recorded with every run, and what is recorded holds no secret.
             raise ConfigError(
-                "s3_endpoint_url: credentials do not belong there; put them where AWS tools look for them"
+                "endpoint_url: credentials do not belong there; put them where the cloud's own tools look for them"
             )
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ConfigError(f"s3_endpoint_url: expected http(s)://HOST[:PORT], got {self.endpoint_url!r}")
+            raise ConfigError(f"endpoint_url: expected http(s)://HOST[:PORT], got {self.endpoint_url!r}")

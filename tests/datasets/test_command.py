@@ -76,5 +76,5 @@ def test_a_place_of_no_known_kind_for_the_report_is_refused_before_the_check(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answer(monkeypatch)
-    with pytest.raises(InputError, match="gs://bucket/out"):
-        run(tmp_path, "gs://bucket/out")
+    with pytest.raises(InputError, match="hdfs://bucket/out"):
+        run(tmp_path, "hdfs://bucket/out")

@@ -398,7 +398,7 @@ class _Server:
         if not any(fault.kind == "repeat_page" for fault in self._planner.faults.rules):
             return
         bucket, prefix, _ = _place(request)
-        for pattern in (rb"<NextContinuationToken>(.*?)</", rb".*<Key>(.*?)</"):
+        for pattern in (rb"<NextContinuationToken>(.*?)</", rb"\A.*<Key>(.*?)</", rb"<NextMarker>(.+?)</"):
             if match := re.search(pattern, body, re.DOTALL):
                 self._pages[bucket, prefix, unquote_plus(match.group(1).decode())] = body
         while len(self._pages) > _PAGES_KEPT:
@@ -502,6 +502,9 @@ def _header(line: bytes) -> tuple[str, str]:
 
 
 def _operation(method: str, path: str, query: dict[str, str]) -> Operation:
+    if "comp" in query:  # Azure's
+        of_parts: dict[str, Operation] = {"block": "upload", "blocklist": "upload", "list": "list", "batch": "delete"}
+        return of_parts.get(query["comp"], "other")
     if not path.strip("/").partition("/")[2]:
         is_listing = method == "GET" and ("list-type" in query or "prefix" in query or "marker" in query or not query)
         return "list" if is_listing and path != "/" else "other"

@@ -146,7 +146,7 @@ def s3_server(folder: Path) -> Iterator[S3Server]:
     shutil.rmtree(folder, ignore_errors=True)
     for name in ("mon", "osd", "rgw", "log", "run"):
         (folder / name).mkdir(parents=True)
-    mon_port, port = _free_ports(2)
+    mon_port, port = free_ports(2)
     conf = _CONF.format(folder=folder, fsid=uuid.uuid4(), mon_port=mon_port, port=port)
     (folder / "ceph.conf").write_text(conf)
     daemons: list[subprocess.Popen[bytes]] = []
@@ -226,7 +226,8 @@ def _environment(folder: Path) -> dict[str, str]:
     return {**os.environ, "CEPH_CONF": str(folder / "ceph.conf")}
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
+    """Ports that no connection going out is given."""
     ports: list[int] = []
     for port in random.SystemRandom().sample(_PORTS, len(_PORTS)):
         with socket.socket() as probe:

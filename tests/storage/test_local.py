@@ -260,8 +260,8 @@ def test_only_names_that_are_not_utf8_become_file_uris() -> None:
 
 def test_an_unknown_kind_of_storage_fails_one_input_only() -> None:
     assert code_of("gopher://host/a.jpg") is ImageErrorCode.UNSUPPORTED_STORAGE
-    with pytest.raises(InputError, match="gs://bucket/labels: a label store cannot be kept there; give a local"):
-        open_directory("gs://bucket/labels")
+    with pytest.raises(InputError, match="hdfs://bucket/labels: a label store cannot be kept there; give a local"):
+        open_directory("hdfs://bucket/labels")
 
 
 # --- listing ---------------------------------------------------------------------------------------------------------
