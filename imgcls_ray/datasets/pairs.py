@@ -16,7 +16,7 @@ from imgcls_ray.errors import ImageError
 from imgcls_ray.images.decoder import decode_image
 from imgcls_ray.images.measure import small_grey
 from imgcls_ray.machine import available_cores
-from imgcls_ray.storage import fetch
+from imgcls_ray.packed.listing import fetch_input
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -135,7 +135,9 @@ def _differences(
     def difference(pair: np.ndarray) -> float:
         try:
             one, two = (
-                small_grey(decode_image(fetch(uris[int(numbers[at])], None, task.fetch_limits), task.decode_limits))
+                small_grey(
+                    decode_image(fetch_input(uris[int(numbers[at])], None, task.fetch_limits), task.decode_limits)
+                )
                 for at in pair
             )
         except ImageError:  # it was there before
