@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
 
 _FILES_KEPT = 4
 _MEMBERS_KEPT = 200_000
+# What WebDataset keeps beside an image, of what no folder's rule leaves out.
+_SIDE_FILES = frozenset(
+    {".cls", ".cls2", ".class", ".count", ".id", ".index", ".inx", ".text", ".caption", ".transcript"}
+)
 
 
 def list_members(
@@ -80,11 +85,20 @@ def _rule_against(names: NameRules, name: str) -> str | None:
     for part in [*(f"{folder}/" for folder in folders if folder not in ("", ".", "..")), last or name]:
         if names.has_table and part.startswith("."):
             return ".*"
-        rule = names.of_table(part) or (names.of_patterns(where + part) if names.has_patterns else None)
+        rule = (
+            names.of_table(part)
+            or (_rule_of_side_file(part) if names.has_table else None)
+            or (names.of_patterns(where + part) if names.has_patterns else None)
+        )
         if rule is not None:
             return rule
         where += part
     return None
+
+
+def _rule_of_side_file(name: str) -> str | None:
+    suffix = os.path.splitext(name)[1].lower()
+    return f"*{suffix}" if suffix in _SIDE_FILES else None
 
 
 def fetch_input(uri: str, etag: str | None, limits: FetchLimits) -> bytes:

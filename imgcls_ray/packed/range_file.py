@@ -56,6 +56,8 @@ class RangeFile(io.RawIOBase):
     def read(self, size: int | None = -1, /) -> bytes:
         left = max(0, self.size - self._position)
         wanted = left if size is None or size < 0 else min(size, left)
+        if not wanted:
+            return b""
         if wanted > self._max_read:
             raise ImageError(ImageErrorCode.CORRUPT, f"a part of its directory has {wanted:,} bytes")
         at = self._position - self._start

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 _BLOCK = tarfile.BLOCKSIZE
 # Headers have some hundred bytes; of extended ones, some kilobytes.
 _MAX_HEADER_BYTES = 2**20
-# GNU tar fills the last record with zeros, twenty blocks by default.
-_MAX_END_BYTES = 64 * 2**10
 _INDEX_VERSION = "v1.2"
 _GZIP, _ZSTD, _XZ, _BZIP2 = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"\xfd7zXZ", b"BZh"
 
@@ -110,12 +108,8 @@ def _indexed(info: FileInfo, limits: FetchLimits) -> list[_Indexed] | None:
     if not members:
         return None
     members.sort()
-    rest = (info.size or 0) - members[-1].offset - members[-1].size
-    if not 0 <= rest <= _MAX_END_BYTES or not all(
-        _is_there(member, info, limits) for member in (members[0], members[-1])
-    ):
-        return None
-    return members
+    is_there = all(_is_there(member, info, limits) for member in (members[0], members[-1]))
+    return members if is_there and _ends_with(members[-1], info, limits) else None
 
 
 def _parse(text: str) -> list[_Indexed]:
@@ -134,6 +128,14 @@ def _parse(text: str) -> list[_Indexed]:
                 return []
             members.append(_Indexed(int(offset), int(size), name))
     return members
+
+
+def _ends_with(member: _Indexed, info: FileInfo, limits: FetchLimits) -> bool:
+    """Whether a member is the last one: behind it is nothing but zeros."""
+    end = member.offset + -(-member.size // _BLOCK) * _BLOCK
+    if end >= (info.size or 0):
+        return member.offset + member.size <= (info.size or 0)
+    return not fetch_range(info.uri, end, _BLOCK, info.etag, limits).strip(b"\0")
 
 
 def _is_there(member: _Indexed, info: FileInfo, limits: FetchLimits) -> bool:
