@@ -52,7 +52,7 @@ def list_members(
     for member in _members(info, limits):
         if member.name is None:
             yield info._replace(size=None, source=None, locator=member.locator)
-        elif (rule := _rule_against(names, member.name)) is None:
+        elif (rule := rule_against(names, member.name)) is None:
             uri = member_uri(info.uri, member.name)
             yield FileInfo(uri, member.size, info.etag, info.mtime, info.uri, member.locator)
         elif left_out is not None:
@@ -78,7 +78,7 @@ def _reader_of(uri: str) -> Callable[[FileInfo, FetchLimits], Iterator[PackedMem
     return tar_members if uri.lower().endswith(".tar") else zip_members
 
 
-def _rule_against(names: NameRules, name: str) -> str | None:
+def rule_against(names: NameRules, name: str) -> str | None:
     """The rule that leaves a member out; a dot or two of a path are no hidden names."""
     *folders, last = name.split("/")
     where = ""
@@ -101,15 +101,19 @@ def _rule_of_side_file(name: str) -> str | None:
     return f"*{suffix}" if suffix in _SIDE_FILES else None
 
 
-def fetch_input(uri: str, etag: str | None, limits: FetchLimits) -> bytes:
+def fetch_input(
+    uri: str, etag: str | None, limits: FetchLimits, *, source: str | None = None, locator: str | None = None
+) -> bytes:
     """Read one input whole, be it a file, an object, an address or a member of a packed file.
 
-    A file or object of exactly this name comes first. To find a member, the directory of its file is read; those of
-    the last few files are kept.
+    Without a locator, a file or object of exactly this name comes first. To find a member, the directory of its file
+    is read; those of the last few files are kept.
 
     Raises:
         ImageError, StorageError: as ``storage.fetch``.
     """
+    if locator is not None:
+        return read_member(FileInfo(uri, None, etag, None, source, locator), limits)
     member = split_member(uri)
     if member is None or scheme_of(uri) in ("http", "https"):
         return fetch(uri, etag, limits)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-if TYPE_CHECKING:
-    from imgcls_ray.errors import ImageError, ImageErrorCode
+from imgcls_ray.errors import ImageError, ImageErrorCode
 
 
 class PackedMember(NamedTuple):
@@ -15,6 +14,14 @@ class PackedMember(NamedTuple):
     """As in the file, bytes that are not UTF-8 as surrogate escapes; ``None`` for what is said of the whole file."""
     size: int | None
     locator: str
+    content: bytes | None = None
+    """Of a small one that was asked for."""
+
+    @property
+    def error(self) -> ImageError:
+        """What is wrong with it, if its locator says so."""
+        _, code, detail = self.locator.split(":", 2)
+        return ImageError(ImageErrorCode(code), detail)
 
 
 def broken(name: str | None, code: ImageErrorCode, detail: str = "") -> PackedMember:

@@ -107,6 +107,16 @@ def _footer(uri: str, size: int | None, etag: str | None, limits: FetchLimits) -
     return pq.read_metadata(RangeFile(FileInfo(uri, size, etag, None), limits, max_read=_MAX_READ_BYTES))
 
 
+def open_parquet(info: FileInfo, limits: FetchLimits) -> pq.ParquetFile:
+    """The file, read in few large requests as it is iterated.
+
+    Raises:
+        as ``footer``.
+    """
+    file = RangeFile(info, limits, max_read=_MAX_READ_BYTES)
+    return pq.ParquetFile(file, metadata=footer(info, limits), buffer_size=_REQUEST_BYTES, pre_buffer=False)
+
+
 class GroupScan:
     """The images of one row group, for readers in several threads that each have a turn.
 
@@ -164,12 +174,11 @@ class GroupScan:
         return bytes(value.as_py())
 
     def _read(self) -> Iterator[pa.RecordBatch]:
-        metadata = footer(self._info, self._limits)
+        parquet = open_parquet(self._info, self._limits)
+        metadata = parquet.metadata
         column = image_column(metadata.schema.to_arrow_schema())
         if column is None or self._group >= metadata.num_row_groups:
             raise ImageError(ImageErrorCode.CHANGED, "the row is not there any more")
-        file = RangeFile(self._info, self._limits, max_read=_MAX_READ_BYTES)
-        parquet = pq.ParquetFile(file, metadata=metadata, buffer_size=_REQUEST_BYTES, pre_buffer=False)
         yield from parquet.iter_batches(self._batch_rows, row_groups=[self._group], columns=[column], use_threads=False)
 
 

@@ -17,7 +17,7 @@ from imgcls_ray.packed.range_file import RangeFile
 from imgcls_ray.storage import fetch, fetch_range
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from imgcls_ray.storage import FetchLimits
     from imgcls_ray.storage.files import FileInfo
@@ -48,22 +48,31 @@ def tar_members(info: FileInfo, limits: FetchLimits) -> Iterator[PackedMember]:
         for member in indexed:
             yield PackedMember(member.name, member.size, f"tar:{member.offset}:{member.size}")
         return
-    yield from _by_headers(RangeFile(info, limits, max_read=_MAX_HEADER_BYTES))
+    yield from members_by_headers(info, limits)
 
 
-def _by_headers(file: RangeFile) -> Iterator[PackedMember]:
+def members_by_headers(
+    info: FileInfo, limits: FetchLimits, *, reads: Callable[[str, int], bool] = lambda _name, _size: False
+) -> Iterator[PackedMember]:
+    """As ``tar_members``, without the index: with the content of those that ``reads`` says, by name and size."""
+    file = RangeFile(info, limits, max_read=_MAX_HEADER_BYTES)
     end = 0
     try:
         with tarfile.open(fileobj=file, mode="r:", encoding="utf-8", errors="surrogateescape") as tar:
             while (member := tar.next()) is not None:
                 # Else it would keep them all.
-                tar.members.clear()
+                tar.members.clear()  # type: ignore[attr-defined] # of no stub, and known to everybody
                 if member.size < 0 or tar.offset <= end:
                     yield broken(None, ImageErrorCode.CORRUPT, "a header points to before itself")
                     return
                 end = tar.offset
-                if not member.isdir():
-                    yield _member(member, file.size)
+                if member.isdir():
+                    continue
+                found = _member(member, file.size)
+                if found.size is not None and reads(member.name, member.size):
+                    file.seek(member.offset_data)
+                    found = found._replace(content=file.read(member.size))
+                yield found
             end = tar.offset
     except (tarfile.TarError, ValueError, OverflowError, RecursionError) as error:
         yield _why_not(file, " ".join(str(error).split()))

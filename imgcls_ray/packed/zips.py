@@ -40,7 +40,7 @@ def zip_members(info: FileInfo, limits: FetchLimits) -> Iterator[PackedMember]:
         yield broken(None, ImageErrorCode.EMPTY)
         return
     try:
-        with zipfile.ZipFile(RangeFile(info, limits, max_read=_MAX_DIRECTORY_BYTES)) as packed:  # type: ignore[arg-type]
+        with zipfile.ZipFile(RangeFile(info, limits, max_read=_MAX_DIRECTORY_BYTES)) as packed:
             entries, end = packed.infolist(), packed.start_dir
     except (zipfile.BadZipFile, zipfile.LargeZipFile, NotImplementedError, ValueError, struct.error) as error:
         yield broken(None, ImageErrorCode.CORRUPT, f"is no zip file, or cut off: {error}")
@@ -63,8 +63,9 @@ def _member(entry: zipfile.ZipInfo, span: int) -> PackedMember:
     if entry.flag_bits & _ENCRYPTED:
         return broken(name, ImageErrorCode.UNSUPPORTED_FORMAT, "it is encrypted")
     if method not in (_STORED, _DEFLATED, _BZIP2):
-        what = zipfile.compressor_names.get(method, str(method))
-        return broken(name, ImageErrorCode.UNSUPPORTED_FORMAT, f"it is packed with {what}; deflate can be read")
+        return broken(
+            name, ImageErrorCode.UNSUPPORTED_FORMAT, f"it is packed with method {method}; deflate can be read"
+        )
     if entry.header_offset < 0 or span < _LOCAL_HEADER.size + entry.compress_size:
         return broken(name, ImageErrorCode.CORRUPT, "it overlaps with another member of the zip file")
     span = min(span, entry.compress_size + _MAX_BESIDE_DATA)

@@ -37,10 +37,17 @@ _FILES_PER_GROUP = 8
 _MEMBERS_PER_GROUP = 512
 
 
-def any_version(uris: pa.Array | pa.ChunkedArray | Sequence[str]) -> pa.Table:
-    """Rows for ``fetch_inputs`` of inputs that no plan has looked at: whatever is there is taken."""
+def any_version(uris: pa.Array | pa.ChunkedArray | Sequence[str], members: pa.Table | None = None) -> pa.Table:
+    """Rows for ``fetch_inputs`` of inputs that no plan has looked at: whatever is there is taken.
+
+    Args:
+        uris: of the inputs.
+        members: a table whose columns ``source`` and ``locator`` say where packed ones are.
+    """
     nothing = {"etag": pa.nulls(len(uris), pa.string()), "size": pa.nulls(len(uris), pa.int64())}
-    return pa.table({"uri": uris, **nothing})
+    has = () if members is None else ("source", "locator")
+    places = {name: members[name] for name in has if name in members.schema.names}
+    return pa.table({"uri": uris, **nothing, **places})
 
 
 def fetch_inputs(rows: pa.Table, limits: FetchLimits, executor: ThreadPoolExecutor) -> Iterator[bytes | ImageError]:
