@@ -16,7 +16,7 @@ from imgcls_ray.defaults import FETCH_TIMEOUT_S, MAX_IMAGE_BYTES
 from imgcls_ray.errors import ImageError, ImageErrorCode, InputError
 from imgcls_ray.storage.files import check_address, host_of_file, path_from_uri, scheme_of
 from imgcls_ray.storage.http import fetch_url, is_url
-from imgcls_ray.storage.local import LocalDirectory, fetch_file, fetch_file_range
+from imgcls_ray.storage.local import LocalDirectory, fetch_file, fetch_part
 from imgcls_ray.storage.object_client import client_of
 from imgcls_ray.storage.object_directory import ObjectDirectory
 from imgcls_ray.storage.object_inputs import copy_object
@@ -129,34 +129,28 @@ def fetch(uri: str, etag: str | None, limits: FetchLimits) -> bytes:
 
 
 def fetch_range(uri: str, offset: int, length: int, etag: str | None, limits: FetchLimits) -> bytes:
-    """Read a range of one file or object, e.g. a member of an archive; shorter where the file ends before.
+    """Read a part of a file or object; fewer bytes where it ends before.
 
     Args:
         uri: path, ``file://`` URI or URI of object storage.
         offset: of the first byte.
-        length: in bytes; the limit on bytes counts for it.
+        length: number of bytes, at least one; ``limits.max_bytes`` is for what they hold, not for the part.
         etag: the version that was planned; ``None`` reads any version.
-        limits: bounds on bytes and time.
+        limits: bounds on time, and how to reach the storage.
 
     Raises:
-        ImageError: it cannot be read; the code says why.
-        StorageError: nothing of this storage can be read.
+        ImageError, StorageError: as ``fetch``.
     """
-    if length > limits.max_bytes:
-        raise ImageError(ImageErrorCode.TOO_MANY_BYTES, f"{length:,} bytes, the limit is {limits.max_bytes:,}")
-    if length == 0:
-        return b""
     if is_object(uri):
+        span = (offset, offset + length)
         return client_of(uri, limits.storage).fetch(
-            uri,
-            etag=etag,
-            max_bytes=limits.max_bytes,
-            timeout_s=limits.timeout_s,
-            span=(offset, offset + length),
+            uri, etag=etag, max_bytes=length, timeout_s=limits.timeout_s, span=span
         )
-    if (scheme := scheme_of(uri)) not in ("", "file") or host_of_file(uri):
-        raise ImageError(ImageErrorCode.UNSUPPORTED_STORAGE, f"ranges of {scheme}://")
-    return fetch_file_range(path_from_uri(uri), offset, length, etag=etag)
+    if (scheme := scheme_of(uri)) not in ("", "file"):
+        raise ImageError(ImageErrorCode.UNSUPPORTED_STORAGE, f"parts of what is at {scheme}://")
+    if host := host_of_file(uri):
+        raise ImageError(ImageErrorCode.UNSUPPORTED_STORAGE, f"a file of the host {host}")
+    return fetch_part(path_from_uri(uri), offset, length, etag=etag)
 
 
 def open_directory(uri: str, storage: StorageOptions = DEFAULT_STORAGE) -> Directory:

@@ -39,19 +39,19 @@ def fetch_file(path: str, *, etag: str | None, max_bytes: int) -> bytes:
     Raises:
         ImageError: not_found, access_denied, not_a_file, changed, too_many_bytes or fetch_failed.
     """
-    return _with_descriptor(path, lambda descriptor: _read_version(descriptor, etag=etag, max_bytes=max_bytes))
+    return _with_file(path, lambda descriptor: _read_version(descriptor, etag=etag, max_bytes=max_bytes))
 
 
-def fetch_file_range(path: str, offset: int, length: int, *, etag: str | None) -> bytes:
-    """Read a range of one file, if it is still the version that was planned; shorter where the file ends before.
+def fetch_part(path: str, offset: int, length: int, *, etag: str | None) -> bytes:
+    """Read a part of a file, if it is still the version that was planned; fewer bytes where it ends before.
 
     Raises:
         ImageError: not_found, access_denied, not_a_file, changed or fetch_failed.
     """
-    return _with_descriptor(path, lambda descriptor: _read_range(descriptor, offset, length, etag=etag))
+    return _with_file(path, lambda descriptor: _read_part(descriptor, offset, length, etag=etag))
 
 
-def _with_descriptor(path: str, read: Callable[[int], bytes]) -> bytes:
+def _with_file(path: str, read: Callable[[int], bytes]) -> bytes:
     try:
         # O_NONBLOCK: opening a pipe must not wait for its writer.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -67,12 +67,17 @@ def _with_descriptor(path: str, read: Callable[[int], bytes]) -> bytes:
         raise ImageError(ImageErrorCode.NOT_FOUND, "the path holds a null character") from error
 
 
-def _read_range(descriptor: int, offset: int, length: int, *, etag: str | None) -> bytes:
+def _check_version(descriptor: int, etag: str | None) -> os.stat_result:
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode):
         raise ImageError(ImageErrorCode.NOT_A_FILE)
     if etag is not None and version_of(status) != etag:
         raise ImageError(ImageErrorCode.CHANGED)
+    return status
+
+
+def _read_part(descriptor: int, offset: int, length: int, *, etag: str | None) -> bytes:
+    _check_version(descriptor, etag)
     os.lseek(descriptor, offset, os.SEEK_SET)
     data = _read_exactly(descriptor, length)
     if etag is not None and version_of(os.fstat(descriptor)) != etag:
@@ -81,11 +86,7 @@ def _read_range(descriptor: int, offset: int, length: int, *, etag: str | None) 
 
 
 def _read_version(descriptor: int, *, etag: str | None, max_bytes: int) -> bytes:
-    status = os.fstat(descriptor)
-    if not stat.S_ISREG(status.st_mode):
-        raise ImageError(ImageErrorCode.NOT_A_FILE)
-    if etag is not None and version_of(status) != etag:
-        raise ImageError(ImageErrorCode.CHANGED)
+    status = _check_version(descriptor, etag)
     if status.st_size > max_bytes:
         raise ImageError(ImageErrorCode.TOO_MANY_BYTES, f"{status.st_size:,} of at most {max_bytes:,}")
     data = _read_exactly(descriptor, status.st_size)

@@ -242,7 +242,7 @@ class ObjectClient:
         raise AssertionError("unreachable")
 
     def fetch(self, uri: str, *, etag: str | None, max_bytes: int, timeout_s: float, span: Span = None) -> bytes:
-        """Read one input whole, or a range of it, if it is still the version that was planned.
+        """Read one input whole, or a range of it (shorter where it ends before), if it is the version that was planned.
 
         Raises:
             ImageError: not_found, access_denied, archived, changed, too_many_bytes or fetch_failed.
@@ -253,6 +253,8 @@ class ObjectClient:
             version = opaque_etag(etag) if etag else None
             data = self._read(bucket, key, etag=version, max_bytes=max_bytes, timeout_s=timeout_s, span=span)
         except ObjectError as error:
+            if span is not None and error.failure is Failure.EMPTY_RANGE:
+                return b""  # the object ends before
             if error.failure in _CODES:
                 self._failures_in_a_row = 0
                 raise ImageError(_CODES[error.failure], str(error)) from error
