@@ -51,7 +51,9 @@ _NEED_A_STORE = frozenset(
         "on",
         "price_per_hour",
         "retry",
+        "sample",
         "save_images",
+        "seed",
         "unit_size",
     }
 )
@@ -251,6 +253,10 @@ def _tell_run(console: Console, run: RunReport) -> None:
 
 
 def _tell_left_out(console: Console, report: PredictReport) -> None:
+    if (sample := report.sample) is not None:
+        console.print(
+            f"random sample of {report.plan.listed:,} of {counted(sample.num_seen, 'input')} (seed {sample.seed})"
+        )
     if report.plan.waiting and report.plan.next_retry:
         console.print(
             f"failed more than once: {counted(report.plan.waiting, 'input')}; the next retry is at "

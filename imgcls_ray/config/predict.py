@@ -69,6 +69,11 @@ class LabelConfig(RunsNetwork, RunsBlocks, ReadLimits):
     limit: PositiveInt | None = None
     """Largest number of inputs to label in this command. A run that an earlier command left open is continued in whole
     units, at least one."""
+    sample: PositiveInt | None = None
+    """Size of a random sample of the input, in place of all of it: every input is as likely as any other. The same
+    command, run again, labels what is new in the sample. Default: everything."""
+    seed: int = 0
+    """Random seed of the sample. A larger sample with the same seed has all inputs of the smaller one."""
     retry: tuple[ImageErrorCode, ...] = ()
     """Error codes whose inputs are tried again in this command, e.g. ``corrupt,access_denied``."""
     accept_missing: bool = False
@@ -137,6 +142,8 @@ class LabelConfig(RunsNetwork, RunsBlocks, ReadLimits):
         if self.retry and self.limit:
             # The first ones would be asked again and again, and the others never.
             raise ValueError("retry asks again for all inputs with its codes; give it without limit")
+        if self.sample and self.limit:
+            raise ValueError("limit takes the first inputs and sample takes random ones: give one of them")
         least, most = self.worker_limits
         if self.num_workers and (least or most):
             raise ValueError(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from imgcls_ray.errors import InputError
 from imgcls_ray.inputs.absence import ListedIn
 from imgcls_ray.inputs.listing import check_inputs, is_any_list, is_single_file, list_inputs
+from imgcls_ray.inputs.sampling import Sample, sampled
 from imgcls_ray.options import name_rules, storage_options
 from imgcls_ray.predict.like import list_like, open_like
 from imgcls_ray.storage import open_directory
@@ -51,10 +52,13 @@ def planned_inputs(
 ) -> AbstractContextManager[Iterator[Spool]]:
     """The inputs that the store does not answer, plan by plan; counts go to the report."""
     files = _listed(config, report)
+    if config.sample is not None:
+        report.sample = Sample(config.sample, config.seed)
+        files = sampled(files, report.sample)
     own_runs = frozenset(run.run for run in report.runs)
     rules = RetryRules(store, limits_of(config), frozenset(config.retry), own_runs) if store else None
-    # What is listed up to a limit says nothing of what is behind it.
-    if store is not None and config.limit is None:
+    # What is listed up to a limit says nothing of what is behind it, and a sample nothing of what is not in it.
+    if store is not None and config.limit is None and config.sample is None:
         report.presence = PresenceChanges(report.listing, is_empty_trusted=config.accept_missing)
     planned = unanswered(files, store, report.plan, rules, report.presence)
     return plan_ahead(planned, limit=limit, presence=report.presence)
@@ -119,6 +123,7 @@ def about_inputs(config: PredictConfig) -> dict[str, Json]:
         "place": _place_of(config),
         "include": list(config.include),
         "exclude": None if config.exclude is None else list(config.exclude),
+        "sample": None if config.sample is None else {"size": config.sample, "seed": config.seed},
         RETRIED_FIELD: sorted(config.retry),
         LIMITS_FIELD: limits_of(config),
     }

@@ -37,6 +37,8 @@ class PlanRecord(TypedDict, total=False):
     """The command's own, by the keys of its configuration."""
     left_out: dict[str, int]
     """Numbers of files and folders that the listing left out until then, by rule."""
+    sample: Json
+    """Size and seed of the random sample that these are from; ``None`` if they are not."""
     retried: Json
     """Codes that the command named."""
     limits: Json
