@@ -31,6 +31,7 @@ _FOUNDATION = {
     "machine",
     "models",
     "options",
+    "packed",
     "storage",
     "words",
 }
@@ -47,7 +48,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "options": {"config", "images", "storage"},
     "models": {"config", "errors", "images", "machine", "storage", "words"},
     "demo": {"errors"},
-    "inputs": {"errors", "storage", "words"},
+    "packed": {"errors", "storage"},
+    "inputs": {"errors", "packed", "storage", "words"},
     "store": {"config", "errors", "inputs", "json_files", "models", "storage", "words"},
     "workers": _FOUNDATION,
     "predict": {*_FOUNDATION, "inputs", "store", "workers"},

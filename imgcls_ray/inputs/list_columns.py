@@ -177,7 +177,8 @@ def _ordinary_files(rows: ListColumns) -> tuple[pa.Table, np.ndarray] | None:
     is_ordinary = _mask(pc.match_substring_regex(uri, _ADDRESS)) & is_size & is_etag & is_time
     if not is_ordinary.any():
         return None
-    return pa.table([uri, size, etag, mtime], schema=FILE_SCHEMA), is_ordinary
+    no_member = [pa.nulls(len(uri), FILE_SCHEMA.field(name).type) for name in ("source", "locator")]
+    return pa.table([uri, size, etag, mtime, *no_member], schema=FILE_SCHEMA), is_ordinary
 
 
 def _plain(column: pa.Array) -> pa.Array:

@@ -31,6 +31,8 @@ FILE_SCHEMA = pa.schema(
         pa.field("size", pa.int64()),
         pa.field("etag", pa.string()),
         pa.field("mtime", pa.timestamp("us", tz="UTC")),
+        pa.field("source", pa.string()),
+        pa.field("locator", pa.string()),
     ]
 )
 
@@ -82,6 +84,24 @@ def table_of(files: Sequence[FileInfo]) -> pa.Table:
     columns = zip(*files, strict=True) if files else ((),) * len(FILE_SCHEMA)
     arrays = [pa.array(list(column), field.type) for column, field in zip(columns, FILE_SCHEMA, strict=True)]
     return pa.table(arrays, schema=FILE_SCHEMA)
+
+
+def with_columns(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The columns of a schema, with nulls for those that a table lacks: plans of earlier versions have fewer.
+
+    Raises:
+        ValueError: it lacks one that every row has.
+    """
+    names = set(table.schema.names)
+    if lacking := [field.name for field in schema if not field.nullable and field.name not in names]:
+        raise ValueError(f"has no column {lacking[0]!r}")
+    columns = [
+        table.column(field.name).cast(field.type)
+        if field.name in names
+        else pa.chunked_array([pa.nulls(table.num_rows, field.type)])
+        for field in schema
+    ]
+    return pa.table(columns, schema=schema)
 
 
 def files_in(table: pa.Table) -> Iterator[FileInfo]:

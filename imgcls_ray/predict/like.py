@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import pyarrow as pa
-
 from imgcls_ray.errors import InputError, LabelStoreError
-from imgcls_ray.inputs.tables import FILE_SCHEMA, FileTables
+from imgcls_ray.inputs.tables import FILE_SCHEMA, FileTables, with_columns
 from imgcls_ray.storage import open_directory
 from imgcls_ray.store.latest import latest_rows
 from imgcls_ray.store.opening import open_store
 from imgcls_ray.store.rows import KEY_COLUMNS
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from imgcls_ray.storage.options import StorageOptions
     from imgcls_ray.store.label_store import LabelStore
 
@@ -44,5 +44,4 @@ def list_like(store: LabelStore) -> FileTables:
 
 
 def _files_of(rows: pa.Table) -> pa.Table:
-    unknown = [pa.nulls(rows.num_rows, FILE_SCHEMA.field(name).type) for name in ("size", "mtime")]
-    return pa.table([rows.column("uri"), unknown[0], rows.column("etag"), unknown[1]], schema=FILE_SCHEMA)
+    return with_columns(rows.select(["uri", "etag"]), FILE_SCHEMA)

@@ -16,7 +16,7 @@ from imgcls_ray.defaults import FETCH_TIMEOUT_S, MAX_IMAGE_BYTES
 from imgcls_ray.errors import ImageError, ImageErrorCode, InputError
 from imgcls_ray.storage.files import check_address, host_of_file, path_from_uri, scheme_of
 from imgcls_ray.storage.http import fetch_url, is_url
-from imgcls_ray.storage.local import LocalDirectory, fetch_file
+from imgcls_ray.storage.local import LocalDirectory, fetch_file, fetch_part
 from imgcls_ray.storage.options import StorageOptions
 from imgcls_ray.storage.s3 import is_s3
 from imgcls_ray.storage.s3_directory import S3Directory
@@ -124,6 +124,29 @@ def fetch(uri: str, etag: str | None, limits: FetchLimits) -> bytes:
     if host := host_of_file(uri):
         raise ImageError(ImageErrorCode.UNSUPPORTED_STORAGE, f"a file of the host {host}")
     return fetch_file(path_from_uri(uri), etag=etag, max_bytes=limits.max_bytes)
+
+
+def fetch_range(uri: str, offset: int, length: int, etag: str | None, limits: FetchLimits) -> bytes:
+    """Read a part of a file or object; fewer bytes where it ends before.
+
+    Args:
+        uri: path, ``file://`` URI or ``s3://`` URI.
+        offset: of the first byte.
+        length: number of bytes, at least one; ``limits.max_bytes`` is for what they hold, not for the part.
+        etag: the version that was planned; ``None`` reads any version.
+        limits: bounds on time, and how to reach the storage.
+
+    Raises:
+        ImageError, StorageError: as ``fetch``.
+    """
+    if is_s3(uri):
+        client = s3_client(limits.storage)
+        return client.fetch_range(uri, offset, length, etag=etag, timeout_s=limits.timeout_s)
+    if (scheme := scheme_of(uri)) not in ("", "file"):
+        raise ImageError(ImageErrorCode.UNSUPPORTED_STORAGE, f"parts of what is at {scheme}://")
+    if host := host_of_file(uri):
+        raise ImageError(ImageErrorCode.UNSUPPORTED_STORAGE, f"a file of the host {host}")
+    return fetch_part(path_from_uri(uri), offset, length, etag=etag)
 
 
 def open_directory(uri: str, storage: StorageOptions = DEFAULT_STORAGE) -> Directory:

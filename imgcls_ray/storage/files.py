@@ -29,6 +29,10 @@ class FileInfo(NamedTuple):
     etag: str | None
     """Version of the content; ``None`` if the storage gives none."""
     mtime: datetime | None
+    source: str | None = None
+    """URI of the file or object that holds it, if it is a member of one; its version is ``etag``."""
+    locator: str | None = None
+    """Where its bytes are in ``source``: ``tar:OFFSET:LENGTH`` and others, see ``storage.members``."""
 
 
 def check_address(uri: str) -> None:

@@ -16,7 +16,7 @@ from imgcls_ray.errors import ImageError, ImageErrorCode, StorageError
 from imgcls_ray.storage.files import absolute_path, version_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 # What link(2) and file systems that know no hard links say of it.
 _NO_HARD_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK})
@@ -39,11 +39,24 @@ def fetch_file(path: str, *, etag: str | None, max_bytes: int) -> bytes:
     Raises:
         ImageError: not_found, access_denied, not_a_file, changed, too_many_bytes or fetch_failed.
     """
+    return _with_file(path, lambda descriptor: _read_version(descriptor, etag=etag, max_bytes=max_bytes))
+
+
+def fetch_part(path: str, offset: int, length: int, *, etag: str | None) -> bytes:
+    """Read a part of a file, if it is still the version that was planned; fewer bytes where it ends before.
+
+    Raises:
+        ImageError: not_found, access_denied, not_a_file, changed or fetch_failed.
+    """
+    return _with_file(path, lambda descriptor: _read_part(descriptor, offset, length, etag=etag))
+
+
+def _with_file(path: str, read: Callable[[int], bytes]) -> bytes:
     try:
         # O_NONBLOCK: opening a pipe must not wait for its writer.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
-            return _read_version(descriptor, etag=etag, max_bytes=max_bytes)
+            return read(descriptor)
         finally:
             # Not left to a file object: open() refuses a folder's descriptor and then leaves it open.
             os.close(descriptor)
@@ -54,12 +67,26 @@ def fetch_file(path: str, *, etag: str | None, max_bytes: int) -> bytes:
         raise ImageError(ImageErrorCode.NOT_FOUND, "the path holds a null character") from error
 
 
-def _read_version(descriptor: int, *, etag: str | None, max_bytes: int) -> bytes:
+def _check_version(descriptor: int, etag: str | None) -> os.stat_result:
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode):
         raise ImageError(ImageErrorCode.NOT_A_FILE)
     if etag is not None and version_of(status) != etag:
         raise ImageError(ImageErrorCode.CHANGED)
+    return status
+
+
+def _read_part(descriptor: int, offset: int, length: int, *, etag: str | None) -> bytes:
+    _check_version(descriptor, etag)
+    os.lseek(descriptor, offset, os.SEEK_SET)
+    data = _read_exactly(descriptor, length)
+    if etag is not None and version_of(os.fstat(descriptor)) != etag:
+        raise ImageError(ImageErrorCode.CHANGED, "while it was read")
+    return data
+
+
+def _read_version(descriptor: int, *, etag: str | None, max_bytes: int) -> bytes:
+    status = _check_version(descriptor, etag)
     if status.st_size > max_bytes:
         raise ImageError(ImageErrorCode.TOO_MANY_BYTES, f"{status.st_size:,} of at most {max_bytes:,}")
     data = _read_exactly(descriptor, status.st_size)

@@ -13,6 +13,7 @@ import itertools
 import os
 import random
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal, TypeVar
 from urllib.parse import urlsplit
 
@@ -24,7 +25,7 @@ from imgcls_ray.storage.s3_fast import Credentials, Endpoint, FastReader, Refusa
 from imgcls_ray.storage.s3_session import open_filesystem
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterator
 
     from imgcls_ray.storage.options import StorageOptions
     from imgcls_ray.storage.s3_answers import AsyncClient, Head, ObjectAnswer, ObjectBody, Parameter
@@ -205,10 +206,32 @@ class S3Client:
             StorageError: no object can be read.
         """
         bucket, key = split_uri(uri)
+        version = opaque_etag(etag) if etag else None
+        with self._failures_of(uri):
+            return self._read(bucket, key, etag=version, max_bytes=max_bytes, timeout_s=timeout_s)
+
+    def fetch_range(self, uri: str, offset: int, length: int, *, etag: str | None, timeout_s: float) -> bytes:
+        """Read a part of an object, if it is still the version that was planned; fewer bytes where it ends before.
+
+        Raises:
+            ImageError, StorageError: as ``fetch``.
+        """
+        bucket, key = split_uri(uri)
+        version = opaque_etag(etag) if etag else None
+        part = f"bytes={offset}-{offset + length - 1}"
+        with self._failures_of(uri):
+            try:
+                return self.get(bucket, key, deadline_s=timeout_s, etag=version, byte_range=part)[0]
+            except S3Error as error:
+                if error.failure is not Failure.EMPTY_RANGE:
+                    raise
+                return b""
+
+    @contextmanager
+    def _failures_of(self, uri: str) -> Iterator[None]:
+        """The block reads an input; what it raises is that input's error, or the storage's."""
         try:
-            data = self._read(
-                bucket, key, etag=opaque_etag(etag) if etag else None, max_bytes=max_bytes, timeout_s=timeout_s
-            )
+            yield
         except S3Error as error:
             if error.failure in _CODES:
                 self._failures_in_a_row = 0
@@ -220,7 +243,6 @@ class S3Client:
                 raise ImageError(ImageErrorCode.FETCH_FAILED, str(error)) from error
             raise self.storage_error(f"{uri}: cannot be read", error) from error
         self._failures_in_a_row = 0
-        return data
 
     def _read(self, bucket: str, key: str, *, etag: str | None, max_bytes: int, timeout_s: float) -> bytes:
         """Read an object with the fast client; if it gives no certain answer, with the careful one."""

@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from imgcls_ray.errors import LabelStoreDamagedError, StoreInUseError
+from imgcls_ray.inputs.tables import with_columns
 from imgcls_ray.json_files import encode_json
 from imgcls_ray.store.records import (
     IDENTITY_FILE,
@@ -218,7 +219,8 @@ class LabelStore:
             for unit in units:
                 with self._reading_plan(unit.segment):
                     # Callers read many runs at once: threads for the columns of each only wait for each other.
-                    rows = file.read_row_group(unit.row_group, use_threads=False).cast(PLAN_SCHEMA)
+                    rows = file.read_row_group(unit.row_group, use_threads=False)
+                    rows = with_columns(rows, PLAN_SCHEMA)
                     rows.validate(full=True)
                 yield unit, rows
 
@@ -286,7 +288,8 @@ class LabelStore:
             LabelStoreDamagedError: the plan file is damaged.
         """
         with self._reading_plan(unit.segment), self.directory.open(unit.segment) as file:
-            return pq.ParquetFile(file, pre_buffer=True).read_row_group(unit.row_group)
+            rows = pq.ParquetFile(file, pre_buffer=True).read_row_group(unit.row_group)
+            return with_columns(rows, PLAN_SCHEMA)
 
     @contextmanager
     def _reading_plan(self, name: str) -> Iterator[None]:

@@ -6,27 +6,30 @@ A worker has two units in hand: what is ahead is at most twice the bounds here, 
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import pyarrow as pa
 
 from imgcls_ray.errors import ImageError
+from imgcls_ray.packed.reading import Part, part_of, read_span, spans_of
 from imgcls_ray.storage import FetchLimits, fetch
 from imgcls_ray.storage.http import is_url
 from imgcls_ray.storage.s3 import is_s3
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from concurrent.futures import Future, ThreadPoolExecutor
+    from collections.abc import Callable, Iterator, Sequence
+    from concurrent.futures import ThreadPoolExecutor
 
 # At 50 ms an object, what feeds 300 images a second with some to spare: threads that wait cost nothing.
 NUM_FETCH_THREADS = 32
-_FILES_AHEAD = 64
+_READS_AHEAD = 64
 _BYTES_AHEAD = 32 * 2**20
 # Addresses do not tell their size before they are read: sixteen ahead.
 _UNKNOWN_BYTES = 2 * 2**20
 # A file costs less than handing it to another thread: files travel in groups, what is far away alone.
 _FILES_PER_GROUP = 8
+# Members of one packed file are neighbours, and come in few requests.
+_MEMBERS_PER_GROUP = 512
 
 
 def any_version(uris: pa.Array | pa.ChunkedArray | Sequence[str]) -> pa.Table:
@@ -39,7 +42,7 @@ def fetch_inputs(rows: pa.Table, limits: FetchLimits, executor: ThreadPoolExecut
     """Read the inputs of a plan's rows. Reading begins with this call, and goes on as results are taken.
 
     Args:
-        rows: columns ``uri``, ``etag`` and ``size``.
+        rows: columns ``uri``, ``etag`` and ``size``; of members of packed files ``source`` and ``locator``, too.
         limits: bounds of one read.
         executor: its threads do the reading.
 
@@ -51,51 +54,107 @@ def fetch_inputs(rows: pa.Table, limits: FetchLimits, executor: ThreadPoolExecut
     return window.read()
 
 
+class _Input(NamedTuple):
+    """A row of a plan, as far as reading it goes."""
+
+    uri: str
+    etag: str | None
+    size: int | None
+    source: str | None = None
+    locator: str | None = None
+
+
+class _Read(NamedTuple):
+    """A read that was started, of one input or of several that follow each other."""
+
+    collect: Callable[[], list[bytes | ImageError]]
+    """Waits for the results, in order."""
+    num_reads: int
+    """As which it counts."""
+    num_bytes: int
+
+
 class _Window:
     """The reads that were started and whose results were not taken yet."""
 
     def __init__(self, rows: pa.Table, limits: FetchLimits, executor: ThreadPoolExecutor) -> None:
         self._groups = _groups(rows)
         self._limits, self._executor = limits, executor
-        self._ahead: deque[tuple[Future[list[bytes | ImageError]], int, int]] = deque()
-        self._num_ahead = self._bytes_ahead = 0
+        self._ahead: deque[_Read] = deque()
+        self._reads_ahead = self._bytes_ahead = 0
 
     def fill(self) -> None:
         ahead = self._ahead
-        while not ahead or (self._num_ahead < _FILES_AHEAD and self._bytes_ahead < _BYTES_AHEAD):
+        while not ahead or (self._reads_ahead < _READS_AHEAD and self._bytes_ahead < _BYTES_AHEAD):
             group = next(self._groups, None)
             if group is None:
                 return
-            inputs, num_bytes = group
-            ahead.append((self._executor.submit(_fetch_group, inputs, self._limits), len(inputs), num_bytes))
-            self._num_ahead += len(inputs)
-            self._bytes_ahead += num_bytes
+            read = self._start(*group)
+            ahead.append(read)
+            self._reads_ahead += read.num_reads
+            self._bytes_ahead += read.num_bytes
 
     def read(self) -> Iterator[bytes | ImageError]:
         while self._ahead:
-            future, num_inputs, num_bytes = self._ahead.popleft()
-            yield from future.result()
-            self._num_ahead -= num_inputs
-            self._bytes_ahead -= num_bytes
+            read = self._ahead.popleft()
+            yield from read.collect()
+            self._reads_ahead -= read.num_reads
+            self._bytes_ahead -= read.num_bytes
             self.fill()
 
+    def _start(self, inputs: list[_Input], num_bytes: int) -> _Read:
+        if inputs[0].locator is None:
+            return _Read(self._executor.submit(_fetch_group, inputs, self._limits).result, len(inputs), num_bytes)
+        results: list[bytes | ImageError | None] = [None] * len(inputs)
+        parts: list[tuple[int, Part]] = []
+        for place, item in enumerate(inputs):
+            part = part_of(item.locator or "", self._limits.max_bytes)
+            if isinstance(part, ImageError):
+                results[place] = part
+            else:
+                parts.append((place, part))
+        source, etag = inputs[0].source or inputs[0].uri, inputs[0].etag
+        spans = [(span, self._executor.submit(read_span, source, etag, span, self._limits)) for span in spans_of(parts)]
 
-def _groups(rows: pa.Table) -> Iterator[tuple[list[tuple[str, str | None]], int]]:
-    columns = (rows.column(name).to_pylist() for name in ("uri", "etag", "size"))
-    inputs: list[tuple[str, str | None]] = []
+        def collect() -> list[bytes | ImageError]:
+            for span, future in spans:
+                for (place, _), result in zip(span.members, future.result(), strict=True):
+                    results[place] = result
+            return results  # type: ignore[return-value] # each place has one now
+
+        return _Read(collect, max(1, len(spans)), num_bytes)
+
+
+def _groups(rows: pa.Table) -> Iterator[tuple[list[_Input], int]]:
+    """Consecutive inputs that are read together, and about how many bytes they have."""
+    names = [name for name in _Input._fields if name in rows.schema.names]
+    group: list[_Input] = []
     num_bytes = 0
-    for uri, etag, size in zip(*columns, strict=True):
-        inputs.append((uri, etag))
-        num_bytes += size or _UNKNOWN_BYTES
-        if is_url(uri) or is_s3(uri) or len(inputs) == _FILES_PER_GROUP or num_bytes >= _BYTES_AHEAD // 4:
-            yield inputs, num_bytes
-            inputs, num_bytes = [], 0
-    if inputs:
-        yield inputs, num_bytes
+    for values in zip(*(rows.column(name).to_pylist() for name in names), strict=True):
+        item = _Input(**dict(zip(names, values, strict=True)))
+        if group and _of_other_kind(group[0], item):
+            yield group, num_bytes
+            group, num_bytes = [], 0
+        group.append(item)
+        num_bytes += item.size or _UNKNOWN_BYTES
+        most = _FILES_PER_GROUP if item.locator is None else _MEMBERS_PER_GROUP
+        is_alone = item.locator is None and (is_url(item.uri) or is_s3(item.uri))
+        if is_alone or len(group) == most or num_bytes >= _BYTES_AHEAD // 4:
+            yield group, num_bytes
+            group, num_bytes = [], 0
+    if group:
+        yield group, num_bytes
 
 
-def _fetch_group(inputs: list[tuple[str, str | None]], limits: FetchLimits) -> list[bytes | ImageError]:
-    return [_fetch_one(uri, etag, limits) for uri, etag in inputs]
+def _of_other_kind(first: _Input, item: _Input) -> bool:
+    """Whether two inputs cannot be read together."""
+    if first.locator is None or item.locator is None:
+        return first.locator is not item.locator
+    return (first.source, first.etag) != (item.source, item.etag)
+
+
+def _fetch_group(inputs: list[_Input], limits: FetchLimits) -> list[bytes | ImageError]:
+    return [_fetch_one(item.uri, item.etag, limits) for item in inputs]
 
 
 def _fetch_one(uri: str, etag: str | None, limits: FetchLimits) -> bytes | ImageError:

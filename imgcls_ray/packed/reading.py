@@ -1,0 +1,94 @@
+"""Read members of a packed file: neighbours in one request, each one bounded, each with its own result."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from imgcls_ray.errors import ImageError, ImageErrorCode
+from imgcls_ray.storage import FetchLimits, fetch_range
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+# Of two members with no more between them, one request costs less than two: side files, headers, padding.
+_MAX_GAP_BYTES = 64 * 2**10
+_MAX_SPAN_BYTES = 8 * 2**20
+
+
+class Part(NamedTuple):
+    """Consecutive bytes of a packed file that hold one member, and how to take it out of them."""
+
+    offset: int
+    length: int
+    take: Callable[[bytes], bytes]
+    """May raise ``ImageError``; it gets fewer bytes where the file ends before."""
+
+
+class Span(NamedTuple):
+    """Members that are read in one request."""
+
+    offset: int
+    length: int
+    members: list[tuple[int, Part]]
+    """With the place of each in what was asked for."""
+
+
+def part_of(locator: str, max_bytes: int) -> Part | ImageError:
+    """Where the member of a locator is; or why it cannot be read, found before anything is.
+
+    Raises:
+        ValueError: it is no locator.
+    """
+    kind, _, rest = locator.partition(":")
+    if kind == "broken":
+        code, _, detail = rest.partition(":")
+        return ImageError(ImageErrorCode(code), detail)
+    if kind == "tar":
+        offset, length = map(int, rest.split(":"))
+        return too_large(length, max_bytes) or Part(offset, length, lambda data: _whole(data, length))
+    raise ValueError(f"{locator!r} is no locator of this version")
+
+
+def spans_of(parts: Sequence[tuple[int, Part]]) -> Iterator[Span]:
+    """Put neighbours together."""
+    span: Span | None = None
+    for place, part in sorted(parts, key=lambda item: item[1].offset):
+        if span is not None:
+            end, part_end = span.offset + span.length, part.offset + part.length
+            is_near = part.offset - end <= _MAX_GAP_BYTES + part.length
+            if is_near and part_end - span.offset <= _MAX_SPAN_BYTES:
+                span = Span(span.offset, max(end, part_end) - span.offset, [*span.members, (place, part)])
+                continue
+            yield span
+        span = Span(part.offset, part.length, [(place, part)])
+    if span is not None:
+        yield span
+
+
+def read_span(source: str, etag: str | None, span: Span, limits: FetchLimits) -> list[bytes | ImageError]:
+    """Read the members of a span, in its order."""
+    try:
+        data = fetch_range(source, span.offset, span.length, etag, limits) if span.length else b""
+    except ImageError as error:
+        return [error.as_value() for _ in span.members]
+    return [_take(part, data[part.offset - span.offset :][: part.length]) for _, part in span.members]
+
+
+def _take(part: Part, data: bytes) -> bytes | ImageError:
+    try:
+        return part.take(data)
+    except ImageError as error:
+        return error.as_value()
+
+
+def too_large(length: int, max_bytes: int) -> ImageError | None:
+    """What is said of a member over the limit."""
+    if length <= max_bytes:
+        return None
+    return ImageError(ImageErrorCode.TOO_MANY_BYTES, f"{length:,} bytes, the limit is {max_bytes:,}")
+
+
+def _whole(data: bytes, length: int) -> bytes:
+    if len(data) < length:
+        raise ImageError(ImageErrorCode.TRUNCATED, f"{len(data):,} of {length:,} bytes are in the file")
+    return data
