@@ -283,7 +283,7 @@ def _after(config: PredictConfig) -> None:
         from imgcls_ray.options import storage_options
         from imgcls_ray.predict.samples import save_samples
         from imgcls_ray.storage import open_directory
-        from imgcls_ray.store.latest import export_latest
+        from imgcls_ray.store.export import export_latest
         from imgcls_ray.store.opening import open_store
 
         store = open_store(open_directory(config.output, storage_options(config)))

@@ -94,8 +94,10 @@ def joined_ranges(of_files: Iterable[Ranges]) -> Ranges:
     return tuple(together)
 
 
-def in_groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
-    """The same rows in tables of the size of a row group."""
+def in_groups(
+    tables: Iterable[pa.Table], *, most_rows: int = _GROUP_ROWS, most_bytes: int = _GROUP_BYTES
+) -> Iterator[pa.Table]:
+    """The same rows in tables of the size of a row group, none of them empty."""
     waiting: list[pa.Table] = []
     num_rows = num_bytes = 0
     for table in tables:
@@ -103,7 +105,7 @@ def in_groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
             continue
         waiting.append(table)
         num_rows, num_bytes = num_rows + table.num_rows, num_bytes + table.nbytes
-        if num_rows >= _GROUP_ROWS or num_bytes >= _GROUP_BYTES:
+        if num_rows >= most_rows or num_bytes >= most_bytes:
             yield pa.concat_tables(waiting).combine_chunks()
             waiting, num_rows, num_bytes = [], 0, 0
     if waiting:
