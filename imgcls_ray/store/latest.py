@@ -9,11 +9,12 @@ import numpy as np
 import pyarrow as pa
 
 from imgcls_ray.store.answers import newest_rows
-from imgcls_ray.store.history import plan_of, read_history
+from imgcls_ray.store.history import plan_of, read_history, side_pieces
 from imgcls_ray.store.parallel import in_parallel
-from imgcls_ray.store.presence import Presence, pieces_of_history
+from imgcls_ray.store.presence import Presence
 from imgcls_ray.store.rows import SOURCE, merged_rows
 from imgcls_ray.store.schema import run_and_row
+from imgcls_ray.store.side_pieces import PRESENCE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -45,7 +46,7 @@ def latest_rows(
         These columns and ``present``.
     """
     history = read_history(store)
-    presence = Presence(store, pieces_of_history(store, history))
+    presence = Presence(store, side_pieces(store, history, PRESENCE))
     with merged_rows(store, history.all_pieces, columns) as rows:
         for table in rows:
             newest = newest_rows(table.drop_columns(SOURCE))

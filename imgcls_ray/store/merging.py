@@ -95,9 +95,10 @@ def joined_ranges(of_files: Iterable[Ranges]) -> Ranges:
 
 
 def in_groups(
-    tables: Iterable[pa.Table], *, most_rows: int = _GROUP_ROWS, most_bytes: int = _GROUP_BYTES
+    tables: Iterable[pa.Table], *, most_rows: int | None = None, most_bytes: int | None = None
 ) -> Iterator[pa.Table]:
-    """The same rows in tables of the size of a row group, none of them empty."""
+    """The same rows in tables of one size, by default that of a row group; none of them is empty."""
+    most_rows, most_bytes = most_rows or _GROUP_ROWS, most_bytes or _GROUP_BYTES
     waiting: list[pa.Table] = []
     num_rows = num_bytes = 0
     for table in tables:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from typing import TypeGuard
 
     from imgcls_ray.json_files import Json
-    from imgcls_ray.store.presence_pieces import PresenceRecord
+    from imgcls_ray.store.side_pieces import PresenceRecord, ValuesRecord
 
 IDENTITY_FILE = "store.json"
 
@@ -45,6 +45,8 @@ class PlanRecord(TypedDict, total=False):
     """The command's own limits, by the keys of its configuration."""
     presence: PresenceRecord
     """Of the last plan of a complete listing: what it found changed."""
+    values: ValuesRecord
+    """What its lists tell of inputs that the store does not have like that."""
 
 
 class RunRecord(TypedDict, total=False):
