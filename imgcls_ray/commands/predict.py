@@ -39,6 +39,7 @@ _NEED_A_STORE = frozenset(
         "embedding",
         "export",
         "fail_if_empty",
+        "keep_columns",
         "like",
         "limit",
         "logits",
@@ -269,6 +270,8 @@ def _tell_left_out(console: Console, report: PredictReport) -> None:
             )
         if number := report.presence.num_returned:
             console.print(f"there again: {counted(number, 'input')}")
+    if report.values is not None and (number := report.values.num_changed):
+        console.print(f"other columns of lists: kept for {counted(number, 'input')} that had none, or other ones")
     counts = report.listing
     for line in counts.lines():
         console.print(f"left out: {line}")

@@ -45,6 +45,9 @@ class LabelConfig(RunsNetwork, RunsBlocks, ReadLimits):
     the system (``Thumbs.db``, ``@eaDir/``). An empty text takes all files."""
     uri_column: str = Field(default="uri", min_length=1)
     """Column, or JSON key, of the images in a list."""
+    keep_columns: tuple[str, ...] | None = Field(default=None, max_length=256)
+    """Other columns, or JSON keys, of lists that stay with the rows of their images, e.g. ``sku,camera``. Default: all
+    columns of texts, numbers and times, up to 256. An empty text keeps none."""
 
     num_workers: PositiveInt | None = None
     """Number of workers, which label on CPUs, and fetch and decode for GPUs. The number is fixed. Default: as many as
@@ -125,7 +128,7 @@ class LabelConfig(RunsNetwork, RunsBlocks, ReadLimits):
             raise ValueError("needs a file, folder, prefix, list or address, or several of them")
         return value
 
-    @field_validator("retry", "include", "exclude", mode="before")
+    @field_validator("retry", "include", "exclude", "keep_columns", mode="before")
     @classmethod
     def _several_in_a_text(cls, value: object) -> object:
         return [code.strip() for code in value.split(",") if code.strip()] if isinstance(value, str) else value

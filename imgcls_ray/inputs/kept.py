@@ -7,7 +7,7 @@ input that several rows name has a JSON list of such objects, in the order of th
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+import logging
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from imgcls_ray.errors import InputError
+from imgcls_ray.inputs.list_rows import need_column
 from imgcls_ray.inputs.tables import FILE_SCHEMA, only_array
 from imgcls_ray.inputs.text_hashes import hashes_of_texts
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     Json = Any
+
+logger = logging.getLogger(__name__)
 
 ID_COLUMN = "input_id"
 """The column of a list that tells its rows apart, if it has one: no two rows have the same value."""
@@ -36,7 +39,6 @@ _NEEDS_ESCAPE = r'["\\\x00-\x1f]'
 _TEXT, _NUMBERS = "string", ("int64", "uint64", "float", "double")
 
 
-@dataclass
 class Kept:
     """Which columns of lists are kept, and what was found in them.
 
@@ -44,10 +46,11 @@ class Kept:
         wanted: the columns; ``None``: all that can be kept.
     """
 
-    wanted: tuple[str, ...] | None = None
-    types: dict[str, str] = field(default_factory=dict)
-    """Types of the columns in the order in which they were found: those of Arrow, by name."""
-    told: set[str] = field(default_factory=set)
+    def __init__(self, wanted: tuple[str, ...] | None = None) -> None:
+        self.wanted = wanted
+        self.types: dict[str, str] = {}
+        """Types of the columns in the order in which they were found: those of Arrow, by name."""
+        self._told: set[str] = set()
 
     def columns_of(self, where: str, names: Sequence[str], uri_column: str) -> list[str]:
         """Which columns of a table to keep, the URI's among them; none if that would be the only one.
@@ -57,38 +60,52 @@ class Kept:
         """
         if self.wanted is not None:
             for name in self.wanted:
-                if names.count(name) != 1:
-                    what = "has the column {!r} twice" if name in names else "has no column {!r}"
-                    raise InputError(f"{where}: {what.format(name)}, and --keep-columns names it")
-            others = [name for name in self.wanted if name != uri_column]
-            if others and names.count(ID_COLUMN) == 1 and ID_COLUMN not in others:
-                others.append(ID_COLUMN)
-        else:
+                need_column(where, name, names)
+            return self._with_uri(uri_column, names)
+        if unclear := sorted({name for name in names if name != uri_column and (not name or names.count(name) > 1)}):
+            told = ", ".join(map(repr, unclear))[:200]
+            self.tell("unclear", f"{where}: columns without a name, or with the name of another, are not kept: {told}")
+        return self._with_uri(uri_column, [name for name in names if name not in unclear])
+
+    def values_of(self, where: str, row: Mapping[str, Json], uri_column: str) -> dict[str, Json]:
+        """The values of a JSON object to keep, likewise; their types are noted."""
+        names = self.few(where, self._with_uri(uri_column, list(row)))
+        values = {name: row.get(name) for name in names}
+        for name, value in values.items():
+            kind = _type_of(value)
+            if name not in self.types or kind not in (None, self.types[name]):
+                self.note(name, kind or "null")
+        return values
+
+    def _with_uri(self, uri_column: str, names: Sequence[str]) -> list[str]:
+        if self.wanted is None:
             others = [name for name in names if name not in _READ and name != uri_column]
-            if unclear := sorted({name for name in others if not name or others.count(name) > 1}):
-                others = [name for name in others if name not in unclear]
-                self.tell(f"{where}: columns without a name, or with a name that others have, are not kept: {unclear}")
-            if len(others) > MAX_COLUMNS:
-                self.tell(
-                    f"{where}: has {len(others):,} columns beside the images, and none of them is kept: these are more "
-                    f"than {MAX_COLUMNS}; --keep-columns names some"
-                )
-                return []
+        else:
+            others = [name for name in self.wanted if name != uri_column]
+            if others and ID_COLUMN in names and ID_COLUMN not in (*others, uri_column):
+                others.append(ID_COLUMN)
         return [uri_column, *others] if others else []
 
-    def tell(self, what: str) -> None:
-        self.told.add(what)
+    def few(self, where: str, columns: list[str]) -> list[str]:
+        """The columns, or none if there are too many to be kept without being asked for."""
+        if self.wanted is not None or len(columns) <= MAX_COLUMNS:
+            return columns
+        self.tell(
+            "many",
+            f"{where}: has {len(columns) - 1:,} columns beside the images, and none of them is kept: more than "
+            f"{MAX_COLUMNS} are too many; --keep-columns names some",
+        )
+        return []
+
+    def tell(self, reason: str, what: str) -> None:
+        """Tell once why something is not kept."""
+        if reason not in self._told:
+            self._told.add(reason)
+            logger.warning("%s", what)
 
     def note(self, name: str, kind: str) -> None:
         """A column has values of a type."""
         self.types[name] = common_type(self.types.get(name), kind)
-
-    def note_values(self, values: Mapping[str, Json]) -> None:
-        """A row has values, as JSON has them."""
-        for name, value in values.items():
-            kind = _type_of(value)
-            if self.types.get(name) != kind and (kind is not None or name not in self.types):
-                self.note(name, kind or "null")
 
 
 def common_type(first: str | None, second: str) -> str:
@@ -129,8 +146,8 @@ def text_of(where: str, values: Mapping[str, Json]) -> str:
 def _too_long(where: str, values: Mapping[str, Json]) -> InputError:
     longest = max(values, key=lambda name: len(str(values[name])))
     return InputError(
-        f"{where}: its columns are longer than {_MAX_ROW_CHARS:,} characters together, most of it {longest!r}; name the "
-        "columns to keep with --keep-columns, or none with an empty text"
+        f"{where}: its columns are longer than {_MAX_ROW_CHARS:,} characters together, most of it is {longest!r}; name "
+        "the columns to keep with --keep-columns, or none with an empty text"
     )
 
 
@@ -151,12 +168,13 @@ def kept_type(kind: pa.DataType) -> str | None:
     return _TEXT if is_plain or is_text else None
 
 
-def texts_of(columns: Mapping[str, pa.Array], place: Callable[[int], str]) -> pa.Array:
+def texts_of(columns: Mapping[str, pa.Array], path: str, numbers: npt.NDArray[np.int64]) -> pa.Array:
     """The values of rows of Parquet, without an object for each.
 
     Args:
         columns: of types that can be kept.
-        place: names a row, by its number among these.
+        path: of the file.
+        numbers: of the rows in it.
 
     Raises:
         InputError: a row is longer than can be kept.
@@ -168,7 +186,9 @@ def texts_of(columns: Mapping[str, pa.Array], place: Callable[[int], str]) -> pa
     lengths = pc.utf8_length(texts).to_numpy(zero_copy_only=False)
     if len(lengths) and lengths.max() > _MAX_ROW_CHARS:
         row = int(np.argmax(lengths > _MAX_ROW_CHARS))
-        raise _too_long(place(row), {name: column[row].as_py() for name, column in columns.items()})
+        raise _too_long(
+            f"{path}, row {numbers[row]:,}", {name: column[row].as_py() for name, column in columns.items()}
+        )
     return texts
 
 
@@ -187,9 +207,7 @@ def _as_json(column: pa.Array) -> pa.Array:
         texts = column.cast(pa.string())
     else:
         if pa.types.is_timestamp(kind):
-            column = column.cast(pa.timestamp("us", "UTC" if kind.tz else None), safe=False).cast(
-                pa.timestamp("us")
-            )
+            column = column.cast(pa.timestamp("us", "UTC" if kind.tz else None), safe=False).cast(pa.timestamp("us"))
         texts = _quoted(column.cast(pa.string()))
     return pc.fill_null(texts, "null")
 
@@ -211,23 +229,20 @@ def with_texts(table: pa.Table, texts: pa.Array) -> pa.Table:
 
 
 class Ids:
-    """The ``input_id`` of all rows of a list, twelve bytes each.
+    """The ``input_id`` of all rows of a list, twelve bytes each."""
 
-    Args:
-        place: names a row, by its number.
-    """
-
-    def __init__(self, place: Callable[[int], str]) -> None:
-        self._place = place
+    def __init__(self) -> None:
         self._hashes: list[npt.NDArray[np.uint64]] = []
         self._numbers: list[npt.NDArray[np.uint32]] = []
+        self._places: list[Callable[[int], str]] = []
 
-    def add(self, ids: pa.Array, numbers: Sequence[int] | npt.NDArray[np.int64]) -> None:
-        """Rows with their numbers; nulls and empty ones are none."""
+    def add(self, ids: pa.Array, numbers: Sequence[int] | npt.NDArray[np.int64], place: Callable[[int], str]) -> None:
+        """Rows with their numbers, and how these are told; nulls and empty ones are none."""
         texts = ids.cast(pa.string())
         is_id = pc.fill_null(pc.not_equal(texts, ""), False).to_numpy(zero_copy_only=False)
         self._hashes.append(hashes_of_texts(texts.filter(pa.array(is_id))))
         self._numbers.append(np.asarray(numbers, np.uint32)[is_id])
+        self._places.append(place)
 
     def check(self) -> None:
         """All have been added.
@@ -237,15 +252,21 @@ class Ids:
         """
         if not self._hashes:
             return
-        hashes, numbers = np.concatenate(self._hashes), np.concatenate(self._numbers)
+        hashes = np.concatenate(self._hashes)
         order = np.argsort(hashes, kind="stable")
         again = np.flatnonzero(hashes[order[1:]] == hashes[order[:-1]])
         if len(again):
-            first, second = min((int(numbers[order[i]]), int(numbers[order[i + 1]])) for i in again)
+            at = again[np.argmin(order[again + 1])]
+            first, second = self._place_of(order[at]), self._place_of(order[at + 1])
             raise InputError(
-                f"{self._place(second)}: has the {ID_COLUMN} of {self._place(first)}; each row needs its own, or rename "
-                "the column"
+                f"{second}: has the same {ID_COLUMN} as {first}; each row needs its own, or rename the column"
             )
+
+    def _place_of(self, position: np.int64) -> str:
+        ends = np.cumsum([len(numbers) for numbers in self._numbers])
+        block = int(np.searchsorted(ends, position, side="right"))
+        number = self._numbers[block][position - (ends[block] - len(self._numbers[block]))]
+        return self._places[block](int(number))
 
 
 def together(tables: Iterable[pa.Table], tell: Callable[[int], None]) -> Iterator[pa.Table]:
@@ -262,19 +283,23 @@ def together(tables: Iterable[pa.Table], tell: Callable[[int], None]) -> Iterato
     for table in tables:
         if held is not None:
             table, held = pa.concat_tables([held, table]), None
-        uris = only_array(table.column("uri").combine_chunks() if table.column("uri").num_chunks > 1 else table["uri"])
+        uris = only_array(table.column("uri"))
         # The last input may go on in the next table.
         start = _first_of_last(uris)
-        if len(uris) - start > _MAX_ROWS_OF_ONE:
+        if len(uris) - start > _MAX_ROWS_OF_ONE and not _has_no_values(table):
             raise InputError(
                 f"{uris[-1].as_py()}: is named by more than {_MAX_ROWS_OF_ONE:,} rows of the list; --keep-columns '' "
                 "keeps no columns, and takes it once"
             )
-        held = table.slice(start)
+        held = _together(table.slice(start), tell) if _has_no_values(table) else table.slice(start)
         if start:
             yield _together(table.slice(0, start), tell)
     if held is not None:
         yield _together(held, tell)
+
+
+def _has_no_values(table: pa.Table) -> bool:
+    return bool(table.column("values").null_count == table.num_rows)
 
 
 def _first_of_last(uris: pa.Array) -> int:
@@ -285,15 +310,19 @@ def _first_of_last(uris: pa.Array) -> int:
 
 
 def _together(table: pa.Table, tell: Callable[[int], None]) -> pa.Table:
-    uris = only_array(table.column("uri").combine_chunks() if table.column("uri").num_chunks > 1 else table["uri"])
+    uris = only_array(table.column("uri"))
     is_first = np.append(True, pc.not_equal(uris[1:], uris[:-1]).to_numpy(zero_copy_only=False))
     firsts = np.flatnonzero(is_first)
     if len(firsts) == table.num_rows:
         return table
+    if _has_no_values(table):
+        tell(table.num_rows - len(firsts))
+        return table.take(pa.array(firsts))
     values, ends = table.column("values").to_pylist(), np.append(firsts[1:], table.num_rows)
     merged, num_left_out = [], 0
     for start, end in zip(firsts.tolist(), ends.tolist(), strict=True):
-        of_it = [text for text in values[start:end] if text is not None]
+        # Of several lists, one may have named it several times.
+        of_it = [text.removeprefix("[").removesuffix("]") for text in values[start:end] if text is not None]
         merged.append(f"[{','.join(of_it)}]" if len(of_it) > 1 else of_it[0] if of_it else None)
         num_left_out += end - start - max(len(of_it), 1)
     tell(num_left_out)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from imgcls_ray.predict.verdict import Verdict
     from imgcls_ray.store.presence_changes import PresenceChanges
     from imgcls_ray.store.records import PlanRecord
+    from imgcls_ray.store.values import ValueChanges
 
 
 @dataclass
@@ -90,6 +91,8 @@ class PredictReport:
     listing: ListingCounts = field(default_factory=ListingCounts)
     presence: PresenceChanges | None = None
     """What the listing found changed; ``None`` if it is not asked."""
+    values: ValueChanges | None = None
+    """What lists tell of inputs otherwise than the store did."""
     sample: Sample | None = None
     """What of the listing is taken; ``None``: everything."""
     runs: list[RunReport] = field(default_factory=list)

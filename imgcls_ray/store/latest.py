@@ -15,6 +15,7 @@ from imgcls_ray.store.presence import Presence
 from imgcls_ray.store.rows import SOURCE, merged_rows
 from imgcls_ray.store.schema import run_and_row
 from imgcls_ray.store.side_pieces import PRESENCE
+from imgcls_ray.store.values import ValueColumns
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -68,11 +69,16 @@ class LatestTable:
 
     def __init__(self, store: LabelStore, *, only_present: bool = False) -> None:
         self._store, self._only_present = store, only_present
-        self.schema: pa.Schema = pa.schema([*store.schema, _PRESENT, *_OF_RUN], metadata=store.schema.metadata)
+        self._values = ValueColumns(store, read_history(store))
+        columns = [*store.schema, _PRESENT, *_OF_RUN, *self._values.fields]
+        self.schema: pa.Schema = pa.schema(columns, metadata=store.schema.metadata)
         self._times: dict[int, datetime | None] = {}
 
     def tables(self) -> Iterator[pa.Table]:
-        """As of ``latest_rows``, with ``run``, ``time`` (when the run was planned), ``model`` and ``fingerprint``."""
+        """As of ``latest_rows``, with what is known of the run of each row and what lists say of its input.
+
+        What several rows of the newest list name is as often here. To be called once.
+        """
         for table in latest_rows(self._store, only_present=self._only_present):
             runs, _ = run_and_row(table.column("image_id").to_numpy())
             identity = self._store.identity
@@ -83,7 +89,7 @@ class LatestTable:
             ]
             for field, column in zip(_OF_RUN, columns, strict=True):
                 table = table.append_column(field, column)
-            yield table.cast(self.schema)
+            yield self._values.add_to(table).cast(self.schema)
 
     def _times_of(self, runs: npt.NDArray[np.int64]) -> list[datetime | None]:
         unknown = [run for run in np.unique(runs).tolist() if run not in self._times]

@@ -77,14 +77,24 @@ def write_parquet(tables: Iterable[pa.Table], schema: pa.Schema, path: Path, *, 
 
 
 def write_csv(rows: LatestTable, file: TextIO) -> int:
-    """Lists are written as JSON in their cell, as in JSON ``true`` and ``false``."""
+    """Lists are written as JSON in their cell, as in JSON ``true`` and ``false``; structures in columns ``a.b``."""
     writer = csv.writer(file)
-    writer.writerow(rows.schema.names)
+    fields = list(_flat(rows.schema))
+    writer.writerow([name if below is None else f"{name}.{below}" for name, below in fields])
     num_rows = 0
     for row in _rows(rows.tables()):
-        writer.writerow(map(_cell, row.values()))
+        writer.writerow([_cell(row[name] if below is None else (row[name] or {}).get(below)) for name, below in fields])
         num_rows += 1
     return num_rows
+
+
+def _flat(schema: pa.Schema) -> Iterator[tuple[str, str | None]]:
+    """Columns, and of those that are structures the fields."""
+    for column in schema:
+        if pa.types.is_struct(column.type):
+            yield from ((column.name, field.name) for field in column.type)
+        else:
+            yield column.name, None
 
 
 def _cell(value: object) -> object:
