@@ -44,10 +44,11 @@ class Kept:
 
     Args:
         wanted: the columns; ``None``: all that can be kept.
+        tell: is told, once for each reason, what cannot be.
     """
 
-    def __init__(self, wanted: tuple[str, ...] | None = None) -> None:
-        self.wanted = wanted
+    def __init__(self, wanted: tuple[str, ...] | None = None, tell: Callable[[str], None] = logger.warning) -> None:
+        self.wanted, self._tell = wanted, tell
         self.types: dict[str, str] = {}
         """Types of the columns in the order in which they were found: those of Arrow, by name."""
         self._told: set[str] = set()
@@ -101,7 +102,7 @@ class Kept:
         """Tell once why something is not kept."""
         if reason not in self._told:
             self._told.add(reason)
-            logger.warning("%s", what)
+            self._tell(what)
 
     def note(self, name: str, kind: str) -> None:
         """A column has values of a type."""

@@ -293,7 +293,10 @@ def _rows_of_columns(path: str, document: dict[str, Json], uri_column: str) -> I
     columns: dict[str, list[Json]] = {}
     for name in dict.fromkeys([uri_column, "size", "etag", *document]):
         column = document.get(name)
-        if isinstance(column, list | dict):
+        if not isinstance(column, list | dict):
+            continue
+        # What has another length tells something of the whole.
+        if name in (uri_column, "size", "etag") or len(column) == len(columns[uri_column]):
             columns[name] = list(column.values()) if isinstance(column, dict) else column
     lengths = {name: len(column) for name, column in columns.items()}
     if len(set(lengths.values())) > 1:

@@ -43,7 +43,9 @@ def input_error_of(config: PredictConfig, storage: StorageOptions) -> InputError
     try:
         if config.like is not None:
             open_like(config.like, config.output, storage)
-        check_inputs(config.inputs, storage, uri_column=config.uri_column, kept=Kept(config.keep_columns))
+        # What is not kept is told when the lists are read.
+        kept = Kept(config.keep_columns, lambda _: None)
+        check_inputs(config.inputs, storage, uri_column=config.uri_column, kept=kept)
     except InputError as error:
         return error
     return None
@@ -73,7 +75,7 @@ def _listed(config: PredictConfig, report: PredictReport, kept: Kept) -> Iterabl
     """All inputs, sorted by URI."""
     storage = storage_options(config)
     if config.like is not None:
-        return list_like(open_like(config.like, config.output, storage))
+        return list_like(open_like(config.like, config.output, storage), kept)
     return list_inputs(
         config.inputs,
         report.listing,

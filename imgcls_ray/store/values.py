@@ -36,8 +36,13 @@ class StoredValues:
     """The values that a store has, asked for in the order of the URIs."""
 
     def __init__(self, store: LabelStore, history: History) -> None:
+        self._store = store
         self.pieces: list[SidePiece] = side_pieces(store, history, VALUES)
         self._rows = RowsByUri(SortedFiles([openers(store, piece, VALUES) for piece in self.pieces]))
+
+    def columns(self) -> dict[str, str]:
+        """All columns that lists had, with their types."""
+        return _columns_of(self._store, self.pieces)
 
     def of(self, uris: pa.Array) -> pa.Array:
         """The values of inputs as texts, null where nothing is known."""
@@ -122,8 +127,7 @@ class ValueColumns:
 
     def __init__(self, store: LabelStore, history: History) -> None:
         self._uri, self._stored = store.uri, StoredValues(store, history)
-        columns = _columns_of(store, self._stored.pieces)
-        self._types = {name: _arrow_type(kind) for name, kind in columns.items()}
+        self._types = {name: _arrow_type(kind) for name, kind in self._stored.columns().items()}
 
     @property
     def fields(self) -> list[pa.Field]:

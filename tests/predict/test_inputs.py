@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import shutil
 from typing import TYPE_CHECKING, Any
 
@@ -174,3 +175,19 @@ def test_a_random_sample_is_labelled_and_continued(
 def test_a_sample_and_a_limit_are_refused_together() -> None:
     with pytest.raises(ConfigError, match="limit takes the first inputs and sample takes random ones"):
         make_config(PredictConfig, {"input": "a", "model": "m", "output": "s", "sample": 3, "limit": 2})
+
+
+def test_columns_of_a_list_are_kept_and_told_by_the_command(
+    draw_images: Callable[..., list[Path]], small_model: ModelFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = draw_images(2)
+    source = tmp_path / "list.csv"
+    given = {"input": str(source), "model": str(small_model.path), "output": str(tmp_path / "store"), "export": "csv"}
+    for skus, number in (("ab", 2), ("ab", None), ("ac", 1)):
+        source.write_text(f"uri,sku\n{first},{skus[0]}\n{second},{skus[1]}\n")
+        run_command(None, [], {**given, "device": "cpu"})
+        told = capsys.readouterr().out
+        assert (f"other columns of lists: kept for {number} input" in told) is (number is not None)
+        exported = (tmp_path / "store" / "exports" / "latest.csv").read_text().splitlines()
+        assert [row["input.sku"] for row in csv.DictReader(exported)] == list(skus)
+    assert [store_of(tmp_path).plan_record(run)["num_images"] for run in (1, 2, 3)] == [2, 0, 0]
