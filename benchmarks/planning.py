@@ -2,7 +2,8 @@
 
 The job is ``imgcls predict`` on a generated list, with workers that neither fetch nor decode nor classify: they read
 their unit of the plan and write a part with a row for each input. Then the same command again, which compares the list
-with all rows and finds nothing to do. What is measured is the driver's own memory (USS), four times a second.
+with all rows and finds nothing to do. What is measured is the driver's own memory (USS), four times a second, and the
+time from the start of the command to the complete plan. ``--columns`` adds lists with other columns, which are kept.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,10 +48,11 @@ class NullWork(LabelWork):
         return commit_unit(self._store, self._class_names, unit, rows, results, StageSeconds(), {}, "fp32").to_table()
 
 
-def write_list(path: Path, count: int) -> None:
+def write_list(path: Path, count: int, num_columns: int) -> None:
     """A list of objects that nobody ever reads, in no particular order, of 200 to 300 bytes each."""
     rng = np.random.default_rng(0)
-    schema = pa.schema({"uri": pa.string(), "size": pa.int64(), "etag": pa.string()})
+    others = {f"column{i}": (pa.string(), pa.int64(), pa.float64())[i % 3] for i in range(num_columns)}
+    schema = pa.schema({"uri": pa.string(), "size": pa.int64(), "etag": pa.string(), **others})
     with pq.ParquetWriter(path, schema) as writer:
         for start in range(0, count, _ROWS_PER_GROUP):
             numbers = rng.permutation(np.arange(start, min(start + _ROWS_PER_GROUP, count)))
@@ -57,7 +60,9 @@ def write_list(path: Path, count: int) -> None:
                 f"s3://a-bucket-of-some-name/photos/{i % 1000:03d}/{i * 7919 % 10**9:09d}-{i:09d}.jpg" for i in numbers
             ]
             etags = [f"{i:032x}" for i in numbers]
-            writer.write_table(pa.table([uris, np.full(len(uris), 100_000), etags], schema=schema))
+            kinds = ([f"SKU-{i:09d}" for i in numbers], numbers % 97, rng.random(len(numbers)))
+            values = [kinds[i % 3] for i in range(num_columns)]
+            writer.write_table(pa.table([uris, np.full(len(uris), 100_000), etags, *values], schema=schema))
 
 
 def run_job(input: str, model: str, output: str) -> None:
@@ -75,14 +80,15 @@ def run_job(input: str, model: str, output: str) -> None:
     leave_with(run)
 
 
-def measure(source: Path, model: Path, store: Path, environment: dict[str, str]) -> int:
-    """Peak of the driver's memory in one job, bytes."""
+def measure(source: Path, model: Path, store: Path, environment: dict[str, str]) -> tuple[int, float]:
+    """Peak of the driver's memory in one job, bytes; and seconds until its plan was complete."""
+    start = time.time()
     command = [sys.executable, "-m", "benchmarks.planning", "--job", str(source), str(model), str(store)]
     with watched_job(command, environment, measure=unique_bytes, interval_s=0.25) as (job, watch):
         if exit_code := job.wait():
             sys.exit(f"the job ended with exit code {exit_code}")
     [driver] = watch.of_kind("driver")
-    return driver.peak_bytes
+    return driver.peak_bytes, max(path.stat().st_mtime for path in store.glob("plans/*.json")) - start
 
 
 def main() -> None:
@@ -90,25 +96,32 @@ def main() -> None:
     parser.add_argument(
         "--counts", type=int, nargs=2, default=(200_000, 2_000_000), help="inputs [default: 200000 2000000]"
     )
+    parser.add_argument(
+        "--columns", type=int, default=0, help="other columns; lists without them are measured, too [default: 0]"
+    )
     parser.add_argument("--job", nargs=3, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.job:
         run_job(*args.job)
-    peaks: dict[str, list[int]] = {"labelling": [], "nothing_to_do": []}
     with isolated_environment() as environment, tempfile.TemporaryDirectory(prefix="imgcls-planning-") as temporary:
         model = Path(temporary, "model")
         new = imgcls("models", "new", "PP-LCNet_x0_25", "--num-classes", "10", "--random", "--output", model)
         with watched_job(new, environment) as (job, _):
             job.wait()
-        for count in args.counts:
-            source, store = Path(temporary, f"{count}.parquet"), Path(temporary, f"store-{count}")
-            write_list(source, count)
-            for kind, values in peaks.items():
-                values.append(measure(source, model, store, environment))
-                emit("planning", f"driver_peak_{kind}", values[-1] / 1e6, "MB", inputs=count)
-    few, many = args.counts
-    for kind, (less, more) in peaks.items():
-        emit("planning", f"driver_growth_{kind}", (more - less) / (many - few), "bytes/input", inputs=list(args.counts))
+        for columns in sorted({0, args.columns}):
+            peaks: dict[str, list[int]] = {"labelling": [], "nothing_to_do": []}
+            for count in args.counts:
+                source, store = Path(temporary, f"{count}.parquet"), Path(temporary, f"store-{columns}-{count}")
+                write_list(source, count, columns)
+                for kind, values in peaks.items():
+                    peak, seconds = measure(source, model, store, environment)
+                    values.append(peak)
+                    emit("planning", f"driver_peak_{kind}", peak / 1e6, "MB", inputs=count, columns=columns)
+                    emit("planning", f"until_plan_{kind}", seconds, "s", inputs=count, columns=columns)
+            few, many = args.counts
+            for kind, (less, more) in peaks.items():
+                growth = (more - less) / (many - few)
+                emit("planning", f"driver_growth_{kind}", growth, "bytes/input", inputs=[few, many], columns=columns)
 
 
 if __name__ == "__main__":

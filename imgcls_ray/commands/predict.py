@@ -39,6 +39,7 @@ _NEED_A_STORE = frozenset(
         "embedding",
         "export",
         "fail_if_empty",
+        "keep_columns",
         "like",
         "limit",
         "logits",
@@ -51,7 +52,9 @@ _NEED_A_STORE = frozenset(
         "on",
         "price_per_hour",
         "retry",
+        "sample",
         "save_images",
+        "seed",
         "unit_size",
     }
 )
@@ -251,6 +254,10 @@ def _tell_run(console: Console, run: RunReport) -> None:
 
 
 def _tell_left_out(console: Console, report: PredictReport) -> None:
+    if (sample := report.sample) is not None:
+        console.print(
+            f"random sample of {report.plan.listed:,} of {counted(sample.num_seen, 'input')} (seed {sample.seed})"
+        )
     if report.plan.waiting and report.plan.next_retry:
         console.print(
             f"failed more than once: {counted(report.plan.waiting, 'input')}; the next retry is at "
@@ -263,6 +270,8 @@ def _tell_left_out(console: Console, report: PredictReport) -> None:
             )
         if number := report.presence.num_returned:
             console.print(f"there again: {counted(number, 'input')}")
+    if report.values is not None and (number := report.values.num_changed):
+        console.print(f"other columns of lists: kept for {counted(number, 'input')} that had none, or other ones")
     counts = report.listing
     for line in counts.lines():
         console.print(f"left out: {line}")
@@ -277,7 +286,7 @@ def _after(config: PredictConfig) -> None:
         from imgcls_ray.options import storage_options
         from imgcls_ray.predict.samples import save_samples
         from imgcls_ray.storage import open_directory
-        from imgcls_ray.store.latest import export_latest
+        from imgcls_ray.store.export import export_latest
         from imgcls_ray.store.opening import open_store
 
         store = open_store(open_directory(config.output, storage_options(config)))

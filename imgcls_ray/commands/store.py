@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -31,6 +30,7 @@ from imgcls_ray.words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from imgcls_ray.config import Values
     from imgcls_ray.store.label_store import LabelStore
@@ -180,20 +180,23 @@ def verify(config_file: Path | None, overrides: Sequence[str], flags: Values) ->
 
 
 def latest(config_file: Path | None, overrides: Sequence[str], flags: Values) -> None:
-    """Write the newest row of every input, to a file or to stdout."""
-    from imgcls_ray.store.latest import write_jsonl, write_latest
+    """Write the newest row of every input, to a file, to a folder or to stdout."""
+    from imgcls_ray.store.export import write_latest
+    from imgcls_ray.store.latest import LatestTable
+    from imgcls_ray.store.table_files import write_jsonl
 
     config = make_config(LatestConfig, read_values(LatestConfig, config_file, overrides, flags))
     store = _open(config)
     if config.output is None:
         try:
-            write_jsonl(store, sys.stdout, only_present=config.only_present)
+            write_jsonl(LatestTable(store, only_present=config.only_present).tables(), sys.stdout)
             sys.stdout.flush()
         except BrokenPipeError:
             # The reader has enough (`| head`); Python would complain once more when it closes stdout.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return
-    num_rows = write_latest(store, Path(config.output), only_present=config.only_present)
+    storage = storage_options(config)
+    num_rows = write_latest(store, config.output, storage, kind=config.format, only_present=config.only_present)
     print(f"{config.output}: {num_rows:,} rows")
 
 

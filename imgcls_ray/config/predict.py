@@ -45,6 +45,9 @@ class LabelConfig(RunsNetwork, RunsBlocks, ReadLimits):
     the system (``Thumbs.db``, ``@eaDir/``). An empty text takes all files."""
     uri_column: str = Field(default="uri", min_length=1)
     """Column, or JSON key, of the images in a list."""
+    keep_columns: tuple[str, ...] | None = Field(default=None, max_length=256)
+    """Other columns, or JSON keys, of lists that stay with the rows of their images, e.g. ``sku,camera``. Default: all
+    columns of texts, numbers and times, up to 256. An empty text keeps none."""
 
     num_workers: PositiveInt | None = None
     """Number of workers, which label on CPUs, and fetch and decode for GPUs. The number is fixed. Default: as many as
@@ -69,6 +72,11 @@ class LabelConfig(RunsNetwork, RunsBlocks, ReadLimits):
     limit: PositiveInt | None = None
     """Largest number of inputs to label in this command. A run that an earlier command left open is continued in whole
     units, at least one."""
+    sample: PositiveInt | None = None
+    """Size of a random sample of the input, in place of all of it: every input is as likely as any other. The same
+    command, run again, labels what is new in the sample. Default: everything."""
+    seed: int = 0
+    """Random seed of the sample. A larger sample with the same seed has all inputs of the smaller one."""
     retry: tuple[ImageErrorCode, ...] = ()
     """Error codes whose inputs are tried again in this command, e.g. ``corrupt,access_denied``."""
     accept_missing: bool = False
@@ -120,7 +128,7 @@ class LabelConfig(RunsNetwork, RunsBlocks, ReadLimits):
             raise ValueError("needs a file, folder, prefix, list or address, or several of them")
         return value
 
-    @field_validator("retry", "include", "exclude", mode="before")
+    @field_validator("retry", "include", "exclude", "keep_columns", mode="before")
     @classmethod
     def _several_in_a_text(cls, value: object) -> object:
         return [code.strip() for code in value.split(",") if code.strip()] if isinstance(value, str) else value
@@ -137,6 +145,8 @@ class LabelConfig(RunsNetwork, RunsBlocks, ReadLimits):
         if self.retry and self.limit:
             # The first ones would be asked again and again, and the others never.
             raise ValueError("retry asks again for all inputs with its codes; give it without limit")
+        if self.sample and self.limit:
+            raise ValueError("limit takes the first inputs and sample takes random ones: give one of them")
         least, most = self.worker_limits
         if self.num_workers and (least or most):
             raise ValueError(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from typing import Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from imgcls_ray.config.limits import ObjectStorage, ReadLimits
 
@@ -73,9 +74,19 @@ class LatestConfig(StoreConfig):
     """The newest row of every input: ``imgcls store latest``."""
 
     output: str | None = None
-    """File to write: .parquet, .jsonl or .csv. Default: JSON lines to stdout."""
+    """File or folder to write, local or ``s3://``. Default: JSON lines to stdout."""
+    format: Literal["parquet", "jsonl", "csv", "coco", "huggingface", "hive"] | None = None
+    """``parquet``, ``jsonl``, ``csv``, or ``coco`` (the JSON of COCO): one file; ``huggingface`` (a dataset of Hugging
+    Face) or ``hive`` (Parquet partitioned by label): a folder, which must be empty. Default: by the end of OUTPUT,
+    .parquet, .jsonl or .csv."""
     only_present: bool = False
     """Leave out inputs that are not there any more, as the newest complete listing of their place found."""
+
+    @model_validator(mode="after")
+    def _has_an_output(self) -> Self:
+        if self.output is None and self.format not in (None, "jsonl"):
+            raise ValueError(f"format={self.format} needs an output; JSON lines alone go to stdout")
+        return self
 
 
 class DiffConfig(ReadLimits):

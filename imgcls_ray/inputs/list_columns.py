@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from imgcls_ray.inputs.kept import with_texts
 from imgcls_ray.inputs.list_rows import MAX_SIZE, ListRow
 from imgcls_ray.inputs.tables import FILE_SCHEMA, table_of
 
@@ -47,7 +48,7 @@ class ListColumns(NamedTuple):
     @classmethod
     def of_rows(cls, rows: Sequence[ListRow]) -> Self | None:
         """The columns of some rows; ``None`` if one of them has values of several types, or of none that Arrow has."""
-        numbers, *columns = zip(*rows, strict=True)
+        numbers, *columns, _, _ = zip(*rows, strict=True)
         try:
             uri, size, etag, mtime = (
                 None if all(value is None for value in column) else pa.array(column) for column in columns
@@ -70,7 +71,7 @@ class ListColumns(NamedTuple):
             for column in (self.uri, self.size, self.etag, self.mtime)
         )
         numbers = np.asarray(self.numbers)[places].tolist()
-        yield from map(ListRow._make, zip(numbers, *columns, strict=True))
+        yield from (ListRow(*values) for values in zip(numbers, *columns, strict=True))
 
 
 def values_of(column: pa.Array) -> list:  # type: ignore[type-arg]
@@ -136,11 +137,14 @@ def files_of(rows: ListColumns, file_of: Callable[[ListRow], FileInfo]) -> Itera
 
 
 def rows_to_files(rows: Sequence[ListRow], file_of: Callable[[ListRow], FileInfo]) -> Iterator[pa.Table]:
-    """``files_of`` for rows that were read one by one."""
-    if (columns := ListColumns.of_rows(rows)) is not None:
-        yield from files_of(columns, file_of)
-    else:
-        yield from _one_by_one(rows, file_of, table_of)
+    """``files_of`` for rows that were read one by one, with their other columns."""
+    columns = ListColumns.of_rows(rows)
+    tables = files_of(columns, file_of) if columns is not None else _one_by_one(rows, file_of, table_of)
+    if all(row.others is None for row in rows):
+        yield from tables
+        return
+    texts = pa.array([row.others for row in rows], pa.string())
+    yield from (with_texts(table, texts) for table in tables)
 
 
 def _one_by_one(
@@ -177,8 +181,8 @@ def _ordinary_files(rows: ListColumns) -> tuple[pa.Table, np.ndarray] | None:
     is_ordinary = _mask(pc.match_substring_regex(uri, _ADDRESS)) & is_size & is_etag & is_time
     if not is_ordinary.any():
         return None
-    no_member = [pa.nulls(len(uri), FILE_SCHEMA.field(name).type) for name in ("source", "locator")]
-    return pa.table([uri, size, etag, mtime, *no_member], schema=FILE_SCHEMA), is_ordinary
+    nothing = [pa.nulls(len(uri), FILE_SCHEMA.field(name).type) for name in ("source", "locator", "values")]
+    return pa.table([uri, size, etag, mtime, *nothing], schema=FILE_SCHEMA), is_ordinary
 
 
 def _plain(column: pa.Array) -> pa.Array:

@@ -33,6 +33,9 @@ class ListRow(NamedTuple):
     size: str | float | Decimal | None = None
     etag: str | float | None = None
     mtime: datetime | None = None
+    others: str | None = None
+    """The values of the columns that are kept, as ``kept.text_of`` writes them."""
+    input_id: str | None = None
 
 
 def need_column(where: str, column: str, names: Iterable[str], *, noun: str = "column") -> None:

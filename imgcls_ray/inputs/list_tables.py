@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from imgcls_ray.errors import InputError
+from imgcls_ray.inputs.kept import ID_COLUMN, kept_type, texts_of
 from imgcls_ray.inputs.list_columns import ListColumns, block_sizes, has_text, is_text
 from imgcls_ray.inputs.list_rows import need_column
 from imgcls_ray.inputs.tables import batches_of
@@ -23,15 +24,19 @@ from imgcls_ray.storage.schemes import is_object, split_uri
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from imgcls_ray.inputs.kept import Ids, Kept
     from imgcls_ray.storage.options import StorageOptions
 
 _SUFFIX = ".parquet"
+_NAMES_TOLD = 20
 # In the order of a ``ListRow``.
 _OTHER_COLUMNS = ("size", "etag", "mtime")
 
 
-def parquet_columns(path: str, file: IO[bytes], uri_column: str) -> Iterator[ListColumns]:
-    """Rows of a table, some thousand at a time; those without an image are left out."""
+def parquet_columns(
+    path: str, file: IO[bytes], uri_column: str, kept: Kept | None = None, ids: Ids | None = None
+) -> Iterator[tuple[ListColumns, pa.Array | None]]:
+    """Rows of a table, some thousand at a time, and what is kept of them; those without an image are left out."""
     number = 0
     sizes = block_sizes()
     with pq.ParquetFile(file) as parquet:
@@ -39,7 +44,9 @@ def parquet_columns(path: str, file: IO[bytes], uri_column: str) -> Iterator[Lis
         need_column(path, uri_column, schema.names)
         _need_texts(path, uri_column, schema.field(uri_column).type)
         others = [name for name in _OTHER_COLUMNS if _has(path, schema, name) and name != uri_column]
-        for batch in map(_without_views, batches_of(parquet, columns=[uri_column, *others])):
+        columns = _kept_columns(path, schema, uri_column, kept) if kept is not None else []
+        wanted = list(dict.fromkeys([uri_column, *others, *columns]))
+        for batch in map(_without_views, batches_of(parquet, columns=wanted)):
             while batch.num_rows:
                 rows = batch.slice(0, next(sizes))
                 batch = batch.slice(rows.num_rows)
@@ -50,7 +57,31 @@ def parquet_columns(path: str, file: IO[bytes], uri_column: str) -> Iterator[Lis
                     numbers, rows = numbers[has_image], rows.filter(pa.array(has_image))
                 if rows.num_rows:
                     found = [rows.column(name) if name in others else None for name in _OTHER_COLUMNS]
-                    yield ListColumns(numbers, rows.column(uri_column), *found)
+                    if ids is not None and ID_COLUMN in columns:
+                        ids.add(rows.column(ID_COLUMN), numbers, lambda row: f"{path}, row {row:,}")
+                    texts = texts_of({name: rows.column(name) for name in columns}, path, numbers) if columns else None
+                    yield ListColumns(numbers, rows.column(uri_column), *found), texts
+
+
+def _kept_columns(path: str, schema: pa.Schema, uri_column: str, kept: Kept) -> list[str]:
+    """The columns that are kept; their types are noted.
+
+    Raises:
+        InputError: one that was asked for cannot be.
+    """
+    names = kept.columns_of(path, schema.names, uri_column)
+    kinds = {name: kept_type(schema.field(name).type) for name in names}
+    if nested := [name for name, kind in kinds.items() if kind is None]:
+        told = ", ".join(f"{name!r} ({str(schema.field(name).type)[:60]})" for name in nested[:_NAMES_TOLD])
+        if kept.wanted is not None:
+            raise InputError(f"{path}: --keep-columns takes columns of texts, numbers and times, not {told}")
+        kept.tell("nested", f"{path}: columns of lists, structures or bytes are not kept: {told}")
+    names = kept.few(path, [name for name in names if kinds[name] is not None])
+    if len(names) < 2:
+        return []
+    for name in names:
+        kept.note(name, kinds[name] or "")
+    return names
 
 
 def _without_views(batch: pa.RecordBatch) -> pa.RecordBatch:

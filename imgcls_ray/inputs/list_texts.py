@@ -18,6 +18,7 @@ from operator import itemgetter
 from typing import IO, TYPE_CHECKING
 
 from imgcls_ray.errors import InputError
+from imgcls_ray.inputs.kept import ID_COLUMN, text_of
 from imgcls_ray.inputs.list_rows import ListRow, need_column
 from imgcls_ray.storage.encodings import HEAD_BYTES, as_utf8, other_encoding
 from imgcls_ray.storage.files import absolute_path, path_from_uri, scheme_of
@@ -26,6 +27,8 @@ from imgcls_ray.storage.schemes import is_object
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from typing import TypeAlias
+
+    from imgcls_ray.inputs.kept import Kept
 
     Json: TypeAlias = "dict[str, Json] | list[Json] | str | int | float | bool | None"
     Line: TypeAlias = "tuple[int, str]"
@@ -164,7 +167,7 @@ def _is_file(folder: str, name: str) -> bool:
         return False
 
 
-def csv_rows(path: str, file: Bytes, uri_column: str, delimiters: str) -> Iterator[ListRow]:
+def csv_rows(path: str, file: Bytes, uri_column: str, delimiters: str, kept: Kept | None = None) -> Iterator[ListRow]:
     """Rows of a table whose first line names its columns.
 
     Args:
@@ -172,6 +175,7 @@ def csv_rows(path: str, file: Bytes, uri_column: str, delimiters: str) -> Iterat
         file: its content.
         uri_column: of the images.
         delimiters: between columns; the first of them that gives this column is the table's.
+        kept: which other columns stay with the rows; all of their values are texts.
     """
     lines = itertools.dropwhile(lambda line: not line[1].strip(), _lines(path, file, newline=""))
     first = next(lines, None)
@@ -187,6 +191,13 @@ def csv_rows(path: str, file: Bytes, uri_column: str, delimiters: str) -> Iterat
         width = len(names)
         # Behind the last column every row has an empty one: the place of columns that are not there.
         uri, size, etag = (names.index(name) if name in names else width for name in (uri_column, "size", "etag"))
+        places: list[tuple[str, int]] = []
+        if kept is not None:
+            where = f"{path}:{first[0]}"
+            places = [(name, names.index(name)) for name in kept.few(where, kept.columns_of(where, names, uri_column))]
+            for name, _ in places:
+                kept.note(name, "string")
+        input_id = next((place for name, place in places if name == ID_COLUMN), width)
         for values in reader:
             if any(values[width:]):
                 raise InputError(
@@ -195,23 +206,25 @@ def csv_rows(path: str, file: Bytes, uri_column: str, delimiters: str) -> Iterat
                 )
             values += [""] * (width + 1 - len(values))
             if values[uri]:
-                yield ListRow(reader.line_num + skipped, values[uri], values[size], values[etag])
+                number = reader.line_num + skipped
+                others = text_of(f"{path}:{number}", {name: values[i] for name, i in places}) if places else None
+                yield ListRow(number, values[uri], values[size], values[etag], others=others, input_id=values[input_id])
     except csv.Error as error:
         raise InputError(f"{path}:{reader.line_num + skipped}: is not a row of a table: {error}") from error
 
 
-def jsonl_rows(path: str, file: Bytes, uri_column: str) -> Iterator[ListRow]:
+def jsonl_rows(path: str, file: Bytes, uri_column: str, kept: Kept | None = None) -> Iterator[ListRow]:
     """An object, or a text, in each line."""
-    return _json_line_rows(path, _lines(path, file, newline="\n"), uri_column)
+    return _json_line_rows(path, _lines(path, file, newline="\n"), uri_column, kept)
 
 
-def _json_line_rows(path: str, lines: Iterable[Line], uri_column: str) -> Iterator[ListRow]:
+def _json_line_rows(path: str, lines: Iterable[Line], uri_column: str, kept: Kept | None) -> Iterator[ListRow]:
     for n, line in lines:
         if line.strip():
-            yield from _json_row(f"{path}:{n}", n, _parse(f"{path}:{n}", line), uri_column)
+            yield from _json_row(f"{path}:{n}", n, _parse(f"{path}:{n}", line), uri_column, kept)
 
 
-def json_rows(path: str, file: Bytes, uri_column: str) -> Iterator[ListRow]:
+def json_rows(path: str, file: Bytes, uri_column: str, kept: Kept | None = None) -> Iterator[ListRow]:
     """A list of objects or texts, or an object of such a list, or of columns; or lines, as ``jsonl_rows``."""
     # The first line may be all of the document.
     everything = _lines(path, file, newline="\n", max_chars=_MAX_JSON_CHARS)
@@ -220,7 +233,7 @@ def json_rows(path: str, file: Bytes, uri_column: str) -> Iterator[ListRow]:
     if first is None:
         raise InputError(f"{path}: is empty; a JSON list is a list of paths, or of objects with the key {uri_column!r}")
     if second is not None and _is_json(first[1]):
-        yield from _json_line_rows(path, itertools.chain([first, second], lines), uri_column)
+        yield from _json_line_rows(path, itertools.chain([first, second], lines), uri_column, kept)
         return
     texts, size = [first[1]], len(first[1])
     for _, line in itertools.chain([second] if second else [], lines):
@@ -229,7 +242,7 @@ def json_rows(path: str, file: Bytes, uri_column: str) -> Iterator[ListRow]:
             raise InputError(f"{path}: is larger than {_MAX_JSON_CHARS:,} characters; write it as JSON lines (.jsonl)")
         texts.append(line)
     for number, value in enumerate(_values_of(path, _parse(path, "".join(texts)), uri_column), 1):
-        yield from _json_row(f"{path}, entry {number}", number, value, uri_column)
+        yield from _json_row(f"{path}, entry {number}", number, value, uri_column, kept)
 
 
 def _is_json(line: str) -> bool:
@@ -278,9 +291,12 @@ def _values_of(path: str, document: Json, uri_column: str) -> Iterable[Json]:
 def _rows_of_columns(path: str, document: dict[str, Json], uri_column: str) -> Iterator[Json]:
     """Rows of ``{"uri": [..], "size": [..]}``, or of pandas' ``{"uri": {"0": .., "1": ..}}``."""
     columns: dict[str, list[Json]] = {}
-    for name in (uri_column, "size", "etag"):
+    for name in dict.fromkeys([uri_column, "size", "etag", *document]):
         column = document.get(name)
-        if isinstance(column, list | dict):
+        if not isinstance(column, list | dict):
+            continue
+        # What has another length tells something of the whole.
+        if name in (uri_column, "size", "etag") or len(column) == len(columns[uri_column]):
             columns[name] = list(column.values()) if isinstance(column, dict) else column
     lengths = {name: len(column) for name, column in columns.items()}
     if len(set(lengths.values())) > 1:
@@ -290,7 +306,7 @@ def _rows_of_columns(path: str, document: dict[str, Json], uri_column: str) -> I
         yield dict(zip(columns, values, strict=True))
 
 
-def _json_row(where: str, number: int, value: Json, uri_column: str) -> Iterator[ListRow]:
+def _json_row(where: str, number: int, value: Json, uri_column: str, kept: Kept | None) -> Iterator[ListRow]:
     """The row of a value, or nothing if it names no image."""
     if isinstance(value, dict):
         need_column(where, uri_column, value, noun="key")
@@ -304,4 +320,7 @@ def _json_row(where: str, number: int, value: Json, uri_column: str) -> Iterator
     if isinstance(size, bool | list | dict) or isinstance(etag, bool | list | dict):
         name, other = ("size", size) if isinstance(size, bool | list | dict) else ("etag", etag)
         raise InputError(f"{where}: {name!r} is {json.dumps(other)[:100]}")
-    yield ListRow(number, uri, size, etag)
+    others = input_id = None
+    if kept is not None and isinstance(value, dict) and (values := kept.values_of(where, value, uri_column)):
+        others, input_id = text_of(where, values), values.get(ID_COLUMN)
+    yield ListRow(number, uri, size, etag, others=others, input_id=None if input_id is None else str(input_id))

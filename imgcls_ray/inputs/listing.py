@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from imgcls_ray.errors import InputError
 from imgcls_ray.inputs.inventories import is_inventory
+from imgcls_ray.inputs.kept import together
 from imgcls_ray.inputs.list_rows import URI_COLUMN
 from imgcls_ray.inputs.list_tables import is_of_parts, parquet_parts
 from imgcls_ray.inputs.lists import is_list, read_list, read_parts, refuse_other_lists
@@ -26,7 +27,7 @@ from imgcls_ray.inputs.members import (
 )
 from imgcls_ray.inputs.merging import merge_sorted
 from imgcls_ray.inputs.sorting import sort_files
-from imgcls_ray.inputs.tables import FileTables, tables_of, without_doubles
+from imgcls_ray.inputs.tables import FileTables, tables_of
 from imgcls_ray.storage import DEFAULT_STORAGE
 from imgcls_ray.storage.files import FileInfo, absolute_path, check_address, path_from_uri, scheme_of, stat_file
 from imgcls_ray.storage.http import is_url
@@ -41,6 +42,7 @@ from imgcls_ray.storage.walking import list_folder
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+    from imgcls_ray.inputs.kept import Kept
     from imgcls_ray.storage.options import StorageOptions
 
 __all__ = [
@@ -75,7 +77,11 @@ def _is_file(path: str) -> bool:
 
 
 def check_inputs(
-    sources: Sequence[str], storage: StorageOptions = DEFAULT_STORAGE, *, uri_column: str = URI_COLUMN
+    sources: Sequence[str],
+    storage: StorageOptions = DEFAULT_STORAGE,
+    *,
+    uri_column: str = URI_COLUMN,
+    kept: Kept | None = None,
 ) -> None:
     """Refuse INPUTs that cannot be listed, and lists on this machine that cannot be read, before anything is started.
 
@@ -89,7 +95,7 @@ def check_inputs(
         if is_object(source) or is_url(source) or is_inventory(source) or packed_parquet(source, storage, uri_column):
             continue
         if _is_list_here(source, storage):
-            next(read_list(source, storage, uri_column=uri_column), None)
+            next(read_list(source, storage, uri_column=uri_column, kept=kept), None)
         else:
             _parts(source, storage, uri_column)
     _check_mixture(sources)
@@ -158,6 +164,7 @@ def list_inputs(
     leave_out: str | None = None,
     names: NameRules = DEFAULT_NAMES,
     uri_column: str = URI_COLUMN,
+    kept: Kept | None = None,
 ) -> Iterator[FileInfo]:
     """List INPUTs, sorted by URI, each URI once.
 
@@ -171,6 +178,7 @@ def list_inputs(
         names: which names of folders, prefixes, globs and inventories are left out; also of the files and folders
             themselves where there are several INPUTs, because a shell may have found them.
         uri_column: the column of the images in lists.
+        kept: which other columns of lists stay with the files; by default none.
 
     Raises:
         InputError: an input as a whole cannot be read.
@@ -180,10 +188,10 @@ def list_inputs(
     for source in given:
         check_input(source, storage)
     if len(given) == 1:
-        return _list_one(given[0], counts, storage, leave_out, names, uri_column)
+        return _list_one(given[0], counts, storage, leave_out, names, uri_column, kept)
     _check_mixture(given)
-    kept = [source for source in given if not _is_left_out(source, names, counts)]
-    streams = [tables_of(_list_one(source, counts, storage, leave_out, names, uri_column)) for source in kept]
+    taken = [source for source in given if not _is_left_out(source, names, counts)]
+    streams = [tables_of(_list_one(source, counts, storage, leave_out, names, uri_column, kept)) for source in taken]
     return _distinct(FileTables(lambda _: merge_sorted(streams)), counts)
 
 
@@ -259,6 +267,7 @@ def _list_one(
     leave_out: str | None,
     names: NameRules,
     uri_column: str,
+    kept: Kept | None = None,
 ) -> Iterator[FileInfo]:
     if is_member(source, storage):
         return iter([named_member(source, storage)])
@@ -266,7 +275,7 @@ def _list_one(
         return open_packed(packed, storage, names, counts.by_name)
     if _is_list_here(source, storage):
         counts.has_list = True
-        files = read_list(source, storage, uri_column=uri_column, tell=logger.warning)
+        files = read_list(source, storage, uri_column=uri_column, tell=logger.warning, kept=kept)
         listed = _distinct(sort_files(files), counts)
         store = leave_out if leave_out and is_object(leave_out) else None
         return only_inputs(listed, storage, counts, store=store, names=names) if is_inventory(source) else listed
@@ -278,7 +287,7 @@ def _list_one(
         # Nothing but parts is in the folder, so a relative name counts from the folder that it is in, as of a file.
         place = source.rstrip("/")
         folder = place.rpartition("/")[0] if is_object(place) else os.path.dirname(absolute_path(path_from_uri(place)))
-        return _distinct(sort_files(read_parts(parts, folder, storage, uri_column=uri_column)), counts)
+        return _distinct(sort_files(read_parts(parts, folder, storage, uri_column=uri_column, kept=kept)), counts)
     return _list_checked(source, counts, storage, leave_out, names)
 
 
@@ -382,4 +391,4 @@ def _distinct(files: Iterable[FileInfo], counts: ListingCounts) -> FileTables:
     def count(number: int) -> None:
         counts.doubles += number
 
-    return FileTables(lambda _: without_doubles(tables_of(files), count))
+    return FileTables(lambda _: together(tables_of(files), count))

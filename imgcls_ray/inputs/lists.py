@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from imgcls_ray.errors import InputError
 from imgcls_ray.inputs.inventories import is_inventory, read_inventory
+from imgcls_ray.inputs.kept import Ids, with_texts
 from imgcls_ray.inputs.list_columns import blocks_of, files_of, rows_to_files
 from imgcls_ray.inputs.list_rows import URI_COLUMN, ListRow, etag_of, size_of
 from imgcls_ray.inputs.list_tables import parquet_columns
@@ -37,6 +38,7 @@ from imgcls_ray.storage.schemes import is_object
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from imgcls_ray.inputs.kept import Kept
     from imgcls_ray.inputs.list_texts import Bytes
     from imgcls_ray.storage.options import StorageOptions
 
@@ -84,7 +86,12 @@ def refuse_other_lists(source: str) -> None:
 
 
 def read_list(
-    source: str, storage: StorageOptions, *, uri_column: str = URI_COLUMN, tell: Callable[[str], None] = lambda _: None
+    source: str,
+    storage: StorageOptions,
+    *,
+    uri_column: str = URI_COLUMN,
+    tell: Callable[[str], None] = lambda _: None,
+    kept: Kept | None = None,
 ) -> FileTables:
     """The entries of a list, in its order.
 
@@ -95,12 +102,13 @@ def read_list(
         storage: how to reach object storage.
         uri_column: the column, or key, of the images.
         tell: is told what the list was taken for where that may surprise.
+        kept: which other columns stay with the files; by default none.
 
     Raises:
         InputError: the list, or one of the files that it names, cannot be read; with the line. While it is read.
     """
     path = source if is_object(source) else path_from_uri(source)
-    return read_parts([path], _folder_of(path), storage, uri_column=uri_column, tell=tell)
+    return read_parts([path], _folder_of(path), storage, uri_column=uri_column, tell=tell, kept=kept)
 
 
 def read_parts(
@@ -110,19 +118,26 @@ def read_parts(
     *,
     uri_column: str = URI_COLUMN,
     tell: Callable[[str], None] = lambda _: None,
+    kept: Kept | None = None,
 ) -> FileTables:
     """The entries of the files of one list; relative ones count from ``folder``.
 
     Raises:
         InputError: one of them cannot be read. While it is read.
     """
-    return FileTables(lambda _: _read_parts(parts, folder, storage, uri_column, tell))
+    return FileTables(lambda _: _read_parts(parts, folder, storage, uri_column, tell, kept))
 
 
 def _read_parts(
-    parts: list[str], folder: str, storage: StorageOptions, uri_column: str, tell: Callable[[str], None]
+    parts: list[str],
+    folder: str,
+    storage: StorageOptions,
+    uri_column: str,
+    tell: Callable[[str], None],
+    kept: Kept | None,
 ) -> Iterator[pa.Table]:
     separators = Separators(is_object(folder), partial(_is_there, folder, storage))
+    ids = Ids()
     for path in parts:
         kind = kind_of_list(path) or ""
         try:
@@ -132,30 +147,37 @@ def _read_parts(
             file_of = partial(_listed_file, path, kind, folder, separators, tell)
             with open_file(path, storage) as file:
                 if kind == "parquet":
-                    for columns in parquet_columns(path, file, uri_column):
-                        yield from files_of(columns, file_of)
+                    for columns, texts in parquet_columns(path, file, uri_column, kept, ids):
+                        for table in files_of(columns, file_of):
+                            yield table if texts is None else with_texts(table, texts)
                     continue
-                for rows in blocks_of(_rows(path, kind, open_text(path, file), uri_column, tell)):
+                for rows in blocks_of(_rows(path, kind, open_text(path, file), uri_column, tell, kept)):
+                    if any(row.input_id for row in rows):
+                        numbers = [row.number for row in rows]
+                        ids.add(pa.array([row.input_id for row in rows]), numbers, partial(_place, path, kind))
                     yield from rows_to_files(rows, file_of)
         except OSError as error:
             raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
         except (ValueError, OverflowError, EOFError, csv.Error, zlib.error, pa.ArrowException) as error:
             raise InputError(f"{path}: is not a readable .{kind} list: {error}") from error
+    ids.check()
 
 
 def _folder_of(path: str) -> str:
     return path.rpartition("/")[0] if is_object(path) else os.path.dirname(absolute_path(path))
 
 
-def _rows(path: str, kind: str, text: Bytes, uri_column: str, tell: Callable[[str], None]) -> Iterator[ListRow]:
+def _rows(
+    path: str, kind: str, text: Bytes, uri_column: str, tell: Callable[[str], None], kept: Kept | None
+) -> Iterator[ListRow]:
     if kind == "txt":
         return text_rows(path, text, tell)
     if kind == "jsonl":
-        return jsonl_rows(path, text, uri_column)
+        return jsonl_rows(path, text, uri_column, kept)
     if kind == "json":
-        return json_rows(path, text, uri_column)
+        return json_rows(path, text, uri_column, kept)
     # A comma between columns is a semicolon where numbers have a comma.
-    return csv_rows(path, text, uri_column, "\t,;" if kind == "tsv" else ",;\t")
+    return csv_rows(path, text, uri_column, "\t,;" if kind == "tsv" else ",;\t", kept)
 
 
 def _place(path: str, kind: str, number: int) -> str:

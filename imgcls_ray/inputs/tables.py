@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from imgcls_ray.storage.files import FileInfo
 
@@ -33,6 +32,7 @@ FILE_SCHEMA = pa.schema(
         pa.field("mtime", pa.timestamp("us", tz="UTC")),
         pa.field("source", pa.string()),
         pa.field("locator", pa.string()),
+        pa.field("values", pa.string()),
     ]
 )
 
@@ -162,16 +162,3 @@ def lower_bound(uris: pa.ChunkedArray | pa.Array, uri: str) -> int:
 def upper_bound(uris: pa.ChunkedArray | pa.Array, uri: str) -> int:
     """Number of sorted texts up to one."""
     return bisect.bisect_right(range(len(uris)), uri, key=lambda i: uris[i].as_py())
-
-
-def without_doubles(tables: Iterable[pa.Table], tell: Callable[[int], None]) -> Iterator[pa.Table]:
-    """Of rows sorted by URI the first one of each; ``tell`` gets the numbers of the others."""
-    last = None
-    for table in tables:
-        uris = only_array(table.column("uri"))
-        is_first = pa.concat_arrays([pa.array([uris[0].as_py() != last]), pc.not_equal(uris[:-1], uris[1:])])
-        last = uris[-1].as_py()
-        kept = table.filter(is_first) if (num_kept := is_first.true_count) < table.num_rows else table
-        tell(table.num_rows - num_kept)
-        if num_kept:
-            yield kept

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from imgcls_ray.errors import InputError
 from imgcls_ray.inputs.absence import ListedIn
+from imgcls_ray.inputs.kept import Kept
 from imgcls_ray.inputs.listing import check_inputs, is_any_list, is_single_file, list_inputs
+from imgcls_ray.inputs.sampling import Sample, sampled
 from imgcls_ray.options import name_rules, storage_options
 from imgcls_ray.predict.like import list_like, open_like
 from imgcls_ray.storage import open_directory
@@ -18,6 +20,7 @@ from imgcls_ray.store.plan import unanswered
 from imgcls_ray.store.planner import plan_ahead
 from imgcls_ray.store.presence_changes import PresenceChanges
 from imgcls_ray.store.retrying import LIMITS, LIMITS_FIELD, RETRIED_FIELD, RetryRules
+from imgcls_ray.store.values import ValueChanges
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -40,7 +43,9 @@ def input_error_of(config: PredictConfig, storage: StorageOptions) -> InputError
     try:
         if config.like is not None:
             open_like(config.like, config.output, storage)
-        check_inputs(config.inputs, storage, uri_column=config.uri_column)
+        # What is not kept is told when the lists are read.
+        kept = Kept(config.keep_columns, lambda _: None)
+        check_inputs(config.inputs, storage, uri_column=config.uri_column, kept=kept)
     except InputError as error:
         return error
     return None
@@ -50,21 +55,27 @@ def planned_inputs(
     config: PredictConfig, store: LabelStore | None, report: PredictReport, limit: int | None
 ) -> AbstractContextManager[Iterator[Spool]]:
     """The inputs that the store does not answer, plan by plan; counts go to the report."""
-    files = _listed(config, report)
+    kept = Kept(config.keep_columns)
+    files = _listed(config, report, kept)
+    if config.sample is not None:
+        report.sample = Sample(config.sample, config.seed)
+        files = sampled(files, report.sample)
     own_runs = frozenset(run.run for run in report.runs)
     rules = RetryRules(store, limits_of(config), frozenset(config.retry), own_runs) if store else None
-    # What is listed up to a limit says nothing of what is behind it.
-    if store is not None and config.limit is None:
+    # What is listed up to a limit says nothing of what is behind it, and a sample nothing of what is not in it.
+    if store is not None and config.limit is None and config.sample is None:
         report.presence = PresenceChanges(report.listing, is_empty_trusted=config.accept_missing)
-    planned = unanswered(files, store, report.plan, rules, report.presence)
-    return plan_ahead(planned, limit=limit, presence=report.presence)
+    if store is not None:
+        report.values = ValueChanges(kept)
+    planned = unanswered(files, store, report.plan, rules, report.presence, report.values)
+    return plan_ahead(planned, limit=limit, presence=report.presence, values=report.values)
 
 
-def _listed(config: PredictConfig, report: PredictReport) -> Iterable[FileInfo]:
+def _listed(config: PredictConfig, report: PredictReport, kept: Kept) -> Iterable[FileInfo]:
     """All inputs, sorted by URI."""
     storage = storage_options(config)
     if config.like is not None:
-        return list_like(open_like(config.like, config.output, storage))
+        return list_like(open_like(config.like, config.output, storage), kept)
     return list_inputs(
         config.inputs,
         report.listing,
@@ -72,6 +83,7 @@ def _listed(config: PredictConfig, report: PredictReport) -> Iterable[FileInfo]:
         leave_out=open_directory(config.output, storage).uri,
         names=name_rules(config),
         uri_column=config.uri_column,
+        kept=kept,
     )
 
 
@@ -119,6 +131,7 @@ def about_inputs(config: PredictConfig) -> dict[str, Json]:
         "place": _place_of(config),
         "include": list(config.include),
         "exclude": None if config.exclude is None else list(config.exclude),
+        "sample": None if config.sample is None else {"size": config.sample, "seed": config.seed},
         RETRIED_FIELD: sorted(config.retry),
         LIMITS_FIELD: limits_of(config),
     }

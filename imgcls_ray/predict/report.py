@@ -14,9 +14,11 @@ from imgcls_ray.store.plan import PlanCounts
 from imgcls_ray.store.schema import STATUS_OK
 
 if TYPE_CHECKING:
+    from imgcls_ray.inputs.sampling import Sample
     from imgcls_ray.predict.verdict import Verdict
     from imgcls_ray.store.presence_changes import PresenceChanges
     from imgcls_ray.store.records import PlanRecord
+    from imgcls_ray.store.values import ValueChanges
 
 
 @dataclass
@@ -89,6 +91,10 @@ class PredictReport:
     listing: ListingCounts = field(default_factory=ListingCounts)
     presence: PresenceChanges | None = None
     """What the listing found changed; ``None`` if it is not asked."""
+    values: ValueChanges | None = None
+    """What lists tell of inputs otherwise than the store did."""
+    sample: Sample | None = None
+    """What of the listing is taken; ``None``: everything."""
     runs: list[RunReport] = field(default_factory=list)
     """Runs that this command worked on; the last one may be empty."""
     num_finished_before: int = 0

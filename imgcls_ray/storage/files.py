@@ -34,6 +34,8 @@ class FileInfo(NamedTuple):
     """URI of the file or object that holds it, if it is a member of one; its version is ``etag``."""
     locator: str | None = None
     """Where its bytes are in ``source``: ``tar:OFFSET:LENGTH`` and others, see ``storage.members``."""
+    values: str | None = None
+    """What a list has of it in other columns, as ``inputs.kept`` writes it."""
 
 
 def check_address(uri: str) -> None:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from imgcls_ray.store.label_store import LabelStore
     from imgcls_ray.store.presence_changes import PresenceChanges
     from imgcls_ray.store.rows import MergedRows, Source
+    from imgcls_ray.store.values import ValueChanges
 
 
 class Answer(NamedTuple):
@@ -192,12 +193,15 @@ class AnswersByUri(RowsByUri):
 
 
 @contextmanager
-def answers_by_uri(store: LabelStore, presence: PresenceChanges | None = None) -> Iterator[AnswersByUri]:
+def answers_by_uri(
+    store: LabelStore, presence: PresenceChanges | None = None, values: ValueChanges | None = None
+) -> Iterator[AnswersByUri]:
     """The rows that a store has now, for look-ups in the order of their URIs.
 
     Args:
         store: which.
         presence: compares what is asked for with them.
+        values: is told of the history that it compares with.
 
     Raises:
         LabelStoreDamagedError: a file is damaged or lost.
@@ -205,5 +209,7 @@ def answers_by_uri(store: LabelStore, presence: PresenceChanges | None = None) -
     history = read_history(store)
     if presence is not None:
         presence.begin(store, history)
+    if values is not None:
+        values.begin(store, history)
     with merged_rows(store, history.all_pieces, KEY_COLUMNS) as rows:
         yield AnswersByUri(rows, presence)

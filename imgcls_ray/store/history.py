@@ -19,15 +19,16 @@ from imgcls_ray.errors import LabelStoreDamagedError
 from imgcls_ray.store.delta_actions import LoggedFile
 from imgcls_ray.store.delta_log import Log, commit, read_log
 from imgcls_ray.store.parallel import in_parallel
-from imgcls_ray.store.presence_pieces import SUMMARY_KEY, is_lost, pieces_in, with_pieces
 from imgcls_ray.store.rows import bounds_of
 from imgcls_ray.store.schema import parse_part_name
+from imgcls_ray.store.side_pieces import KINDS, is_lost, pieces_in, with_pieces
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from imgcls_ray.store.label_store import LabelStore
     from imgcls_ray.store.records import PlanRecord, RunRecord
+    from imgcls_ray.store.side_pieces import PieceKind, SidePiece
 
 _MERGED_NAME = re.compile(r"^merged-(\d{4,})-(\d{4,})-[0-9a-f]{12}-(\d{4,})\.parquet$")
 _RECENT_RUNS = 24
@@ -232,8 +233,9 @@ def commit_finished(store: LabelStore) -> Log:
         ]
         added = list(in_parallel(store.directory, lambda path: describe_file(store, path), paths))
         summary = _summary(log, runs, records, added, through=through)
-        pieces = with_pieces(pieces_in(log.summary), filter(None, plans))
-        summary[SUMMARY_KEY] = [list(piece) for piece in pieces]
+        for kind in KINDS:
+            pieces = with_pieces(pieces_in(log.summary, kind), filter(None, plans), kind)
+            summary[kind.name] = [list(piece) for piece in pieces]
         summary["planned"] = log.summary.get("planned", 0) + sum(plan["num_images"] for plan in plans if plan)
         if new := commit_to(store, log, "WRITE", added=added, is_new=True, summary=summary):
             return new
@@ -256,6 +258,15 @@ def plan_of(store: LabelStore, run: int) -> PlanRecord | None:
         return store.plan_record(run)
     except LabelStoreDamagedError:
         return None
+
+
+def side_pieces(store: LabelStore, history: History, kind: PieceKind) -> list[SidePiece]:
+    """The pieces of a kind that count now, those of planned runs behind the log included."""
+    # A store without a log was made by a version that does not know of this, or has no finished run yet.
+    if history.log.version < 0:
+        return []
+    tail = (plan_of(store, piece.first_run) for piece in history.tail)
+    return with_pieces(pieces_in(history.log.summary, kind), filter(None, tail), kind)
 
 
 def describe_file(store: LabelStore, path: str) -> LoggedFile:
@@ -328,12 +339,12 @@ def forget_lost(store: LabelStore) -> tuple[Log, int]:
         files = [file for path, file in log.files.items() if path in there]
         num_rows = sum(file.num_rows for file in files)
         num_forgotten = max(log.summary.get("planned", 0) - num_rows, 0)
-        pieces = pieces_in(log.summary)
-        kept = [piece for piece in pieces if not is_lost(store, piece)]
+        pieces = {kind.name: pieces_in(log.summary, kind) for kind in KINDS}
+        kept = {kind.name: [piece for piece in pieces[kind.name] if not is_lost(store, piece, kind)] for kind in KINDS}
         if log.version < 0 or (num_forgotten == log.summary.get("forgotten", 0) and not lost and kept == pieces):
             return log, 0
         summary = {**log.summary, "rows": num_rows, "forgotten": num_forgotten, **sizes_of(files)}
-        summary[SUMMARY_KEY] = [list(piece) for piece in kept]
+        summary.update({name: [list(piece) for piece in left] for name, left in kept.items()})
         if new := commit_to(store, log, "DELETE", removed=lost, summary=summary):
             return new, num_forgotten - log.summary.get("forgotten", 0)
 

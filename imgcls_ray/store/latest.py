@@ -1,32 +1,36 @@
-"""The newest row of every input, as one stream, and as files for other tools."""
+"""The newest row of every input, as one stream."""
 
 from __future__ import annotations
 
-import csv
-import json
-import os
-import tempfile
-from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from imgcls_ray.errors import StorageError, UsageError
-from imgcls_ray.storage.scratch import scratch_folder
 from imgcls_ray.store.answers import newest_rows
-from imgcls_ray.store.history import read_history
-from imgcls_ray.store.merging import in_groups
-from imgcls_ray.store.presence import Presence, pieces_of_history
+from imgcls_ray.store.history import plan_of, read_history, side_pieces
+from imgcls_ray.store.parallel import in_parallel
+from imgcls_ray.store.presence import Presence
 from imgcls_ray.store.rows import SOURCE, merged_rows
+from imgcls_ray.store.schema import run_and_row
+from imgcls_ray.store.side_pieces import PRESENCE
+from imgcls_ray.store.values import ValueColumns
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
+
+    import numpy.typing as npt
 
     from imgcls_ray.store.label_store import LabelStore
 
-FORMATS = ("parquet", "jsonl", "csv")
 _PRESENT = pa.field("present", pa.bool_(), nullable=False)
+_OF_RUN = (
+    pa.field("run", pa.int64(), nullable=False),
+    pa.field("time", pa.timestamp("us", tz="UTC")),
+    pa.field("model", pa.string(), nullable=False),
+    pa.field("fingerprint", pa.string(), nullable=False),
+)
 
 
 def latest_rows(
@@ -43,7 +47,7 @@ def latest_rows(
         These columns and ``present``.
     """
     history = read_history(store)
-    presence = Presence(store, pieces_of_history(store, history))
+    presence = Presence(store, side_pieces(store, history, PRESENCE))
     with merged_rows(store, history.all_pieces, columns) as rows:
         for table in rows:
             newest = newest_rows(table.drop_columns(SOURCE))
@@ -55,86 +59,48 @@ def latest_rows(
                 yield newest
 
 
-def write_latest(store: LabelStore, path: Path, *, only_present: bool = False) -> int:
-    """Write the newest rows to a ``.parquet``, ``.jsonl`` or ``.csv`` file, whole or not at all. Returns their number.
+class LatestTable:
+    """The newest rows with all that is known of them, as they are exported: one schema, and tables of it.
 
-    Raises:
-        UsageError: another suffix, or a path where no file can be written.
-        StorageError: reading the store or writing the file failed; an older file stays.
+    Args:
+        store: which.
+        only_present: as of ``latest_rows``.
     """
-    kind = path.suffix.lower().lstrip(".")
-    if kind not in FORMATS:
-        raise UsageError(f"{path}: the newest rows are written as .parquet, .jsonl or .csv")
-    if path.is_dir():
-        raise UsageError(f"{path}: cannot be written: it is a folder")
+
+    def __init__(self, store: LabelStore, *, only_present: bool = False) -> None:
+        self._store, self._only_present = store, only_present
+        self._values = ValueColumns(store, read_history(store))
+        columns = [*store.schema, _PRESENT, *_OF_RUN, *self._values.fields]
+        self.schema: pa.Schema = pa.schema(columns, metadata=store.schema.metadata)
+        self._times: dict[int, datetime | None] = {}
+
+    def tables(self) -> Iterator[pa.Table]:
+        """As of ``latest_rows``, with what is known of the run of each row and what lists say of its input.
+
+        What several rows of the newest list name is as often here. To be called once.
+        """
+        for table in latest_rows(self._store, only_present=self._only_present):
+            runs, _ = run_and_row(table.column("image_id").to_numpy())
+            identity = self._store.identity
+            columns = [
+                pa.array(runs, pa.int64()),
+                pa.array(self._times_of(runs), _OF_RUN[1].type),
+                *(pa.repeat(text, len(runs)) for text in (identity.model, identity.fingerprint)),
+            ]
+            for field, column in zip(_OF_RUN, columns, strict=True):
+                table = table.append_column(field, column)
+            yield self._values.add_to(table).cast(self.schema)
+
+    def _times_of(self, runs: npt.NDArray[np.int64]) -> list[datetime | None]:
+        unknown = [run for run in np.unique(runs).tolist() if run not in self._times]
+        plans = in_parallel(self._store.directory, lambda run: plan_of(self._store, run), unknown)
+        self._times.update(zip(unknown, map(_created, plans), strict=True))
+        return [self._times[run] for run in runs.tolist()]
+
+
+def _created(plan: Any) -> datetime | None:
+    """When a plan was made; ``None`` if its record is damaged."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, partial = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be written: {error.strerror}") from error
-    os.close(descriptor)
-    try:
-        num_rows = _write_rows(latest_rows(store, only_present=only_present), store, Path(partial), kind)
-        os.chmod(partial, 0o644)
-        os.replace(partial, path)
-    except OSError as error:
-        raise StorageError(f"{path}: was not written: {error}") from error
-    finally:
-        Path(partial).unlink(missing_ok=True)
-    return num_rows
-
-
-def export_latest(store: LabelStore, kind: str) -> str:
-    """Write ``exports/latest.KIND`` inside the store; returns where."""
-    name = f"exports/latest.{kind}"
-    with scratch_folder("export") as folder:
-        path = folder / f"latest.{kind}"
-        _write_rows(latest_rows(store), store, path, kind)
-        store.directory.replace_from(name, str(path))
-    return f"{store.uri}/{name}"
-
-
-def _write_rows(tables: Iterable[pa.Table], store: LabelStore, path: Path, kind: str) -> int:
-    schema = store.schema.append(_PRESENT)
-    if kind == "parquet":
-        return _write_parquet(tables, schema, str(path))
-    with path.open("w", encoding="utf-8", newline="") as file:
-        return _write_jsonl(tables, file) if kind == "jsonl" else _write_csv(tables, schema, file)
-
-
-def write_jsonl(store: LabelStore, file: TextIO, *, only_present: bool = False) -> int:
-    """Write the newest rows as one JSON object a line."""
-    return _write_jsonl(latest_rows(store, only_present=only_present), file)
-
-
-def _write_jsonl(tables: Iterable[pa.Table], file: TextIO) -> int:
-    num_rows = 0
-    for table in tables:
-        for row in table.to_pylist():
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
-        num_rows += table.num_rows
-    return num_rows
-
-
-def _write_parquet(tables: Iterable[pa.Table], schema: pa.Schema, path: str) -> int:
-    num_rows = 0
-    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
-        for table in in_groups(tables):
-            writer.write_table(table.cast(schema), row_group_size=table.num_rows)
-            num_rows += table.num_rows
-    return num_rows
-
-
-def _write_csv(tables: Iterable[pa.Table], schema: pa.Schema, file: TextIO) -> int:
-    """Lists are written as JSON in their cell, as in JSON ``true`` and ``false``."""
-    writer = csv.writer(file)
-    writer.writerow(schema.names)
-    num_rows = 0
-    for table in tables:
-        for row in table.to_pylist():
-            writer.writerow(
-                json.dumps(value, ensure_ascii=False) if isinstance(value, list | bool) else value
-                for value in row.values()
-            )
-        num_rows += table.num_rows
-    return num_rows
+        return datetime.fromisoformat(plan["created"])
+    except (TypeError, KeyError, ValueError):
+        return None

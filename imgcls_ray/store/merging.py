@@ -94,8 +94,11 @@ def joined_ranges(of_files: Iterable[Ranges]) -> Ranges:
     return tuple(together)
 
 
-def in_groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
-    """The same rows in tables of the size of a row group."""
+def in_groups(
+    tables: Iterable[pa.Table], *, most_rows: int | None = None, most_bytes: int | None = None
+) -> Iterator[pa.Table]:
+    """The same rows in tables of one size, by default that of a row group; none of them is empty."""
+    most_rows, most_bytes = most_rows or _GROUP_ROWS, most_bytes or _GROUP_BYTES
     waiting: list[pa.Table] = []
     num_rows = num_bytes = 0
     for table in tables:
@@ -103,7 +106,7 @@ def in_groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
             continue
         waiting.append(table)
         num_rows, num_bytes = num_rows + table.num_rows, num_bytes + table.nbytes
-        if num_rows >= _GROUP_ROWS or num_bytes >= _GROUP_BYTES:
+        if num_rows >= most_rows or num_bytes >= most_bytes:
             yield pa.concat_tables(waiting).combine_chunks()
             waiting, num_rows, num_bytes = [], 0, 0
     if waiting:

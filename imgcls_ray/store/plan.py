@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from imgcls_ray.store.answers import Answer, AnswersByUri
     from imgcls_ray.store.label_store import LabelStore
     from imgcls_ray.store.presence_changes import PresenceChanges
+    from imgcls_ray.store.values import ValueChanges
 
 MIN_UNIT_SIZE, MAX_UNIT_SIZE = 16, 2048
 # One plan file is built in memory: a quarter of a million rows are some ten megabytes.
@@ -74,6 +75,7 @@ def unanswered(
     counts: PlanCounts,
     rules: RetryRules | None = None,
     presence: PresenceChanges | None = None,
+    values: ValueChanges | None = None,
 ) -> FileTables:
     """Keep the inputs without a valid row in the store: a merge of two sorted streams.
 
@@ -84,8 +86,9 @@ def unanswered(
             the last one of these are counted, otherwise those that have been looked at.
         rules: which failures are tried again; by default the temporary ones.
         presence: told which inputs of the store are not listed any more, or again.
+        values: told what lists say of the files in other columns.
     """
-    return FileTables(lambda limit: _unanswered(files, store, counts, rules, presence, limit))
+    return FileTables(lambda limit: _unanswered(files, store, counts, rules, presence, values, limit))
 
 
 def _unanswered(
@@ -94,6 +97,7 @@ def _unanswered(
     counts: PlanCounts,
     rules: RetryRules | None,
     presence: PresenceChanges | None,
+    values: ValueChanges | None,
     limit: int | None,
 ) -> Iterator[pa.Table]:
     if store is None:
@@ -103,8 +107,10 @@ def _unanswered(
             yield table
         return
     rules = rules or RetryRules(store)
-    with answers_by_uri(store, presence) as answers:
+    with answers_by_uri(store, presence, values) as answers:
         for table in of_size(tables_of(files), _COMPARED_ROWS):
+            if values is not None:
+                values.see(table)
             planned = _compare(table, answers, counts, rules, limit)
             if planned.num_rows:
                 yield planned
@@ -233,6 +239,8 @@ class Spool(ScratchTables):
         super().__init__("plan")
         self.presence: PresenceChanges | None = None
         """Of the last plan of a listing: what the listing found changed, if it was complete."""
+        self.values: ValueChanges | None = None
+        """What lists tell of inputs, of these and perhaps of more."""
 
     @property
     def num_images(self) -> int:
@@ -271,6 +279,8 @@ def write_plan(
     record: dict[str, object] = {"run": run, "created": now(), **counts, **about}
     if planned.presence is not None and (presence := planned.presence.write(store, run)) is not None:
         record["presence"] = presence
+    if planned.values is not None and (values := planned.values.write(store, run)) is not None:
+        record["values"] = values
     _create(store, plan_name(run), encode_json(record))
 
 
@@ -283,7 +293,7 @@ def _segment(units: Iterator[pa.Table], *, run: int, first_row: int) -> tuple[by
     ) as writer:
         for unit in units:
             ids = pa.array(range(image_id(run, row), image_id(run, row + unit.num_rows)), pa.int64())
-            table = unit.add_column(0, PLAN_SCHEMA.field("image_id"), ids)
+            table = unit.drop_columns("values").add_column(0, PLAN_SCHEMA.field("image_id"), ids)
             writer.write_table(table.cast(PLAN_SCHEMA), row_group_size=unit.num_rows)
             row += unit.num_rows
             if row - first_row >= _ROWS_PER_SEGMENT:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from imgcls_ray.storage.files import FileInfo
     from imgcls_ray.store.presence_changes import PresenceChanges
+    from imgcls_ray.store.values import ValueChanges
 
 # A run has a beginning and an end in which workers wait: it should be worth them.
 _PLAN_AFTER_S = 60.0
@@ -35,7 +36,11 @@ _JOIN_S = 5.0
 
 @contextmanager
 def plan_ahead(
-    files: Iterable[FileInfo], *, limit: int | None = None, presence: PresenceChanges | None = None
+    files: Iterable[FileInfo],
+    *,
+    limit: int | None = None,
+    presence: PresenceChanges | None = None,
+    values: ValueChanges | None = None,
 ) -> Iterator[Iterator[Spool]]:
     """List in a thread while the block runs; it gets the inputs of one plan after the other.
 
@@ -43,13 +48,14 @@ def plan_ahead(
         files: sorted, planned inputs; iterated in the thread.
         limit: take at most this many of them.
         presence: what the listing finds changed; the last plan gets it.
+        values: what lists tell of inputs; each plan gets what has been seen by then.
 
     Yields:
         Spools that are not empty, except for the only one of an input with nothing to label, and for the last one if
         something has changed that it tells of. Each is gone when the next is asked for. What ``files`` raises is raised
         there.
     """
-    planner = _Planner(tables_of(files, rows=_ROWS, limit=limit), presence)
+    planner = _Planner(tables_of(files, rows=_ROWS, limit=limit), presence, values)
     thread = threading.Thread(target=planner.run, name="plan", daemon=True)
     thread.start()
     try:
@@ -61,8 +67,10 @@ def plan_ahead(
 
 
 class _Planner:
-    def __init__(self, tables: Iterator[pa.Table], presence: PresenceChanges | None) -> None:
-        self._tables, self._presence = tables, presence
+    def __init__(
+        self, tables: Iterator[pa.Table], presence: PresenceChanges | None, values: ValueChanges | None
+    ) -> None:
+        self._tables, self._presence, self._values = tables, presence, values
         self._changed = threading.Condition()
         self._spool = Spool()
         self._since = time.monotonic()
@@ -96,7 +104,8 @@ class _Planner:
                     raise self._error
                 if is_last and self._presence is not None and self._presence.is_complete:
                     spool.presence = self._presence
-                is_telling = spool.presence is not None and spool.presence.is_any
+                spool.values = self._values
+                is_telling = any(changes is not None and changes.is_any for changes in (spool.presence, spool.values))
                 if spool.num_images or number == 0 or is_telling:
                     yield spool.complete()
             if is_last and self._error is None:

@@ -9,28 +9,17 @@ import pyarrow.compute as pc
 
 from imgcls_ray.errors import ImageErrorCode
 from imgcls_ray.store.answers import RowsByUri, newest_rows
-from imgcls_ray.store.history import plan_of
-from imgcls_ray.store.presence_pieces import openers, pieces_in, with_pieces
 from imgcls_ray.store.rows import SortedFiles
 from imgcls_ray.store.schema import run_and_row
+from imgcls_ray.store.side_pieces import PRESENCE, openers
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import pyarrow as pa
 
-    from imgcls_ray.store.history import History
     from imgcls_ray.store.label_store import LabelStore
-    from imgcls_ray.store.presence_pieces import PresencePiece
-
-
-def pieces_of_history(store: LabelStore, history: History) -> list[PresencePiece]:
-    """The pieces that count now, those of planned runs behind the log included."""
-    # A store without a log was made by a version that does not know of this, or has no finished run yet.
-    if history.log.version < 0:
-        return []
-    tail = (plan_of(store, piece.first_run) for piece in history.tail)
-    return with_pieces(pieces_in(history.log.summary), filter(None, tail))
+    from imgcls_ray.store.side_pieces import SidePiece
 
 
 class Known(NamedTuple):
@@ -45,9 +34,9 @@ class Known(NamedTuple):
 class Presence:
     """Tells of inputs, asked for in the order of their URIs, which are not there any more."""
 
-    def __init__(self, store: LabelStore, pieces: Sequence[PresencePiece]) -> None:
+    def __init__(self, store: LabelStore, pieces: Sequence[SidePiece]) -> None:
         self.pieces = list(pieces)
-        self._rows = RowsByUri(SortedFiles([openers(store, piece) for piece in pieces])) if pieces else None
+        self._rows = RowsByUri(SortedFiles([openers(store, piece, PRESENCE) for piece in pieces])) if pieces else None
 
     def of(self, rows: pa.Table) -> Known:
         """What is known of inputs.

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from typing import TypeGuard
 
     from imgcls_ray.json_files import Json
-    from imgcls_ray.store.presence_pieces import PresenceRecord
+    from imgcls_ray.store.side_pieces import PresenceRecord, ValuesRecord
 
 IDENTITY_FILE = "store.json"
 
@@ -37,12 +37,16 @@ class PlanRecord(TypedDict, total=False):
     """The command's own, by the keys of its configuration."""
     left_out: dict[str, int]
     """Numbers of files and folders that the listing left out until then, by rule."""
+    sample: Json
+    """Size and seed of the random sample that these are from; ``None`` if they are not."""
     retried: Json
     """Codes that the command named."""
     limits: Json
     """The command's own limits, by the keys of its configuration."""
     presence: PresenceRecord
     """Of the last plan of a complete listing: what it found changed."""
+    values: ValuesRecord
+    """What its lists tell of inputs that the store does not have like that."""
 
 
 class RunRecord(TypedDict, total=False):

@@ -5,47 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow as pa
+
+from imgcls_ray.inputs.text_hashes import hashes_of_texts
 
 if TYPE_CHECKING:
     import numpy.typing as npt
+    import pyarrow as pa
 
-# An odd number of many bits: a polynomial of the bytes, modulo 2**64. It finds damage and mistakes; nobody who chooses
-# the texts gains anything from two that are taken for one.
-_BASE = 0x9E3779B97F4A7C15
 _OTHER = 0xC2B2AE3D27D4EB4F
-_NULL = 0x165667B19E3779F9
-_MASK = 2**64 - 1
 
 
 def hashes_of(table: pa.Table) -> npt.NDArray[np.uint64]:
     """A number for the uri and the etag of each row."""
-    uris, etags = (_hashes(table.column(name).combine_chunks()) for name in ("uri", "etag"))
+    uris, etags = (hashes_of_texts(table.column(name).combine_chunks()) for name in ("uri", "etag"))
     mixed: npt.NDArray[np.uint64] = uris * np.uint64(_OTHER) + (etags ^ (etags >> np.uint64(29)))
     return mixed
-
-
-def _hashes(texts: pa.Array) -> npt.NDArray[np.uint64]:
-    if isinstance(texts, pa.ChunkedArray):  # of no rows
-        texts = pa.concat_arrays(texts.chunks) if texts.num_chunks else pa.array([], pa.string())
-    is_null = texts.is_null().to_numpy(zero_copy_only=False)
-    _, offsets, data = texts.buffers()
-    if not len(texts) or data is None:
-        sums = np.zeros(len(texts), np.uint64)
-    else:
-        ends = np.frombuffer(offsets, np.int32)[texts.offset : texts.offset + len(texts) + 1].astype(np.int64)
-        content = np.frombuffer(data, np.uint8)[ends[0] : ends[-1]]
-        ends -= ends[0]
-        lengths = np.diff(ends)
-        place = np.arange(len(content)) - np.repeat(ends[:-1], lengths)
-        terms = (content.astype(np.uint64) + np.uint64(1)) * _powers(int(lengths.max()))[place]
-        # Differences of running sums, so that empty texts are sums of nothing.
-        running = np.concatenate((np.zeros(1, np.uint64), np.cumsum(terms, dtype=np.uint64)))
-        sums = running[ends[1:]] - running[ends[:-1]]
-    mixed: npt.NDArray[np.uint64] = np.where(is_null, np.uint64(_NULL), sums ^ (sums >> np.uint64(31)))
-    return mixed
-
-
-def _powers(count: int) -> npt.NDArray[np.uint64]:
-    with np.errstate(over="ignore"):
-        return np.cumprod(np.full(max(count, 1), _BASE, np.uint64), dtype=np.uint64)

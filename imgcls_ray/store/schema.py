@@ -2,6 +2,7 @@
 
 plans/NNNN/SSSSSS.parquet        inputs of run NNNN; one row group is one unit of work
 plans/NNNN/presence-S.parquet    inputs that its listing did not find any more, or found again
+plans/NNNN/values-S.parquet      what its lists say of inputs in other columns, where the store did not have it
 plans/NNNN.json                  written after them: the plan is complete and never changes again
 predictions/NNNN-UUUUUU.parquet  rows of unit U of run N; if the file exists, the unit is done
 predictions/merged-*.parquet     rows of several finished runs, in place of their parts
@@ -26,7 +27,10 @@ if TYPE_CHECKING:
 _ROW_BITS = 40
 _PART_NAME = re.compile(r"^(\d{4,})-(\d{6,})\.parquet$")
 
-PLAN_SCHEMA = pa.schema([pa.field("image_id", pa.int64(), nullable=False), *FILE_SCHEMA])
+# What a list says of an input in other columns is beside the plan.
+PLAN_SCHEMA = pa.schema(
+    [pa.field("image_id", pa.int64(), nullable=False), *(field for field in FILE_SCHEMA if field.name != "values")]
+)
 
 FINGERPRINT_KEY = b"imgcls.fingerprint"
 LIMITS_KEY = b"imgcls.limits"

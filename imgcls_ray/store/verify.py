@@ -17,14 +17,13 @@ import pyarrow.parquet as pq
 
 from imgcls_ray.errors import ImageErrorCode, LabelStoreDamagedError
 from imgcls_ray.store.answers import answers_in
-from imgcls_ray.store.history import is_merged_name, late_files, read_history
+from imgcls_ray.store.history import is_merged_name, late_files, read_history, side_pieces
 from imgcls_ray.store.parallel import in_parallel
-from imgcls_ray.store.presence import pieces_of_history
-from imgcls_ray.store.presence_pieces import openers
 from imgcls_ray.store.retrying import RetryRules
 from imgcls_ray.store.row_hashes import hashes_of
 from imgcls_ray.store.rows import KEY_COLUMNS, merged_rows
 from imgcls_ray.store.schema import FINGERPRINT_KEY, STATUS_ERROR, STATUS_OK, parse_part_name, precision_of
+from imgcls_ray.store.side_pieces import KINDS, openers
 from imgcls_ray.store.verify_merged import check_merged
 from imgcls_ray.words import counted
 
@@ -143,7 +142,7 @@ def verify_store(store: LabelStore) -> VerifyReport:
         report.num_lost += num_missing
         report.num_doubled += num_doubled
     _judge_lost(history, report)
-    _check_presence(store, history, report)
+    _check_side_pieces(store, history, report)
     _check_foreign_files(store, history, num_units, report)
     if report.num_missing == 0 and report.is_sound:
         # Parts that are missing or damaged have been told; only whole ones can be read through.
@@ -182,14 +181,15 @@ def _check_record(store: LabelStore, run: int, report: VerifyReport) -> None:
         report.add(_without_place(store, error))
 
 
-def _check_presence(store: LabelStore, history: History, report: VerifyReport) -> None:
-    """Files that say what is not there any more: they are few, and small."""
-    try:
-        for piece in pieces_of_history(store, history):
-            for opens in openers(store, piece):
-                opens().read()
-    except LabelStoreDamagedError as error:
-        report.add(_without_place(store, error))
+def _check_side_pieces(store: LabelStore, history: History, report: VerifyReport) -> None:
+    """Files that say what is not there any more, and what lists tell of inputs."""
+    for kind in KINDS:
+        try:
+            for piece in side_pieces(store, history, kind):
+                for opens in openers(store, piece, kind):
+                    opens().read()
+        except LabelStoreDamagedError as error:
+            report.add(_without_place(store, error))
 
 
 def _check_foreign_files(

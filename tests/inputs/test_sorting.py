@@ -9,9 +9,10 @@ import pyarrow as pa
 import pytest
 
 from imgcls_ray.inputs import merging, sorting
+from imgcls_ray.inputs.kept import together
 from imgcls_ray.inputs.merging import merge_sorted
 from imgcls_ray.inputs.sorting import sort_files
-from imgcls_ray.inputs.tables import FileTables, of_size, table_of, tables_of, without_doubles
+from imgcls_ray.inputs.tables import FileTables, of_size, table_of, tables_of
 from imgcls_ray.storage.files import FileInfo
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def test_files_are_sorted_and_the_first_of_equal_ones_stays_the_first(seed: int,
     assert sorted(found) == sorted(files)
     first = {file.uri: file for file in reversed(files)}
     dropped: list[int] = []
-    left = without_doubles(tables_of(sort_files(iter(files))), dropped.append)
+    left = together(tables_of(sort_files(iter(files))), dropped.append)
     assert list(FileTables(lambda _: left)) == sorted(first.values())
     assert sum(dropped) == count - len(first)
 

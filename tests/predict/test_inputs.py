@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import shutil
 from typing import TYPE_CHECKING, Any
 
@@ -10,11 +11,12 @@ from rich.console import Console
 
 from imgcls_ray.commands.predict import run as run_command
 from imgcls_ray.config import PredictConfig, make_config
-from imgcls_ray.errors import InputError, JobFailedError, StorageError
+from imgcls_ray.errors import ConfigError, InputError, JobFailedError, StorageError
 from imgcls_ray.predict.job import predict
 from imgcls_ray.storage import open_directory
 from imgcls_ray.store.latest import latest_rows
 from imgcls_ray.store.opening import open_store
+from tests.store.stores import present_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -149,3 +151,43 @@ def test_several_images_that_all_fail_fail_the_command(tmp_path: Path, small_mod
     inputs = [f"{tmp_path}/a.jpg", f"{tmp_path}/b.jpg"]
     with pytest.raises(JobFailedError, match=r"^all inputs failed \(2\)"):
         run_command(None, [], {"input": inputs, "model": str(small_model.path)})
+
+
+def test_a_random_sample_is_labelled_and_continued(
+    label: Callable[..., PredictReport], draw_images: Callable[..., list[Path]], tmp_path: Path
+) -> None:
+    draw_images(12)
+    report = label(sample=4, seed=5)
+    assert report.sample is not None
+    assert (report.plan.listed, report.plan.new, report.sample.num_seen) == (4, 4, 12)
+    first = rows_of(tmp_path)
+    assert store_of(tmp_path).plan_record(1)["sample"] == {"size": 4, "seed": 5}
+    assert label(sample=4, seed=5).plan.planned == 0
+    assert label(sample=7, seed=5).plan.new == 3
+    assert len(rows_of(tmp_path)) == 7
+    assert first.keys() < rows_of(tmp_path).keys()
+    # What is not in the sample has not vanished.
+    label()
+    label(sample=2)
+    assert set(present_of(store_of(tmp_path)).values()) == {True}
+
+
+def test_a_sample_and_a_limit_are_refused_together() -> None:
+    with pytest.raises(ConfigError, match="limit takes the first inputs and sample takes random ones"):
+        make_config(PredictConfig, {"input": "a", "model": "m", "output": "s", "sample": 3, "limit": 2})
+
+
+def test_columns_of_a_list_are_kept_and_told_by_the_command(
+    draw_images: Callable[..., list[Path]], small_model: ModelFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = draw_images(2)
+    source = tmp_path / "list.csv"
+    given = {"input": str(source), "model": str(small_model.path), "output": str(tmp_path / "store"), "export": "csv"}
+    for skus, number in (("ab", 2), ("ab", None), ("ac", 1)):
+        source.write_text(f"uri,sku\n{first},{skus[0]}\n{second},{skus[1]}\n")
+        run_command(None, [], {**given, "device": "cpu"})
+        told = capsys.readouterr().out
+        assert (f"other columns of lists: kept for {number} input" in told) is (number is not None)
+        exported = (tmp_path / "store" / "exports" / "latest.csv").read_text().splitlines()
+        assert [row["input.sku"] for row in csv.DictReader(exported)] == list(skus)
+    assert [store_of(tmp_path).plan_record(run)["num_images"] for run in (1, 2, 3)] == [2, 0, 0]

@@ -17,7 +17,7 @@ from imgcls_ray.inputs import listing
 from imgcls_ray.models.api import create_model
 from imgcls_ray.predict.job import predict
 from imgcls_ray.storage import open_directory
-from imgcls_ray.store.latest import latest_rows
+from imgcls_ray.store.latest import LatestTable, latest_rows
 from imgcls_ray.store.opening import open_store
 from imgcls_ray.store.verify import verify_store
 from tests.conftest import make_small_model
@@ -141,3 +141,18 @@ def test_like_needs_no_input_and_survives_its_own_record(tmp_path: Path) -> None
     assert PredictConfig.model_validate(config.model_dump()) == config
     (tmp_path / "keys.yaml").write_text("like: old\nmodel: m\noutput: new\n")
     assert make_config(PredictConfig, load_config(tmp_path / "keys.yaml")) == config
+
+
+def test_what_lists_said_of_the_inputs_comes_along(
+    draw_images: Callable[..., list[Path]], small_model: ModelFolder, new_model: ModelFolder, tmp_path: Path
+) -> None:
+    first, second = draw_images(2)
+    lines = ["uri,sku", f"{first},x", f"{second},y", f"{first},z"]
+    (tmp_path / "list.csv").write_text("\n".join(lines))
+    run(input=tmp_path / "list.csv", model=small_model.path, output=tmp_path / "old")
+    for name, more, expected in (("new", {}, ["x", "z", "y"]), ("bare", {"keep_columns": ""}, None)):
+        report = run(like=tmp_path / "old", model=new_model.path, output=tmp_path / name, **more)
+        assert report.plan.new == 2
+        exported = LatestTable(open_store(open_directory(str(tmp_path / name))))
+        rows = [row for table in exported.tables() for row in table.to_pylist()]
+        assert (expected is None and len(rows) == 2) or [row["input"]["sku"] for row in rows] == expected

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from imgcls_ray.store.plan import Spool
     from imgcls_ray.store.records import RunRecord
     from imgcls_ray.store.schema import Unit
+    from imgcls_ray.store.values import ValueChanges
 
 FINGERPRINT = "f" * 64
 NEW_YEAR = datetime(2026, 1, 1, tzinfo=UTC)
@@ -146,13 +147,16 @@ def list_and_label(
     limit: int | None = None,
     is_empty_trusted: bool = False,
     errors: Mapping[str, str] | None = None,
+    values: ValueChanges | None = None,
 ) -> PresenceChanges:
     """What a command does: list INPUTs, plan what has no row, label it. Returns what the listing found changed."""
     commit_finished(store)
     counts = ListingCounts()
     presence = PresenceChanges(counts, is_empty_trusted=is_empty_trusted)
-    files = list_inputs([str(source) for source in sources], counts, leave_out=store.uri, names=names)
-    with plan_ahead(unanswered(files, store, PlanCounts(), presence=presence), limit=limit, presence=presence) as plans:
+    kept = values.kept if values is not None else None
+    files = list_inputs([str(source) for source in sources], counts, leave_out=store.uri, names=names, kept=kept)
+    planned_files = unanswered(files, store, PlanCounts(), presence=presence, values=values)
+    with plan_ahead(planned_files, limit=limit, presence=presence, values=values) as plans:
         for planned in plans:
             run = store.next_run()
             write_plan(store, planned, run=run, sizes=even_sizes(planned.num_images, 16), about={"input": "/in"})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import itertools
 import os
 import random
@@ -13,16 +14,17 @@ import pyarrow.parquet as pq
 import pytest
 
 from imgcls_ray.errors import LabelStoreDamagedError, StorageError, StoreInUseError
-from imgcls_ray.storage import open_directory, walking
+from imgcls_ray.storage import DEFAULT_STORAGE, open_directory, walking
 from imgcls_ray.storage.files import stat_file
 from imgcls_ray.storage.names import NameRules
-from imgcls_ray.store import presence_changes
+from imgcls_ray.store import side_changes
 from imgcls_ray.store.compact import compact_store
+from imgcls_ray.store.export import write_latest
 from imgcls_ray.store.history import commit_finished, current_log, read_history
-from imgcls_ray.store.latest import latest_rows, write_latest
+from imgcls_ray.store.latest import latest_rows
 from imgcls_ray.store.opening import create_or_open_store
 from imgcls_ray.store.presence_changes import PresenceChanges
-from imgcls_ray.store.presence_pieces import pieces_in
+from imgcls_ray.store.side_pieces import PRESENCE, pieces_in
 from imgcls_ray.store.verify import verify_store
 from tests.store.stores import identity, info, label, list_and_label, new_store, present_of
 
@@ -110,10 +112,10 @@ def test_a_whole_folder_may_go(store: LabelStore, folder: Path) -> None:
 def test_a_listing_that_finds_nothing_changed_writes_nothing_of_it(store: LabelStore, folder: Path) -> None:
     (folder / "b.jpg").unlink()
     list_and_label(store, folder)
-    before = pieces_in(current_log(store).summary)
+    before = pieces_in(current_log(store).summary, PRESENCE)
     for _ in range(3):
         list_and_label(store, folder)
-    assert pieces_in(current_log(store).summary) == before
+    assert pieces_in(current_log(store).summary, PRESENCE) == before
     assert store.plan_record(5)["presence"] == {"listed": [f"{folder}/"], "vanished": 0, "returned": 0}
 
 
@@ -366,8 +368,8 @@ def test_many_listings_leave_few_pieces_that_say_all(
     seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of a hundred inputs some go and come back in each of forty runs; files are small, merges are not."""
-    monkeypatch.setattr(presence_changes, "_ROWS_PER_FILE", 7)
-    monkeypatch.setattr(presence_changes, "_ROWS_IN_MEMORY", 3)
+    monkeypatch.setattr(side_changes, "_FILE_ROWS", 7)
+    monkeypatch.setattr(side_changes, "_GROUP_ROWS", 3)
     chance = random.Random(seed)
     folder = tmp_path / "in"
     names = [f"{i:03d}.jpg" for i in range(100)]
@@ -386,7 +388,7 @@ def test_many_listings_leave_few_pieces_that_say_all(
         if number % 10 == 3:
             compact_store(store, whole=chance.random() < 0.5)
         assert absent(store) == sorted(set(names) - there)
-        pieces = pieces_in(current_log(store).summary)
+        pieces = pieces_in(current_log(store).summary, PRESENCE)
         assert len(pieces) <= 8
         assert all(before.num_rows > after.num_rows for before, after in itertools.pairwise(pieces))
     assert verify_store(store).is_sound
@@ -440,7 +442,7 @@ def test_a_piece_that_is_damaged_or_lost_is_named_and_can_be_forgotten(
         with open(path, "wb") as file:
             file.write(damage)
     with pytest.raises(LabelStoreDamagedError, match=rf"{name} cannot be read .*--forget-lost"):
-        write_latest(store, tmp_path / "latest.jsonl")
+        write_latest(store, str(tmp_path / "latest.jsonl"), DEFAULT_STORAGE)
     assert any(name in problem for problem in verify_store(store).problems)
     if damage is not None:
         os.unlink(path)
@@ -459,7 +461,7 @@ def test_a_piece_with_other_columns_is_damaged(store: LabelStore, folder: Path, 
     os.unlink(path)
     pq.write_table(table.drop_columns(["present"]), path)
     with pytest.raises(LabelStoreDamagedError, match="it has other columns"):
-        write_latest(store, tmp_path / "latest.jsonl")
+        write_latest(store, str(tmp_path / "latest.jsonl"), DEFAULT_STORAGE)
 
 
 def test_a_plan_that_is_damaged_hides_no_rows(store: LabelStore, folder: Path) -> None:
@@ -585,10 +587,9 @@ def test_rows_outside_of_the_listed_place_are_not_read(tmp_path: Path, monkeypat
 def test_csv_and_parquet_tell_it_too(store: LabelStore, folder: Path, tmp_path: Path) -> None:
     (folder / "b.jpg").unlink()
     list_and_label(store, folder)
-    write_latest(store, tmp_path / "latest.csv")
+    write_latest(store, str(tmp_path / "latest.csv"), DEFAULT_STORAGE)
     lines = (tmp_path / "latest.csv").read_text().splitlines()
-    assert lines[0].endswith(",present")
-    assert [line.rpartition(",")[2] for line in lines[1:]] == ["true", "false", "true", "true"]
-    write_latest(store, tmp_path / "latest.parquet")
+    assert [row["present"] for row in csv.DictReader(lines)] == ["true", "false", "true", "true"]
+    write_latest(store, str(tmp_path / "latest.parquet"), DEFAULT_STORAGE)
     assert pq.read_table(tmp_path / "latest.parquet")["present"].to_pylist() == [True, False, True, True]
-    assert write_latest(store, tmp_path / "there.parquet", only_present=True) == 3
+    assert write_latest(store, str(tmp_path / "there.parquet"), DEFAULT_STORAGE, only_present=True) == 3
