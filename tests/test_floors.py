@@ -115,6 +115,7 @@ DOORS: dict[str, set[str]] = {
     "matplotlib": {"report"},
     "jinja2": {"report/page"},
     "markupsafe": {"report/page"},
+    "scipy": {"datasets/bursts"},
     "sklearn": {"evaluate"},
     "tensorboardX": {"train"},
     "fastapi": {"serve"},
