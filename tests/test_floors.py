@@ -116,7 +116,7 @@ DOORS: dict[str, set[str]] = {
     "jinja2": {"report/page"},
     "markupsafe": {"report/page"},
     "scipy": {"datasets/bursts"},
-    "sklearn": {"evaluate"},
+    "sklearn": {"evaluate", "train/scores"},
     "tensorboardX": {"train"},
     "fastapi": {"serve"},
     "starlette": {"serve"},

@@ -1,4 +1,4 @@
-"""Every picture that is nearly another one is told, whatever bursts of frames are beside it, and with few comparisons."""
+"""Every picture that is nearly another one is told, whatever bursts of frames are beside it, at few comparisons."""
 
 from __future__ import annotations
 
