@@ -55,8 +55,8 @@ class TrainConfig(Labelled, OnDevice, ReadLimits):
     optimizer: Literal["sgd", "adamw"] | None = None
     """Optimizer of the training: SGD with momentum, or AdamW. Default: the family's."""
     learning_rate: PositiveFloat | None = None
-    """Peak learning rate of the run. Default: the family's, scaled to ``batch_size``; a quarter of it for trained
-    weights."""
+    """Peak learning rate of the run. Default: the family's, scaled to ``batch_size`` (SGD's linearly, AdamW's with the
+    square root); a quarter of it for trained weights."""
     min_learning_rate: float | None = Field(default=None, ge=0)
     """Learning rate at the end of a cosine schedule. Default: the family's."""
     schedule: Literal["cosine", "step", "constant"] | None = None
@@ -90,8 +90,8 @@ class TrainConfig(Labelled, OnDevice, ReadLimits):
     flip: float = Field(default=0.5, ge=0, le=1)
     """Probability of mirroring an image left to right. Use 0 if a mirrored image belongs to another class."""
     rand_augment: int | None = Field(default=None, ge=0, le=10)
-    """Strength, 0 to 10, of the two random operations on colours and shape (RandAugment); 0 turns them off. Default:
-    the family's."""
+    """Strength, 0 to 10, of two random operations on colours and shape (RandAugment), each applied to half of the
+    images; 0 turns them off. Default: the family's."""
     random_erasing: float | None = Field(default=None, ge=0, le=1)
     """Probability of covering a random rectangle of an image. Default: the family's."""
     mixup: float | None = Field(default=None, ge=0)

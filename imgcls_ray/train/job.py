@@ -26,7 +26,7 @@ from imgcls_ray.store.lease import LEASE_FILE, hold_lease
 from imgcls_ray.train.entries import read_entries
 from imgcls_ray.train.local import train_here, worker_pool
 from imgcls_ray.train.network import check_recipe, open_start
-from imgcls_ray.train.recipe import Recipe, resolve_recipe
+from imgcls_ray.train.recipe import LARGEST_ADAMW_RATE, Recipe, resolve_recipe
 from imgcls_ray.train.reporter import report_to
 from imgcls_ray.train.result import CONFIG_FILE, RESULT_FILE, RUN_NAMES, TrainResult, write_result
 from imgcls_ray.train.saving import BEST
@@ -273,6 +273,13 @@ def _tell_beginning(config: TrainConfig, entries: Entries, state: TrainState, re
         state.identity.batch_size,
         recipe.weight_decay,
     )
+    if recipe.optimizer == "adamw" and recipe.learning_rate > LARGEST_ADAMW_RATE:
+        usual = _recipe(config.model_copy(update={"learning_rate": None}), state.identity.batch_size, start)
+        logger.warning(
+            "learning_rate=%g is too high for AdamW, which learns with %.2g here; leave it out, or give optimizer=sgd",
+            recipe.learning_rate,
+            usual.learning_rate,
+        )
     if not is_new:
         logger.info("%s: holds this run already; it continues after step %d", config.output, state.step)
 
