@@ -11,12 +11,12 @@ import numpy as np
 
 from imgcls_ray.datasets.bursts import confirm_pairs
 from imgcls_ray.datasets.check_result import SPLITS
-from imgcls_ray.datasets.duplicates import equal_groups, near_pairs
+from imgcls_ray.datasets.duplicates import equal_groups, near_pictures
 from imgcls_ray.datasets.findings import Finding, FindingCode, ImageFinding
 from imgcls_ray.datasets.inspecting import folded
 from imgcls_ray.errors import ImageError
 from imgcls_ray.images.decoder import decode_image
-from imgcls_ray.images.measure import small_grey
+from imgcls_ray.images.measure import copy_difference, views
 from imgcls_ray.machine import available_cores
 from imgcls_ray.storage import fetch
 
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 _MIN_COMPARED = 20_000
 """Pairs of two splits, and pairs within the splits, whose pixels are compared: so many, or as many as there are images
 if these are more. They are pairs that look alike, connect nothing that is connected, and mostly turn out to differ."""
-_NUM_KEPT = 4096
-"""Small pictures that are kept: 4 KiB each."""
+_NUM_KEPT = 1024
+"""Pictures whose views are kept: 32 KiB each."""
 
 Columns = dict[str, np.ndarray]
 
@@ -45,7 +45,7 @@ def find_pairs(
     Args:
         columns: of all M entries, in any order: ``named`` (their numbers, 0 to M - 1), ``path_hash`` and
             ``folded_hash``. Of the N images that can be read: ``number``, ``split``, ``label``, ``digest``,
-            ``perceptual_hash`` and ``has_looks``. They are sorted in place.
+            ``hashes`` and ``has_looks``. They are sorted in place.
         source: gives the names of classes.
         entries: where images are.
         config: which pictures are nearly equal.
@@ -53,7 +53,7 @@ def find_pairs(
     """
     # Blocks come back in any order; what is found, and what is said of it, must not depend on it.
     _sort_by(columns, "named", ("path_hash", "folded_hash"))
-    _sort_by(columns, "number", ("split", "label", "digest", "perceptual_hash", "has_looks"))
+    _sort_by(columns, "number", ("split", "label", "digest", "hashes", "has_looks"))
     yield from _similar_names(columns)
     yield from _equal_files(columns, source)
     yield from _near_pictures(columns, source, entries, config, task)
@@ -109,11 +109,11 @@ def _near_pictures(
     _, firsts = np.unique(columns["digest"], return_index=True)
     firsts = np.sort(firsts[columns["has_looks"][firsts]])
     numbers, splits, labels = (columns[name][firsts] for name in ("number", "split", "label"))
-    hashes = columns["perceptual_hash"][firsts]
+    hashes = columns["hashes"][firsts]
     measure = _Differences(numbers, entries, task)
     # Those of two splits first, and for themselves: that frames of one split are nearly the same hides no leak.
     for is_across in (True, False):
-        near = near_pairs(hashes, config.near_duplicate_bits, splits if is_across else None)
+        near = near_pictures(hashes, config.near_duplicate_bits, splits, is_across=is_across)
         missed = near.may_miss
         for rows in _layers(splits[near.pairs], is_across=is_across):
             found = confirm_pairs(
@@ -157,7 +157,7 @@ def _layers(splits: np.ndarray, *, is_across: bool) -> Iterator[np.ndarray]:
 
 
 class _Differences:
-    """Mean difference of the pixels of pairs, 0 to 255; the pictures are read again."""
+    """Differences of pairs, 0 to 255; the pictures are read again."""
 
     def __init__(self, numbers: np.ndarray, entries: EntryFile, task: InspectTask) -> None:
         self._numbers, self._entries, self._task = numbers, entries, task
@@ -167,19 +167,19 @@ class _Differences:
 
         # A picture of a burst is in many pairs.
         @lru_cache(_NUM_KEPT)
-        def small(place: int) -> np.ndarray | None:
+        def seen(place: int) -> np.ndarray | None:
             try:
                 data = fetch(uris[int(self._numbers[place])], None, self._task.fetch_limits)
-                return small_grey(decode_image(data, self._task.decode_limits))
+                return views(decode_image(data, self._task.decode_limits))
             except ImageError:  # it was there before
                 return None
 
-        def difference(pair: np.ndarray) -> float:
-            one, two = (small(int(place)) for place in pair)
-            return 255.0 if one is None or two is None else float(np.abs(one - two).mean())
+        def compare(pair: np.ndarray) -> float:
+            one, two = (seen(int(place)) for place in pair)
+            return 255.0 if one is None or two is None else copy_difference(one, two)
 
         with ThreadPoolExecutor(available_cores(), thread_name_prefix="compare") as executor:
-            return np.fromiter(executor.map(difference, pairs), np.float64, len(pairs))
+            return np.fromiter(executor.map(compare, pairs), np.float64, len(pairs))
 
 
 def _sort_by(columns: Columns, key: str, others: Sequence[str]) -> None:

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from imgcls_ray.datasets import duplicates
-from imgcls_ray.datasets.duplicates import equal_groups, hashes_array, near_pairs
+from imgcls_ray.datasets.duplicates import Groups, equal_groups, hashes_array, near_pairs, near_pictures
+from imgcls_ray.images.measure import NUM_COPIES, NUM_VIEWS
 from tests.timing import assert_within
 
 
@@ -31,6 +32,10 @@ def by_brute_force(hashes: np.ndarray, max_bits: int) -> np.ndarray:
     words = hashes.view(np.uint64)
     distances = np.bitwise_count(words[:, None] ^ words[None]).sum(axis=2)
     return np.argwhere(np.triu(distances <= max_bits, 1))
+
+
+def across(splits: np.ndarray) -> Groups:
+    return Groups(splits, ~np.eye(3, dtype=bool))
 
 
 @pytest.mark.parametrize("max_bits", range(8))
@@ -104,7 +109,7 @@ def test_pairs_of_two_splits_are_found_however_many_frames_are_between_them(max_
     splits[[5, 690]] = 1
     expected = by_brute_force(hashes, max_bits)
     expected = expected[splits[expected[:, 0]] != splits[expected[:, 1]]]
-    near = near_pairs(hashes, max_bits, splits)
+    near = near_pairs(hashes, max_bits, across(splits))
     np.testing.assert_array_equal(near.pairs, expected)
     assert not near.may_miss.any()
     # Within the split they are compared with their neighbours only, which is told.
@@ -115,9 +120,9 @@ def test_pictures_that_are_not_compared_with_all_are_told(monkeypatch: pytest.Mo
     hashes = np.concatenate([np.zeros((600, 16), np.uint8), random_hashes(20)])
     splits = np.arange(len(hashes)) % 2
     monkeypatch.setattr(duplicates, "_MAX_OF_TWO", 1000)
-    assert near_pairs(hashes, 6, splits).may_miss.tolist() == [True] * 600 + [False] * 20
+    assert near_pairs(hashes, 6, across(splits)).may_miss.tolist() == [True] * 600 + [False] * 20
     monkeypatch.setattr(duplicates, "_MAX_PAIRS", 100)
-    assert near_pairs(hashes[:40], 6, splits[:40]).may_miss.all()
+    assert near_pairs(hashes[:40], 6, across(splits[:40])).may_miss.all()
 
 
 def test_the_number_of_pairs_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,6 +145,29 @@ def test_without_equal_keys_there_is_no_group(keys: list[int]) -> None:
     assert list(equal_groups(np.array(keys, np.int64))) == []
 
 
+@pytest.mark.parametrize("is_across", [True, False])
+def test_a_picture_is_near_what_it_looks_like_or_a_view_of_that(is_across: bool) -> None:
+    rng = np.random.default_rng(0)
+    hashes = rng.integers(0, 256, (60, 1 + NUM_VIEWS, 16)).astype(np.uint8)
+    splits = np.array([0, 1] * 30) if is_across else np.zeros(60, np.int64)
+    expected = []
+    for view in range(1 + NUM_VIEWS):
+        one, two = 2 * view, 2 * view + 1
+        # What one shows whole is a view of the other, whichever comes first; of the last two, the same part is.
+        if view <= NUM_COPIES:
+            hashes[one, 0 if view % 2 else view] = hashes[two, view if view % 2 else 0]
+        else:
+            hashes[one, view] = hashes[two, view]
+        expected.append([one, two])
+    # Symmetric: its own views are no other picture.
+    hashes[50] = hashes[50, 0]
+    near = near_pictures(hashes, 6, splits, is_across=is_across)
+    assert near.pairs.tolist() == expected
+    assert near.bits.tolist() == [0] * len(expected)
+    assert not near_pictures(hashes, 6, splits, is_across=not is_across).pairs.size
+
+
 def test_hashes_become_rows() -> None:
-    assert hashes_array([]).shape == (0, 16)
-    assert hashes_array([bytes(16), bytes(range(16))]).tolist() == [[0] * 16, list(range(16))]
+    assert hashes_array([]).shape == (0, 1 + NUM_VIEWS, 16)
+    one, two = bytes(16 * (1 + NUM_VIEWS)), bytes(range(16)) * (1 + NUM_VIEWS)
+    assert hashes_array([one, two])[:, -1].tolist() == [[0] * 16, list(range(16))]
