@@ -220,6 +220,11 @@ def test_overrides_are_yaml_scalars() -> None:
     }
 
 
+@pytest.mark.parametrize(("text", "value"), [("3e-3", 0.003), ("1E5", 1e5), ("-2e+1", -20.0), ("'3e-3'", "3e-3")])
+def test_a_number_with_an_exponent_needs_no_point(text: str, value: float | str) -> None:
+    assert parse_overrides([f"learning_rate={text}"]) == {"learning_rate": value}
+
+
 def test_the_key_on_is_no_truth_value(tmp_path: Path) -> None:
     """YAML 1.1 takes the word for one."""
     (tmp_path / "c.yaml").write_text("on: ray\ncompact: on\n")

@@ -15,13 +15,32 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import yaml
 from PIL import Image
 
 from imgcls_ray import cli
 from imgcls_ray.commands import check, evaluate, export, paddlex, train
 from imgcls_ray.commands.predict_files import label_files
-from imgcls_ray.config import PredictConfig, make_config
-from imgcls_ray.errors import CheckFailedError, ConfigError, InputError, JobFailedError, StorageError, UsageError
+from imgcls_ray.config import (
+    CheckConfig,
+    EvaluateConfig,
+    ExportConfig,
+    PredictConfig,
+    StrictModel,
+    TrainConfig,
+    make_config,
+    nested,
+)
+from imgcls_ray.errors import (
+    CheckFailedError,
+    ConfigError,
+    ImgclsError,
+    InputError,
+    JobFailedError,
+    StorageError,
+    UsageError,
+)
+from imgcls_ray.models.zoo import ZOO
 from imgcls_ray.storage import network
 from tests.datasets.make_faulty import jpeg, picture
 
@@ -527,6 +546,78 @@ def test_training_starts_from_what_the_file_says(
         run(*training, "Train.pretrain_weight_path=https://x.org/a.pdparams?b=c=d")
 
 
+def test_an_address_of_weights_in_the_file_means_timms(
+    workplace: Path, asked: dict[str, Any], log: pytest.LogCaptureFixture
+) -> None:
+    address = f"{HOST}/paddlex/official_pretrained_model/NAME_pretrained.pdparams"
+    text = CONFIG_TEXT.replace("pretrain_weight_path: null", f"pretrain_weight_path: {address}")
+    for name, has_weights in (("PP-LCNet_x1_0", True), ("ResNet18", False)):
+        Path("newest.yaml").write_text(text.replace("PP-LCNet_x1_0", name))
+        log.clear()
+        run("Global.mode=train", f"Global.dataset_dir={DATA}", config="newest.yaml")
+        assert "weights" not in asked
+        assert asked.get("pretrained", True) == has_weights
+        [warning] = [record.getMessage() for record in log.records if record.levelname == "WARNING"]
+        assert f"Train.pretrain_weight_path={address} (no weights are downloaded for a file" in warning
+        assert ("timm's weights of it" if has_weights else "random weights") in warning
+        log.clear()
+        run("Global.mode=export", config="newest.yaml")
+        assert asked["model"] == name
+        [warning] = [record.getMessage() for record in log.records if record.levelname == "WARNING"]
+        assert "Export.weight_path=https://" in warning
+
+
+@pytest.mark.parametrize(("level", "amp"), [("O1", "auto"), ("O2", "auto"), ("OFF", "off")])
+def test_paddlexs_mixed_precision_is_ours(workplace: Path, asked: dict[str, Any], level: str, amp: str) -> None:
+    run("Global.mode=train", f"Global.dataset_dir={DATA}", f"Train.amp={level}")
+    assert asked["amp"] == amp
+    with pytest.raises(ConfigError, match=r"Train\.amp: must be O1, O2 or OFF, got 'O3'"):
+        run("Global.mode=train", f"Global.dataset_dir={DATA}", "Train.amp=O3")
+
+
+def test_every_file_of_paddlexs_three_is_understood_in_every_mode(
+    workplace: Path, asked: dict[str, Any], small_model: ModelFolder
+) -> None:
+    make_model_folder(small_model)
+    # What versions 3 have beside the keys of the tutorial's, and how their files write the values.
+    newer = {
+        "Global": {"export_with_pir": True},
+        "Train": {"amp": "O1", "dist_ips": "10.0.0.1,10.0.0.2", "basic_config_path": "a.yaml", "dy2st": False},
+        "Evaluate": {"basic_config_path": "a.yaml"},
+        "Export": {"basic_config_path": "a.yaml"},
+        "Predict": {"engine": "paddle_static", "engine_config": {"a": 1}, "hpi_config": {"backend": "onnxruntime"}},
+    }
+    several_labels = [f"{name}_ML" for name in ("PP-LCNet_x1_0", "PP-HGNetV2-B0", "PP-HGNetV2-B4", "PP-HGNetV2-B6")]
+    names = [*ZOO, *several_labels, "ResNet50_ML", "CLIP_vit_base_patch16_448_ML"]
+    kinds: dict[str, type[StrictModel]] = {
+        "check_dataset": CheckConfig,
+        "train": TrainConfig,
+        "evaluate": EvaluateConfig,
+        "export": ExportConfig,
+    }
+    num_parsed = 0
+    for number, name in enumerate(names):
+        address = f"{HOST}/paddlex/official_pretrained_model/{name}_pretrained.pdparams"
+        rate = ("0.1", "3e-3", "0.13", "0.0003")[number % 4]
+        text = CONFIG_TEXT.replace("PP-LCNet_x1_0", name).replace("weight_path: null", f"weight_path: {address}")
+        values = yaml.safe_load(text.replace("rate: 0.1", f"rate: {rate}"))
+        values["Export"]["weight_path"] = address
+        if number % 2:
+            values = {table: {**keys, **newer.get(table, {})} for table, keys in values.items()}
+        Path(f"{name}.yaml").write_text(yaml.safe_dump(values).replace(f"'{rate}'", rate))
+        for mode in ("check_dataset", "train", "evaluate", "export", "predict"):
+            asked.clear()
+            run(f"Global.mode={mode}", f"Global.dataset_dir={DATA}", config=f"{name}.yaml")
+            assert asked["command"] == mode.removesuffix("_dataset")
+            if kind := kinds.get(mode):
+                values_of_ours = {key: value for key, value in asked.items() if key != "command"}
+                make_config(kind, nested(values_of_ours))
+            num_parsed += 1
+            if mode == "train":
+                assert (asked["model"], asked["learning_rate"]) == (name, float(rate))
+    assert num_parsed == 5 * (80 + 6)
+
+
 @pytest.mark.parametrize(
     ("path", "expected"),
     [
@@ -648,6 +739,22 @@ def test_an_earlier_result_does_not_speak_for_a_command_that_failed(workplace: P
     with pytest.raises(InputError):
         run("Global.mode=train", "Global.dataset_dir=nowhere")
     assert result("train")["done_flag"] is False
+
+
+def test_a_refused_command_leaves_the_result_of_a_finished_run_alone(workplace: Path) -> None:
+    Path("output/latest").mkdir(parents=True)
+    Path("output/latest/train_state.pt").write_bytes(b"")
+    finished = '{"done_flag": true, "best": {"epoch": 3}}'
+    Path("output/train_result.json").write_text(finished)
+    for wrong in ("Global.dataset_dir=nowhere", "Train.amp=O3", "Train.epochs_iters=-1"):
+        with pytest.raises(ImgclsError):
+            run("Global.mode=train", f"Global.dataset_dir={DATA}", wrong)
+        assert Path("output/train_result.json").read_text() == finished
+    # That of a run which did not end says nothing any more.
+    Path("output/train_result.json").write_text('{"done_flag": false}')
+    with pytest.raises(InputError):
+        run("Global.mode=train", "Global.dataset_dir=nowhere")
+    assert "nowhere" in result("train")["err_msg"]
 
 
 def test_the_result_of_a_job_that_failed_is_the_jobs(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from contextlib import contextmanager, suppress
@@ -27,6 +28,7 @@ from imgcls_ray.config import PredictConfig, make_config, parse_device, shown, s
 from imgcls_ray.errors import ConfigError, ImgclsError, MissingKeyError, UsageError
 from imgcls_ray.json_files import write_failure
 from imgcls_ray.models.spec import SPEC_FILE, WEIGHTS_FILE
+from imgcls_ray.models.zoo import ZOO
 from imgcls_ray.storage import DEFAULT_STORAGE, open_directory
 from imgcls_ray.storage.http import is_url
 from imgcls_ray.storage.schemes import is_object
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from imgcls_ray.config import Plain, Values
+    from imgcls_ray.storage import Directory
 
 logger = logging.getLogger(__name__)
 
@@ -94,15 +97,28 @@ def _do(mode: str, ours: Values) -> None:
 def _failure_written(output: str, mode: str) -> Iterator[None]:
     """Leave ``MODE_result.json`` as PaddleX does where the block fails and has not written it itself."""
     directory, name = open_directory(output), f"{mode}_result.json"
-    # What an earlier command left there must not speak for this one.
-    directory.remove(name)
+    if not (is_of_run := mode == "train" and _has_finished_run(directory, name)):
+        # What an earlier command left there must not speak for this one.
+        directory.remove(name)
     try:
         yield
     except BaseException as error:
         with suppress(ImgclsError):
-            if not directory.exists(name):
+            # The result of a finished run belongs to the models beside it: the run writes it, and nobody else.
+            if not is_of_run and not directory.exists(name):
                 write_failure(directory, name, error)
         raise
+
+
+def _has_finished_run(directory: Directory, name: str) -> bool:
+    """Whether a result is that of a run which is there, and complete."""
+    from imgcls_ray.train.task import STATE_NAME
+
+    try:
+        result = json.loads(directory.read(name))
+    except (FileNotFoundError, ValueError):
+        return False
+    return isinstance(result, dict) and result.get("done_flag") is True and directory.exists(STATE_NAME)
 
 
 def _take_check(request: Request, ours: dict[str, Plain]) -> dict[str, Plain]:
@@ -120,9 +136,30 @@ def _take_train(request: Request, ours: dict[str, Plain]) -> dict[str, Plain]:
     warmup, epochs = ours.get("warmup_epochs"), ours.get("epochs", DEFAULTS["Train.epochs_iters"])
     if isinstance(warmup, int | float) and isinstance(epochs, int):
         ours["warmup_epochs"] = min(warmup, epochs)
+    if "amp" in ours:
+        ours["amp"] = _amp(ours["amp"])
+    _take_weights(request, ours)
+    return ours
+
+
+def _amp(level: Plain) -> str:
+    """What PaddleX's level of mixed precision is here: O1 and O2 differ in what Paddle keeps in 32 bits."""
+    if level not in ("O1", "O2", "OFF", False):
+        raise ConfigError(f"Train.amp: must be O1, O2 or OFF, got {shown(level)}")
+    return "auto" if level in ("O1", "O2") else "off"
+
+
+def _take_weights(request: Request, ours: dict[str, Plain]) -> None:
+    """Where training starts from."""
     key = "Train.pretrain_weight_path"
     weights = request.text(key)
-    if weights is None:
+    if weights is not None and is_url(weights) and key not in request.given:
+        # In PaddleX's own files, the one of its weights of this network.
+        weights = "default" if _has_timm_weights(request) else None
+        what = "timm's weights of it, as with 'default'" if weights else "random weights: timm has none of this network"
+        request.idle.append(f"{key}={ours.pop('weights')} (no weights are downloaded for a file; training uses {what})")
+        ours.update({} if weights else {"pretrained": False})
+    elif weights is None:
         ours["pretrained"] = False
         logger.info(
             "training starts from random weights, as in PaddleX; -o %s=default starts from timm's pretrained weights",
@@ -136,7 +173,12 @@ def _take_train(request: Request, ours: dict[str, Plain]) -> dict[str, Plain]:
         )
     else:
         ours["weights"] = _meant_folder(weights) or weights
-    return ours
+
+
+def _has_timm_weights(request: Request) -> bool:
+    """Whether timm has pretrained weights; a name that is none of the zoo is refused later, with those that are."""
+    model = ZOO.get(request.text("Global.model") or "")
+    return model is None or model.timm_weights is not None
 
 
 def _take_evaluate(request: Request, ours: dict[str, Plain]) -> dict[str, Plain]:
@@ -217,6 +259,12 @@ def _model(request: Request, key: str) -> dict[str, str]:
         return {"model": name} if name else {}
     if is_object(path):
         return {"model": path.rpartition("/")[0] if path.endswith(".pdparams") else path}
+    if is_url(path) and key not in request.given and name:
+        # In PaddleX's own files, the one of its weights of this network.
+        request.idle.append(
+            f"{key}={shown_text(path)} (no weights are downloaded for a file; timm's of {name} are used)"
+        )
+        return {"model": name}
     if is_url(path):
         raise UsageError(
             f"{key}={shown_text(path)}: is an address; give {TRAINED} for what was trained, or null for timm's "

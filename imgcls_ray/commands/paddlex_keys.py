@@ -40,6 +40,7 @@ OURS: Mapping[str, Mapping[str, str]] = {
         "Train.learning_rate": "learning_rate",
         "Train.pretrain_weight_path": "weights",
         "Train.warmup_steps": "warmup_epochs",
+        "Train.amp": "amp",
         "Train.log_interval": "log_interval",
         "Train.eval_interval": "eval_interval",
         "Train.save_interval": "save_interval",
@@ -70,8 +71,13 @@ _OLD = {"Predict.input_path": "Predict.input"}
 """What early versions of PaddleX called a key."""
 NO_CONVERSION = "image classification has no conversion"
 _OF_PADDLE = "a setting of PaddleClas, which is not used here"
+_RECIPE = "a file of PaddleClas, which is not used here; the recipe is that of the network's family"
+_ENGINES = "OpenVINO labels on CPUs, torch on GPUs"
 _IDLE: Mapping[str, str] = {
     "CheckDataset.convert.src_dataset_type": NO_CONVERSION,
+    "Global.export_with_pir": "a format of Paddle's, which is not written here",
+    "Train.basic_config_path": _RECIPE,
+    "Train.dist_ips": "a cluster is given by RAY_ADDRESS",
     "Train.resume_path": "the same command resumes the run in its output by itself",
     "Train.dy2st": _OF_PADDLE,
     "Train.uniform_output_enabled": "the output has one fixed layout",
@@ -79,8 +85,14 @@ _IDLE: Mapping[str, str] = {
         f"Benchmark.{key}": _OF_PADDLE
         for key in ("env", "do_eval", "num_workers", "amp", "dali", "shuffle", "shared_memory", "print_mem_info")
     },
+    "Evaluate.basic_config_path": _RECIPE,
     "Evaluate.log_interval": "a progress bar shows the progress",
-    "Predict.kernel_option": "OpenVINO labels on CPUs, torch on GPUs",
+    "Export.basic_config_path": _RECIPE,
+    "Predict.engine": _ENGINES,
+    "Predict.engine_config": _ENGINES,
+    "Predict.genai_config": _ENGINES,
+    "Predict.hpi_config": "there is no high-performance plugin here",
+    "Predict.kernel_option": _ENGINES,
     "Predict.use_hpip": "there is no high-performance plugin here",
     "Predict.hpip_config": "there is no high-performance plugin here",
 }

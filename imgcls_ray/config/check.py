@@ -110,8 +110,9 @@ class CheckConfig(Labelled, RunsBlocks, ReadLimits):
     """Ratio of the largest to the smallest class, in images, above which classes are out of balance. Training without
     class weights then hardly ever sees the small classes."""
     near_duplicate_bits: int = Field(default=6, ge=0, le=7)
-    """Largest number of bits, of 128, in which the perceptual hashes of nearly equal pictures differ. Among more than
-    two million pictures, pairs that differ in more than 3 bits may be missed."""
+    """Largest number of bits, of 128, in which the perceptual hashes of nearly equal pictures differ, or those of a
+    picture and a view of the other one (mirrored, cropped, without its border). Among more than two million pictures,
+    pairs that differ in more than 3 bits may be missed."""
     near_duplicate_difference: float = Field(default=5.0, ge=0, le=255)
-    """Largest mean difference of the pixels (0 to 255, at 32 x 32) of nearly equal pictures. A picture that was saved
-    again differs by 1 to 2."""
+    """Largest mean difference of the pixels (0 to 255, at 32 x 32) of nearly equal pictures, brought to the same
+    brightness and contrast, without the tenth that differs most. A picture that was saved again differs by 1 to 2."""

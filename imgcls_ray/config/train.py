@@ -21,7 +21,7 @@ class TrainConfig(Labelled, OnDevice, ReadLimits):
         "pretrained": "Initial weights",
         "epochs": "Optimization",
         "crop_scale": "Augmentation",
-        "early_stop": "Log, evaluation, checkpoints",
+        "monitor": "Log, evaluation, checkpoints",
         "num_workers": "Workers",
     }
 
@@ -55,8 +55,8 @@ class TrainConfig(Labelled, OnDevice, ReadLimits):
     optimizer: Literal["sgd", "adamw"] | None = None
     """Optimizer of the training: SGD with momentum, or AdamW. Default: the family's."""
     learning_rate: PositiveFloat | None = None
-    """Peak learning rate of the run. Default: the family's, scaled to ``batch_size``; a quarter of it for trained
-    weights."""
+    """Peak learning rate of the run. Default: the family's, scaled to ``batch_size`` (SGD's linearly, AdamW's with the
+    square root); a quarter of it for trained weights."""
     min_learning_rate: float | None = Field(default=None, ge=0)
     """Learning rate at the end of a cosine schedule. Default: the family's."""
     schedule: Literal["cosine", "step", "constant"] | None = None
@@ -90,8 +90,8 @@ class TrainConfig(Labelled, OnDevice, ReadLimits):
     flip: float = Field(default=0.5, ge=0, le=1)
     """Probability of mirroring an image left to right. Use 0 if a mirrored image belongs to another class."""
     rand_augment: int | None = Field(default=None, ge=0, le=10)
-    """Strength, 0 to 10, of the two random operations on colours and shape (RandAugment); 0 turns them off. Default:
-    the family's."""
+    """Strength, 0 to 10, of two random operations on colours and shape (RandAugment), each applied to half of the
+    images; 0 turns them off. Default: the family's."""
     random_erasing: float | None = Field(default=None, ge=0, le=1)
     """Probability of covering a random rectangle of an image. Default: the family's."""
     mixup: float | None = Field(default=None, ge=0)
@@ -105,8 +105,11 @@ class TrainConfig(Labelled, OnDevice, ReadLimits):
     """Order in which images are drawn. ``balanced``: every class is drawn equally often, so images of small classes
     repeat within an epoch."""
 
+    monitor: Literal["top1", "loss", "macro_f1", "balanced_accuracy", "mAP"] = "top1"
+    """Metric on val whose best epoch is kept as ``best_model``, also for ``early_stop``. ``macro_f1`` and
+    ``balanced_accuracy`` count every class alike, ``mAP`` is the mean average precision of the classes."""
     early_stop: int = Field(default=0, ge=0)
-    """Number of evaluations in a row without a better result after which the run ends; 0 never ends it early."""
+    """Number of evaluations in a row without a better ``monitor`` after which the run ends; 0 never ends it early."""
     seed: int = Field(default=0, ge=0, le=2**31 - 1)
     """Random seed of initial weights, order of images and augmentation."""
     log_interval: PositiveInt = 10
@@ -127,6 +130,9 @@ class TrainConfig(Labelled, OnDevice, ReadLimits):
     min_workers: PositiveInt | None = None
     """Smallest number of workers to train with if some are lost or not there yet; the run grows again when there is
     room (elastic). Default: ``num_workers``."""
+    sync_batch_norm: bool = False
+    """Batch norm takes its statistics from the images of all workers (SyncBatchNorm), for small batches on each GPU.
+    Without it each worker normalises by its own images; the statistics that are kept are the mean over the workers."""
     cpus_per_worker: PositiveInt | None = None
     """Number of cores of each worker. Default: an equal share of the cores of the machine or cluster."""
     loader_processes: int | None = Field(default=None, ge=1, le=64)
@@ -155,6 +161,11 @@ class TrainConfig(Labelled, OnDevice, ReadLimits):
             )
         if self.amp == "fp16" and not self.uses_gpus:
             raise ValueError("amp=fp16 is for GPUs: give device=gpu; on CPUs use bf16, or off")
+        if self.sync_batch_norm and not self.uses_gpus:
+            raise ValueError(
+                "sync_batch_norm is for GPUs: give device=gpu; without it the workers' statistics are averaged after "
+                "each step"
+            )
         if self.warmup_epochs is not None and self.warmup_epochs > self.epochs:
             raise ValueError(f"warmup_epochs={self.warmup_epochs:g} is more than epochs={self.epochs}")
         return self

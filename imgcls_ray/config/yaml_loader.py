@@ -5,6 +5,7 @@ Imported when the first document is read: ``yaml`` takes longer to load than mos
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -99,6 +100,12 @@ class Loader(yaml.SafeLoader):
         if isinstance(value, str) and any(c == "\0" or "\ud800" <= c <= "\udfff" for c in value):
             raise _refusal("a text holds a NUL or half a character, which no path and no name can have", node)
         return value
+
+
+# YAML 1.1, which PyYAML reads, takes 3e-3 for a text: a number with an exponent needs a point there. YAML 1.2 does not.
+Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
 
 
 def _kind_of(node: ScalarNode) -> str:

@@ -1,6 +1,6 @@
 """Turn the measurements of a dataset's images into findings; no image stays in memory.
 
-69 bytes of each image stay in memory: position, split, class, size, and hashes of its name, bytes and pixels. All
+181 bytes of each image stay in memory: position, split, class, size, and hashes of its name, bytes and pixels. All
 entries are in a file, from which findings get their line and path.
 """
 
@@ -101,7 +101,8 @@ class Collector:
         for name in ("number", "split", "label"):
             self._columns[name].append(good[name].to_numpy())
         self._columns["digest"].append(np.array(good["digest"].to_pylist(), dtype="V16"))
-        self._columns["perceptual_hash"].append(hashes_array(good["perceptual_hash"].to_pylist()))
+        hashes = zip(good["perceptual_hash"].to_pylist(), good["view_hashes"].to_pylist(), strict=True)
+        self._columns["hashes"].append(hashes_array([own + views for own, views in hashes]))
         # Pictures without anything on them all look alike.
         self._columns["has_looks"].append(good["contrast"].to_numpy() >= self._config.uniform_below)
         # Names are compared whether or not there is an image behind them.

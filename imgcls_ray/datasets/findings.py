@@ -42,6 +42,8 @@ class FindingCode(StrEnum):
     UNREADABLE_IMAGE = "unreadable_image", Severity.ERROR, "the image cannot be read or decoded"
     CONFLICTING_LABELS = "conflicting_labels", Severity.ERROR, "the same picture has two class ids"
 
+    LEAKAGE_UNKNOWN = "leakage_unknown", Severity.ERROR, "too many look alike to compare it with all of other splits"
+
     DUPLICATE_CLASS_NAME = "duplicate_class_name", Severity.WARNING, "two classes have the same name"
     BACKSLASHES = "backslashes", Severity.WARNING, "paths have backslashes, as on Windows; they are read as separators"
     GAP_IN_IDS = "gap_in_ids", Severity.WARNING, "no class has this id, although a higher one is used"
@@ -51,6 +53,11 @@ class FindingCode(StrEnum):
     EXACT_DUPLICATE = "exact_duplicate", Severity.WARNING, "two files have the same bytes"
     NEAR_DUPLICATE = "near_duplicate", Severity.WARNING, "two pictures are nearly the same"
     LEAKAGE = "leakage", Severity.WARNING, "the same or nearly the same picture is in two splits"
+    DUPLICATES_UNKNOWN = (
+        "duplicates_unknown",
+        Severity.WARNING,
+        "too many look alike to compare it with all of its split",
+    )
     DARK = "dark", Severity.WARNING, "nearly black"
     BRIGHT = "bright", Severity.WARNING, "nearly white"
     BLURRED = "blurred", Severity.WARNING, "without any sharp edge"

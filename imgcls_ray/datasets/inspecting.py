@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from imgcls_ray.errors import ImageError, ImageErrorCode
 from imgcls_ray.images.limits import DecodeLimits
-from imgcls_ray.images.measure import ImageFacts, measure_image
+from imgcls_ray.images.measure import HASH_BYTES, NUM_VIEWS, ImageFacts, measure_image
 from imgcls_ray.workers.child import end_with_parent
 from imgcls_ray.workers.decoding import ask_child, end_process_when_late, serve_images
 from imgcls_ray.workers.fetching import any_version
@@ -66,11 +66,15 @@ FACTS_SCHEMA = pa.schema(
         ("brightness", pa.float32()),
         ("contrast", pa.float32()),
         ("sharpness", pa.float32()),
-        ("perceptual_hash", pa.binary(16)),
+        ("perceptual_hash", pa.binary(HASH_BYTES)),
+        ("view_hashes", pa.binary(HASH_BYTES * NUM_VIEWS)),
         ("digest", pa.binary(16)),
     ]
 )
 """What comes back: of an image that cannot be measured, ``code`` and ``detail`` instead of facts."""
+
+_BYTES = ("perceptual_hash", "view_hashes", "digest")
+"""Facts that JSON cannot hold."""
 
 
 @dataclass(frozen=True)
@@ -165,7 +169,7 @@ def _write_answer(result: ImageFacts | ImageError) -> bytes:
     if isinstance(result, ImageError):
         return json.dumps({"code": result.code, "detail": result.detail}).encode()
     values = result._asdict()
-    for name in ("perceptual_hash", "digest"):
+    for name in _BYTES:
         values[name] = base64.b64encode(values[name]).decode()
     return json.dumps(values).encode()
 
@@ -174,7 +178,7 @@ def _read_answer(answer: bytes) -> ImageFacts | ImageError:
     values: dict[str, Any] = json.loads(answer)
     if "code" in values:
         return ImageError(ImageErrorCode(values["code"]), values["detail"])
-    for name in ("perceptual_hash", "digest"):
+    for name in _BYTES:
         values[name] = base64.b64decode(values[name])
     return ImageFacts(**values)
 

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import logging
+import itertools
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from imgcls_ray.datasets.bursts import confirm_pairs
 from imgcls_ray.datasets.check_result import SPLITS
-from imgcls_ray.datasets.duplicates import equal_groups, near_pairs
+from imgcls_ray.datasets.duplicates import equal_groups, near_pictures
 from imgcls_ray.datasets.findings import Finding, FindingCode, ImageFinding
 from imgcls_ray.datasets.inspecting import folded
 from imgcls_ray.errors import ImageError
 from imgcls_ray.images.decoder import decode_image
-from imgcls_ray.images.measure import small_grey
+from imgcls_ray.images.measure import copy_difference, views
 from imgcls_ray.machine import available_cores
 from imgcls_ray.packed.listing import fetch_input
 
@@ -26,10 +28,11 @@ if TYPE_CHECKING:
     from imgcls_ray.datasets.inspecting import InspectTask
     from imgcls_ray.datasets.labelled import DatasetSource
 
-logger = logging.getLogger(__name__)
-
-_MAX_CONFIRMED = 20_000
-"""Largest number of pairs whose pixels are compared; with so many, it is clear that the dataset has many duplicates."""
+_MIN_COMPARED = 20_000
+"""Pairs of two splits, and pairs within the splits, whose pixels are compared: so many, or as many as there are images
+if these are more. They are pairs that look alike, connect nothing that is connected, and mostly turn out to differ."""
+_NUM_KEPT = 1024
+"""Pictures whose views are kept: 32 KiB each."""
 
 Columns = dict[str, np.ndarray]
 
@@ -42,7 +45,7 @@ def find_pairs(
     Args:
         columns: of all M entries, in any order: ``named`` (their numbers, 0 to M - 1), ``path_hash`` and
             ``folded_hash``. Of the N images that can be read: ``number``, ``split``, ``label``, ``digest``,
-            ``perceptual_hash`` and ``has_looks``. They are sorted in place.
+            ``hashes`` and ``has_looks``. They are sorted in place.
         source: gives the names of classes.
         entries: where images are.
         config: which pictures are nearly equal.
@@ -50,7 +53,7 @@ def find_pairs(
     """
     # Blocks come back in any order; what is found, and what is said of it, must not depend on it.
     _sort_by(columns, "named", ("path_hash", "folded_hash"))
-    _sort_by(columns, "number", ("split", "label", "digest", "perceptual_hash", "has_looks"))
+    _sort_by(columns, "number", ("split", "label", "digest", "hashes", "has_looks"))
     yield from _similar_names(columns)
     yield from _equal_files(columns, source)
     yield from _near_pictures(columns, source, entries, config, task)
@@ -105,47 +108,79 @@ def _near_pictures(
     # One of each group of equal files is enough.
     _, firsts = np.unique(columns["digest"], return_index=True)
     firsts = np.sort(firsts[columns["has_looks"][firsts]])
-    pairs = firsts[near_pairs(columns["perceptual_hash"][firsts], config.near_duplicate_bits)]
-    numbers, splits, labels = columns["number"], columns["split"], columns["label"]
-    if len(pairs) > _MAX_CONFIRMED:
-        logger.warning(
-            "%d pairs of pictures may be nearly equal; the pixels of the first %d are compared",
-            len(pairs),
-            _MAX_CONFIRMED,
-        )
-    for (one, two), difference in _differences(numbers, pairs[:_MAX_CONFIRMED], entries, task):
-        if difference > config.near_duplicate_difference:
-            continue
-        first, place = sorted((one, two), key=lambda at: int(numbers[at]))
-        what = f"nearly the same, {difference:.1f} of 255 apart"
-        if labels[first] != labels[place]:
-            what += f", and of another class: {source.class_name(int(labels[first]))}"
-        is_leak = splits[first] != splits[place]
-        what += f", in {SPLITS[splits[first]]}" if is_leak else ""
-        code = FindingCode.LEAKAGE if is_leak else FindingCode.NEAR_DUPLICATE
-        yield ImageFinding(code, int(numbers[place]), what, int(numbers[first]))
+    numbers, splits, labels = (columns[name][firsts] for name in ("number", "split", "label"))
+    hashes = columns["hashes"][firsts]
+    measure = _Differences(numbers, entries, task)
+    # Those of two splits first, and for themselves: that frames of one split are nearly the same hides no leak.
+    for is_across in (True, False):
+        near = near_pictures(hashes, config.near_duplicate_bits, splits, is_across=is_across)
+        missed = near.may_miss
+        for rows in _layers(splits[near.pairs], is_across=is_across):
+            found = confirm_pairs(
+                near.pairs[rows],
+                near.bits[rows],
+                measure,
+                num_pictures=len(firsts),
+                largest=config.near_duplicate_difference,
+                max_compared=max(_MIN_COMPARED, len(firsts)),
+            )
+            for (one, two), difference in zip(found.pairs, found.differences, strict=True):
+                first, place = sorted((int(one), int(two)), key=lambda at: int(numbers[at]))
+                what = f"nearly the same, {difference:.1f} of 255 apart"
+                if labels[first] != labels[place]:
+                    what += f", and of another class: {source.class_name(int(labels[first]))}"
+                what += f", in {SPLITS[splits[first]]}" if is_across else ""
+                code = FindingCode.LEAKAGE if is_across else FindingCode.NEAR_DUPLICATE
+                yield ImageFinding(code, int(numbers[place]), what, int(numbers[first]))
+            missed[found.pairs] = False
+            missed[found.left] = True
+        code = FindingCode.LEAKAGE_UNKNOWN if is_across else FindingCode.DUPLICATES_UNKNOWN
+        for place in np.flatnonzero(missed):
+            yield ImageFinding(code, int(numbers[place]), "")
 
 
-def _differences(
-    numbers: np.ndarray, pairs: np.ndarray, entries: EntryFile, task: InspectTask
-) -> Iterator[tuple[tuple[int, int], float]]:
-    """Mean difference of the pixels of each pair, 0 to 255."""
-    found_entries = entries.lookup(np.unique(numbers[pairs]))
+def _layers(splits: np.ndarray, *, is_across: bool) -> Iterator[np.ndarray]:
+    """Rows of pairs, one layer after the other: those of each two splits, or those within a split.
 
-    def content(number: int) -> bytes:
-        entry = found_entries[number]
-        return fetch_input(entry.uri, None, task.fetch_limits, source=entry.source, locator=entry.locator)
+    Each picture gets a partner in each layer: one in train hides none in test.
 
-    def difference(pair: np.ndarray) -> float:
-        try:
-            one, two = (small_grey(decode_image(content(int(numbers[at])), task.decode_limits)) for at in pair)
-        except ImageError:  # it was there before
-            return 255.0
-        return float(np.abs(one - two).mean())
+    Args:
+        splits: int8 (M, 2), the splits of each pair.
+        is_across: which pairs are wanted.
+    """
+    low, high = np.sort(splits, axis=1).T
+    if not is_across:
+        yield np.flatnonzero(low == high)
+        return
+    for one, two in itertools.combinations(range(len(SPLITS)), 2):
+        yield np.flatnonzero((low == one) & (high == two))
 
-    with ThreadPoolExecutor(available_cores(), thread_name_prefix="compare") as executor:
-        for (one, two), found in zip(pairs, executor.map(difference, pairs), strict=True):
-            yield (int(one), int(two)), found
+
+class _Differences:
+    """Differences of pairs, 0 to 255; the pictures are read again."""
+
+    def __init__(self, numbers: np.ndarray, entries: EntryFile, task: InspectTask) -> None:
+        self._numbers, self._entries, self._task = numbers, entries, task
+
+    def __call__(self, pairs: np.ndarray) -> np.ndarray:
+        found = self._entries.lookup(np.unique(self._numbers[pairs]))
+
+        # A picture of a burst is in many pairs.
+        @lru_cache(_NUM_KEPT)
+        def seen(place: int) -> np.ndarray | None:
+            try:
+                entry = found[int(self._numbers[place])]
+                data = fetch_input(entry.uri, None, self._task.fetch_limits, source=entry.source, locator=entry.locator)
+                return views(decode_image(data, self._task.decode_limits))
+            except ImageError:  # it was there before
+                return None
+
+        def compare(pair: np.ndarray) -> float:
+            one, two = (seen(int(place)) for place in pair)
+            return 255.0 if one is None or two is None else copy_difference(one, two)
+
+        with ThreadPoolExecutor(available_cores(), thread_name_prefix="compare") as executor:
+            return np.fromiter(executor.map(compare, pairs), np.float64, len(pairs))
 
 
 def _sort_by(columns: Columns, key: str, others: Sequence[str]) -> None:

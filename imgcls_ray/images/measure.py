@@ -19,6 +19,17 @@ if TYPE_CHECKING:
 
 # The perceptual hash and the brightness are of a picture of so many pixels a side.
 _SMALL = 32
+# Its views are cut out of one of so many.
+_FINE = 2 * _SMALL
+_WHOLE = (0.0, float(_FINE))
+_MIDDLES = [((1 - side) / 2 * _FINE, (1 + side) / 2 * _FINE) for side in (0.975, 0.95, 0.925)]
+_PARTS = [(0.0, 0.85 * _FINE), (0.15 * _FINE, float(_FINE))]
+NUM_COPIES = 1 + len(_MIDDLES) + 1
+"""Views that a copy may show whole: they come first."""
+NUM_VIEWS = NUM_COPIES + len(_PARTS)
+# Difference within a line of a border: in a JPEG, what is beside it shows in it.
+_PLAIN = 32
+_SHARE_KEPT, _STANDARD_DEVIATION = 0.9, 50.0
 _HASH_ROWS, _HASH_COLUMNS = 8, 16
 HASH_BYTES = _HASH_ROWS * _HASH_COLUMNS // 8
 # Sharpness is looked for in so many pixels a side, from the middle of the picture: things are there. Where there is
@@ -46,6 +57,8 @@ class ImageFacts(NamedTuple):
     any edge (Pech-Pacheco et al. 2000, https://doi.org/10.1109/ICPR.2000.903548)."""
     perceptual_hash: bytes
     """128 signs of the picture's lowest frequencies; nearly equal pictures differ in few (Zauner 2010, "pHash")."""
+    view_hashes: bytes
+    """Hashes of the other views of ``views``, one after the other: of what a mirrored or cropped copy shows."""
     digest: bytes
     """XXH3 hash of the file, 128 bits: seven times as fast as SHA-256, and an intended collision gives no advantage."""
 
@@ -58,7 +71,7 @@ def measure_image(data: bytes, limits: DecodeLimits = DEFAULT_LIMITS) -> ImageFa
     """
     pixels, header = decode_with_header(data, limits)
     kind, is_turned = _kind(data, header, limits)
-    small = small_grey(pixels)
+    small, *others = views(pixels)
     brightness, contrast = _mean_and_deviation(small)
     return ImageFacts(
         width=pixels.shape[1],
@@ -69,12 +82,16 @@ def measure_image(data: bytes, limits: DecodeLimits = DEFAULT_LIMITS) -> ImageFa
         contrast=contrast,
         sharpness=_sharpness(pixels),
         perceptual_hash=_perceptual_hash(small),
+        view_hashes=b"".join(map(_perceptual_hash, others)),
         digest=xxhash.xxh3_128_digest(data),
     )
 
 
-def small_grey(pixels: np.ndarray) -> np.ndarray:
-    """The whole picture as float32 (32, 32), 0 to 255, for comparing two pictures.
+def views(pixels: np.ndarray) -> np.ndarray:
+    """What a picture looks like, and what its copies look like: float32 (1 + NUM_VIEWS, 32, 32), 0 to 255.
+
+    The whole picture; mirrored; its middle, three times, for copies that are cropped; without a border of one colour;
+    and without its lowest and without its highest part, where others write their names.
 
     Args:
         pixels: uint8 (H, W, 3).
@@ -83,8 +100,76 @@ def small_grey(pixels: np.ndarray) -> np.ndarray:
     # very large picture columns are left out too.
     step_y, step_x = max(1, pixels.shape[0] // (4 * _SMALL)), max(1, pixels.shape[1] // (32 * _SMALL))
     thinned = np.ascontiguousarray(pixels[::step_y, ::step_x])
-    grey: np.ndarray = resize(thinned, _SMALL, _SMALL) @ np.array([0.299, 0.587, 0.114], np.float32)
-    return grey
+    fine = resize(thinned, _FINE, _FINE) @ np.array([0.299, 0.587, 0.114], np.float32)
+    whole = _cut(fine, _WHOLE, _WHOLE)
+    middles = [_cut(fine, side, side) for side in _MIDDLES]
+    parts = [_cut(fine, part, _WHOLE) for part in _PARTS]
+    return np.stack([whole, whole[:, ::-1], *middles, _cut(fine, *_borders(thinned)), *parts])
+
+
+def copy_difference(one: np.ndarray, two: np.ndarray) -> float:
+    """How far two pictures are from being copies of each other, whatever their brightness and contrast, 0 to 255.
+
+    As if both had a standard deviation of 50, and without the tenth of the pixels that differs most: a sign in a corner
+    makes no other picture. The best of all ways to lay a whole picture over a view of the other one.
+
+    Args:
+        one, two: of ``views``.
+    """
+    ways = [(one[0], two[0])]
+    for view in range(1, 1 + NUM_COPIES):
+        ways += [(one[0], two[view]), (two[0], one[view])]
+    return min(_difference(*way) for way in ways)
+
+
+def _difference(one: np.ndarray, two: np.ndarray) -> float:
+    one, two = one.ravel(), two.ravel()
+    num_kept = int(_SHARE_KEPT * one.size)
+    kept = np.argpartition(np.abs(_standard(one) - _standard(two)), num_kept)[:num_kept]
+    # Once more: what differs most has shifted brightness and contrast, too.
+    return _STANDARD_DEVIATION * float(np.abs(_standard(one[kept]) - _standard(two[kept])).mean())
+
+
+def _standard(values: np.ndarray) -> np.ndarray:
+    mean, deviation = _mean_and_deviation(values)
+    standard: np.ndarray = (values - mean) / max(deviation, 1e-3)
+    return standard
+
+
+def _cut(fine: np.ndarray, rows: tuple[float, float], columns: tuple[float, float]) -> np.ndarray:
+    """A part of the picture as float32 (32, 32); begins and ends in pixels of ``fine``."""
+    part: np.ndarray = _averages(*rows) @ fine @ _averages(*columns).T
+    return part
+
+
+@functools.lru_cache(256)
+def _averages(start: float, end: float) -> np.ndarray:
+    """Weights of the 64 pixels in each of 32 equal parts from ``start`` to ``end``: float32 (32, 64)."""
+    edges = np.linspace(start, end, _SMALL + 1)[:, None]
+    pixels = np.arange(_FINE)
+    covered = np.minimum(edges[1:], pixels + 1) - np.maximum(edges[:-1], pixels)
+    weights = np.maximum(covered, 0)
+    averages: np.ndarray = (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+    return averages
+
+
+def _borders(thinned: np.ndarray) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Rows and columns within a border of one colour, in pixels of the fine picture; all where there is none."""
+    green = thinned[:, :, 1]
+    edges = []
+    for lines in (green, green.T):
+        widths = (_num_plain(lines), _num_plain(lines[::-1]))
+        start, end = (_FINE * width / len(lines) for width in widths)
+        edges.append((start, _FINE - end))
+    return edges[0], edges[1]
+
+
+def _num_plain(lines: np.ndarray) -> int:
+    """Number of lines of one colour that come first."""
+    for number, line in enumerate(lines[: len(lines) // 8]):
+        if int(line.max()) - int(line.min()) > _PLAIN:
+            return number
+    return len(lines) // 8
 
 
 def _sharpness(pixels: np.ndarray) -> float:

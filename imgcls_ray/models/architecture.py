@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import sys
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ Argument = str | bool | int | float | tuple[int, ...]
 _IS_VALID: Mapping[str, Callable[[Argument], bool]] = {
     "always_partition": lambda value: isinstance(value, bool),
     "channel_multiplier": lambda value: type(value) in (int, float) and 0.05 <= value <= 10,  # type: ignore[operator]
+    "img_size": lambda value: type(value) is int and 16 <= value <= 1024,  # type: ignore[operator]
     "layers": lambda value: (
         isinstance(value, tuple)
         and len(value) == 4
@@ -25,7 +27,7 @@ _IS_VALID: Mapping[str, Callable[[Argument], bool]] = {
     ),
 }
 _PADDLE_ARGS = frozenset({"channel_multiplier"})
-_TIMM_ARGS = frozenset({"always_partition", "layers"})
+_TIMM_ARGS = frozenset({"always_partition", "img_size", "layers"})
 
 
 @dataclass(frozen=True)
@@ -75,3 +77,44 @@ def build_network(architecture: Architecture, *, num_classes: int, drop_path: fl
     except TypeError as error:
         raise ValueError(f"{name}: {error}") from error
     return network.eval()
+
+
+def at_size(network: nn.Module, architecture: Architecture, size: int) -> tuple[nn.Module, Architecture]:
+    """The network for images of this size, with its weights.
+
+    Most take any size. Of those that are built for one, timm resamples the weights that belong to places of the picture
+    (position embeddings, biases of windows).
+
+    Raises:
+        ValueError: it cannot be had at this size.
+    """
+    problem = _problem_at(network, size)
+    if problem is None:
+        return network, architecture
+    resampled = getattr(sys.modules[type(network).__module__], "checkpoint_filter_fn", None)
+    if not hasattr(network, "set_input_size") or resampled is None:
+        raise ValueError(problem)
+    architecture = replace(architecture, args={**architecture.args, "img_size": size})
+    num_classes: int = network.num_classes  # type: ignore[assignment]
+    try:
+        target = build_network(architecture, num_classes=num_classes)
+        target.load_state_dict(resampled(network.state_dict(), target))
+    # What does not fit timm says in exceptions of any kind.
+    except Exception as error:
+        raise ValueError(str(error)) from error
+    if (problem := _problem_at(target, size)) is not None:
+        raise ValueError(problem)
+    return target, architecture
+
+
+def _problem_at(network: nn.Module, size: int) -> str | None:
+    """What goes wrong with an image of this size; None if nothing does."""
+    import torch
+
+    try:
+        with torch.inference_mode():
+            network.eval()(torch.zeros(1, 3, size, size))
+    # Networks assert, and torch refuses shapes, in exceptions of any kind.
+    except Exception as error:
+        return " ".join(str(error).split())[:200] or type(error).__name__
+    return None

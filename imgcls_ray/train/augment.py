@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 _ASPECT_RATIOS = (3 / 4, 4 / 3)
 _NUM_OPERATIONS = 2
+_OPERATION_SHARE = 0.5
+"""Probability of each operation: timm's, and so PaddleClas'."""
 _BINS_PER_MAGNITUDE = 3
 """timm's magnitudes are tenths of the strongest operation, torchvision's thirtieths."""
 
@@ -77,7 +79,11 @@ class Augmentation:
             steps.append(v2.RandomHorizontalFlip(self.flip))
         if self.rand_augment:
             magnitude = self.rand_augment * _BINS_PER_MAGNITUDE
-            steps.append(v2.RandAugment(_NUM_OPERATIONS, magnitude=magnitude, fill=fill))
+            # Each operation by itself, as the published recipes have it: a quarter of the images stay as they are.
+            steps += [
+                v2.RandomApply([v2.RandAugment(1, magnitude=magnitude, fill=fill)], p=_OPERATION_SHARE)
+                for _ in range(_NUM_OPERATIONS)
+            ]
         if self.random_erasing:
             steps.append(v2.RandomErasing(self.random_erasing, value=fill))
         transform = v2.Compose(steps)

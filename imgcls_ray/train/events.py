@@ -57,6 +57,8 @@ class EpochDone:
     is_best: bool
     num_bad: int
     """Number of images that could not be read so far."""
+    warning: str = ""
+    """What is wrong with the metrics, in words."""
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,8 @@ from imgcls_ray.storage.taken import foreign_name
 from imgcls_ray.store.lease import LEASE_FILE, hold_lease
 from imgcls_ray.train.entries import read_entries
 from imgcls_ray.train.local import train_here, worker_pool
-from imgcls_ray.train.network import open_start
-from imgcls_ray.train.recipe import Recipe, resolve_recipe
+from imgcls_ray.train.network import check_recipe, open_start
+from imgcls_ray.train.recipe import LARGEST_ADAMW_RATE, Recipe, resolve_recipe
 from imgcls_ray.train.reporter import report_to
 from imgcls_ray.train.result import CONFIG_FILE, RESULT_FILE, RUN_NAMES, TrainResult, write_result
 from imgcls_ray.train.saving import BEST
@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from imgcls_ray.storage.options import StorageOptions
     from imgcls_ray.train.entries import Entries
     from imgcls_ray.train.reporter import Reporter
+    from imgcls_ray.train.state import Setting
     from imgcls_ray.train.task import Outcome
     from imgcls_ray.workers.forks import ForkServer
     from imgcls_ray.workers.local_pool import LocalPool
@@ -69,7 +70,10 @@ _IDENTITY_KEYS = (
     "seed",
     "class_weights",
     "sampling",
+    "monitor",
 )
+# What states of earlier versions do not say.
+_ONCE: dict[str, Setting] = {"monitor": "top1"}
 # What the other commands leave in an output that they share with this one (all have the default "output"), and what is
 # left of a run that failed before it had a state.
 _OF_OTHER_COMMANDS = frozenset(
@@ -156,6 +160,7 @@ def _batch_size(config: TrainConfig, entries: Entries) -> int:
 def _new_state(config: TrainConfig, entries: Entries) -> TrainState:
     start = open_start(config, entries.class_names, storage_options(config))
     info = StartInfo(start.name, start.family, start.is_trained, start.train_size, start.origin)
+    check_recipe(start, _recipe(config, _batch_size(config, entries), info))
     model = ModelDescription(start.name, start.architecture, entries.class_names, start.preprocess)
     return TrainState(model, _identity(config, entries, info), start.network.state_dict())
 
@@ -177,7 +182,7 @@ def _check_identity(config: TrainConfig, entries: Entries, state: TrainState) ->
     here = _identity(config, entries, state.identity.start)
     there = state.identity.to_values()
     for key, value in here.to_values().items():
-        if value != there.get(key):
+        if value != there.get(key, _ONCE.get(key)):
             words = (
                 "of another dataset, or this one has changed"
                 if key == "data"
@@ -211,7 +216,7 @@ def _run(
     is_new: bool,
 ) -> TrainResult:
     steps = len(entries.tables["train"]) // state.identity.batch_size
-    was_done = state.step >= config.epochs * steps
+    was_done = state.step >= config.epochs * steps and state.best_epoch > 0
     if not was_done:
         _write_config(config, recipe, directory)
         with report_to(directory, state, console) as reporter:
@@ -268,6 +273,13 @@ def _tell_beginning(config: TrainConfig, entries: Entries, state: TrainState, re
         state.identity.batch_size,
         recipe.weight_decay,
     )
+    if recipe.optimizer == "adamw" and recipe.learning_rate > LARGEST_ADAMW_RATE:
+        usual = _recipe(config.model_copy(update={"learning_rate": None}), state.identity.batch_size, start)
+        logger.warning(
+            "learning_rate=%g is too high for AdamW, which learns with %.2g here; leave it out, or give optimizer=sgd",
+            recipe.learning_rate,
+            usual.learning_rate,
+        )
     if not is_new:
         logger.info("%s: holds this run already; it continues after step %d", config.output, state.step)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import itertools
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
@@ -9,8 +11,10 @@ import numpy as np
 
 from imgcls_ray.models.engines.torch_engine import make_normalise
 from imgcls_ray.train.augment import make_mixer
+from imgcls_ray.train.batch_norm import BatchNorms, with_synced_norms
 from imgcls_ray.train.network import network_of
 from imgcls_ray.train.optimisation import average_of, make_optimizer, set_learning_rate
+from imgcls_ray.train.scores import class_scores, mean_average_precision
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -58,6 +62,9 @@ class Learner:
         self._network = network_of(state.model, state.network, drop_path=recipe.drop_path)
         self._network.to(device).to(memory_format=torch.channels_last)
         self._is_probe = config.freeze == "backbone"
+        self._is_synced = world_size > 1 and config.sync_batch_norm
+        if self._is_synced:
+            self._network = with_synced_norms(self._network)
         if self._is_probe:
             self._network.requires_grad_(False)
             self._head().requires_grad_(True)
@@ -71,13 +78,15 @@ class Learner:
         self._scaler = torch.amp.GradScaler(device.type, enabled=self.amp_type is torch.float16)
         if state.scaler:
             self._scaler.load_state_dict(state.scaler)
+        self._norms = BatchNorms(self._network, is_synced=self._is_synced)
         self._parallel: nn.Module = self._network
         if world_size > 1:
-            device_ids = [device] if device.type == "cuda" else None
-            self._parallel = torch.nn.parallel.DistributedDataParallel(self._network, device_ids=device_ids)
+            self._parallel = _in_parallel(self._network, device)
         self._normalise = make_normalise(state.model.preprocess).to(device)
         self._mix = make_mixer(recipe, self._num_classes)
         self._weights = _class_weights(labels, self._num_classes).to(device) if config.class_weights != "none" else None
+        # The precision of a class needs the order of all images, and so the scores of all workers.
+        self._ranks = config.monitor == "mAP"
         self._sums = torch.zeros(2, dtype=torch.float64, device=device)
 
     def step(self, passes: Iterable[Batch], *, num_passes: int, rate: float, step: int, seed: int) -> None:
@@ -106,32 +115,43 @@ class Learner:
             torch.nn.utils.clip_grad_norm_(self._network.parameters(), self._recipe.clip_grad_norm)
         self._scaler.step(self._optimizer)
         self._scaler.update()
+        if self._world_size > 1 and not self._is_probe:
+            self._norms.share(self._world_size)
         if self._average is not None:
             self._average.update(self._network, step + 1)
 
     def _forward_backward(self, batch: Batch) -> None:
         import torch
-        from torch.nn import functional as F
 
-        pixels, labels = _at_least_two(batch)
+        pixels, labels = (batch.pixels, batch.labels) if self._is_synced else _at_least_one(batch)
         images = self._normalised(pixels)
         target = labels.to(self._device, non_blocking=True)
         if self._mix is not None and len(batch.labels) >= 2:
             images, target = self._mix(images, target)
-        with self._autocast():
+        with self._norms.for_images(len(batch.labels)), self._autocast():
             logits = self._parallel(images)
-        loss = F.cross_entropy(
-            logits.float(),
-            target,
-            weight=self._weights,
-            reduction="sum",
-            label_smoothing=self._recipe.label_smoothing,
-        )
+        loss = self._loss(logits.float(), target)
         # The mean over all images of the step, wherever they are: DDP averages over workers, who may have fewer.
         torch.autograd.backward(self._scaler.scale(loss * (self._world_size / self._batch_size)))
         with torch.no_grad():
             truth = target.argmax(1) if target.ndim == 2 else target
             self._sums += torch.stack([loss.detach(), (logits.argmax(1) == truth).sum()])
+
+    def _loss(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """The sum over the images. An image counts for the weight of its class, or of its classes if it is mixed.
+
+        torch's own ``weight`` would weight the smoothing by class, too: a small class gets its large weight from every
+        image of another one, until nothing else is predicted.
+        """
+        from torch.nn import functional as F
+
+        smoothing = self._recipe.label_smoothing
+        if self._weights is None:
+            return F.cross_entropy(logits, target, reduction="sum", label_smoothing=smoothing)
+        losses = F.cross_entropy(logits, target, reduction="none", label_smoothing=smoothing)
+        # What is ignored has no class, and a loss of 0.
+        weights = target @ self._weights if target.ndim == 2 else self._weights[target.clamp(min=0)]
+        return (weights * losses).sum()
 
     def take_sums(self, counts: list[float]) -> tuple[list[float], list[float]]:
         """Sum over all workers: [loss, correct predictions] since the last call, and ``counts`` element by element."""
@@ -147,7 +167,7 @@ class Learner:
 
         ::
 
-            learner.evaluate(batches)  # ({"val.loss": 0.31, "val.top1": 0.91, "val.top5": 0.99}, 2)
+            learner.evaluate(batches)  # ({"val.loss": 0.31, "val.top1": 0.91, "val.top5": 0.99, ...}, 2)
 
         Returns:
             Metrics over all images that could be read, and the number of those that could not.
@@ -157,8 +177,11 @@ class Learner:
 
         network = self._network if self._average is None else self._average.module
         network.eval()
-        top = min(5, self._num_classes)
-        sums = torch.zeros(5, dtype=torch.float64, device=self._device)
+        top, num_classes = min(5, self._num_classes), self._num_classes
+        # Of each class the images predicted right, the images, and the predictions, behind the sums of all.
+        sums = torch.zeros(5 + 3 * num_classes, dtype=torch.float64, device=self._device)
+        right, true, told = sums[5:].split(num_classes)
+        scored: list[tuple[np.ndarray, np.ndarray]] = []
         # The next batches come outside of inference mode: those of training may come with them.
         for batch in batches:
             sums[4] += len(batch.bad)
@@ -167,14 +190,36 @@ class Learner:
             labels = batch.labels.to(self._device, non_blocking=True)
             with torch.inference_mode(), self._autocast():
                 logits = network(self._normalised(batch.pixels)).float()
-            hits = logits.topk(top).indices == labels[:, None]
+            best = logits.topk(top).indices
+            hits = best == labels[:, None]
             sums[0] += F.cross_entropy(logits, labels, reduction="sum").double()
             sums[1] += hits[:, 0].sum()
             sums[2] += hits.any(1).sum()
             sums[3] += len(labels)
-        loss, top1, top5, count, num_bad = self._added_up(sums).tolist()
+            for counts, chosen in ((right, labels[hits[:, 0]]), (true, labels), (told, best[:, 0])):
+                counts += torch.bincount(chosen, minlength=num_classes)
+            if self._ranks:
+                scored.append((logits.softmax(1).cpu().numpy(), batch.labels.numpy()))
+        sums = self._added_up(sums)
+        loss, top1, top5, count, num_bad = sums[:5].tolist()
         count = max(count, 1)
-        return {"val.loss": loss / count, "val.top1": top1 / count, "val.top5": top5 / count}, int(num_bad)
+        metrics = {"val.loss": loss / count, "val.top1": top1 / count, "val.top5": top5 / count}
+        metrics |= class_scores(*sums[5:].cpu().numpy().reshape(3, num_classes))
+        if self._ranks:
+            metrics["val.mAP"] = mean_average_precision(*self._of_all(scored))
+        return metrics, int(num_bad)
+
+    def _of_all(self, scored: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+        """Scores (N, num_classes) and labels (N,) of all workers."""
+        everyones = [scored]
+        if self._world_size > 1:
+            import torch.distributed
+
+            everyones = [[]] * self._world_size
+            torch.distributed.all_gather_object(everyones, scored)
+        nothing = (np.empty((0, self._num_classes), np.float32), np.empty(0, np.int64))
+        scores, labels = zip(nothing, *itertools.chain.from_iterable(everyones), strict=True)
+        return np.concatenate(scores), np.concatenate(labels)
 
     def weights_for_use(self) -> dict[str, torch.Tensor]:
         """A CPU copy of the weights that are evaluated: the averaged ones, if the recipe has them."""
@@ -218,16 +263,28 @@ class Learner:
         return sums
 
 
+def _in_parallel(network: nn.Module, device: torch.device) -> nn.Module:
+    from torch.nn.parallel import DistributedDataParallel
+
+    # ``BatchNorms`` brings the buffers together: after each step, and all workers' and not the first one's alone.
+    has_new_name = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
+    option = "forward_sync_buffers" if has_new_name else "broadcast_buffers"  # torch before 2.15
+    device_ids = [device] if device.type == "cuda" else None
+    parallel: nn.Module = DistributedDataParallel(network, device_ids=device_ids, **{option: False})
+    return parallel
+
+
 def _on_cpu(network: nn.Module) -> dict[str, torch.Tensor]:
     return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in network.state_dict().items()}
 
 
 def _class_weights(labels: np.ndarray, num_classes: int) -> torch.Tensor:
-    """Inverse to how many images a class has; 1 on average over the images."""
+    """Inverse to how many images a class has; 1 on average over the images. A class without images has 0."""
     import torch
 
     counts = np.bincount(labels, minlength=num_classes)
-    weights = len(labels) / (np.count_nonzero(counts) * np.maximum(counts, 1))
+    shares = np.count_nonzero(counts) * counts
+    weights = np.divide(len(labels), shares, out=np.zeros(num_classes), where=shares > 0)
     return torch.from_numpy(weights).float()
 
 
@@ -241,14 +298,11 @@ def _amp_type(amp: str, device: torch.device) -> torch.dtype | None:
     return torch.bfloat16 if amp == "bf16" else torch.float16
 
 
-def _at_least_two(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-    """Pixels and labels, filled up with what does not count: batch norm needs two images, and the other workers wait
-    for this one's pass."""
+def _at_least_one(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pixels and labels; of a batch without images, one that does not count: the other workers wait for this pass."""
     import torch
 
-    missing = 2 - len(batch.labels)
-    if missing <= 0:
+    if len(batch.labels):
         return batch.pixels, batch.labels
-    blank = torch.zeros((missing, *batch.pixels.shape[1:]), dtype=torch.uint8)
-    ignored = torch.full((missing,), _IGNORED, dtype=torch.int64)
-    return torch.cat([batch.pixels, blank]), torch.cat([batch.labels, ignored])
+    blank = torch.zeros((1, *batch.pixels.shape[1:]), dtype=torch.uint8)
+    return blank, torch.full((1,), _IGNORED, dtype=torch.int64)

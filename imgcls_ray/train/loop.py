@@ -15,6 +15,7 @@ from imgcls_ray.train.learner import Learner
 from imgcls_ray.train.loading import LoadTask, load_batches
 from imgcls_ray.train.optimisation import learning_rate_at
 from imgcls_ray.train.order import BatchOrder
+from imgcls_ray.train.scores import is_better, told_of_loss
 from imgcls_ray.train.task import Outcome
 
 if TYPE_CHECKING:
@@ -123,6 +124,8 @@ class Run:
                 return outcome
             if self._must_stop:
                 return self._stop(epoch)
+        if not self._state.best_epoch:
+            return Outcome("failed", "no epoch has a loss on val that is a number; a lower learning_rate may help")
         self._save()
         return Outcome("done")
 
@@ -144,7 +147,7 @@ class Run:
     def _is_past_best(self) -> bool:
         state, patience = self._state, self._config.early_stop
         num_since = sum("val.top1" in row for row in state.history if row["epoch"] > state.best_epoch)
-        return bool(patience) and bool(state.best_epoch) and num_since >= patience
+        return bool(patience) and num_since >= patience
 
     def _take(self, count: int) -> Iterator[Batch]:
         for batch in itertools.islice(self._batches, count):
@@ -228,7 +231,7 @@ class Run:
             "images_per_s": sums["count"] / max(sums["seconds"], 1e-9),
             "seconds": sums["seconds"],
         }
-        is_best = False
+        is_best, warning = False, ""
         if self._is_evaluated(epoch):
             self._tell_doing("evaluating", state.step)
             metrics, num_bad = self._learner.evaluate(self._take(self._order.num_val_batches))
@@ -236,19 +239,19 @@ class Run:
                 return outcome
             row |= metrics
             is_best = self._note_best(epoch, metrics)
+            warning = told_of_loss(metrics["val.loss"], len(state.model.class_names))
         state.history.append(row)
         state.sums = {}
         state.bad |= self._gathered_bad()
-        self._tell(EpochDone(row, is_best, num_bad=len(state.bad)))
+        self._tell(EpochDone(row, is_best, num_bad=len(state.bad), warning=warning))
         if self._config.save_interval and (epoch + 1) % self._config.save_interval == 0:
             self._save(checkpoint=f"epoch_{epoch + 1}")
         self._save_if_due(self._config.save_seconds)
         return None
 
     def _note_best(self, epoch: int, metrics: Metrics) -> bool:
-        """Of equally good ones the one with the lower loss, else the first."""
-        state, best = self._state, self._state.best_metrics
-        if best and (metrics["val.top1"], -metrics["val.loss"]) <= (best["val.top1"], -best["val.loss"]):
+        state = self._state
+        if not is_better(metrics, state.best_metrics, self._config.monitor):
             return False
         state.best_epoch, state.best_metrics = epoch + 1, metrics
         if self._saver is not None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from imgcls_ray.errors import UsageError
-from imgcls_ray.models.architecture import build_network
+from imgcls_ray.models.architecture import at_size, build_network, no_memory
 from imgcls_ray.models.folder import save_model_folder
 from imgcls_ray.models.new import find_named_model
 from imgcls_ray.models.open import is_model_path, open_model
@@ -17,6 +17,7 @@ from imgcls_ray.models.weights import load_weights, network_for_classes
 from imgcls_ray.models.zoo import ZOO
 from imgcls_ray.storage.schemes import is_object
 from imgcls_ray.storage.scratch import scratch_folder
+from imgcls_ray.train.optimisation import make_optimizer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from imgcls_ray.models.architecture import Architecture
     from imgcls_ray.storage import Directory
     from imgcls_ray.storage.options import StorageOptions
+    from imgcls_ray.train.recipe import Recipe
     from imgcls_ray.train.state import ModelDescription, TrainState
 
 
@@ -83,7 +85,7 @@ def open_start(config: TrainConfig, class_names: tuple[str, ...], storage: Stora
     train_size = model.train_size if _has_sizes_of(preprocess, model.preprocess) else preprocess.crop_size
     family = model.family if config.model in ZOO else None
     start = Start(network, model.name, family, architecture, preprocess, train_size, is_trained, origin)
-    return _with_decode(_resized(start, config.image_size), config)
+    return _with_decode(_fitted(start, config.image_size), config)
 
 
 def _from_folder(config: TrainConfig, class_names: tuple[str, ...], storage: StorageOptions) -> Start:
@@ -110,7 +112,7 @@ def _from_folder(config: TrainConfig, class_names: tuple[str, ...], storage: Sto
         True,
         f"{config.model} ({spec.fingerprint[:12]})",
     )
-    return _with_decode(_resized(start, config.image_size), config)
+    return _with_decode(_fitted(start, config.image_size), config)
 
 
 def _has_sizes_of(preprocess: Preprocess, known: Preprocess) -> bool:
@@ -123,14 +125,49 @@ def _with_decode(start: Start, config: TrainConfig) -> Start:
     return start._replace(preprocess=replace(start.preprocess, decode=decode))
 
 
-def _resized(start: Start, image_size: int | None) -> Start:
-    """Another image size keeps the share of the picture that the centre crop takes."""
-    if image_size is None:
-        return start
-    preprocess = start.preprocess
-    resize_size = round(preprocess.resize_size * image_size / preprocess.crop_size)
-    preprocess = replace(preprocess, resize_size=resize_size, crop_size=image_size)
-    return start._replace(preprocess=preprocess, train_size=image_size)
+def _fitted(start: Start, image_size: int | None) -> Start:
+    """The start at the image size that is asked for, run once at each of its sizes: what cannot pass is told here.
+
+    Another image size keeps the share of the picture that the centre crop takes.
+    """
+    preprocess, train_size = start.preprocess, start.train_size
+    if image_size is not None:
+        resize_size = round(preprocess.resize_size * image_size / preprocess.crop_size)
+        preprocess, train_size = replace(preprocess, resize_size=resize_size, crop_size=image_size), image_size
+    network, architecture = start.network, start.architecture
+    for size in sorted({train_size, preprocess.crop_size}):
+        try:
+            network, architecture = at_size(network, architecture, size)
+        except ValueError as error:
+            raise UsageError(
+                f"image_size={size}: {start.name} cannot have images of this size ({error}); leave --image-size out "
+                f"for {start.preprocess.crop_size} pixels, or give another size"
+            ) from error
+    return start._replace(network=network, architecture=architecture, preprocess=preprocess, train_size=train_size)
+
+
+def check_recipe(start: Start, recipe: Recipe) -> None:
+    """Refuse what the network cannot do, before workers start.
+
+    Raises:
+        UsageError: it has no blocks that can be skipped, or no layers that can be told apart.
+    """
+    if not recipe.drop_path and recipe.layer_decay == 1:
+        return
+    with no_memory():
+        try:
+            network = build_network(start.architecture, num_classes=2, drop_path=recipe.drop_path)
+        except ValueError as error:
+            raise UsageError(
+                f"drop_path={recipe.drop_path:g}: {start.name} has no blocks that can be left out; give --drop-path 0"
+            ) from error
+        try:
+            make_optimizer(network, recipe)
+        # timm groups the layers by what the network says of itself, if it does.
+        except (AssertionError, AttributeError, TypeError, ValueError) as error:
+            raise UsageError(
+                f"layer_decay={recipe.layer_decay:g}: the layers of {start.name} have no order; give --layer-decay 1"
+            ) from error
 
 
 def network_of(model: ModelDescription, weights: Mapping[str, Tensor], *, drop_path: float = 0.0) -> nn.Module:

@@ -1,12 +1,15 @@
 """Resolve all hyperparameters of a run: from the configuration, otherwise from the recipe of the network's family.
 
 The families' recipes are those of PaddleClas (https://github.com/PaddlePaddle/PaddleClas, ppcls/configs/ImageNet),
-which published the accuracies of the zoo, without the errors in PaddleX's copies. Learning rates scale linearly with
-the batch size (Goyal et al. 2017, https://arxiv.org/abs/1706.02677).
+which published the accuracies of the zoo, without the errors in PaddleX's copies. Learning rates of SGD scale linearly
+with the batch size (Goyal et al. 2017, https://arxiv.org/abs/1706.02677), those of AdamW with its square root (Malladi
+et al. 2022, https://arxiv.org/abs/2205.10287): AdamW divides by the size of the gradients, which a larger batch makes
+smaller. Scaled linearly, a batch of 64 would hardly move a network that was published with 4,096.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,6 +20,8 @@ if TYPE_CHECKING:
 
 # PaddleX's own settings for fine-tuning take a quarter of the rate per image that PaddleClas trains PP-LCNet with.
 _TRAINED_RATE = 0.25
+LARGEST_ADAMW_RATE = 0.01
+"""Nothing learns with a higher one: each step of AdamW changes each weight by the rate."""
 _SCRATCH_CROP_SCALE, _TRAINED_CROP_SCALE = 0.08, 0.35
 
 
@@ -75,7 +80,7 @@ _FAMILIES: Mapping[str, _Published] = {
     "MobileNetV2": _published(256, learning_rate=0.045, warmup_epochs=0.0, weight_decay=4e-5),
     "MobileNetV3": _published(2048, learning_rate=1.3, weight_decay=2e-5, label_smoothing=0.1),
     "MobileNetV4": _adamw(
-        4096,
+        4096,  # of the medium ones; _BATCHES has the others'
         learning_rate=2e-3,
         warmup_epochs=20.0,
         weight_decay=0.1,
@@ -95,7 +100,7 @@ _FAMILIES: Mapping[str, _Published] = {
         cutmix=1.0,
     ),
     "PP-HGNetV2": _published(
-        512, learning_rate=0.5, weight_decay=2e-5, label_smoothing=0.1, rand_augment=7, random_erasing=0.25
+        1024, learning_rate=0.5, weight_decay=2e-5, label_smoothing=0.1, rand_augment=7, random_erasing=0.25
     ),
     "PP-LCNet": _published(2048, learning_rate=0.8, weight_decay=3e-5, label_smoothing=0.1),
     "PP-LCNetV2": _published(2000, learning_rate=0.8, weight_decay=4e-5, label_smoothing=0.1),
@@ -107,6 +112,16 @@ _FAMILIES: Mapping[str, _Published] = {
 }
 _OTHER = _adamw(1024, learning_rate=1e-3, min_learning_rate=1e-6, rand_augment=7, random_erasing=0.25)
 """Of timm's other networks: AdamW trains all of them."""
+
+_BATCHES: Mapping[str, int] = {
+    "MobileNetV4_conv_small": 8192,
+    "MobileNetV4_conv_large": 2048,
+    "MobileNetV4_hybrid_large": 1536,
+}
+"""Batch sizes of learning rates, where they are not the family's."""
+
+_RATES: Mapping[str, _Published] = {"adamw": _OTHER, "sgd": _FAMILIES["ResNet"]}
+"""Whose learning rate is taken where an optimizer is asked for that is not the family's."""
 
 _NETWORKS: Mapping[str, dict[str, Any]] = {
     "FasterNet-T0": {"weight_decay": 0.005, "mixup": 0.05, "rand_augment": 0},
@@ -157,11 +172,15 @@ def resolve_recipe(config: TrainConfig, *, name: str, family: str | None, batch_
     """
     published = _FAMILIES.get(family or "", _OTHER)
     recipe = replace(published.recipe, **_NETWORKS.get(name, {}))
-    scale = batch_size / published.batch * (_TRAINED_RATE if is_trained else 1.0)
+    batch, rates = _BATCHES.get(name, published.batch), recipe
+    if config.optimizer is not None and config.optimizer != recipe.optimizer:
+        batch, rates = _RATES[config.optimizer].batch, _RATES[config.optimizer].recipe
+    share = batch_size / batch
+    scale = (share if rates.optimizer == "sgd" else math.sqrt(share)) * (_TRAINED_RATE if is_trained else 1.0)
     defaults = {
         **asdict(recipe),
-        "learning_rate": recipe.learning_rate * scale,
-        "min_learning_rate": recipe.min_learning_rate * scale,
+        "learning_rate": rates.learning_rate * scale,
+        "min_learning_rate": rates.min_learning_rate * scale,
         "warmup_epochs": min(recipe.warmup_epochs, config.epochs / 4),
         "crop_scale": _TRAINED_CROP_SCALE if is_trained else _SCRATCH_CROP_SCALE,
     }

@@ -124,13 +124,18 @@ class Reporter:
         parts = [f"train loss {row['train.loss']:.4f}"]
         if "val.top1" in row:
             parts.append(f"val top-1 {row['val.top1']:.2%}, top-5 {row['val.top5']:.2%}, loss {row['val.loss']:.4f}")
+            parts.append(f"macro F1 {row['val.macro_f1']:.2%}")
+            if "val.mAP" in row:
+                parts.append(f"mAP {row['val.mAP']:.2%}")
         parts.append(f"{row['images_per_s']:.1f} images/s")
         if event.num_bad:
             parts.append(f"{counted(event.num_bad, 'image')} could not be read")
         best = " (best)" if event.is_best else ""
         logger.info("epoch %d: %s%s", row["epoch"], ", ".join(parts), best)
-        for key in ("train.loss", "train.top1", "val.loss", "val.top1", "val.top5"):
-            if key in row:
+        if event.warning:
+            logger.warning("epoch %d: %s", row["epoch"], event.warning)
+        for key in row:
+            if key.startswith(("train.", "val.")):
                 self._events.add_scalar(f"epoch/{key.replace('.', '_')}", row[key], row["epoch"])
         if time.monotonic() - self._last_curves >= _CURVES_INTERVAL_S:
             self.publish()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -61,7 +62,7 @@ def write_result(state: TrainState, entries: Entries, directory: Directory, *, d
         "models": models,
         "done_flag": True,
         "best": {"epoch": state.best_epoch, "metrics": state.best_metrics},
-        "last": {"epoch": last["epoch"], "metrics": last},
+        "last": {"epoch": last["epoch"], "metrics": _numbers(last)},
         "curves": CURVES_FILE,
         "dataset": {
             "path": data,
@@ -70,9 +71,14 @@ def write_result(state: TrainState, entries: Entries, directory: Directory, *, d
             **{f"{split}_samples": len(table) for split, table in entries.tables.items()},
         },
         "bad_images": {"count": len(state.bad), "file": BAD_FILE if state.bad else None},
-        "history": state.history,
+        "history": [_numbers(row) for row in state.history],
     }
     directory.replace(RESULT_FILE, encode_json(result))
+
+
+def _numbers(metrics: Metrics) -> dict[str, float | None]:
+    """Metrics as JSON has them: it knows no NaN and no infinity."""
+    return {key: value if math.isfinite(value) else None for key, value in metrics.items()}
 
 
 def _model(directory: Directory, name: str, score: float | None, epoch: int) -> dict[str, Json]:

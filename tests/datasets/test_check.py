@@ -170,6 +170,47 @@ def test_findings_of_one_kind_are_bounded_and_counted(tmp_path: Path) -> None:
     assert result.num_findings[FindingCode.MISSING_IMAGE] == 33
 
 
+def write_burst(root: Path, *, num_frames: int, num_leaks: int) -> None:
+    """Frames of one scene in train, then pictures that are in both splits."""
+    write_clean(root)
+    lists = {split: (root / f"{split}.txt").open("a") for split in ("train", "val")}
+    for file in lists.values():
+        file.write("\n")  # the last line has no end
+    scene = picture(1000)
+    for number in range(num_frames):
+        scene.putpixel((number % 160, number // 160), (255, 0, 0))
+        (root / f"images/a_burst{number}.jpg").write_bytes(jpeg(scene))
+        lists["train"].write(f"images/a_burst{number}.jpg 0\n")
+    for number in range(num_leaks):
+        for split, quality in (("train", 92), ("val", 85)):
+            (root / f"images/{split}_leak{number}.jpg").write_bytes(jpeg(picture(2000 + number), quality=quality))
+            lists[split].write(f"images/{split}_leak{number}.jpg 1\n")
+    for file in lists.values():
+        file.close()
+
+
+def test_a_burst_of_frames_hides_no_leak(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # 435 pairs of frames, and not as many comparisons.
+    monkeypatch.setattr("imgcls_ray.datasets.pairs._MIN_COMPARED", 40)
+    write_burst(tmp_path / "data", num_frames=30, num_leaks=5)
+    result = check(tmp_path / "data")
+    assert names(result, FindingCode.LEAKAGE) == [f"val_leak{number}.jpg" for number in range(5)]
+    assert result.num_findings[FindingCode.NEAR_DUPLICATE] == 29
+    assert result.passed
+
+
+def test_pairs_that_are_not_compared_are_told_and_fail_the_check(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("imgcls_ray.datasets.pairs.max", lambda *_: 2, raising=False)
+    write_burst(tmp_path / "data", num_frames=4, num_leaks=5)
+    result = check(tmp_path / "data")
+    assert result.num_findings[FindingCode.LEAKAGE] == 2
+    assert result.num_findings[FindingCode.LEAKAGE_UNKNOWN] == 6
+    assert 1 <= result.num_findings[FindingCode.DUPLICATES_UNKNOWN] <= 4
+    assert not result.passed
+
+
 def test_class_folders_are_a_dataset(tmp_path: Path) -> None:
     for seed, (split, name) in enumerate((s, n) for s in ("train", "val") for n in ("cat", "dog") for _ in range(3)):
         path = tmp_path / "data" / split / name / f"{seed}.jpg"

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import io
+import itertools
 import zlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import xxhash
-from PIL import Image, ImageFilter
+from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
+from imgcls_ray.datasets.duplicates import hashes_array, near_pictures
 from imgcls_ray.errors import ImageError, ImageErrorCode
+from imgcls_ray.images.decoder import decode_image
 from imgcls_ray.images.limits import DecodeLimits
-from imgcls_ray.images.measure import HASH_BYTES, ImageFacts, measure_image, small_grey
+from imgcls_ray.images.measure import HASH_BYTES, ImageFacts, copy_difference, measure_image, views
 from tests.datasets.make_faulty import picture
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 def encode(image: Image.Image, kind: str = "JPEG", **options: Any) -> bytes:
@@ -160,6 +166,50 @@ def test_the_hashes_of_strangers_differ_in_many_bits() -> None:
     assert min(num_bits(one, two) for place, one in enumerate(facts) for two in facts[:place]) > 20
 
 
+def _with_a_sign(image: Image.Image) -> Image.Image:
+    image = image.copy()
+    width, height = image.size
+    image.paste((255, 255, 255), (int(0.6 * width), int(0.9 * height), width, height))
+    return image
+
+
+COPIES: dict[str, Callable[[Image.Image], Image.Image]] = {
+    "brighter": lambda image: ImageEnhance.Brightness(image).enhance(1.1),
+    "of more contrast": lambda image: ImageEnhance.Contrast(image).enhance(1.3),
+    "cropped by 2 %": lambda image: image.crop((2, 1, 158, 119)),
+    "cropped by 5 %": lambda image: image.crop((4, 3, 156, 117)),
+    "mirrored": ImageOps.mirror,
+    "with a border": lambda image: ImageOps.expand(image, 6, (0, 0, 0)),
+    "with a sign": _with_a_sign,
+    "smaller": lambda image: image.resize((80, 60)),
+}
+
+
+def are_near(one: bytes, two: bytes) -> bool:
+    """Whether a check with its defaults takes them for nearly equal."""
+    hashes = [(facts.perceptual_hash + facts.view_hashes) for facts in map(measure_image, (one, two))]
+    pairs = near_pictures(hashes_array(hashes), 6, np.zeros(2, np.int64), is_across=False).pairs
+    return len(pairs) == 1 and copy_difference(*(views(decode_image(data)) for data in (one, two))) <= 5
+
+
+@pytest.mark.parametrize("kind", COPIES)
+def test_a_copy_is_near_its_picture(kind: str) -> None:
+    are_found = []
+    for seed in range(4):
+        image = picture(seed)
+        are_found.append(are_near(encode(image, quality=92), encode(COPIES[kind](image), quality=85)))
+    # Where a border ends is not to be seen to the pixel.
+    assert sum(are_found) >= (2 if kind == "with a border" else 4)
+
+
+def test_strangers_are_not_near() -> None:
+    pictures = [encode(picture(seed)) for seed in range(40)]
+    hashes = [facts.perceptual_hash + facts.view_hashes for facts in map(measure_image, pictures)]
+    assert not len(near_pictures(hashes_array(hashes), 7, np.zeros(40, np.int64), is_across=False).pairs)
+    seen = [views(decode_image(data)) for data in pictures[:10]]
+    assert min(copy_difference(one, two) for one, two in itertools.combinations(seen, 2)) > 15
+
+
 def test_half_of_the_bits_of_a_hash_are_set() -> None:
     perceptual_hash = measure(PICTURE).perceptual_hash
     assert len(perceptual_hash) == HASH_BYTES
@@ -190,7 +240,7 @@ def test_a_picture_of_any_shape_is_measured(size: tuple[int, int]) -> None:
 def test_the_small_picture_keeps_what_is_where(side: int) -> None:
     ramp = np.repeat(np.linspace(0, 255, side).astype(np.uint8)[None, :, None], 3, axis=2).repeat(side, axis=0)
     for pixels in (ramp, ramp.swapaxes(0, 1)):
-        small = small_grey(pixels)
+        small = views(pixels)[0]
         assert small.shape == (32, 32)
         assert small.dtype == np.float32
         assert small.mean() == pytest.approx(pixels.mean(), abs=3)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import multiprocessing
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from rich.console import Console
+from torch import distributed
 
 from imgcls_ray.config import TrainConfig, make_config
 from imgcls_ray.train.entries import write_splits
@@ -27,7 +30,7 @@ if TYPE_CHECKING:
     from imgcls_ray.train.reporter import Reporter
     from imgcls_ray.train.result import TrainResult
     from imgcls_ray.train.state import TrainState
-    from imgcls_ray.train.task import Outcome
+    from imgcls_ray.train.task import Outcome, TrainTask
 
 CLASSES = ("red", "green", "blue")
 NUM_TRAIN, NUM_VAL = 48, 15
@@ -108,19 +111,53 @@ class LocalBoard:
         return self._stop_after is not None and num_messages >= self._stop_after
 
 
+def _one_of(count: int, rank: int, meeting: Path, work: Callable[[], Outcome]) -> Outcome:
+    """The work of one of several workers that meet in a file, on one core."""
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=count)
+    try:
+        return work()
+    finally:
+        distributed.destroy_process_group()
+
+
+def run_workers(task: TrainTask, files: dict[str, Path], board: LocalBoard, count: int, folder: Path) -> Outcome:
+    """Run one worker here, or several: the first one here, the others in forks of this process."""
+
+    def work(rank: int) -> Outcome:
+        return run_worker(task, files, board, rank=rank, world_size=count, device=torch.device("cpu"))
+
+    if count == 1:
+        return work(0)
+    meeting = folder / "meeting"
+    forks = multiprocessing.get_context("fork")
+    others = [
+        forks.Process(target=_one_of, args=(count, rank, meeting, partial(work, rank))) for rank in range(1, count)
+    ]
+    for other in others:
+        other.start()
+    outcome = _one_of(count, 0, meeting, partial(work, 0))
+    for other in others:
+        other.join()
+        assert other.exitcode == 0
+    return outcome
+
+
 @pytest.fixture
 def train_here(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., TrainResult]:
-    """The command's work with its one worker in this process: everything but what starts and follows a worker."""
+    """The command's work with its first worker in this process: everything but what starts and follows a worker."""
 
     def train_in_process(config: TrainConfig, *, stop_after: int | None = None) -> TrainResult:
         def on_no_ray(
             config: TrainConfig, entries: Entries, state: TrainState, recipe: Recipe, reporter: Reporter
         ) -> Outcome:
             board = LocalBoard(stop_after=stop_after)
-            task = make_task(config, state, recipe, cpus_per_worker=1)
+            # A fork cannot use the server of its parent.
+            is_alone = config.num_workers in (None, 1)
+            task = make_task(config, state, recipe, cpus_per_worker=1, forks_loaders=not is_alone)
             folder = tmp_path_factory.mktemp("entries")
             files = write_splits(entries.tables, folder)
-            outcome = run_worker(task, files, board, rank=0, world_size=1, device=torch.device("cpu"))
+            outcome = run_workers(task, files, board, config.num_workers or 1, folder)
             for message in board.messages:
                 reporter.take(read_event(message))
             return outcome

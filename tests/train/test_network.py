@@ -5,12 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import torch
 
 from imgcls_ray.config import TrainConfig, make_config
+from imgcls_ray.errors import UsageError
 from imgcls_ray.models.new import new_model_folder
 from imgcls_ray.models.zoo import find_model
 from imgcls_ray.storage import DEFAULT_STORAGE
-from imgcls_ray.train.network import Start, open_start
+from imgcls_ray.train.network import Start, check_recipe, open_start
+from imgcls_ray.train.recipe import Recipe
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -47,3 +50,46 @@ def test_decoding_at_a_fraction_changes_no_size(tmp_path: Path) -> None:
     assert model.train_size != model.preprocess.crop_size
     new_model_folder(model.name, tmp_path / "model", num_classes=2, random_seed=0, decode="scaled")
     assert start(model=str(tmp_path / "model")).train_size == model.train_size
+
+
+def test_a_network_that_is_built_for_one_size_is_had_at_others_with_its_weights(tmp_path: Path) -> None:
+    folder = new_model_folder("timm:vit_tiny_patch16_224", tmp_path / "vit", num_classes=2, random_seed=0)
+    resized = start(model=str(folder.path), image_size=96)
+    assert resized.architecture.args == {"img_size": 96}
+    assert (resized.train_size, resized.preprocess.crop_size) == (96, 96)
+    before, after = folder.load_network().state_dict(), resized.network.state_dict()
+    assert after["pos_embed"].shape == (1, 37, 192)
+    assert all(
+        before[name].equal(after[name]) for name in before if name != "pos_embed" and not name.startswith("head")
+    )
+    # The position embeddings of the corners are where they were.
+    assert torch.cosine_similarity(before["pos_embed"][0, 0], after["pos_embed"][0, 0], dim=0) > 0.99
+
+
+@pytest.mark.slow
+def test_one_of_windows_too() -> None:
+    resized = start(model="timm:swin_tiny_patch4_window7_224", image_size=64, pretrained=False)
+    assert resized.network(torch.zeros(1, 3, 64, 64)).shape == (1, 2)
+
+
+def test_a_size_that_cannot_be_is_refused_at_once() -> None:
+    with pytest.raises(UsageError, match="image_size=16: ConvNeXt_tiny cannot have images of this size"):
+        start(model="ConvNeXt_tiny", image_size=16, pretrained=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "recipe", "message"),
+    [
+        (NETWORK, Recipe(drop_path=0.1), r"drop_path=0\.1: PP-LCNet_x0_25 has no blocks .* give --drop-path 0"),
+        ("PP-LCNetV2_small", Recipe(layer_decay=0.7, optimizer="adamw"), None),
+        ("ConvNeXt_tiny", Recipe(drop_path=0.1, layer_decay=0.7, optimizer="adamw"), None),
+    ],
+)
+def test_what_a_network_cannot_do_is_refused_at_once(name: str, recipe: Recipe, message: str | None) -> None:
+    model = find_model(name)
+    begin = Start(torch.nn.Identity(), name, None, model.architecture, model.preprocess, 224, False, "random")
+    if message is None:
+        check_recipe(begin, recipe)
+    else:
+        with pytest.raises(UsageError, match=message):
+            check_recipe(begin, recipe)

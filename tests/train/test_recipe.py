@@ -35,7 +35,10 @@ def test_every_network_of_the_zoo_has_its_familys_recipe(name: str) -> None:
         ("ResNet50", 256, {"schedule": "cosine", "label_smoothing": 0.1}),
         ("ResNet50_vd", 256, {"weight_decay": 7e-5, "mixup": 0.2}),
         ("ConvNeXt_tiny", 4096, {"learning_rate": 4e-3, "drop_path": 0.1, "mixup": 0.8, "cutmix": 1.0}),
-        ("MobileNetV4_conv_small", 4096, {"learning_rate": 2e-3, "ema_decay": 0.9998, "clip_grad_norm": 5.0}),
+        ("MobileNetV4_conv_small", 8192, {"learning_rate": 2e-3, "ema_decay": 0.9998, "clip_grad_norm": 5.0}),
+        ("MobileNetV4_conv_large", 2048, {"learning_rate": 2e-3, "drop_path": 0.35}),
+        ("MobileNetV4_hybrid_large", 1536, {"learning_rate": 2e-3}),
+        ("PP-HGNetV2-B0", 1024, {"learning_rate": 0.5}),
         ("CLIP_vit_base_patch16_224", 512, {"layer_decay": 0.6, "learning_rate": 3e-4}),
     ],
 )
@@ -50,6 +53,19 @@ def test_the_learning_rate_scales_with_the_batch_and_is_lower_for_trained_weight
     trained = resolved("PP-LCNet_x1_0", batch_size=64, is_trained=True)
     assert trained.learning_rate == pytest.approx(small.learning_rate / 4)
     assert trained.crop_scale > small.crop_scale
+
+
+@pytest.mark.parametrize("name", [name for name in ZOO if resolved(name).optimizer == "adamw"])
+def test_fine_tuning_with_adamw_at_a_small_batch_has_a_rate_that_moves_the_network(name: str) -> None:
+    rate = resolved(name, batch_size=64, is_trained=True).learning_rate
+    assert 2e-5 < rate < 2e-4
+    assert resolved(name, batch_size=256, is_trained=True).learning_rate == pytest.approx(2 * rate)
+
+
+def test_the_rate_is_that_of_the_optimizer_that_is_asked_for() -> None:
+    assert resolved("PP-LCNet_x1_0", batch_size=1024, optimizer="adamw").learning_rate == pytest.approx(1e-3)
+    assert resolved("ConvNeXt_tiny", batch_size=256, optimizer="sgd").learning_rate == pytest.approx(0.1)
+    assert resolved("ResNet50", batch_size=256, optimizer="sgd") == resolved("ResNet50", batch_size=256)
 
 
 def test_what_is_asked_for_wins_nought_too() -> None:

@@ -352,6 +352,16 @@ def test_a_loss_that_is_no_number_ends_it_with_the_way_out(
         train_here(make_train_config(optimizer="sgd", learning_rate=1e30, warmup_epochs=0, epochs=3))
 
 
+def test_a_rate_of_sgd_is_told_where_adamw_gets_it(
+    make_train_config: Callable[..., TrainConfig],
+    train_here: Callable[..., TrainResult],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    # The one of PaddleX's files of MobileNetV4.
+    train_here(make_train_config(learning_rate=0.13, epochs=1))
+    assert "learning_rate=0.13 is too high for AdamW, which learns with 0.00" in caplog.text
+
+
 def test_faults_of_the_lists_are_told_before_anything_starts(tmp_path: Path) -> None:
     data = tmp_path / "data"
     write_colours(data)

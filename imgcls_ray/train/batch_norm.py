@@ -1,0 +1,82 @@
+"""Batch norm's statistics: the same on all workers, and learnt from images alone.
+
+They are weights that no gradient reaches: each worker would otherwise keep those of its own images, evaluate another
+network than the others do, and the first worker's would be published.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import torch
+    from torch import nn
+
+
+class BatchNorms:
+    """The batch norms of one worker's network.
+
+    Args:
+        network: the network that learns.
+        is_synced: whether they take the statistics of all workers' images (SyncBatchNorm).
+    """
+
+    def __init__(self, network: nn.Module, *, is_synced: bool = False) -> None:
+        from torch.nn.modules.batchnorm import _BatchNorm
+
+        self._norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
+        self._is_synced = is_synced
+
+    def share(self, world_size: int) -> None:
+        """Set the statistics of all workers to their mean. Every worker calls it after every step.
+
+        After every step and not only before they are used: when a run is saved depends on the clock, and a run that
+        goes on must have the statistics that it would have had.
+        """
+        import torch
+        from torch import distributed
+
+        statistics = [
+            tensor for norm in self._norms for tensor in (norm.running_mean, norm.running_var) if tensor is not None
+        ]
+        if not statistics:
+            return
+        together = torch.cat([tensor.reshape(-1) for tensor in statistics])
+        distributed.all_reduce(together)
+        together /= world_size
+        parts = together.split([tensor.numel() for tensor in statistics])
+        torch._foreach_copy_(statistics, [part.view_as(tensor) for part, tensor in zip(parts, statistics, strict=True)])
+
+    @contextmanager
+    def for_images(self, count: int) -> Iterator[None]:
+        """For the forward pass of so many images.
+
+        A norm that sees one value of each channel, as after the pooling of a single image, has nothing to take the
+        statistics of: it uses those that it has. Without images, all of them do.
+        """
+        # Norms that are synced have all workers' images, and must all take part, also without any here.
+        if count >= 2 or self._is_synced or not any(norm.training for norm in self._norms):
+            yield
+            return
+
+        def use(norm: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+            norm.training = count > 0 and inputs[0].numel() > inputs[0].shape[1]
+
+        hooks = [norm.register_forward_pre_hook(use) for norm in self._norms]
+        try:
+            yield
+        finally:
+            for hook, norm in zip(hooks, self._norms, strict=True):
+                hook.remove()
+                norm.train()
+
+
+def with_synced_norms(network: nn.Module) -> nn.Module:
+    """The network with norms that take the statistics of all workers' images: GPUs only."""
+    from timm.layers import convert_sync_batchnorm
+
+    synced: nn.Module = convert_sync_batchnorm(network)
+    return synced
