@@ -33,7 +33,7 @@ def public_folder() -> Iterator[Path]:
 
 def command(line: str, *, cwd: Path | None = None) -> tuple[int, list[str]]:
     """Run ``imgcls`` within a line of the shell; its exit code and stderr."""
-    script = f'imgcls() {{ "{sys.executable}" -m imgcls_ray.cli "$@"; }}; {line}'
+    script = f'python() {{ "{sys.executable}" "$@"; }}; imgcls() {{ python -m imgcls_ray.cli "$@"; }}; {line}'
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False, cwd=cwd, env=env)
     return done.returncode, done.stderr.splitlines()
@@ -48,7 +48,41 @@ def test_a_full_stdout_is_one_line(arguments: str) -> None:
 
 
 def test_a_reader_that_has_enough_is_no_error() -> None:
-    assert command("imgcls models | true")[1] == []
+    assert command("imgcls models | true; exit ${PIPESTATUS[0]}") == (0, [])
+
+
+@pytest.mark.parametrize(("tell", "goes_on"), [("StdoutConsole().print('x')", True), ("print('x', flush=True)", False)])
+def test_a_reader_that_is_gone_is_no_failure_of_a_command(tell: str, goes_on: bool, tmp_path: Path) -> None:
+    (tmp_path / "job.py").write_text(
+        "from imgcls_ray import cli\n"
+        "from imgcls_ray.commands.terminal import StdoutConsole\n"
+        "@cli.app.command('tell', cls=cli.OneLineCommand)\n"
+        "def tell():\n"
+        f"    {tell}\n"
+        "    open('export', 'w')\n"
+        "cli.main()\n"
+    )
+    assert command("python job.py tell | true; exit ${PIPESTATUS[0]}", cwd=tmp_path) == (0, [])
+    # The summary of a job comes before its exports; who only prints has nothing more to do.
+    assert (tmp_path / "export").exists() == goes_on
+
+
+@pytest.mark.parametrize("nowhere", ["2> /dev/full", "2>&1 | true"])
+def test_a_log_that_nobody_can_read_ends_no_command(nowhere: str, tmp_path: Path) -> None:
+    (tmp_path / "job.py").write_text(
+        "import logging\n"
+        "from imgcls_ray import cli\n"
+        "from imgcls_ray.commands.terminal import native_stderr_aside\n"
+        "def job():\n"
+        "    cli.log_to_stderr()\n"
+        "    with native_stderr_aside():\n"
+        "        logging.getLogger('imgcls_ray').info('working')\n"
+        "    logging.getLogger('imgcls_ray').info('done')\n"
+        "cli.leave_with(job)\n"
+    )
+    code, lines = command("python job.py", cwd=tmp_path)
+    assert (code, [line.split()[-1] for line in lines]) == (0, ["working", "done"])
+    assert command(f"python job.py {nowhere}; exit ${{PIPESTATUS[0]}}", cwd=tmp_path) == (0, [])
 
 
 @pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-"])

@@ -6,9 +6,10 @@ Most of it is foreseen where it happens and has words of its own; this is for th
 from __future__ import annotations
 
 import errno
+import io
 import os
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from imgcls_ray.errors import ImgclsError, StorageError, UsageError
 
@@ -43,13 +44,31 @@ def open_standard_streams() -> None:
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
     if sys.stdout is None:
-        sys.stdout = _text_to(1)
-    if sys.stderr is None:
-        sys.stderr = _text_to(2)
+        sys.stdout = os.fdopen(1, "w", encoding="utf-8", errors="backslashreplace", closefd=False)
+    if sys.stderr is None or sys.stderr is sys.__stderr__:
+        sys.stderr = words_to(2)
 
 
-def _text_to(descriptor: int) -> TextIO:
-    return os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace", closefd=False)
+class _Words(io.FileIO):
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except OSError:
+            return len(data)
+
+
+def words_to(descriptor: int, *, closes: bool = False) -> TextIO:
+    """A stream for what is said while a command works: where nobody can read it any more, it is dropped.
+
+    A job of hours must not end because its terminal was closed, ``tee`` was killed, or the disk of its log is full.
+
+    Args:
+        descriptor: where it leads.
+        closes: whether that is closed with the stream.
+    """
+    encoding = getattr(sys.__stderr__, "encoding", None) or "utf-8"
+    buffer = io.BufferedWriter(_Words(descriptor, "w", closefd=closes))
+    return io.TextIOWrapper(buffer, encoding=encoding, errors="backslashreplace", line_buffering=True)
 
 
 def flush_stdout() -> None:
