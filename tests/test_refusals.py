@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from imgcls_ray.commands.refusals import as_refusal
-from imgcls_ray.errors import InputError, LabelStoreError, StorageError, UsageError
+from imgcls_ray.errors import InputError, LabelStoreError, ResourceError, StorageError, UsageError
 from imgcls_ray.inputs.listing import check_input
 from imgcls_ray.storage import DEFAULT_STORAGE, open_directory, open_file
 from imgcls_ray.store.opening import is_store
@@ -116,6 +116,33 @@ def test_refusals_are_told_and_other_errors_keep_their_stack(tmp_path: Path) -> 
     assert isinstance(denied, StorageError)
     assert as_refusal(FileNotFoundError(errno.ENOENT, "No such file", "/some/file")) is None
     assert as_refusal(OSError("no number")) is None
+
+
+def test_a_limit_on_processes_is_told() -> None:
+    for error in (
+        BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable"),
+        RuntimeError("can't start new thread"),
+    ):
+        refusal = as_refusal(error)
+        assert isinstance(refusal, ResourceError)
+        assert f"({error.args[-1]}); raise the limit of its user (`ulimit -u`) or container" in str(refusal)
+    assert as_refusal(RuntimeError("some mistake")) is None
+
+
+def test_a_command_that_may_start_no_thread_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "job.py").write_text(
+        "import threading\n"
+        "from imgcls_ray import cli\n"
+        "def refuse(*args, **kwargs):\n"
+        '    raise RuntimeError("can\'t start new thread")\n'
+        "threading._start_new_thread = threading._start_joinable_thread = refuse\n"
+        "cli.leave_with(threading.Thread(target=print).start)\n"
+    )
+    code, [line] = command("python job.py", cwd=tmp_path)
+    assert (code, line.partition(";")[0]) == (
+        2,
+        "imgcls: the system starts no more processes or threads for this command (can't start new thread)",
+    )
 
 
 def test_arrows_errors_are_told() -> None:

@@ -11,7 +11,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
-from imgcls_ray.errors import ImgclsError, StorageError, UsageError
+from imgcls_ray.errors import ImgclsError, ResourceError, StorageError, UsageError
 
 if TYPE_CHECKING:
     from typing import TextIO
@@ -34,6 +34,8 @@ _REFUSALS = frozenset(
         errno.ENAMETOOLONG,
     }
 )
+# Of Python, without a number.
+_NO_THREAD = "can't start new thread"
 
 
 def open_standard_streams() -> None:
@@ -98,8 +100,10 @@ def check_current_folder() -> None:
         raise UsageError("the current folder was removed; change to an existing one") from error
 
 
-def as_refusal(error: OSError) -> ImgclsError | None:
+def as_refusal(error: OSError | RuntimeError) -> ImgclsError | None:
     """The error of one line, if it is the system that refuses."""
+    if isinstance(error, RuntimeError):
+        return _too_many_processes(str(error)) if str(error) == _NO_THREAD else None
     try:
         flush_stdout()
     except StorageError as told:
@@ -108,6 +112,8 @@ def as_refusal(error: OSError) -> ImgclsError | None:
         check_current_folder()
     except UsageError as told:
         return told
+    if error.errno == errno.EAGAIN:
+        return _too_many_processes(os.strerror(error.errno))
     if error.errno not in _REFUSALS:
         return None
     reason = os.strerror(error.errno)
@@ -116,3 +122,10 @@ def as_refusal(error: OSError) -> ImgclsError | None:
     if str(error) == f"[Errno {error.errno}] {reason}":
         return StorageError(f"standard output, or a file, cannot be written: {reason}")
     return StorageError(" ".join(str(error).split()))  # Arrow's, with words of its own
+
+
+def _too_many_processes(reason: str) -> ResourceError:
+    return ResourceError(
+        f"the system starts no more processes or threads for this command ({reason}); raise the limit of its user "
+        "(`ulimit -u`) or container, or end others"
+    )
