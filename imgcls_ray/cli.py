@@ -73,7 +73,7 @@ def leave_with(program: Callable[[], object]) -> NoReturn:
         flush_stdout()
     except ImgclsError as error:
         _end(error)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:
         if (refusal := as_refusal(error)) is None:
             raise
         _end(refusal)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import itertools
 import re
+import select
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
@@ -39,6 +40,15 @@ class _OneLine:
                 raise
             _refuse(error, path, self.params)
 
+    def invoke(self, ctx: typer.Context) -> Any:
+        try:
+            return super().invoke(ctx)  # type: ignore[misc]
+        except BrokenPipeError:
+            # click would end the program with exit code 1. Whoever has read enough (`| head`) has what it wanted.
+            if not _is_reader_gone():
+                raise
+            return None
+
 
 class OneLineCommand(_OneLine, TyperCommand):  # type: ignore[misc]
     """A command of typer whose refusals are one line."""
@@ -54,6 +64,13 @@ class OneLineGroup(_OneLine, TyperGroup):  # type: ignore[misc]
             near = difflib.get_close_matches(args[0].lower(), self.list_commands(ctx), n=1, cutoff=0.5)
             hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(self.list_commands(ctx))}"
             raise UsageError(f"{args[0]}: {ctx.command_path} has no such command; {hint}") from error
+
+
+def _is_reader_gone() -> bool:
+    """Whether nobody reads standard output any more, as after ``| head``."""
+    output = select.poll()
+    output.register(1, 0)
+    return any(event & select.POLLERR for _, event in output.poll(0))
 
 
 def _refuse(error: Exception, path: str, params: Sequence[Any]) -> NoReturn:

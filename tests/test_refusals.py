@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from imgcls_ray.commands.refusals import as_refusal
-from imgcls_ray.errors import InputError, LabelStoreError, StorageError, UsageError
+from imgcls_ray.errors import InputError, LabelStoreError, ResourceError, StorageError, UsageError
 from imgcls_ray.inputs.listing import check_input
 from imgcls_ray.storage import DEFAULT_STORAGE, open_directory, open_file
 from imgcls_ray.store.opening import is_store
@@ -33,7 +33,7 @@ def public_folder() -> Iterator[Path]:
 
 def command(line: str, *, cwd: Path | None = None) -> tuple[int, list[str]]:
     """Run ``imgcls`` within a line of the shell; its exit code and stderr."""
-    script = f'imgcls() {{ "{sys.executable}" -m imgcls_ray.cli "$@"; }}; {line}'
+    script = f'python() {{ "{sys.executable}" "$@"; }}; imgcls() {{ python -m imgcls_ray.cli "$@"; }}; {line}'
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False, cwd=cwd, env=env)
     return done.returncode, done.stderr.splitlines()
@@ -48,7 +48,41 @@ def test_a_full_stdout_is_one_line(arguments: str) -> None:
 
 
 def test_a_reader_that_has_enough_is_no_error() -> None:
-    assert command("imgcls models | true")[1] == []
+    assert command("imgcls models | true; exit ${PIPESTATUS[0]}") == (0, [])
+
+
+@pytest.mark.parametrize(("tell", "goes_on"), [("StdoutConsole().print('x')", True), ("print('x', flush=True)", False)])
+def test_a_reader_that_is_gone_is_no_failure_of_a_command(tell: str, goes_on: bool, tmp_path: Path) -> None:
+    (tmp_path / "job.py").write_text(
+        "from imgcls_ray import cli\n"
+        "from imgcls_ray.commands.terminal import StdoutConsole\n"
+        "@cli.app.command('tell', cls=cli.OneLineCommand)\n"
+        "def tell():\n"
+        f"    {tell}\n"
+        "    open('export', 'w')\n"
+        "cli.main()\n"
+    )
+    assert command("python job.py tell | true; exit ${PIPESTATUS[0]}", cwd=tmp_path) == (0, [])
+    # The summary of a job comes before its exports; who only prints has nothing more to do.
+    assert (tmp_path / "export").exists() == goes_on
+
+
+@pytest.mark.parametrize("nowhere", ["2> /dev/full", "2>&1 | true"])
+def test_a_log_that_nobody_can_read_ends_no_command(nowhere: str, tmp_path: Path) -> None:
+    (tmp_path / "job.py").write_text(
+        "import logging\n"
+        "from imgcls_ray import cli\n"
+        "from imgcls_ray.commands.terminal import native_stderr_aside\n"
+        "def job():\n"
+        "    cli.log_to_stderr()\n"
+        "    with native_stderr_aside():\n"
+        "        logging.getLogger('imgcls_ray').info('working')\n"
+        "    logging.getLogger('imgcls_ray').info('done')\n"
+        "cli.leave_with(job)\n"
+    )
+    code, lines = command("python job.py", cwd=tmp_path)
+    assert (code, [line.split()[-1] for line in lines]) == (0, ["working", "done"])
+    assert command(f"python job.py {nowhere}; exit ${{PIPESTATUS[0]}}", cwd=tmp_path) == (0, [])
 
 
 @pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-"])
@@ -82,6 +116,33 @@ def test_refusals_are_told_and_other_errors_keep_their_stack(tmp_path: Path) -> 
     assert isinstance(denied, StorageError)
     assert as_refusal(FileNotFoundError(errno.ENOENT, "No such file", "/some/file")) is None
     assert as_refusal(OSError("no number")) is None
+
+
+def test_a_limit_on_processes_is_told() -> None:
+    for error in (
+        BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable"),
+        RuntimeError("can't start new thread"),
+    ):
+        refusal = as_refusal(error)
+        assert isinstance(refusal, ResourceError)
+        assert f"({error.args[-1]}); raise the limit of its user (`ulimit -u`) or container" in str(refusal)
+    assert as_refusal(RuntimeError("some mistake")) is None
+
+
+def test_a_command_that_may_start_no_thread_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "job.py").write_text(
+        "import threading\n"
+        "from imgcls_ray import cli\n"
+        "def refuse(*args, **kwargs):\n"
+        '    raise RuntimeError("can\'t start new thread")\n'
+        "threading._start_new_thread = threading._start_joinable_thread = refuse\n"
+        "cli.leave_with(threading.Thread(target=print).start)\n"
+    )
+    code, [line] = command("python job.py", cwd=tmp_path)
+    assert (code, line.partition(";")[0]) == (
+        2,
+        "imgcls: the system starts no more processes or threads for this command (can't start new thread)",
+    )
 
 
 def test_arrows_errors_are_told() -> None:

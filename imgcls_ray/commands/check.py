@@ -10,7 +10,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from imgcls_ray.commands.terminal import native_stderr_aside
+from imgcls_ray.commands.terminal import StdoutConsole, native_stderr_aside
 from imgcls_ray.config import CheckConfig, make_config, nested, read_values
 from imgcls_ray.datasets.findings import FindingCode, Severity
 from imgcls_ray.errors import CheckFailedError, StoppedError, UsageError
@@ -96,7 +96,7 @@ def check_output(output: str, storage: StorageOptions) -> None:
 
 
 def _tell(result: CheckResult, config: CheckConfig) -> None:
-    console = Console(highlight=False, markup=False, soft_wrap=True)
+    console = StdoutConsole(highlight=False, markup=False, soft_wrap=True)
     shares = ", ".join(f"{count:,} to {split}" for split, count in result.num_images.items())
     num_classes = sum(name is not None for name in result.class_names)
     console.print(

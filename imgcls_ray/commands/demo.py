@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
 from imgcls_ray.commands import predict as predict_command
+from imgcls_ray.commands.terminal import StdoutConsole
 from imgcls_ray.config import DemoConfig, make_config, read_values
 from imgcls_ray.demo.draw import draw_dataset
 from imgcls_ray.demo.fit import IMAGE_SIZE, NUM_EPOCHS, NUM_IMAGES_PER_CLASS, fit_demo_model
@@ -31,6 +31,8 @@ from imgcls_ray.store.opening import open_store
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from rich.console import Console
 
     from imgcls_ray.config import Plain, Values
     from imgcls_ray.demo.draw import DemoDataset
@@ -52,7 +54,7 @@ def run(config_file: Path | None, overrides: Sequence[str], flags: Values) -> No
     output = Path(config.output)
     if output.exists():
         raise UsageError(f"{output}: already exists; remove it, or give another --output")
-    console = Console(highlight=False, soft_wrap=True)
+    console = StdoutConsole(highlight=False, soft_wrap=True)
     console.print(f"[bold]1. draw[/bold] a data set of shapes in {output / 'data'}")
     dataset = draw_dataset(
         output / "data", images_per_class=NUM_IMAGES_PER_CLASS, to_label_per_class=_TO_LABEL_PER_CLASS, size=IMAGE_SIZE

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from imgcls_ray.commands.check import check_output, plain
 from imgcls_ray.commands.device import settle_device
-from imgcls_ray.commands.terminal import native_stderr_aside
+from imgcls_ray.commands.terminal import StdoutConsole, native_stderr_aside
 from imgcls_ray.config import EvaluateConfig, make_config, read_values
 from imgcls_ray.errors import ImageErrorCode, StoppedError
 from imgcls_ray.options import storage_options
@@ -61,7 +61,7 @@ def run(config_file: Path | None, overrides: Sequence[str], flags: Values) -> No
 
 
 def _tell(result: Evaluation, config: EvaluateConfig) -> None:
-    console = Console(highlight=False, markup=False, soft_wrap=True)
+    console = StdoutConsole(highlight=False, markup=False, soft_wrap=True)
     console.print(
         f"{result.model_name} on {result.split} of {result.dataset}: {counted(result.num_images, 'image')}, "
         f"{result.num_dataset_classes:,} of the model's {len(result.class_names):,} classes; "

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from imgcls_ray.commands.terminal import native_stderr_aside
+from imgcls_ray.commands.terminal import StdoutConsole, native_stderr_aside
 from imgcls_ray.config import ExportConfig, make_config, read_values
 from imgcls_ray.errors import StoppedError
 from imgcls_ray.export.gate import percent, words_of_accuracy, words_of_speed
@@ -45,7 +45,7 @@ def run(config_file: Path | None, overrides: Sequence[str], flags: Values) -> No
 def _tell(report: ExportReport, config: ExportConfig) -> None:
     from imgcls_ray.export.images import DRAWN
 
-    console = Console(highlight=False, markup=False, soft_wrap=True)
+    console = StdoutConsole(highlight=False, markup=False, soft_wrap=True)
     before, after = report["size_bytes"]["before"] / 2**20, report["size_bytes"]["after"] / 2**20
     console.print(
         f"{config.output}: {config.model} as {config.format}, {report['precision']}, {after:.1f} MiB "

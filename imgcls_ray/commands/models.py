@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
+from imgcls_ray.commands.terminal import StdoutConsole
 from imgcls_ray.config import ListModelsConfig, NewModelConfig, make_config, read_values
 from imgcls_ray.errors import UsageError
 from imgcls_ray.models.zoo import ZOO
@@ -47,7 +47,7 @@ def show(config_file: Path | None, overrides: Sequence[str], flags: Values) -> N
     if config.json_:
         print(json.dumps([asdict(model) for model in models], indent=2))
         return
-    Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH).print(_table(models))
+    StdoutConsole(width=None if sys.stdout.isatty() else _PIPE_WIDTH).print(_table(models))
     print(
         f"{len(models)} of {len(ZOO)} networks. Create a model folder with `imgcls models new NAME --output DIR`; "
         "other networks of timm are called timm:NAME."

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from imgcls_ray.commands.terminal import native_stderr_aside
+from imgcls_ray.commands.terminal import StdoutConsole, native_stderr_aside
 from imgcls_ray.config import LabelConfig, PredictConfig, check_keys, make_config, read_values
 from imgcls_ray.errors import ImageErrorCode, JobFailedError, StoppedError, UsageError
 from imgcls_ray.words import counted, duration
@@ -177,7 +177,7 @@ def _way_out(error: ImageError) -> str:
 
 
 def _tell_plan(report: PredictReport, config: PredictConfig) -> None:
-    console = Console(highlight=False, markup=False, soft_wrap=True)
+    console = StdoutConsole(highlight=False, markup=False, soft_wrap=True)
     plan = report.plan
     if report.num_left_open:
         console.print(
@@ -195,7 +195,7 @@ def _tell_plan(report: PredictReport, config: PredictConfig) -> None:
 def _tell(report: PredictReport, config: PredictConfig) -> None:
     from imgcls_ray.store.schema import STATUS_OK
 
-    console = Console(highlight=False, markup=False, soft_wrap=True)
+    console = StdoutConsole(highlight=False, markup=False, soft_wrap=True)
     done = [run for run in report.runs if run.num_images]
     for run in done:
         if run.num_done_before:

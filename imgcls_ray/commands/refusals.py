@@ -6,11 +6,12 @@ Most of it is foreseen where it happens and has words of its own; this is for th
 from __future__ import annotations
 
 import errno
+import io
 import os
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from imgcls_ray.errors import ImgclsError, StorageError, UsageError
+from imgcls_ray.errors import ImgclsError, ResourceError, StorageError, UsageError
 
 if TYPE_CHECKING:
     from typing import TextIO
@@ -33,6 +34,8 @@ _REFUSALS = frozenset(
         errno.ENAMETOOLONG,
     }
 )
+# Of Python, without a number.
+_NO_THREAD = "can't start new thread"
 
 
 def open_standard_streams() -> None:
@@ -43,13 +46,31 @@ def open_standard_streams() -> None:
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
     if sys.stdout is None:
-        sys.stdout = _text_to(1)
-    if sys.stderr is None:
-        sys.stderr = _text_to(2)
+        sys.stdout = os.fdopen(1, "w", encoding="utf-8", errors="backslashreplace", closefd=False)
+    if sys.stderr is None or sys.stderr is sys.__stderr__:
+        sys.stderr = words_to(2)
 
 
-def _text_to(descriptor: int) -> TextIO:
-    return os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace", closefd=False)
+class _Words(io.FileIO):
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except OSError:
+            return len(data)
+
+
+def words_to(descriptor: int, *, closes: bool = False) -> TextIO:
+    """A stream for what is said while a command works: where nobody can read it any more, it is dropped.
+
+    A job of hours must not end because its terminal was closed, ``tee`` was killed, or the disk of its log is full.
+
+    Args:
+        descriptor: where it leads.
+        closes: whether that is closed with the stream.
+    """
+    encoding = getattr(sys.__stderr__, "encoding", None) or "utf-8"
+    buffer = io.BufferedWriter(_Words(descriptor, "w", closefd=closes))
+    return io.TextIOWrapper(buffer, encoding=encoding, errors="backslashreplace", line_buffering=True)
 
 
 def flush_stdout() -> None:
@@ -79,8 +100,10 @@ def check_current_folder() -> None:
         raise UsageError("the current folder was removed; change to an existing one") from error
 
 
-def as_refusal(error: OSError) -> ImgclsError | None:
+def as_refusal(error: OSError | RuntimeError) -> ImgclsError | None:
     """The error of one line, if it is the system that refuses."""
+    if isinstance(error, RuntimeError):
+        return _too_many_processes(str(error)) if str(error) == _NO_THREAD else None
     try:
         flush_stdout()
     except StorageError as told:
@@ -89,6 +112,8 @@ def as_refusal(error: OSError) -> ImgclsError | None:
         check_current_folder()
     except UsageError as told:
         return told
+    if error.errno == errno.EAGAIN:
+        return _too_many_processes(os.strerror(error.errno))
     if error.errno not in _REFUSALS:
         return None
     reason = os.strerror(error.errno)
@@ -97,3 +122,10 @@ def as_refusal(error: OSError) -> ImgclsError | None:
     if str(error) == f"[Errno {error.errno}] {reason}":
         return StorageError(f"standard output, or a file, cannot be written: {reason}")
     return StorageError(" ".join(str(error).split()))  # Arrow's, with words of its own
+
+
+def _too_many_processes(reason: str) -> ResourceError:
+    return ResourceError(
+        f"the system starts no more processes or threads for this command ({reason}); raise the limit of its user "
+        "(`ulimit -u`) or container, or end others"
+    )

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from imgcls_ray.commands.device import settle_device
-from imgcls_ray.commands.terminal import native_stderr_aside
+from imgcls_ray.commands.terminal import StdoutConsole, native_stderr_aside
 from imgcls_ray.config import ServeConfig, make_config, nested, read_values
 from imgcls_ray.errors import ResourceError, UsageError
 from imgcls_ray.machine import available_cores, cores_in_words
@@ -38,7 +38,7 @@ def run(config_file: Path | None, overrides: Sequence[str], flags: Values) -> No
         ImgclsError: with the exit code.
     """
     config = settle_device(make_config(ServeConfig, nested(read_values(ServeConfig, config_file, overrides, flags))))
-    console = Console(highlight=False, markup=False, soft_wrap=True)
+    console = StdoutConsole(highlight=False, markup=False, soft_wrap=True)
     num_cores = available_cores()
     _check(config, num_cores)
     _warn(config)

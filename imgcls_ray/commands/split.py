@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
+from imgcls_ray.commands.terminal import StdoutConsole
 from imgcls_ray.config import SplitConfig, make_config, read_values
 from imgcls_ray.datasets.split import split_dataset
 from imgcls_ray.words import counted
@@ -33,7 +33,7 @@ def run(config_file: Path | None, overrides: Sequence[str], flags: Values) -> No
         delimiter=config.delimiter,
         split_folders=config.split_places,
     )
-    Console(highlight=False, markup=False).print(_table(report))
+    StdoutConsole(highlight=False, markup=False).print(_table(report))
     for line in _notes(report):
         print(line)
 

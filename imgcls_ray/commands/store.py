@@ -7,8 +7,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-
+from imgcls_ray.commands.terminal import StdoutConsole
 from imgcls_ray.config import (
     CompactConfig,
     HistoryConfig,
@@ -31,6 +30,8 @@ from imgcls_ray.words import counted
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
+
+    from rich.console import Console
 
     from imgcls_ray.config import Values
     from imgcls_ray.store.label_store import LabelStore
@@ -133,7 +134,7 @@ def compact(config_file: Path | None, overrides: Sequence[str], flags: Values) -
 
 
 def _console() -> Console:
-    return Console(highlight=False, markup=False, soft_wrap=True)
+    return StdoutConsole(highlight=False, markup=False, soft_wrap=True)
 
 
 def _short_time(text: str) -> str:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from imgcls_ray.commands.check import check_output, plain
+from imgcls_ray.commands.terminal import StdoutConsole
 from imgcls_ray.config import DiffConfig, make_config, read_values
 from imgcls_ray.errors import UsageError
 from imgcls_ray.json_files import encode_json
@@ -52,7 +52,7 @@ def run(config_file: Path | None, overrides: Sequence[str], flags: Values) -> No
 
 
 def _tell(diff: StoreDiff) -> None:
-    console = Console(highlight=False, markup=False, soft_wrap=True)
+    console = StdoutConsole(highlight=False, markup=False, soft_wrap=True)
     console.print(f"A: {diff.a.uri}: {diff.a.model}, fingerprint {diff.a.fingerprint[:12]}")
     console.print(f"B: {diff.b.uri}: {diff.b.model}, fingerprint {diff.b.fingerprint[:12]}")
     share = f" ({diff.num_changed / diff.num_compared:.2%})" if diff.num_compared else ""

@@ -7,11 +7,27 @@ import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from rich.console import Console
+
+from imgcls_ray.commands.refusals import words_to
 from imgcls_ray.errors import ImgclsError
 from imgcls_ray.storage.scratch import scratch_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+
+class StdoutConsole(Console):
+    """Tells what came of a command; where nobody reads it any more (``| head``), the command still goes on to its end.
+
+    rich would end it there with exit code 1: before it has written an export, or seen that too many images failed.
+    """
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, 1)
+        os.close(null)
 
 
 @contextmanager
@@ -24,7 +40,7 @@ def native_stderr_aside() -> Iterator[None]:
     terminal = os.dup(2)
     before = sys.stderr
     with (
-        os.fdopen(terminal, "w", buffering=1, encoding="utf-8", errors="backslashreplace") as words,
+        words_to(terminal, closes=True) as words,
         scratch_file("stderr") as native,
     ):
         before.flush()

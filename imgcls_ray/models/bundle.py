@@ -12,6 +12,7 @@ import hashlib
 import logging
 import os
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
@@ -84,11 +85,17 @@ def read_bundle(folder: ModelFolder) -> Bundle | None:
         if (record := parse_record(content, folder.spec)) is None:
             return None
         for name, sha256 in record.files.items():
-            check_file(place, name, sha256)
+            check_file(place, name, sha256, record=RECORD_FILE)
         return Bundle(place / NETWORK_FILES[0], _logits(record, folder.spec), hashlib.sha256(content).hexdigest())
     except (ModelFolderError, OSError, ValueError) as error:
-        logger.warning("%s: the converted network is left aside: %s", place, error)
+        _tell_left_aside(place, str(error))
         return None
+
+
+@cache
+def _tell_left_aside(place: Path, reason: str) -> None:
+    """Once in a process, which looks for the converted network several times."""
+    logger.warning("%s: the converted network is left aside: %s", place, reason)
 
 
 def parse_record(content: bytes, spec: ModelSpec) -> BundleRecord | None:

@@ -250,8 +250,13 @@ def open_model_folder(path: Path) -> ModelFolder:
     return ModelFolder(path, spec)
 
 
-def check_file(folder: Path, name: str, expected: str) -> None:
+def check_file(folder: Path, name: str, expected: str, *, record: str = SPEC_FILE) -> None:
     """Compare a file of a network with its hash (SHA-256).
+
+    Args:
+        folder, name: of the file.
+        expected: its hash.
+        record: name of the file that has the hash.
 
     Raises:
         ModelFolderError: it is missing, too large, unreadable or another one.
@@ -269,7 +274,7 @@ def check_file(folder: Path, name: str, expected: str) -> None:
         raise ModelFolderError(f"{path}: cannot be read: {error.strerror}") from error
     if found != expected:
         raise ModelFolderError(
-            f"{folder}: {name} is not the file that {SPEC_FILE} describes "
+            f"{folder}: {name} is not the file that {record} describes "
             f"(sha256 {found[:12]}…, expected {expected[:12]}…); use the folder exactly as it was written"
         )
 

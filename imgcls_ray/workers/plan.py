@@ -93,10 +93,12 @@ def choose_plan(
         # Some of them run as they should, and the others wait for machines.
         return plan
     if num_now:
+        kept = sum(room.kept_bytes for room in rooms)
         logger.warning(
-            "%s may run out of memory: it has %s left, and %s of %s should have %s",
+            "%s may run out of memory: it has %s left%s, and %s of %s should have %s",
             place,
             gigabytes(sum(room.num_bytes for room in rooms)),
+            f", of which {gigabytes(kept)} should stay free" if kept else "",
             counted(number, "worker"),
             counted(cores, "core"),
             gigabytes(number * memory.of(cores)),

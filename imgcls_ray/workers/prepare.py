@@ -14,6 +14,7 @@ from imgcls_ray.machine import available_cores, available_memory
 from imgcls_ray.models.engines.load import native_bf16_of, preparation_of, prepare_engine
 from imgcls_ray.models.engines.memory import NetworkMemory, can_measure, known_memory, measure_memory
 from imgcls_ray.words import counted
+from imgcls_ray.workers.kept_warnings import kept_warnings
 from imgcls_ray.workers.local_pool import LocalPool
 from imgcls_ray.workers.plan import choose_plan, within
 from imgcls_ray.workers.pool import is_on_cluster, is_on_ray
@@ -23,9 +24,10 @@ from imgcls_ray.workers.ray_precision import precision_of_nodes
 from imgcls_ray.workers.sizing import ACTOR_BYTES, LOCAL_BYTES, Room, WorkerMemory, gigabytes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from imgcls_ray.config import CheckConfig, EvaluateConfig, Precision, PredictConfig
+    from imgcls_ray.models.engines.converted import Preparation
     from imgcls_ray.models.folder import ModelFolder
     from imgcls_ray.workers.forks import ForkServer
     from imgcls_ray.workers.pool import Pool
@@ -36,7 +38,6 @@ logger = logging.getLogger(__name__)
 _KEPT_FREE_BYTES = 512 * 2**20
 # What loading a network takes beside its weights, which are in memory as they are kept and as they are computed with.
 _LOADING_BYTES = 256 * 2**20
-_LOADS = ", each loads the model"
 
 
 def check_resources(
@@ -115,7 +116,7 @@ def start_workers(config: CheckConfig, local: LocalPool) -> Pool:
     if is_on_ray(config):
         start_ray(uses_gpus=False)
         pool = RayPool(plan_workers(config.num_workers, 0))
-    _tell_of_start(pool.plan.num_cpu_workers, "", on_ray=is_on_ray(config))
+    _tell_of_start(pool.plan.num_cpu_workers, loads_model=False, on_ray=is_on_ray(config))
     return pool
 
 
@@ -146,7 +147,7 @@ def start_classifiers(
     network = _Network(folder, config, embedding, precision or config.precision)
     pool = _start_on_ray(network, num_gpus=num_gpus)
     num_workers = pool.plan.num_cpu_workers + pool.plan.num_gpu_workers
-    _tell_of_start(num_workers, _LOADS, cores=pool.plan.cores_per_worker, on_ray=True)
+    _tell_of_start(num_workers, loads_model=True, cores=pool.plan.cores_per_worker, on_ray=True)
     return pool
 
 
@@ -161,9 +162,9 @@ def start_locally(
 ) -> LocalPool:
     """As ``start_classifiers``, on the local pool, of which all workers will be needed, or one with all cores."""
     network = _Network(folder, config, embedding, precision or config.precision)
-    network.tell_of_preparation("cpu")
-    if network.is_to_prepare("cpu"):
-        local.call(network.prepare_for_cpus)
+    if preparation := network.preparation("cpu"):
+        network.tell_of_preparation(preparation)
+        network.tell_of_check(preparation, local.call(network.prepare_for_cpus))
     num_left = available_memory()
     # Where it is not told what is left, it is of no use to know what is needed.
     memory = None if num_left is None else network.memory(local.call)
@@ -179,7 +180,7 @@ def start_locally(
     )
     if not is_alone:
         local.plan = plan
-    _tell_of_start(plan.num_cpu_workers, _LOADS, cores=plan.cores_per_worker, on_ray=False)
+    _tell_of_start(plan.num_cpu_workers, loads_model=True, cores=plan.cores_per_worker, on_ray=False)
     return local
 
 
@@ -196,12 +197,13 @@ def shared_precision(config: EvaluateConfig | PredictConfig, folder: ModelFolder
 def _start_on_ray(network: _Network, *, num_gpus: int) -> RayPool:
     config = network.config
     device = "cuda" if config.uses_gpus else "cpu"
-    network.tell_of_preparation(device)
+    if preparation := network.preparation(device):
+        network.tell_of_preparation(preparation)
     # Asked before Ray is started: then there is one in any case.
     on_cluster = is_on_cluster(config)
     with ThreadPoolExecutor(1) as beside:
         # Converting a network takes as long as Ray's start, which is beside it.
-        prepared = beside.submit(_prepare_and_measure, network, device, on_cluster=on_cluster)
+        prepared = beside.submit(_prepare_and_measure, network, device, preparation, on_cluster=on_cluster)
         if config.gpu_ids:
             show_gpus(config.gpu_ids)
         start_ray(uses_gpus=config.uses_gpus)
@@ -227,10 +229,12 @@ def _start_on_ray(network: _Network, *, num_gpus: int) -> RayPool:
     )
 
 
-def _prepare_and_measure(network: _Network, device: str, *, on_cluster: bool) -> NetworkMemory | None:
-    if network.is_to_prepare(device):
+def _prepare_and_measure(
+    network: _Network, device: str, preparation: Preparation | None, *, on_cluster: bool
+) -> NetworkMemory | None:
+    if preparation is not None:
         try:
-            _in_new_process(network.prepare_for_cpus)
+            network.tell_of_check(preparation, _in_new_process(network.prepare_for_cpus))
         except BrokenExecutor as death:
             raise JobFailedError(f"a process that was to get the workers ready ended: {death}") from death
     # With GPUs it is their memory that matters.
@@ -294,31 +298,41 @@ class _Network:
         left = available_memory()
         if on_cluster and left is not None and left < 2 * self.folder.num_bytes + _LOADING_BYTES:
             return f"this machine has {gigabytes(left)} left"
-        if self.is_to_prepare("cpu"):
+        if self.preparation("cpu") is not None:
             # Then the measured process would prepare it, which takes much more.
             return "the prepared network cannot be kept"
         return ""
 
-    def is_to_prepare(self, device: str) -> bool:
-        return preparation_of(self.folder, self.config.engine, device, self.embedding) is not None
+    def preparation(self, device: str) -> Preparation | None:
+        """What is to be done before workers load it; it reads and hashes files."""
+        return preparation_of(self.folder, self.config.engine, device, self.embedding)
 
-    def tell_of_preparation(self, device: str) -> None:
+    def tell_of_preparation(self, preparation: Preparation) -> None:
         """Log what takes long."""
-        if preparation_of(self.folder, self.config.engine, device, self.embedding) == "conversion":
+        if preparation == "conversion":
             logger.info(
                 "%s: converting the network once, about 15 s; later commands use the converted one", self.folder.path
             )
 
-    def prepare_for_cpus(self) -> None:
-        """For another process to call, which then gives the memory back."""
-        prepare_engine(self.folder, self.config.engine, "cpu", self.embedding)
+    def tell_of_check(self, preparation: Preparation, warnings: Sequence[str]) -> None:
+        """Log what the process found that prepared the network; before a conversion, this one has told it."""
+        if preparation == "check":
+            for words in warnings:
+                logger.warning("%s", words)
+
+    def prepare_for_cpus(self) -> list[str]:
+        """For another process to call, which then gives the memory back. Returns its warnings: nobody sees its log."""
+        with kept_warnings() as warnings:
+            prepare_engine(self.folder, self.config.engine, "cpu", self.embedding)
+        return warnings
 
     def measure(self) -> NetworkMemory | None:
         """For another process to call, in which nothing has been prepared."""
         return measure_memory(self.folder, **self._load)
 
 
-def _tell_of_start(num_workers: int, what_they_do: str, *, cores: int = 1, on_ray: bool) -> None:
+def _tell_of_start(num_workers: int, *, loads_model: bool, cores: int = 1, on_ray: bool) -> None:
     workers = counted(num_workers, "worker") if on_ray else counted(num_workers, "process", "processes")
+    loads = "" if not loads_model else ", each loads the model" if num_workers > 1 else ", which loads the model"
     of_cores = f" of {cores} cores" if cores > 1 else ""
-    logger.info("starting %s%s on %s%s", workers, of_cores, "Ray" if on_ray else "this machine", what_they_do)
+    logger.info("starting %s%s on %s%s", workers, of_cores, "Ray" if on_ray else "this machine", loads)

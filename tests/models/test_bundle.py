@@ -189,10 +189,13 @@ def test_a_damaged_one_is_left_aside_with_a_warning(
 ) -> None:
     DAMAGES[damage](model)
     with caplog.at_level(logging.WARNING, "imgcls_ray"):
+        # A command looks for it several times.
+        assert needed_preparation(open_model_folder(model), embedding=False) == "conversion"
         assert used(model) == converts_itself
     [line] = [record.getMessage() for record in caplog.records]
     assert line.startswith(f"{model / BUNDLE}: the converted network is left aside: ")
     assert "\n" not in line
+    assert "model.json" not in line
 
 
 @pytest.mark.parametrize("changed", ["weights_sha256", "conversion"])

@@ -11,6 +11,7 @@ import pytest
 
 from imgcls_ray.errors import StorageError
 from imgcls_ray.models.engines import cached
+from tests.storage.test_scratch import files_of_at_most
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -114,3 +115,17 @@ def test_a_cache_that_cannot_be_written_is_told_in_a_line(
         StorageError, match=r"cannot be saved there: .*; set IMGCLS_CACHE to a folder that you can write"
     ):
         cached.cached_network(small_model, embedding=False)
+
+
+def test_a_disk_that_fills_up_meanwhile_is_told_in_a_line(
+    small_model: ModelFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("IMGCLS_CACHE", str(tmp_path))
+    with (
+        files_of_at_most(100_000),
+        pytest.raises(
+            StorageError, match=r"cannot be saved there: OpenVINO cannot write it \(.*error\); set IMGCLS_CACHE to"
+        ),
+    ):
+        cached.cached_network(small_model, embedding=False)
+    assert [path.name for path in (tmp_path / "openvino").iterdir() if not path.name.endswith(".lock")] == []

@@ -92,7 +92,7 @@ def test_one_worker_of_two_cores_writes_the_bytes_of_two_workers(
     started = [line for line in caplog.messages if line.startswith("starting")]
     assert started == [
         "starting 2 processes on this machine, each loads the model",
-        "starting 1 process of 2 cores on this machine, each loads the model",
+        "starting 1 process of 2 cores on this machine, which loads the model",
     ]
     assert shared == one_each
     assert len(shared) == 5

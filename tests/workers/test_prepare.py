@@ -67,7 +67,7 @@ def test_where_nothing_can_be_measured_no_process_is_started(
 ) -> None:
     monkeypatch.setattr(prepare, "can_measure", lambda: False)
     assert network.memory(lambda _: pytest.fail("a process for nothing")) is None
-    assert not network.is_to_prepare("cpu")
+    assert network.preparation("cpu") is None
 
 
 def test_a_network_whose_preparation_cannot_be_kept_is_not_measured_with_it(
@@ -95,14 +95,30 @@ def test_the_network_is_measured_in_another_process_than_it_is_prepared_in(
     def call(function: Any) -> Any:
         called.append(function.__name__)
         monkeypatch.setattr(prepare, "preparation_of", lambda *_: None)
-        return MEMORY if function.__name__ == "measure" else None
+        return MEMORY if function.__name__ == "measure" else []
 
     monkeypatch.setattr(prepare, "_in_new_process", call)
     monkeypatch.setattr(prepare, "preparation_of", lambda *_: "check")
-    assert _prepare_and_measure(network, "cpu", on_cluster=False) == MEMORY
+    assert _prepare_and_measure(network, "cpu", "check", on_cluster=False) == MEMORY
     assert called == ["prepare_for_cpus", "measure"]
-    assert _prepare_and_measure(network, "cuda", on_cluster=False) is None
+    assert _prepare_and_measure(network, "cuda", None, on_cluster=False) is None
     assert called == ["prepare_for_cpus", "measure"]
+
+
+def test_what_the_process_warns_of_that_checks_a_network_is_told(
+    network: _Network, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its own log is seen by nobody; and what is wrong with a network that is converted was told before."""
+    monkeypatch.setattr(prepare, "prepare_engine", lambda *_: logging.getLogger("imgcls_ray.x").warning("%s", "aside"))
+    warnings = network.prepare_for_cpus()
+    assert warnings == ["aside"]
+    monkeypatch.setattr(prepare, "_in_new_process", lambda _: warnings)
+    monkeypatch.setattr(_Network, "memory", lambda *_, **__: MEMORY)
+    caplog.clear()
+    _prepare_and_measure(network, "cpu", "conversion", on_cluster=False)
+    assert caplog.messages == []
+    _prepare_and_measure(network, "cpu", "check", on_cluster=False)
+    assert caplog.messages == ["aside"]
 
 
 def test_each_call_has_a_process_of_its_own() -> None:
@@ -117,7 +133,7 @@ def test_the_death_of_what_prepares_is_one_line(network: _Network, monkeypatch: 
     monkeypatch.setattr(prepare, "_in_new_process", die)
     monkeypatch.setattr(prepare, "preparation_of", lambda *_: "conversion")
     with pytest.raises(JobFailedError, match="a process that was to get the workers ready ended: A process was"):
-        _prepare_and_measure(network, "cpu", on_cluster=False)
+        _prepare_and_measure(network, "cpu", "conversion", on_cluster=False)
 
 
 def test_whether_a_cluster_is_given_is_asked_before_ray_is_started(

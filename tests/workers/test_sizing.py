@@ -81,8 +81,10 @@ def test_margins_choose_the_number_and_refuse_nothing(caplog: pytest.LogCaptureF
         assert plan(container, memory=small) == WorkerPlan(1, bytes_per_worker=network.of_worker(1))
         assert plan(container, memory=small, num_workers=4) == WorkerPlan(4, bytes_per_worker=network.of_worker(1))
     assert caplog.messages == [
-        "this machine may run out of memory: it has 0.9 GB left, and 1 worker of 1 core should have 0.9 GB",
-        "this machine may run out of memory: it has 0.9 GB left, and 4 workers of 1 core should have 3.6 GB",
+        "this machine may run out of memory: it has 0.9 GB left, of which 0.5 GB should stay free, "
+        "and 1 worker of 1 core should have 0.9 GB",
+        "this machine may run out of memory: it has 0.9 GB left, of which 0.5 GB should stay free, "
+        "and 4 workers of 1 core should have 3.6 GB",
     ]
 
 

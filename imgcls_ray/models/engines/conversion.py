@@ -13,6 +13,8 @@ from dataclasses import asdict
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
+from imgcls_ray.words import shortened
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -24,6 +26,7 @@ NETWORK_FILES = ("network.xml", "network.bin")
 """Graph and weights."""
 # To be counted up with every change of this package that changes converted networks, in whatever digit.
 _CONVERSION_VERSION = 1
+_MAX_WORDS = 200
 
 
 def conversion_key(spec: ModelSpec, *, embedding: bool) -> str:
@@ -75,4 +78,7 @@ def convert_network(network: nn.Module, size: int, place: Path) -> None:
     for number, operation in enumerate(converted.get_ordered_ops()):
         operation.set_friendly_name(f"{operation.get_type_name()}_{number}")
     # Weights stay float32: halving them here would change labels, and the engine chooses its own precision.
-    ov.save_model(converted, place / NETWORK_FILES[0], compress_to_fp16=False)
+    try:
+        ov.save_model(converted, place / NETWORK_FILES[0], compress_to_fp16=False)
+    except RuntimeError as error:  # of a full disk it says "basic_ios::clear: iostream error"
+        raise OSError(f"OpenVINO cannot write it ({shortened(str(error), _MAX_WORDS)})") from error

@@ -10,7 +10,7 @@ import logging
 import os
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 
@@ -27,14 +27,14 @@ from imgcls_ray.storage import DEFAULT_STORAGE, open_directory
 from imgcls_ray.storage.scratch import scratch_folder
 
 if TYPE_CHECKING:
-    from typing import Literal
-
     from imgcls_ray.models.bundle import Bundle
     from imgcls_ray.models.folder import ModelFolder
     from imgcls_ray.models.spec import ModelSpec
     from imgcls_ray.storage.options import StorageOptions
 
 logger = logging.getLogger(__name__)
+
+Preparation: TypeAlias = Literal["check", "conversion"]
 
 _RIGHT, _WRONG = "right", "wrong"
 
@@ -61,7 +61,7 @@ def bundled_logits(folder: ModelFolder) -> np.ndarray | None:
     return bundle.logits if bundle is not None and _verdict(bundle) == _RIGHT else None
 
 
-def needed_preparation(folder: ModelFolder, *, embedding: bool) -> Literal["check", "conversion"] | None:
+def needed_preparation(folder: ModelFolder, *, embedding: bool) -> Preparation | None:
     """What ``converted_network`` would have to do before the network can be read."""
     if not embedding and (bundle := read_bundle(folder)) is not None:
         verdict = _verdict(bundle)

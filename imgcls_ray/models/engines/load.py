@@ -25,10 +25,10 @@ from imgcls_ray.words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from typing import Literal
 
     from torch import nn
 
+    from imgcls_ray.models.engines.converted import Preparation
     from imgcls_ray.models.folder import ModelFolder
 
 __all__ = [
@@ -121,9 +121,7 @@ def check_engine(folder: ModelFolder, engine: EngineName, device: str, embedding
         raise UsageError(f"{what}, which runs on OpenVINO on the CPU; give engine=openvino device=cpu, {way_out}")
 
 
-def preparation_of(
-    folder: ModelFolder, engine: EngineName, device: str, embedding: bool
-) -> Literal["check", "conversion"] | None:
+def preparation_of(folder: ModelFolder, engine: EngineName, device: str, embedding: bool) -> Preparation | None:
     """What ``prepare_engine`` has to do: compare the converted network of the folder, or convert; None for nothing."""
     if not runs_converted(folder, engine, device):
         return None
