@@ -33,7 +33,7 @@ from benchmarks.common import (
     read_parts,
     steady_rate,
 )
-from benchmarks.mosaics import NUM_CLASSES, compose, encode, read_photographs, shrink, soften
+from benchmarks.mosaics import NUM_CLASSES, QUALITY, compose, encode, read_photographs, shrink, soften
 from imgcls_ray.demo.fit import fit_demo_model
 from imgcls_ray.images.decoder import decode_scaled
 from imgcls_ray.images.fast_jpeg import choose_scale
@@ -75,6 +75,7 @@ class Mosaic(NamedTuple):
     label: int
     seed: int
     sigma: float
+    quality: int = QUALITY
 
 
 class Decoding(NamedTuple):
@@ -152,6 +153,7 @@ def agree(
     pictures: Sequence[str],
     margins: Sequence[int],
     sharpness: Sequence[float],
+    quality: int,
     num_train: int,
     num_processes: int,
 ) -> None:
@@ -166,7 +168,7 @@ def agree(
         classifier = _train(photographs, Path(folder, "model"), num_train)
         counts = {size: int(count) for size, _, count in (text.partition("=") for text in pictures)}
         mosaics = [
-            (size, Mosaic(int(width), int(height), number % NUM_CLASSES, number, sigma))
+            (size, Mosaic(int(width), int(height), number % NUM_CLASSES, number, sigma, quality))
             for sigma in sharpness
             for size, count in counts.items()
             for width, _, height in [size.partition("x")]
@@ -181,7 +183,7 @@ def agree(
                     for key in ((size, mosaic.sigma, margin), ("all", mosaic.sigma, margin), ("all", -1, margin)):
                         comparisons[key].add(whole, decoding, (labels[0], said), mosaic.label)
     for (size, sigma, margin), comparison in sorted(comparisons.items()):
-        comparison.emit(size=size, blur="all" if sigma < 0 else sigma, margin=margin)
+        comparison.emit(size=size, blur="all" if sigma < 0 else sigma, quality=quality, margin=margin)
 
 
 def _train(photographs: Photographs, path: Path, count: int) -> ImageClassifier:
@@ -239,7 +241,7 @@ def _decode(task: tuple[Path, Mosaic, tuple[int, ...]]) -> list[Decoding]:
     photos, mosaic, margins = task
     rng = np.random.default_rng(mosaic.seed)
     photographs = _photographs(photos, mosaic.sigma)
-    data = encode(compose(photographs, mosaic.width, mosaic.height, mosaic.label, rng))
+    data = encode(compose(photographs, mosaic.width, mosaic.height, mosaic.label, rng), mosaic.quality)
     header = read_jpeg_header(data)
     by_scale: dict[int, Decoding] = {}
     decodings = []
@@ -256,7 +258,7 @@ def _decode(task: tuple[Path, Mosaic, tuple[int, ...]]) -> list[Decoding]:
     return decodings
 
 
-def rate(photos: Path, sigma: float, count: int, num_files: int, num_turns: int) -> None:
+def rate(photos: Path, sigma: float, quality: int, count: int, num_files: int, num_turns: int) -> None:
     """Print the steady rate of ``imgcls predict`` with both kinds of folders, and the median of the ratios."""
     import torch
 
@@ -271,7 +273,7 @@ def rate(photos: Path, sigma: float, count: int, num_files: int, num_turns: int)
         images.mkdir()
         for number in range(num_files):
             mosaic = compose(photographs, width, height, number % NUM_CLASSES, np.random.default_rng(number))
-            (images / f"{number}.jpg").write_bytes(encode(mosaic))
+            (images / f"{number}.jpg").write_bytes(encode(mosaic, quality))
         files = list_images(images)
         for decode in rates:
             save_model_folder(
@@ -291,7 +293,7 @@ def rate(photos: Path, sigma: float, count: int, num_files: int, num_turns: int)
                     subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, check=True)
                     rates[decode].append(steady_rate(read_parts(store)))
         megabytes = statistics.fmean(path.stat().st_size for path in files) / 1e6
-    about = {"images": count, "turns": num_turns, "blur": sigma, "megabytes": round(megabytes, 2)}
+    about = {"images": count, "turns": num_turns, "blur": sigma, "quality": quality, "megabytes": round(megabytes, 2)}
     about["cores"] = available_cores()
     for decode, values in rates.items():
         emit(_BENCHMARK, f"steady_rate_{decode}", statistics.median(values), "images/s", **about)
@@ -320,11 +322,13 @@ def main() -> None:
     rate_parser.add_argument("--count", type=int, default=400, help="images of a run [default: 400]")
     rate_parser.add_argument("--files", type=int, default=40, help="distinct files of them [default: 40]")
     rate_parser.add_argument("--turns", type=int, default=5, help="[default: 5]")
+    for command in (agree_parser, rate_parser):
+        command.add_argument("--quality", type=int, default=QUALITY, help=f"of the files [default: {QUALITY}]")
     args = parser.parse_args()
     if args.command == "agree":
-        agree(args.photos, args.pictures, args.margins, args.sharpness, args.train, args.processes)
+        agree(args.photos, args.pictures, args.margins, args.sharpness, args.quality, args.train, args.processes)
     else:
-        rate(args.photos, args.blur, args.count, args.files, args.turns)
+        rate(args.photos, args.blur, args.quality, args.count, args.files, args.turns)
 
 
 if __name__ == "__main__":
