@@ -1,7 +1,9 @@
 """Large pictures as sharp as their pixels allow: mosaics of many photographs, none of them enlarged.
 
-A class is a tenth of the photographs; its mosaics show more of them than others do. How much more differs from mosaic
-to mosaic, so that a network is sure of some and in doubt about others.
+A class is five of the photographs; its mosaics show more of these than others do. How much more differs from mosaic to
+mosaic, so that a network is sure of some and in doubt about others.
+
+No camera is as sharp as that: its lens and the mosaic of its sensor blur. ``soften`` does the same to the photographs.
 """
 
 from __future__ import annotations
@@ -10,17 +12,21 @@ import io
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFilter
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
 NUM_CLASSES = 10
+_PER_CLASS = 5
 _TILE = 300
 _SHARES = (0.3, 0.9)
 """Of the tiles that are certainly of the mosaic's class."""
-_QUALITY = 92
+QUALITY = 92
+"""Of the files of cameras: 80 makes them half as large."""
+# Of a sensor in good light, of 255. What a lens blurs, noise makes large again as a file.
+_NOISE = 2.0
 
 
 class Photographs(NamedTuple):
@@ -36,6 +42,23 @@ def read_photographs(paths: Sequence[Path]) -> Photographs:
     """Read the photographs that are large enough for a tile."""
     pixels = [np.asarray(Image.open(path).convert("RGB")) for path in paths]
     return Photographs([array for array in pixels if min(array.shape[:2]) >= _TILE], _TILE)
+
+
+def soften(photographs: Photographs, sigma: float) -> Photographs:
+    """The same photographs as a camera takes them, whose blur has a standard deviation of so many pixels.
+
+    At 0.7, half of the contrast is left at 0.27 cycles per pixel, as behind an ordinary lens and sensor. Seams between
+    tiles stay sharp.
+    """
+    if not sigma:
+        return photographs
+    rng = np.random.default_rng(0)
+    blurred = [
+        np.asarray(Image.fromarray(array).filter(ImageFilter.GaussianBlur(sigma)), np.float32)
+        for array in photographs.pixels
+    ]
+    noisy = [array + _NOISE * rng.standard_normal((*array.shape[:2], 1), np.float32) for array in blurred]
+    return Photographs([np.clip(array.round(), 0, 255).astype(np.uint8) for array in noisy], photographs.tile)
 
 
 def shrink(photographs: Photographs, factor: float) -> Photographs:
@@ -64,7 +87,7 @@ def compose(photographs: Photographs, width: int, height: int, label: int, rng: 
         for left in range(0, width, tile):
             number = int(rng.integers(count))
             if rng.uniform() < share:
-                number = (number // NUM_CLASSES * NUM_CLASSES + label) % count
+                number = label * _PER_CLASS + number % _PER_CLASS
             photograph = photographs.pixels[number][:, :: int(rng.choice((-1, 1)))]
             y, x = (int(rng.integers(side - tile + 1)) for side in photograph.shape[:2])
             place = mosaic[top : top + tile, left : left + tile]
@@ -72,8 +95,8 @@ def compose(photographs: Photographs, width: int, height: int, label: int, rng: 
     return mosaic
 
 
-def encode(mosaic: np.ndarray) -> bytes:
+def encode(mosaic: np.ndarray, quality: int = QUALITY) -> bytes:
     """As JPEG, with halved colours as cameras write them."""
     file = io.BytesIO()
-    Image.fromarray(mosaic).save(file, "JPEG", quality=_QUALITY, subsampling="4:2:0")
+    Image.fromarray(mosaic).save(file, "JPEG", quality=quality, subsampling="4:2:0")
     return file.getvalue()

@@ -121,6 +121,7 @@ def ratios(figures: list[Figure]) -> list[Figure]:
     pairs = {
         "limit_drift": (after, before),
         "ours_to_limit": (steady, limit),
+        "whole_job_to_limit": (whole, limit),
         "ours_to_ray_docs": (whole, value.get(("ray_docs", "whole_job_rate"))),
         "ours_to_daft": (whole, value.get(("daft", "whole_job_rate"))),
         "ours_to_timm": (steady, value.get(("timm", "steady_rate"))),

@@ -1,8 +1,8 @@
 """What decoding at a fraction changes: pixels after resizing, labels, and the rate of ``imgcls predict``.
 
-``agree`` composes mosaics of photographs, of 2 to 48 megapixels, trains a small network on such pictures, and
-decodes each of them whole and with several margins. ``rate`` labels files of 12 megapixels with the two kinds of model
-folders in turns.
+``agree`` composes mosaics of photographs, of 2 to 48 megapixels, as sharp as their pixels allow and as cameras take
+them. It trains a small network on such pictures, and decodes each of them whole and with several margins. ``rate``
+labels files of 12 megapixels with the two kinds of model folders in turns.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -32,9 +33,11 @@ from benchmarks.common import (
     read_parts,
     steady_rate,
 )
-from benchmarks.mosaics import NUM_CLASSES, compose, encode, read_photographs, shrink
+from benchmarks.mosaics import NUM_CLASSES, QUALITY, compose, encode, read_photographs, shrink, soften
 from imgcls_ray.demo.fit import fit_demo_model
 from imgcls_ray.images.decoder import decode_scaled
+from imgcls_ray.images.fast_jpeg import choose_scale
+from imgcls_ray.images.jpeg import read_jpeg_header
 from imgcls_ray.images.preprocess import Preprocess, preprocess_image
 from imgcls_ray.models.architecture import build_network
 from imgcls_ray.models.classifier import ImageClassifier, ModelInput
@@ -50,7 +53,9 @@ _BENCHMARK = "scaled_decode"
 _NETWORK = "PP-LCNet_x0_25"
 _PREPROCESS = Preprocess()
 # Of 3416 x 2560, halves leave five times the resize size and no more: the least that this margin allows.
-_PICTURES = ("1632x1224=800", "3416x2560=640", "4000x3000=500", "8000x6000=60")
+_PICTURES = ("1632x1224=400", "3416x2560=320", "4000x3000=250", "8000x6000=30")
+_SHARPNESS = (0.0, 0.7)
+"""Blur of a lens, pixels: none, and that of an ordinary camera."""
 _CAMERA = (4000, 3000)
 _HEIGHTS = (1224, 3000, 6000)
 """Of the pictures that the network learns from."""
@@ -69,6 +74,8 @@ class Mosaic(NamedTuple):
     height: int
     label: int
     seed: int
+    sigma: float
+    quality: int = QUALITY
 
 
 class Decoding(NamedTuple):
@@ -77,8 +84,10 @@ class Decoding(NamedTuple):
     pixels: np.ndarray
     """The network's input."""
     scale: int
-    seconds: float
-    """CPU time of decoding and resizing."""
+    num_bytes: int
+    decoding_s: float
+    """CPU time."""
+    resizing_s: float
 
 
 @dataclass
@@ -92,7 +101,9 @@ class Comparison:
     """Pictures with the same top-1 label."""
     num_right: list[int] = field(default_factory=lambda: [0, 0])
     """Whole, and with the margin."""
-    seconds: list[tuple[float, float]] = field(default_factory=list)
+    seconds: list[tuple[float, ...]] = field(default_factory=list)
+    """CPU time of decoding and resizing, whole and with the margin."""
+    num_bytes: list[int] = field(default_factory=list)
     scales: set[int] = field(default_factory=set)
 
     def add(self, whole: Decoding, scaled: Decoding, labels: tuple[int, int], label: int) -> None:
@@ -101,13 +112,15 @@ class Comparison:
         self.largest = max(self.largest, int(difference.max()))
         self.num_same += labels[0] == labels[1]
         self.num_right = [count + (said == label) for count, said in zip(self.num_right, labels, strict=True)]
-        self.seconds.append((whole.seconds, scaled.seconds))
+        self.seconds.append((whole.decoding_s, whole.resizing_s, scaled.decoding_s, scaled.resizing_s))
+        self.num_bytes.append(whole.num_bytes)
         self.scales.add(scaled.scale)
 
     def emit(self, **about: object) -> None:
         count = len(self.means)
         low, high = wilson_interval(self.num_same, count)
-        about |= {"pictures": count, "scales": sorted(self.scales)}
+        megabytes = round(statistics.fmean(self.num_bytes) / 1e6, 2)
+        about |= {"pictures": count, "scales": sorted(self.scales), "megabytes": megabytes}
         emit(_BENCHMARK, "mean_difference", statistics.fmean(self.means), "of 255", **about)
         emit(_BENCHMARK, "mean_difference_of_worst_picture", max(self.means), "of 255", **about)
         emit(_BENCHMARK, "largest_difference", self.largest, "of 255", **about)
@@ -115,9 +128,16 @@ class Comparison:
         emit(_BENCHMARK, "top1_agreement", self.num_same / count, "share", interval_95=interval, **about)
         for name, num_right in zip(("whole", "scaled"), self.num_right, strict=True):
             emit(_BENCHMARK, f"accuracy_{name}", num_right / count, "share", **about)
-        whole, scaled = (1e3 * statistics.median(column) for column in zip(*self.seconds, strict=True))
-        emit(_BENCHMARK, "cpu_whole", whole, "ms", **about)
-        emit(_BENCHMARK, "cpu_scaled", scaled, "ms", ratio=round(whole / scaled, 3), **about)
+        medians = (1e3 * statistics.median(column) for column in zip(*self.seconds, strict=True))
+        parts = dict(zip(("whole_decoding", "whole_resizing", "decoding", "resizing"), medians, strict=True))
+        ratio = (parts["whole_decoding"] + parts["whole_resizing"]) / (parts["decoding"] + parts["resizing"])
+        emit(
+            _BENCHMARK,
+            "cpu_time_whole_to_scaled",
+            ratio,
+            "ratio",
+            **{**about, **{k: round(v, 1) for k, v in parts.items()}},
+        )
 
 
 def wilson_interval(num_same: int, count: int) -> tuple[float, float]:
@@ -128,32 +148,42 @@ def wilson_interval(num_same: int, count: int) -> tuple[float, float]:
     return middle - half, min(1.0, middle + half)
 
 
-def agree(photos: Path, pictures: Sequence[str], margins: Sequence[int], num_train: int, num_processes: int) -> None:
-    """Print differences and labels, by size and for all sizes together.
+def agree(
+    photos: Path,
+    pictures: Sequence[str],
+    margins: Sequence[int],
+    sharpness: Sequence[float],
+    quality: int,
+    num_train: int,
+    num_processes: int,
+) -> None:
+    """Print differences and labels, by size and for all sizes together, of each sharpness.
 
     Args:
         pictures: sizes and how many of each, as ``1632x1224=800``.
+        sharpness: blurs that these are composed with.
     """
     photographs = read_photographs(list_images(photos))
     with tempfile.TemporaryDirectory(prefix="imgcls-scaled-") as folder:
         classifier = _train(photographs, Path(folder, "model"), num_train)
         counts = {size: int(count) for size, _, count in (text.partition("=") for text in pictures)}
-        comparisons = {(size, margin): Comparison() for size in (*counts, "all") for margin in margins}
         mosaics = [
-            (size, Mosaic(int(width), int(height), number % NUM_CLASSES, seed=number))
+            (size, Mosaic(int(width), int(height), number % NUM_CLASSES, number, sigma, quality))
+            for sigma in sharpness
             for size, count in counts.items()
             for width, _, height in [size.partition("x")]
             for number in range(count)
         ]
+        comparisons: dict[tuple[str, float, int], Comparison] = defaultdict(Comparison)
         with ProcessPoolExecutor(num_processes, initializer=_one_thread) as executor:
             decoded = executor.map(_decode, [(photos, mosaic, tuple(margins)) for _, mosaic in mosaics])
             for (size, mosaic), (whole, *scaled) in zip(mosaics, decoded, strict=True):
                 labels = list(_labels(classifier, [whole, *scaled]))
                 for margin, decoding, said in zip(margins, scaled, labels[1:], strict=True):
-                    for key in ((size, margin), ("all", margin)):
+                    for key in ((size, mosaic.sigma, margin), ("all", mosaic.sigma, margin), ("all", -1, margin)):
                         comparisons[key].add(whole, decoding, (labels[0], said), mosaic.label)
-    for (size, margin), comparison in comparisons.items():
-        comparison.emit(size=size, margin=margin)
+    for (size, sigma, margin), comparison in sorted(comparisons.items()):
+        comparison.emit(size=size, blur="all" if sigma < 0 else sigma, quality=quality, margin=margin)
 
 
 def _train(photographs: Photographs, path: Path, count: int) -> ImageClassifier:
@@ -202,25 +232,33 @@ def _one_thread() -> None:
 
 
 @cache
-def _photographs(photos: Path) -> Photographs:
-    return read_photographs(list_images(photos))
+def _photographs(photos: Path, sigma: float) -> Photographs:
+    return soften(read_photographs(list_images(photos)), sigma)
 
 
 def _decode(task: tuple[Path, Mosaic, tuple[int, ...]]) -> list[Decoding]:
     """Compose one mosaic, and decode it whole and with each margin."""
     photos, mosaic, margins = task
     rng = np.random.default_rng(mosaic.seed)
-    data = encode(compose(_photographs(photos), mosaic.width, mosaic.height, mosaic.label, rng))
+    photographs = _photographs(photos, mosaic.sigma)
+    data = encode(compose(photographs, mosaic.width, mosaic.height, mosaic.label, rng), mosaic.quality)
+    header = read_jpeg_header(data)
+    by_scale: dict[int, Decoding] = {}
     decodings = []
     for min_side in (None, *(margin * _PREPROCESS.resize_size for margin in margins)):
-        start = time.process_time()
-        decoded = decode_scaled(data, min_side=min_side)
-        pixels = np.ascontiguousarray(preprocess_image(decoded.pixels, _PREPROCESS))
-        decodings.append(Decoding(pixels, decoded.scale, time.process_time() - start))
+        scale = choose_scale(header, min_side)
+        if scale not in by_scale:
+            start = time.process_time()
+            decoded = decode_scaled(data, min_side=min_side)
+            between = time.process_time()
+            pixels = np.ascontiguousarray(preprocess_image(decoded.pixels, _PREPROCESS))
+            seconds = between - start, time.process_time() - between
+            by_scale[scale] = Decoding(pixels, decoded.scale, len(data), *seconds)
+        decodings.append(by_scale[scale])
     return decodings
 
 
-def rate(photos: Path, count: int, num_files: int, num_turns: int) -> None:
+def rate(photos: Path, sigma: float, quality: int, count: int, num_files: int, num_turns: int) -> None:
     """Print the steady rate of ``imgcls predict`` with both kinds of folders, and the median of the ratios."""
     import torch
 
@@ -228,14 +266,14 @@ def rate(photos: Path, count: int, num_files: int, num_turns: int) -> None:
     torch.manual_seed(0)
     network = build_network(architecture, num_classes=NUM_CLASSES)
     width, height = _CAMERA
-    photographs = read_photographs(list_images(photos))
+    photographs = _photographs(photos, sigma)
     rates: dict[str, list[float]] = {"full": [], "scaled": []}
     with isolated_environment() as environment, tempfile.TemporaryDirectory(prefix="imgcls-scaled-") as temporary:
         images = Path(temporary, "images")
         images.mkdir()
         for number in range(num_files):
             mosaic = compose(photographs, width, height, number % NUM_CLASSES, np.random.default_rng(number))
-            (images / f"{number}.jpg").write_bytes(encode(mosaic))
+            (images / f"{number}.jpg").write_bytes(encode(mosaic, quality))
         files = list_images(images)
         for decode in rates:
             save_model_folder(
@@ -255,7 +293,8 @@ def rate(photos: Path, count: int, num_files: int, num_turns: int) -> None:
                     subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, check=True)
                     rates[decode].append(steady_rate(read_parts(store)))
         megabytes = statistics.fmean(path.stat().st_size for path in files) / 1e6
-    about = {"images": count, "turns": num_turns, "megabytes": round(megabytes, 2), "cores": available_cores()}
+    about = {"images": count, "turns": num_turns, "blur": sigma, "quality": quality, "megabytes": round(megabytes, 2)}
+    about["cores"] = available_cores()
     for decode, values in rates.items():
         emit(_BENCHMARK, f"steady_rate_{decode}", statistics.median(values), "images/s", **about)
     ratios = [scaled / full for full, scaled in zip(*rates.values(), strict=True)]
@@ -271,19 +310,25 @@ def main() -> None:
     agree_parser = commands.add_parser("agree", help="differences of pixels and labels")
     agree_parser.add_argument("photos", type=Path, metavar="DIR", help="folder of JPEG photographs")
     agree_parser.add_argument("--pictures", nargs="+", default=_PICTURES, help=f"[default: {' '.join(_PICTURES)}]")
-    agree_parser.add_argument("--margins", type=int, nargs="+", default=(2, 5))
+    agree_parser.add_argument("--margins", type=int, nargs="+", default=(1, 2, 3, 5), help="[default: 1 2 3 5]")
+    agree_parser.add_argument(
+        "--sharpness", type=float, nargs="+", default=_SHARPNESS, help="blurs, pixels [default: 0 0.7]"
+    )
     agree_parser.add_argument("--train", type=int, default=2400, help="training pictures [default: 2400]")
     agree_parser.add_argument("--processes", type=int, default=available_cores(), help="[default: one per core]")
     rate_parser = commands.add_parser("rate", help="images per second of imgcls predict")
     rate_parser.add_argument("photos", type=Path, metavar="DIR", help="folder of JPEG photographs")
+    rate_parser.add_argument("--blur", type=float, default=_SHARPNESS[-1], help="pixels [default: 0.7]")
     rate_parser.add_argument("--count", type=int, default=400, help="images of a run [default: 400]")
     rate_parser.add_argument("--files", type=int, default=40, help="distinct files of them [default: 40]")
     rate_parser.add_argument("--turns", type=int, default=5, help="[default: 5]")
+    for command in (agree_parser, rate_parser):
+        command.add_argument("--quality", type=int, default=QUALITY, help=f"of the files [default: {QUALITY}]")
     args = parser.parse_args()
     if args.command == "agree":
-        agree(args.photos, args.pictures, args.margins, args.train, args.processes)
+        agree(args.photos, args.pictures, args.margins, args.sharpness, args.quality, args.train, args.processes)
     else:
-        rate(args.photos, args.count, args.files, args.turns)
+        rate(args.photos, args.blur, args.quality, args.count, args.files, args.turns)
 
 
 if __name__ == "__main__":

@@ -63,6 +63,8 @@ def leave_with(program: Callable[[], object]) -> NoReturn:
     # Arrow's own allocator keeps what planning has touched for the rest of the job: 40 MB for 20,000 inputs. It reads
     # this when it is loaded, which no command has done yet.
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
+    # To look for plugins, pydantic reads the metadata of every installed package, in each process.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     open_standard_streams()
     try:
         try:

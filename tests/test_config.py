@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import re
+import subprocess
+import sys
+import types
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+import imgcls_ray.config
 from imgcls_ray.config import (
     CheckConfig,
     ModelsConfig,
@@ -294,3 +299,28 @@ def test_a_key_under_both_its_names_is_refused(tmp_path: Path) -> None:
         ConfigError, match=r"check.yaml: dataset: is called data now, which is given too; leave dataset"
     ):
         read_values(CheckConfig, tmp_path / "check.yaml", [], {})
+
+
+def test_everything_that_the_package_offers_is_there() -> None:
+    for name in imgcls_ray.config.__all__:
+        # A function that has the name of its module must not be hidden by it.
+        assert not isinstance(getattr(imgcls_ray.config, name), types.ModuleType), name
+    with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
+        _ = imgcls_ray.config.Nothing  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("module", "built"),
+    [
+        ("imgcls_ray.predict.label", set()),  # what local workers are forked from
+        ("imgcls_ray.commands.predict, imgcls_ray.commands.device, imgcls_ray.predict.job", {"predict"}),
+    ],
+)
+def test_no_process_builds_the_configurations_of_jobs_that_it_does_not_do(module: str, built: set[str]) -> None:
+    code = f"import sys, json, {module}\nprint(json.dumps(list(sys.modules)))"
+    path = ":".join(path for path in sys.path if path)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"PYTHONPATH": path}
+    )
+    jobs = {"check", "dataset", "evaluate", "export", "predict", "serve", "store", "train"}
+    assert {job for job in jobs if f"imgcls_ray.config.{job}" in json.loads(done.stdout)} == built

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from imgcls_ray.commands import device as commands_device
-from imgcls_ray.commands import predict, serve, train
+from imgcls_ray.commands import gpu_worth, predict, serve, train
 from imgcls_ray.commands.device import settle_device
 from imgcls_ray.config import (
     EvaluateConfig,
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 @pytest.fixture(autouse=True)
 def two_gpus_and_eight_cores(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setattr(commands_device, "count_gpus", lambda *, of_cluster: 2)
-    monkeypatch.setattr(commands_device, "available_cores", lambda: 8)
+    monkeypatch.setattr(gpu_worth, "available_cores", lambda: 8)
     monkeypatch.setattr(commands_device, "is_cluster_given", lambda: False)
     caplog.set_level("INFO", logger="imgcls_ray")
 
@@ -92,8 +92,8 @@ def test_a_limit_and_a_larger_network_change_what_is_little(
 ) -> None:
     source = listed(4_000)
     # Of the zoo: nothing is fetched for an estimate.
-    monkeypatch.setattr(commands_device, "open_model", no_model)
-    monkeypatch.setattr(commands_device, "_cannot_use_gpus", lambda *_: None)
+    monkeypatch.setattr(gpu_worth, "open_model", no_model)
+    monkeypatch.setattr(gpu_worth, "_cannot_use_gpus", lambda *_: None)
     assert settle_device(predict_config(source)).device == "cpu"
     assert settle_device(predict_config(source, model="SwinTransformer_large_patch4_window7_224")).device == "gpu"
     large = {"model": "SwinTransformer_large_patch4_window7_224", "limit": 100}
@@ -123,7 +123,7 @@ def test_without_a_gpu_nothing_is_looked_at_and_nothing_said(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(commands_device, "count_gpus", lambda *, of_cluster: 0)
-    monkeypatch.setattr(commands_device, "open_model", no_model)
+    monkeypatch.setattr(gpu_worth, "open_model", no_model)
     assert settle_device(predict_config("/nowhere")).device == "cpu"
     assert settle_device(make_config(TrainConfig, {"data": "/nowhere", "model": "m"})).device == "cpu"
     assert settle_device(make_config(EvaluateConfig, {"data": "/nowhere", "model": "m"})).device == "cpu"
@@ -148,7 +148,7 @@ def test_a_service_with_a_model_that_was_exported_for_cpus_stays_there(
 
     spec = small_model.spec.model_copy(update={"exported": Exported.model_construct(format="onnx")})
     exported = dataclasses.replace(small_model, spec=spec)
-    monkeypatch.setattr(commands_device, "open_model", lambda name, _s3: exported if name == "e" else small_model)
+    monkeypatch.setattr(gpu_worth, "open_model", lambda name, _s3: exported if name == "e" else small_model)
     values: dict[str, Any] = {"model": "m"}
     assert settle_device(make_config(ServeConfig, values)).device == "gpu"
     values[place] = "e" if place == "model" else {"model": "e", "share": 0.1}

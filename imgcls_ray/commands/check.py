@@ -10,7 +10,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from imgcls_ray.commands.terminal import StdoutConsole, native_stderr_aside
+from imgcls_ray.commands.stdout import StdoutConsole
+from imgcls_ray.commands.terminal import native_stderr_aside
 from imgcls_ray.config import CheckConfig, make_config, nested, read_values
 from imgcls_ray.datasets.findings import FindingCode, Severity
 from imgcls_ray.errors import CheckFailedError, StoppedError, UsageError

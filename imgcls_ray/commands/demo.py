@@ -13,7 +13,7 @@ import numpy as np
 from rich.table import Table
 
 from imgcls_ray.commands import predict as predict_command
-from imgcls_ray.commands.terminal import StdoutConsole
+from imgcls_ray.commands.stdout import StdoutConsole
 from imgcls_ray.config import DemoConfig, make_config, read_values
 from imgcls_ray.demo.draw import draw_dataset
 from imgcls_ray.demo.fit import IMAGE_SIZE, NUM_EPOCHS, NUM_IMAGES_PER_CLASS, fit_demo_model

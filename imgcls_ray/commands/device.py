@@ -5,41 +5,22 @@ On a machine without GPUs nothing is imported and nothing is asked but for names
 
 from __future__ import annotations
 
-import itertools
 import logging
 from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar
 
-from imgcls_ray.config import AUTO, EvaluateConfig, LabelConfig, PredictConfig, RunsBlocks, ServeConfig, TrainConfig
-from imgcls_ray.datasets.source import read_dataset
+from imgcls_ray.config import AUTO, LabelConfig, RunsBlocks
 from imgcls_ray.errors import ImgclsError
-from imgcls_ray.inputs.listing import is_single_file, list_unsorted
-from imgcls_ray.machine import available_cores, may_have_gpus
-from imgcls_ray.models.open import is_model_path, open_model
-from imgcls_ray.models.zoo import ZOO
-from imgcls_ray.options import name_rules, storage_options
-from imgcls_ray.predict.like import list_like, open_like
-from imgcls_ray.storage.schemes import is_object
-from imgcls_ray.store.plan import cpu_ms_per_image
+from imgcls_ray.machine import may_have_gpus
 from imgcls_ray.words import counted
 from imgcls_ray.workers.ray_cluster import is_cluster_given, num_cluster_gpus
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from imgcls_ray.config import EvaluateConfig, PredictConfig, ServeConfig, TrainConfig
 
-    from imgcls_ray.storage.options import StorageOptions
-
-C = TypeVar("C", LabelConfig, PredictConfig, EvaluateConfig, TrainConfig, ServeConfig)
+C = TypeVar("C", "LabelConfig", "PredictConfig", "EvaluateConfig", "TrainConfig", "ServeConfig")
 
 logger = logging.getLogger(__name__)
-
-_GPU_START_S = 15.0
-"""What a GPU costs before its first batch: CUDA's libraries, a context, the network's compilation. A guess on the safe
-side of what is common: no figure depends on it but the choice."""
-_PASSES_OF_A_STEP = 3
-"""Training goes forward and backward, which costs about twice as much again."""
-_USUAL_BYTES = 100e6
-"""Of weights whose size is not known before they are fetched."""
 
 
 def settle_device(config: C) -> C:
@@ -72,10 +53,12 @@ def _chosen(config: LabelConfig | EvaluateConfig | TrainConfig | ServeConfig) ->
     num_gpus = count_gpus(of_cluster=_runs_on_cluster(config))
     if not num_gpus:
         return "cpu"
+    from imgcls_ray.commands.gpu_worth import why_not_gpus
+
     reason = None
     # What is wrong with the model or the images is for the job to say.
     with suppress(ImgclsError):
-        reason = _cannot_use_gpus(config, num_gpus) or _is_done_sooner_without(config)
+        reason = why_not_gpus(config, num_gpus)
     if reason:
         logger.info("device=cpu: %s; device=gpu uses a GPU anyway", reason)
         return "cpu"
@@ -85,62 +68,17 @@ def _chosen(config: LabelConfig | EvaluateConfig | TrainConfig | ServeConfig) ->
 
 def _runs_on_cluster(config: LabelConfig | EvaluateConfig | TrainConfig | ServeConfig) -> bool:
     """Whether the network runs on a cluster: one image is labelled in this process, a service runs on this machine."""
-    if isinstance(config, ServeConfig) or type(config) is LabelConfig or not is_cluster_given():
+    if not isinstance(config, RunsBlocks):
+        from imgcls_ray.config import ServeConfig
+
+        if isinstance(config, ServeConfig):
+            return False
+    if type(config) is LabelConfig or not is_cluster_given():
         return False
+    from imgcls_ray.inputs.listing import is_single_file
+    from imgcls_ray.options import storage_options
+
     with suppress(ImgclsError):
         inputs = config.inputs if isinstance(config, LabelConfig) else ()
         return not (len(inputs) == 1 and is_single_file(inputs[0], storage_options(config)))
     return True
-
-
-def _cannot_use_gpus(config: LabelConfig | EvaluateConfig | TrainConfig | ServeConfig, num_gpus: int) -> str | None:
-    """Why the GPUs would be refused, if they would."""
-    if isinstance(config, TrainConfig):
-        if config.num_workers is not None and config.num_workers > num_gpus:
-            return f"num_workers={config.num_workers} is more than {counted(num_gpus, 'GPU')}"
-        return None
-    if config.engine == "openvino":
-        return "engine=openvino runs on CPUs"
-    others = (config.canary, config.shadow) if isinstance(config, ServeConfig) else ()
-    for choice in (config, *others):
-        exported = open_model(choice.model, storage_options(config)).spec.exported if choice is not None else None
-        if choice is not None and exported is not None and exported.format != "torch_export":
-            return f"{choice.model} was exported to {exported.format}, which runs on CPUs"
-    return None
-
-
-def _is_done_sooner_without(config: LabelConfig | EvaluateConfig | TrainConfig | ServeConfig) -> str | None:
-    """Whether CPUs have done the work before a GPU is ready: as a sentence, with the estimate."""
-    if isinstance(config, ServeConfig):
-        return None
-    num_passes = config.epochs * _PASSES_OF_A_STEP if isinstance(config, TrainConfig) else 1
-    num_cores = available_cores()
-    cost_s = num_passes * cpu_ms_per_image(_weights_bytes(config.model, storage_options(config))) / 1000 / num_cores
-    num_enough = int(_GPU_START_S / cost_s) + 1
-    num_images = sum(1 for _ in itertools.islice(_images(config), num_enough))
-    if num_images == num_enough:
-        return None
-    return (
-        f"{counted(num_images, 'image')} take about {num_images * cost_s:.0f} s on {counted(num_cores, 'core')}, and "
-        f"a GPU about {_GPU_START_S:.0f} s to start"
-    )
-
-
-def _weights_bytes(model: str, storage: StorageOptions) -> float:
-    if is_object(model) or is_model_path(model):
-        return open_model(model, storage).num_bytes
-    return 4 * (ZOO[model].num_parameters or 0) if model in ZOO else _USUAL_BYTES
-
-
-def _images(config: LabelConfig | EvaluateConfig | TrainConfig) -> Iterator[object]:
-    """The images that a job will go through, at most."""
-    storage = storage_options(config)
-    if isinstance(config, PredictConfig) and config.like is not None:
-        return itertools.islice(list_like(open_like(config.like, config.output, storage)), config.limit)
-    if isinstance(config, LabelConfig):
-        # Lists would be sorted as a whole before the first of their inputs came.
-        files = list_unsorted(config.inputs, storage, names=name_rules(config), uri_column=config.uri_column)
-        return itertools.islice(files, config.limit)
-    wanted = config.split if isinstance(config, EvaluateConfig) else "train"
-    entries = read_dataset(config.data, delimiter=config.delimiter, split_folders=config.split_places, storage=storage)
-    return (entry for entry in entries.read(lambda _: None) if entry.split == wanted)

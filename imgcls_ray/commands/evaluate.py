@@ -10,7 +10,8 @@ from rich.table import Table
 
 from imgcls_ray.commands.check import check_output, plain
 from imgcls_ray.commands.device import settle_device
-from imgcls_ray.commands.terminal import StdoutConsole, native_stderr_aside
+from imgcls_ray.commands.stdout import StdoutConsole
+from imgcls_ray.commands.terminal import native_stderr_aside
 from imgcls_ray.config import EvaluateConfig, make_config, read_values
 from imgcls_ray.errors import ImageErrorCode, StoppedError
 from imgcls_ray.options import storage_options

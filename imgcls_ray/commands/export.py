@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from imgcls_ray.commands.terminal import StdoutConsole, native_stderr_aside
+from imgcls_ray.commands.stdout import StdoutConsole
+from imgcls_ray.commands.terminal import native_stderr_aside
 from imgcls_ray.config import ExportConfig, make_config, read_values
 from imgcls_ray.errors import StoppedError
 from imgcls_ray.export.gate import percent, words_of_accuracy, words_of_speed

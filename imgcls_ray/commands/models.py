@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from rich import box
 from rich.table import Table
 
-from imgcls_ray.commands.terminal import StdoutConsole
+from imgcls_ray.commands.stdout import StdoutConsole
 from imgcls_ray.config import ListModelsConfig, NewModelConfig, make_config, read_values
 from imgcls_ray.errors import UsageError
 from imgcls_ray.models.zoo import ZOO

@@ -9,10 +9,7 @@ from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.table import Table
-
-from imgcls_ray.commands.terminal import StdoutConsole, native_stderr_aside
+from imgcls_ray.commands.terminal import native_stderr_aside
 from imgcls_ray.config import LabelConfig, PredictConfig, check_keys, make_config, read_values
 from imgcls_ray.errors import ImageErrorCode, JobFailedError, StoppedError, UsageError
 from imgcls_ray.words import counted, duration
@@ -22,6 +19,8 @@ from imgcls_ray.workers.pool import is_on_ray
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
+
+    from rich.console import Console
 
     from imgcls_ray.config import Values
     from imgcls_ray.errors import ImageError
@@ -100,6 +99,8 @@ def _label(config: PredictConfig) -> tuple[PredictConfig, PredictReport]:
     ahead = nullcontext() if config.dry_run else loading_ahead(partial(is_surely_here, config), *WORKERS)
     with native_stderr_aside(), ahead as server:
         # What takes a second to import comes after that has begun.
+        from rich.console import Console
+
         from imgcls_ray.commands.device import settle_device
         from imgcls_ray.predict.job import predict
         from imgcls_ray.workers.without_pandas import spare_pandas
@@ -177,7 +178,7 @@ def _way_out(error: ImageError) -> str:
 
 
 def _tell_plan(report: PredictReport, config: PredictConfig) -> None:
-    console = StdoutConsole(highlight=False, markup=False, soft_wrap=True)
+    console = _console()
     plan = report.plan
     if report.num_left_open:
         console.print(
@@ -193,9 +194,11 @@ def _tell_plan(report: PredictReport, config: PredictConfig) -> None:
 
 
 def _tell(report: PredictReport, config: PredictConfig) -> None:
+    from rich.table import Table
+
     from imgcls_ray.store.schema import STATUS_OK
 
-    console = StdoutConsole(highlight=False, markup=False, soft_wrap=True)
+    console = _console()
     done = [run for run in report.runs if run.num_images]
     for run in done:
         if run.num_done_before:
@@ -235,6 +238,12 @@ def _tell(report: PredictReport, config: PredictConfig) -> None:
     if (cost := report.cost_per_million_images(config.price_per_hour)) is not None:
         console.print(f"cost: {cost:,.2f} for a million images, at {config.price_per_hour:g} an hour")
     console.print(f"labels: {report.store}")
+
+
+def _console() -> Console:
+    from imgcls_ray.commands.stdout import StdoutConsole
+
+    return StdoutConsole(highlight=False, markup=False, soft_wrap=True)
 
 
 def _tell_run(console: Console, run: RunReport) -> None:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from imgcls_ray.commands.device import settle_device
-from imgcls_ray.commands.terminal import StdoutConsole, native_stderr_aside
+from imgcls_ray.commands.stdout import StdoutConsole
+from imgcls_ray.commands.terminal import native_stderr_aside
 from imgcls_ray.config import ServeConfig, make_config, nested, read_values
 from imgcls_ray.errors import ResourceError, UsageError
 from imgcls_ray.machine import available_cores, cores_in_words

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from rich import box
 from rich.table import Table
 
-from imgcls_ray.commands.terminal import StdoutConsole
+from imgcls_ray.commands.stdout import StdoutConsole
 from imgcls_ray.config import SplitConfig, make_config, read_values
 from imgcls_ray.datasets.split import split_dataset
 from imgcls_ray.words import counted

@@ -7,7 +7,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from imgcls_ray.commands.terminal import StdoutConsole
+from imgcls_ray.commands.stdout import StdoutConsole
 from imgcls_ray.config import (
     CompactConfig,
     HistoryConfig,

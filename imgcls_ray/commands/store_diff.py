@@ -8,7 +8,7 @@ from rich import box
 from rich.table import Table
 
 from imgcls_ray.commands.check import check_output, plain
-from imgcls_ray.commands.terminal import StdoutConsole
+from imgcls_ray.commands.stdout import StdoutConsole
 from imgcls_ray.config import DiffConfig, make_config, read_values
 from imgcls_ray.errors import UsageError
 from imgcls_ray.json_files import encode_json

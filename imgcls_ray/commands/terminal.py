@@ -7,27 +7,12 @@ import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-
 from imgcls_ray.commands.refusals import words_to
 from imgcls_ray.errors import ImgclsError
 from imgcls_ray.storage.scratch import scratch_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-
-class StdoutConsole(Console):
-    """Tells what came of a command; where nobody reads it any more (``| head``), the command still goes on to its end.
-
-    rich would end it there with exit code 1: before it has written an export, or seen that too many images failed.
-    """
-
-    def on_broken_pipe(self) -> None:
-        self.quiet = True
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, 1)
-        os.close(null)
 
 
 @contextmanager

@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from imgcls_ray.errors import ImageErrorCode, InputError, StorageError
-from imgcls_ray.inputs.listing import ListingCounts, list_found
-from imgcls_ray.inputs.lists import is_list
 from imgcls_ray.storage.files import path_from_uri, uri_from_path
 from imgcls_ray.storage.http import is_url
 from imgcls_ray.storage.members import split_member
@@ -113,6 +111,8 @@ def _is_trusted(place: str) -> bool:
 
 def _place_of(missing: Sequence[str], listed: ListedIn) -> str | None:
     """The INPUT to look at: the only one, or the one that they lie in; the folder of the files if they were named."""
+    from imgcls_ray.inputs.lists import is_list
+
     # Plans of earlier versions have the name of a list, too.
     sources = [source for source in listed.sources if not is_list(source)]
     if listed.is_only and sources:
@@ -128,6 +128,9 @@ def _lies_in(folder: str, source: str) -> bool:
 
 
 def _why_empty(place: str, names: NameRules, store: str, storage: StorageOptions) -> str | None:
+    # Workers import this module and hardly ever come here.
+    from imgcls_ray.inputs.listing import ListingCounts, list_found
+
     try:
         found = next(iter(list_found(place, ListingCounts(), storage, leave_out=store, names=names)), None)
     except InputError as error:

@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING
 from imgcls_ray.errors import ModelFolderError, UnknownModelError
 from imgcls_ray.models.cache import cache_dir, private_folder, replace_folder
 from imgcls_ray.models.folder import open_model_folder
-from imgcls_ray.models.new import find_named_model, new_model_folder
-from imgcls_ray.models.remote import open_remote_folder
 from imgcls_ray.storage import DEFAULT_STORAGE
 from imgcls_ray.storage.files import check_address
 from imgcls_ray.storage.schemes import is_object
@@ -44,13 +42,18 @@ def open_model(model: str, storage: StorageOptions = DEFAULT_STORAGE) -> ModelFo
     """
     if not os.path.lexists(model):
         check_address(model)
+    # A folder of this machine is what workers and most commands open: they do not wait for what other models need.
     if is_object(model):
+        from imgcls_ray.models.remote import open_remote_folder
+
         return open_remote_folder(model, storage)
     if is_model_path(model):
         if model.startswith(_HUB_PREFIXES) and not os.path.exists(model):
             hub_name = model.removeprefix("hf-hub:").removeprefix("hf_hub:").removeprefix("timm/")
             raise UnknownModelError(f"{model}: names of the Hugging Face hub are not read; give timm:{hub_name}")
         return open_model_folder(Path(model))
+    from imgcls_ray.models.new import find_named_model, new_model_folder
+
     try:
         find_named_model(model)
     except UnknownModelError as error:

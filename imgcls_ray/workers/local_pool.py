@@ -158,8 +158,7 @@ class _Run:
         """Have as many workers as there is work for, and two blocks in the hand of each."""
         num_workers = self._pool.plan.num_cpu_workers
         if not self._board.is_stopped():
-            # One more than there are workers tells whether a second one for the first of them is left.
-            self._waiting.extend(islice(self._blocks, max(0, num_workers + 1 - len(self._waiting))))
+            self._look_ahead()
             num_left = len(self._waiting) + sum(bool(worker.in_hand) for worker in self._workers)
             for _ in range(min(num_workers - self._num_held_back, num_left) - len(self._workers)):
                 self._add_worker()
@@ -168,15 +167,25 @@ class _Run:
             while self._waiting and (worker := self._whose_turn()) is not None:
                 block = self._waiting.popleft()
                 worker.give(block, self._board.num_deaths("label", block.name))
+                self._look_ahead()
         for worker in self._workers:
             self._selector.modify(worker.fork.connection, worker.events, worker)
 
+    def _look_ahead(self) -> None:
+        """Have one block more at hand than there are workers; fewer are the last ones."""
+        self._waiting.extend(islice(self._blocks, max(0, self._pool.plan.num_cpu_workers + 1 - len(self._waiting))))
+
     def _whose_turn(self) -> WorkerProcess | None:
-        """Who gets the next block: whoever has none; a second one only if others who have none get theirs as well."""
+        """Who gets the next block: whoever has none.
+
+        A second one, which a worker reads while it computes the first, is none of the last ones: these are for whoever
+        is idle first.
+        """
         free = [worker for worker in self._workers if worker.is_ready and len(worker.in_hand) < BLOCKS_IN_HAND]
         worker = min(free, key=lambda worker: len(worker.in_hand), default=None)
-        num_without = sum(not worker.in_hand for worker in self._workers)
-        return None if worker is None or (worker.in_hand and len(self._waiting) <= num_without) else worker
+        num_workers = self._pool.plan.num_cpu_workers
+        num_kept = num_workers if num_workers > 1 else 0
+        return None if worker is None or (worker.in_hand and len(self._waiting) <= num_kept) else worker
 
     def _add_worker(self) -> None:
         try:

@@ -52,7 +52,7 @@ def test_a_kept_model_of_a_name_that_was_damaged_is_made_again(
         made.append(model)
         shutil.copytree(small_model.path, path)
 
-    monkeypatch.setattr("imgcls_ray.models.open.new_model_folder", make)
+    monkeypatch.setattr("imgcls_ray.models.new.new_model_folder", make)
     folder = open_model("PP-LCNet_x0_25")
     assert open_model("PP-LCNet_x0_25") == folder
     (folder.path / name).write_bytes((folder.path / name).read_bytes()[:-9])

@@ -82,6 +82,19 @@ def test_two_blocks_are_one_for_each_of_two_workers(pool: LocalPool, told: Calla
     assert len({row["pid"] for row in rows(results).values()}) == 2
 
 
+def test_the_last_blocks_wait_for_whoever_is_idle(pool: LocalPool, told: Callable[[], Told], tmp_path: Path) -> None:
+    """Behind the one that waits until all others are done, a block would never be done."""
+    results = pool.run([block(number, "" if number else "wait") for number in range(3)], told)
+
+    def let_it_go() -> None:
+        wait_until(lambda: len(begun(tmp_path)) == 3, 60)
+        (tmp_path / "go").touch()
+
+    threading.Thread(target=let_it_go).start()
+    found = rows(results)
+    assert found[1]["pid"] == found[2]["pid"] != found[0]["pid"]
+
+
 def test_blocks_are_read_as_they_are_needed(pool: LocalPool, told: Callable[[], Told]) -> None:
     read: list[int] = []
 
