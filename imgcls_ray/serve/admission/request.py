@@ -20,7 +20,14 @@ if TYPE_CHECKING:
 CONTEXT_KEY = "imgcls_request"
 """Where a request's context is in its ASGI scope."""
 
-_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
+PAUSE_HEADER = b"x-imgcls-pause-ms"
+"""Of a refusal: for how long HAProxy refuses in the replica's place. No caller sees it."""
+REFUSED_HEADER = b"x-imgcls-refused"
+"""Of a request: how many HAProxy has refused since it last let one through."""
+REQUEST_ID_PATTERN = "[A-Za-z0-9._:-]{1,128}"
+"""Of a caller's id that may stand in a log and a header."""
+
+_REQUEST_ID = re.compile(REQUEST_ID_PATTERN.encode())
 # Of the head of a request. Those of browsers and clients are a tenth of it.
 _MAX_PATH_CHARS = 4096
 _MAX_QUERY_BYTES = 4096

@@ -18,6 +18,13 @@ if TYPE_CHECKING:
 # How long a request whose body is still uploading keeps a slot. Bodies of quick callers are there much sooner; slow
 # ones would keep everybody else out.
 _SLOT_S = 0.5
+# How much of a full room may be free again before the next request is heard, and how long that may take at most. Half a
+# sixteenth of the images that wait is always there when the pause ends.
+_PAUSE_SHARE = 1 / 16
+_MAX_PAUSE_S = 0.25
+# The rate that this is told from is that of about so long.
+_RATE_S = 0.25
+_MAX_MARK_S = 2.0
 
 
 @dataclass
@@ -30,10 +37,14 @@ class Room:
     max_request_bytes: int
     """Of one request, unpacked, with what is fetched for it."""
     num_images: Callable[[], int]
+    num_done: Callable[[], int] = int
+    """Images that have left, ever."""
     num_bytes: int = 0
 
     def __post_init__(self) -> None:
         self._slots: dict[Reservation, float] = {}  # when each was reserved; the oldest first
+        self._rate = 0.0  # images that leave in a second
+        self._mark = (-_MAX_MARK_S, 0)  # since when, and after how many images it is counted
 
     def is_full(self) -> bool:
         """Whether there is no room for a single image, with one for each request that holds a slot."""
@@ -41,6 +52,16 @@ class Room:
             del self._slots[next(iter(self._slots))]
         # Heads without bodies cost their callers nothing: they alone do not fill the room.
         return self.num_images() + min(len(self._slots), (self.max_images + 1) // 2) >= self.max_images
+
+    def pause_s(self) -> float:
+        """For how long a room that is full will be nearly full, so that nobody need ask; 0 if that is not known."""
+        now, num_done = time.monotonic(), self.num_done()
+        since, before = self._mark
+        if now - since > _RATE_S:
+            # What was counted in the last minutes says nothing of now.
+            self._rate = (num_done - before) / (now - since) if now - since < _MAX_MARK_S else 0.0
+            self._mark = (now, num_done)
+        return min(_PAUSE_SHARE * self.max_images / self._rate, _MAX_PAUSE_S) if self._rate else 0.0
 
     def reserve_slot(self, request: Reservation) -> None:
         """Keep room for an image of a request whose body is still to come, for half a second at most.
