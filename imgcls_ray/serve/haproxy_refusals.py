@@ -1,28 +1,23 @@
 """Refusals by HAProxy itself, in the place of a replica that has no room.
 
-In overload most requests are refused, and each of them costs a replica time that it needs for pictures: it takes the
-head and, because the connection stays open, the whole body too. So a full replica says with its 503 for how long it
-will not have much room (``PAUSE_HEADER``), and HAProxy answers in its place for so long, as it would: with the same
-body and headers, and the connection stays open.
+In overload most requests are refused, and each refusal costs a replica time that it needs for images: it reads the head
+and, because the connection stays open, the whole body too. So a full replica says with its 503 for how long it wants no
+requests (``PAUSE_HEADER``). For so long HAProxy sends the same answer itself, and the connection stays open, too.
 
-HAProxy gives a request to the replica that has the fewest in hand, so the others have no more room than the one that
-refuses. The time is short beside that of the replica's queue (``Room.pause_s``), so the queue never runs empty for it.
+HAProxy sends a request to the replica that has the fewest, so the others have no more room than the one that refuses.
+The time is a fraction of what the replica's queue takes (``Room.pause_s``), so the queue does not run empty.
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
-from typing import TYPE_CHECKING
 
-from imgcls_ray.serve.admission.request import PAUSE_HEADER, REFUSED_HEADER, REQUEST_ID_PATTERN, send_error
+from imgcls_ray.serve.admission.request import PAUSE_HEADER, REFUSED_HEADER, REQUEST_ID_PATTERN, error_answer
 from imgcls_ray.serve.errors import KSERVE_PATH, PADDLEX_PATHS, no_room
 
-if TYPE_CHECKING:
-    from starlette.types import Message
-
 _ID = "the request's id"
+_OF_ONE_REQUEST = (b"content-length", b"x-request-id")
 # The script's: HAProxy's own `return` closes the connection of a caller whose body it has not read.
 _SERVICE = "imgcls_refuse"
 # How many requests of each application HAProxy refused, until a replica is told.
@@ -84,16 +79,9 @@ def _lua_body(path: str) -> str:
 
 def _answer(path: str) -> tuple[list[tuple[str, str]], str]:
     """Headers and body; of the headers, those that are the same for every request."""
-    sent: list[Message] = []
-
-    async def keep(message: Message) -> None:
-        sent.append(message)
-
-    asyncio.run(send_error(keep, no_room(), path, _ID))
-    start, body = sent
-    headers = [(name.decode(), value.decode()) for name, value in start["headers"]]
-    kept = [(name, value) for name, value in headers if name not in ("content-length", "x-request-id")]
-    return kept, body["body"].decode()
+    headers, body = error_answer(no_room(), path, _ID)
+    kept = [(name.decode(), value.decode()) for name, value in headers if name not in _OF_ONE_REQUEST]
+    return kept, body.decode()
 
 
 def _quoted(text: str) -> str:

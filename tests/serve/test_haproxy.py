@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import re
 import socket
@@ -17,15 +16,13 @@ from typing import TYPE_CHECKING, ClassVar
 import httpx
 import pytest
 
-from imgcls_ray.serve.admission.request import send_error
+from imgcls_ray.serve.admission.request import error_answer
 from imgcls_ray.serve.errors import no_room
 from imgcls_ray.serve.haproxy import UnexpectedConfigurationError, front_binary, rewrite
 from imgcls_ray.serve.local import free_ports
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    from starlette.types import Message
 
 MANY_FILES = 1_000_000
 REFUSALS = Path("/run/imgcls.lua")
@@ -285,27 +282,15 @@ def test_while_a_full_replica_pauses_haproxy_refuses_in_its_place(
         assert (first.status_code, "x-imgcls-pause-ms" in first.headers) == (503, False)
         for path in ("/v1/classify", "/v2/models/m/infer", "/image-classification"):
             refused = client.post(path, content=bytes(5_000_000), headers={"x-request-id": "mine-1"})
-            status, headers, body = asyncio.run(answer_of_replica(path, "mine-1"))
-            assert (refused.status_code, refused.content) == (status, body)
-            assert dict(refused.headers) == headers
+            headers, body = error_answer(no_room(), path, "mine-1")
+            assert (refused.status_code, refused.content) == (503, body)
+            assert dict(refused.headers) == {name.decode(): value.decode() for name, value in headers}
         other = client.post("/v1/classify", content=b"1", headers={"x-request-id": 'no" good'})
         assert re.fullmatch("[0-9a-f-]{36}", other.headers["x-request-id"])
         assert other.json()["error"]["request_id"] == other.headers["x-request-id"]
         # Only the first came to the replica, which is still asked for anything else.
         assert Files.posted == [None]
         assert client.get("/v1/model").status_code == 200
-
-
-async def answer_of_replica(path: str, request_id: str) -> tuple[int, dict[str, str], bytes]:
-    """What the replica itself says to a request that there is no room for."""
-    sent: list[Message] = []
-
-    async def keep(message: Message) -> None:
-        sent.append(message)
-
-    await send_error(keep, no_room(), path, request_id)
-    headers = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
-    return sent[0]["status"], headers, sent[1]["body"]
 
 
 def test_after_the_pause_the_replica_is_asked_and_told_how_many_were_refused(

@@ -57,8 +57,8 @@ def test_a_full_room_says_how_long_nobody_need_ask(monkeypatch: pytest.MonkeyPat
     # How fast images leave, nobody knows yet.
     assert full.pause_s() == 0
     now, num_done = 100.5, 80
-    # 160 in a second: four of 64 leave in so long.
-    assert full.pause_s() == pytest.approx(4 / 160)
+    # 160 in a second: a quarter of 64 leaves in so long.
+    assert full.pause_s() == pytest.approx(16 / 160)
     now, num_done = 101.0, 81
     assert full.pause_s() == 0.25
     # Long after, it is not known any more.

@@ -108,11 +108,17 @@ def with_headers(headers: Iterable[tuple[bytes, bytes]], request_id: str) -> lis
 
 async def send_error(send: Send, error: ApiError, path: str, request_id: str) -> None:
     """Answer with an error."""
+    headers, body = error_answer(error, path, request_id)
+    await send({"type": "http.response.start", "status": error.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+def error_answer(error: ApiError, path: str, request_id: str) -> tuple[list[tuple[bytes, bytes]], bytes]:
+    """Headers and body of the answer to a request that ends with an error."""
     body = json.dumps(error_body(error, path, request_id)).encode()
     headers = [
         (b"content-type", b"application/json"),
         (b"content-length", str(len(body)).encode()),
         *((name.encode(), value.encode()) for name, value in error.headers.items()),
     ]
-    await send({"type": "http.response.start", "status": error.status, "headers": with_headers(headers, request_id)})
-    await send({"type": "http.response.body", "body": body})
+    return with_headers(headers, request_id), body

@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 # How long a request whose body is still uploading keeps a slot. Bodies of quick callers are there much sooner; slow
 # ones would keep everybody else out.
 _SLOT_S = 0.5
-# How much of a full room may be free again before the next request is heard, and how long that may take at most. Half a
-# sixteenth of the images that wait is always there when the pause ends.
-_PAUSE_SHARE = 1 / 16
+# While a room is full, nobody is heard until a quarter of its images has left: what waits then is work for three times
+# as long, and a replica that has much to do takes a while to refuse the next one.
+_PAUSE_SHARE = 1 / 4
 _MAX_PAUSE_S = 0.25
-# The rate that this is told from is that of about so long.
+# How fast images leave is counted over so long at least, and is not known after so long without a question.
 _RATE_S = 0.25
-_MAX_MARK_S = 2.0
+_MAX_RATE_S = 2.0
 
 
 @dataclass
@@ -44,7 +44,7 @@ class Room:
     def __post_init__(self) -> None:
         self._slots: dict[Reservation, float] = {}  # when each was reserved; the oldest first
         self._rate = 0.0  # images that leave in a second
-        self._mark = (-_MAX_MARK_S, 0)  # since when, and after how many images it is counted
+        self._mark = (-_MAX_RATE_S, 0)  # since when, and after how many images it is counted
 
     def is_full(self) -> bool:
         """Whether there is no room for a single image, with one for each request that holds a slot."""
@@ -54,12 +54,11 @@ class Room:
         return self.num_images() + min(len(self._slots), (self.max_images + 1) // 2) >= self.max_images
 
     def pause_s(self) -> float:
-        """For how long a room that is full will be nearly full, so that nobody need ask; 0 if that is not known."""
+        """For how long nobody need ask, now that the room is full; 0 if that is not known."""
         now, num_done = time.monotonic(), self.num_done()
         since, before = self._mark
         if now - since > _RATE_S:
-            # What was counted in the last minutes says nothing of now.
-            self._rate = (num_done - before) / (now - since) if now - since < _MAX_MARK_S else 0.0
+            self._rate = (num_done - before) / (now - since) if now - since < _MAX_RATE_S else 0.0
             self._mark = (now, num_done)
         return min(_PAUSE_SHARE * self.max_images / self._rate, _MAX_PAUSE_S) if self._rate else 0.0
 
