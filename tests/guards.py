@@ -369,6 +369,7 @@ GUARDS: dict[str, tuple[Promise, ...]] = {
             (
                 "serve/test_pipeline.py::test_a_full_service_turns_requests_away_at_once_and_unread",
                 "serve/test_proxy.py::test_what_there_is_no_room_for_is_refused_unread",
+                "serve/test_haproxy.py::test_haproxy_refuses_before_the_body_and_the_connection_stays",
             ),
             ("benchmarks.serving",),
         ),

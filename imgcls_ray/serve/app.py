@@ -96,6 +96,7 @@ def make_app(service: Service, keys: ApiKeys) -> ReplicaAdmission:
         max_bytes=config.max_queued_bytes,
         max_request_bytes=config.max_request_bytes,
         num_images=lambda: service.pipeline.num_ordinary,
+        num_done=lambda: service.pipeline.num_done,
     )
     return ReplicaAdmission(
         app, keys=keys, room=room, request_timeout_s=config.request_timeout_s, metrics=service.metrics

@@ -52,6 +52,9 @@ _STATUS = {
     ErrorCode.INTERNAL: 500,
 }
 RETRY_AFTER_S = 1
+# Paths of protocols that have another form of errors.
+PADDLEX_PATHS = ("/image-classification", "/health")
+KSERVE_PATH = "/v2"
 
 
 class ApiError(Exception):
@@ -109,8 +112,8 @@ def refuse_image(error: ImageError) -> ApiError:
 
 def error_body(error: ApiError, path: str, request_id: str) -> dict[str, object]:
     """What an error looks like, in the protocol that the path belongs to."""
-    if path in ("/image-classification", "/health"):
+    if path in PADDLEX_PATHS:
         return {"logId": request_id, "errorCode": error.status, "errorMsg": f"{error.code}: {error.message}"}
-    if path == "/v2" or path.startswith("/v2/"):
+    if path == KSERVE_PATH or path.startswith(f"{KSERVE_PATH}/"):
         return {"error": error.message, "code": error.code, "request_id": request_id}
     return {"error": {"code": error.code, "message": error.message, "request_id": request_id}}

@@ -18,6 +18,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from imgcls_ray.serve.haproxy_refusals import COUNTERS, backend_lines, script
 from imgcls_ray.workers.child import end_with_parent
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ _HEADERS_S = 10
 # Files of the page and the documentation, which are the largest answers and are the same for everybody. A change of the
 # service's version is seen after so long.
 _KEPT_S = 10
-_SECTIONS = f"""cache imgcls
+_SECTIONS = f"""{COUNTERS}cache imgcls
     total-max-size 16
     max-object-size 4194304
     max-age {_KEPT_S}
@@ -84,11 +85,11 @@ def main() -> None:
     """Rewrite the configuration that the arguments name, and become HAProxy."""
     try:
         path = Path(sys.argv[sys.argv.index("-f") + 1])
-        written = rewrite(path.read_text(), os.environ, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+        refusals = path.with_name(f"{path.name}.lua")
+        written = rewrite(path.read_text(), os.environ, resource.getrlimit(resource.RLIMIT_NOFILE)[1], refusals)
+        _replace_file(refusals, script())
         # Ray Serve knows its HAProxy by this name among the arguments, so the file stays where it is.
-        beside = path.with_name(f"{path.name}.{os.getpid()}")
-        beside.write_text(written)
-        beside.replace(path)
+        _replace_file(path, written)
         binary = _real_binary()
         # Ray Serve's process that started it may be killed; HAProxy would keep the port for ever.
         end_with_parent(signal.SIGTERM)
@@ -97,13 +98,21 @@ def main() -> None:
     os.execv(binary, [binary, *sys.argv[1:]])
 
 
-def rewrite(configuration: str, environment: Mapping[str, str], max_files: int) -> str:
+def _replace_file(path: Path, text: str) -> None:
+    """Write a file in one step: another HAProxy may read it."""
+    beside = path.with_name(f"{path.name}.{os.getpid()}")
+    beside.write_text(text)
+    beside.replace(path)
+
+
+def rewrite(configuration: str, environment: Mapping[str, str], max_files: int, refusals: Path) -> str:
     """Add limits, and close what is open to others.
 
     Args:
         configuration: as Ray Serve writes it.
         environment: what this module's variables are taken from.
         max_files: how many files the process may have open.
+        refusals: the file that will hold ``haproxy_refusals.script()``.
 
     Raises:
         UnexpectedConfigurationError: something is not there, or not once.
@@ -115,7 +124,7 @@ def rewrite(configuration: str, environment: Mapping[str, str], max_files: int) 
     per_source = _count(environment.get(PER_SOURCE_VARIABLE, ""), max_connections * 3 // 4)
     host = environment.get(HOST_VARIABLE, "")
     buffers = rf"\1tune.rcvbuf.server {_ANSWER_BUFFER}\n\1tune.sndbuf.client {_ANSWER_BUFFER}"
-    maxconn = rf"\1maxconn {max_connections}\n{buffers}"
+    maxconn = rf"\1maxconn {max_connections}\n{buffers}\n\1lua-load-per-thread {refusals}"
     text = _replace(configuration, r"^( *)maxconn \d+$", maxconn)
     text = _replace(text, r"^( *stats socket \S+) mode 666 ", r"\1 mode 600 ")
     text = _replace(text, r"^( *)bind :(\d+)$(?=\n *mode http\n.*prometheus-exporter)", r"\1bind 127.0.0.1:\2")
@@ -127,7 +136,20 @@ def rewrite(configuration: str, environment: Mapping[str, str], max_files: int) 
         lines = [f"bind {_bind_address(host) if host else match[2]}:{match[3]}", *added]
         return _SECTIONS + "frontend http_frontend\n" + "\n".join(indent + line for line in lines)
 
-    return _replace(text, r"^frontend http_frontend\n( *)bind (\S+):(\d+)$", open_frontend)
+    text = _replace(text, r"^frontend http_frontend\n( *)bind (\S+):(\d+)$", open_frontend)
+    return _let_refuse(text)
+
+
+def _let_refuse(text: str) -> str:
+    """Let HAProxy refuse in the place of an application's replicas."""
+    for number, name in enumerate(re.findall(r"^ *use_backend (\S+) if is_\1$", text, flags=re.MULTILINE)):
+        lines = backend_lines(number)
+
+        def open_backend(match: re.Match[str], lines: list[str] = lines) -> str:
+            return "\n".join([match[0], *(match[1] + line for line in lines)])
+
+        text = _replace(text, rf"^backend {re.escape(name)}\n( *)log global$", open_backend)
+    return text
 
 
 def front_binary() -> str:

@@ -88,6 +88,8 @@ class Pipeline:
         self._is_open = True
         self.num_images = 0
         """Submitted and not answered."""
+        self.num_done = 0
+        """Answered or given up, ever."""
         self.num_shadows = 0
         # A lane of the pool holds as many images as the threads' queue: neither kind takes the other's room. Half of
         # the bytes stay for ordinary images, and each lane has a quarter.
@@ -170,6 +172,7 @@ class Pipeline:
 
         def leave(_future: object) -> None:
             self.num_images -= 1
+            self.num_done += 1
             self.pool.give_up(work)
 
         work.future.add_done_callback(leave)

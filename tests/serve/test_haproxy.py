@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import subprocess
 import threading
 import time
 from contextlib import ExitStack
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 import httpx
 import pytest
 
+from imgcls_ray.serve.admission.request import error_answer
+from imgcls_ray.serve.errors import no_room
 from imgcls_ray.serve.haproxy import UnexpectedConfigurationError, front_binary, rewrite
 from imgcls_ray.serve.local import free_ports
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 MANY_FILES = 1_000_000
+REFUSALS = Path("/run/imgcls.lua")
 
 
 def lines_of(text: str) -> list[str]:
@@ -52,7 +56,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def test_only_what_is_asked_for_is_open(written: str) -> None:
-    lines = lines_of(rewrite(written, {}, MANY_FILES))
+    lines = lines_of(rewrite(written, {}, MANY_FILES, REFUSALS))
     assert [line for line in lines if line.startswith("bind ")] == [
         "bind 127.0.0.1:9101",
         "bind 127.0.0.1:8123",
@@ -73,7 +77,7 @@ def test_only_what_is_asked_for_is_open(written: str) -> None:
     ],
 )
 def test_the_service_is_at_its_host_and_nothing_else_is(written: str, host: str, address: str) -> None:
-    lines = lines_of(rewrite(written, {"IMGCLS_HAPROXY_HOST": host}, MANY_FILES))
+    lines = lines_of(rewrite(written, {"IMGCLS_HAPROXY_HOST": host}, MANY_FILES, REFUSALS))
     assert f"bind {address}" in lines
     assert sum(line.startswith("bind 127.0.0.1:") for line in lines) == 2
 
@@ -92,7 +96,7 @@ def test_the_service_is_at_its_host_and_nothing_else_is(written: str, host: str,
 def test_connections_are_bounded_in_all_and_for_one_address(
     written: str, environment: dict[str, str], max_files: int, maxconn: int, per_address: int | None
 ) -> None:
-    lines = lines_of(rewrite(written, environment, max_files))
+    lines = lines_of(rewrite(written, environment, max_files, REFUSALS))
     assert f"maxconn {maxconn}" in lines
     assert "timeout http-request 10s" in lines
     rejects = [line for line in lines if line.startswith("tcp-request connection reject")]
@@ -105,7 +109,7 @@ def test_haproxy_takes_it_and_takes_it_again(written: str, tmp_path: Path) -> No
         path.write_text(written)
         done = run_front(path, **environment)
         assert done.returncode == 0, done.stderr
-    assert [file.name for file in tmp_path.iterdir()] == ["haproxy.cfg"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["haproxy.cfg", "haproxy.cfg.lua"]
 
 
 @pytest.mark.parametrize(
@@ -115,7 +119,7 @@ def test_a_configuration_that_is_not_known_is_refused(written: str, missing: str
     with pytest.raises(
         UnexpectedConfigurationError, match=r"has 0 places like .*: this version of Ray is not supported"
     ):
-        rewrite(written.replace(missing, "other"), {}, MANY_FILES)
+        rewrite(written.replace(missing, "other"), {}, MANY_FILES, REFUSALS)
     path = tmp_path / "haproxy.cfg"
     path.write_text(written.replace(missing, "other"))
     done = run_front(path)
@@ -127,7 +131,7 @@ def test_a_configuration_that_is_not_known_is_refused(written: str, missing: str
 @pytest.mark.parametrize("value", ["-1", "many", "1e3"])
 def test_a_limit_that_is_no_number_is_refused(written: str, value: str) -> None:
     with pytest.raises(ValueError, match=f"IMGCLS_MAX_CONNECTIONS_PER_ADDRESS={value}: is not a number"):
-        rewrite(written, {"IMGCLS_MAX_CONNECTIONS_PER_ADDRESS": value}, MANY_FILES)
+        rewrite(written, {"IMGCLS_MAX_CONNECTIONS_PER_ADDRESS": value}, MANY_FILES, REFUSALS)
 
 
 def run_front(path: Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -148,6 +152,9 @@ class Files(BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
     asked: ClassVar[list[str]] = []
+    posted: ClassVar[list[str | None]] = []
+    """What each POST that came here says of refused ones."""
+    pause_ms: ClassVar[int] = 0
     body = bytes(range(256)) * 4096
 
     def do_GET(self) -> None:
@@ -160,12 +167,21 @@ class Files(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(self.body)
 
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["content-length"]))
+        self.posted.append(self.headers["x-imgcls-refused"])
+        self.send_response(503 if self.pause_ms else 200)
+        self.send_header("content-length", "0")
+        if self.pause_ms:
+            self.send_header("x-imgcls-pause-ms", str(self.pause_ms))
+        self.end_headers()
+
     def log_message(self, format: str, *args: object) -> None:
         pass
 
 
 @pytest.fixture
-def address(written: str, tmp_path: Path) -> Iterator[str]:
+def address(written: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Where HAProxy listens, before a replica that has two files."""
     ports = free_ports(3)
     replica = ThreadingHTTPServer(("127.0.0.1", 0), Files)
@@ -176,6 +192,8 @@ def address(written: str, tmp_path: Path) -> Iterator[str]:
     path = tmp_path / "haproxy.cfg"
     path.write_text(text)
     Files.asked.clear()
+    Files.posted.clear()
+    monkeypatch.setattr(Files, "pause_ms", 0)
     front = front_binary()
     env = {**os.environ, "RAY_SERVE_HAPROXY_BINARY_PATH": front}
     with subprocess.Popen([front, "-db", "-f", str(path)], env=env, stderr=subprocess.DEVNULL) as process:
@@ -253,3 +271,56 @@ def test_slow_readers_of_large_files_do_not_fill_the_machine(address: str) -> No
         assert time.monotonic() < deadline
         time.sleep(0.05)
     assert answer.content == Files.body
+
+
+def test_while_a_full_replica_pauses_haproxy_refuses_in_its_place(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Files, "pause_ms", 60_000)
+    with httpx.Client(base_url=address) as client:
+        first = client.post("/v1/classify", content=b"1")
+        assert (first.status_code, "x-imgcls-pause-ms" in first.headers) == (503, False)
+        for path in ("/v1/classify", "/v2/models/m/infer", "/image-classification"):
+            refused = client.post(path, content=bytes(5_000_000), headers={"x-request-id": "mine-1"})
+            headers, body = error_answer(no_room(), path, "mine-1")
+            assert (refused.status_code, refused.content) == (503, body)
+            assert dict(refused.headers) == {name.decode(): value.decode() for name, value in headers}
+        other = client.post("/v1/classify", content=b"1", headers={"x-request-id": 'no" good'})
+        assert re.fullmatch("[0-9a-f-]{36}", other.headers["x-request-id"])
+        assert other.json()["error"]["request_id"] == other.headers["x-request-id"]
+        # Only the first came to the replica, which is still asked for anything else.
+        assert Files.posted == [None]
+        assert client.get("/v1/model").status_code == 200
+
+
+def test_after_the_pause_the_replica_is_asked_and_told_how_many_were_refused(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Files, "pause_ms", 700)
+    httpx.post(f"{address}/v1/classify", content=b"1")
+    assert [httpx.post(f"{address}/v1/classify", content=b"1").status_code for _ in range(3)] == [503] * 3
+    assert len(Files.posted) == 1
+    monkeypatch.setattr(Files, "pause_ms", 0)
+    time.sleep(0.8)
+    # What a caller says of it counts for nothing.
+    answers = [
+        httpx.post(f"{address}/v1/classify", content=b"1", headers={"x-imgcls-refused": "9"}).status_code
+        for _ in range(2)
+    ]
+    assert (answers, Files.posted) == ([200, 200], [None, "3", None])
+
+
+def test_haproxy_refuses_before_the_body_and_the_connection_stays(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Files, "pause_ms", 60_000)
+    httpx.post(f"{address}/v1/classify", content=b"1")
+    host, port = address.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=60) as connection:
+        for _ in range(3):
+            connection.sendall(b"POST /v1/classify HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n")
+            answer = connection.recv(65_536)
+            assert answer.startswith(b"HTTP/1.1 503 ")
+            assert b"connection: close" not in answer.lower()
+            connection.sendall(bytes(1_000_000))
+    assert len(Files.posted) == 1

@@ -350,6 +350,30 @@ def test_what_there_is_no_room_for_is_refused_unread(local_replica: proxy.LocalR
     assert ask(inside, method="GET", receive=chunks(b"")).status == 200
 
 
+def test_a_refusal_says_for_how_long_haproxy_refuses(
+    local_replica: proxy.LocalReplica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    local_replica.room = room_for(5, num_images=5)
+    monkeypatch.setattr(local_replica.room, "pause_s", lambda: 0.0254)
+    assert ask(Inside(), receive=nothing_may_be_read).header("x-imgcls-pause-ms") == "25"
+    monkeypatch.setattr(local_replica.room, "pause_s", lambda: 0.0)
+    assert ask(Inside(), receive=nothing_may_be_read).header("x-imgcls-pause-ms") is None
+
+
+@pytest.mark.parametrize(("told", "counted"), [(b"12", 12), (b"1e3", 0), (b"-1", 0), (b"9" * 5000, 0)])
+def test_what_haproxy_refused_is_counted_and_goes_no_further(
+    told: bytes, counted: int, local_replica: proxy.LocalReplica
+) -> None:
+    local_replica.room = room_for(5)
+    inside = Inside()
+    ask(inside, headers=[(b"x-imgcls-refused", told)], receive=chunks(b"1"))
+    assert local_replica.num_refused == counted
+    assert b"x-imgcls-refused" not in dict(inside.headers)
+    local_replica.room = room_for(5, num_images=5)
+    ask(inside, headers=[(b"x-imgcls-refused", told)], receive=nothing_may_be_read)
+    assert local_replica.num_refused == 2 * counted + 1
+
+
 def test_a_body_on_its_way_has_a_slot_that_nobody_else_gets(local_replica: proxy.LocalReplica) -> None:
     local_replica.room = room_for(1)
 

@@ -47,6 +47,34 @@ def room_for(max_images: int, *, num_images: int = 0) -> Room:
     return Room(max_images, max_bytes=1000, max_request_bytes=600, num_images=lambda: num_images)
 
 
+# --- how long a full room stays full ---------------------------------------------------------------------------------
+
+
+def test_a_full_room_says_how_long_nobody_need_ask(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, num_done = 100.0, 0
+    monkeypatch.setattr(room.time, "monotonic", lambda: now)
+    full = Room(64, max_bytes=1, max_request_bytes=1, num_images=lambda: 64, num_done=lambda: num_done)
+    # How fast images leave, nobody knows yet.
+    assert full.pause_s() == 0
+    now, num_done = 100.5, 80
+    # 160 in a second: a quarter of 64 leaves in so long.
+    assert full.pause_s() == pytest.approx(16 / 160)
+    now, num_done = 101.0, 81
+    assert full.pause_s() == 0.25
+    # Long after, it is not known any more.
+    now, num_done = 160.0, 10_000
+    assert full.pause_s() == 0
+
+
+def test_a_room_that_nothing_leaves_makes_nobody_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(room.time, "monotonic", lambda: now)
+    full = room_for(64, num_images=64)
+    full.pause_s()
+    now = 100.5
+    assert full.pause_s() == 0
+
+
 # --- one reservation -------------------------------------------------------------------------------------------------
 
 

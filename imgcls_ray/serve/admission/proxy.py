@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 
 from imgcls_ray.serve.admission.request import (
     CONTEXT_KEY,
+    PAUSE_HEADER,
+    REFUSED_HEADER,
     RequestContext,
     announced_bytes,
     check_head,
@@ -54,8 +56,10 @@ SERVE_ENVIRONMENT = {
 }
 MAX_BYTES_VARIABLE = "IMGCLS_MAX_REQUEST_BYTES"
 _DEFAULT_MAX_BYTES = 32 * 2**20
+_MAX_COUNT_DIGITS = 6
 
-# The first two move Serve's deadline and its watch for callers that go away; the next are of features not used here.
+# The first two move Serve's deadline and its watch for callers that go away; the next are of features not used here;
+# the last one is HAProxy's, and has been read.
 _REPLACED = frozenset(
     {
         b"x-request-timeout-seconds",
@@ -63,6 +67,7 @@ _REPLACED = frozenset(
         b"serve-multiplexed-model-id",
         b"x-session-id",
         b"x-request-id",
+        REFUSED_HEADER,
     }
 )
 
@@ -121,10 +126,15 @@ class ProxyAdmission:
         if room is None or scope["method"] != "POST":
             await self._admit(scope, receive, send)
             return
+        headers = headers_of(scope)
+        LOCAL_REPLICA.num_refused += _number(headers.get(REFUSED_HEADER, b""))
         reservation = Reservation(room)
         if not reservation.ask():
             LOCAL_REPLICA.num_refused += 1
-            await send_error(send, no_room(), scope["path"], request_id_of(headers_of(scope)))
+            error = no_room()
+            if pause_ms := round(1000 * room.pause_s()):
+                error.headers[PAUSE_HEADER.decode()] = str(pause_ms)
+            await send_error(send, error, scope["path"], request_id_of(headers))
             return
         try:
             await self._admit(scope, receive, send, reservation)
@@ -223,6 +233,11 @@ class _Request:
             return
         self._is_answered = True
         await send_error(self._send, error, self.path, self.request_id)
+
+
+def _number(value: bytes) -> int:
+    # Whoever gets past HAProxy may write anything.
+    return int(value) if value.isdigit() and len(value) <= _MAX_COUNT_DIGITS else 0
 
 
 def _without_steering(headers: Iterable[tuple[bytes, bytes]]) -> Iterator[tuple[bytes, bytes]]:

@@ -20,7 +20,14 @@ if TYPE_CHECKING:
 CONTEXT_KEY = "imgcls_request"
 """Where a request's context is in its ASGI scope."""
 
-_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
+PAUSE_HEADER = b"x-imgcls-pause-ms"
+"""Of a refusal: for how long HAProxy refuses in the replica's place. No caller sees it."""
+REFUSED_HEADER = b"x-imgcls-refused"
+"""Of a request: how many HAProxy has refused since it last let one through."""
+REQUEST_ID_PATTERN = "[A-Za-z0-9._:-]{1,128}"
+"""Of a caller's id that may stand in a log and a header."""
+
+_REQUEST_ID = re.compile(REQUEST_ID_PATTERN.encode())
 # Of the head of a request. Those of browsers and clients are a tenth of it.
 _MAX_PATH_CHARS = 4096
 _MAX_QUERY_BYTES = 4096
@@ -101,11 +108,17 @@ def with_headers(headers: Iterable[tuple[bytes, bytes]], request_id: str) -> lis
 
 async def send_error(send: Send, error: ApiError, path: str, request_id: str) -> None:
     """Answer with an error."""
+    headers, body = error_answer(error, path, request_id)
+    await send({"type": "http.response.start", "status": error.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+def error_answer(error: ApiError, path: str, request_id: str) -> tuple[list[tuple[bytes, bytes]], bytes]:
+    """Headers and body of the answer to a request that ends with an error."""
     body = json.dumps(error_body(error, path, request_id)).encode()
     headers = [
         (b"content-type", b"application/json"),
         (b"content-length", str(len(body)).encode()),
         *((name.encode(), value.encode()) for name, value in error.headers.items()),
     ]
-    await send({"type": "http.response.start", "status": error.status, "headers": with_headers(headers, request_id)})
-    await send({"type": "http.response.body", "body": body})
+    return with_headers(headers, request_id), body

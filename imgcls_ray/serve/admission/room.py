@@ -18,6 +18,13 @@ if TYPE_CHECKING:
 # How long a request whose body is still uploading keeps a slot. Bodies of quick callers are there much sooner; slow
 # ones would keep everybody else out.
 _SLOT_S = 0.5
+# While a room is full, nobody is heard until a quarter of its images has left: what waits then is work for three times
+# as long, and a replica that has much to do takes a while to refuse the next one.
+_PAUSE_SHARE = 1 / 4
+_MAX_PAUSE_S = 0.25
+# How fast images leave is counted over so long at least, and is not known after so long without a question.
+_RATE_S = 0.25
+_MAX_RATE_S = 2.0
 
 
 @dataclass
@@ -30,10 +37,14 @@ class Room:
     max_request_bytes: int
     """Of one request, unpacked, with what is fetched for it."""
     num_images: Callable[[], int]
+    num_done: Callable[[], int] = int
+    """Images that have left, ever."""
     num_bytes: int = 0
 
     def __post_init__(self) -> None:
         self._slots: dict[Reservation, float] = {}  # when each was reserved; the oldest first
+        self._rate = 0.0  # images that leave in a second
+        self._mark = (-_MAX_RATE_S, 0)  # since when, and after how many images it is counted
 
     def is_full(self) -> bool:
         """Whether there is no room for a single image, with one for each request that holds a slot."""
@@ -41,6 +52,15 @@ class Room:
             del self._slots[next(iter(self._slots))]
         # Heads without bodies cost their callers nothing: they alone do not fill the room.
         return self.num_images() + min(len(self._slots), (self.max_images + 1) // 2) >= self.max_images
+
+    def pause_s(self) -> float:
+        """For how long nobody need ask, now that the room is full; 0 if that is not known."""
+        now, num_done = time.monotonic(), self.num_done()
+        since, before = self._mark
+        if now - since > _RATE_S:
+            self._rate = (num_done - before) / (now - since) if now - since < _MAX_RATE_S else 0.0
+            self._mark = (now, num_done)
+        return min(_PAUSE_SHARE * self.max_images / self._rate, _MAX_PAUSE_S) if self._rate else 0.0
 
     def reserve_slot(self, request: Reservation) -> None:
         """Keep room for an image of a request whose body is still to come, for half a second at most.
