@@ -55,7 +55,7 @@ def test_a_reader_that_has_enough_is_no_error() -> None:
 def test_a_reader_that_is_gone_is_no_failure_of_a_command(tell: str, goes_on: bool, tmp_path: Path) -> None:
     (tmp_path / "job.py").write_text(
         "from imgcls_ray import cli\n"
-        "from imgcls_ray.commands.terminal import StdoutConsole\n"
+        "from imgcls_ray.commands.stdout import StdoutConsole\n"
         "@cli.app.command('tell', cls=cli.OneLineCommand)\n"
         "def tell():\n"
         f"    {tell}\n"
