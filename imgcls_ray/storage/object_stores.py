@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from datetime import timedelta
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 from urllib.parse import urlsplit
 
 from imgcls_ray.storage.object_failures import Failure, ObjectError
@@ -33,11 +33,14 @@ _BUCKET_NAME = re.compile(r"[A-Za-z0-9._$:@-]+")
 _NO_RETRIES = {"max_retries": 0}
 
 
+Store: TypeAlias = "S3Store | GCSStore | AzureStore"
+
+
 class Bucket(NamedTuple):
     """One bucket, for patient requests and for quick ones, whose connections are their own."""
 
-    patient: S3Store | GCSStore | AzureStore
-    quick: S3Store | GCSStore | AzureStore
+    patient: Store
+    quick: Store
 
 
 async def open_bucket(bucket: str, kind: str, options: StorageOptions, s3: S3Requests | None) -> Bucket:
