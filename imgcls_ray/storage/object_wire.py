@@ -105,7 +105,7 @@ class ObstoreWire:
 
         store = (await self.bucket(bucket)).patient
         answer = await obstore.get_async(store, key, options={"head": True})
-        return head_of(answer.meta)._replace(writer=answer.attributes.get(WRITER))  # type: ignore[call-overload]
+        return head_of(answer.meta)._replace(writer=answer.attributes.get(WRITER))
 
     async def put(self, bucket: str, key: str, data: bytes, *, writer: str | None) -> None:
         import obstore
