@@ -464,6 +464,7 @@ GUARDS: dict[str, tuple[Promise, ...]] = {
             (
                 "predict/test_predict_s3.py::test_the_secret_is_in_nothing_that_the_job_leaves_or_says",
                 "storage/test_s3_requests.py::test_options_hold_no_credentials",
+                "storage/test_every_storage.py::test_wrong_credentials_end_the_command_and_are_not_told",
                 "storage/test_s3_requests.py::test_errors_and_logs_hold_no_credentials",
                 "serve/test_auth.py::test_a_key_is_in_no_answer_and_no_line",
                 "serve/test_answers.py::test_credentials_are_in_no_log_and_in_no_answer",
@@ -484,6 +485,7 @@ GUARDS: dict[str, tuple[Promise, ...]] = {
             "create-only writes are proven before a storage is used",
             (
                 "storage/test_s3_directory.py::test_a_server_without_conditional_writes_is_named",
+                "storage/test_every_storage.py::test_create_only_is_proven",
                 "storage/test_local.py::test_of_many_processes_exactly_one_creates",
                 "storage/test_s3_directory.py::test_of_eight_that_race_one_creates_though_answers_are_lost",
             ),
@@ -504,6 +506,7 @@ GUARDS: dict[str, tuple[Promise, ...]] = {
             "14 faults of the storage end with no row lost and none doubled",
             (
                 _PROMISES + "test_the_benchmark_of_faults_has_at_least_fourteen",
+                "storage/test_every_storage.py::test_a_fault_costs_no_input_and_doubles_no_file",
                 "storage/test_s3_directory.py::test_every_kind_of_write_goes_through_what_passes",
                 "predict/test_predict_s3.py::test_a_bucket_that_disappears_costs_nothing_that_is_labelled_and_no_input_its_row",
             ),

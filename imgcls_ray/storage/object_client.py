@@ -28,6 +28,7 @@ from imgcls_ray.storage.schemes import kind_of, split_uri
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from imgcls_ray.storage.object_stores import Bucket
     from imgcls_ray.storage.object_wire import Answer, Head, Span
     from imgcls_ray.storage.options import StorageOptions
 
@@ -287,7 +288,7 @@ class ObjectClient:
             return None
         if_match = not self._has_weak_etags
         try:
-            opened = self.wire.known(bucket) or self.retried(lambda _: self.wire.bucket(bucket), timeout_s / 2)
+            opened = self.wire.known(bucket) or self._opened(bucket, timeout_s / 2)
             return self.wire.get_now(opened, key, etag=etag, if_match=if_match, max_bytes=max_bytes)
         except ImageError:
             raise
@@ -297,6 +298,10 @@ class ObjectClient:
             if failure is None or not is_certain:
                 return None
             raise ObjectError(failure, reason) from None
+
+    def _opened(self, bucket: str, timeout_s: float) -> Bucket:
+        # Not with retries, which would take it for an answer of the server.
+        return asyncio.run_coroutine_threadsafe(self.wire.bucket(bucket), self._loop).result(timeout_s)
 
     def storage_error(self, what: str, error: ObjectError) -> StorageError:
         """The error that ends a command, with place, reason and remedy."""

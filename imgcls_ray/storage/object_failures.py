@@ -112,6 +112,7 @@ _ELEMENT = re.compile(r"<(Code|Message)>([^<]*)</")
 _SYSTEM_ERROR = re.compile(r'code: (\d+),\s+kind: \w+,\s+message: "([^"]*)"')
 _OTHER_ERROR = re.compile(r'error: "([^"]*)"')
 _HTTP_KIND = re.compile(r"HttpError \{\s+kind: (\w+)")
+_QUERY = re.compile(r"\?\S+")
 _PATH_WORDS = ("Could not parse path", "invalid path")
 
 
@@ -151,7 +152,8 @@ def _explain_obstore(text: str) -> tuple[Failure, str]:
         if kind == "Connect":
             return Failure.UNREACHABLE, f"no connection: {why or 'refused'}"
         return Failure.PASSING, f"the connection broke: {why or 'before the end'}"
-    return Failure.STORAGE, " ".join(told.split())[:300]
+    # Queries of Azure's addresses may hold signatures.
+    return Failure.STORAGE, _QUERY.sub("?...", " ".join(told.split()))[:300]
 
 
 def _explain_botocore(error: Exception, words: str) -> tuple[Failure | None, str]:

@@ -9,14 +9,14 @@ from __future__ import annotations
 import os
 import re
 from datetime import timedelta
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 from urllib.parse import urlsplit
 
 from imgcls_ray.storage.object_failures import Failure, ObjectError
 from imgcls_ray.storage.schemes import bucket_name
 
 if TYPE_CHECKING:
-    from obstore.store import AzureConfig, AzureStore, ClientConfig, GCSConfig, GCSStore, S3Config, S3Store
+    from obstore.store import AzureConfig, AzureStore, ClientConfig, GCSConfig, GCSStore, RetryConfig, S3Config, S3Store
 
     from imgcls_ray.storage.options import StorageOptions
     from imgcls_ray.storage.s3 import S3Requests
@@ -30,14 +30,17 @@ _IDLE_TIMEOUT_S = 20.0
 QUICK_TIMEOUT_S = 15.0
 # Of a name with other characters obstore makes an address that is none, and panics.
 _BUCKET_NAME = re.compile(r"[A-Za-z0-9._$:@-]+")
-_NO_RETRIES = {"max_retries": 0}
+_NO_RETRIES: RetryConfig = {"max_retries": 0}
+
+
+Store: TypeAlias = "S3Store | GCSStore | AzureStore"
 
 
 class Bucket(NamedTuple):
     """One bucket, for patient requests and for quick ones, whose connections are their own."""
 
-    patient: S3Store | GCSStore | AzureStore
-    quick: S3Store | GCSStore | AzureStore
+    patient: Store
+    quick: Store
 
 
 async def open_bucket(bucket: str, kind: str, options: StorageOptions, s3: S3Requests | None) -> Bucket:
@@ -54,7 +57,7 @@ async def open_bucket(bucket: str, kind: str, options: StorageOptions, s3: S3Req
     if s3 is not None:
         config = await s3.config_of(bucket_name(bucket))
         trusted = await s3.root_certificate()
-        stores = [_open_s3(bucket, config, s3, _client(own, trusted)) for own in (patient, quick)]
+        stores: list[Store] = [_open_s3(bucket, config, s3, _client(own, trusted)) for own in (patient, quick)]
     elif kind == "gs":
         stores = [_open_gs(bucket, options, _client(own, None)) for own in (patient, quick)]
     else:

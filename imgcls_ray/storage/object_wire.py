@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from imgcls_ray.errors import ImageError, ImageErrorCode
 from imgcls_ray.storage.files import opaque_etag
-from imgcls_ray.storage.object_failures import AskAgainError, check_version
+from imgcls_ray.storage.object_failures import AskAgainError, Failure, ObjectError, check_version
 from imgcls_ray.storage.object_stores import open_bucket
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from obstore import GetOptions, ObjectMeta
 
-    from imgcls_ray.storage.object_stores import Bucket
+    from imgcls_ray.storage.object_stores import Bucket, Store
     from imgcls_ray.storage.options import StorageOptions
     from imgcls_ray.storage.s3 import S3Requests
 
@@ -105,17 +105,22 @@ class ObstoreWire:
 
         store = (await self.bucket(bucket)).patient
         answer = await obstore.get_async(store, key, options={"head": True})
-        return head_of(answer.meta)._replace(writer=answer.attributes.get(WRITER))  # type: ignore[call-overload]
+        return head_of(answer.meta)._replace(writer=answer.attributes.get(WRITER))
 
     async def put(self, bucket: str, key: str, data: bytes, *, writer: str | None) -> None:
         import obstore
 
-        store = (await self.bucket(bucket)).patient
+        store = await self._writable(bucket)
         if writer is None:
             await obstore.put_async(store, key, data, use_multipart=False)
         else:
             attributes = {WRITER: writer}
             await obstore.put_async(store, key, data, mode="create", attributes=attributes, use_multipart=False)
+
+    async def _writable(self, bucket: str) -> Store:
+        if self._options.kms_key is not None and self._kind != "s3":
+            raise ObjectError(Failure.STORAGE, "kms_key is for s3:// only; give the bucket a default key")
+        return (await self.bucket(bucket)).patient
 
     async def delete(self, bucket: str, key: str) -> None:
         import obstore
@@ -125,7 +130,7 @@ class ObstoreWire:
     async def upload(self, path: str, bucket: str, key: str) -> None:
         import obstore
 
-        store = (await self.bucket(bucket)).patient
+        store = await self._writable(bucket)
         is_large = Path(path).stat().st_size > UPLOAD_PART_BYTES
         await obstore.put_async(
             store, key, Path(path), use_multipart=is_large, chunk_size=UPLOAD_PART_BYTES, max_concurrency=4

@@ -127,6 +127,8 @@ class S3Requests:
             except ClientError as error:  # who may not list is told the region all the same
                 headers = error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
                 region = headers.get("x-amz-bucket-region", region)
+            # As access points need it; a certificate of AWS covers no name with dots.
+            config["virtual_hosted_style_request"] = "." not in name
         else:
             config |= {"endpoint": url, "virtual_hosted_style_request": False}
         config["region"] = region

@@ -8,12 +8,17 @@ import sys
 import threading
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
+from botocore.exceptions import ClientError
+from obstore.exceptions import GenericError
 
+from imgcls_ray.errors import StorageError
 from imgcls_ray.storage import FetchLimits, fetch, open_directory
 from imgcls_ray.storage.object_client import client_of, forget_clients
+from imgcls_ray.storage.object_failures import Failure, explain
 from imgcls_ray.storage.options import StorageOptions
 
 if TYPE_CHECKING:
@@ -137,6 +142,39 @@ def test_requests_go_through_the_proxy_of_the_environment(own_server: _Server, m
     assert fetch("s3://bucket/a", None, FetchLimits()) == b"x"
     assert list(open_directory("s3://bucket/store").entries()) == []
     assert [headers["host"] for _, headers in own_server.asked] == ["storage.invalid:9000"] * 2
+
+
+@pytest.mark.parametrize(("name", "is_in_the_host"), [("photos", True), ("photos.example.com", False)])
+@pytest.mark.usefixtures("bucket")
+def test_a_bucket_of_aws_is_asked_for_in_its_region_by_its_host(
+    monkeypatch: pytest.MonkeyPatch, name: str, is_in_the_host: bool
+) -> None:
+    class Aws:
+        meta = SimpleNamespace(endpoint_url="https://s3.us-east-1.amazonaws.com", region_name="us-east-1")
+
+        async def head_bucket(self, **_: str) -> dict[str, str]:
+            response = {"ResponseMetadata": {"HTTPHeaders": {"x-amz-bucket-region": "eu-west-1"}}}
+            raise ClientError(response, "HeadBucket")
+
+    client = client_of("s3://", StorageOptions())
+    assert client.s3 is not None
+    monkeypatch.setattr(client.s3, "_made", Aws())
+    s3 = client.s3
+    config = client.retried(lambda _: s3.config_of(name), 5)
+    assert config == {"region": "eu-west-1", "virtual_hosted_style_request": is_in_the_host}
+
+
+def test_a_key_of_aws_is_refused_where_it_would_not_encrypt(gcs_bucket: str) -> None:
+    with pytest.raises(StorageError, match="kms_key is for s3:// only"):
+        open_directory(gcs_bucket, StorageOptions(kms_key="k")).create("a", b"x")
+
+
+def test_no_query_of_an_address_is_told() -> None:
+    text = "Generic error: GET https://host/c/b?sv=1&sig=s3cr3t in 3ms - unreadable\n\nDebug source:\nGeneric {}"
+    assert explain(GenericError(text)) == (
+        Failure.STORAGE,
+        "Generic error: GET https://host/c/b?... in 3ms - unreadable",
+    )
 
 
 def test_options_with_a_key_are_plain_and_comparable() -> None:

@@ -239,6 +239,7 @@ def test_ranges_are_cut_at_folders_behind_what_is_listed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(object_listing, "_THREADS", 6)
+    assert client.s3 is not None
     assert object_listing._cut_points(client, client.s3, f"s3://{crowd.bucket}", prefix, before) == expected
 
 
