@@ -17,7 +17,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from imgcls_ray.errors import ImageError, InputError
-from imgcls_ray.inputs.list_tables import parquet_parts
 from imgcls_ray.inputs.merging import merge_sorted
 from imgcls_ray.inputs.sorting import sort_files
 from imgcls_ray.inputs.tables import FileTables, files_in, only_array, table_of, tables_of, without_doubles
@@ -78,19 +77,25 @@ def named_member(source: str, storage: StorageOptions) -> FileInfo:
         return FileInfo(source, None, None, None)
 
 
-def packed_parquet(source: str, storage: StorageOptions, uri_column: str) -> list[FileInfo]:
+def packed_parquet(source: str, storage: StorageOptions, uri_column: str, parts: list[str]) -> list[FileInfo]:
     """The files of an INPUT that is Parquet with images: one file, or a folder of nothing else.
 
     None if it is a list: of Parquet that has both, the column of URIs decides.
+
+    Args:
+        source: the INPUT.
+        storage: how to reach object storage.
+        uri_column: the column of the images in lists.
+        parts: the files of a folder of Parquet and nothing else.
     """
     if is_url(source) or has_magic(source):
         return []
     is_one = source.lower().endswith(".parquet")
     if is_s3(source):
         found = find_object(source, storage) if is_one else None
-        files = [found] if found else [FileInfo(uri, None, None, None) for uri in parquet_parts(source, storage)]
-    elif os.path.isdir(path_from_uri(source)):
-        files = [stat_file(absolute_path(path)) for path in parquet_parts(source, storage)]
+        files = [found] if found else [FileInfo(uri, None, None, None) for uri in parts]
+    elif parts or os.path.isdir(path_from_uri(source)):
+        files = [stat_file(absolute_path(path)) for path in parts]
     else:
         files = [stat_file(absolute_path(path_from_uri(source)))] if is_one else []
     if not files or not _has_images(files[0].uri, storage, uri_column):
