@@ -99,6 +99,7 @@ def check_inputs(
     # Among several, it is one of the names that a shell found.
     if len(sources) == 1 and not is_s3(sources[0]) and _is_file(path_from_uri(sources[0])):
         refuse_other_lists(sources[0])
+    if len(sources) == 1 and not is_url(sources[0]):
         refuse_compressed(sources[0])
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections import deque
+import threading
+from collections import Counter, deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -31,7 +32,6 @@ from imgcls_ray.storage.s3 import is_s3
 from imgcls_ray.storage.s3_inputs import find_object
 
 if TYPE_CHECKING:
-    from collections import Counter
     from collections.abc import Callable, Iterable, Iterator
 
     from imgcls_ray.storage.names import NameRules
@@ -50,7 +50,8 @@ def refuse_compressed(source: str) -> None:
     Raises:
         InputError: with the way out.
     """
-    if source.lower().endswith(_COMPRESSED):
+    is_folder = not is_s3(source) and os.path.isdir(path_from_uri(source))
+    if source.lower().endswith(_COMPRESSED) and not is_folder:
         raise InputError(
             f"{source}: is a compressed archive, of which no single image can be read; unpack it, or make a .tar or "
             ".zip of its images"
@@ -128,8 +129,17 @@ def open_packed(
         # They say which files are opened, not what is taken out of them.
         names = replace(names, include=())
 
+    counting = threading.Lock()
+
+    def counted(info: FileInfo) -> Iterator[FileInfo]:
+        # Several files are looked into at a time.
+        own: Counter[str] = Counter()
+        yield from list_members(info, limits, names, own)
+        with counting:
+            left_out.update(own)
+
     def members(info: FileInfo) -> Iterator[pa.Table]:
-        return _members_of(list_members(info, limits, names, left_out))
+        return _numbered(tables_of(sort_files(counted(info))))
 
     files = iter(files)
     for info in files:
@@ -138,10 +148,6 @@ def open_packed(
             yield from FileTables(lambda _: _opened(tables_of(rest), members))  # noqa: B023 - the loop ends here
             return
         yield info
-
-
-def _members_of(members: Iterator[FileInfo]) -> Iterator[pa.Table]:
-    return _numbered(tables_of(sort_files(members)))
 
 
 def _opened(tables: Iterator[pa.Table], members: Callable[[FileInfo], Iterator[pa.Table]]) -> Iterator[pa.Table]:
