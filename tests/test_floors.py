@@ -106,6 +106,7 @@ DOORS: dict[str, set[str]] = {
     "nncf": {"export"},
     "pyarrow": {
         "inputs",
+        "packed/parquets",
         "store",
         "workers",
         "predict",

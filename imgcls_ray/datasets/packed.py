@@ -32,7 +32,7 @@ from imgcls_ray.storage.schemes import is_object
 from imgcls_ray.storage.scratch import scratch_file
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterator
 
     from imgcls_ray.storage import Directory
     from imgcls_ray.storage.files import FileInfo
@@ -62,17 +62,13 @@ class _Row(NamedTuple):
 _SCHEMA = pa.schema([(name, pa.int64() if name == "line" else pa.string()) for name in _Row._fields])
 
 
-def packed_files(folder: Directory, names: Iterable[str]) -> list[str]:
+def packed_files(folder: Directory) -> list[str]:
     """The packed files of a dataset's folder, relative to it; none if it is a dataset of another form.
 
     They are directly in it, or in folders of splits or called ``data``. Beside images, or other folders, which may be
     classes, they do not count.
-
-    Args:
-        folder: of the dataset.
-        names: what is directly in it, of folders with or without a ``/``.
     """
-    shown = [name.rstrip("/") for name in names if not name.startswith((".", "_"))]
+    shown = [name.rstrip("/") for name in folder.entries() if not name.startswith((".", "_"))]
     folders = [name for name in shown if name in _FOLDERS or split_called(name)]
     found = [name for name in shown if name.lower().endswith(_SUFFIXES)]
     others = {*shown} - {*folders, *found}

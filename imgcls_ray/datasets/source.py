@@ -65,6 +65,7 @@ def read_dataset(
         return read_table(dataset, storage)
     if not is_object(dataset) and not is_folder:
         raise InputError(f"{dataset}: there is no such folder; a dataset is a folder, or a .csv, .parquet or .tar file")
+    is_whole = folder is None
     folder = folder or open_directory(dataset, storage)
     # A folder may hold millions of names: only these few are kept.
     files = frozenset(name.rstrip("/") for name in folder.entries() if name.rstrip("/").lower() in LIST_NAMES)
@@ -77,7 +78,7 @@ def read_dataset(
         return read_lists(dataset, folder, files, names, delimiter, storage)
     if unread := lists_without_names(files):
         return _beside_lists(dataset, unread, split_folders, storage)
-    if split_folders is None and (packed := packed_files(folder, folder.entries())):
+    if is_whole and split_folders is None and (packed := packed_files(open_directory(dataset, storage))):
         return read_packed(dataset, packed, storage)
     return read_class_folders(dataset, storage, split_folders)
 

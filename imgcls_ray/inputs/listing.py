@@ -92,16 +92,20 @@ def check_inputs(
     for source in sources:
         check_input(source, storage)
         # What is in a bucket would be copied as a whole; it is refused when it is planned, before the first row.
-        if is_object(source) or is_url(source) or is_inventory(source) or packed_parquet(source, storage, uri_column):
+        if is_object(source) or is_url(source) or is_inventory(source):
+            continue
+        parts = _parquet_in(source, storage)
+        if packed_parquet(source, storage, uri_column, parts):
             continue
         if _is_list_here(source, storage):
             next(read_list(source, storage, uri_column=uri_column, kept=kept), None)
         else:
-            _parts(source, storage, uri_column)
+            is_of_parts(parts, source, uri_column, storage)
     _check_mixture(sources)
     # Among several, it is one of the names that a shell found.
     if len(sources) == 1 and not is_object(sources[0]) and _is_file(path_from_uri(sources[0])):
         refuse_other_lists(sources[0])
+    if len(sources) == 1 and not is_url(sources[0]):
         refuse_compressed(sources[0])
 
 
@@ -216,7 +220,7 @@ def list_unsorted(
 ) -> Iterator[FileInfo]:
     """About the same files, but lists in their own order: the first ones come at once."""
     for source in sources:
-        if _is_list_here(source, storage) and not packed_parquet(source, storage, uri_column):
+        if _is_list_here(source, storage) and not packed_parquet(source, storage, uri_column, []):
             yield from read_list(source, storage, uri_column=uri_column)
         else:
             check_input(source, storage)
@@ -246,9 +250,9 @@ def _is_left_out(source: str, names: NameRules, counts: ListingCounts) -> bool:
 
 def is_any_list(source: str, storage: StorageOptions = DEFAULT_STORAGE, *, uri_column: str = URI_COLUMN) -> bool:
     """Whether INPUT names its inputs one by one: a list, or a folder of Parquet files that is one."""
-    if is_url(source) or packed_parquet(source, storage, uri_column):
+    if is_url(source) or packed_parquet(source, storage, uri_column, parts := _parquet_in(source, storage)):
         return False
-    return _is_list_here(source, storage) or bool(_parts(source, storage, uri_column))
+    return _is_list_here(source, storage) or is_of_parts(parts, source, uri_column, storage)
 
 
 def _is_list_here(source: str, storage: StorageOptions) -> bool:
@@ -271,7 +275,8 @@ def _list_one(
 ) -> Iterator[FileInfo]:
     if is_member(source, storage):
         return iter([named_member(source, storage)])
-    if packed := packed_parquet(source, storage, uri_column):
+    parts = [] if is_url(source) else _parquet_in(source, storage)
+    if packed := packed_parquet(source, storage, uri_column, parts):
         return open_packed(packed, storage, names, counts.by_name)
     if _is_list_here(source, storage):
         counts.has_list = True
@@ -281,7 +286,7 @@ def _list_one(
         return only_inputs(listed, storage, counts, store=store, names=names) if is_inventory(source) else listed
     if is_url(source):
         return iter([FileInfo(source, None, None, None)])
-    if parts := _parts(source, storage, uri_column):
+    if is_of_parts(parts, source, uri_column, storage):
         counts.has_list = True
         logger.info("%s: is read as a list, its %d Parquet files have a column %r", source, len(parts), uri_column)
         # Nothing but parts is in the folder, so a relative name counts from the folder that it is in, as of a file.
@@ -291,19 +296,14 @@ def _list_one(
     return _list_checked(source, counts, storage, leave_out, names)
 
 
-def _parts(source: str, storage: StorageOptions, uri_column: str) -> list[str]:
-    """The files of a list that is a folder; none if it is a folder of images, or no folder.
-
-    Raises:
-        InputError: it holds tables that have no column of images.
-    """
+def _parquet_in(source: str, storage: StorageOptions) -> list[str]:
+    """The files of a folder that holds Parquet and nothing else; none if it is a folder of images, or no folder."""
     if is_object(source):
         if has_magic(source) or find_object(source, storage) is not None:
             return []
     elif not os.path.isdir(path_from_uri(source)):
         return []
-    parts = parquet_parts(source, storage)
-    return parts if is_of_parts(parts, source, uri_column, storage) else []
+    return parquet_parts(source, storage)
 
 
 def list_found(

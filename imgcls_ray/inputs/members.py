@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections import deque
+import threading
+from collections import Counter, deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -17,7 +18,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from imgcls_ray.errors import ImageError, InputError
-from imgcls_ray.inputs.list_tables import parquet_parts
 from imgcls_ray.inputs.merging import merge_sorted
 from imgcls_ray.inputs.sorting import sort_files
 from imgcls_ray.inputs.tables import FileTables, files_in, only_array, table_of, tables_of, without_doubles
@@ -32,7 +32,6 @@ from imgcls_ray.storage.patterns import has_magic
 from imgcls_ray.storage.schemes import is_object
 
 if TYPE_CHECKING:
-    from collections import Counter
     from collections.abc import Callable, Iterable, Iterator
 
     from imgcls_ray.storage.names import NameRules
@@ -51,7 +50,8 @@ def refuse_compressed(source: str) -> None:
     Raises:
         InputError: with the way out.
     """
-    if source.lower().endswith(_COMPRESSED):
+    is_folder = not is_object(source) and os.path.isdir(path_from_uri(source))
+    if source.lower().endswith(_COMPRESSED) and not is_folder:
         raise InputError(
             f"{source}: is a compressed archive, of which no single image can be read; unpack it, or make a .tar or "
             ".zip of its images"
@@ -78,19 +78,25 @@ def named_member(source: str, storage: StorageOptions) -> FileInfo:
         return FileInfo(source, None, None, None)
 
 
-def packed_parquet(source: str, storage: StorageOptions, uri_column: str) -> list[FileInfo]:
+def packed_parquet(source: str, storage: StorageOptions, uri_column: str, parts: list[str]) -> list[FileInfo]:
     """The files of an INPUT that is Parquet with images: one file, or a folder of nothing else.
 
     None if it is a list: of Parquet that has both, the column of URIs decides.
+
+    Args:
+        source: the INPUT.
+        storage: how to reach object storage.
+        uri_column: the column of the images in lists.
+        parts: the files of a folder of Parquet and nothing else.
     """
     if is_url(source) or has_magic(source):
         return []
     is_one = source.lower().endswith(".parquet")
     if is_object(source):
         found = find_object(source, storage) if is_one else None
-        files = [found] if found else [FileInfo(uri, None, None, None) for uri in parquet_parts(source, storage)]
-    elif os.path.isdir(path_from_uri(source)):
-        files = [stat_file(absolute_path(path)) for path in parquet_parts(source, storage)]
+        files = [found] if found else [FileInfo(uri, None, None, None) for uri in parts]
+    elif parts or os.path.isdir(path_from_uri(source)):
+        files = [stat_file(absolute_path(path)) for path in parts]
     else:
         files = [stat_file(absolute_path(path_from_uri(source)))] if is_one else []
     if not files or not _has_images(files[0].uri, storage, uri_column):
@@ -123,8 +129,17 @@ def open_packed(
         # They say which files are opened, not what is taken out of them.
         names = replace(names, include=())
 
+    counting = threading.Lock()
+
+    def counted(info: FileInfo) -> Iterator[FileInfo]:
+        # Several files are looked into at a time.
+        own: Counter[str] = Counter()
+        yield from list_members(info, limits, names, own)
+        with counting:
+            left_out.update(own)
+
     def members(info: FileInfo) -> Iterator[pa.Table]:
-        return _members_of(list_members(info, limits, names, left_out))
+        return _numbered(tables_of(sort_files(counted(info))))
 
     files = iter(files)
     for info in files:
@@ -133,10 +148,6 @@ def open_packed(
             yield from FileTables(lambda _: _opened(tables_of(rest), members))  # noqa: B023 - the loop ends here
             return
         yield info
-
-
-def _members_of(members: Iterator[FileInfo]) -> Iterator[pa.Table]:
-    return _numbered(tables_of(sort_files(members)))
 
 
 def _opened(tables: Iterator[pa.Table], members: Callable[[FileInfo], Iterator[pa.Table]]) -> Iterator[pa.Table]:

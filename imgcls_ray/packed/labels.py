@@ -41,7 +41,9 @@ def read_samples(info: FileInfo, limits: FetchLimits) -> Iterator[Sample]:
         ImageError: it cannot be read, or its end is missing.
         StorageError: its storage cannot be read.
     """
-    key, images, labels = "", [], []
+    key = ""
+    images: list[PackedMember] = []
+    labels: list[SampleFile] = []
     for member in members_by_headers(info, limits, reads=_tells_label):
         if member.name is None:
             raise member.error

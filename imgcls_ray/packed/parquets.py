@@ -171,7 +171,8 @@ class GroupScan:
         if (size := value.as_buffer().size) > self._limits.max_bytes:
             most = self._limits.max_bytes
             return ImageError(ImageErrorCode.TOO_MANY_BYTES, f"{size:,} bytes, the limit is {most:,}")
-        return bytes(value.as_py())
+        content: bytes = value.as_py()
+        return content
 
     def _read(self) -> Iterator[pa.RecordBatch]:
         parquet = open_parquet(self._info, self._limits)

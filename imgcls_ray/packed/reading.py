@@ -95,7 +95,10 @@ def read_span(source: str, etag: str | None, span: Span, limits: FetchLimits) ->
         data = fetch_range(source, span.offset, span.length, etag, limits) if span.length else b""
     except ImageError as error:
         return [error.as_value() for _ in span.members]
-    return [_take(part, data[part.offset - span.offset :][: part.length]) for _, part in span.members]
+    starts = (part.offset - span.offset for _, part in span.members)
+    return [
+        _take(part, data[start : start + part.length]) for start, (_, part) in zip(starts, span.members, strict=True)
+    ]
 
 
 def _take(part: Part, data: bytes) -> bytes | ImageError:

@@ -45,9 +45,11 @@ def any_version(uris: pa.Array | pa.ChunkedArray | Sequence[str], members: pa.Ta
         members: a table whose columns ``source`` and ``locator`` say where packed ones are.
     """
     nothing = {"etag": pa.nulls(len(uris), pa.string()), "size": pa.nulls(len(uris), pa.int64())}
-    has = () if members is None else ("source", "locator")
-    places = {name: members[name] for name in has if name in members.schema.names}
-    return pa.table({"uri": uris, **nothing, **places})
+    table = pa.table({"uri": uris, **nothing})
+    for name in ("source", "locator"):
+        if members is not None and name in members.schema.names:
+            table = table.append_column(name, members[name])
+    return table
 
 
 def fetch_inputs(rows: pa.Table, limits: FetchLimits, executor: ThreadPoolExecutor) -> Iterator[bytes | ImageError]:

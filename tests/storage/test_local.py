@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from imgcls_ray.errors import ImageError, ImageErrorCode, InputError, StorageError
-from imgcls_ray.storage import FetchLimits, fetch, open_directory
+from imgcls_ray.storage import FetchLimits, fetch, fetch_range, open_directory
 from imgcls_ray.storage.files import FileInfo, path_from_uri, stat_file, uri_from_path
 from imgcls_ray.storage.local import LocalDirectory
 from imgcls_ray.storage.walking import list_folder
@@ -98,6 +98,15 @@ def as_nobody(call: Callable[[], object]) -> object:
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("offset", "length", "expected"), [(0, 3, b"012"), (8, 5, b"89"), (10, 1, b""), (99, 5, b"")])
+def test_a_part_of_a_file_ends_where_the_file_ends(offset: int, length: int, expected: bytes, tmp_path: Path) -> None:
+    path = write(tmp_path / "a.bin", b"0123456789")
+    etag = stat_file(str(path)).etag
+    assert fetch_range(str(path), offset, length, etag, LIMITS) == expected
+    with pytest.raises(ImageError, match="changed"):
+        fetch_range(str(path), offset, length, "other", LIMITS)
 
 
 def test_a_file_is_read_by_path_and_by_uri(tmp_path: Path) -> None:

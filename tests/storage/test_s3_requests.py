@@ -23,7 +23,7 @@ import pytest
 from botocore.exceptions import EndpointConnectionError
 
 from imgcls_ray.errors import ConfigError, ImageError, ImageErrorCode, ImgclsError, InputError, StorageError
-from imgcls_ray.storage import FetchLimits, fetch, object_client, object_stores
+from imgcls_ray.storage import FetchLimits, fetch, fetch_range, object_client, object_stores
 from imgcls_ray.storage.object_client import ObjectClient, forget_clients
 from imgcls_ray.storage.object_failures import Failure, ObjectError
 from imgcls_ray.storage.options import StorageOptions
@@ -93,6 +93,18 @@ def closed_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
     return port
+
+
+def test_a_part_of_an_object_ends_where_the_object_ends(s3: S3Server, bucket: str) -> None:
+    s3.client().put_object(Bucket=bucket, Key="a b#c", Body=b"0123456789")
+    uri, limits = f"s3://{bucket}/a b#c", FetchLimits(max_bytes=1)
+    etag = s3.client().head_object(Bucket=bucket, Key="a b#c")["ETag"].strip('"')
+    for offset, length, expected in ((0, 3, b"012"), (8, 5, b"89"), (10, 1, b""), (99, 5, b"")):
+        assert fetch_range(uri, offset, length, etag, limits) == expected
+    for changed, code in ((uri, ImageErrorCode.CHANGED), (f"{uri}.none", ImageErrorCode.NOT_FOUND)):
+        with pytest.raises(ImageError) as caught:
+            fetch_range(changed, 0, 3, "0" * 32, limits)
+        assert caught.value.code is code
 
 
 # What is read
