@@ -23,7 +23,7 @@ class LabelConfig(RunsNetwork, RunsBlocks, ReadLimits):
     input: str | tuple[str, ...]
     """Images to label, one or several of: a file, folder (recursive), ``s3://bucket/prefix/``, glob, list (.txt with a
     path in each line; .csv, .tsv, .json, .jsonl or .parquet with a ``uri`` column; a folder of such Parquet files; the
-    manifest.json of an S3 Inventory) or http(s) address."""
+    manifest.json of an S3 Inventory), tar, zip or Parquet file with images, or http(s) address."""
     model: str
     """Model folder (local or ``s3://``), or a name of the zoo with pretrained weights."""
     top_k: PositiveInt = 5

@@ -73,7 +73,7 @@ class Collector:
 
     def blocks(self) -> Iterator[pa.Table]:
         """Read the entries once: count them, write them to a file, and yield them in blocks."""
-        waiting: list[tuple[int, int, str, str, int]] = []
+        waiting: list[tuple[object, ...]] = []
         number = 0
         with self._entries.writing():
             for entry in self._source.read(self.add):
@@ -81,7 +81,8 @@ class Collector:
                 self._entries.append(entry)
                 if any(part.startswith(".") and part.strip(".") for part in entry.path.split("/")):
                     self._add_about(FindingCode.HIDDEN, number, "")
-                waiting.append((number, SPLITS.index(entry.split), entry.path, entry.uri, entry.label))
+                place = (number, SPLITS.index(entry.split))
+                waiting.append((*place, entry.path, entry.uri, entry.label, entry.source, entry.locator))
                 number += 1
                 if len(waiting) == ROWS_PER_BLOCK:
                     yield _block(waiting)
@@ -287,7 +288,7 @@ def _list_of(source: DatasetSource, split: str) -> str:
     return source.list_files[split] if source.list_files else posixpath.basename(source.dataset.rstrip("/"))
 
 
-def _block(rows: list[tuple[int, int, str, str, int]]) -> pa.Table:
+def _block(rows: list[tuple[object, ...]]) -> pa.Table:
     columns = zip(*rows, strict=True)
     arrays = [pa.array(values, field.type) for values, field in zip(columns, ENTRY_SCHEMA, strict=True)]
     return pa.Table.from_arrays(arrays, schema=ENTRY_SCHEMA)

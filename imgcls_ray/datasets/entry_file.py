@@ -24,6 +24,8 @@ _SCHEMA = pa.schema(
         ("path", pa.string()),
         ("uri", pa.string()),
         ("label", pa.int32()),
+        ("source", pa.string()),
+        ("locator", pa.string()),
     ]
 )
 

@@ -43,6 +43,8 @@ ENTRY_SCHEMA = pa.schema(
         ("path", pa.string()),
         ("uri", pa.string()),
         ("label", pa.int32()),
+        ("source", pa.string()),
+        ("locator", pa.string()),
     ]
 )
 """What a worker gets: ``number`` is the place of the entry in the dataset, ``split`` that in ``SPLITS``."""
@@ -86,7 +88,7 @@ class InspectWork(Work[ImageFacts, list[ImageFacts | ImageError]]):
         self.fetch_limits, self._decode_limits = task.fetch_limits, task.decode_limits
 
     def rows(self, entries: pa.Table) -> pa.Table:
-        return any_version(entries["uri"])
+        return any_version(entries["uri"], entries)
 
     def decoder(self, *, careful: bool) -> AbstractContextManager[Measure]:
         limits = self._decode_limits

@@ -37,6 +37,9 @@ class Entry(NamedTuple):
     path: str
     uri: str
     label: int
+    source: str | None = None
+    locator: str | None = None
+    """Where it is in a packed file, as in ``storage.files.FileInfo``."""
 
     @property
     def where(self) -> str:

@@ -16,7 +16,7 @@ from imgcls_ray.errors import ImageError
 from imgcls_ray.images.decoder import decode_image
 from imgcls_ray.images.measure import small_grey
 from imgcls_ray.machine import available_cores
-from imgcls_ray.storage import fetch
+from imgcls_ray.packed.listing import fetch_input
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -130,14 +130,15 @@ def _differences(
     numbers: np.ndarray, pairs: np.ndarray, entries: EntryFile, task: InspectTask
 ) -> Iterator[tuple[tuple[int, int], float]]:
     """Mean difference of the pixels of each pair, 0 to 255."""
-    uris = {number: entry.uri for number, entry in entries.lookup(np.unique(numbers[pairs])).items()}
+    found_entries = entries.lookup(np.unique(numbers[pairs]))
+
+    def content(number: int) -> bytes:
+        entry = found_entries[number]
+        return fetch_input(entry.uri, None, task.fetch_limits, source=entry.source, locator=entry.locator)
 
     def difference(pair: np.ndarray) -> float:
         try:
-            one, two = (
-                small_grey(decode_image(fetch(uris[int(numbers[at])], None, task.fetch_limits), task.decode_limits))
-                for at in pair
-            )
+            one, two = (small_grey(decode_image(content(int(numbers[at])), task.decode_limits)) for at in pair)
         except ImageError:  # it was there before
             return 255.0
         return float(np.abs(one - two).mean())

@@ -1,4 +1,4 @@
-"""Read a labelled dataset: PaddleX's lists, class folders, or a table. Every fault in it becomes a finding.
+"""Read a labelled dataset: PaddleX's lists, class folders, packed files, or a table. Every fault becomes a finding.
 
 Entries are streamed: only the class names stay in memory.
 """
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from imgcls_ray.datasets.class_folders import read_class_folders
 from imgcls_ray.datasets.list_files import LIST_NAMES, find_lists, lists_without_names, read_lists
+from imgcls_ray.datasets.packed import is_packed_table, packed_files, read_packed
 from imgcls_ray.datasets.tables import read_table
 from imgcls_ray.errors import InputError
 from imgcls_ray.storage import DEFAULT_STORAGE, open_directory
@@ -39,7 +40,8 @@ def read_dataset(
     Args:
         dataset: a folder (local or ``s3://``) with ``train.txt``, ``val.txt``, ``label.txt`` and maybe ``test.txt``,
             or with PaddleX 2's lists; one of class folders, ``train/NAME/*.jpg`` or ``NAME/*.jpg``; or a ``.csv`` or
-            ``.parquet`` file with the columns ``uri``, ``label`` and maybe ``split``.
+            ``.parquet`` file with the columns ``uri``, ``label`` and maybe ``split``; or packed images (``packed``):
+            a tar file, Parquet with images, or a folder of such files.
         delimiter: between path and class id of the lists; spaces or a tab, whichever is last in a line, if not given.
         split_folders: of class folders, the folder of each split; empty if the first folders are the classes. Default:
             found by their names.
@@ -53,11 +55,17 @@ def read_dataset(
     if not os.path.lexists(dataset):
         check_address(dataset)
     is_folder = not is_s3(dataset) and os.path.isdir(path_from_uri(dataset))
+    if not is_folder and (
+        dataset.lower().endswith(".tar") or (dataset.lower().endswith(".parquet") and is_packed_table(dataset, storage))
+    ):
+        _splits_are_told(dataset, "the name of the file says", split_folders)
+        return read_packed(dataset, [], storage)
     if os.path.splitext(dataset)[1].lower() in _TABLES and not is_folder:
         _splits_are_told(dataset, "the table says", split_folders)
         return read_table(dataset, storage)
     if not is_s3(dataset) and not is_folder:
-        raise InputError(f"{dataset}: there is no such folder; a dataset is a folder, or a .csv or .parquet file")
+        raise InputError(f"{dataset}: there is no such folder; a dataset is a folder, or a .csv, .parquet or .tar file")
+    is_whole = folder is None
     folder = folder or open_directory(dataset, storage)
     # A folder may hold millions of names: only these few are kept.
     files = frozenset(name.rstrip("/") for name in folder.entries() if name.rstrip("/").lower() in LIST_NAMES)
@@ -70,6 +78,8 @@ def read_dataset(
         return read_lists(dataset, folder, files, names, delimiter, storage)
     if unread := lists_without_names(files):
         return _beside_lists(dataset, unread, split_folders, storage)
+    if is_whole and split_folders is None and (packed := packed_files(open_directory(dataset, storage))):
+        return read_packed(dataset, packed, storage)
     return read_class_folders(dataset, storage, split_folders)
 
 

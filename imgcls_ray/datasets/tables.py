@@ -75,7 +75,7 @@ def read_table(dataset: str, storage: StorageOptions) -> DatasetSource:
                 )
         if len(labels) > MAX_CLASS_ID:
             raise InputError(f"{dataset}: has more than {MAX_CLASS_ID:,} different labels; is it the right column?")
-    ids, names, findings = _classes_of_table(labels, name)
+    ids, names, findings = classes_of_labels(labels, name)
 
     def read(report: Callable[[Finding], None]) -> Iterator[Entry]:
         separators = Separators(folder or ".", storage, report)
@@ -93,7 +93,7 @@ def read_table(dataset: str, storage: StorageOptions) -> DatasetSource:
     return DatasetSource(dataset, None, names, present, read, findings)
 
 
-def _classes_of_table(labels: set[str], file: str) -> tuple[dict[str, int], list[str | None], list[Finding]]:
+def classes_of_labels(labels: set[str], file: str) -> tuple[dict[str, int], list[str | None], list[Finding]]:
     """Class ids by label, and names by id: labels are ids where all of them are whole numbers, else names.
 
     ``007`` and ``07`` are names, and two of them: no label becomes another one. Nor does ``1.0`` beside ``1``.

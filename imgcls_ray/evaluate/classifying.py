@@ -37,7 +37,15 @@ _MAX_BLOCK_BYTES = 128 * 2**20
 # Logits of 21,000 classes are 5 MB for so many images.
 _ROWS_PER_TABLE = 64
 
-ENTRY_SCHEMA = pa.schema([("number", pa.int64()), ("uri", pa.string()), ("label_id", pa.int32())])
+ENTRY_SCHEMA = pa.schema(
+    [
+        ("number", pa.int64()),
+        ("uri", pa.string()),
+        ("label_id", pa.int32()),
+        ("source", pa.string()),
+        ("locator", pa.string()),
+    ]
+)
 """Rows that a worker gets: ``number`` is the position in the split, ``label_id`` the model's id of the true class."""
 
 ANSWER_SCHEMA = pa.schema(
@@ -131,7 +139,7 @@ class EvaluateWork(ClassifierWork[pa.Table]):
         self._temperatures = np.array(task.temperatures)
 
     def rows(self, entries: pa.Table) -> pa.Table:
-        return any_version(entries["uri"])
+        return any_version(entries["uri"], entries)
 
     def compute(self, entries: pa.Table, inputs: Iterable[ModelInput | ImageError], seconds: StageSeconds) -> pa.Table:
         table = empty_table(len(self._temperatures))

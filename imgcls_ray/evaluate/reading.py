@@ -51,7 +51,8 @@ class Split:
             numbers = np.arange(start, min(start + num_rows, self.num_images))
             entries = list(self.entries.lookup(numbers).values())
             labels = self.model_ids[[entry.label for entry in entries]]
-            columns = [numbers, [entry.uri for entry in entries], labels]
+            members = ([entry.source for entry in entries], [entry.locator for entry in entries])
+            columns = [numbers, [entry.uri for entry in entries], labels, *members]
             arrays = [pa.array(values, field.type) for values, field in zip(columns, ENTRY_SCHEMA, strict=True)]
             yield block_of_entries(pa.Table.from_arrays(arrays, schema=ENTRY_SCHEMA))
 

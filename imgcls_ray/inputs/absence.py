@@ -18,6 +18,7 @@ from imgcls_ray.inputs.listing import ListingCounts, list_found
 from imgcls_ray.inputs.lists import is_list
 from imgcls_ray.storage.files import path_from_uri, uri_from_path
 from imgcls_ray.storage.http import is_url
+from imgcls_ray.storage.members import split_member
 from imgcls_ray.storage.names import DEFAULT_NAMES, NameRules
 from imgcls_ray.storage.s3 import is_s3, split_uri
 
@@ -136,6 +137,7 @@ def _why_empty(place: str, names: NameRules, store: str, storage: StorageOptions
 
 def _common_folder(uris: Sequence[str]) -> str | None:
     """The common folder or bucket of all these inputs; ``None`` if there is none, or if it proves nothing."""
+    uris = [member.source if (member := split_member(uri)) is not None else uri for uri in uris]
     if any(is_url(uri) for uri in uris) or len({is_s3(uri) for uri in uris}) > 1:
         return None
     if is_s3(uris[0]):

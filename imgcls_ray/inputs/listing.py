@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from imgcls_ray.errors import InputError
@@ -16,6 +17,14 @@ from imgcls_ray.inputs.kept import together
 from imgcls_ray.inputs.list_rows import URI_COLUMN
 from imgcls_ray.inputs.list_tables import is_of_parts, parquet_parts
 from imgcls_ray.inputs.lists import is_list, read_list, read_parts, refuse_other_lists
+from imgcls_ray.inputs.members import (
+    PACKED_PATTERNS,
+    is_member,
+    named_member,
+    open_packed,
+    packed_parquet,
+    refuse_compressed,
+)
 from imgcls_ray.inputs.merging import merge_sorted
 from imgcls_ray.inputs.sorting import sort_files
 from imgcls_ray.inputs.tables import FileTables, tables_of
@@ -23,6 +32,7 @@ from imgcls_ray.storage import DEFAULT_STORAGE
 from imgcls_ray.storage.files import FileInfo, absolute_path, check_address, path_from_uri, scheme_of, stat_file
 from imgcls_ray.storage.http import is_url
 from imgcls_ray.storage.left_out import ListingCounts
+from imgcls_ray.storage.members import is_packed_file
 from imgcls_ray.storage.names import DEFAULT_NAMES, NameRules
 from imgcls_ray.storage.patterns import Pattern, has_magic
 from imgcls_ray.storage.s3 import is_s3
@@ -51,10 +61,14 @@ logger = logging.getLogger(__name__)
 
 
 def is_single_file(source: str, storage: StorageOptions = DEFAULT_STORAGE) -> bool:
-    """Whether INPUT is one image, not a folder, prefix, list or pattern."""
-    if is_s3(source):
-        return not is_list(source) and find_object(source, storage) is not None
-    return not is_list(source) and (is_url(source) or _is_file(path_from_uri(source)))
+    """Whether INPUT is one image, not a folder, prefix, list, pattern or packed file."""
+    if is_url(source):
+        return not is_list(source)
+    if is_member(source, storage):
+        return True
+    if is_list(source) or is_packed_file(source):
+        return False
+    return find_object(source, storage) is not None if is_s3(source) else _is_file(path_from_uri(source))
 
 
 def _is_file(path: str) -> bool:
@@ -80,14 +94,18 @@ def check_inputs(
         # What is in a bucket would be copied as a whole; it is refused when it is planned, before the first row.
         if is_s3(source) or is_url(source) or is_inventory(source):
             continue
+        parts = _parquet_in(source, storage)
+        if packed_parquet(source, storage, uri_column, parts):
+            continue
         if _is_list_here(source, storage):
             next(read_list(source, storage, uri_column=uri_column, kept=kept), None)
         else:
-            _parts(source, storage, uri_column)
+            is_of_parts(parts, source, uri_column, storage)
     _check_mixture(sources)
     # Among several, it is one of the names that a shell found.
     if len(sources) == 1 and not is_s3(sources[0]) and _is_file(path_from_uri(sources[0])):
         refuse_other_lists(sources[0])
+        refuse_compressed(sources[0])
 
 
 def check_input(source: str, storage: StorageOptions = DEFAULT_STORAGE) -> None:
@@ -99,6 +117,8 @@ def check_input(source: str, storage: StorageOptions = DEFAULT_STORAGE) -> None:
     """
     if not os.path.lexists(source):
         check_address(source)
+    if is_member(source, storage):
+        return
     if is_s3(source):
         check_place(source, storage)
         return
@@ -198,7 +218,7 @@ def list_unsorted(
 ) -> Iterator[FileInfo]:
     """About the same files, but lists in their own order: the first ones come at once."""
     for source in sources:
-        if _is_list_here(source, storage):
+        if _is_list_here(source, storage) and not packed_parquet(source, storage, uri_column, []):
             yield from read_list(source, storage, uri_column=uri_column)
         else:
             check_input(source, storage)
@@ -228,7 +248,9 @@ def _is_left_out(source: str, names: NameRules, counts: ListingCounts) -> bool:
 
 def is_any_list(source: str, storage: StorageOptions = DEFAULT_STORAGE, *, uri_column: str = URI_COLUMN) -> bool:
     """Whether INPUT names its inputs one by one: a list, or a folder of Parquet files that is one."""
-    return _is_list_here(source, storage) or (not is_url(source) and bool(_parts(source, storage, uri_column)))
+    if is_url(source) or packed_parquet(source, storage, uri_column, parts := _parquet_in(source, storage)):
+        return False
+    return _is_list_here(source, storage) or is_of_parts(parts, source, uri_column, storage)
 
 
 def _is_list_here(source: str, storage: StorageOptions) -> bool:
@@ -249,6 +271,11 @@ def _list_one(
     uri_column: str,
     kept: Kept | None = None,
 ) -> Iterator[FileInfo]:
+    if is_member(source, storage):
+        return iter([named_member(source, storage)])
+    parts = [] if is_url(source) else _parquet_in(source, storage)
+    if packed := packed_parquet(source, storage, uri_column, parts):
+        return open_packed(packed, storage, names, counts.by_name)
     if _is_list_here(source, storage):
         counts.has_list = True
         files = read_list(source, storage, uri_column=uri_column, tell=logger.warning, kept=kept)
@@ -257,7 +284,7 @@ def _list_one(
         return only_inputs(listed, storage, counts, store=store, names=names) if is_inventory(source) else listed
     if is_url(source):
         return iter([FileInfo(source, None, None, None)])
-    if parts := _parts(source, storage, uri_column):
+    if is_of_parts(parts, source, uri_column, storage):
         counts.has_list = True
         logger.info("%s: is read as a list, its %d Parquet files have a column %r", source, len(parts), uri_column)
         # Nothing but parts is in the folder, so a relative name counts from the folder that it is in, as of a file.
@@ -267,19 +294,14 @@ def _list_one(
     return _list_checked(source, counts, storage, leave_out, names)
 
 
-def _parts(source: str, storage: StorageOptions, uri_column: str) -> list[str]:
-    """The files of a list that is a folder; none if it is a folder of images, or no folder.
-
-    Raises:
-        InputError: it holds tables that have no column of images.
-    """
+def _parquet_in(source: str, storage: StorageOptions) -> list[str]:
+    """The files of a folder that holds Parquet and nothing else; none if it is a folder of images, or no folder."""
     if is_s3(source):
         if has_magic(source) or find_object(source, storage) is not None:
             return []
     elif not os.path.isdir(path_from_uri(source)):
         return []
-    parts = parquet_parts(source, storage)
-    return parts if is_of_parts(parts, source, uri_column, storage) else []
+    return parquet_parts(source, storage)
 
 
 def list_found(
@@ -305,6 +327,29 @@ def _list_checked(
 ) -> Iterator[FileInfo]:
     is_same_kind = leave_out is not None and is_s3(leave_out) == is_s3(source)
     store = leave_out if is_same_kind else None
+    is_any = False
+    for info in open_packed(_list_names(source, counts, storage, store, names), storage, names, counts.by_name):
+        is_any = True
+        yield info
+    if is_any:
+        return
+    # Beside images, a tar may well be a copy of them; where there are none, it has them.
+    told = ListingCounts()
+    packed = _list_names(source, told, storage, store, replace(names, include=PACKED_PATTERNS))
+    for info in open_packed(packed, storage, names, counts.by_name):
+        if not is_any:
+            counts.places.extend(told.places)
+        is_any = True
+        yield info
+    if is_any:
+        for rule in PACKED_PATTERNS:
+            counts.by_name.pop(rule, None)
+
+
+def _list_names(
+    source: str, counts: ListingCounts, storage: StorageOptions, store: str | None, names: NameRules
+) -> Iterator[FileInfo]:
+    """What a folder, prefix, pattern or single file holds by the rules of names."""
     if is_s3(source):
         return list_place(source, storage, counts, store=store, names=names)
     path = path_from_uri(source)

@@ -25,7 +25,8 @@ from imgcls_ray.models.new import new_model_folder
 from imgcls_ray.models.open import is_model_path, open_model
 from imgcls_ray.models.results import Result
 from imgcls_ray.models.sources import Limits, Source, image_error, sources_of, storage_image_error
-from imgcls_ray.storage import DEFAULT_STORAGE, FetchLimits, fetch
+from imgcls_ray.packed.listing import fetch_input
+from imgcls_ray.storage import DEFAULT_STORAGE, FetchLimits
 from imgcls_ray.storage.s3 import is_s3
 from imgcls_ray.storage.scratch import new_scratch_folder
 
@@ -173,7 +174,7 @@ class Model:
         if isinstance(content, ImageError):
             raise content
         if isinstance(content, str):
-            content = fetch(content, None, self._limits.fetch)
+            content = fetch_input(content, None, self._limits.fetch)
         if isinstance(content, bytes):
             return decode_scaled(content, self._limits.decode, min_side=min_side)
         return DecodedImage(rgb_of(content, self._limits.decode))

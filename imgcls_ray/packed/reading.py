@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from imgcls_ray.errors import ImageError, ImageErrorCode
+from imgcls_ray.packed.zips import unpack
 from imgcls_ray.storage import FetchLimits, fetch_range
 
 if TYPE_CHECKING:
@@ -24,6 +25,16 @@ class Part(NamedTuple):
     """May raise ``ImageError``; it gets fewer bytes where the file ends before."""
 
 
+class PlaceInGroup(NamedTuple):
+    """Where an image is in a Parquet file, as its locator says."""
+
+    file_size: int
+    group: int
+    row: int
+    about: int
+    """So many bytes an image has on average."""
+
+
 class Span(NamedTuple):
     """Members that are read in one request."""
 
@@ -34,7 +45,7 @@ class Span(NamedTuple):
 
 
 def part_of(locator: str, max_bytes: int) -> Part | ImageError:
-    """Where the member of a locator is; or why it cannot be read, found before anything is.
+    """Where the member of a tar or zip file is; or why it cannot be read, found before anything is.
 
     Raises:
         ValueError: it is no locator.
@@ -46,7 +57,20 @@ def part_of(locator: str, max_bytes: int) -> Part | ImageError:
     if kind == "tar":
         offset, length = map(int, rest.split(":"))
         return too_large(length, max_bytes) or Part(offset, length, lambda data: _whole(data, length))
+    if kind == "zip":
+        offset, span, packed_size, method, length, crc = map(int, rest.split(":"))
+        # What is stored takes as many bytes as were said; what claims more than it may be is not read, either.
+        return too_large(max(length, packed_size), max_bytes) or Part(
+            offset, span, lambda data: unpack(data, packed_size, method, length, crc)
+        )
     raise ValueError(f"{locator!r} is no locator of this version")
+
+
+def place_in_group(locator: str | None) -> PlaceInGroup | None:
+    """The row of a Parquet file that a locator names; ``None`` if it is one of another kind."""
+    if locator is None or not locator.startswith("parquet:"):
+        return None
+    return PlaceInGroup(*map(int, locator.split(":")[1:]))
 
 
 def spans_of(parts: Sequence[tuple[int, Part]]) -> Iterator[Span]:
@@ -71,7 +95,10 @@ def read_span(source: str, etag: str | None, span: Span, limits: FetchLimits) ->
         data = fetch_range(source, span.offset, span.length, etag, limits) if span.length else b""
     except ImageError as error:
         return [error.as_value() for _ in span.members]
-    return [_take(part, data[part.offset - span.offset :][: part.length]) for _, part in span.members]
+    starts = (part.offset - span.offset for _, part in span.members)
+    return [
+        _take(part, data[start : start + part.length]) for start, (_, part) in zip(starts, span.members, strict=True)
+    ]
 
 
 def _take(part: Part, data: bytes) -> bytes | ImageError:

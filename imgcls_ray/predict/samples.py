@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from imgcls_ray.errors import ImageError, ImageErrorCode
 from imgcls_ray.models.results import Result
 from imgcls_ray.options import decode_limits, fetch_limits
-from imgcls_ray.storage import fetch
+from imgcls_ray.packed.listing import fetch_input
 from imgcls_ray.storage.scratch import scratch_folder
 from imgcls_ray.store.answers import newest_answers
 from imgcls_ray.store.latest import latest_rows
@@ -47,6 +47,6 @@ def _sample(row: dict[str, Any], config: PredictConfig) -> Result:
     def load_pixels() -> Any:
         from imgcls_ray.images.decoder import decode_image
 
-        return decode_image(fetch(row["uri"], row["etag"], fetch_limits(config)), decode_limits(config))
+        return decode_image(fetch_input(row["uri"], row["etag"], fetch_limits(config)), decode_limits(config))
 
     return Result(row["uri"], label_names=tuple(row["labels"]), scores=tuple(row["scores"]), load_pixels=load_pixels)

@@ -15,7 +15,7 @@ from imgcls_ray.datasets.findings import FindingCode
 from imgcls_ray.errors import ImageError, ImgclsError
 from imgcls_ray.images.annotate import annotate_image, error_card
 from imgcls_ray.images.decoder import DecodeLimits, decode_image
-from imgcls_ray.storage import FetchLimits, fetch
+from imgcls_ray.packed.listing import fetch_input
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from imgcls_ray.datasets.check_result import Sample
     from imgcls_ray.datasets.findings import Finding
+    from imgcls_ray.storage import FetchLimits
 
 THUMBNAIL_SIDE = 160
 """Longer side of a thumbnail in pixels."""
@@ -139,7 +140,7 @@ def load_pixels(
 ) -> np.ndarray | str:
     """Upright pixels, or why there are none; of this version if one is given."""
     try:
-        return decode_image(fetch(uri, etag, fetch_limits), decode_limits)
+        return decode_image(fetch_input(uri, etag, fetch_limits), decode_limits)
     # All of them were read a moment ago; what fails now must not cost the report of all that was found.
     except (ImageError, ImgclsError) as error:
         return str(error)

@@ -14,8 +14,9 @@ from imgcls_ray.images.limits import DecodeLimits
 from imgcls_ray.models.classifier import ImageClassifier, ModelInput, decode_model_input
 from imgcls_ray.models.known_pictures import MAX_DIFFERENCE, known_pictures, logits_difference
 from imgcls_ray.models.open import open_model
+from imgcls_ray.packed.listing import fetch_input
 from imgcls_ray.serve.reference import find_reference
-from imgcls_ray.storage import FetchLimits, fetch
+from imgcls_ray.storage import FetchLimits
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -163,7 +164,7 @@ def _check_golden(model: ServedModel, image: str, label: str, options: ModelOpti
     if label not in model.class_names:
         raise ModelFolderError(f"{model.uri}: has no class {label!r}, which the golden picture {image} must get")
     try:
-        data = fetch(image, None, options.fetch_limits)
+        data = fetch_input(image, None, options.fetch_limits)
     except ImageError as error:
         raise ModelFolderError(f"golden picture {image}: cannot be read: {error}") from error
     decoded = decode_model_input(data, model.preprocess, options.decode_limits)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from imgcls_ray.storage.files import path_from_uri, uri_from_path
+from imgcls_ray.storage.members import split_member
 from imgcls_ray.storage.names import DEFAULT_NAMES, NameRules
 from imgcls_ray.storage.patterns import EVERYTHING, Pattern, rule_against
 
@@ -56,8 +57,9 @@ class ListedPlace:
             yield prefix, _behind(prefix)
 
     def takes(self, uri: str) -> bool:
-        """Whether the listing would have an input of this name, if it was there."""
-        path = path_from_uri(uri)
+        """Whether the listing would have an input of this name, or the packed file that it is in, if it was there."""
+        member = split_member(uri)
+        path = path_from_uri(uri if member is None else member.source)
         if not path.startswith(self.root):
             return False
         where, slash, name = path[len(self.root) :].rpartition("/")

@@ -7,16 +7,19 @@ NUL, and a ``%`` that might be taken for an escape are percent-encoded. Members 
 Where the bytes are, a locator says, which plans keep, so that nobody looks for a member again:
 
 ``tar:OFFSET:LENGTH``                        bytes of the file
-``zip:OFFSET:PACKED:METHOD:LENGTH:CRC``      of the local header; bytes before and after unpacking
-``parquet:ROW_GROUP:ROW:ABOUT``              row in the group; about so many bytes
+``zip:OFFSET:SPAN:PACKED:METHOD:LENGTH:CRC`` local header with what follows; bytes before and after unpacking
+``parquet:FILE:ROW_GROUP:ROW:ABOUT``         bytes of the file, row in the group, about so many bytes an image
 ``broken:CODE:DETAIL``                       there is no image: what is wrong, found when the file was listed
 """
 
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote_to_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 SUFFIXES = (".tar", ".zip", ".parquet")
 _PACKED = re.compile(rf"(?:{'|'.join(map(re.escape, SUFFIXES))})(?=#)", re.IGNORECASE)
@@ -43,12 +46,17 @@ def split_member(uri: str) -> Member | None:
     >>> split_member("s3://b/a#1/x.tar#y#z.jpg")
     Member(source='s3://b/a#1/x.tar', name='y#z.jpg', occurrence=1)
     """
-    if (found := _PACKED.search(uri)) is None:
-        return None
-    source, name = uri[: found.end()], uri[found.end() + 1 :]
-    if (again := _OCCURRENCE.search(name)) is None:
-        return Member(source, name) if name else None
-    return Member(source, name[: again.start()], int(again[1]))
+    return next(possible_members(uri), None)
+
+
+def possible_members(uri: str) -> Iterator[Member]:
+    """What a URI may name, as also folders may be called ``x.tar#1``; the shortest name of a file first."""
+    for found in _PACKED.finditer(uri):
+        source, name = uri[: found.end()], uri[found.end() + 1 :]
+        if (again := _OCCURRENCE.search(name)) is not None:
+            yield Member(source, name[: again.start()], int(again[1]))
+        elif name:
+            yield Member(source, name)
 
 
 def member_uri(source: str, name: str) -> str:

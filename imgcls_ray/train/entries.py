@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "val")
-_SCHEMA = pa.schema([("uri", pa.string()), ("label", pa.int32())])
+_SCHEMA = pa.schema([("uri", pa.string()), ("label", pa.int32()), ("source", pa.string()), ("locator", pa.string())])
 _NUM_SHOWN = 3
 _ROWS_PER_BATCH = 65_536
 
@@ -37,7 +37,8 @@ class Entries:
 
     class_names: tuple[str, ...]
     tables: dict[str, pa.Table]
-    """Tables with the columns ``uri`` and ``label``, by split (train and val)."""
+    """Tables with the columns ``uri``, ``label`` and, of packed images, ``source`` and ``locator``; by split (train and
+    val)."""
     fingerprint: str
     """Hash of all paths, labels and class names. A run only continues on a dataset with the same hash."""
 
@@ -60,23 +61,21 @@ def read_entries(
     # Ids that no class has would be outputs that are never right.
     known = [label for label, name in enumerate(source.class_names) if name is not None]
     place = {label: number for number, label in enumerate(known)}
-    columns: dict[str, tuple[list[str], list[int]]] = {split: ([], []) for split in SPLITS}
+    columns: dict[str, list[tuple[object, ...]]] = {split: [] for split in SPLITS}
     batches: dict[str, list[pa.RecordBatch]] = {split: [] for split in SPLITS}
     digest = hashlib.sha256()
 
     def flush(split: str) -> None:
-        batch = pa.record_batch([pa.array(columns[split][0], pa.string()), columns[split][1]], schema=_SCHEMA)
-        for values in columns[split]:
-            values.clear()
-        batches[split].append(batch)
+        rows = [dict(zip(_SCHEMA.names, row, strict=True)) for row in columns[split]]
+        batches[split].append(pa.RecordBatch.from_pylist(rows, _SCHEMA))
+        columns[split].clear()
 
     for entry in source.read(findings.append):
         if entry.split in columns and entry.label in place:
-            uris, labels = columns[entry.split]
-            uris.append(entry.uri)
-            labels.append(place[entry.label])
+            rows = columns[entry.split]
+            rows.append((entry.uri, place[entry.label], entry.source, entry.locator))
             digest.update(f"{entry.split}\0{entry.path}\0{entry.label}\n".encode(errors="surrogatepass"))
-            if len(uris) == _ROWS_PER_BATCH:
+            if len(rows) == _ROWS_PER_BATCH:
                 flush(entry.split)
     _tell_warnings(data, [finding for finding in findings if finding.code.severity is Severity.WARNING])
     _refuse_faults(data, [finding for finding in findings if finding.code.severity is Severity.ERROR])
@@ -131,7 +130,7 @@ def write_splits(tables: Mapping[str, pa.Table], folder: Path) -> dict[str, Path
 
 def write_entries(table: pa.Table, path: Path) -> None:
     """Write a split to an Arrow file for ``map_entries``."""
-    with pa.ipc.new_file(path, _SCHEMA) as writer:
+    with pa.ipc.new_file(path, table.schema) as writer:
         writer.write_table(table.combine_chunks())
 
 

@@ -120,8 +120,8 @@ class Images(Dataset[Batch]):
 
     def _fetched(self, samples: list[Sample]) -> Iterator[bytes | ImageError]:
         assert self._executor is not None
-        uris = self._tables[samples[0].split]["uri"].take([sample.number for sample in samples])
-        return fetch_inputs(any_version(uris), self._task.fetch_limits, self._executor)
+        rows = self._tables[samples[0].split].take([sample.number for sample in samples])
+        return fetch_inputs(any_version(rows["uri"], rows), self._task.fetch_limits, self._executor)
 
     def _pixels(self, data: bytes, sample: Sample) -> torch.Tensor:
         pixels = self._decode[sample.split](data)

@@ -6,19 +6,24 @@ A worker has two units in hand: what is ahead is at most twice the bounds here, 
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import pyarrow as pa
 
 from imgcls_ray.errors import ImageError
-from imgcls_ray.packed.reading import Part, part_of, read_span, spans_of
-from imgcls_ray.storage import FetchLimits, fetch
+from imgcls_ray.packed.listing import fetch_input
+from imgcls_ray.packed.parquets import GroupScan
+from imgcls_ray.packed.reading import Part, part_of, place_in_group, read_span, spans_of
+from imgcls_ray.storage.files import FileInfo
 from imgcls_ray.storage.http import is_url
 from imgcls_ray.storage.s3 import is_s3
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from concurrent.futures import ThreadPoolExecutor
+
+    from imgcls_ray.storage import FetchLimits
 
 # At 50 ms an object, what feeds 300 images a second with some to spare: threads that wait cost nothing.
 NUM_FETCH_THREADS = 32
@@ -32,10 +37,19 @@ _FILES_PER_GROUP = 8
 _MEMBERS_PER_GROUP = 512
 
 
-def any_version(uris: pa.Array | pa.ChunkedArray | Sequence[str]) -> pa.Table:
-    """Rows for ``fetch_inputs`` of inputs that no plan has looked at: whatever is there is taken."""
+def any_version(uris: pa.Array | pa.ChunkedArray | Sequence[str], members: pa.Table | None = None) -> pa.Table:
+    """Rows for ``fetch_inputs`` of inputs that no plan has looked at: whatever is there is taken.
+
+    Args:
+        uris: of the inputs.
+        members: a table whose columns ``source`` and ``locator`` say where packed ones are.
+    """
     nothing = {"etag": pa.nulls(len(uris), pa.string()), "size": pa.nulls(len(uris), pa.int64())}
-    return pa.table({"uri": uris, **nothing})
+    table = pa.table({"uri": uris, **nothing})
+    for name in ("source", "locator"):
+        if members is not None and name in members.schema.names:
+            table = table.append_column(name, members[name])
+    return table
 
 
 def fetch_inputs(rows: pa.Table, limits: FetchLimits, executor: ThreadPoolExecutor) -> Iterator[bytes | ImageError]:
@@ -63,6 +77,23 @@ class _Input(NamedTuple):
     source: str | None = None
     locator: str | None = None
 
+    @property
+    def group(self) -> str | None:
+        """Which row group it is in: file and number; ``None`` if it is not in Parquet."""
+        place = place_in_group(self.locator)
+        return None if place is None else f"{place.group} {self.source}"
+
+    @property
+    def about_bytes(self) -> int:
+        place = place_in_group(self.locator)
+        return self.size or (place.about if place is not None else 0) or _UNKNOWN_BYTES
+
+    def is_read_with(self, other: _Input) -> bool:
+        """Whether the next input can be read together with this one."""
+        if self.locator is None or other.locator is None:
+            return self.locator is other.locator
+        return (self.source, self.etag, self.group) == (other.source, other.etag, other.group)
+
 
 class _Read(NamedTuple):
     """A read that was started, of one input or of several that follow each other."""
@@ -74,6 +105,15 @@ class _Read(NamedTuple):
     num_bytes: int
 
 
+@dataclass
+class _Scan:
+    """A row group that is being read."""
+
+    key: tuple[str, str | None]
+    scan: GroupScan
+    num_turns: int = 0
+
+
 class _Window:
     """The reads that were started and whose results were not taken yet."""
 
@@ -82,6 +122,8 @@ class _Window:
         self._limits, self._executor = limits, executor
         self._ahead: deque[_Read] = deque()
         self._reads_ahead = self._bytes_ahead = 0
+        self._scan: _Scan | None = None
+        """Of the row group whose rows come next."""
 
     def fill(self) -> None:
         ahead = self._ahead
@@ -105,6 +147,23 @@ class _Window:
     def _start(self, inputs: list[_Input], num_bytes: int) -> _Read:
         if inputs[0].locator is None:
             return _Read(self._executor.submit(_fetch_group, inputs, self._limits).result, len(inputs), num_bytes)
+        if inputs[0].group is not None:
+            return self._start_rows(inputs, inputs[0].group, num_bytes)
+        return self._start_spans(inputs, num_bytes)
+
+    def _start_rows(self, inputs: list[_Input], group: str, num_bytes: int) -> _Read:
+        """Rows of one row group: the same scan goes on as for the inputs before, if they were of it."""
+        places = [place for item in inputs if (place := place_in_group(item.locator)) is not None]
+        if self._scan is None or self._scan.key != (group, inputs[0].etag):
+            file = FileInfo(inputs[0].source or inputs[0].uri, places[0].file_size, inputs[0].etag, None)
+            scan = GroupScan(file, places[0].group, places[0].about, self._limits)
+            self._scan = _Scan((group, inputs[0].etag), scan)
+        turn, self._scan.num_turns = self._scan.num_turns, self._scan.num_turns + 1
+        rows = [place.row for place in places]
+        return _Read(self._executor.submit(self._scan.scan.take, turn, rows).result, 1, num_bytes)
+
+    def _start_spans(self, inputs: list[_Input], num_bytes: int) -> _Read:
+        """Members of one tar or zip file: each span of neighbours is one read."""
         results: list[bytes | ImageError | None] = [None] * len(inputs)
         parts: list[tuple[int, Part]] = []
         for place, item in enumerate(inputs):
@@ -132,11 +191,11 @@ def _groups(rows: pa.Table) -> Iterator[tuple[list[_Input], int]]:
     num_bytes = 0
     for values in zip(*(rows.column(name).to_pylist() for name in names), strict=True):
         item = _Input(**dict(zip(names, values, strict=True)))
-        if group and _of_other_kind(group[0], item):
+        if group and not group[0].is_read_with(item):
             yield group, num_bytes
             group, num_bytes = [], 0
         group.append(item)
-        num_bytes += item.size or _UNKNOWN_BYTES
+        num_bytes += item.about_bytes
         most = _FILES_PER_GROUP if item.locator is None else _MEMBERS_PER_GROUP
         is_alone = item.locator is None and (is_url(item.uri) or is_s3(item.uri))
         if is_alone or len(group) == most or num_bytes >= _BYTES_AHEAD // 4:
@@ -146,19 +205,12 @@ def _groups(rows: pa.Table) -> Iterator[tuple[list[_Input], int]]:
         yield group, num_bytes
 
 
-def _of_other_kind(first: _Input, item: _Input) -> bool:
-    """Whether two inputs cannot be read together."""
-    if first.locator is None or item.locator is None:
-        return first.locator is not item.locator
-    return (first.source, first.etag) != (item.source, item.etag)
-
-
 def _fetch_group(inputs: list[_Input], limits: FetchLimits) -> list[bytes | ImageError]:
     return [_fetch_one(item.uri, item.etag, limits) for item in inputs]
 
 
 def _fetch_one(uri: str, etag: str | None, limits: FetchLimits) -> bytes | ImageError:
     try:
-        return fetch(uri, etag, limits)
+        return fetch_input(uri, etag, limits)
     except ImageError as error:
         return error.as_value()

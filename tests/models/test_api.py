@@ -602,7 +602,7 @@ def test_a_storage_that_fails_is_an_error_of_its_item(
         return iter([sources.Source(uri, uri)])
 
     monkeypatch.setattr(sources, "_listed" if step == "fetch" else "list_place", nothing if step == "fetch" else fail)
-    monkeypatch.setattr(api, "fetch", fail)
+    monkeypatch.setattr(api, "fetch_input", fail)
     [failed] = model.predict([uri])
     monkeypatch.undo()
     assert failed.input == uri

@@ -11,7 +11,15 @@ import pytest
 
 from imgcls_ray.errors import ImageError, ImageErrorCode, InputError
 from imgcls_ray.storage import FetchLimits, fetch, open_directory
-from imgcls_ray.storage.files import absolute_path, check_address, host_of_file, opaque_etag, path_from_uri, stat_file
+from imgcls_ray.storage.files import (
+    FileInfo,
+    absolute_path,
+    check_address,
+    host_of_file,
+    opaque_etag,
+    path_from_uri,
+    stat_file,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -82,7 +90,7 @@ def test_a_file_of_another_machine_is_refused() -> None:
 def test_a_file_of_a_year_with_five_digits_has_a_version_and_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
     status = SimpleNamespace(st_mtime_ns=3 * 10**20, st_size=1)
     monkeypatch.setattr(os, "stat", lambda _: status)
-    assert stat_file("/a.jpg") == ("/a.jpg", 1, f"{3 * 10**20:x}-1", None)
+    assert stat_file("/a.jpg") == FileInfo("/a.jpg", 1, f"{3 * 10**20:x}-1", None)
 
 
 @pytest.mark.parametrize("text", ['"abc"', 'W/"abc"', "abc", 'W/"abc', ' "abc" '])

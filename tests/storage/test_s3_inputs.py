@@ -12,6 +12,7 @@ import pytest
 
 from imgcls_ray.errors import InputError, StorageError
 from imgcls_ray.storage import open_file, s3_inputs, s3_listing
+from imgcls_ray.storage.files import FileInfo
 from imgcls_ray.storage.left_out import ListingCounts
 from imgcls_ray.storage.options import StorageOptions
 from imgcls_ray.storage.s3_inputs import check_place, find_object, list_place
@@ -64,7 +65,7 @@ ASKING = pytest.mark.parametrize("ask", [check, keys_in, read_list])
 def test_an_object_is_found_with_its_size_version_and_time(s3: S3Server, bucket: str, place: str) -> None:
     info = find_object(f"{place}/ab/1.jpg", OPTIONS)
     head = s3.client().head_object(Bucket=bucket, Key="ab/1.jpg")
-    assert info == (f"{place}/ab/1.jpg", 8, head["ETag"].strip('"'), head["LastModified"])
+    assert info == FileInfo(f"{place}/ab/1.jpg", 8, head["ETag"].strip('"'), head["LastModified"])
 
 
 @pytest.mark.parametrize("name", ["", "/", "/a", "/ab", "/ab/", "/nothing.jpg"])

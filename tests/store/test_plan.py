@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from imgcls_ray.errors import ImageErrorCode, InputError, StoreInUseError
@@ -114,6 +115,31 @@ def test_images_of_some_seconds_follow_the_size_of_the_network() -> None:
 
 
 # --- plans -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_plan_without_the_columns_of_packed_files_is_read(tmp_path: Path) -> None:
+    store = new_store(tmp_path)
+    run = plan(store, infos(5))
+    [unit] = store.units(run)
+    rows = store.read_unit(unit)
+    assert set(rows.column("locator").to_pylist()) == {None}
+    path = tmp_path / unit.segment
+    pq.write_table(pq.read_table(path).drop_columns(["source", "locator"]), path)
+    assert store.read_unit(unit).equals(rows)
+    assert [table for _, table in store.planned_rows(run, store.plan_record(run))] == [rows]
+
+
+def test_columns_of_packed_files_cost_plans_of_loose_ones_nothing(tmp_path: Path) -> None:
+    store = new_store(tmp_path)
+    run = plan(store, infos(20_000), unit_size=2000)
+    [segment] = {unit.segment for unit in store.units(run)}
+    metadata = pq.read_metadata(tmp_path / segment)
+    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+    sizes = {column.path_in_schema: 0 for column in (groups[0].column(i) for i in range(groups[0].num_columns))}
+    for group in groups:
+        for column in (group.column(i) for i in range(group.num_columns)):
+            sizes[column.path_in_schema] += column.total_compressed_size
+    assert sizes["source"] + sizes["locator"] < sum(sizes.values()) / 50
 
 
 def test_a_plan_over_several_files_is_read_back_unit_by_unit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

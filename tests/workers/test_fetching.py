@@ -45,7 +45,7 @@ class Storage:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.num_fetched = 0
         self._lock = threading.Lock()
-        monkeypatch.setattr(fetching, "fetch", self.fetch)
+        monkeypatch.setattr(fetching, "fetch_input", self.fetch)
 
     def fetch(self, uri: str, etag: str | None, limits: FetchLimits) -> bytes:
         with self._lock:
@@ -87,7 +87,7 @@ def test_slow_and_failing_inputs_keep_their_places(
             raise ImageError(ImageErrorCode.FETCH_FAILED, uri)
         return uri.encode()
 
-    monkeypatch.setattr(fetching, "fetch", fetch)
+    monkeypatch.setattr(fetching, "fetch_input", fetch)
     uris = [f"http://h/{i}" if i % 3 else f"/in/{i}" for i in range(200)]
     found = list(fetch_inputs(rows(uris), LIMITS, executor))
     assert [item.detail if isinstance(item, ImageError) else item.decode() for item in found] == uris
@@ -136,7 +136,7 @@ def test_one_slow_address_holds_up_no_other(monkeypatch: pytest.MonkeyPatch, exe
             others.release()
         return uri.encode()
 
-    monkeypatch.setattr(fetching, "fetch", fetch)
+    monkeypatch.setattr(fetching, "fetch_input", fetch)
     uris = [f"http://h/{i}" for i in range(60)]
     assert list(fetch_inputs(rows(uris), LIMITS, executor)) == [uri.encode() for uri in uris]
 
@@ -147,6 +147,6 @@ def test_a_mistake_of_ours_is_not_taken_for_a_bad_input(
     def fetch(uri: str, etag: str | None, limits: FetchLimits) -> bytes:
         raise TypeError("a bug")
 
-    monkeypatch.setattr(fetching, "fetch", fetch)
+    monkeypatch.setattr(fetching, "fetch_input", fetch)
     with pytest.raises(TypeError, match="a bug"):
         list(fetch_inputs(rows(["/a"]), LIMITS, executor))

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from imgcls_ray.errors import ImageError, ImageErrorCode
 from imgcls_ray.inputs.tables import table_of
 from imgcls_ray.packed import reading
-from imgcls_ray.storage import FetchLimits
+from imgcls_ray.storage import FetchLimits, fetch_range
 from imgcls_ray.storage.files import FileInfo, stat_file
 from imgcls_ray.workers.fetching import NUM_FETCH_THREADS, fetch_inputs
 
@@ -41,8 +41,12 @@ def test_members_come_in_the_plans_order_in_one_request(
     packed = tmp_path / "a.tar"
     packed.write_bytes(b"".join(b"%03d" % number for number in range(300)))
     requests = []
-    fetch_range = reading.fetch_range
-    monkeypatch.setattr(reading, "fetch_range", lambda *asked: requests.append(asked) or fetch_range(*asked))
+
+    def count(*asked: Any) -> bytes:
+        requests.append(asked)
+        return fetch_range(*asked)
+
+    monkeypatch.setattr(reading, "fetch_range", count)
     rows = table_of([member(packed, f"{number}", f"tar:{3 * number}:3") for number in reversed(range(300))])
     assert list(fetch_inputs(rows, LIMITS, executor)) == [b"%03d" % number for number in reversed(range(300))]
     assert len(requests) == 1

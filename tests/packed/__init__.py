@@ -1,0 +1,1 @@
+"""Packed files and what is in them."""
