@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from imgcls_ray.config import EvaluateConfig, LabelConfig, PredictConfig, ServeConfig, TrainConfig
 from imgcls_ray.datasets.source import read_dataset
+from imgcls_ray.inputs.kept import Kept
 from imgcls_ray.inputs.listing import list_unsorted
 from imgcls_ray.machine import available_cores
 from imgcls_ray.models.open import is_model_path, open_model
@@ -83,11 +84,12 @@ def _images(config: LabelConfig | EvaluateConfig | TrainConfig) -> Iterator[obje
     """The images that a job will go through, at most."""
     storage = storage_options(config)
     if isinstance(config, PredictConfig) and config.like is not None:
-        return itertools.islice(list_like(open_like(config.like, config.output, storage)), config.limit)
+        like = list_like(open_like(config.like, config.output, storage), Kept(()))
+        return itertools.islice(like, config.limit or config.sample)
     if isinstance(config, LabelConfig):
         # Lists would be sorted as a whole before the first of their inputs came.
         files = list_unsorted(config.inputs, storage, names=name_rules(config), uri_column=config.uri_column)
-        return itertools.islice(files, config.limit)
+        return itertools.islice(files, config.limit or config.sample)
     wanted = config.split if isinstance(config, EvaluateConfig) else "train"
     entries = read_dataset(config.data, delimiter=config.delimiter, split_folders=config.split_places, storage=storage)
     return (entry for entry in entries.read(lambda _: None) if entry.split == wanted)

@@ -76,9 +76,9 @@ class LatestConfig(StoreConfig):
     output: str | None = None
     """File or folder to write, local or ``s3://``. Default: JSON lines to stdout."""
     format: Literal["parquet", "jsonl", "csv", "coco", "huggingface", "hive"] | None = None
-    """``parquet``, ``jsonl``, ``csv``, or ``coco`` (the JSON of COCO): one file; ``huggingface`` (a dataset of Hugging
-    Face) or ``hive`` (Parquet partitioned by label): a folder, which must be empty. Default: by the end of OUTPUT,
-    .parquet, .jsonl or .csv."""
+    """Kind of file or folder that OUTPUT is. One file: ``parquet``, ``jsonl``, ``csv``, or ``coco`` (the JSON of COCO).
+    A folder, which must be empty: ``huggingface`` (a dataset of Hugging Face) or ``hive`` (Parquet partitioned by
+    label). Default: by the end of OUTPUT, .parquet, .jsonl or .csv."""
     only_present: bool = False
     """Leave out inputs that are not there any more, as the newest complete listing of their place found."""
 

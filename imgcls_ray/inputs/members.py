@@ -18,9 +18,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from imgcls_ray.errors import ImageError, InputError
+from imgcls_ray.inputs.kept import together
 from imgcls_ray.inputs.merging import merge_sorted
 from imgcls_ray.inputs.sorting import sort_files
-from imgcls_ray.inputs.tables import FileTables, files_in, only_array, table_of, tables_of, without_doubles
+from imgcls_ray.inputs.tables import FileTables, files_in, only_array, table_of, tables_of
 from imgcls_ray.packed.listing import find_file, find_member, list_members
 from imgcls_ray.packed.parquets import footer, image_column
 from imgcls_ray.storage import FetchLimits
@@ -179,7 +180,7 @@ def _begin(
     def merged() -> Iterator[pa.Table]:
         # A file whose own name looks like that of a member comes before the member.
         streams = [iter([loose] if loose.num_rows else []), *(future.result() for future in packed)]
-        return without_doubles(merge_sorted(streams), lambda _: None)
+        return together(merge_sorted(streams), lambda _: None)
 
     return merged
 

@@ -116,9 +116,6 @@ def _empty_folder(output: str, storage: StorageOptions, kind: str) -> Directory:
     directory = open_directory(output, storage)
     if not is_object(output):
         _need_folder(output, path_from_uri(output))
-    if (name := next(iter(directory.entries()), None)) is not None:
-        raise UsageError(
-            f"{output}: is not empty (it holds {name!r}), and --format {kind} writes a folder of its own; give a new "
-            "or empty one"
-        )
+    if next(iter(directory.entries()), None) is not None:
+        raise UsageError(f"{output}: is not empty, and --format {kind} writes a folder of its own; give a new one")
     return directory

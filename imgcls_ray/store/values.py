@@ -116,8 +116,8 @@ def _columns_of(store: LabelStore, pieces: Iterable[SidePiece]) -> dict[str, str
     """The columns in pieces, with their types."""
     columns: dict[str, str] = {}
     for piece in pieces:
-        plan = plan_of(store, piece.run) or {}
-        for name, kind in plan.get("values", {}).get("columns", {}).items():
+        plan = plan_of(store, piece.run)
+        for name, kind in (plan.get("values", {}).get("columns", {}) if plan else {}).items():
             columns[name] = common_type(columns.get(name), kind)
     return columns
 
@@ -147,7 +147,8 @@ class ValueColumns:
         try:
             told = [_rows_in(text) for text in self._stored.of(only_array(table.column("uri"))).to_pylist()]
             counts = np.array([max(len(rows), 1) for rows in told], np.int64)
-            rows: list[Any] = [row for rows in told for row in rows or [None]]
+            nothing: list[dict[str, Any] | None] = [None]
+            rows = [row for of_it in told for row in of_it or nothing]
             column = self._structures(rows)
         except (ValueError, TypeError, pa.ArrowException) as error:
             raise LabelStoreDamagedError(

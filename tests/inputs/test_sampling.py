@@ -11,6 +11,7 @@ import pytest
 
 from imgcls_ray.inputs import sampling
 from imgcls_ray.inputs.sampling import Sample, random_numbers, sampled
+from imgcls_ray.inputs.sorting import ScratchTables
 from imgcls_ray.inputs.tables import FileTables, table_of
 from imgcls_ray.storage.files import FileInfo
 
@@ -28,8 +29,8 @@ def files(uris: list[str] = URIS, *, rows: int = 8192) -> FileTables:
     return FileTables(lambda _: tables())
 
 
-def drawn(size: int, seed: int = 0, **listing: int) -> list[str]:
-    return [file.uri for file in sampled(files(**listing), Sample(size, seed))]
+def drawn(size: int, seed: int = 0, *, rows: int = 8192) -> list[str]:
+    return [file.uri for file in sampled(files(rows=rows), Sample(size, seed))]
 
 
 def test_a_sample_has_its_size_in_the_order_of_the_listing() -> None:
@@ -95,10 +96,13 @@ def test_only_what_may_be_drawn_is_kept(monkeypatch: pytest.MonkeyPatch) -> None
     """Of a long listing, a sample of a few keeps little: about size * (1 + log(inputs / size)) rows."""
     monkeypatch.setattr(sampling, "_NUMBERS_AHEAD", 10)
     kept: list[int] = []
-    add = sampling.ScratchTables.add
-    monkeypatch.setattr(
-        sampling.ScratchTables, "add", lambda self, table: (kept.append(table.num_rows), add(self, table))
-    )
+    add = ScratchTables.add
+
+    def add_and_tell(tables: ScratchTables, table: pa.Table) -> None:
+        kept.append(table.num_rows)
+        add(tables, table)
+
+    monkeypatch.setattr(ScratchTables, "add", add_and_tell)
     chance = random.Random(0)
     uris = sorted(f"{chance.random()}" for _ in range(20_000))
     assert len(list(sampled(files(uris, rows=100), Sample(50, 0)))) == 50

@@ -331,7 +331,7 @@ def test_a_folder_of_no_rows_is_complete_and_another_export_into_it_is_refused(k
     store = new_store(tmp_path / "labels")
     assert write_latest(store, tmp_path / "out", kind=kind) == 0
     assert {"README.md", "_SUCCESS"} & set(os.listdir(tmp_path / "out"))
-    with pytest.raises(UsageError, match=rf"out: is not empty \(it holds '.*'\), and --format {kind} writes a folder"):
+    with pytest.raises(UsageError, match=rf"out: is not empty, and --format {kind} writes a folder"):
         write_latest(store, tmp_path / "out", kind=kind)
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="file: cannot be written: File exists"):
