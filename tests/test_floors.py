@@ -98,7 +98,7 @@ DOORS: dict[str, set[str]] = {
         "serve/reference",
         "commands",
     },
-    "timm": {"models", "train/local_worker", "train/optimisation"},
+    "timm": {"models", "train/batch_norm", "train/local_worker", "train/optimisation"},
     "huggingface_hub": {"models/pretrained"},
     "safetensors": {"models/checkpoints", "models/fit", "models/folder"},
     "openvino": {"models", "export"},

@@ -580,7 +580,7 @@ def test_every_file_of_paddlexs_three_is_understood_in_every_mode(
 ) -> None:
     make_model_folder(small_model)
     # What versions 3 have beside the keys of the tutorial's, and how their files write the values.
-    newer = {
+    newer: dict[str, dict[str, object]] = {
         "Global": {"export_with_pir": True},
         "Train": {"amp": "O1", "dist_ips": "10.0.0.1,10.0.0.2", "basic_config_path": "a.yaml", "dy2st": False},
         "Evaluate": {"basic_config_path": "a.yaml"},

@@ -100,7 +100,8 @@ class TrainConfig(Labelled, OnDevice, ReadLimits):
     cutmix: float | None = Field(default=None, ge=0)
     """Alpha of cutmix, which pastes a part of one image into another; 0 turns it off. Default: the family's."""
     class_weights: Literal["none", "balanced"] = "none"
-    """Weights of the classes in the loss. ``balanced``: the smaller the class, the larger its weight."""
+    """Weights of the classes in the loss. ``balanced``: the smaller the class, the larger its weight; not together with
+    balanced ``sampling``."""
     sampling: Literal["shuffle", "balanced"] = "shuffle"
     """Order in which images are drawn. ``balanced``: every class is drawn equally often, so images of small classes
     repeat within an epoch."""
@@ -161,6 +162,11 @@ class TrainConfig(Labelled, OnDevice, ReadLimits):
             )
         if self.amp == "fp16" and not self.uses_gpus:
             raise ValueError("amp=fp16 is for GPUs: give device=gpu; on CPUs use bf16, or off")
+        if self.class_weights == "balanced" and self.sampling == "balanced":
+            raise ValueError(
+                "class_weights=balanced and sampling=balanced both answer classes out of balance, and together they "
+                "favour the small ones; give one of them"
+            )
         if self.sync_batch_norm and not self.uses_gpus:
             raise ValueError(
                 "sync_batch_norm is for GPUs: give device=gpu; without it the workers' statistics are averaged after "

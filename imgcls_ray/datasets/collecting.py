@@ -179,7 +179,8 @@ class Collector:
             most, least = (choose(train, key=lambda label: train[label]) for choose in (max, min))
             what = (
                 f"{self._source.class_name(most)} has {train[most]:,} images to train with, "
-                f"{self._source.class_name(least)} has {train[least]:,}"
+                f"{self._source.class_name(least)} has {train[least]:,}; `imgcls train` with --class-weights balanced "
+                "or with --sampling balanced counts them alike"
             )
             self.add(Finding(FindingCode.IMBALANCE, _list_of(self._source, "train"), split="train", detail=what))
         self._look_at_colours()

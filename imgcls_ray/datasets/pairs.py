@@ -135,8 +135,8 @@ def _near_pictures(
             missed[found.pairs] = False
             missed[found.left] = True
         code = FindingCode.LEAKAGE_UNKNOWN if is_across else FindingCode.DUPLICATES_UNKNOWN
-        for place in np.flatnonzero(missed):
-            yield ImageFinding(code, int(numbers[place]), "")
+        for number in numbers[missed].tolist():
+            yield ImageFinding(code, number, "")
 
 
 def _layers(splits: np.ndarray, *, is_across: bool) -> Iterator[np.ndarray]:

@@ -19,7 +19,7 @@ Argument = str | bool | int | float | tuple[int, ...]
 _IS_VALID: Mapping[str, Callable[[Argument], bool]] = {
     "always_partition": lambda value: isinstance(value, bool),
     "channel_multiplier": lambda value: type(value) in (int, float) and 0.05 <= value <= 10,  # type: ignore[operator]
-    "img_size": lambda value: type(value) is int and 16 <= value <= 1024,  # type: ignore[operator]
+    "img_size": lambda value: type(value) is int and 16 <= value <= 1024,
     "layers": lambda value: (
         isinstance(value, tuple)
         and len(value) == 4

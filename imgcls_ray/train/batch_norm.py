@@ -47,7 +47,7 @@ class BatchNorms:
         together = torch.cat([tensor.reshape(-1) for tensor in statistics])
         distributed.all_reduce(together)
         together /= world_size
-        parts = together.split([tensor.numel() for tensor in statistics])
+        parts = torch.split(together, [tensor.numel() for tensor in statistics])
         torch._foreach_copy_(statistics, [part.view_as(tensor) for part, tensor in zip(parts, statistics, strict=True)])
 
     @contextmanager

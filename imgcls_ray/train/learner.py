@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import itertools
 from contextlib import nullcontext
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -180,7 +180,7 @@ class Learner:
         top, num_classes = min(5, self._num_classes), self._num_classes
         # Of each class the images predicted right, the images, and the predictions, behind the sums of all.
         sums = torch.zeros(5 + 3 * num_classes, dtype=torch.float64, device=self._device)
-        right, true, told = sums[5:].split(num_classes)
+        right, true, told = torch.split(sums[5:], num_classes)
         scored: list[tuple[np.ndarray, np.ndarray]] = []
         # The next batches come outside of inference mode: those of training may come with them.
         for batch in batches:
@@ -268,9 +268,10 @@ def _in_parallel(network: nn.Module, device: torch.device) -> nn.Module:
 
     # ``BatchNorms`` brings the buffers together: after each step, and all workers' and not the first one's alone.
     has_new_name = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
-    option = "forward_sync_buffers" if has_new_name else "broadcast_buffers"  # torch before 2.15
-    device_ids = [device] if device.type == "cuda" else None
-    parallel: nn.Module = DistributedDataParallel(network, device_ids=device_ids, **{option: False})
+    options: dict[str, Any] = {"forward_sync_buffers" if has_new_name else "broadcast_buffers": False}
+    parallel: nn.Module = DistributedDataParallel(
+        network, device_ids=[device] if device.type == "cuda" else None, **options
+    )
     return parallel
 
 

@@ -134,7 +134,10 @@ def test_classes_out_of_balance_are_told(tmp_path: Path) -> None:
     with (tmp_path / "data" / "train.txt").open("a") as file:
         file.writelines(f"\nimages/{seed}.jpg 1" for seed in range(200, 217))
     [finding] = found(check(tmp_path / "data", imbalance_above=3.0), FindingCode.IMBALANCE)
-    assert finding.detail == "dog has 25 images to train with, cat has 8"
+    assert finding.detail == (
+        "dog has 25 images to train with, cat has 8; `imgcls train` with --class-weights balanced or with --sampling "
+        "balanced counts them alike"
+    )
 
 
 @pytest.mark.parametrize("missing", ["val.txt", "label.txt"])

@@ -142,13 +142,13 @@ def test_class_weights_weight_images_and_not_their_smoothing(
     learner = make_learner(class_weights="balanced", labels=labels, recipe={"label_smoothing": 0.1, "mixup": mixup})
     target = torch.tensor(labels).long()
     logits = torch.zeros(2, 3, requires_grad=True)
-    optimizer = torch.optim.LBFGS([logits], max_iter=200)
+    optimizer: Any = torch.optim.LBFGS([logits], max_iter=200)
 
     def closure() -> torch.Tensor:
         optimizer.zero_grad()
         given = target if not mixup else torch.nn.functional.one_hot(target, 3).float()
         loss = learner._loss(logits[target], given) / len(target)
-        loss.backward()
+        torch.autograd.backward(loss)
         return loss
 
     optimizer.step(closure)

@@ -15,7 +15,7 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from imgcls_ray import create_model
-from imgcls_ray.errors import InputError, JobFailedError, StoppedError, StoreInUseError, UsageError
+from imgcls_ray.errors import ConfigError, InputError, JobFailedError, StoppedError, StoreInUseError, UsageError
 from imgcls_ray.models.engines import converted
 from imgcls_ray.models.engines.converted import add_bundle
 from imgcls_ray.models.folder import open_model_folder
@@ -399,6 +399,7 @@ def test_the_second_of_two_runs_on_one_output_is_told_of_the_first(
     ("changes", "message"),
     [
         ({"batch_size": 4, "accumulate_steps": 5}, "a step of 4 images cannot be divided into 5 passes"),
+        ({"drop_path": 0.1}, r"drop_path=0\.1: PP-LCNet_x0_25 has no blocks that can be left out; give --drop-path 0"),
         ({"model": "PP-LCNet_x1"}, "no model of that name; did you mean PP-LCNet_x1"),
         ({"num_workers": 99}, "needs 99 CPUs, this machine has"),
     ],
@@ -415,6 +416,21 @@ def test_what_cannot_be_is_refused_first(
     with pytest.raises(UsageError, match=message):
         train_here(config)
     assert not list(Path(config.output).glob("*")) or not Path(config.output, "latest").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"class_weights": "balanced", "sampling": "balanced"}, "class_weights=balanced and sampling=balanced both"),
+        ({"sync_batch_norm": True, "num_workers": 2}, "sync_batch_norm is for GPUs: give device=gpu"),
+        ({"monitor": "top2"}, "monitor: must be 'top1', 'loss', 'macro_f1', 'balanced_accuracy' or 'mAP', got 'top2'"),
+    ],
+)
+def test_settings_that_do_not_fit_together_are_refused(
+    make_train_config: Callable[..., TrainConfig], changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        make_train_config(**changes)
 
 
 def test_it_stops_early_when_nothing_gets_better(
