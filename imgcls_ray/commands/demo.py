@@ -61,7 +61,7 @@ def run(config_file: Path | None, overrides: Sequence[str], flags: Values) -> No
     )
     console.print(
         f"   {len(dataset.class_names)} classes, {NUM_IMAGES_PER_CLASS} images each to train on, "
-        f"{len(dataset.labels)} new ones to label, {len(dataset.broken)} broken files among them"
+        f"{len(dataset.labels)} new ones to label, and {len(dataset.broken)} broken files among these"
     )
     console.print(f"[bold]2. train[/bold] {_MODEL_NAME} from random weights")
     model = _train(dataset, output / "model", console)

@@ -56,7 +56,9 @@ def _notes(report: SplitReport) -> list[str]:
         notes.append(f"duplicate lines that were left out: {report.num_duplicates:,}")
     deviation = report.deviation
     notes.append(
-        f"largest deviation from the shares: {deviation.class_name} has "
+        "every class has its exact share in each split"
+        if deviation.num_images == deviation.wanted
+        else f"largest deviation from the shares: {deviation.class_name} has "
         f"{deviation.num_images:,} images in {deviation.split}, its exact share is {deviation.wanted:,.2f}"
     )
     if report.backups:

@@ -816,6 +816,7 @@ def test_the_command_says_what_it_made(tmp_path: Path, imgcls: Callable[..., tup
     ]
     assert "originals kept: train.txt as train.txt.bak, val.txt as val.txt.bak" in out
     assert "left out: 1" in out
+    assert "every class has its exact share in each split" in out
 
 
 def test_the_command_takes_groups_seed_and_test_share(
@@ -826,6 +827,7 @@ def test_the_command_takes_groups_seed_and_test_share(
     code, out, _ = imgcls("split", tmp_path, *percents, "--seed", 5, "--group-by", r"p\d+")
     assert code == 0
     assert "6 groups, each in one split only" in out
+    assert "largest deviation from the shares: cat has 40 images in train, its exact share is 39.96" in out
     assert "there were no lists before" in out
     assert {name: len(part) for name, part in read_splits(tmp_path).items()} == {"train": 40, "val": 10, "test": 10}
 
