@@ -142,7 +142,9 @@ def rewrite(configuration: str, environment: Mapping[str, str], max_files: int, 
 
 def _let_refuse(text: str) -> str:
     """Let HAProxy refuse in the place of an application's replicas."""
-    for number, name in enumerate(re.findall(r"^ *use_backend (\S+) if is_\1$", text, flags=re.MULTILINE)):
+    # Not those of gRPC, which have a frontend of their own.
+    frontend = text.partition("\nfrontend http_frontend\n")[2].partition("\nbackend ")[0]
+    for number, name in enumerate(re.findall(r"^ *use_backend (\S+) if is_\1$", frontend, flags=re.MULTILINE)):
         lines = backend_lines(number)
 
         def open_backend(match: re.Match[str], lines: list[str] = lines) -> str:

@@ -11,7 +11,7 @@ import time
 from contextlib import ExitStack
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import httpx
 import pytest
@@ -35,12 +35,19 @@ def lines_of(text: str) -> list[str]:
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> str:
     """As this version of Ray Serve writes it for one application."""
-    from ray.serve._private.haproxy import BackendConfig, HAProxyApi, HAProxyConfig, ServerConfig
-    from ray.serve.config import HTTPOptions
+    return configuration_of(tmp_path_factory.mktemp("haproxy"), "/")
 
-    folder = tmp_path_factory.mktemp("haproxy")
+
+def configuration_of(folder: Path, *prefixes: str, grpc_port: int | None = None) -> str:
+    """What Ray Serve writes for applications with these prefixes, and for one of gRPC if that has a port."""
+    from ray.serve._private.common import RequestProtocol
+    from ray.serve._private.haproxy import BackendConfig, HAProxyApi, HAProxyConfig, ServerConfig
+    from ray.serve.config import HTTPOptions, gRPCOptions
+
+    functions = ["ray.serve.generated.serve_pb2_grpc.add_UserDefinedServiceServicer_to_server"]
     config = HAProxyConfig(
         http_options=HTTPOptions(host="127.0.0.1", port=8123),
+        grpc_options=gRPCOptions(port=grpc_port, grpc_servicer_functions=functions) if grpc_port else None,
         is_head=True,
         socket_path=str(folder / "admin.sock"),
         server_state_base=str(folder),
@@ -49,8 +56,16 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> str:
         stats_port=8404,
     )
     servers = [ServerConfig(name="replica", host="127.0.0.1", port=30000)]
-    backend = BackendConfig(name="http-imgcls", path_prefix="/", app_name="imgcls", servers=servers)
-    proxy = HAProxyApi(config, {"imgcls": backend}, config_file_path=str(folder / "haproxy.cfg"))
+    backends = [
+        BackendConfig(
+            name=f"http-imgcls{number or ''}", path_prefix=prefix, app_name=f"imgcls{number}", servers=servers
+        )
+        for number, prefix in enumerate(prefixes)
+    ]
+    if grpc_port:
+        grpc: Any = {"name": "grpc-other", "path_prefix": "/", "app_name": "other", "protocol": RequestProtocol.GRPC}
+        backends.append(BackendConfig(**grpc, servers=servers))
+    proxy = HAProxyApi(config, {backend.name: backend for backend in backends}, str(folder / "haproxy.cfg"))
     proxy._generate_config_file_internal()
     return (folder / "haproxy.cfg").read_text()
 
@@ -271,6 +286,17 @@ def test_slow_readers_of_large_files_do_not_fill_the_machine(address: str) -> No
         assert time.monotonic() < deadline
         time.sleep(0.05)
     assert answer.content == Files.body
+
+
+@pytest.mark.parametrize("grpc_port", [None, 9000])
+@pytest.mark.parametrize("prefixes", [(), ("/",), ("/", "/other")])
+def test_each_application_over_http_has_a_pause_of_its_own(
+    prefixes: tuple[str, ...], grpc_port: int | None, tmp_path: Path
+) -> None:
+    text = rewrite(configuration_of(tmp_path, *prefixes, grpc_port=grpc_port), {}, MANY_FILES, REFUSALS)
+    pauses = re.findall(r"http-response set-var\((proc\S+)\)", text)
+    assert len(pauses) == len(set(pauses)) == len(prefixes)
+    assert text.count("http-request use-service lua.imgcls_refuse ") == len(prefixes)
 
 
 def test_while_a_full_replica_pauses_haproxy_refuses_in_its_place(
