@@ -67,6 +67,8 @@ def _tell(report: ExportReport, config: ExportConfig) -> None:
         )
     if report["accuracy"]:
         print(words_of_accuracy(report["accuracy"]))
+    if report["accuracy_control"]:
+        print("some layers are left in floating point: 8 bits in all of them cost too many labels")
     if report["speed"]:
         print(f"speed on this processor: {words_of_speed(report['speed'])}")
     if report["errors"]:

@@ -259,7 +259,7 @@ def _tell_run(console: Console, run: RunReport) -> None:
         parts = ", ".join(f"{name} {value / total:.0%}" for name, value in stages.items())
         console.print(f"time of the workers: {parts}")
     if (verdict := run.verdict) is not None:
-        console.print(verdict.words(decodes_whole=run.decodes_whole))
+        console.print(verdict.words(decodes_whole=run.decodes_whole, may_quantize=run.may_quantize))
 
 
 def _tell_left_out(console: Console, report: PredictReport) -> None:

@@ -21,8 +21,6 @@ from imgcls_ray.workers.fetching import NUM_FETCH_THREADS, any_version, fetch_in
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    import numpy as np
-
     from imgcls_ray.config import ExportConfig
     from imgcls_ray.datasets.findings import Finding
     from imgcls_ray.datasets.labelled import DatasetSource
@@ -32,6 +30,14 @@ if TYPE_CHECKING:
 DRAWN = "drawn"
 _NUM_DRAWN = 48
 _DRAWN_PIXELS = 96
+
+
+class CalibrationImage(NamedTuple):
+    """One image to calibrate with."""
+
+    image: ModelInput
+    label: int | None
+    """Class id of the model, where it is known."""
 
 
 class Listed(NamedTuple):
@@ -165,19 +171,16 @@ def read_compared(images: ExportImages, config: ExportConfig, spec: ModelSpec) -
         yield ParityInput(_decode(content, config, spec), listed.label)
 
 
-def read_calibration(images: ExportImages, config: ExportConfig, spec: ModelSpec) -> list[np.ndarray]:
+def read_calibration(images: ExportImages, config: ExportConfig, spec: ModelSpec) -> list[CalibrationImage]:
     """Read and decode what to calibrate with; what cannot be read is left out.
-
-    Returns:
-        uint8 (crop_size, crop_size, 3) each.
 
     Raises:
         UsageError: none can be read.
     """
-    decoded = [_decode(content, config, spec) for _, content in _read(images.calibrated, config)]
-    if good := [image.pixels for image in decoded if not isinstance(image, ImageError)]:
+    decoded = [(_decode(content, config, spec), listed.label) for listed, content in _read(images.calibrated, config)]
+    if good := [CalibrationImage(image, label) for image, label in decoded if not isinstance(image, ImageError)]:
         return good
-    first = next(image for image in decoded if isinstance(image, ImageError))
+    first = next(image for image, _ in decoded if isinstance(image, ImageError))
     raise UsageError(
         f"images: none of the {len(decoded)} chosen of {images.source} to calibrate with can be read, the first "
         f"because {first}"

@@ -9,24 +9,21 @@ from typing import TYPE_CHECKING, Literal, TypedDict
 
 from imgcls_ray.datasets.class_name_files import LABEL_FILE, label_file
 from imgcls_ray.errors import UsageError
-from imgcls_ray.export.gate import accuracy_of, applied_limits, judge, judge_speed
+from imgcls_ray.export.gate import accuracy_of, applied_limits, judge_speed
 from imgcls_ray.json_files import encode_json
 from imgcls_ray.machine import has_fast_int8
 from imgcls_ray.options import storage_options
 from imgcls_ray.storage.files import check_address, path_from_uri
 from imgcls_ray.storage.schemes import is_object
 from imgcls_ray.words import counted
-from imgcls_ray.workers.progress import image_progress
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
     from rich.console import Console
 
     from imgcls_ray.config import ExportConfig
+    from imgcls_ray.export.attempts import Attempt
     from imgcls_ray.export.gate import Accuracy
-    from imgcls_ray.export.images import ExportImages
-    from imgcls_ray.export.parity import Parity, ParityInput
+    from imgcls_ray.export.images import CalibrationImage, ExportImages
     from imgcls_ray.export.speed import Speed
     from imgcls_ray.models.folder import ModelFolder
     from imgcls_ray.models.spec import ExportFormat
@@ -81,6 +78,8 @@ class ExportReport(TypedDict):
     confident_agreement: float | None
     """Share of them that both give the same label."""
     calibration: Calibrated | None
+    accuracy_control: bool
+    """Whether layers were left in floating point, because 8 bits in all of them cost too many labels."""
     size_bytes: SizeBytes
     speed: Speed | None
     """On the processor of the export, of 8 bits."""
@@ -98,9 +97,9 @@ def export(config: ExportConfig, console: Console) -> ExportReport:
             is no faster; nothing is left behind.
         UsageError: a limit on the accuracy was given, and no labels to measure it on.
     """
-    from imgcls_ray.export.images import choose_images, read_calibration, read_compared
-    from imgcls_ray.export.network import check_export_packages, export_network
-    from imgcls_ray.export.parity import compare
+    from imgcls_ray.export.attempts import export_judged
+    from imgcls_ray.export.images import choose_images, read_calibration
+    from imgcls_ray.export.network import check_export_packages
     from imgcls_ray.export.speed import measure_speed
     from imgcls_ray.models.folder import new_folder
     from imgcls_ray.models.open import open_model
@@ -111,25 +110,18 @@ def export(config: ExportConfig, console: Console) -> ExportReport:
     _refuse_exported(folder, config)
     images = choose_images(config, folder.spec)
     with new_folder(output) as partial:
-        calibration = None
+        calibration: list[CalibrationImage] = []
         if config.int8:
             if has_fast_int8() is False:
                 logger.warning("this processor has neither VNNI nor AMX: 8 bits are hardly faster here, or slower")
             calibration = read_calibration(images, config, folder.spec)
             logger.info("calibrating on %s", counted(len(calibration), "image"))
-        exported = export_network(folder, partial, config.format, calibrate_on=calibration)
-        with image_progress("comparing", console) as add:
-            inputs = _counting(read_compared(images, config, folder.spec), add)
-            # 8 bits are judged as they will run, so that their accuracy and their speed are of the same networks.
-            parity = compare(folder, exported, inputs, "auto" if config.int8 else "fp32")
-        if images.why_no_accuracy:
-            logger.warning("the accuracy is not measured: %s", images.why_no_accuracy)
-        judge(parity, images.source, config)
+        attempt = export_judged(folder, partial, images, calibration, config, console)
         speed = None
         if config.int8:
-            speed = measure_speed(folder, exported)
+            speed = measure_speed(folder, attempt.exported)
             judge_speed(speed, config)
-        report = _report(folder, exported, parity, images, len(calibration or ()), speed, config)
+        report = _report(folder, attempt, images, len(calibration), speed, config)
         (partial / REPORT_NAME).write_bytes(encode_json(report))
         (partial / LABEL_FILE).write_bytes(label_file(folder.spec.class_names))
     return report
@@ -155,22 +147,16 @@ def _refuse_exported(folder: ModelFolder, config: ExportConfig) -> None:
         )
 
 
-def _counting(inputs: Iterator[ParityInput], add: Callable[[int], None]) -> Iterator[ParityInput]:
-    for item in inputs:
-        yield item
-        add(1)
-
-
 def _report(
     folder: ModelFolder,
-    exported: ModelFolder,
-    parity: Parity,
+    attempt: Attempt,
     images: ExportImages,
     num_calibrated: int,
     speed: Speed | None,
     config: ExportConfig,
 ) -> ExportReport:
     """Everything that ``export_report.json`` says."""
+    exported, parity, is_restored = attempt
     limits = applied_limits(parity, config)
     return {
         "done_flag": True,
@@ -193,6 +179,7 @@ def _report(
         "num_confident": parity.num_confident,
         "confident_agreement": parity.num_confident_same / parity.num_confident if parity.num_confident else None,
         "calibration": {"split": images.calibration_split, "num_images": num_calibrated} if config.int8 else None,
+        "accuracy_control": is_restored,
         "size_bytes": {"before": folder.num_bytes, "after": exported.num_bytes},
         "speed": speed,
         "min_speedup": limits["min_speedup"],

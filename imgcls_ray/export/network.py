@@ -14,8 +14,9 @@ import warnings
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import TYPE_CHECKING
 
-from imgcls_ray.errors import UsageError
-from imgcls_ray.export.quantize import quantize_onnx, quantize_openvino
+from imgcls_ray.errors import JobFailedError, UsageError
+from imgcls_ray.export.quantize import quantize_network
+from imgcls_ray.export.restore import quantize_with_control
 from imgcls_ray.models.exported import INPUT_NAME, OUTPUT_NAME, trust_pt2
 from imgcls_ray.models.folder import describe_exported_folder
 from imgcls_ray.models.spec import EXPORTED_FILES
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from imgcls_ray.export.quantize import Control
+    from imgcls_ray.images.preprocess import Preprocess
     from imgcls_ray.models.folder import ModelFolder
     from imgcls_ray.models.spec import ExportFormat
 
@@ -39,28 +42,38 @@ def check_export_packages(fmt: ExportFormat, *, int8: bool) -> None:
         UsageError: how to install them.
     """
     needed = [*(("onnx", "onnxscript") if fmt == "onnx" else ()), *(("nncf",) if int8 else ())]
+    if fmt == "onnx" and int8:
+        needed.append("onnxruntime")  # NNCF calibrates with it
     if missing := [name for name in needed if importlib.util.find_spec(name) is None]:
         raise UsageError(f"this export needs {' and '.join(missing)}; pip install 'imgcls-ray[export]'")
 
 
 def export_network(
-    folder: ModelFolder, partial: Path, fmt: ExportFormat, *, calibrate_on: Sequence[np.ndarray] | None = None
+    folder: ModelFolder,
+    partial: Path,
+    fmt: ExportFormat,
+    *,
+    calibrate_on: Sequence[np.ndarray] | None = None,
+    control: Control | None = None,
 ) -> ModelFolder:
     """Write the folder's network and its ``model.json`` into another folder.
 
     Args:
         folder: what to export.
-        partial: an empty folder.
+        partial: an empty folder, or that of an earlier attempt.
         fmt: of the network.
         calibrate_on: uint8 (crop_size, crop_size, 3) each; with them the network is quantized to 8 bits.
+        control: keep layers in floating point until these labels are kept.
 
     Raises:
+        NotRestoredError: that failed, and there is no network.
+        JobFailedError: NNCF cannot quantize this network.
         ModelFolderError: the folder is an exported one, or its network has a fault.
     """
     network = folder.load_network()
     path = partial / EXPORTED_FILES[fmt][0]
     size = folder.spec.preprocess.crop_size
-    with _quietly():
+    with quietly():
         if fmt == "onnx":
             _export_onnx(network, path, size)
         elif fmt == "openvino":
@@ -68,12 +81,26 @@ def export_network(
         else:
             _export_torch(network, path, size)
         if calibrate_on is not None:
-            quantize = quantize_onnx if fmt == "onnx" else quantize_openvino
-            quantize(path, calibrate_on, folder.spec.preprocess, has_attention=_has_attention(network))
+            preprocess, has_attention = folder.spec.preprocess, _has_attention(network)
+            if control is None:
+                _quantize_plainly(path, calibrate_on, preprocess, has_attention=has_attention)
+            else:
+                quantize_with_control(path, calibrate_on, preprocess, has_attention=has_attention, control=control)
     exported = describe_exported_folder(partial, folder.spec, fmt, is_int8=calibrate_on is not None)
     if fmt == "torch_export":
         trust_pt2(exported.spec.files[path.name])
     return exported
+
+
+def _quantize_plainly(path: Path, images: Sequence[np.ndarray], preprocess: Preprocess, *, has_attention: bool) -> None:
+    try:
+        quantize_network(path, images, preprocess, has_attention=has_attention)
+    # NNCF fails with anything.
+    except Exception as error:
+        reason = str(error).strip().partition("\n")[0][:300] or type(error).__name__
+        raise JobFailedError(
+            f"NNCF cannot quantize this network: {reason}. Nothing was exported; export it without --int8"
+        ) from error
 
 
 def _export_onnx(network: nn.Module, path: Path, size: int) -> None:
@@ -134,7 +161,7 @@ def _has_attention(network: nn.Module) -> bool:
 
 
 @contextmanager
-def _quietly() -> Iterator[None]:
+def quietly() -> Iterator[None]:
     """Let exporters do their work without telling of their own affairs; what fails still raises."""
     import torch
 

@@ -13,7 +13,7 @@ from imgcls_ray.errors import ImageError
 from imgcls_ray.models.classifier import ImageClassifier
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from imgcls_ray.models.classifier import ModelInput, Prediction
     from imgcls_ray.models.engines.load import Precision
@@ -115,6 +115,14 @@ def compare(
     for first, second, item in zip(before, after, images[2], strict=True):
         parity.add(first, second, item.label)
     return parity
+
+
+def original_labels(folder: ModelFolder, images: Sequence[ModelInput], *, least_score: float) -> list[int | None]:
+    """Top-1 class of each image; ``None`` where its score is lower than that, or no number."""
+    return [
+        int(answer.class_ids[0]) if not isinstance(answer, ImageError) and answer.scores[0] >= least_score else None
+        for answer in _classifier(folder, "auto").classify_inputs(images)
+    ]
 
 
 def _classifier(folder: ModelFolder, precision: Precision) -> ImageClassifier:

@@ -14,7 +14,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from imgcls_ray.errors import LabelStoreError, ResourceError, StoppedError
-from imgcls_ray.machine import available_cores
+from imgcls_ray.machine import available_cores, has_fast_int8
 from imgcls_ray.models.engines.load import check_engine
 from imgcls_ray.models.open import open_model
 from imgcls_ray.models.spec import fingerprint_with
@@ -261,6 +261,9 @@ class _Job:
         report.cores_per_worker = 1 if is_alone else pool.plan.cores_per_worker
         report.num_gpus = pool.plan.num_gpu_workers
         report.decodes_whole = self._folder.spec.preprocess.decode == "full"
+        # A network in 8 bits gives no embedding.
+        is_whole = self._folder.spec.exported is None and not self._config.embedding
+        report.may_quantize = is_whole and has_fast_int8() is True
         kept = f"everything labelled so far is kept in {self._store.uri}, and the same command goes on from there"
         results = label_units(
             units,

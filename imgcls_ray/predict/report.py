@@ -51,6 +51,8 @@ class RunReport:
     """Which decode and classify side by side."""
     decodes_whole: bool = False
     """The model decodes large JPEGs whole, where another one would decode them at a fraction."""
+    may_quantize: bool = False
+    """The network could be exported to 8 bits, for which the processor of this machine has instructions."""
     num_gpus: int = 0
     """Workers with a GPU, for which the others then fetch and decode."""
     precisions: set[str] = field(default_factory=set)

@@ -16,7 +16,7 @@ import torch
 
 from imgcls_ray.errors import ModelFolderError, UsageError
 from imgcls_ray.export.network import export_network
-from imgcls_ray.export.quantize import quantize_onnx
+from imgcls_ray.export.quantize import quantize_network
 from imgcls_ray.models import spec as spec_module
 from imgcls_ray.models.api import create_model
 from imgcls_ray.models.classifier import ImageClassifier, ModelInput, Prediction
@@ -152,7 +152,7 @@ def test_nothing_is_converted_for_an_exported_network(exported: dict[ExportForma
 def test_onnx_is_quantized_for_every_runtime(small_model: ModelFolder, copy: Callable[[ExportFormat], Path]) -> None:
     folder, pixels = copy("onnx"), pictures()
     before = (folder / "model.onnx").stat().st_size
-    quantize_onnx(folder / "model.onnx", list(pictures(48)[32:]), small_model.spec.preprocess, has_attention=False)
+    quantize_network(folder / "model.onnx", list(pictures(48)[32:]), small_model.spec.preprocess, has_attention=False)
     assert (folder / "model.onnx").stat().st_size < 0.6 * before
     rewrite(folder, lambda spec: spec["exported"].update(precision="int8"))
     expected = plain_logits(small_model, pixels)

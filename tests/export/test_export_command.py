@@ -17,6 +17,7 @@ from imgcls_ray.commands.export import run
 from imgcls_ray.config import PredictConfig, make_config
 from imgcls_ray.errors import ConfigError, InputError, JobFailedError, ModelFolderError, UsageError
 from imgcls_ray.export import network as export_module
+from imgcls_ray.export.restore import NotRestoredError
 from imgcls_ray.models.folder import open_model_folder
 from imgcls_ray.models.open import open_model
 from tests.conftest import SMALL_CLASSES, make_small_model
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
+    from imgcls_ray.export.quantize import Control
     from imgcls_ray.models.engines.load import Precision
     from imgcls_ray.models.folder import ModelFolder
     from tests.s3.server import S3Server
@@ -229,6 +231,7 @@ def test_8_bits_say_what_they_cost(
     out, err = capfd.readouterr()
     assert report["precision"] == "int8"
     assert report["calibration"] == {"split": "train", "num_images": 16}
+    assert not report["accuracy_control"]
     assert report["accuracy"]["before"] == accuracy(small_model.path, dataset, "auto")
     assert report["accuracy"]["after"] == accuracy(tmp_path / "exported", dataset, "auto")
     assert report["size_bytes"]["after"] < 0.6 * report["size_bytes"]["before"]
@@ -284,6 +287,10 @@ def quantize_badly(path: Path, *_args: object, **_options: object) -> None:
     ov.save_model(model, path, compress_to_fp16=False)
 
 
+def fail_to_restore(*_args: object, **_options: object) -> None:
+    raise NotRestoredError("the process that compiled its networks died: signal 11")
+
+
 @pytest.mark.usefixtures("made_before")
 @pytest.mark.parametrize("is_labelled", [True, False])
 def test_a_network_that_8_bits_spoil_is_refused_with_the_numbers_and_nothing_stays(
@@ -292,9 +299,12 @@ def test_a_network_that_8_bits_spoil_is_refused_with_the_numbers_and_nothing_sta
     own_dataset: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
     is_labelled: bool,
 ) -> None:
-    monkeypatch.setattr(export_module, "quantize_openvino", quantize_badly)
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(export_module, "quantize_network", quantize_badly)
+    monkeypatch.setattr(export_module, "quantize_with_control", fail_to_restore)
     images = own_dataset if is_labelled else own_dataset / "images"
     message = (
         r"in 8 bits, accuracy on 9 labelled images: 100\.00 % before, 0\.00 % after, 100\.00 points lost \(95 % .*\), "
@@ -306,6 +316,56 @@ def test_a_network_that_8_bits_spoil_is_refused_with_the_numbers_and_nothing_sta
     with pytest.raises(JobFailedError, match=message):
         export(model=str(confident_model.path), int8=True, images=str(images))
     assert list(tmp_path.iterdir()) == []
+    assert "accuracy control failed: the process that compiled its networks died: signal 11" in caplog.text
+
+
+@pytest.mark.usefixtures("made_before")
+def test_a_network_that_nncf_cannot_quantize_is_told_in_a_line(
+    export: Callable[..., dict[str, Any]], own_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_args: object, **_options: object) -> None:
+        raise ValueError("cannot reshape array of size 16 into shape (1,1,1,1)\nmore")
+
+    monkeypatch.setattr(export_module, "quantize_network", fail)
+    with pytest.raises(JobFailedError, match=r"NNCF cannot quantize this network: cannot .*\(1,1,1,1\)\. Nothing was"):
+        export(int8=True, images=str(own_dataset))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("made_before")
+@pytest.mark.parametrize("is_restored", [True, False])
+def test_a_network_that_8_bits_spoil_is_made_again_with_accuracy_control(
+    export: Callable[..., dict[str, Any]],
+    confident_model: ModelFolder,
+    own_dataset: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    is_restored: bool,
+) -> None:
+    asked = []
+
+    def control(path: Path, images: list[np.ndarray], *_: object, control: Control, **_options: object) -> None:
+        asked.append((len(images), control))
+        if not is_restored:
+            quantize_badly(path)
+
+    monkeypatch.setattr(export_module, "quantize_network", quantize_badly)
+    monkeypatch.setattr(export_module, "quantize_with_control", control)
+    monkeypatch.setattr("imgcls_ray.export.speed._TURN_S", 0.0)
+    options = {"model": str(confident_model.path), "int8": True, "images": str(own_dataset), "min_speedup": 0}
+    if is_restored:
+        report = export(**options, num_calibration_images=8)
+        assert report["accuracy_control"]
+        assert report["accuracy"]["drop"] == 0
+        assert "some layers are left in floating point" in capfd.readouterr().out
+    else:
+        with pytest.raises(JobFailedError, match=r"100\.00 points lost"):
+            export(**options, num_calibration_images=8)
+        assert list(tmp_path.iterdir()) == []
+    [(num_images, wanted)] = asked
+    assert (num_images, len(wanted.expected), wanted.max_drop) == (8, 8, 0.0025)
+    assert None not in wanted.expected
 
 
 @pytest.mark.usefixtures("made_before")
@@ -316,7 +376,7 @@ def test_without_labels_it_is_told_how_many_confident_images_keep_their_label(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(export_module, "quantize_openvino", lambda *_, **__: None)
+    monkeypatch.setattr(export_module, "quantize_network", lambda *_, **__: None)
     monkeypatch.setattr("imgcls_ray.export.speed._TURN_S", 0.0)
     images = str(own_dataset / "images")
     report = export(model=str(confident_model.path), int8=True, images=images, min_speedup=0)
@@ -437,8 +497,12 @@ def test_a_missing_package_is_named_with_the_way_to_get_it(
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in ("onnxscript", "nncf") else True)
     with pytest.raises(UsageError, match=r"needs onnxscript; pip install 'imgcls-ray\[export\]'"):
         export(format="onnx")
-    with pytest.raises(UsageError, match="needs onnxscript and nncf; pip install"):
+    missing = ("nncf", "onnxruntime")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in missing else True)
+    with pytest.raises(UsageError, match="needs nncf and onnxruntime; pip install"):
         export(format="onnx", int8=True, images=str(tmp_path))
+    with pytest.raises(UsageError, match="needs nncf; pip install"):
+        export(format="openvino", int8=True, images=str(tmp_path))
 
 
 @pytest.mark.parametrize(

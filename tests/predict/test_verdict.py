@@ -89,6 +89,14 @@ def test_scaled_decoding_is_named_only_where_it_would_change_something() -> None
     assert hint not in on_cpus(2, 15, 83, 1).words(decodes_whole=True)
 
 
+def test_8_bits_are_named_only_where_the_network_binds_on_a_processor_that_has_them() -> None:
+    hint = "; `imgcls export --int8` makes most networks faster on a processor like this one, and measures it"
+    assert on_cpus(2, 15, 83, 1).words(may_quantize=True).endswith(hint)
+    assert hint not in on_cpus(2, 15, 83, 1).words(may_quantize=False)
+    assert hint not in on_cpus(5, 71, 24, 2).words(may_quantize=True)
+    assert hint not in with_gpus(2, 38, 9.5, 1).words(may_quantize=True)
+
+
 def test_writing_that_the_next_unit_hides_costs_nothing() -> None:
     hidden, none = on_cpus(10, 60, 30, 99), on_cpus(10, 60, 30, 0)
     assert hidden.shares == none.shares
@@ -222,6 +230,25 @@ def test_metrics_and_progress_have_the_numbers_of_the_summary() -> None:
     assert record["verdict"] == run.verdict.to_record()
     run.images_per_s = None
     assert metrics.to_record()["verdict"] is None
+
+
+@pytest.mark.parametrize(
+    ("options", "has_instructions", "may"),
+    [({}, True, True), ({}, False, False), ({}, None, False), ({"embedding": True}, True, False)],
+)
+def test_a_run_says_whether_its_network_could_be_in_8_bits(
+    draw_images: Callable[..., list[Path]],
+    small_model: ModelFolder,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    options: dict[str, bool],
+    has_instructions: bool | None,
+    may: bool,
+) -> None:
+    monkeypatch.setattr("imgcls_ray.predict.job.has_fast_int8", lambda: has_instructions)
+    values = {"input": str(draw_images(2)[0].parent), "model": str(small_model.path), "output": str(tmp_path / "s")}
+    report = predict(make_config(PredictConfig, {**values, **options}), Console(quiet=True))
+    assert [run.may_quantize for run in report.runs] == [may]
 
 
 def test_the_record_of_a_run_has_the_verdict_and_what_it_follows_from(
