@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
 # Of two members with no more between them, one request costs less than two: side files, headers, padding.
 _MAX_GAP_BYTES = 64 * 2**10
-_MAX_SPAN_BYTES = 8 * 2**20
+# What is asked for together has about eight megabytes, and should not be parted for its last member.
+_MAX_SPAN_BYTES = 16 * 2**20
 
 
 class Part(NamedTuple):

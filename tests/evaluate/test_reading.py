@@ -42,6 +42,8 @@ def test_entries_come_in_the_order_of_the_list_with_the_models_ids(data: Path) -
             "number": number,
             "uri": str(data / path),
             "label_id": SMALL_CLASSES.index(names[int(label)]),
+            "source": None,
+            "locator": None,
         }
 
 
