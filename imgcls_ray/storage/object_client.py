@@ -282,6 +282,7 @@ class ObjectClient:
             ImageError: too_many_bytes.
             ObjectError: the object cannot be read.
         """
+        deadline = time.monotonic() + timeout_s
         if is_odd(key) or timeout_s < 2 * object_stores.QUICK_TIMEOUT_S:
             return None
         if_match = not self._has_weak_etags
@@ -292,8 +293,10 @@ class ObjectClient:
             raise
         except Exception as error:
             failure, reason = explain(error)
-            is_certain = failure in _CODES and not (failure is Failure.CONFLICT and etag and if_match)
-            if failure is None or not is_certain:
+            if failure not in _CODES:
+                return None
+            left = deadline - time.monotonic()
+            if failure is Failure.CONFLICT and if_match and self._is_weak(bucket, key, etag, left):
                 return None
             raise ObjectError(failure, reason) from None
 
