@@ -12,6 +12,8 @@ import pytest
 import typer
 
 from imgcls_ray import cli
+from imgcls_ray.config import PredictConfig
+from imgcls_ray.config.base import read_values
 from imgcls_ray.flags import Declared, Given, command, command_of
 
 if TYPE_CHECKING:
@@ -258,3 +260,12 @@ def test_a_command_may_have_another_name_than_its_function() -> None:
         "config",
         "set_",
     ]
+
+
+def test_options_of_object_storage_are_taken_by_their_earlier_names(
+    run: Callable[..., tuple[int, str]], given: dict[str, Given]
+) -> None:
+    words = ("predict", "in", "--model", "m", "--output", "o", "--s3-endpoint-url", "http://host", "--s3-anonymous")
+    run(*words)
+    values = read_values(PredictConfig, None, (), given["predict"].flags)
+    assert (values["endpoint_url"], values["anonymous"]) == ("http://host", True)

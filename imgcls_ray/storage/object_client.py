@@ -211,6 +211,7 @@ class ObjectClient:
         return asyncio.run_coroutine_threadsafe(self._retried(attempt, deadline_s), self._loop).result()
 
     async def _retried(self, attempt: Callable[[int], Awaitable[T]], deadline_s: float) -> T:
+        await self._set_up()
         clock = self._loop.time
         deadline = clock() + deadline_s
         known: tuple[Failure, str] | None = None
@@ -241,6 +242,17 @@ class ObjectClient:
                     raise ObjectError(failure, f"{reason}; tried {number} times") from None
             await asyncio.sleep(pause)
         raise AssertionError("unreachable")
+
+    async def _set_up(self) -> None:
+        """Load what the client of S3 needs, once: a second of a busy machine's time, and not the server's."""
+        try:
+            if self.s3 is not None:
+                await self.s3.client()
+        except Exception as error:
+            failure, reason = explain(error)
+            if failure is None:
+                raise
+            raise ObjectError(failure, reason) from None
 
     def fetch(self, uri: str, *, etag: str | None, max_bytes: int, timeout_s: float, span: Span = None) -> bytes:
         """Read one input whole, or a range of it (shorter where it ends before), if it is the version that was planned.
@@ -284,6 +296,7 @@ class ObjectClient:
             ImageError: too_many_bytes.
             ObjectError: the object cannot be read.
         """
+        deadline = time.monotonic() + timeout_s
         if is_odd(key) or timeout_s < 2 * object_stores.QUICK_TIMEOUT_S:
             return None
         if_match = not self._has_weak_etags
@@ -294,8 +307,10 @@ class ObjectClient:
             raise
         except Exception as error:
             failure, reason = explain(error)
-            is_certain = failure in _CODES and not (failure is Failure.CONFLICT and etag and if_match)
-            if failure is None or not is_certain:
+            if failure not in _CODES:
+                return None
+            left = deadline - time.monotonic()
+            if failure is Failure.CONFLICT and if_match and self._is_weak(bucket, key, etag, left):
                 return None
             raise ObjectError(failure, reason) from None
 

@@ -381,7 +381,7 @@ def test_the_endpoint_of_the_command_line_reaches_workers_and_store(
 ) -> None:
     upload(s3, bucket, draw_images(3), "in/")
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    endpoint = ("--s3-endpoint-url", s3.endpoint_url)
+    endpoint = ("--endpoint-url", s3.endpoint_url)
     args = ("predict", f"s3://{bucket}/in/", "-m", small_model.path, "-o", f"s3://{bucket}/store", *endpoint)
     assert imgcls(*args).code == 0
     for command in ("verify", "status", "latest"):
