@@ -45,9 +45,12 @@ def configuration_of(folder: Path, *prefixes: str, grpc_port: int | None = None)
     from ray.serve.config import HTTPOptions, gRPCOptions
 
     functions = ["ray.serve.generated.serve_pb2_grpc.add_UserDefinedServiceServicer_to_server"]
+    grpc_options: dict[str, Any] = {}
+    if grpc_port:
+        grpc_options["grpc_options"] = gRPCOptions(port=grpc_port, grpc_servicer_functions=functions)
     config = HAProxyConfig(
         http_options=HTTPOptions(host="127.0.0.1", port=8123),
-        grpc_options=gRPCOptions(port=grpc_port, grpc_servicer_functions=functions) if grpc_port else None,
+        **grpc_options,
         is_head=True,
         socket_path=str(folder / "admin.sock"),
         server_state_base=str(folder),

@@ -52,7 +52,7 @@ def room_for(max_images: int, *, num_images: int = 0) -> Room:
 
 def test_a_full_room_says_how_long_nobody_need_ask(monkeypatch: pytest.MonkeyPatch) -> None:
     now, num_done = 100.0, 0
-    monkeypatch.setattr(room.time, "monotonic", lambda: now)
+    monkeypatch.setattr("time.monotonic", lambda: now)
     full = Room(64, max_bytes=1, max_request_bytes=1, num_images=lambda: 64, num_done=lambda: num_done)
     # How fast images leave, nobody knows yet.
     assert full.pause_s() == 0
@@ -68,7 +68,7 @@ def test_a_full_room_says_how_long_nobody_need_ask(monkeypatch: pytest.MonkeyPat
 
 def test_a_room_that_nothing_leaves_makes_nobody_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
-    monkeypatch.setattr(room.time, "monotonic", lambda: now)
+    monkeypatch.setattr("time.monotonic", lambda: now)
     full = room_for(64, num_images=64)
     full.pause_s()
     now = 100.5
