@@ -99,11 +99,14 @@ def _control(
     folder: ModelFolder, parity: Parity, calibration: Sequence[CalibrationImage], config: ExportConfig
 ) -> Control | None:
     """What has to be kept of the images that are calibrated on; none of them is compared. None if they say nothing."""
-    limits = applied_limits(parity, config)
-    expected = [one.label for one in calibration]
-    max_drop = limits["max_accuracy_drop"]
-    if max_drop is None or not any(label is not None for label in expected):
-        expected = original_labels(folder, [one.image for one in calibration], least_score=CONFIDENT_SCORE)
+    max_drop = applied_limits(parity, config)["max_accuracy_drop"]
+    pictures = [one.image for one in calibration]
+    if max_drop is not None and any(one.label is not None for one in calibration):
+        # What is right by accident after 8 bits would hide what is lost.
+        answers = original_labels(folder, pictures, least_score=0)
+        expected = [answer if answer == one.label else None for answer, one in zip(answers, calibration, strict=True)]
+    else:
+        expected = original_labels(folder, pictures, least_score=CONFIDENT_SCORE)
         max_drop = 1 - config.needed_agreement
     if not any(label is not None for label in expected):
         return None
