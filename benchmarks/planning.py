@@ -69,6 +69,8 @@ def run_job(input: str, model: str, output: str) -> None:
     """The command, with other workers; to be called in a process of its own."""
     from unittest import mock
 
+    # By the name that worker processes find it by: they are not this program.
+    from benchmarks.planning import NullWork
     from imgcls_ray.cli import leave_with, log_to_stderr
     from imgcls_ray.commands import predict
 
