@@ -59,8 +59,15 @@ def _draw_model(name: str, place: Path) -> Path:
     for parameter in network.parameters():
         if parameter.ndim == 1:
             parameter.data += 0.1 * torch.randn_like(parameter)
-    parts = {"architecture": spec.architecture, "class_names": spec.class_names, "preprocess": spec.preprocess}
-    return save_model_folder(place / "model", network, name=name, **parts).path
+    saved = save_model_folder(
+        place / "model",
+        network,
+        name=name,
+        architecture=spec.architecture,
+        class_names=spec.class_names,
+        preprocess=spec.preprocess,
+    )
+    return saved.path
 
 
 def measure(model: str, images: str) -> tuple[str, ...]:

@@ -79,7 +79,9 @@ def export_judged(
         judge(parity, images.source, config)
         return Attempt(exported, parity, is_restored=False)
     except JobFailedError as refusal:
-        control = _control(folder, parity, calibration, config) if config.int8 and parity.num_images else None
+        # NNCF controls the accuracy of OpenVINO's networks, and not of ONNX'.
+        may_restore = config.int8 and config.format == "openvino" and parity.num_images
+        control = _control(folder, parity, calibration, config) if may_restore else None
         if control is None:
             raise
         reason = str(refusal).partition(". Nothing was exported")[0]

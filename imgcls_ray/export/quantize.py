@@ -13,7 +13,7 @@ import numpy as np
 from imgcls_ray.models.exported import INPUT_NAME
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     from imgcls_ray.images.preprocess import Preprocess
@@ -48,7 +48,7 @@ def quantize_network(
         images: to calibrate on; uint8 (crop_size, crop_size, 3) each.
         preprocess: of the network.
         has_attention: transformers are quantized in a way of their own.
-        control: compile the network again and again, and keep layers in floating point.
+        control: compile the network again and again, and keep layers in floating point; for OpenVINO's format alone.
     """
     if path.suffix == ".onnx":
         import onnx
@@ -85,8 +85,7 @@ def _quantize(
 
     def measure(network: Any, items: Iterable[tuple[np.ndarray, int]]) -> tuple[float, list[list[np.ndarray]]]:
         """The share of kept labels, and the logits, by which NNCF ranks layers."""
-        run = _runner(network)
-        answers = [(run(network_input(pixels)), label) for pixels, label in items]
+        answers = [(np.asarray(network(network_input(pixels))[0]), label) for pixels, label in items]
         return float(np.mean([logits.argmax() == label for logits, label in answers])), [[one] for one, _ in answers]
 
     return nncf.quantize_with_accuracy_control(
@@ -103,15 +102,3 @@ def _quantize(
         ),
         **options,
     )
-
-
-def _runner(network: Any) -> Callable[[dict[str, np.ndarray]], np.ndarray]:
-    """Of what NNCF hands over to be measured: OpenVINO's compiled network, or ONNX' model."""
-    import openvino as ov
-
-    if isinstance(network, ov.CompiledModel):
-        return lambda images: np.asarray(network(images)[0])
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(network.SerializeToString(), providers=["CPUExecutionProvider"])
-    return lambda images: np.asarray(session.run(None, images)[0])
