@@ -120,7 +120,7 @@ def fetch_input(
     try:
         return fetch(uri, etag, limits)
     except ImageError as error:
-        # Without the right to list, a storage says of a missing object that it is refused.
+        # Who may not list is told of a missing object that it is refused.
         if error.code not in (ImageErrorCode.NOT_FOUND, ImageErrorCode.ACCESS_DENIED):
             raise
     info = find_member(uri, limits)

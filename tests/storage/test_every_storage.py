@@ -301,13 +301,11 @@ def test_a_fork_of_a_process_that_used_object_storage_is_told_so_and_does_not_ha
     reading, writing = os.pipe()
     if not (child := os.fork()):
         try:
-            for read in (
-                lambda: fetch(f"{gcs_bucket}/in/1.jpg", None, FetchLimits()),
-                lambda: directory.read("in/1.jpg"),
-            ):
-                with pytest.raises(StorageError) as caught:
-                    read()
-                os.write(writing, f"{caught.value}\n".encode())
+            with pytest.raises(StorageError) as one:
+                fetch(f"{gcs_bucket}/in/1.jpg", None, FetchLimits())
+            with pytest.raises(StorageError) as other:
+                directory.read("in/1.jpg")
+            os.write(writing, f"{one.value}\n{other.value}".encode())
         finally:
             os._exit(0)
     os.close(writing)
