@@ -134,7 +134,7 @@ def fetch_range(uri: str, offset: int, length: int, etag: str | None, limits: Fe
     Args:
         uri: path, ``file://`` URI or URI of object storage.
         offset: of the first byte.
-        length: number of bytes; for none of them nothing is asked. ``limits.max_bytes`` is for what they hold, not for the part.
+        length: number of bytes, maybe none. ``limits.max_bytes`` is for what they hold, not for the part.
         etag: the version that was planned; ``None`` reads any version.
         limits: bounds on time, and how to reach the storage.
 
