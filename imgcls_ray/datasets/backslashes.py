@@ -22,7 +22,7 @@ class Separators:
     """Reads the paths of one dataset, and reports once that backslashes were read as separators."""
 
     def __init__(self, dataset: str, storage: StorageOptions, report: Callable[[Finding], None]) -> None:
-        self._dataset, self._s3, self._report = dataset, storage, report
+        self._dataset, self._storage, self._report = dataset, storage, report
         self._separators = backslashes.Separators(is_object(dataset), self._is_there)
 
     def read(self, path: str, *, file: str, line: int, split: str) -> str:
@@ -43,4 +43,4 @@ class Separators:
 
     def _is_there(self, path: str) -> bool:
         uri = image_uri(self._dataset, path)
-        return find_object(uri, self._s3) is not None if is_object(uri) else os.path.exists(path_from_uri(uri))
+        return find_object(uri, self._storage) is not None if is_object(uri) else os.path.exists(path_from_uri(uri))

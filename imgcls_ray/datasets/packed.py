@@ -175,7 +175,7 @@ def _label_of(files: list[SampleFile]) -> tuple[str, str]:
                 if value is None or isinstance(value, list | dict):
                     continue
                 text = str(value)
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, RecursionError) as error:
             return "", f"its .{file.extension} cannot be read: {error}"
         if text:
             return text, ""

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from imgcls_ray.inputs.kept import with_texts
 from imgcls_ray.inputs.list_rows import MAX_SIZE, ListRow
 from imgcls_ray.inputs.tables import FILE_SCHEMA, table_of
+from imgcls_ray.storage.schemes import KIND_OF_SCHEME
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 MAX_ROWS = 4096
 """Rows that are looked at together."""
 # Their values differ from what lists hold in names only: no path, no percent-encoding, no separators.
-_ADDRESS = "^(?:s3|https?)://"
+_ADDRESS = f"^(?:{'|'.join((*KIND_OF_SCHEME, 'https?'))})://"
 _WHOLE_NUMBER = "^[0-9]{1,18}$"
 _NOT_PLAIN = "[^!-~]"
 _UTC = (None, "UTC")

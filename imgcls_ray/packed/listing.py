@@ -120,7 +120,7 @@ def fetch_input(
     try:
         return fetch(uri, etag, limits)
     except ImageError as error:
-        # Without the right to list, S3 says of a missing object that it is refused.
+        # Who may not list is told of a missing object that it is refused.
         if error.code not in (ImageErrorCode.NOT_FOUND, ImageErrorCode.ACCESS_DENIED):
             raise
     info = find_member(uri, limits)
@@ -140,7 +140,7 @@ def read_member(info: FileInfo, limits: FetchLimits) -> bytes:
         from imgcls_ray.packed.parquets import GroupScan
 
         file = FileInfo(source, place.file_size, info.etag, None)
-        [result] = GroupScan(file, place.group, place.about, limits).take(0, [place.row])
+        [result] = GroupScan(file, place.group, limits).take(0, [place.row])
     else:
         part = part_of(locator, limits.max_bytes)
         if isinstance(part, ImageError):

@@ -59,7 +59,9 @@ class RangeFile(io.RawIOBase):
         if not wanted:
             return b""
         if wanted > self._max_read:
-            raise ImageError(ImageErrorCode.CORRUPT, f"a part of its directory has {wanted:,} bytes")
+            raise ImageError(
+                ImageErrorCode.CORRUPT, f"a part of its directory has {wanted:,} bytes, the limit is {self._max_read:,}"
+            )
         at = self._position - self._start
         if not 0 <= at <= at + wanted <= len(self._data):
             self._fill(wanted)

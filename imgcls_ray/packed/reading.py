@@ -93,7 +93,7 @@ def spans_of(parts: Sequence[tuple[int, Part]]) -> Iterator[Span]:
 def read_span(source: str, etag: str | None, span: Span, limits: FetchLimits) -> list[bytes | ImageError]:
     """Read the members of a span, in its order."""
     try:
-        data = fetch_range(source, span.offset, span.length, etag, limits) if span.length else b""
+        data = fetch_range(source, span.offset, span.length, etag, limits)
     except ImageError as error:
         return [error.as_value() for _ in span.members]
     starts = (part.offset - span.offset for _, part in span.members)

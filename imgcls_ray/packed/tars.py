@@ -26,6 +26,7 @@ _BLOCK = tarfile.BLOCKSIZE
 # Headers have some hundred bytes; of extended ones, some kilobytes.
 _MAX_HEADER_BYTES = 2**20
 _INDEX_VERSION = "v1.2"
+_MAX_DIGITS = 18
 _GZIP, _ZSTD, _XZ, _BZIP2 = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"\xfd7zXZ", b"BZh"
 
 
@@ -133,7 +134,7 @@ def _parse(text: str) -> list[_Indexed]:
             return []
         for at in range(0, len(fields), 4):
             _, offset, size, name = fields[at : at + 4]
-            if not (offset.isdecimal() and size.isdecimal()):
+            if not (offset.isdecimal() and size.isdecimal() and max(len(offset), len(size)) <= _MAX_DIGITS):
                 return []
             members.append(_Indexed(int(offset), int(size), name))
     return members
@@ -148,7 +149,7 @@ def _ends_with(member: _Indexed, info: FileInfo, limits: FetchLimits) -> bool:
 
 
 def _is_there(member: _Indexed, info: FileInfo, limits: FetchLimits) -> bool:
-    if member.offset < _BLOCK:
+    if not _BLOCK <= member.offset <= (info.size or 0):
         return False
     try:
         header = fetch_range(info.uri, member.offset - _BLOCK, _BLOCK, info.etag, limits)

@@ -54,8 +54,8 @@ def zip_members(info: FileInfo, limits: FetchLimits) -> Iterator[PackedMember]:
 
 def _ends(entries: list[zipfile.ZipInfo], end: int) -> dict[int, int]:
     """Up to which byte each local header and its data may reach, by the header's place."""
-    places = sorted({entry.header_offset for entry in entries})
-    return dict(itertools.pairwise([*places, max([end, *places])]))
+    places = sorted({entry.header_offset for entry in entries if entry.header_offset <= end})
+    return dict(itertools.pairwise([*places, end]))
 
 
 def _member(entry: zipfile.ZipInfo, span: int) -> PackedMember:
@@ -67,7 +67,7 @@ def _member(entry: zipfile.ZipInfo, span: int) -> PackedMember:
             name, ImageErrorCode.UNSUPPORTED_FORMAT, f"it is packed with method {method}; deflate can be read"
         )
     if entry.header_offset < 0 or span < _LOCAL_HEADER.size + entry.compress_size:
-        return broken(name, ImageErrorCode.CORRUPT, "it overlaps with another member of the zip file")
+        return broken(name, ImageErrorCode.CORRUPT, "it overlaps with another member of the zip file, or is not in it")
     span = min(span, entry.compress_size + _MAX_BESIDE_DATA)
     numbers = (entry.header_offset, span, entry.compress_size, method, entry.file_size, entry.CRC)
     return PackedMember(name, entry.file_size, f"zip:{':'.join(map(str, numbers))}")

@@ -134,13 +134,15 @@ def fetch_range(uri: str, offset: int, length: int, etag: str | None, limits: Fe
     Args:
         uri: path, ``file://`` URI or URI of object storage.
         offset: of the first byte.
-        length: number of bytes, at least one; ``limits.max_bytes`` is for what they hold, not for the part.
+        length: number of bytes, maybe none. ``limits.max_bytes`` is for what they hold, not for the part.
         etag: the version that was planned; ``None`` reads any version.
         limits: bounds on time, and how to reach the storage.
 
     Raises:
         ImageError, StorageError: as ``fetch``.
     """
+    if not length:
+        return b""
     if is_object(uri):
         span = (offset, offset + length)
         return client_of(uri, limits.storage).fetch(

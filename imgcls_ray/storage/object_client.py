@@ -22,7 +22,7 @@ from imgcls_ray.errors import ImageError, ImageErrorCode, StorageError
 from imgcls_ray.storage.files import opaque_etag
 from imgcls_ray.storage.object_failures import Failure, ObjectError, explain
 from imgcls_ray.storage.object_wire import ObstoreWire, is_odd
-from imgcls_ray.storage.s3 import S3Requests
+from imgcls_ray.storage.s3 import CREDENTIALS_DEADLINE_S, S3Requests
 from imgcls_ray.storage.schemes import kind_of, split_uri
 
 if TYPE_CHECKING:
@@ -207,7 +207,9 @@ class ObjectClient:
 
         Raises:
             ObjectError: the last reason.
+            StorageError: as ``client_of``.
         """
+        _refuse_in_fork(self.place)
         return asyncio.run_coroutine_threadsafe(self._retried(attempt, deadline_s), self._loop).result()
 
     async def _retried(self, attempt: Callable[[int], Awaitable[T]], deadline_s: float) -> T:
@@ -245,9 +247,14 @@ class ObjectClient:
 
     async def _set_up(self) -> None:
         """Load what the client of S3 needs, once: a second of a busy machine's time, and not the server's."""
+        if self.s3 is None:
+            return
         try:
-            if self.s3 is not None:
+            async with asyncio.timeout(CREDENTIALS_DEADLINE_S):
                 await self.s3.client()
+        except TimeoutError:
+            why = f"no credentials came within {CREDENTIALS_DEADLINE_S:.0f} s"
+            raise ObjectError(Failure.STORAGE, why) from None
         except Exception as error:
             failure, reason = explain(error)
             if failure is None:
@@ -262,6 +269,9 @@ class ObjectClient:
             StorageError: no object can be read.
         """
         bucket, key = split_uri(uri)
+        if self.s3 is None and is_odd(key):
+            why = f"{self._kind}:// with empty parts, dots or control characters between slashes"
+            raise ImageError(ImageErrorCode.UNSUPPORTED_STORAGE, why)
         try:
             version = opaque_etag(etag) if etag else None
             data = self._read(bucket, key, etag=version, max_bytes=max_bytes, timeout_s=timeout_s, span=span)
@@ -273,7 +283,12 @@ class ObjectClient:
                 raise ImageError(_CODES[error.failure], str(error)) from error
             self._failures_in_a_row += 1
             # A list may name a bucket that is not there among others that are.
-            of_the_object = error.failure in (Failure.PASSING, Failure.NO_BUCKET, Failure.EMPTY_RANGE)
+            of_the_object = error.failure in (
+                Failure.PASSING,
+                Failure.NO_BUCKET,
+                Failure.EMPTY_RANGE,
+                Failure.NO_LENGTH,
+            )
             if of_the_object and self._failures_in_a_row < _MAX_FAILURES_IN_A_ROW:
                 raise ImageError(ImageErrorCode.FETCH_FAILED, str(error)) from error
             raise self.storage_error(f"{uri}: cannot be read", error) from error
@@ -324,6 +339,7 @@ class ObjectClient:
             Failure.MISSING: "",
             Failure.DENIED: "; check the rights of your credentials on it",
             Failure.ARCHIVED: "; restore it first",
+            Failure.NO_LENGTH: "; upload it without Content-Encoding, or check the proxy",
             Failure.NO_BUCKET: "; check the bucket's name, and the endpoint",
             Failure.UNREACHABLE: "; check the endpoint and the network",
             Failure.STORAGE: f"; check {_CREDENTIALS[self._kind]}",
@@ -337,9 +353,13 @@ def client_of(uri: str, options: StorageOptions) -> ObjectClient:
     Raises:
         StorageError: this process is a fork of one that had a client.
     """
-    if _is_forked:
-        raise StorageError(f"{uri}: cannot be read by a process that is a fork of one that used object storage")
+    _refuse_in_fork(uri)
     return _client(kind_of(uri), options)
+
+
+def _refuse_in_fork(what: str) -> None:
+    if _is_forked:
+        raise StorageError(f"{what}: cannot be read by a process that is a fork of one that used object storage")
 
 
 def forget_clients() -> None:
@@ -364,7 +384,6 @@ def _refuse_from_now_on() -> None:
     # The threads of the clients are not in a forked process, which would wait for them for ever.
     global _is_forked
     _is_forked = True
-    _client.cache_clear()
 
 
 async def _writer_of(wire: ObstoreWire | S3Requests, bucket: str, key: str) -> str | None:

@@ -33,6 +33,8 @@ class Failure(Enum):
     UNREACHABLE = auto()
     """No connection to the server: also tried again, and if that does not help, no other object will do better."""
     NO_BUCKET = auto()
+    NO_LENGTH = auto()
+    """An answer does not say how many bytes it has; obstore needs that."""
     STORAGE = auto()
     """No request can succeed: wrong credentials, wrong clock, unsupported requests."""
 
@@ -61,6 +63,9 @@ class AskAgainError(Exception):
 
 _BY_CODE = {
     "NoSuchKey": Failure.MISSING,
+    "KeyTooLongError": Failure.MISSING,
+    "KeyTooLong": Failure.MISSING,
+    "InvalidObjectName": Failure.MISSING,
     "NoSuchBucket": Failure.NO_BUCKET,
     "InvalidBucketName": Failure.NO_BUCKET,
     "AccessDenied": Failure.DENIED,
@@ -127,6 +132,8 @@ def explain(error: Exception) -> tuple[Failure | None, str]:
         return Failure.PASSING, "no answer within the time"
     if any(kind.__module__.startswith("obstore") for kind in type(error).__mro__) or "Debug source:" in words:
         return _explain_obstore(str(error))
+    if isinstance(error, UnicodeEncodeError):
+        return Failure.MISSING, "no object has a name that is not UTF-8"
     if isinstance(error, ValueError) and words.startswith(_PATH_WORDS):
         return Failure.STORAGE, words
     return _explain_botocore(error, words)
@@ -151,7 +158,9 @@ def _explain_obstore(text: str) -> tuple[Failure, str]:
             return Failure.STORAGE, f"its certificate is not trusted: {why or 'unknown'}"
         if kind == "Connect":
             return Failure.UNREACHABLE, f"no connection: {why or 'refused'}"
-        return Failure.PASSING, f"the connection broke: {why or 'before the end'}"
+        return Failure.PASSING, f"the connection broke: {_QUERY.sub('?...', why) or 'before the end'}"
+    if "Content-Length Header missing" in told:
+        return Failure.NO_LENGTH, "the answer does not say how many bytes it has"
     # Queries of Azure's addresses may hold signatures.
     return Failure.STORAGE, _QUERY.sub("?...", " ".join(told.split()))[:300]
 

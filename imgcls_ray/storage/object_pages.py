@@ -43,12 +43,14 @@ def path_pages(client: ObjectClient, bucket: str, prefix: str) -> Iterator[list[
         for row in page:
             if row[0] in recent:
                 continue
+            # A marker is listed without its "/": "a/" comes behind "a-b".
+            if not row[1] and _is_marker(client, bucket, row[0]):
+                continue
             if row[0] <= after:
                 raise StorageError(f"{bucket}/{prefix}: is not listed in order of its keys")
             after = row[0]
             recent[after] = None
-            if row[1] or not _is_marker(client, bucket, after):
-                rows.append(row)
+            rows.append(row)
         while len(recent) > _RECENT_KEYS:
             recent.popitem(last=False)
         yield rows

@@ -10,7 +10,6 @@ import os
 import re
 from datetime import timedelta
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
-from urllib.parse import urlsplit
 
 from imgcls_ray.storage.object_failures import Failure, ObjectError
 from imgcls_ray.storage.schemes import bucket_name
@@ -119,7 +118,3 @@ def _open_az(bucket: str, options: StorageOptions, client: ClientConfig) -> Azur
     if options.anonymous:
         config["skip_signature"] = True
     return AzureStore(container, config=config, client_options=client, retry_config=_NO_RETRIES)
-
-
-def is_of_aws(url: str) -> bool:
-    return (urlsplit(url).hostname or "").endswith((".amazonaws.com", ".amazonaws.com.cn"))

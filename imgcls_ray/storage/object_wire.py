@@ -65,6 +65,8 @@ class ObstoreWire:
         self._opening = asyncio.Lock()
 
     async def bucket(self, bucket: str) -> Bucket:
+        if (known := self.known(bucket)) is not None:
+            return known
         async with self._opening:
             if bucket not in self._buckets:
                 self._buckets[bucket] = await open_bucket(bucket, self._kind, self._options, self._s3)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import weakref
 from contextlib import AsyncExitStack, suppress
 from datetime import UTC, datetime, timedelta
@@ -15,8 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypedDict
 
 import imgcls_ray.storage.object_stores as object_stores
 from imgcls_ray.errors import ImageError, ImageErrorCode
-from imgcls_ray.storage.object_failures import AskAgainError, check_version
-from imgcls_ray.storage.object_stores import is_of_aws
+from imgcls_ray.storage.object_failures import AskAgainError, Failure, ObjectError, check_version, explain
 from imgcls_ray.storage.object_wire import WRITER, Answer, Head, Span
 from imgcls_ray.storage.schemes import bucket_name
 
@@ -27,10 +27,14 @@ if TYPE_CHECKING:
 
 _CONNECTIONS = 64
 _CLOSE_TIMEOUT_S = 1.0
+CREDENTIALS_DEADLINE_S = 120.0
+"""Of a program or server that gives them."""
 _CHUNK_BYTES = 2**20
 # botocore renews credentials 10 minutes before they expire, whenever it is asked. obstore asks 5 minutes before this
 # life ends.
 _CREDENTIALS_LIFE = timedelta(minutes=10)
+# Where AWS has all buckets of a region; endpoints of a private network are not among them.
+_OF_AWS = re.compile(r"https://s3(-fips)?(\.dualstack)?(?:\.[a-z0-9-]+)?\.amazonaws\.com(\.cn)?/?")
 
 
 class ListedObject(TypedDict):
@@ -119,16 +123,22 @@ class S3Requests:
         client = await self.client()
         url, region = str(client.meta.endpoint_url), client.meta.region_name or "us-east-1"
         config: S3Config = {}
-        if is_of_aws(url):
+        if (of_aws := _OF_AWS.fullmatch(url)) is not None:
             try:
                 region = (await client.head_bucket(Bucket=name))["BucketRegion"]
             except KeyError:
                 pass
-            except ClientError as error:  # who may not list is told the region all the same
+            except ClientError as error:
+                if explain(error)[0] is Failure.PASSING:
+                    raise
+                # Who may not list is told the region all the same.
                 headers = error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
                 region = headers.get("x-amz-bucket-region", region)
             # As access points need it; a certificate of AWS covers no name with dots.
-            config["virtual_hosted_style_request"] = "." not in name
+            is_in_host = config["virtual_hosted_style_request"] = "." not in name
+            fips, dualstack, china = (part or "" for part in of_aws.groups())
+            host = f"s3{fips}{dualstack}.{region}.amazonaws.com{china}"
+            config["endpoint"] = f"https://{name}.{host}" if is_in_host else f"https://{host}"
         else:
             config |= {"endpoint": url, "virtual_hosted_style_request": False}
         config["region"] = region
@@ -149,7 +159,7 @@ class S3Requests:
 
     def signing_keys(self) -> S3Credential:
         """Current credentials, renewed where they expire; called by obstore in a thread of its own."""
-        return asyncio.run_coroutine_threadsafe(self._signing_keys(), self._loop).result()
+        return asyncio.run_coroutine_threadsafe(self._signing_keys(), self._loop).result(CREDENTIALS_DEADLINE_S)
 
     async def _signing_keys(self) -> S3Credential:
         found = await self._session.get_credentials()
@@ -179,6 +189,8 @@ class S3Requests:
         answer = await (await self.client()).get_object(Bucket=bucket_name(bucket), Key=key, **more, **self._reading)
         body: _Body = answer["Body"]
         try:
+            if span is not None and "ContentRange" not in answer:
+                raise ObjectError(Failure.STORAGE, "the server sends whole objects where a part is asked for")
             check_version(answer.get("ETag"), etag)
             data = await _read_body(body, answer.get("ContentLength"), max_bytes)
         finally:

@@ -89,7 +89,7 @@ def _place_of(output: str) -> tuple[str, str]:
     """
     if is_object(output):
         folder, _, name = output.rpartition("/")
-        if not name or folder in ("s3:", "s3:/"):
+        if not name or not folder.partition("://")[2]:
             raise UsageError(f"{output}: cannot be written: it is a folder; give the name of a file in it")
         return folder, name
     path = path_from_uri(output)

@@ -156,7 +156,7 @@ class _Window:
         places = [place for item in inputs if (place := place_in_group(item.locator)) is not None]
         if self._scan is None or self._scan.key != (group, inputs[0].etag):
             file = FileInfo(inputs[0].source or inputs[0].uri, places[0].file_size, inputs[0].etag, None)
-            scan = GroupScan(file, places[0].group, places[0].about, self._limits)
+            scan = GroupScan(file, places[0].group, self._limits)
             self._scan = _Scan((group, inputs[0].etag), scan)
         turn, self._scan.num_turns = self._scan.num_turns, self._scan.num_turns + 1
         rows = [place.row for place in places]

@@ -106,10 +106,12 @@ def test_labels_in_json_are_class_names(tmp_path: Path) -> None:
 
 
 def test_samples_without_a_label_are_findings(tmp_path: Path) -> None:
-    members = [("1.jpg", b"1"), ("1.json", b"{"), ("2.jpg", b"2"), ("3.jpg", b"3"), ("3.cls", b"5")]
+    members = [("0.jpg", b"0"), ("0.json", b"[" * 60_000), ("1.jpg", b"1"), ("1.json", b"{")]
+    members += [("2.jpg", b"2"), ("3.jpg", b"3"), ("3.cls", b"5")]
     entries, _, faults = entries_of(write_tar(tmp_path / "a.tar", members))
     assert [entry.path for entry in entries] == ["a.tar#3.jpg"]
     assert [("json cannot be read" in text, "has no label" in text) for text in faults] == [
+        (True, False),
         (True, False),
         (False, True),
     ]

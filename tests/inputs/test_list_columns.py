@@ -25,7 +25,13 @@ if TYPE_CHECKING:
 
     from imgcls_ray.inputs.list_rows import ListRow
 
-ORDINARY = ["s3://bucket/a.jpg", "http://host/b.jpg", "https://host/c%20d.jpg?x=1", "s3://bucket/é🐈.jpg"]
+ORDINARY = [
+    "s3://bucket/a.jpg",
+    "http://host/b.jpg",
+    "https://host/c%20d.jpg?x=1",
+    "s3://bucket/é🐈.jpg",
+    "gs://bucket/e.jpg",
+]
 ODD = [
     *("", None, " ", "a.jpg", "./b/../a.jpg", "here/a.jpg", "here\\a.jpg", "gone\\a.jpg", "a\\b.jpg", "null\0.jpg"),
     *("/", "..", "file:///etc/hostname", "file://nas/x.jpg", "FILE:///x%20y", "file:///%FF.jpg", "file://localhost/x"),
@@ -208,7 +214,7 @@ def test_ordinary_rows_are_not_looked_at_one_by_one(tmp_path: Path, monkeypatch:
         raise AssertionError("a row was looked at")
 
     monkeypatch.setattr("imgcls_ray.inputs.lists._file_of", refuse)
-    uris = [f"s3://bucket/{number}.jpg" for number in range(10_000)]
+    uris = [f"{'s3' if number % 2 else 'gs'}://bucket/{number}.jpg" for number in range(10_000)]
     columns = {"uri": uris, "size": [7] * 10_000, "etag": ['"x"'] * 10_000, "mtime": [NOW] * 10_000}
     pq.write_table(pa.table(columns), tmp_path / "l.parquet")
     (tmp_path / "l.csv").write_text("".join(["uri,size,etag\n", *(f'{uri},7,"""x"""\n' for uri in uris)]))

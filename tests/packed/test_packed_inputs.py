@@ -17,9 +17,11 @@ import pytest
 from imgcls_ray.errors import ImageError, ImageErrorCode, InputError, UsageError
 from imgcls_ray.inputs.listing import check_inputs, is_any_list, is_single_file, list_inputs
 from imgcls_ray.inputs.tables import table_of
-from imgcls_ray.packed import reading, tars
+from imgcls_ray.packed import parquets, reading, tars
 from imgcls_ray.packed.listing import fetch_input
+from imgcls_ray.packed.parquets import GroupScan
 from imgcls_ray.storage import FetchLimits
+from imgcls_ray.storage.files import FileInfo
 from imgcls_ray.storage.left_out import ListingCounts
 from imgcls_ray.storage.members import Member, member_name, member_uri, split_member
 from imgcls_ray.storage.names import NameRules
@@ -29,8 +31,6 @@ from tests.packed.making import write_parquet, write_tar, write_zip
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
-
-    from imgcls_ray.storage.files import FileInfo
 
 LIMITS = FetchLimits(max_bytes=100_000)
 MANY = [(f"{number:04d}.jpg", b"%d" % number * 100) for number in range(300)]
@@ -328,6 +328,17 @@ def test_overlapping_members_of_a_zip_are_refused(tmp_path: Path) -> None:
     assert ImageErrorCode.CORRUPT in read(listed(source))
 
 
+def test_a_zip_member_behind_the_end_of_the_file_is_refused(tmp_path: Path) -> None:
+    directory = b""
+    for name, offset in ((b"a.jpg", 2**63), (b"b.jpg", 2**63 + 10**6)):
+        extra = struct.pack("<HHQ", 1, 8, offset)
+        numbers = (20, 0, 20, 0, 0, 0, 0, 0, 0, 1, 1, len(name), len(extra), 0, 0, 0, 0, 0xFFFFFFFF)
+        directory += struct.pack("<4s4B4HL2L5H2L", b"PK\x01\x02", *numbers) + name + extra
+    end = struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, 2, 2, len(directory), 0, 0)
+    (tmp_path / "a.zip").write_bytes(directory + end)
+    assert read(listed(tmp_path / "a.zip")) == [ImageErrorCode.CORRUPT] * 2
+
+
 def test_members_over_the_limit_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     large = [("a.jpg", bytes(200_000))]
     sources = [write_tar(tmp_path / "a.tar", large), write_zip(tmp_path / "a.zip", large, method=zipfile.ZIP_STORED)]
@@ -339,6 +350,30 @@ def test_members_over_the_limit_are_not_read(tmp_path: Path, monkeypatch: pytest
 def test_rows_of_parquet_fail_alone(tmp_path: Path) -> None:
     source = write_parquet(tmp_path / "a.parquet", [b"a", None, bytes(200_000), b""])
     assert read(listed(source)) == [b"a", ImageErrorCode.EMPTY, ImageErrorCode.TOO_MANY_BYTES, b""]
+
+
+def test_rows_that_share_one_value_are_not_copied_together(tmp_path: Path) -> None:
+    rows = pa.DictionaryArray.from_arrays(pa.array([0] * 100, pa.int32()), pa.array([bytes(4_000_000)]))
+    source = tmp_path / "a.parquet"
+    pq.write_table(
+        pa.table({"image": rows}), source, compression="zstd", store_schema=False, dictionary_pagesize_limit=2**30
+    )
+    found = listed(source)
+    before = pa.total_allocated_bytes()
+    scan = GroupScan(FileInfo(str(source), source.stat().st_size, None, None), 0, FetchLimits(max_bytes=4_000_000))
+    assert len(found) == 100
+    assert scan.take(0, [0]) == [bytes(4_000_000)]
+    assert pa.total_allocated_bytes() - before < 20_000_000
+
+
+def test_a_footer_that_claims_more_rows_than_bytes_is_not_believed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write_parquet(tmp_path / "a.parquet", [b"a"])
+    monkeypatch.setattr(parquets, "_MAX_ROWS_PER_BYTE", 0.5 / source.stat().st_size)
+    (info,) = listed(source)
+    assert info.locator is not None
+    assert info.locator.startswith("broken:corrupt:it claims 1 rows in ")
 
 
 def test_a_damaged_row_group_costs_its_own_rows(tmp_path: Path) -> None:
@@ -396,7 +431,10 @@ def test_an_index_beside_a_tar_saves_reading_it(tmp_path: Path, monkeypatch: pyt
     assert read(listed(source)) == [content for _, content in MANY[:30]]
 
 
-@pytest.mark.parametrize("change", ["", "v1.1 1\njpg 512 100\n", "v1.2 1\njpg 512 9 none.jpg\n", "v1.2 1\nx\n"])
+LARGE = [f"v1.2 1\njpg {'9' * digits} 100 0000.jpg\n" for digits in (18, 30, 5000)]
+
+
+@pytest.mark.parametrize("change", ["", "v1.1 1\njpg 512 100\n", "v1.2 1\njpg 512 9 none.jpg\n", "v1.2 1\nx\n", *LARGE])
 def test_an_index_of_another_tar_is_not_used(change: str, tmp_path: Path) -> None:
     source = indexed(tmp_path, MANY[:3])
     if change:

@@ -15,8 +15,8 @@ import pytest
 from botocore.exceptions import ClientError
 from obstore.exceptions import GenericError
 
-from imgcls_ray.errors import StorageError
-from imgcls_ray.storage import FetchLimits, fetch, open_directory
+from imgcls_ray.errors import ImageError, ImageErrorCode, StorageError
+from imgcls_ray.storage import FetchLimits, fetch, fetch_range, object_client, open_directory
 from imgcls_ray.storage.object_client import client_of, forget_clients
 from imgcls_ray.storage.object_failures import Failure, explain
 from imgcls_ray.storage.options import StorageOptions
@@ -24,6 +24,8 @@ from imgcls_ray.storage.options import StorageOptions
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from obstore.store import S3Config
 
 PROCESS = """\
 import datetime, json, pathlib
@@ -90,11 +92,13 @@ class _Handler(BaseHTTPRequestHandler):
         content = b"<ListBucketResult></ListBucketResult>" if "list-type" in self.path else b"x"
         content = content if self.command == "GET" else b""
         self.send_response(200)
-        for name, value in (("ETag", '"e"'), ("Content-Length", str(len(content)))):
+        is_chunked = self.path.endswith("/chunked")
+        length = ("Transfer-Encoding", "chunked") if is_chunked else ("Content-Length", str(len(content)))
+        for name, value in (("ETag", '"e"'), length):
             self.send_header(name, value)
         self.send_header("Last-Modified", "Thu, 01 Jan 2026 08:00:00 GMT")
         self.end_headers()
-        self.wfile.write(content)
+        self.wfile.write(b"1\r\nx\r\n0\r\n\r\n" if is_chunked else content)
 
     def do_PUT(self) -> None:
         self.do_GET()
@@ -131,6 +135,21 @@ def test_who_requests_pays_and_a_key_encrypts_what_is_written(own_server: _Serve
     assert "x-amz-server-side-encryption" not in read
 
 
+@pytest.mark.usefixtures("own_server")
+def test_an_answer_of_an_unknown_length_costs_its_row() -> None:
+    with pytest.raises(ImageError, match="does not say how many bytes") as caught:
+        fetch("s3://bucket/chunked", None, FetchLimits())
+    assert caught.value.code == ImageErrorCode.FETCH_FAILED
+    assert fetch("s3://bucket/odd//chunked", None, FetchLimits()) == b"x"
+
+
+@pytest.mark.usefixtures("own_server")
+@pytest.mark.parametrize("name", ["a", "odd//a"])
+def test_a_server_that_sends_the_whole_for_a_part_is_found_out(name: str) -> None:
+    with pytest.raises(StorageError, match="cannot be read"):
+        fetch_range(f"s3://bucket/{name}", 10, 5, None, FetchLimits())
+
+
 def test_requests_go_through_the_proxy_of_the_environment(own_server: _Server, monkeypatch: pytest.MonkeyPatch) -> None:
     # A server that nobody could reach but through the proxy, which is the one above.
     monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{own_server.server_address[1]}")
@@ -144,24 +163,66 @@ def test_requests_go_through_the_proxy_of_the_environment(own_server: _Server, m
     assert [headers["host"] for _, headers in own_server.asked] == ["storage.invalid:9000"] * 2
 
 
+class _Aws:
+    """A client that is busy when it is first asked for a bucket, and then tells no more than its region."""
+
+    def __init__(self, host: str) -> None:
+        self.meta = SimpleNamespace(endpoint_url=f"https://{host}", region_name="us-east-1")
+        self._is_busy = True
+
+    async def head_bucket(self, **_: str) -> dict[str, str]:
+        headers = {} if self._is_busy else {"x-amz-bucket-region": "eu-west-1"}
+        about = {"HTTPStatusCode": 503 if self._is_busy else 403, "HTTPHeaders": headers}
+        self._is_busy = False
+        raise ClientError({"ResponseMetadata": about}, "HeadBucket")
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [
+        ("s3.amazonaws.com", "s3.eu-west-1.amazonaws.com"),
+        ("s3.us-east-1.amazonaws.com", "s3.eu-west-1.amazonaws.com"),
+        ("s3.cn-north-1.amazonaws.com.cn", "s3.eu-west-1.amazonaws.com.cn"),
+        ("s3-fips.us-east-1.amazonaws.com", "s3-fips.eu-west-1.amazonaws.com"),
+        ("s3.dualstack.us-east-1.amazonaws.com", "s3.dualstack.eu-west-1.amazonaws.com"),
+    ],
+)
 @pytest.mark.parametrize(("name", "is_in_the_host"), [("photos", True), ("photos.example.com", False)])
 @pytest.mark.usefixtures("bucket")
 def test_a_bucket_of_aws_is_asked_for_in_its_region_by_its_host(
-    monkeypatch: pytest.MonkeyPatch, name: str, is_in_the_host: bool
+    monkeypatch: pytest.MonkeyPatch, host: str, expected: str, name: str, is_in_the_host: bool
 ) -> None:
-    class Aws:
-        meta = SimpleNamespace(endpoint_url="https://s3.us-east-1.amazonaws.com", region_name="us-east-1")
+    config = _config_of(name, host, monkeypatch)
+    assert config == {
+        "region": "eu-west-1",
+        "virtual_hosted_style_request": is_in_the_host,
+        "endpoint": f"https://{name}.{expected}" if is_in_the_host else f"https://{expected}",
+    }
 
-        async def head_bucket(self, **_: str) -> dict[str, str]:
-            response = {"ResponseMetadata": {"HTTPHeaders": {"x-amz-bucket-region": "eu-west-1"}}}
-            raise ClientError(response, "HeadBucket")
 
+@pytest.mark.usefixtures("bucket")
+def test_an_endpoint_of_a_private_network_is_used_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    host = "bucket.vpce-1a2b-3c.s3.us-east-1.vpce.amazonaws.com"
+    config = _config_of("photos", host, monkeypatch)
+    assert config == {"region": "us-east-1", "virtual_hosted_style_request": False, "endpoint": f"https://{host}"}
+
+
+def _config_of(name: str, host: str, monkeypatch: pytest.MonkeyPatch) -> S3Config:
     client = client_of("s3://", StorageOptions())
     assert client.s3 is not None
-    monkeypatch.setattr(client.s3, "_made", Aws())
+    monkeypatch.setattr(client.s3, "_made", _Aws(host))
     s3 = client.s3
-    config = client.retried(lambda _: s3.config_of(name), 5)
-    assert config == {"region": "eu-west-1", "virtual_hosted_style_request": is_in_the_host}
+    return client.retried(lambda _: s3.config_of(name), 5)
+
+
+@pytest.mark.usefixtures("no_keys")
+def test_a_program_that_gives_no_credentials_ends_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "config").write_text("[profile work]\ncredential_process = sleep 60\n")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.setenv("AWS_PROFILE", "work")
+    monkeypatch.setattr(object_client, "CREDENTIALS_DEADLINE_S", 0.5)
+    with pytest.raises(StorageError, match="no credentials came within"):
+        fetch("s3://bucket/a", None, FetchLimits())
 
 
 def test_a_key_of_aws_is_refused_where_it_would_not_encrypt(gcs_bucket: str) -> None:

@@ -362,7 +362,7 @@ def test_all_kinds_go_to_a_bucket(store: LabelStore, bucket: str) -> None:
     assert directory.exists("hive/_SUCCESS")
     with pytest.raises(UsageError, match="is not empty"):
         export.write_latest(store, f"{bucket}/out/hive", DEFAULT_STORAGE, kind="hive")
-    for place in (f"{bucket}/", "s3://alone"):
+    for place in (f"{bucket}/", "s3://alone", "gs://alone"):
         with pytest.raises(UsageError, match="it is a folder; give the name of a file in it"):
             export.write_latest(store, place, DEFAULT_STORAGE, kind="csv")
 
