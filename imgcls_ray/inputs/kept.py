@@ -54,6 +54,7 @@ class Kept:
         self.types: dict[str, str] = {}
         """Types of the columns in the order in which they were found: those of Arrow, by name."""
         self._told: set[str] = set()
+        self._keys: set[str] = set()
 
     def columns_of(self, where: str, names: Sequence[str], uri_column: str) -> list[str]:
         """Which columns of a table to keep, the URI's among them; none if that would be the only one.
@@ -74,11 +75,18 @@ class Kept:
         """The values of a JSON object to keep, likewise; their types are noted."""
         names = self.few(where, self._with_uri(uri_column, list(row)))
         values = {name: row.get(name) for name in names}
+        if len(self._keys) < len(self.wanted or ()):
+            self._keys.update(name for name in self.wanted or () if name in row)
         for name, value in values.items():
             kind = _type_of(value)
             if name not in self.types or kind not in (None, self.types[name]):
                 self.note(name, kind or "null")
         return values
+
+    def tell_missing(self, path: str) -> None:
+        """All objects of a JSON list have been read: an object may lack a key, but all of them hardly do."""
+        if missing := [name for name in self.wanted or () if name not in self._keys]:
+            self.tell("missing", f"{path}: no object has the key {missing[0]!r} of --keep-columns")
 
     def _with_uri(self, uri_column: str, names: Sequence[str]) -> list[str]:
         if self.wanted is None:

@@ -20,6 +20,9 @@ from imgcls_ray.errors import InputError, LabelStoreDamagedError
 from imgcls_ray.inputs import kept as kept_module
 from imgcls_ray.inputs.kept import Ids, Kept
 from imgcls_ray.inputs.listing import ListingCounts, list_inputs
+from imgcls_ray.inputs.sampling import Sample, sampled
+from imgcls_ray.inputs.tables import tables_of
+from imgcls_ray.predict.like import list_like
 from imgcls_ray.storage import DEFAULT_STORAGE
 from imgcls_ray.store import planner, side_changes
 from imgcls_ray.store.compact import compact_store
@@ -190,6 +193,19 @@ def test_values_are_told_before_the_first_run_has_ended(store: LabelStore, tmp_p
     assert [row["n"] for _, row in told(store)] == ["0", "1"]
 
 
+def test_a_sample_of_a_list_and_of_a_store_has_their_values(store: LabelStore, tmp_path: Path) -> None:
+    source = write(tmp_path / "list.csv", "uri,n\n" + "".join(f"s3://b/{i}.jpg,{i}\n" for i in range(9)))
+    label(store, source)
+    drawn = []
+    for listed in (list_inputs(str(source), ListingCounts(), kept=Kept()), list_like(store, Kept())):
+        tables = tables_of(sampled(listed, Sample(3, 0)))
+        rows = [row for table in tables for row in table.to_pylist()]
+        assert all(json.loads(row["values"])["uri"] == row["uri"] for row in rows)
+        drawn.append([row["uri"] for row in rows])
+    assert len(drawn[0]) == 3
+    assert drawn[0] == drawn[1]
+
+
 def test_a_limit_keeps_the_values_of_what_it_labels(store: LabelStore, tmp_path: Path) -> None:
     source = write(tmp_path / "list.csv", "uri,n\n" + "".join(f"s3://b/{i}.jpg,{i}\n" for i in range(5)))
     label(store, source, limit=2)
@@ -347,6 +363,14 @@ def test_some_columns_or_none_can_be_chosen(store: LabelStore, tmp_path: Path) -
             label(store, tmp_path / name, columns=("sku", "colour"))
     label(store, write(tmp_path / "list.jsonl", '{"uri": "s3://b/1.jpg", "sku": "x"}\n'), columns=("sku", "colour"))
     assert told(store)[0][1] == {"uri": "s3://b/1.jpg", "camera": None, "sku": "x", "colour": None}
+
+
+def test_a_key_that_no_object_has_is_told(store: LabelStore, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    source = write(tmp_path / "list.jsonl", '{"uri": "s3://b/1.jpg"}\n{"uri": "s3://b/2.jpg", "sku": 1}\n')
+    label(store, source, columns=("sku",))
+    assert not caplog.messages
+    label(store, source, columns=("sku", "skku"))
+    assert caplog.messages == [f"{source}: no object has the key 'skku' of --keep-columns"]
 
 
 def test_nested_columns_are_left_out_and_refused_if_they_are_named(
