@@ -33,6 +33,8 @@ ID_COLUMN = "input_id"
 MAX_COLUMNS = 256
 _MAX_ROW_CHARS = 2**20
 _MAX_ROWS_OF_ONE = 10_000
+# Ids are compared in so many shares, by the upper bits of their hashes.
+_SHARES, _SHARE_SHIFT = 32, np.uint64(59)
 # What a list says for reading the image.
 _READ = frozenset({"size", "etag", "mtime"})
 _NEEDS_ESCAPE = r'["\\\x00-\x1f]'
@@ -52,6 +54,7 @@ class Kept:
         self.types: dict[str, str] = {}
         """Types of the columns in the order in which they were found: those of Arrow, by name."""
         self._told: set[str] = set()
+        self._keys: set[str] = set()
 
     def columns_of(self, where: str, names: Sequence[str], uri_column: str) -> list[str]:
         """Which columns of a table to keep, the URI's among them; none if that would be the only one.
@@ -72,11 +75,18 @@ class Kept:
         """The values of a JSON object to keep, likewise; their types are noted."""
         names = self.few(where, self._with_uri(uri_column, list(row)))
         values = {name: row.get(name) for name in names}
+        if len(self._keys) < len(self.wanted or ()):
+            self._keys.update(name for name in self.wanted or () if name in row)
         for name, value in values.items():
             kind = _type_of(value)
             if name not in self.types or kind not in (None, self.types[name]):
                 self.note(name, kind or "null")
         return values
+
+    def tell_missing(self, path: str) -> None:
+        """All objects of a JSON list have been read: an object may lack a key, but all of them hardly do."""
+        if missing := [name for name in self.wanted or () if name not in self._keys]:
+            self.tell("missing", f"{path}: no object has the key {missing[0]!r} of --keep-columns")
 
     def _with_uri(self, uri_column: str, names: Sequence[str]) -> list[str]:
         if self.wanted is None:
@@ -230,19 +240,23 @@ def with_texts(table: pa.Table, texts: pa.Array) -> pa.Table:
 
 
 class Ids:
-    """The ``input_id`` of all rows of a list, twelve bytes each."""
+    """The ``input_id`` of all rows of a list, eight bytes each; four more where numbers of rows are left out."""
 
     def __init__(self) -> None:
         self._hashes: list[npt.NDArray[np.uint64]] = []
-        self._numbers: list[npt.NDArray[np.uint32]] = []
+        self._numbers: list[range | npt.NDArray[np.uint32]] = []
         self._places: list[Callable[[int], str]] = []
 
     def add(self, ids: pa.Array, numbers: Sequence[int] | npt.NDArray[np.int64], place: Callable[[int], str]) -> None:
         """Rows with their numbers, and how these are told; nulls and empty ones are none."""
         texts = ids.cast(pa.string())
         is_id = pc.fill_null(pc.not_equal(texts, ""), False).to_numpy(zero_copy_only=False)
+        if not is_id.any():
+            return
+        with_id = np.asarray(numbers, np.uint32)[is_id]
+        first, last = int(with_id[0]), int(with_id[-1])
         self._hashes.append(hashes_of_texts(texts.filter(pa.array(is_id))))
-        self._numbers.append(np.asarray(numbers, np.uint32)[is_id])
+        self._numbers.append(range(first, last + 1) if last - first == len(with_id) - 1 else with_id)
         self._places.append(place)
 
     def check(self) -> None:
@@ -251,22 +265,37 @@ class Ids:
         Raises:
             InputError: two rows have the same.
         """
-        if not self._hashes:
-            return
-        hashes = np.concatenate(self._hashes)
-        order = np.argsort(hashes, kind="stable")
-        again = np.flatnonzero(hashes[order[1:]] == hashes[order[:-1]])
-        if len(again):
-            at = again[np.argmin(order[again + 1])]
-            first, second = self._place_of(order[at]), self._place_of(order[at + 1])
+        doubles = [double for share in range(_SHARES) if (double := self._first_double(share)) is not None]
+        if doubles:
+            second, first = min(doubles)
             raise InputError(
-                f"{second}: has the same {ID_COLUMN} as {first}; each row needs its own, or rename the column"
+                f"{self._place_of(second)}: has the same {ID_COLUMN} as {self._place_of(first)}; each row needs its "
+                "own, or rename the column"
             )
 
-    def _place_of(self, position: np.int64) -> str:
+    def _first_double(self, share: int) -> tuple[int, int] | None:
+        """Of a share of the hashes, so that little is in memory twice: the first row that is not the first with its id,
+        and the one before it with the same."""
+        found = [hashes[(hashes >> _SHARE_SHIFT) == share] for hashes in self._hashes]
+        hashes = np.concatenate([np.empty(0, np.uint64), *found])
+        if len(np.unique(hashes)) == len(hashes):
+            return None
+        starts = np.cumsum([0, *map(len, self._hashes)])
+        rows = np.concatenate(
+            [
+                np.flatnonzero(hashes >> _SHARE_SHIFT == share) + start
+                for hashes, start in zip(self._hashes, starts, strict=False)
+            ]
+        )
+        order = np.argsort(hashes, kind="stable")
+        again = np.flatnonzero(hashes[order[1:]] == hashes[order[:-1]])
+        at = again[np.argmin(order[again + 1])]
+        return int(rows[order[at + 1]]), int(rows[order[at]])
+
+    def _place_of(self, position: int) -> str:
         ends = np.cumsum([len(numbers) for numbers in self._numbers])
         block = int(np.searchsorted(ends, position, side="right"))
-        number = self._numbers[block][position - (ends[block] - len(self._numbers[block]))]
+        number = self._numbers[block][position - int(ends[block]) + len(self._numbers[block])]
         return self._places[block](int(number))
 
 

@@ -156,6 +156,8 @@ def _read_parts(
                         numbers = [row.number for row in rows]
                         ids.add(pa.array([row.input_id for row in rows]), numbers, partial(_place, path, kind))
                     yield from rows_to_files(rows, file_of)
+                if kept is not None and kind in ("json", "jsonl"):
+                    kept.tell_missing(path)
         except OSError as error:
             raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
         except (ValueError, OverflowError, EOFError, csv.Error, zlib.error, pa.ArrowException) as error:

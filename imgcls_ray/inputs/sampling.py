@@ -24,8 +24,10 @@ if TYPE_CHECKING:
 
     from imgcls_ray.storage.files import FileInfo
 
-# Numbers in memory beside those of the sample, until the largest are thrown away.
+# Numbers in memory beside those of the sample, until the largest are thrown away: so many at least, and a share of the
+# sample, because each time looks through all of it.
 _NUMBERS_AHEAD = 65_536
+_GROWTH = 8
 _MASK = 2**64 - 1
 
 
@@ -43,7 +45,7 @@ class Sample:
 def sampled(files: Iterable[FileInfo], sample: Sample) -> FileTables:
     """A uniform random sample of files, in their order; all of them if there are no more.
 
-    Memory is 8 bytes for each file of the sample; what may be in it waits on disk.
+    Memory is 9 bytes for each file of the sample; what may be in it waits on disk.
 
     Args:
         files: each URI once.
@@ -89,22 +91,26 @@ class _Smallest:
 
     def __init__(self, count: int) -> None:
         self._count = count
-        self._parts: list[npt.NDArray[np.uint64]] = []
+        self._numbers = np.empty(0, np.uint64)
         self._num_kept = 0
         self._bound = np.uint64(2**64 - 1)
 
     def add(self, numbers: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
         """Look at more of them; which may be among the smallest, as far as is known now."""
         is_kept: npt.NDArray[np.bool_] = numbers <= self._bound
-        self._parts.append(numbers[is_kept])
-        self._num_kept += len(self._parts[-1])
-        if self._num_kept >= self._count + _NUMBERS_AHEAD:
+        kept = numbers[is_kept]
+        if (end := self._num_kept + len(kept)) > len(self._numbers):
+            # In place: a copy beside it would be as much memory again.
+            self._numbers.resize(end + max(end // _GROWTH, _NUMBERS_AHEAD), refcheck=False)
+        self._numbers[self._num_kept : end] = kept
+        self._num_kept = end
+        if end >= self._count + max(self._count // _GROWTH, _NUMBERS_AHEAD):
             self.largest()
         return is_kept
 
     def largest(self) -> np.uint64:
         """The largest of the smallest so far."""
         if self._num_kept > self._count:
-            numbers = np.partition(np.concatenate(self._parts), self._count - 1)[: self._count]
-            self._parts, self._num_kept, self._bound = [numbers], self._count, numbers.max()
+            self._numbers[: self._num_kept].partition(self._count - 1)
+            self._num_kept, self._bound = self._count, self._numbers[: self._count].max()
         return self._bound

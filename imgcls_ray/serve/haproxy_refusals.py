@@ -33,8 +33,9 @@ def backend_lines(number: int) -> list[str]:
         f"http-request track-sc2 str({number}) table imgcls_refused if METH_POST",
         f"http-request sc-inc-gpc0(2) if {is_full}",
         f"http-request set-var(txn.imgcls_id) uuid() if {is_full}",
-        f"http-request set-var(txn.imgcls_id) req.hdr(x-request-id) if {is_full} "
-        f"{{ req.hdr(x-request-id) -m reg ^{REQUEST_ID_PATTERN}$ }}",
+        # The whole of the first one, as replicas take it: without a number, one part would be checked and another sent.
+        f"http-request set-var(txn.imgcls_id) req.fhdr(x-request-id,1) if {is_full} "
+        f"{{ req.fhdr(x-request-id,1) -m reg ^{REQUEST_ID_PATTERN}$ }}",
         f"http-request use-service lua.{_SERVICE} if {is_full}",
         # Whatever a caller says that HAProxy has refused.
         f"http-request del-header {refused}",

@@ -262,10 +262,7 @@ def plan_of(store: LabelStore, run: int) -> PlanRecord | None:
 
 def side_pieces(store: LabelStore, history: History, kind: PieceKind) -> list[SidePiece]:
     """The pieces of a kind that count now, those of planned runs behind the log included."""
-    # A store without a log was made by a version that does not know of this, or has no finished run yet.
-    if history.log.version < 0:
-        return []
-    tail = (plan_of(store, piece.first_run) for piece in history.tail)
+    tail = in_parallel(store.directory, lambda piece: plan_of(store, piece.first_run), history.tail)
     return with_pieces(pieces_in(history.log.summary, kind), filter(None, tail), kind)
 
 

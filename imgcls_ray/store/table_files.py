@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import os
 import shutil
 from datetime import datetime
@@ -35,7 +36,7 @@ def write_jsonl(tables: Iterable[pa.Table], file: TextIO) -> int:
     """One JSON object a line."""
     num_rows = 0
     for row in _rows(tables):
-        file.write(json.dumps(row, ensure_ascii=False, default=_as_json) + "\n")
+        file.write(_json_of(row) + "\n")
         num_rows += 1
     return num_rows
 
@@ -43,6 +44,22 @@ def write_jsonl(tables: Iterable[pa.Table], file: TextIO) -> int:
 def _rows(tables: Iterable[pa.Table]) -> Iterator[dict[str, Any]]:
     for table in tables:
         yield from table.to_pylist()
+
+
+def _json_of(row: dict[str, Any]) -> str:
+    try:
+        return json.dumps(row, ensure_ascii=False, default=_as_json, allow_nan=False)
+    except ValueError:  # JSON knows no NaN and no infinity, and many of its readers refuse the whole file
+        return json.dumps(_finite(row), ensure_ascii=False, default=_as_json, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    """The same with nulls in place of numbers that are not finite."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _as_json(value: object) -> str:
@@ -151,4 +168,4 @@ def _annotation(number: int, row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _write_item(file: TextIO, item: dict[str, Any], *, is_first: bool) -> None:
-    file.write(("\n" if is_first else ",\n") + json.dumps(item, ensure_ascii=False, default=_as_json))
+    file.write(("\n" if is_first else ",\n") + _json_of(item))

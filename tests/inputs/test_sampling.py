@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import tracemalloc
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -110,3 +111,30 @@ def test_only_what_may_be_drawn_is_kept(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 EXPECTED = [7675687865816633787, 16513994369384343625]
+
+
+@pytest.mark.parametrize("share", [0.05, 0.5, 0.9, 1.0])
+def test_a_large_sample_takes_ten_bytes_an_input(share: float) -> None:
+    count = 2_000_000
+    smallest = sampling._Smallest(round(share * count))
+    numbers = np.random.default_rng(0).integers(0, 2**64, count, np.uint64)
+    tracemalloc.start()
+    try:
+        for start in range(0, count, 10_000):
+            smallest.add(numbers[start : start + 10_000])
+        largest = smallest.largest()
+        assert tracemalloc.get_traced_memory()[1] < 10 * count
+    finally:
+        tracemalloc.stop()
+    assert (numbers <= largest).sum() == round(share * count) or share == 1.0
+
+
+def test_a_large_sample_is_not_looked_through_for_every_few_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sampling, "_NUMBERS_AHEAD", 10)
+    times = []
+    largest = sampling._Smallest.largest
+    monkeypatch.setattr(sampling._Smallest, "largest", lambda kept: (times.append(1), largest(kept))[1])
+    smallest = sampling._Smallest(10_000)
+    for _ in range(10_000):
+        smallest.add(np.random.default_rng(len(times)).integers(0, 2**64, 10, np.uint64))
+    assert 1 < len(times) < 30

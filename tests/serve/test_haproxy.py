@@ -317,6 +317,12 @@ def test_while_a_full_replica_pauses_haproxy_refuses_in_its_place(
         other = client.post("/v1/classify", content=b"1", headers={"x-request-id": 'no" good'})
         assert re.fullmatch("[0-9a-f-]{36}", other.headers["x-request-id"])
         assert other.json()["error"]["request_id"] == other.headers["x-request-id"]
+        # As replicas: the whole of the first one.
+        for ids in (['a, no" good'], ['no" good', "mine-1"]):
+            answer = client.post("/v1/classify", content=b"1", headers=[("x-request-id", given) for given in ids])
+            assert re.fullmatch("[0-9a-f-]{36}", answer.json()["error"]["request_id"])
+        two = client.post("/v1/classify", content=b"1", headers=[("x-request-id", "one"), ("x-request-id", 'no" good')])
+        assert two.json()["error"]["request_id"] == "one"
         # Only the first came to the replica, which is still asked for anything else.
         assert Files.posted == [None]
         assert client.get("/v1/model").status_code == 200

@@ -5,10 +5,12 @@ from __future__ import annotations
 import csv
 import json
 import os
+import tracemalloc
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -16,17 +18,23 @@ from deltalake import DeltaTable
 
 from imgcls_ray.errors import InputError, LabelStoreDamagedError
 from imgcls_ray.inputs import kept as kept_module
-from imgcls_ray.inputs.kept import Kept
+from imgcls_ray.inputs.kept import Ids, Kept
+from imgcls_ray.inputs.listing import ListingCounts, list_inputs
+from imgcls_ray.inputs.sampling import Sample, sampled
+from imgcls_ray.inputs.tables import tables_of
+from imgcls_ray.predict.like import list_like
 from imgcls_ray.storage import DEFAULT_STORAGE
 from imgcls_ray.store import planner, side_changes
 from imgcls_ray.store.compact import compact_store
 from imgcls_ray.store.delta_log import read_log
 from imgcls_ray.store.export import write_latest
 from imgcls_ray.store.latest import LatestTable
+from imgcls_ray.store.plan import PlanCounts, unanswered, write_plan
+from imgcls_ray.store.planner import plan_ahead
 from imgcls_ray.store.side_pieces import VALUES, pieces_in
 from imgcls_ray.store.values import ValueChanges
 from imgcls_ray.store.verify import verify_store
-from tests.store.stores import list_and_label, new_store
+from tests.store.stores import answer_unit, list_and_label, new_store
 
 if TYPE_CHECKING:
     from imgcls_ray.store.label_store import LabelStore
@@ -173,6 +181,31 @@ def test_after_many_runs_few_pieces_hold_the_newest_values(
     assert [(row["uri"], row["run"]) for _, row in told(store)] == sorted(newest.items())
 
 
+def test_values_are_told_before_the_first_run_has_ended(store: LabelStore, tmp_path: Path) -> None:
+    values = ValueChanges(Kept())
+    source = write(tmp_path / "list.csv", "uri,n\n" + "".join(f"s3://b/{i}.jpg,{i}\n" for i in range(4)))
+    files = list_inputs(str(source), ListingCounts(), kept=values.kept)
+    with plan_ahead(unanswered(files, store, PlanCounts(), values=values), values=values) as plans:
+        write_plan(store, next(plans), run=store.next_run(), sizes=[2, 2], about={})
+    first, _ = store.units(1)
+    answer_unit(store, first)
+    assert read_log(store.directory).version < 0
+    assert [row["n"] for _, row in told(store)] == ["0", "1"]
+
+
+def test_a_sample_of_a_list_and_of_a_store_has_their_values(store: LabelStore, tmp_path: Path) -> None:
+    source = write(tmp_path / "list.csv", "uri,n\n" + "".join(f"s3://b/{i}.jpg,{i}\n" for i in range(9)))
+    label(store, source)
+    drawn = []
+    for listed in (list_inputs(str(source), ListingCounts(), kept=Kept()), list_like(store, Kept())):
+        tables = tables_of(sampled(listed, Sample(3, 0)))
+        rows = [row for table in tables for row in table.to_pylist()]
+        assert all(json.loads(row["values"])["uri"] == row["uri"] for row in rows)
+        drawn.append([row["uri"] for row in rows])
+    assert len(drawn[0]) == 3
+    assert drawn[0] == drawn[1]
+
+
 def test_a_limit_keeps_the_values_of_what_it_labels(store: LabelStore, tmp_path: Path) -> None:
     source = write(tmp_path / "list.csv", "uri,n\n" + "".join(f"s3://b/{i}.jpg,{i}\n" for i in range(5)))
     label(store, source, limit=2)
@@ -263,6 +296,18 @@ def test_columns_of_parquet_keep_their_types(store: LabelStore, tmp_path: Path) 
     assert label(store, source).num_changed == 0
 
 
+@pytest.mark.parametrize("kind", ["jsonl", "coco"])
+def test_what_is_no_number_is_null_in_json(kind: str, store: LabelStore, tmp_path: Path) -> None:
+    uris = [f"s3://b/{i}.jpg" for i in range(4)]
+    label(store, table(tmp_path / "list.parquet", uri=uris, n=[float("nan"), float("inf"), float("-inf"), 1.5]))
+    assert exported(store)[1]["input"]["n"] == float("inf")
+    write_latest(store, str(tmp_path / "out"), DEFAULT_STORAGE, kind=kind)
+    lines = (tmp_path / "out").read_text().splitlines() if kind == "jsonl" else [(tmp_path / "out").read_text()]
+    read = [json.loads(line, parse_constant=pytest.fail) for line in lines]
+    rows = read if kind == "jsonl" else read[0]["images"]
+    assert [row["input"]["n"] for row in rows] == [None, None, None, 1.5]
+
+
 def test_json_values_have_the_type_that_fits_all_of_them(store: LabelStore, tmp_path: Path) -> None:
     rows = [
         {"uri": "s3://b/1.jpg", "n": 1, "mixed": 1, "share": 1, "flag": True, "deep": {"a": [1]}},
@@ -318,6 +363,14 @@ def test_some_columns_or_none_can_be_chosen(store: LabelStore, tmp_path: Path) -
             label(store, tmp_path / name, columns=("sku", "colour"))
     label(store, write(tmp_path / "list.jsonl", '{"uri": "s3://b/1.jpg", "sku": "x"}\n'), columns=("sku", "colour"))
     assert told(store)[0][1] == {"uri": "s3://b/1.jpg", "camera": None, "sku": "x", "colour": None}
+
+
+def test_a_key_that_no_object_has_is_told(store: LabelStore, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    source = write(tmp_path / "list.jsonl", '{"uri": "s3://b/1.jpg"}\n{"uri": "s3://b/2.jpg", "sku": 1}\n')
+    label(store, source, columns=("sku",))
+    assert not caplog.messages
+    label(store, source, columns=("sku", "skku"))
+    assert caplog.messages == [f"{source}: no object has the key 'skku' of --keep-columns"]
 
 
 def test_nested_columns_are_left_out_and_refused_if_they_are_named(
@@ -394,6 +447,23 @@ def test_two_rows_with_one_input_id_are_refused_with_their_lines(end: str, store
     with pytest.raises(InputError, match=expected):
         label(new_store(tmp_path / "other"), source, columns=("input_id",))
     assert store.planned_runs() == []
+
+
+def test_ids_of_a_long_list_take_ten_bytes_a_row() -> None:
+    ids, size, count = Ids(), 1000, 1_000_000
+    tracemalloc.start()
+    try:
+        for start in range(0, count, size):
+            numbers = np.arange(start, start + size)
+            ids.add(pa.array(numbers), numbers, str)
+        ids.check()
+        assert tracemalloc.get_traced_memory()[1] < 10 * count
+    finally:
+        tracemalloc.stop()
+    ids.add(pa.array([None, "7", ""]), [count, count + 1, count + 2], str)
+    ids.add(pa.array(["x", "5", "7"]), [count + 4, count + 6, count + 8], str)
+    with pytest.raises(InputError, match="1000001: has the same input_id as 7;"):
+        ids.check()
 
 
 def test_times_in_utc_are_told_in_json(store: LabelStore, tmp_path: Path) -> None:
