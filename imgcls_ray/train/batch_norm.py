@@ -39,8 +39,10 @@ class BatchNorms:
         import torch
         from torch import distributed
 
-        norms = [norm for norm in self._norms if norm.training]
-        statistics = [tensor for norm in norms for tensor in (norm.running_mean, norm.running_var) if tensor is not None]
+        learning = [norm for norm in self._norms if norm.training]
+        statistics = [
+            tensor for norm in learning for tensor in (norm.running_mean, norm.running_var) if tensor is not None
+        ]
         if not statistics:
             return
         together = torch.cat([tensor.reshape(-1) for tensor in statistics])
