@@ -146,7 +146,7 @@ def near_pairs(hashes: np.ndarray, max_bits: int, groups: Groups | None = None) 
 
 
 def _distance(words: np.ndarray, one: np.ndarray, two: np.ndarray) -> np.ndarray:
-    distance: np.ndarray = np.bitwise_count(words[one] ^ words[two]).sum(axis=1)
+    distance: np.ndarray = np.bitwise_count(words[one] ^ words[two]).sum(axis=1, dtype=np.int64)
     return distance
 
 
