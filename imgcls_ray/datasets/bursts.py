@@ -46,13 +46,16 @@ def confirm_pairs(
     """
     left = pairs[np.argsort(order, kind="stable")]
     found, differences = np.empty((0, 2), np.int64), np.empty(0)
+    num_compared = 0
     while True:
         groups = _groups(found, num_pictures)
         left = left[groups[left[:, 0]] != groups[left[:, 1]]]
-        if not len(left) or not max_compared:
+        if not len(left) or num_compared == max_compared:
             return Confirmed(found, differences, left)
-        chosen = _spanning(groups[left])[:max_compared]
-        max_compared -= len(chosen)
+        chosen = _spanning(groups[left])
+        # Two scenes that look alike and differ need one pair a round, and have a million: rounds must be few.
+        chosen = np.union1d(chosen, np.arange(min(num_compared // 2, len(left))))[: max_compared - num_compared]
+        num_compared += len(chosen)
         measured = compare(left[chosen])
         is_near = measured <= largest
         found = np.concatenate([found, left[chosen][is_near]])

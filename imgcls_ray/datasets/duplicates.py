@@ -24,9 +24,10 @@ _MANY = 2_000_000
 _MAX_RUN = 512
 _NEIGHBOURS = 16
 # Those of two groups are all compared, up to so many pairs: no burst may hide that a picture is in two splits.
-_MAX_OF_TWO = 1_000_000
+_MAX_OF_TWO = 250_000
 _PAIRS_AT_ONCE = 1_000_000
 _MAX_PAIRS = 10_000_000
+_BITS = 8 * HASH_BYTES + 1
 
 
 def equal_groups(keys: np.ndarray) -> Iterator[np.ndarray]:
@@ -79,29 +80,30 @@ def near_pictures(hashes: np.ndarray, max_bits: int, splits: np.ndarray, *, is_a
     of_halves = Groups(
         np.concatenate([splits, splits + 3]), np.kron(~np.eye(2, dtype=bool), is_other if is_across else ~is_other)
     )
-    found = []
+    found, may_miss = np.empty(0, np.int64), np.zeros(count, bool)
     for view in range(1 + NUM_VIEWS):
         if 1 <= view <= NUM_COPIES:
             near = near_pairs(np.concatenate([hashes[:, 0], hashes[:, view]]), max_bits, of_halves)
-            may_miss = near.may_miss[:count] | near.may_miss[count:]
-            found.append(near._replace(pairs=np.sort(near.pairs % count, axis=1), may_miss=may_miss))
         else:
-            found.append(near_pairs(hashes[:, view], max_bits, of_splits))
-    pairs, bits = (np.concatenate([getattr(one, name) for one in found]) for name in ("pairs", "bits"))
-    # A picture is no pair with its own view.
-    is_wanted = (pairs[:, 0] != pairs[:, 1]) & ((splits[pairs[:, 0]] != splits[pairs[:, 1]]) == is_across)
-    pairs, bits = pairs[is_wanted], bits[is_wanted]
-    order = np.lexsort((bits, pairs[:, 1], pairs[:, 0]))
-    pairs, bits = pairs[order], bits[order]
-    is_first = np.any(np.diff(pairs, axis=0, prepend=-1) != 0, axis=1)
-    return NearPairs(pairs[is_first], bits[is_first], np.logical_or.reduce([one.may_miss for one in found]))
+            near = near_pairs(hashes[:, view], max_bits, of_splits)
+        one, two = np.sort(near.pairs % count, axis=1).T
+        # A picture is no pair with its own view.
+        is_wanted = (one != two) & ((splits[one] != splits[two]) == is_across)
+        # A pair as one number, as in ``near_pairs``, and its bits behind it: the fewest come first.
+        new = (one * count + two)[is_wanted] * _BITS + near.bits[is_wanted]
+        found = np.sort(np.concatenate([found, new]))
+        found = found[np.flatnonzero(np.diff(found // _BITS, prepend=-1))]
+        may_miss |= near.may_miss[:count] | near.may_miss[-count:] | (len(found) > _MAX_PAIRS)
+        found = found[:_MAX_PAIRS]
+    places, bits = np.divmod(found, _BITS)
+    return NearPairs(np.stack(np.divmod(places, max(1, count)), axis=1), bits, may_miss)
 
 
 def near_pairs(hashes: np.ndarray, max_bits: int, groups: Groups | None = None) -> NearPairs:
     """Pairs of pictures whose hashes differ in at most ``max_bits`` bits.
 
     All such pairs are found if ``max_bits`` is below the number of bands (8 up to two million pictures, then 4), if no
-    value of a band occurs more than 512 times (with groups: in a million wanted pairs), and if there are at most ten
+    value of a band occurs more than 512 times (with groups: in 250,000 wanted pairs), and if there are at most ten
     million pairs. Otherwise some may be missed.
 
     Args:
@@ -144,7 +146,7 @@ def near_pairs(hashes: np.ndarray, max_bits: int, groups: Groups | None = None) 
 
 
 def _distance(words: np.ndarray, one: np.ndarray, two: np.ndarray) -> np.ndarray:
-    distance: np.ndarray = np.bitwise_count(words[one] ^ words[two]).sum(axis=1)
+    distance: np.ndarray = np.bitwise_count(words[one] ^ words[two]).sum(axis=1, dtype=np.int64)
     return distance
 
 

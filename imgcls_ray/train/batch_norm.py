@@ -31,7 +31,7 @@ class BatchNorms:
         self._is_synced = is_synced
 
     def share(self, world_size: int) -> None:
-        """Set the statistics of all workers to their mean. Every worker calls it after every step.
+        """Set the statistics that this step has changed to their mean over all workers, who all call it.
 
         After every step and not only before they are used: when a run is saved depends on the clock, and a run that
         goes on must have the statistics that it would have had.
@@ -39,8 +39,9 @@ class BatchNorms:
         import torch
         from torch import distributed
 
+        learning = [norm for norm in self._norms if norm.training]
         statistics = [
-            tensor for norm in self._norms for tensor in (norm.running_mean, norm.running_var) if tensor is not None
+            tensor for norm in learning for tensor in (norm.running_mean, norm.running_var) if tensor is not None
         ]
         if not statistics:
             return
@@ -58,18 +59,19 @@ class BatchNorms:
         statistics of: it uses those that it has. Without images, all of them do.
         """
         # Norms that are synced have all workers' images, and must all take part, also without any here.
-        if count >= 2 or self._is_synced or not any(norm.training for norm in self._norms):
+        if count >= 2 or self._is_synced:
             yield
             return
+        norms = [norm for norm in self._norms if norm.training]
 
         def use(norm: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
             norm.training = count > 0 and inputs[0].numel() > inputs[0].shape[1]
 
-        hooks = [norm.register_forward_pre_hook(use) for norm in self._norms]
+        hooks = [norm.register_forward_pre_hook(use) for norm in norms]
         try:
             yield
         finally:
-            for hook, norm in zip(hooks, self._norms, strict=True):
+            for hook, norm in zip(hooks, norms, strict=True):
                 hook.remove()
                 norm.train()
 

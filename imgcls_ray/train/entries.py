@@ -61,21 +61,22 @@ def read_entries(
     # Ids that no class has would be outputs that are never right.
     known = [label for label, name in enumerate(source.class_names) if name is not None]
     place = {label: number for number, label in enumerate(known)}
-    columns: dict[str, list[tuple[object, ...]]] = {split: [] for split in SPLITS}
+    rows: dict[str, list[tuple[object, ...]]] = {split: [] for split in SPLITS}
     batches: dict[str, list[pa.RecordBatch]] = {split: [] for split in SPLITS}
     digest = hashlib.sha256()
 
     def flush(split: str) -> None:
-        rows = [dict(zip(_SCHEMA.names, row, strict=True)) for row in columns[split]]
-        batches[split].append(pa.RecordBatch.from_pylist(rows, _SCHEMA))
-        columns[split].clear()
+        if rows[split]:
+            columns = zip(zip(*rows[split], strict=True), _SCHEMA, strict=True)
+            arrays = [pa.array(values, field.type) for values, field in columns]
+            batches[split].append(pa.record_batch(arrays, schema=_SCHEMA))
+            rows[split].clear()
 
     for entry in source.read(findings.append):
-        if entry.split in columns and entry.label in place:
-            rows = columns[entry.split]
-            rows.append((entry.uri, place[entry.label], entry.source, entry.locator))
+        if entry.split in rows and entry.label in place:
+            rows[entry.split].append((entry.uri, place[entry.label], entry.source, entry.locator))
             digest.update(f"{entry.split}\0{entry.path}\0{entry.label}\n".encode(errors="surrogatepass"))
-            if len(rows) == _ROWS_PER_BATCH:
+            if len(rows[entry.split]) == _ROWS_PER_BATCH:
                 flush(entry.split)
     _tell_warnings(data, [finding for finding in findings if finding.code.severity is Severity.WARNING])
     _refuse_faults(data, [finding for finding in findings if finding.code.severity is Severity.ERROR])
@@ -83,7 +84,7 @@ def read_entries(
         flush(split)
     class_names = tuple(str(source.class_names[label]) for label in known)
     digest.update("\0".join(class_names).encode(errors="surrogatepass"))
-    tables = {split: pa.Table.from_batches(batches[split]) for split in SPLITS}
+    tables = {split: pa.Table.from_batches(batches[split], _SCHEMA) for split in SPLITS}
     for split in SPLITS:
         if not len(tables[split]):
             raise InputError(

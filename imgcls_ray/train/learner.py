@@ -115,7 +115,7 @@ class Learner:
             torch.nn.utils.clip_grad_norm_(self._network.parameters(), self._recipe.clip_grad_norm)
         self._scaler.step(self._optimizer)
         self._scaler.update()
-        if self._world_size > 1 and not self._is_probe:
+        if self._world_size > 1:
             self._norms.share(self._world_size)
         if self._average is not None:
             self._average.update(self._network, step + 1)

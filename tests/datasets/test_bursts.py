@@ -19,7 +19,7 @@ class Scenes:
 
     def __init__(self, scenes: list[int]) -> None:
         self.scenes = np.array(scenes)
-        self.num_compared = 0
+        self.num_compared = self.num_rounds = 0
 
     def confirm(self, pairs: Iterable[tuple[int, int]], *, max_compared: int = 10_000) -> Confirmed:
         rows = np.array(list(pairs), np.int64).reshape(-1, 2)
@@ -34,6 +34,7 @@ class Scenes:
 
     def compare(self, pairs: np.ndarray) -> np.ndarray:
         self.num_compared += len(pairs)
+        self.num_rounds += 1
         return np.where(self.scenes[pairs[:, 0]] == self.scenes[pairs[:, 1]], 1.0, 99.0)
 
 
@@ -56,6 +57,15 @@ def test_every_picture_with_a_partner_gets_one_and_no_other_does(seed: int) -> N
     assert {tuple(pair) for pair in found.pairs.tolist()} <= are_near
     assert set(found.pairs.flat) == {place for pair in are_near for place in pair}
     assert not len(found.left)
+
+
+def test_two_scenes_that_look_alike_are_compared_in_few_rounds() -> None:
+    scenes = Scenes([0, 1] * 60)
+    found = scenes.confirm(itertools.combinations(range(120), 2))
+    assert len(found.pairs) == 118
+    assert not len(found.left)
+    # 3,600 pairs are of two scenes, and no one of them connects anything.
+    assert scenes.num_rounds < 20
 
 
 def test_what_there_is_no_time_for_is_told() -> None:

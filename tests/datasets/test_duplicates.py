@@ -162,6 +162,7 @@ def test_a_picture_is_near_what_it_looks_like_or_a_view_of_that(is_across: bool)
     # Symmetric: its own views are no other picture.
     hashes[50] = hashes[50, 0]
     near = near_pictures(hashes, 6, splits, is_across=is_across)
+    assert near.pairs.dtype == np.int64
     assert near.pairs.tolist() == expected
     assert near.bits.tolist() == [0] * len(expected)
     assert not near_pictures(hashes, 6, splits, is_across=not is_across).pairs.size
