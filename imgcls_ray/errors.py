@@ -192,7 +192,7 @@ _MESSAGES = {
     ImageErrorCode.TOO_MANY_SCANS: "it is a progressive JPEG with more scans than the limit",
     ImageErrorCode.TRUNCATED: "its end is missing",
     ImageErrorCode.CORRUPT: "its content is damaged",
-    ImageErrorCode.BAD_BOX: "its box is none of its picture",
+    ImageErrorCode.BAD_BOX: "its box is not in the picture, or has no area",
     ImageErrorCode.DECODER_CRASHED: "decoding it ends the process that tries",
     ImageErrorCode.DECODE_TIMEOUT: "decoding it takes longer than the limit",
     ImageErrorCode.NON_FINITE_OUTPUT: "the model's output for it is not a finite number",

@@ -88,7 +88,7 @@ def _images(config: LabelConfig | EvaluateConfig | TrainConfig) -> Iterator[obje
         return itertools.islice(like, config.limit or config.sample)
     if isinstance(config, LabelConfig):
         # Lists would be sorted as a whole before the first of their inputs came.
-        kept = Kept((), boxes=config.boxes)
+        kept = Kept((), boxes=config.boxes, min_conf=config.min_conf)
         files = list_unsorted(config.inputs, storage, names=name_rules(config), uri_column=config.uri_column, kept=kept)
         return itertools.islice(files, config.limit or config.sample)
     wanted = config.split if isinstance(config, EvaluateConfig) else "train"

@@ -46,6 +46,7 @@ _NEED_A_STORE = frozenset(
         "max_error_rate",
         "max_workers",
         "metrics_file",
+        "min_conf",
         "min_workers",
         "num_gpus",
         "num_workers",

@@ -53,6 +53,9 @@ class LabelConfig(RunsNetwork, RunsBlocks, ReadLimits):
     width and height. Each box of an image is labelled as an image of its own, also each one in the output file of
     MegaDetector. ``none``: whole images are labelled."""
 
+    min_conf: float = Field(default=0.0, ge=0, le=1)
+    """Smallest ``conf`` of a box in MegaDetector's output that is labelled, e.g. 0.2. Default: all of its boxes."""
+
     num_workers: PositiveInt | None = None
     """Number of workers, which label on CPUs, and fetch and decode for GPUs. The number is fixed. Default: as many as
     cores and memory allow, also on nodes that join the cluster during the run."""

@@ -97,7 +97,7 @@ def cut(pixels: np.ndarray, box: str) -> np.ndarray:
 def _corners(box: str, width: int, height: int) -> tuple[float, float, float, float]:
     x1, y1, x2, y2 = map(float, box.removeprefix(SHARES).split(","))
     if not all(map(math.isfinite, (x1, y1, x2, y2))):
-        raise ImageError(ImageErrorCode.BAD_BOX, f"{box}: it lacks a number")
+        raise ImageError(ImageErrorCode.BAD_BOX, f"{box}: needs four finite numbers")
     if x2 <= x1 or y2 <= y1:
         raise ImageError(ImageErrorCode.BAD_BOX, f"{box}: x2 and y2 need to be larger than x1 and y1")
     if box.startswith(SHARES):

@@ -147,7 +147,7 @@ def megadetector_rows(path: str, document: Mapping[str, Json], kept: Kept) -> It
         InputError: an entry is not what MegaDetector writes.
     """
     categories = document[_CATEGORIES] if isinstance(document[_CATEGORIES], dict) else {}
-    num_failed = num_empty = 0
+    num_failed = num_empty = num_low = 0
     for number, image in enumerate(document["images"], 1):
         where = f"{path}, entry {number}"
         if not isinstance(image, dict) or not isinstance(image.get(_FILE), str) or not image[_FILE]:
@@ -161,6 +161,9 @@ def megadetector_rows(path: str, document: Mapping[str, Json], kept: Kept) -> It
         num_empty += not detections
         for detection in detections:
             box = _relative_box(where, detection)
+            if kept.min_conf and not _conf(where, detection) >= kept.min_conf:
+                num_low += 1
+                continue
             category = detection.get("category")
             values = {
                 _FILE: image[_FILE],
@@ -170,9 +173,18 @@ def megadetector_rows(path: str, document: Mapping[str, Json], kept: Kept) -> It
             found = kept.values_of(where, values, _FILE)
             yield ListRow(number, image[_FILE], others=text_of(where, found) if found else None, box=box)
     if num_failed:
-        kept.tell("failed", f"{path}: {counted(num_failed, 'image')} that MegaDetector could not read are left out")
+        kept.tell("failed", f"{path}: {counted(num_failed, 'image')} that MegaDetector could not read: left out")
     if num_empty:
-        kept.tell("empty", f"{path}: {counted(num_empty, 'image')} without a box are left out")
+        kept.tell("empty", f"{path}: {counted(num_empty, 'image')} without a box: left out")
+    if num_low:
+        kept.tell("low", f"{path}: {counted(num_low, 'box', 'boxes')} with a conf below {kept.min_conf:g}: left out")
+
+
+def _conf(where: str, detection: Mapping[str, Json]) -> float:
+    conf = detection.get("conf")
+    if isinstance(conf, bool) or not isinstance(conf, int | float):
+        raise InputError(f"{where}: a detection needs 'conf', a number, for --min-conf")
+    return conf
 
 
 def _relative_box(where: str, detection: Json) -> str:

@@ -48,6 +48,7 @@ class Kept:
     Args:
         wanted: the columns that are kept; ``None``: all that can be kept.
         boxes: how the columns of boxes are read.
+        min_conf: of a box in MegaDetector's output; others are left out.
         tell: is told, once for each reason, what cannot be.
     """
 
@@ -57,8 +58,9 @@ class Kept:
         tell: Callable[[str], None] = logger.warning,
         *,
         boxes: Boxes = "none",
+        min_conf: float = 0.0,
     ) -> None:
-        self.wanted, self._tell, self.boxes = wanted, tell, boxes
+        self.wanted, self._tell, self.boxes, self.min_conf = wanted, tell, boxes, min_conf
         self.types: dict[str, str] = {}
         """Types of the columns in the order in which they were found: those of Arrow, by name."""
         self._told: set[str] = set()

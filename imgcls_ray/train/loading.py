@@ -81,7 +81,7 @@ class Images(Dataset[Batch]):
         self._task = task
         self._tables: dict[str, pa.Table] = {}
         self._augment: Callable[[np.ndarray, int], torch.Tensor] | None = None
-        self._decode: dict[str, Callable[[bytes], np.ndarray]] = {}
+        self._decode: dict[str, Callable[[bytes | Crop], np.ndarray]] = {}
         self._executor: ThreadPoolExecutor | None = None
 
     def __getitem__(self, samples: list[Sample]) -> Batch:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,14 +18,15 @@ from rich.console import Console
 from imgcls_ray.config import PredictConfig, make_config
 from imgcls_ray.errors import ImageError, ImageErrorCode, InputError
 from imgcls_ray.images import decoder
+from imgcls_ray.images.crops import Crop
 from imgcls_ray.images.decoder import DecodeLimits, decode_image
 from imgcls_ray.inputs.boxes import stat_input
 from imgcls_ray.inputs.kept import Kept
 from imgcls_ray.inputs.listing import is_single_file, list_inputs
 from imgcls_ray.inputs.tables import table_of
 from imgcls_ray.models.api import create_model
-from imgcls_ray.models.classifier import decode_model_input
-from imgcls_ray.packed.listing import fetch_input
+from imgcls_ray.models.classifier import ModelInput, decode_model_input
+from imgcls_ray.packed.listing import fetch_input, fetch_whole
 from imgcls_ray.predict.job import predict
 from imgcls_ray.storage import FetchLimits, open_directory
 from imgcls_ray.storage.files import stat_file
@@ -39,7 +40,7 @@ from tests.images import bad_images as make
 from tests.packed.making import write_tar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from imgcls_ray.models.folder import ModelFolder
@@ -116,21 +117,34 @@ def test_rows_of_boxes_are_those_of_files_of_their_pixels(label: Callable[..., P
     }
 
 
-def test_a_picture_is_read_and_decoded_once_for_all_its_boxes(
-    label: Callable[..., PredictReport], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_picture_is_read_and_decoded_once_for_all_its_boxes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     [path] = photos(tmp_path / "photos", 1)
-    read, decoded = [], []
-    fetch, decode = fetching.fetch_whole, decoder._decode
-    monkeypatch.setattr(fetching, "fetch_whole", lambda *asked: read.append(asked[0]) or fetch(*asked))
-    monkeypatch.setattr(decoder, "_decode", lambda *asked, **how: decoded.append(asked) or decode(*asked, **how))
-    rows = boxes_of(path, [(x, 0, x + 20, 20) for x in range(40)])
+    calls: list[str] = []
+
+    def counted(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*asked: Any, **how: Any) -> Any:
+            calls.append(function.__name__)
+            return function(*asked, **how)
+
+        return call
+
+    monkeypatch.setattr(fetching, "fetch_whole", counted(fetch_whole))
+    monkeypatch.setattr(decoder, "_decode", counted(decoder._decode))
+    found = fetched(boxes_of(path, [(x, 0, x + 20, 20) for x in range(40)]))
     with ThreadPoolExecutor(4) as executor:
-        found = list(fetching.fetch_inputs(rows, FetchLimits(), executor))
         pixels = list(executor.map(decode_image, found))
-    assert [len(read), len(decoded)] == [1, 1]
+    assert calls == ["fetch_whole", "_decode"]
     assert all((a == pixels_of(path, (x, 0, x + 20, 20))).all() for x, a in enumerate(pixels))
     assert found[0].picture._pixels is None
+
+
+def fetched(rows: pa.Table) -> list[Crop]:
+    """As a worker reads them."""
+    with ThreadPoolExecutor(4) as executor:
+        found = list(fetching.fetch_inputs(rows, FetchLimits(), executor))
+    crops = [item for item in found if isinstance(item, Crop)]
+    assert len(crops) == len(found)
+    return crops
 
 
 def boxes_of(path: Path, boxes: Sequence[Box]) -> pa.Table:
@@ -230,8 +244,7 @@ def test_boxes_of_a_member_of_a_tar(tmp_path: Path) -> None:
     [path] = photos(tmp_path / "photos", 1)
     packed = write_tar(tmp_path / "a.tar", [("x/0.jpg", path.read_bytes())])
     [info] = listed(write_list(tmp_path / "a.csv", [(f"{packed}#x/0.jpg", 1, 2, 11, 22)]), "pixels")
-    with ThreadPoolExecutor(1) as executor:
-        [together] = fetching.fetch_inputs(table_of([info]), FetchLimits(), executor)
+    [together] = fetched(table_of([info]))
     for crop in (together, fetch_input(info.uri, None, FetchLimits())):
         np.testing.assert_array_equal(decode_image(crop), pixels_of(path, (1, 2, 11, 22)))
 
@@ -261,6 +274,15 @@ def test_the_output_of_megadetector_is_a_list_of_boxes(label: Callable[..., Pred
         (f"{path}#box=shares:0,0,1.0001,1", 80, 60),
         (f"{path}#box=shares:0.1,0.2,0.6,0.6", 40, 24),
     ]
+    told: list[str] = []
+    good = Kept(tell=told.append, boxes="pixels", min_conf=0.5)
+    [only] = list_inputs(str(tmp_path / "md.json"), ListingCounts(), kept=good)
+    assert only.uri == rows[1]["uri"]
+    assert [line.partition(": ")[2] for line in told] == [
+        "1 image that MegaDetector could not read: left out",
+        "1 image without a box: left out",
+        "1 box with a conf below 0.5: left out",
+    ]
     kept = [json.loads(info.values or "") for info in listed(tmp_path / "md.json", "pixels")]
     assert kept[1] == {"file": "photos/0.jpg", "category": "animal", "conf": 0.9}
     document["images"][0]["detections"][0]["bbox"] = [0.1, 0.2]  # type: ignore[index]
@@ -274,21 +296,43 @@ def test_the_careful_way_gives_the_same_and_blames_a_picture_once(
 ) -> None:
     [path] = photos(tmp_path / "photos", 1)
     preprocess, limits = small_model.spec.preprocess, DecodeLimits()
-    with ThreadPoolExecutor(1) as executor:
-        found = list(fetching.fetch_inputs(boxes_of(path, BOXES), FetchLimits(), executor))
-        again = list(fetching.fetch_inputs(boxes_of(path, BOXES), FetchLimits(), executor))
+    found, again = fetched(boxes_of(path, BOXES)), fetched(boxes_of(path, BOXES))
     with decode_in_child(preprocess, limits) as decode:
         for one, other in zip(found, again, strict=True):
             here, there = decode_model_input(one, preprocess, limits), decode(other)
+            assert isinstance(here, ModelInput)
+            assert isinstance(there, ModelInput)
             np.testing.assert_array_equal(here.pixels, there.pixels)
             assert (here.width, here.height) == (there.width, there.height)
-    asked = []
+    asked: list[bytes] = []
 
-    @contextmanager
-    def dying(*_: Any) -> Iterator[Callable[[bytes], ImageError]]:
-        yield lambda message: asked.append(message) or ImageError(ImageErrorCode.DECODER_CRASHED)
+    def die(message: bytes) -> ImageError:
+        asked.append(message)
+        return ImageError(ImageErrorCode.DECODER_CRASHED)
 
-    monkeypatch.setattr(decoding, "ask_child", dying)
+    monkeypatch.setattr(decoding, "ask_child", lambda *_: nullcontext(die))
     with decode_in_child(preprocess, limits) as decode:
-        assert {decode(crop).code for crop in found} == {"decoder_crashed"}
+        errors = [decode(crop) for crop in again]
+    assert [error.code for error in errors if isinstance(error, ImageError)] == ["decoder_crashed"] * len(BOXES)
     assert len(asked) == 1
+
+
+def test_the_same_box_twice_is_one_input_with_two_rows_of_the_list(tmp_path: Path) -> None:
+    [path] = photos(tmp_path / "photos", 1)
+    rows = [(path, "1", "2", "11", "22", "a"), (path, "1.0", "2", "11.0", " 22", "b")]
+    [info] = listed(write_list(tmp_path / "a.csv", rows, "uri,x1,y1,x2,y2,id"), "pixels")
+    assert [row["id"] for row in json.loads(info.values or "")] == ["a", "b"]
+
+
+def test_boxes_of_a_list_are_labelled_again_with_another_model(
+    label: Callable[..., PredictReport], tmp_path: Path
+) -> None:
+    [path] = photos(tmp_path / "photos", 1)
+    boxes = write_list(tmp_path / "a.csv", [(path, *box) for box in BOXES])
+    label(input=boxes)
+    assert label(input=boxes).plan.answered == len(BOXES)
+    label(like=tmp_path / "store", output=tmp_path / "other")
+    both = [{row["uri"]: answer_of(row) for row in rows_of(tmp_path / name)} for name in ("store", "other")]
+    assert both[0] == both[1]
+    path.write_bytes(path.read_bytes() + b"\0")
+    assert label(input=boxes).plan.changed == len(BOXES)
