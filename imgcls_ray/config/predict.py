@@ -49,7 +49,7 @@ class LabelConfig(RunsNetwork, RunsBlocks, ReadLimits):
     """Other columns, or JSON keys, of lists that stay with the rows of their images, e.g. ``sku,camera``. Default: all
     columns of texts, numbers and times, up to 256. An empty text keeps none."""
     boxes: Literal["pixels", "shares", "none"] = "pixels"
-    """What the columns ``x1``, ``y1``, ``x2``, ``y2`` of a list are: edges of a box in pixels, or in shares (0 to 1) of
+    """Unit of the columns ``x1``, ``y1``, ``x2``, ``y2`` of a list, the edges of a box: pixels, or shares (0 to 1) of
     width and height. Each box of an image is labelled as an image of its own, also each one in the output file of
     MegaDetector. ``none``: whole images are labelled."""
 

@@ -35,14 +35,18 @@ from imgcls_ray.store.latest import latest_rows
 from imgcls_ray.store.opening import open_store
 from imgcls_ray.store.verify import verify_store
 from imgcls_ray.workers import decoding, fetching
+from imgcls_ray.workers.classifier_task import ClassifierTask, ClassifierWork
 from imgcls_ray.workers.decoding import decode_in_child
+from imgcls_ray.workers.worker import Block, BlockClassifier, BlockDecoder, BlockWorker
 from tests.images import bad_images as make
 from tests.packed.making import write_tar
+from tests.workers.test_worker import OwnBoard
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
+    from imgcls_ray.models.classifier import StageSeconds
     from imgcls_ray.models.folder import ModelFolder
     from imgcls_ray.predict.report import PredictReport
     from imgcls_ray.storage.files import FileInfo
@@ -96,10 +100,15 @@ def answer_of(row: dict[str, Any]) -> tuple[Any, ...]:
     return tuple(row[name] for name in ("status", "label", "labels", "scores", "width", "height"))
 
 
-def test_rows_of_boxes_are_those_of_files_of_their_pixels(label: Callable[..., PredictReport], tmp_path: Path) -> None:
+@pytest.mark.parametrize("on", ["local", pytest.param("ray", marks=pytest.mark.slow)])
+def test_rows_of_boxes_are_those_of_files_of_their_pixels(
+    on: str, label: Callable[..., PredictReport], tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    if on == "ray":
+        request.getfixturevalue("ray_session")
     paths = photos(tmp_path / "photos")
     listed = write_list(tmp_path / "boxes.csv", [(path, *box) for path in paths for box in BOXES])
-    label(input=listed)
+    label(input=listed, on=on)
     boxes = {row["uri"]: row for row in rows_of(tmp_path / "store")}
 
     (tmp_path / "crops").mkdir()
@@ -174,12 +183,12 @@ def test_a_box_that_is_none_costs_its_row_and_no_other(label: Callable[..., Pred
     found = {row["uri"]: row for row in rows_of(tmp_path / "store")}
     assert len(found) == len(rows) + 2 * len(BOXES)
     of = {path: [row for uri, row in found.items() if uri.startswith(f"{path}#")] for path in (good, broken, missing)}
-    assert {row["status"] for row in of[broken]} == {"truncated"}
-    assert {row["status"] for row in of[missing]} == {"not_found"}
-    assert sorted(row["status"] for row in of[good]) == ["bad_box"] * len(BAD) + ["ok"] * 2
+    assert {row["error"] for row in of[broken]} == {"truncated"}
+    assert {row["error"] for row in of[missing]} == {"not_found"}
+    errors = [row["error"] for row in of[good]]
+    assert (errors.count("bad_box"), errors.count(None)) == (len(BAD), 2)
     edge = found[f"{good}#box=-1,0,81,60.5"]
     assert (edge["width"], edge["height"]) == (WIDTH, HEIGHT)
-    assert "the picture is 80 x 60 pixels" in found[f"{good}#box=60,0,100,20"]["error"]
 
 
 def test_lists_of_each_kind_and_unit_name_the_same_boxes(tmp_path: Path) -> None:
@@ -336,3 +345,36 @@ def test_boxes_of_a_list_are_labelled_again_with_another_model(
     assert both[0] == both[1]
     path.write_bytes(path.read_bytes() + b"\0")
     assert label(input=boxes).plan.changed == len(BOXES)
+
+
+class Sizes(ClassifierWork[list[Any]]):
+    """Labels the rows that are a block's content."""
+
+    def rows(self, content: pa.Table) -> pa.Table:
+        return content
+
+    def compute(
+        self, _content: pa.Table, inputs: Iterator[ModelInput | ImageError], seconds: StageSeconds
+    ) -> list[Any]:
+        return list(self._classifier.classify_inputs(inputs, seconds))
+
+    def commit(self, _content: pa.Table, _rows: pa.Table, results: list[Any], _seconds: StageSeconds) -> pa.Table:
+        told = [repr(result) for result in results]
+        return pa.table({"result": told})
+
+
+def test_boxes_decoded_for_a_gpu_elsewhere_have_the_same_rows(small_model: ModelFolder, tmp_path: Path) -> None:
+    [path] = photos(tmp_path / "photos", 1)
+    rows = boxes_of(path, [*BOXES, (0, 0, 200, 20)])
+    task = ClassifierTask(str(small_model.path), small_model.spec.fingerprint, top_k=3)
+
+    def worker(kind: type[BlockWorker[Any, Any]], device: str | None) -> BlockWorker[Any, Any]:
+        return kind(lambda: Sizes(task, device, 1, 1), OwnBoard(), lambda: "me")
+
+    block = Block(0, "block-0", "the block", rows)
+    alone = worker(BlockWorker, "cpu").run(block).content["result"].to_pylist()
+    decoded = Block.from_table(worker(BlockDecoder, None).run(block).to_table())
+    apart = worker(BlockClassifier, "cpu").run(decoded).content["result"].to_pylist()
+    assert alone == apart
+    assert "width=40, height=30" in alone[0]
+    assert "the picture is 80 x 60 pixels" in alone[-1]
