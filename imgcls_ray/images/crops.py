@@ -71,9 +71,6 @@ class Crop:
     picture: Picture
     box: str
 
-    def __len__(self) -> int:
-        return len(self.picture.data)
-
 
 def cut(pixels: np.ndarray, box: str) -> np.ndarray:
     """The pixels of a box.
