@@ -159,6 +159,7 @@ class ImageErrorCode(StrEnum):
     TOO_MANY_SCANS = "too_many_scans"
     TRUNCATED = "truncated"
     CORRUPT = "corrupt"
+    BAD_BOX = "bad_box"
     DECODER_CRASHED = "decoder_crashed"
     DECODE_TIMEOUT = "decode_timeout"
     NON_FINITE_OUTPUT = "non_finite_output"
@@ -191,6 +192,7 @@ _MESSAGES = {
     ImageErrorCode.TOO_MANY_SCANS: "it is a progressive JPEG with more scans than the limit",
     ImageErrorCode.TRUNCATED: "its end is missing",
     ImageErrorCode.CORRUPT: "its content is damaged",
+    ImageErrorCode.BAD_BOX: "its box is not in the picture, or has no area",
     ImageErrorCode.DECODER_CRASHED: "decoding it ends the process that tries",
     ImageErrorCode.DECODE_TIMEOUT: "decoding it takes longer than the limit",
     ImageErrorCode.NON_FINITE_OUTPUT: "the model's output for it is not a finite number",

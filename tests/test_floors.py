@@ -48,7 +48,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "options": {"config", "images", "storage"},
     "models": {"config", "errors", "images", "machine", "packed", "storage", "words"},
     "demo": {"errors"},
-    "packed": {"errors", "storage"},
+    "packed": {"errors", "images", "storage"},
     "inputs": {"errors", "packed", "storage", "words"},
     "store": {"config", "errors", "inputs", "json_files", "models", "storage", "words"},
     "workers": _FOUNDATION,

@@ -88,7 +88,8 @@ def _images(config: LabelConfig | EvaluateConfig | TrainConfig) -> Iterator[obje
         return itertools.islice(like, config.limit or config.sample)
     if isinstance(config, LabelConfig):
         # Lists would be sorted as a whole before the first of their inputs came.
-        files = list_unsorted(config.inputs, storage, names=name_rules(config), uri_column=config.uri_column)
+        kept = Kept((), boxes=config.boxes, min_conf=config.min_conf)
+        files = list_unsorted(config.inputs, storage, names=name_rules(config), uri_column=config.uri_column, kept=kept)
         return itertools.islice(files, config.limit or config.sample)
     wanted = config.split if isinstance(config, EvaluateConfig) else "train"
     entries = read_dataset(config.data, delimiter=config.delimiter, split_folders=config.split_places, storage=storage)

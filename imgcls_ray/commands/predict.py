@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 _NEED_A_STORE = frozenset(
     {
         "accept_missing",
+        "boxes",
         "compact",
         "cores_per_worker",
         "dry_run",
@@ -45,6 +46,7 @@ _NEED_A_STORE = frozenset(
         "max_error_rate",
         "max_workers",
         "metrics_file",
+        "min_conf",
         "min_workers",
         "num_gpus",
         "num_workers",
@@ -133,12 +135,13 @@ def _check_not_empty(report: PredictReport, config: PredictConfig) -> None:
 def _print_labels(values: Values) -> None:
     """Images without a store: label them in this process and print."""
     from imgcls_ray.commands.device import settle_device
+    from imgcls_ray.inputs.kept import Kept
     from imgcls_ray.inputs.listing import ListingCounts, check_inputs, is_single_file, named_files
     from imgcls_ray.options import name_rules, storage_options
 
     config = make_config(LabelConfig, values)
     storage, counts = storage_options(config), ListingCounts()
-    check_inputs(config.inputs, storage, uri_column=config.uri_column)
+    check_inputs(config.inputs, storage, uri_column=config.uri_column, kept=Kept((), boxes=config.boxes))
     if ignored := sorted(_NEED_A_STORE & values.keys()):
         raise UsageError(f"{ignored[0]}: labels are only printed; give --output STORE to keep them")
     for source in config.inputs:

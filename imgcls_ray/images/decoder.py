@@ -14,6 +14,7 @@ from PIL import AvifImagePlugin
 
 from imgcls_ray.errors import ImageError, ImageErrorCode
 from imgcls_ray.images.careful import decode_with_pillow, read_pillow_image
+from imgcls_ray.images.crops import Crop, cut
 from imgcls_ray.images.fast_jpeg import choose_scale, decode_jpeg_fast
 from imgcls_ray.images.jpeg import check_jpeg, read_jpeg_header
 from imgcls_ray.images.limits import DEFAULT_LIMITS, DecodeLimits
@@ -56,8 +57,8 @@ class DecodedImage(NamedTuple):
         return int(self.pixels.shape[0]) * self.scale
 
 
-def decode_image(data: bytes | memoryview, limits: DecodeLimits = DEFAULT_LIMITS) -> np.ndarray:
-    """Decode one image, with the fast decoder if it supports the file.
+def decode_image(data: bytes | memoryview | Crop, limits: DecodeLimits = DEFAULT_LIMITS) -> np.ndarray:
+    """Decode one image, or a box of it, with the fast decoder if it supports the file.
 
     Alpha is composited on white, 16-bit grey is scaled by its real depth, an animation gives its first frame.
 
@@ -66,17 +67,18 @@ def decode_image(data: bytes | memoryview, limits: DecodeLimits = DEFAULT_LIMITS
 
     Raises:
         ImageError: ``empty``, ``too_many_bytes``, ``unsupported_format``, ``too_many_pixels``, ``too_many_scans``,
-            ``truncated``, ``corrupt`` or ``decoder_crashed`` (out of memory).
+            ``truncated``, ``corrupt``, ``bad_box`` or ``decoder_crashed`` (out of memory).
     """
     return decode_scaled(data, limits, min_side=None).pixels
 
 
 def decode_scaled(
-    data: bytes | memoryview, limits: DecodeLimits = DEFAULT_LIMITS, *, min_side: int | None
+    data: bytes | memoryview | Crop, limits: DecodeLimits = DEFAULT_LIMITS, *, min_side: int | None
 ) -> DecodedImage:
     """Decode one image as ``decode_image`` does, a JPEG at the smallest of the scales of ``choose_scale``.
 
-    Limits hold for the size in the file.
+    Limits hold for the size in the file. The picture of a box is decoded whole, because other boxes may be small, and
+    the size is that of the box.
 
     Args:
         min_side: pixels that the short side keeps at least; None decodes every picture whole.
@@ -84,6 +86,9 @@ def decode_scaled(
     Raises:
         ImageError: as ``decode_image``.
     """
+    if isinstance(data, Crop):
+        picture = data.picture.decoded(lambda whole: _decode(whole, limits, min_side=None)[0].pixels)
+        return DecodedImage(cut(picture, data.box))
     return _decode(data, limits, min_side)[0]
 
 

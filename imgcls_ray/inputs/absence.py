@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from imgcls_ray.errors import ImageErrorCode, InputError, StorageError
+from imgcls_ray.storage.crops import picture_of
 from imgcls_ray.storage.files import path_from_uri, uri_from_path
 from imgcls_ray.storage.http import is_url
 from imgcls_ray.storage.members import split_member
@@ -140,6 +141,7 @@ def _why_empty(place: str, names: NameRules, store: str, storage: StorageOptions
 
 def _common_folder(uris: Sequence[str]) -> str | None:
     """The common folder or bucket of all these inputs; ``None`` if there is none, or if it proves nothing."""
+    uris = [picture_of(uri) for uri in uris]
     uris = [member.source if (member := split_member(uri)) is not None else uri for uri in uris]
     if any(is_url(uri) for uri in uris) or len({is_object(uri) for uri in uris}) > 1:
         return None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
     Json = Any
 
+Boxes: TypeAlias = Literal["pixels", "shares", "none"]
+"""How a list's columns of boxes are read; ``none``: not as boxes."""
+
 logger = logging.getLogger(__name__)
 
 ID_COLUMN = "input_id"
@@ -42,15 +45,24 @@ _TEXT, _NUMBERS = "string", ("int64", "uint64", "float", "double")
 
 
 class Kept:
-    """Which columns of lists are kept, and what was found in them.
+    """Which columns of lists are taken beside the images, and what was found in them.
 
     Args:
-        wanted: the columns; ``None``: all that can be kept.
+        wanted: the columns that are kept; ``None``: all that can be kept.
+        boxes: how the columns of boxes are read.
+        min_conf: of a box in MegaDetector's output; others are left out.
         tell: is told, once for each reason, what cannot be.
     """
 
-    def __init__(self, wanted: tuple[str, ...] | None = None, tell: Callable[[str], None] = logger.warning) -> None:
-        self.wanted, self._tell = wanted, tell
+    def __init__(
+        self,
+        wanted: tuple[str, ...] | None = None,
+        tell: Callable[[str], None] = logger.warning,
+        *,
+        boxes: Boxes = "none",
+        min_conf: float = 0.0,
+    ) -> None:
+        self.wanted, self._tell, self.boxes, self.min_conf = wanted, tell, boxes, min_conf
         self.types: dict[str, str] = {}
         """Types of the columns in the order in which they were found: those of Arrow, by name."""
         self._told: set[str] = set()

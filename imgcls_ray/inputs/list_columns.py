@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from imgcls_ray.inputs.boxes import with_boxes
 from imgcls_ray.inputs.kept import with_texts
 from imgcls_ray.inputs.list_rows import MAX_SIZE, ListRow
 from imgcls_ray.inputs.tables import FILE_SCHEMA, table_of
@@ -49,7 +50,7 @@ class ListColumns(NamedTuple):
     @classmethod
     def of_rows(cls, rows: Sequence[ListRow]) -> Self | None:
         """The columns of some rows; ``None`` if one of them has values of several types, or of none that Arrow has."""
-        numbers, *columns, _, _ = zip(*rows, strict=True)
+        numbers, *columns, _, _, _ = zip(*rows, strict=True)
         try:
             uri, size, etag, mtime = (
                 None if all(value is None for value in column) else pa.array(column) for column in columns
@@ -138,9 +139,12 @@ def files_of(rows: ListColumns, file_of: Callable[[ListRow], FileInfo]) -> Itera
 
 
 def rows_to_files(rows: Sequence[ListRow], file_of: Callable[[ListRow], FileInfo]) -> Iterator[pa.Table]:
-    """``files_of`` for rows that were read one by one, with their other columns."""
+    """``files_of`` for rows that were read one by one, with their boxes and other columns."""
     columns = ListColumns.of_rows(rows)
     tables = files_of(columns, file_of) if columns is not None else _one_by_one(rows, file_of, table_of)
+    if any(row.box is not None for row in rows):
+        boxes = pa.array([row.box for row in rows], pa.string())
+        tables = (with_boxes(table, boxes) for table in tables)
     if all(row.others is None for row in rows):
         yield from tables
         return

@@ -36,6 +36,8 @@ class ListRow(NamedTuple):
     others: str | None = None
     """The values of the columns that are kept, as ``kept.text_of`` writes them."""
     input_id: str | None = None
+    box: str | None = None
+    """Of the image, as ``images.crops`` reads it; by default all of it."""
 
 
 def need_column(where: str, column: str, names: Iterable[str], *, noun: str = "column") -> None:

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from imgcls_ray.errors import InputError
+from imgcls_ray.inputs.boxes import BOX_COLUMNS, box_columns, read_box
 from imgcls_ray.inputs.kept import ID_COLUMN, kept_type, texts_of
 from imgcls_ray.inputs.list_columns import ListColumns, block_sizes, has_text, is_text
 from imgcls_ray.inputs.list_rows import need_column
@@ -24,7 +25,7 @@ from imgcls_ray.storage.schemes import is_object, split_uri
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from imgcls_ray.inputs.kept import Ids, Kept
+    from imgcls_ray.inputs.kept import Boxes, Ids, Kept
     from imgcls_ray.storage.options import StorageOptions
 
 _SUFFIX = ".parquet"
@@ -35,8 +36,8 @@ _OTHER_COLUMNS = ("size", "etag", "mtime")
 
 def parquet_columns(
     path: str, file: IO[bytes], uri_column: str, kept: Kept | None = None, ids: Ids | None = None
-) -> Iterator[tuple[ListColumns, pa.Array | None]]:
-    """Rows of a table, some thousand at a time, and what is kept of them; those without an image are left out."""
+) -> Iterator[tuple[ListColumns, pa.Array | None, pa.Array | None]]:
+    """Rows of a table, some thousand at a time, what is kept of them, and their boxes; without an image, none."""
     number = 0
     sizes = block_sizes()
     with pq.ParquetFile(file) as parquet:
@@ -45,7 +46,8 @@ def parquet_columns(
         _need_texts(path, uri_column, schema.field(uri_column).type)
         others = [name for name in _OTHER_COLUMNS if _has(path, schema, name) and name != uri_column]
         columns = _kept_columns(path, schema, uri_column, kept) if kept is not None else []
-        wanted = list(dict.fromkeys([uri_column, *others, *columns]))
+        corners = box_columns(path, schema.names, kept.boxes) if kept is not None else ()
+        wanted = list(dict.fromkeys([uri_column, *others, *columns, *corners]))
         for batch in map(_without_views, batches_of(parquet, columns=wanted)):
             while batch.num_rows:
                 rows = batch.slice(0, next(sizes))
@@ -60,7 +62,14 @@ def parquet_columns(
                     if ids is not None and ID_COLUMN in columns:
                         ids.add(rows.column(ID_COLUMN), numbers, lambda row: f"{path}, row {row:,}")
                     texts = texts_of({name: rows.column(name) for name in columns}, path, numbers) if columns else None
-                    yield ListColumns(numbers, rows.column(uri_column), *found), texts
+                    boxes = _boxes_of(path, rows, numbers, kept.boxes) if kept is not None and corners else None
+                    yield ListColumns(numbers, rows.column(uri_column), *found), texts, boxes
+
+
+def _boxes_of(path: str, rows: pa.RecordBatch, numbers: np.ndarray, boxes: Boxes) -> pa.Array:
+    corners = zip(*(rows.column(name).to_pylist() for name in BOX_COLUMNS), strict=True)
+    read = [read_box(f"{path}, row {n:,}", box, boxes) for n, box in zip(numbers.tolist(), corners, strict=True)]
+    return pa.array(read, pa.string())
 
 
 def _kept_columns(path: str, schema: pa.Schema, uri_column: str, kept: Kept) -> list[str]:

@@ -18,6 +18,7 @@ from operator import itemgetter
 from typing import IO, TYPE_CHECKING
 
 from imgcls_ray.errors import InputError
+from imgcls_ray.inputs.boxes import BOX_COLUMNS, box_columns, is_megadetector, megadetector_rows, read_box
 from imgcls_ray.inputs.kept import ID_COLUMN, text_of
 from imgcls_ray.inputs.list_rows import ListRow, need_column
 from imgcls_ray.storage.encodings import HEAD_BYTES, as_utf8, other_encoding
@@ -192,8 +193,10 @@ def csv_rows(path: str, file: Bytes, uri_column: str, delimiters: str, kept: Kep
         # Behind the last column every row has an empty one: the place of columns that are not there.
         uri, size, etag = (names.index(name) if name in names else width for name in (uri_column, "size", "etag"))
         places: list[tuple[str, int]] = []
+        corners: list[int] = []
         if kept is not None:
             where = f"{path}:{first[0]}"
+            corners = [names.index(name) for name in box_columns(where, names, kept.boxes)]
             places = [(name, names.index(name)) for name in kept.few(where, kept.columns_of(where, names, uri_column))]
             for name, _ in places:
                 kept.note(name, "string")
@@ -208,7 +211,10 @@ def csv_rows(path: str, file: Bytes, uri_column: str, delimiters: str, kept: Kep
             if values[uri]:
                 number = reader.line_num + skipped
                 others = text_of(f"{path}:{number}", {name: values[i] for name, i in places}) if places else None
-                yield ListRow(number, values[uri], values[size], values[etag], others=others, input_id=values[input_id])
+                box = None
+                if kept is not None and corners:
+                    box = read_box(f"{path}:{number}", [values[i] for i in corners], kept.boxes)
+                yield ListRow(number, values[uri], values[size], values[etag], None, others, values[input_id], box)
     except csv.Error as error:
         raise InputError(f"{path}:{reader.line_num + skipped}: is not a row of a table: {error}") from error
 
@@ -241,7 +247,11 @@ def json_rows(path: str, file: Bytes, uri_column: str, kept: Kept | None = None)
         if size > _MAX_JSON_CHARS:
             raise InputError(f"{path}: is larger than {_MAX_JSON_CHARS:,} characters; write it as JSON lines (.jsonl)")
         texts.append(line)
-    for number, value in enumerate(_values_of(path, _parse(path, "".join(texts)), uri_column), 1):
+    document = _parse(path, "".join(texts))
+    if kept is not None and kept.boxes != "none" and isinstance(document, dict) and is_megadetector(document):
+        yield from megadetector_rows(path, document, kept)
+        return
+    for number, value in enumerate(_values_of(path, document, uri_column), 1):
         yield from _json_row(f"{path}, entry {number}", number, value, uri_column, kept)
 
 
@@ -320,7 +330,10 @@ def _json_row(where: str, number: int, value: Json, uri_column: str, kept: Kept 
     if isinstance(size, bool | list | dict) or isinstance(etag, bool | list | dict):
         name, other = ("size", size) if isinstance(size, bool | list | dict) else ("etag", etag)
         raise InputError(f"{where}: {name!r} is {json.dumps(other)[:100]}")
-    others = input_id = None
-    if kept is not None and isinstance(value, dict) and (values := kept.values_of(where, value, uri_column)):
-        others, input_id = text_of(where, values), values.get(ID_COLUMN)
-    yield ListRow(number, uri, size, etag, others=others, input_id=None if input_id is None else str(input_id))
+    others = input_id = box = None
+    if kept is not None and isinstance(value, dict):
+        if values := kept.values_of(where, value, uri_column):
+            others, input_id = text_of(where, values), values.get(ID_COLUMN)
+        if box_columns(where, list(value), kept.boxes, noun="key"):
+            box = read_box(where, [value[name] for name in BOX_COLUMNS], kept.boxes)
+    yield ListRow(number, uri, size, etag, None, others, None if input_id is None else str(input_id), box)

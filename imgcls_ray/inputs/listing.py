@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from imgcls_ray.errors import InputError
+from imgcls_ray.inputs.boxes import is_box, named_box
 from imgcls_ray.inputs.inventories import is_inventory
 from imgcls_ray.inputs.kept import together
 from imgcls_ray.inputs.list_rows import URI_COLUMN
@@ -29,6 +30,7 @@ from imgcls_ray.inputs.merging import merge_sorted
 from imgcls_ray.inputs.sorting import sort_files
 from imgcls_ray.inputs.tables import FileTables, tables_of
 from imgcls_ray.storage import DEFAULT_STORAGE
+from imgcls_ray.storage.crops import picture_of
 from imgcls_ray.storage.files import FileInfo, absolute_path, check_address, path_from_uri, scheme_of, stat_file
 from imgcls_ray.storage.http import is_url
 from imgcls_ray.storage.left_out import ListingCounts
@@ -62,6 +64,8 @@ logger = logging.getLogger(__name__)
 
 def is_single_file(source: str, storage: StorageOptions = DEFAULT_STORAGE) -> bool:
     """Whether INPUT is one image, not a folder, prefix, list, pattern or packed file."""
+    if is_box(source, storage):
+        return True
     if is_url(source):
         return not is_list(source)
     if is_member(source, storage):
@@ -118,6 +122,9 @@ def check_input(source: str, storage: StorageOptions = DEFAULT_STORAGE) -> None:
     """
     if not os.path.lexists(source):
         check_address(source)
+    if is_box(source, storage):
+        check_input(picture_of(source), storage)
+        return
     if is_member(source, storage):
         return
     if is_object(source):
@@ -217,14 +224,15 @@ def list_unsorted(
     *,
     names: NameRules = DEFAULT_NAMES,
     uri_column: str = URI_COLUMN,
+    kept: Kept | None = None,
 ) -> Iterator[FileInfo]:
     """About the same files, but lists in their own order: the first ones come at once."""
     for source in sources:
         if _is_list_here(source, storage) and not packed_parquet(source, storage, uri_column, []):
-            yield from read_list(source, storage, uri_column=uri_column)
+            yield from read_list(source, storage, uri_column=uri_column, kept=kept)
         else:
             check_input(source, storage)
-            yield from _list_one(source, ListingCounts(), storage, None, names, uri_column)
+            yield from _list_one(source, ListingCounts(), storage, None, names, uri_column, kept)
 
 
 def named_files(sources: Sequence[str], names: NameRules, counts: ListingCounts) -> list[str]:
@@ -273,6 +281,8 @@ def _list_one(
     uri_column: str,
     kept: Kept | None = None,
 ) -> Iterator[FileInfo]:
+    if is_box(source, storage):
+        return iter([named_box(source, storage)])
     if is_member(source, storage):
         return iter([named_member(source, storage)])
     parts = [] if is_url(source) else _parquet_in(source, storage)

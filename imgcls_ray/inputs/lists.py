@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from imgcls_ray.errors import InputError
+from imgcls_ray.inputs.boxes import stat_input, with_boxes
 from imgcls_ray.inputs.inventories import is_inventory, read_inventory
 from imgcls_ray.inputs.kept import Ids, with_texts
 from imgcls_ray.inputs.list_columns import blocks_of, files_of, rows_to_files
@@ -29,7 +30,6 @@ from imgcls_ray.storage.files import (
     opaque_etag,
     path_from_uri,
     scheme_of,
-    stat_file,
 )
 from imgcls_ray.storage.names import is_system_file
 from imgcls_ray.storage.object_inputs import find_object
@@ -147,8 +147,9 @@ def _read_parts(
             file_of = partial(_listed_file, path, kind, folder, separators, tell)
             with open_file(path, storage) as file:
                 if kind == "parquet":
-                    for columns, texts in parquet_columns(path, file, uri_column, kept, ids):
+                    for columns, texts, boxes in parquet_columns(path, file, uri_column, kept, ids):
                         for table in files_of(columns, file_of):
+                            table = table if boxes is None else with_boxes(table, boxes)
                             yield table if texts is None else with_texts(table, texts)
                     continue
                 for rows in blocks_of(_rows(path, kind, open_text(path, file), uri_column, tell, kept)):
@@ -217,7 +218,7 @@ def _listed_file(
 def _file_of(row: ListRow, folder: str) -> FileInfo:
     uri = _in_folder(folder, row.uri)
     if scheme_of(uri) in ("", "file") and not host_of_file(uri):
-        return stat_file(absolute_path(os.path.join(folder, path_from_uri(uri))))
+        return stat_input(absolute_path(os.path.join(folder, path_from_uri(uri))))
     if not uri.isascii():
         uri = _NOT_UTF8.sub(lambda byte: f"%{ord(byte[0]) - 0xDC00:02X}", uri)
     return FileInfo(uri, size_of(row), opaque_etag(etag) if (etag := etag_of(row)) else None, row.mtime)

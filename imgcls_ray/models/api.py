@@ -173,11 +173,10 @@ class Model:
         content = source.content
         if isinstance(content, ImageError):
             raise content
-        if isinstance(content, str):
-            content = fetch_input(content, None, self._limits.fetch)
-        if isinstance(content, bytes):
-            return decode_scaled(content, self._limits.decode, min_side=min_side)
-        return DecodedImage(rgb_of(content, self._limits.decode))
+        if not isinstance(content, str | bytes):
+            return DecodedImage(rgb_of(content, self._limits.decode))
+        encoded = fetch_input(content, None, self._limits.fetch) if isinstance(content, str) else content
+        return decode_scaled(encoded, self._limits.decode, min_side=min_side)
 
 
 def create_model(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from imgcls_ray.models.engines.load import load_engine
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+    from imgcls_ray.images.crops import Crop
     from imgcls_ray.images.preprocess import Preprocess
     from imgcls_ray.models.engines.engine import Computed
     from imgcls_ray.models.engines.load import Engine, EngineName, EngineOutput, Precision
@@ -32,7 +33,7 @@ class Prediction:
     """What the model says about one image."""
 
     width: int
-    """Of the upright picture, pixels."""
+    """Of the upright picture, or of the box of it, pixels."""
     height: int
     class_ids: np.ndarray
     """int32 (k,), best first."""
@@ -69,7 +70,7 @@ class StageSeconds:
     """Building, encoding and committing part files."""
 
 
-def decode_model_input(data: bytes, preprocess: Preprocess, limits: DecodeLimits) -> ModelInput | ImageError:
+def decode_model_input(data: bytes | Crop, preprocess: Preprocess, limits: DecodeLimits) -> ModelInput | ImageError:
     """The way of one image up to the engine: decode, resize, crop. Failures are values."""
     try:
         decoded = decode_scaled(data, limits, min_side=preprocess.min_side)
@@ -79,7 +80,7 @@ def decode_model_input(data: bytes, preprocess: Preprocess, limits: DecodeLimits
 
 
 def decode_model_inputs(
-    encoded: Iterable[bytes | ImageError], decode: Callable[[bytes], D | ImageError], seconds: StageSeconds
+    encoded: Iterable[bytes | Crop | ImageError], decode: Callable[[Any], D | ImageError], seconds: StageSeconds
 ) -> Iterator[D | ImageError]:
     """Decode images in order, one result each; an error in is the same error out. ``D`` is a decoded image."""
     for data in encoded:
@@ -159,12 +160,12 @@ class ImageClassifier:
         return replace(self, engine=self.engine.beside())
 
     def classify_encoded(
-        self, encoded: Iterable[bytes | ImageError], seconds: StageSeconds | None = None
+        self, encoded: Iterable[bytes | Crop | ImageError], seconds: StageSeconds | None = None
     ) -> Iterator[Prediction | ImageError]:
         """Label images from their bytes, in order, one result each; an error in is the same error out."""
         seconds = seconds or StageSeconds()
 
-        def decode(data: bytes) -> ModelInput | ImageError:
+        def decode(data: bytes | Crop) -> ModelInput | ImageError:
             return decode_model_input(data, self.folder.spec.preprocess, self.limits)
 
         return self.classify_inputs(decode_model_inputs(encoded, decode, seconds), seconds)

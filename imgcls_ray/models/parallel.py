@@ -10,7 +10,7 @@ import itertools
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from imgcls_ray.errors import ImageError
 from imgcls_ray.models.classifier import StageSeconds, decode_model_inputs
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from concurrent.futures import Future
 
+    from imgcls_ray.images.crops import Crop
     from imgcls_ray.models.classifier import ImageClassifier, ModelInput, Prediction
 
 D = TypeVar("D")
@@ -57,11 +58,14 @@ class ParallelClassifier:
             yield from results
 
     def decode_inputs(
-        self, encoded: Iterable[bytes | ImageError], decode: Callable[[bytes], D | ImageError], seconds: StageSeconds
+        self,
+        encoded: Iterable[bytes | Crop | ImageError],
+        decode: Callable[[Any], D | ImageError],
+        seconds: StageSeconds,
     ) -> Iterator[D | ImageError]:
         """As ``decode_model_inputs``, in several threads at once."""
 
-        def decode_group(group: list[bytes | ImageError]) -> tuple[list[D | ImageError], StageSeconds]:
+        def decode_group(group: list[bytes | Crop | ImageError]) -> tuple[list[D | ImageError], StageSeconds]:
             own = StageSeconds()
             return list(decode_model_inputs(group, decode, own)), own
 

@@ -8,11 +8,13 @@ from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from imgcls_ray.errors import ImageError, ImageErrorCode, InputError
+from imgcls_ray.images.crops import Crop, Picture
 from imgcls_ray.packed.members import PackedMember, broken_file
 from imgcls_ray.packed.reading import part_of, place_in_group, read_span, spans_of
 from imgcls_ray.packed.tars import tar_members
 from imgcls_ray.packed.zips import zip_members
 from imgcls_ray.storage import fetch, fetch_range
+from imgcls_ray.storage.crops import box_in, split_box
 from imgcls_ray.storage.files import FileInfo, absolute_path, path_from_uri, scheme_of, stat_file
 from imgcls_ray.storage.members import Member, member_name, member_uri, possible_members, split_member
 from imgcls_ray.storage.object_inputs import find_object
@@ -26,6 +28,9 @@ if TYPE_CHECKING:
     from imgcls_ray.storage.names import NameRules
 
 _FILES_KEPT = 4
+# What is said of a name that may be that of a part of a file. Without the right to list, S3 says of a missing object
+# that it is refused.
+_MAY_BE_INSIDE = frozenset({ImageErrorCode.NOT_FOUND, ImageErrorCode.ACCESS_DENIED})
 _MEMBERS_KEPT = 200_000
 # What WebDataset keeps beside an image, of what no folder's rule leaves out.
 _SIDE_FILES = frozenset(
@@ -103,8 +108,8 @@ def _rule_of_side_file(name: str) -> str | None:
 
 def fetch_input(
     uri: str, etag: str | None, limits: FetchLimits, *, source: str | None = None, locator: str | None = None
-) -> bytes:
-    """Read one input whole, be it a file, an object, an address or a member of a packed file.
+) -> bytes | Crop:
+    """Read one input whole, be it a file, an object, an address, a member of a packed file or a box of one of these.
 
     Without a locator, a file or object of exactly this name comes first. To find a member, the directory of its file
     is read; those of the last few files are kept.
@@ -112,16 +117,30 @@ def fetch_input(
     Raises:
         ImageError, StorageError: as ``storage.fetch``.
     """
+    if (box := box_in(locator)) is not None:
+        return Crop(Picture(fetch_whole(source or uri, etag, limits)), box)
     if locator is not None:
         return read_member(FileInfo(uri, None, etag, None, source, locator), limits)
+    if (named := split_box(uri)) is None:
+        return fetch_whole(uri, etag, limits)
+    if scheme_of(uri) not in ("http", "https"):
+        try:
+            return fetch_whole(uri, etag, limits)
+        except ImageError as error:
+            if error.code not in _MAY_BE_INSIDE:
+                raise
+    return Crop(Picture(fetch_whole(named.source, etag, limits)), named.box)
+
+
+def fetch_whole(uri: str, etag: str | None, limits: FetchLimits) -> bytes:
+    """Read what is no box; see ``fetch_input``."""
     member = split_member(uri)
     if member is None or scheme_of(uri) in ("http", "https"):
         return fetch(uri, etag, limits)
     try:
         return fetch(uri, etag, limits)
     except ImageError as error:
-        # Who may not list is told of a missing object that it is refused.
-        if error.code not in (ImageErrorCode.NOT_FOUND, ImageErrorCode.ACCESS_DENIED):
+        if error.code not in _MAY_BE_INSIDE:
             raise
     info = find_member(uri, limits)
     if etag is not None and info.etag is not None and info.etag != etag:

@@ -44,7 +44,7 @@ def input_error_of(config: PredictConfig, storage: StorageOptions) -> InputError
         if config.like is not None:
             open_like(config.like, config.output, storage)
         # What is not kept is told when the lists are read.
-        kept = Kept(config.keep_columns, lambda _: None)
+        kept = Kept(config.keep_columns, lambda _: None, boxes=config.boxes, min_conf=config.min_conf)
         check_inputs(config.inputs, storage, uri_column=config.uri_column, kept=kept)
     except InputError as error:
         return error
@@ -55,7 +55,7 @@ def planned_inputs(
     config: PredictConfig, store: LabelStore | None, report: PredictReport, limit: int | None
 ) -> AbstractContextManager[Iterator[Spool]]:
     """The inputs that the store does not answer, plan by plan; counts go to the report."""
-    kept = Kept(config.keep_columns)
+    kept = Kept(config.keep_columns, boxes=config.boxes, min_conf=config.min_conf)
     files = _listed(config, report, kept)
     if config.sample is not None:
         report.sample = Sample(config.sample, config.seed)

@@ -146,7 +146,11 @@ def begin_decoding(setup: bytes) -> tuple[DecodeLimits, Callable[[bytes], bytes]
     limits = DecodeLimits(**told["limits"])
     # The timer begins with the image, when all of it is there. It counts CPU time: an image is not to blame for what
     # goes before it.
-    work = end_process_when_late(lambda message: _answer(message, limits), limits, timer=signal.ITIMER_PROF)
+
+    def answer(message: bytes) -> bytes:
+        return _answer(message, limits)
+
+    work = end_process_when_late(answer, limits, timer=signal.ITIMER_PROF)
     if told["is_background"]:
         work = _in_background(work)
     return replace(limits, max_pixels=told["max_pixels"]), work

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
+from imgcls_ray.storage.crops import picture_of
 from imgcls_ray.storage.files import path_from_uri, uri_from_path
 from imgcls_ray.storage.members import split_member
 from imgcls_ray.storage.names import DEFAULT_NAMES, NameRules
@@ -58,6 +59,7 @@ class ListedPlace:
 
     def takes(self, uri: str) -> bool:
         """Whether the listing would have an input of this name, or the packed file that it is in, if it was there."""
+        uri = picture_of(uri)
         member = split_member(uri)
         path = path_from_uri(uri if member is None else member.source)
         if not path.startswith(self.root):

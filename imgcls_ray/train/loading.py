@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
 
+    from imgcls_ray.images.crops import Crop
     from imgcls_ray.images.limits import DecodeLimits
     from imgcls_ray.images.preprocess import Preprocess
     from imgcls_ray.storage import FetchLimits
@@ -80,7 +81,7 @@ class Images(Dataset[Batch]):
         self._task = task
         self._tables: dict[str, pa.Table] = {}
         self._augment: Callable[[np.ndarray, int], torch.Tensor] | None = None
-        self._decode: dict[str, Callable[[bytes], np.ndarray]] = {}
+        self._decode: dict[str, Callable[[bytes | Crop], np.ndarray]] = {}
         self._executor: ThreadPoolExecutor | None = None
 
     def __getitem__(self, samples: list[Sample]) -> Batch:
@@ -114,16 +115,20 @@ class Images(Dataset[Batch]):
             self._decode = {"train": self._decoder(train_side), "val": self._decoder(preprocess.min_side)}
             self._executor = ThreadPoolExecutor(NUM_FETCH_THREADS, thread_name_prefix="fetch")
 
-    def _decoder(self, min_side: int | None) -> Callable[[bytes], np.ndarray]:
+    def _decoder(self, min_side: int | None) -> Callable[[bytes | Crop], np.ndarray]:
         limits = self._task.decode_limits
-        return end_process_when_late(lambda data: decode_scaled(data, limits, min_side=min_side).pixels, limits)
 
-    def _fetched(self, samples: list[Sample]) -> Iterator[bytes | ImageError]:
+        def decode(data: bytes | Crop) -> np.ndarray:
+            return decode_scaled(data, limits, min_side=min_side).pixels
+
+        return end_process_when_late(decode, limits)
+
+    def _fetched(self, samples: list[Sample]) -> Iterator[bytes | Crop | ImageError]:
         assert self._executor is not None
         rows = self._tables[samples[0].split].take([sample.number for sample in samples])
         return fetch_inputs(any_version(rows["uri"], rows), self._task.fetch_limits, self._executor)
 
-    def _pixels(self, data: bytes, sample: Sample) -> torch.Tensor:
+    def _pixels(self, data: bytes | Crop, sample: Sample) -> torch.Tensor:
         pixels = self._decode[sample.split](data)
         if sample.split == "val":
             return torch.from_numpy(preprocess_image(pixels, self._task.preprocess)).permute(2, 0, 1)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from imgcls_ray.errors import ImageError
+    from imgcls_ray.images.crops import Crop
     from imgcls_ray.models.classifier import StageSeconds
     from imgcls_ray.models.engines.load import EngineName, Precision
     from imgcls_ray.models.folder import ModelFolder
@@ -100,7 +101,7 @@ class ClassifierWork(Work[ModelInput, R]):
 
     def decode(
         self,
-        encoded: Iterator[bytes | ImageError],
+        encoded: Iterator[bytes | Crop | ImageError],
         decode: Decode,
         seconds: StageSeconds,
         *,

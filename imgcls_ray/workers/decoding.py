@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from imgcls_ray.errors import ImageError, ImageErrorCode, JobFailedError
+from imgcls_ray.images.crops import Crop, Picture
 from imgcls_ray.images.limits import PEAK_BYTES_PER_PIXEL, DecodeLimits
 from imgcls_ray.images.preprocess import Preprocess
 from imgcls_ray.images.resize import load_resizer
@@ -32,7 +33,8 @@ from imgcls_ray.workers.child import ChildDiedError, ChildProcess, answer_messag
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-Decode = Callable[[bytes], ModelInput | ImageError]
+Decode = Callable[[bytes | Crop], ModelInput | ImageError]
+E = TypeVar("E")
 R = TypeVar("R")
 
 _BYTES_FOR_THE_REST = 512 * 2**20
@@ -42,15 +44,15 @@ _SIZE = struct.Struct("<II")
 def decode_in_time(preprocess: Preprocess, limits: DecodeLimits) -> Decode:
     """The ordinary way. An image that takes longer than ``limits.timeout_s`` ends the process by SIGALRM."""
 
-    def decode(data: bytes) -> ModelInput | ImageError:
+    def decode(data: bytes | Crop) -> ModelInput | ImageError:
         return decode_model_input(data, preprocess, limits)
 
     return end_process_when_late(decode, limits)
 
 
 def end_process_when_late(
-    work: Callable[[bytes], R], limits: DecodeLimits, *, timer: int = signal.ITIMER_REAL
-) -> Callable[[bytes], R]:
+    work: Callable[[E], R], limits: DecodeLimits, *, timer: int = signal.ITIMER_REAL
+) -> Callable[[E], R]:
     """Give work on one image ``limits.timeout_s``; then the process ends by SIGALRM.
 
     With ``timer=signal.ITIMER_PROF`` it is seconds of CPU time, and the signal is SIGPROF: for a process that others go
@@ -66,7 +68,7 @@ def end_process_when_late(
     # When each thread began its image, the oldest first.
     begun: dict[int, float] = {}
 
-    def timed(data: bytes) -> R:
+    def timed(data: E) -> R:
         thread = threading.get_ident()
         with lock:
             if not begun:
@@ -93,9 +95,16 @@ def decode_in_child(preprocess: Preprocess, limits: DecodeLimits) -> Iterator[De
     task = json.dumps({"preprocess": asdict(preprocess), "limits": asdict(limits)}).encode()
     with ask_child(__name__, "serve_decoding", task, limits) as ask:
 
-        def decode(data: bytes) -> ModelInput | ImageError:
-            answer = ask(data)
-            return answer if isinstance(answer, ImageError) else read_answer(answer, preprocess.crop_size)
+        def decode(data: bytes | Crop) -> ModelInput | ImageError:
+            if isinstance(data, Crop) and data.picture.failure is not None:
+                return data.picture.failure
+            answer = ask(write_image(data))
+            if isinstance(answer, ImageError):
+                # It ended the child: it is the picture, which would end one for each of its boxes.
+                if isinstance(data, Crop):
+                    data.picture.failure = answer
+                return answer
+            return read_answer(answer, preprocess.crop_size)
 
         yield decode
 
@@ -156,7 +165,7 @@ def serve_decoding() -> None:
         told = json.loads(task)
         limits = DecodeLimits(**told["limits"])
         decode = decode_in_time(Preprocess(**told["preprocess"]), limits)
-        return limits, lambda data: write_answer(decode(data))
+        return limits, lambda message: write_answer(decode(read_image(message)))
 
     serve_images(begin)
 
@@ -194,6 +203,17 @@ def _limit_memory(limits: DecodeLimits) -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     if hard == resource.RLIM_INFINITY or limit < hard:
         resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+
+
+def write_image(data: bytes | Crop) -> bytes:
+    """An image for a child: its box, which is empty for a whole picture, a zero byte, and the file."""
+    return data.box.encode() + b"\0" + data.picture.data if isinstance(data, Crop) else b"\0" + data
+
+
+def read_image(message: bytes) -> bytes | Crop:
+    """What ``write_image`` wrote."""
+    box, _, data = message.partition(b"\0")
+    return Crop(Picture(data), box.decode()) if box else data
 
 
 def write_error(error: ImageError) -> bytes:

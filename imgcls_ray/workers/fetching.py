@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, NamedTuple
 import pyarrow as pa
 
 from imgcls_ray.errors import ImageError
-from imgcls_ray.packed.listing import fetch_input
+from imgcls_ray.images.crops import Crop, Picture
+from imgcls_ray.packed.listing import fetch_input, fetch_whole
 from imgcls_ray.packed.parquets import GroupScan
 from imgcls_ray.packed.reading import Part, part_of, place_in_group, read_span, spans_of
+from imgcls_ray.storage.crops import box_in
 from imgcls_ray.storage.files import FileInfo
 from imgcls_ray.storage.http import is_url
 from imgcls_ray.storage.schemes import is_object
@@ -52,16 +54,19 @@ def any_version(uris: pa.Array | pa.ChunkedArray | Sequence[str], members: pa.Ta
     return table
 
 
-def fetch_inputs(rows: pa.Table, limits: FetchLimits, executor: ThreadPoolExecutor) -> Iterator[bytes | ImageError]:
+def fetch_inputs(
+    rows: pa.Table, limits: FetchLimits, executor: ThreadPoolExecutor
+) -> Iterator[bytes | Crop | ImageError]:
     """Read the inputs of a plan's rows. Reading begins with this call, and goes on as results are taken.
 
     Args:
-        rows: columns ``uri``, ``etag`` and ``size``; of members of packed files ``source`` and ``locator``, too.
+        rows: columns ``uri``, ``etag`` and ``size``; of members of packed files and of boxes ``source`` and
+            ``locator``, too.
         limits: bounds of one read.
         executor: its threads do the reading.
 
     Returns:
-        Content or failure of each row, in order.
+        Content or failure of each row, in order. The boxes of one picture that follow each other share its content.
     """
     window = _Window(rows, limits, executor)
     window.fill()
@@ -88,17 +93,23 @@ class _Input(NamedTuple):
         place = place_in_group(self.locator)
         return self.size or (place.about if place is not None else 0) or _UNKNOWN_BYTES
 
+    @property
+    def is_box(self) -> bool:
+        return box_in(self.locator) is not None
+
     def is_read_with(self, other: _Input) -> bool:
         """Whether the next input can be read together with this one."""
         if self.locator is None or other.locator is None:
             return self.locator is other.locator
+        if self.is_box is not other.is_box:
+            return False
         return (self.source, self.etag, self.group) == (other.source, other.etag, other.group)
 
 
 class _Read(NamedTuple):
     """A read that was started, of one input or of several that follow each other."""
 
-    collect: Callable[[], list[bytes | ImageError]]
+    collect: Callable[[], Sequence[bytes | Crop | ImageError]]
     """Waits for the results, in order."""
     num_reads: int
     """As which it counts."""
@@ -136,7 +147,7 @@ class _Window:
             self._reads_ahead += read.num_reads
             self._bytes_ahead += read.num_bytes
 
-    def read(self) -> Iterator[bytes | ImageError]:
+    def read(self) -> Iterator[bytes | Crop | ImageError]:
         while self._ahead:
             read = self._ahead.popleft()
             yield from read.collect()
@@ -147,6 +158,8 @@ class _Window:
     def _start(self, inputs: list[_Input], num_bytes: int) -> _Read:
         if inputs[0].locator is None:
             return _Read(self._executor.submit(_fetch_group, inputs, self._limits).result, len(inputs), num_bytes)
+        if inputs[0].is_box:
+            return _Read(self._executor.submit(_fetch_boxes, inputs, self._limits).result, 1, num_bytes)
         if inputs[0].group is not None:
             return self._start_rows(inputs, inputs[0].group, num_bytes)
         return self._start_spans(inputs, num_bytes)
@@ -195,7 +208,8 @@ def _groups(rows: pa.Table) -> Iterator[tuple[list[_Input], int]]:
             yield group, num_bytes
             group, num_bytes = [], 0
         group.append(item)
-        num_bytes += item.about_bytes
+        # The boxes of a picture are read with it.
+        num_bytes += item.about_bytes if len(group) == 1 or not item.is_box else 0
         most = _FILES_PER_GROUP if item.locator is None else _MEMBERS_PER_GROUP
         is_alone = item.locator is None and (is_url(item.uri) or is_object(item.uri))
         if is_alone or len(group) == most or num_bytes >= _BYTES_AHEAD // 4:
@@ -205,12 +219,22 @@ def _groups(rows: pa.Table) -> Iterator[tuple[list[_Input], int]]:
         yield group, num_bytes
 
 
-def _fetch_group(inputs: list[_Input], limits: FetchLimits) -> list[bytes | ImageError]:
+def _fetch_group(inputs: list[_Input], limits: FetchLimits) -> list[bytes | Crop | ImageError]:
     return [_fetch_one(item.uri, item.etag, limits) for item in inputs]
 
 
-def _fetch_one(uri: str, etag: str | None, limits: FetchLimits) -> bytes | ImageError:
+def _fetch_one(uri: str, etag: str | None, limits: FetchLimits) -> bytes | Crop | ImageError:
     try:
         return fetch_input(uri, etag, limits)
     except ImageError as error:
         return error.as_value()
+
+
+def _fetch_boxes(inputs: list[_Input], limits: FetchLimits) -> Sequence[Crop | ImageError]:
+    """Boxes of one picture: it is read once."""
+    first = inputs[0]
+    try:
+        picture = Picture(fetch_whole(first.source or first.uri, first.etag, limits), len(inputs))
+    except ImageError as error:
+        return [error.as_value() for _ in inputs]
+    return [Crop(picture, box_in(item.locator) or "") for item in inputs]

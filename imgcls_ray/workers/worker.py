@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from imgcls_ray.errors import ImageErrorCode
+    from imgcls_ray.images.crops import Crop
     from imgcls_ray.storage import FetchLimits
     from imgcls_ray.workers.board import Stage
 
@@ -123,13 +124,13 @@ class Work(ABC, Generic[D, R]):
         """Which images to read: columns ``uri``, ``etag`` and ``size``."""
 
     @abstractmethod
-    def decoder(self, *, careful: bool) -> AbstractContextManager[Callable[[bytes], D | ImageError]]:
+    def decoder(self, *, careful: bool) -> AbstractContextManager[Callable[[Any], D | ImageError]]:
         """The ordinary way to decode, or the one that survives every image."""
 
     def decode(
         self,
-        encoded: Iterator[bytes | ImageError],
-        decode: Callable[[bytes], D | ImageError],
+        encoded: Iterator[bytes | Crop | ImageError],
+        decode: Callable[[Any], D | ImageError],
         seconds: StageSeconds,
         *,
         careful: bool,
@@ -243,7 +244,7 @@ class BlockWorker(Generic[D, R]):
         self,
         block: Block,
         rows: pa.Table,
-        encoded: Iterator[bytes | ImageError],
+        encoded: Iterator[bytes | Crop | ImageError],
         seconds: StageSeconds,
         *,
         careful: bool,
@@ -290,7 +291,7 @@ def too_many_deaths(title: str, num_deaths: int) -> str:
     )
 
 
-def _timed(contents: Iterator[bytes | ImageError], seconds: StageSeconds) -> Iterator[bytes | ImageError]:
+def _timed(contents: Iterator[bytes | Crop | ImageError], seconds: StageSeconds) -> Iterator[bytes | Crop | ImageError]:
     while True:
         start = time.perf_counter()
         data = next(contents, None)

@@ -90,7 +90,9 @@ def test_slow_and_failing_inputs_keep_their_places(
     monkeypatch.setattr(fetching, "fetch_input", fetch)
     uris = [f"http://h/{i}" if i % 3 else f"/in/{i}" for i in range(200)]
     found = list(fetch_inputs(rows(uris), LIMITS, executor))
-    assert [item.detail if isinstance(item, ImageError) else item.decode() for item in found] == uris
+    assert [item.detail if isinstance(item, ImageError) else item for item in found] == [
+        uri if isinstance(item, ImageError) else uri.encode() for uri, item in zip(uris, found, strict=True)
+    ]
     assert [isinstance(item, ImageError) for item in found] == [i % 5 == 0 for i in range(200)]
 
 

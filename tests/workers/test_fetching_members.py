@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from imgcls_ray.images.crops import Crop
+
 LIMITS = FetchLimits(max_bytes=1000)
 
 
@@ -31,7 +33,7 @@ def member(path: Path, name: str, locator: str, *, etag: str | None = None) -> F
     return FileInfo(f"{path}#{name}", 10, etag or stat_file(str(path)).etag, None, str(path), locator)
 
 
-def codes(results: list[bytes | ImageError]) -> list[bytes | ImageErrorCode]:
+def codes(results: list[bytes | Crop | ImageError]) -> list[bytes | Crop | ImageErrorCode]:
     return [result.code if isinstance(result, ImageError) else result for result in results]
 
 

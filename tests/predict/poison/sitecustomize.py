@@ -28,12 +28,13 @@ def _poison(module: ModuleType) -> None:
     name = _DECODING[module.__name__]
     decode = getattr(module, name)
 
-    def poisoned(data: bytes, *args: Any) -> Any:
-        if b"POISON:CRASH" in data:
+    def poisoned(data: Any, *args: Any) -> Any:
+        content = data if isinstance(data, bytes) else data.picture.data
+        if b"POISON:CRASH" in content:
             import ctypes
 
             ctypes.string_at(0)
-        if b"POISON:LOOP" in data:
+        if b"POISON:LOOP" in content:
             import ctypes
 
             # Unlike CDLL, PyDLL does not give the interpreter's lock back: no thread of Python's can help.
