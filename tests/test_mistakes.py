@@ -151,7 +151,7 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Answer]:
         # The answers are those of one machine: two cores, no GPU, no cluster.
         for module in ("commands.device", "workers.pool", "workers.prepare"):
             patch.setattr(f"imgcls_ray.{module}.is_cluster_given", lambda: False, raising=False)
-        for module in ("workers.ray_cluster", "commands.serve", "commands.device"):
+        for module in ("workers.ray_cluster", "commands.serve", "commands.gpu_worth"):
             patch.setattr(f"imgcls_ray.{module}.available_cores", lambda: 2)
         for module in ("workers.ray_cluster", "commands.serve"):
             patch.setattr(f"imgcls_ray.{module}.cores_in_words", lambda: "this machine has 2")

@@ -110,11 +110,12 @@ def golden_rows(name: str) -> list[dict[str, Any]]:
 
 
 def rows_of(store: Path, imgcls: Callable[..., tuple[int, str]]) -> list[dict[str, Any]]:
-    """Without the column ``present``, which the earliest versions did not have."""
+    """Without the columns that the earliest versions did not have."""
     code, out = imgcls("store", "latest", store)
     assert code == 0
     rows = [json.loads(line) for line in out.splitlines()]
-    return [{name: value for name, value in row.items() if name != "present"} for row in rows]
+    later = {"present", "run", "time", "model", "fingerprint"}
+    return [{name: value for name, value in row.items() if name not in later} for row in rows]
 
 
 def hashes(folder: Path) -> dict[str, str]:
