@@ -131,9 +131,14 @@ def test_a_large_sample_takes_ten_bytes_an_input(share: float) -> None:
 
 def test_a_large_sample_is_not_looked_through_for_every_few_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sampling, "_NUMBERS_AHEAD", 10)
-    times = []
+    times: list[int] = []
     largest = sampling._Smallest.largest
-    monkeypatch.setattr(sampling._Smallest, "largest", lambda kept: (times.append(1), largest(kept))[1])
+
+    def counted(kept: sampling._Smallest) -> np.uint64:
+        times.append(1)
+        return largest(kept)
+
+    monkeypatch.setattr(sampling._Smallest, "largest", counted)
     smallest = sampling._Smallest(10_000)
     for _ in range(10_000):
         smallest.add(np.random.default_rng(len(times)).integers(0, 2**64, 10, np.uint64))
