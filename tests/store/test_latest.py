@@ -353,16 +353,16 @@ def test_a_folder_that_was_not_completed_has_no_mark(
 
 def test_all_kinds_go_to_a_bucket(store: LabelStore, bucket: str) -> None:
     for kind in (*export.FILE_KINDS, *export.FOLDER_KINDS):
-        place = f"{bucket}/out/{kind}"
+        place = f"s3://{bucket}/out/{kind}"
         assert export.write_latest(store, place, DEFAULT_STORAGE, kind=kind) == 100
-    directory = open_directory(f"{bucket}/out")
+    directory = open_directory(f"s3://{bucket}/out")
     check_rows(pq.read_table(io.BytesIO(directory.read("parquet"))).to_pylist())
     assert len(json.loads(directory.read("coco"))["images"]) == 100
     assert set(directory.entries("huggingface")) == {"README.md", "data"}
     assert directory.exists("hive/_SUCCESS")
     with pytest.raises(UsageError, match="is not empty"):
-        export.write_latest(store, f"{bucket}/out/hive", DEFAULT_STORAGE, kind="hive")
-    for place in (f"{bucket}/", "s3://alone", "gs://alone"):
+        export.write_latest(store, f"s3://{bucket}/out/hive", DEFAULT_STORAGE, kind="hive")
+    for place in (f"s3://{bucket}/", "s3://alone", "gs://alone"):
         with pytest.raises(UsageError, match="it is a folder; give the name of a file in it"):
             export.write_latest(store, place, DEFAULT_STORAGE, kind="csv")
 
