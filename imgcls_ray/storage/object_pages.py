@@ -77,7 +77,7 @@ def level(client: ObjectClient, bucket: str, prefix: str) -> Iterator[str]:
     async def attempt(_number: int) -> dict[str, Any]:
         import obstore
 
-        store = (await client.wire.bucket(bucket)).patient
+        store = (await client.wire.bucket(bucket)).folders
         found: dict[str, Any] = await obstore.list_with_delimiter_async(store, folder or None)  # type: ignore[assignment]
         return found
 

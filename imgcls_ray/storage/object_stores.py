@@ -30,16 +30,27 @@ QUICK_TIMEOUT_S = 15.0
 # Of a name with other characters obstore makes an address that is none, and panics.
 _BUCKET_NAME = re.compile(r"[A-Za-z0-9._$:@-]+")
 _NO_RETRIES: RetryConfig = {"max_retries": 0}
+# Of a folder that is listed in one request of several pages: a page that fails must not begin all of them again.
+_RETRIES_OF_PAGES: RetryConfig = {
+    "max_retries": 6,
+    "backoff": {
+        "init_backoff": timedelta(seconds=0.1),
+        "max_backoff": timedelta(seconds=2),
+        "base": 2,
+    },
+}
 
 
 Store: TypeAlias = "S3Store | GCSStore | AzureStore"
 
 
 class Bucket(NamedTuple):
-    """One bucket, for patient requests and for quick ones, whose connections are their own."""
+    """One bucket, for patient requests, for quick ones, whose connections are their own, and for whole folders."""
 
     patient: Store
     quick: Store
+    folders: Store
+    """The only one that tries again by itself; of S3, whose folders are listed page by page, the patient one."""
 
 
 async def open_bucket(bucket: str, kind: str, options: StorageOptions, s3: S3Requests | None) -> Bucket:
@@ -56,12 +67,11 @@ async def open_bucket(bucket: str, kind: str, options: StorageOptions, s3: S3Req
     if s3 is not None:
         config = await s3.config_of(bucket_name(bucket))
         trusted = await s3.root_certificate()
-        stores: list[Store] = [_open_s3(bucket, config, s3, _client(own, trusted)) for own in (patient, quick)]
-    elif kind == "gs":
-        stores = [_open_gs(bucket, options, _client(own, None)) for own in (patient, quick)]
-    else:
-        stores = [_open_az(bucket, options, _client(own, None)) for own in (patient, quick)]
-    return Bucket(*stores)
+        opened = _open_s3(bucket, config, s3, _client(patient, trusted))
+        return Bucket(opened, _open_s3(bucket, config, s3, _client(quick, trusted)), folders=opened)
+    open_store = _open_gs if kind == "gs" else _open_az
+    ways = ((patient, _NO_RETRIES), (quick, _NO_RETRIES), (patient, _RETRIES_OF_PAGES))
+    return Bucket(*(open_store(bucket, options, _client(own, None), retries) for own, retries in ways))
 
 
 def _client(own: ClientConfig, trusted: bytes | None) -> ClientConfig:
@@ -88,7 +98,7 @@ def _open_s3(bucket: str, config: S3Config, s3: S3Requests, client: ClientConfig
     )
 
 
-def _open_gs(bucket: str, options: StorageOptions, client: ClientConfig) -> GCSStore:
+def _open_gs(bucket: str, options: StorageOptions, client: ClientConfig, retries: RetryConfig) -> GCSStore:
     from obstore.store import GCSStore
 
     config: GCSConfig = {}
@@ -100,10 +110,10 @@ def _open_gs(bucket: str, options: StorageOptions, client: ClientConfig) -> GCSS
         if not (project := os.environ.get("GOOGLE_CLOUD_PROJECT")):
             raise ObjectError(Failure.STORAGE, "requester_pays needs the project that pays in GOOGLE_CLOUD_PROJECT")
         client["default_headers"] = {"x-goog-user-project": project}
-    return GCSStore(bucket_name(bucket), config=config, client_options=client, retry_config=_NO_RETRIES)
+    return GCSStore(bucket_name(bucket), config=config, client_options=client, retry_config=retries)
 
 
-def _open_az(bucket: str, options: StorageOptions, client: ClientConfig) -> AzureStore:
+def _open_az(bucket: str, options: StorageOptions, client: ClientConfig, retries: RetryConfig) -> AzureStore:
     from obstore.store import AzureStore
 
     # abfss://CONTAINER@ACCOUNT.dfs.core.windows.net names the account, az://CONTAINER leaves it to the environment.
@@ -117,4 +127,4 @@ def _open_az(bucket: str, options: StorageOptions, client: ClientConfig) -> Azur
         config["endpoint"] = options.endpoint_url.rstrip("/")
     if options.anonymous:
         config["skip_signature"] = True
-    return AzureStore(container, config=config, client_options=client, retry_config=_NO_RETRIES)
+    return AzureStore(container, config=config, client_options=client, retry_config=retries)
