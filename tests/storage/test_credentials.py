@@ -217,7 +217,7 @@ def _config_of(name: str, host: str, monkeypatch: pytest.MonkeyPatch) -> S3Confi
 
 @pytest.mark.usefixtures("no_keys")
 def test_a_program_that_gives_no_credentials_ends_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "config").write_text("[profile work]\ncredential_process = sleep 60\n")
+    (tmp_path / "config").write_text("[profile work]\ncredential_process = sleep 3\n")
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
     monkeypatch.setenv("AWS_PROFILE", "work")
     monkeypatch.setattr(object_client, "CREDENTIALS_DEADLINE_S", 0.5)

@@ -352,6 +352,7 @@ def test_a_loss_that_is_no_number_ends_it_with_the_way_out(
         train_here(make_train_config(optimizer="sgd", learning_rate=1e30, warmup_epochs=0, epochs=3))
 
 
+@pytest.mark.slow
 def test_a_rate_of_sgd_is_told_where_adamw_gets_it(
     make_train_config: Callable[..., TrainConfig],
     train_here: Callable[..., TrainResult],
