@@ -25,7 +25,8 @@ from imgcls_ray.storage.schemes import is_object, split_uri
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from imgcls_ray.inputs.kept import Boxes, Ids, Kept
+    from imgcls_ray.inputs.kept import Boxes, Kept
+    from imgcls_ray.inputs.list_ids import Ids
     from imgcls_ray.storage.options import StorageOptions
 
 _SUFFIX = ".parquet"

@@ -15,8 +15,9 @@ import pyarrow as pa
 from imgcls_ray.errors import InputError
 from imgcls_ray.inputs.boxes import stat_input, with_boxes
 from imgcls_ray.inputs.inventories import is_inventory, read_inventory
-from imgcls_ray.inputs.kept import Ids, with_texts
+from imgcls_ray.inputs.kept import with_texts
 from imgcls_ray.inputs.list_columns import blocks_of, files_of, rows_to_files
+from imgcls_ray.inputs.list_ids import Ids
 from imgcls_ray.inputs.list_rows import URI_COLUMN, ListRow, etag_of, size_of
 from imgcls_ray.inputs.list_tables import parquet_columns
 from imgcls_ray.inputs.list_texts import csv_rows, json_rows, jsonl_rows, open_text, text_rows

@@ -291,6 +291,17 @@ class LabelStore:
             rows = pq.ParquetFile(file, pre_buffer=True).read_row_group(unit.row_group)
             return with_columns(rows, PLAN_SCHEMA)
 
+    def create_of_plan(self, name: str, data: bytes) -> None:
+        """Write a file of a plan that is being made.
+
+        Raises:
+            StoreInUseError: it exists, so another run makes the same plan.
+        """
+        if not self.directory.create(name, data):
+            raise StoreInUseError(
+                f"{self.uri}: another run is planning into this store ({name} exists); run again later"
+            )
+
     @contextmanager
     def _reading_plan(self, name: str) -> Iterator[None]:
         try:

@@ -17,7 +17,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from imgcls_ray.errors import StoreInUseError
 from imgcls_ray.inputs.sorting import ScratchTables
 from imgcls_ray.inputs.tables import FileTables, of_size, only_array, tables_of
 from imgcls_ray.json_files import encode_json
@@ -273,7 +272,7 @@ def write_plan(
     row = segment = 0
     while row < planned.num_images:
         data, row = _segment(units, run=run, first_row=row)
-        _create(store, f"plans/{run:04d}/{segment_name(segment)}", data)
+        store.create_of_plan(f"plans/{run:04d}/{segment_name(segment)}", data)
         segment += 1
     counts = {"num_images": planned.num_images, "num_units": len(sizes)}
     record: dict[str, object] = {"run": run, "created": now(), **counts, **about}
@@ -281,7 +280,7 @@ def write_plan(
         record["presence"] = presence
     if planned.values is not None and (values := planned.values.write(store, run)) is not None:
         record["values"] = values
-    _create(store, plan_name(run), encode_json(record))
+    store.create_of_plan(plan_name(run), encode_json(record))
 
 
 def _segment(units: Iterator[pa.Table], *, run: int, first_row: int) -> tuple[bytes, int]:
@@ -310,8 +309,3 @@ def _cut(batches: Iterator[pa.RecordBatch], sizes: Sequence[int]) -> Iterator[pa
             rest = batch if rest is None else pa.concat_tables([rest, batch])
         yield rest.slice(0, size).combine_chunks()
         rest = rest.slice(size)
-
-
-def _create(store: LabelStore, name: str, data: bytes) -> None:
-    if not store.directory.create(name, data):
-        raise StoreInUseError(f"{store.uri}: another run is planning into this store ({name} exists); run again later")

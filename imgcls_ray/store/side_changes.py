@@ -9,7 +9,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from imgcls_ray.errors import StoreInUseError
 from imgcls_ray.storage.scratch import scratch_file
 from imgcls_ray.store.answers import newest_rows
 from imgcls_ray.store.rows import SortedFiles
@@ -134,5 +133,4 @@ def _write_file(store: LabelStore, name: str, table: pa.Table) -> None:
     buffer = io.BytesIO()
     group = max(1, min(_GROUP_ROWS, _GROUP_BYTES * table.num_rows // table.nbytes))
     pq.write_table(table, buffer, compression="zstd", row_group_size=group, write_page_checksum=True)
-    if not store.directory.create(name, buffer.getvalue()):
-        raise StoreInUseError(f"{store.uri}: another run is planning into this store ({name} exists); run again later")
+    store.create_of_plan(name, buffer.getvalue())

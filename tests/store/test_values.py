@@ -18,7 +18,8 @@ from deltalake import DeltaTable
 
 from imgcls_ray.errors import InputError, LabelStoreDamagedError
 from imgcls_ray.inputs import kept as kept_module
-from imgcls_ray.inputs.kept import Ids, Kept
+from imgcls_ray.inputs.kept import Kept
+from imgcls_ray.inputs.list_ids import Ids
 from imgcls_ray.inputs.listing import ListingCounts, list_inputs
 from imgcls_ray.inputs.sampling import Sample, sampled
 from imgcls_ray.inputs.tables import tables_of

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -14,19 +13,14 @@ from imgcls_ray.errors import ImageError, ImageErrorCode
 from imgcls_ray.storage import FetchLimits
 from imgcls_ray.storage.files import stat_file
 from imgcls_ray.workers import fetching
-from imgcls_ray.workers.fetching import NUM_FETCH_THREADS, fetch_inputs
+from imgcls_ray.workers.fetching import fetch_inputs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from concurrent.futures import ThreadPoolExecutor
     from pathlib import Path
 
 LIMITS = FetchLimits(max_bytes=1000)
-
-
-@pytest.fixture
-def executor() -> Iterator[ThreadPoolExecutor]:
-    with ThreadPoolExecutor(NUM_FETCH_THREADS) as executor:
-        yield executor
 
 
 def rows(uris: list[str], size: int | None = 100) -> pa.Table:

@@ -2,31 +2,24 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
-
-import pytest
 
 from imgcls_ray.errors import ImageError, ImageErrorCode
 from imgcls_ray.inputs.tables import table_of
 from imgcls_ray.packed import reading
 from imgcls_ray.storage import FetchLimits, fetch_range
 from imgcls_ray.storage.files import FileInfo, stat_file
-from imgcls_ray.workers.fetching import NUM_FETCH_THREADS, fetch_inputs
+from imgcls_ray.workers.fetching import fetch_inputs
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from concurrent.futures import ThreadPoolExecutor
     from pathlib import Path
+
+    import pytest
 
     from imgcls_ray.images.crops import Crop
 
 LIMITS = FetchLimits(max_bytes=1000)
-
-
-@pytest.fixture
-def executor() -> Iterator[ThreadPoolExecutor]:
-    with ThreadPoolExecutor(NUM_FETCH_THREADS) as executor:
-        yield executor
 
 
 def member(path: Path, name: str, locator: str, *, etag: str | None = None) -> FileInfo:
