@@ -38,14 +38,14 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _UNIT_SIZE = 32
-"""A batch: so that all workers have something to do until the end."""
+"""Of a worker, for each of its cores. A batch: so that all have something to do until the end."""
 
 
 def _rate(model: Path, images: Path, cores_per_worker: int, environment: Mapping[str, str]) -> float:
     num_workers = available_cores() // cores_per_worker
     with tempfile.TemporaryDirectory(prefix="imgcls-cores-") as place:
         command = imgcls("predict", images, "--model", model, "--output", f"{place}/store", "--on", "local")
-        options = {"num_workers": num_workers, "cores_per_worker": cores_per_worker, "unit_size": _UNIT_SIZE}
+        options = {"num_workers": num_workers, "cores_per_worker": cores_per_worker, "unit_size": _UNIT_SIZE * cores_per_worker}
         command += [word for key, value in options.items() for word in ("--set", f"{key}={value}")]
         subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, check=True)
         return steady_rate(read_parts(Path(place, "store")))
