@@ -174,7 +174,8 @@ def commands(model: ModelFolder, images: Path, colours: Path, output: Path) -> d
     }
 
 
-@pytest.mark.parametrize("name", ["predict", pytest.param("train", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["predict", "train"])
 def test_a_job_shows_the_network_and_other_users_nothing(
     name: str, small_model: ModelFolder, draw_images: Callable[..., list[Path]], tmp_path: Path
 ) -> None:

@@ -91,6 +91,7 @@ def start(cluster: OwnCluster, tmp_path: Path) -> Iterator[Callable[..., Elastic
         started.process.wait()
 
 
+@pytest.mark.slow
 def test_a_node_that_joins_is_used_within_seconds_and_costs_two_blocks_when_it_leaves(
     cluster: OwnCluster, start: Callable[..., ElasticRun]
 ) -> None:
@@ -132,6 +133,7 @@ def test_a_stop_while_the_pool_grows_ends_soon_and_loses_nothing_in_hand(
     assert len(run.numbers()) == len(run.done()) < _MANY
 
 
+@pytest.mark.slow
 def test_the_end_of_a_run_does_not_wait_for_a_block_that_hangs(
     cluster: OwnCluster, start: Callable[..., ElasticRun]
 ) -> None:

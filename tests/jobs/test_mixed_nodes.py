@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _NO_BF16 = {"PYTHONPATH": os.pathsep.join([str(Path(__file__).with_name("no_bf16")), str(ROOT)])}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not has_native_bf16(), reason="this processor has no bf16: two nodes of it are alike")
 def test_nodes_that_would_choose_differently_compute_alike(
     cluster: OwnCluster, small_model: ModelFolder, draw_images: Callable[..., list[Path]], tmp_path: Path

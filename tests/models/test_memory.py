@@ -46,7 +46,7 @@ else:
 """
 
 
-@pytest.mark.parametrize("engine", ["openvino", "torch"])
+@pytest.mark.parametrize("engine", ["openvino", pytest.param("torch", marks=pytest.mark.slow)])
 def test_a_worker_takes_no_more_than_was_measured(small_model: ModelFolder, engine: str) -> None:
     # By another process: what conversion takes for a moment is not to be measured.
     prepare = "import sys; from pathlib import Path; from imgcls_ray.models.engines.load import prepare_engine; "

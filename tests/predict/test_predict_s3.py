@@ -518,6 +518,7 @@ def test_a_server_that_cannot_be_reached_ends_the_command_within_seconds(
     assert sum(longest) / 2 <= 20
 
 
+@pytest.mark.slow
 def test_a_new_model_labels_what_a_store_on_s3_names_and_the_two_stores_are_compared(
     imgcls: Callable[..., Ended], s3: S3Server, bucket: str, small_model: ModelFolder, tmp_path: Path
 ) -> None:

@@ -12,19 +12,19 @@ import pytest
 from tests.predict.schedules import run_schedule, work_off_without_claims
 
 # Ten thousand are among the slow tests.
-_NUM_SCHEDULES = 100
+_NUM_SCHEDULES = 40
 
 
 def test_no_schedule_loses_or_doubles_a_row() -> None:
     outcomes = {seed: run_schedule(seed) for seed in range(_NUM_SCHEDULES)}
     assert {seed: outcome for seed, outcome in outcomes.items() if not outcome.is_sound} == {}
     # They must not pass because nothing happened.
-    assert sum(outcome.num_deaths for outcome in outcomes.values()) > 50
-    assert sum(outcome.num_refused for outcome in outcomes.values()) > 50
-    assert sum(outcome.num_merged for outcome in outcomes.values()) > 50
-    assert sum(outcome.num_reads for outcome in outcomes.values()) > 20
-    assert sum(outcome.num_vanished for outcome in outcomes.values()) > 50
-    assert sum(outcome.num_returned for outcome in outcomes.values()) > 50
+    assert sum(outcome.num_deaths for outcome in outcomes.values()) > 20
+    assert sum(outcome.num_refused for outcome in outcomes.values()) > 20
+    assert sum(outcome.num_merged for outcome in outcomes.values()) > 20
+    assert sum(outcome.num_reads for outcome in outcomes.values()) > 8
+    assert sum(outcome.num_vanished for outcome in outcomes.values()) > 20
+    assert sum(outcome.num_returned for outcome in outcomes.values()) > 20
 
 
 @pytest.mark.slow

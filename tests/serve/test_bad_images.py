@@ -186,7 +186,7 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("one_thread")
-@pytest.mark.parametrize("make_heavy", [png_of_one_colour, jpeg_of_many_scans])
+@pytest.mark.parametrize("make_heavy", [pytest.param(png_of_one_colour, marks=pytest.mark.slow), jpeg_of_many_scans])
 def test_heavy_pictures_do_not_delay_light_ones(make_heavy: Callable[[], bytes], start: Callable[..., Live]) -> None:
     live = start(decode_timeout_s=60, request_timeout_s=60)
     heavy = make_heavy()

@@ -68,6 +68,7 @@ def test_what_is_told_is_what_is_published(
         assert told[f"val.{key}"] == pytest.approx(published[f"val.{other}"], abs=1e-4)
 
 
+@pytest.mark.slow
 def test_workers_that_were_stopped_go_on_to_the_same_weights(
     make_train_config: Callable[..., TrainConfig], train_here: Callable[..., TrainResult], tmp_path: Path
 ) -> None:

@@ -7,6 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import forkserver
 from typing import TYPE_CHECKING
 
+import pytest
+
 from imgcls_ray import create_model
 from imgcls_ray.storage import open_directory
 from tests.train.conftest import CLASSES
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
     from imgcls_ray.train.result import TrainResult
 
 
+@pytest.mark.parametrize(
+    "place", ["s3", *(pytest.param(name, marks=pytest.mark.slow) for name in ("local", "gs", "az"))], indirect=True
+)
 def test_a_run_reads_and_writes_on_any_storage(
     place: str,
     colours: Path,

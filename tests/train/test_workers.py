@@ -62,6 +62,7 @@ def kill_worker_after(path: Path) -> threading.Thread:
     return thread
 
 
+@pytest.mark.slow
 def test_a_lost_worker_is_replaced_and_the_run_is_what_it_would_have_been(
     make_train_config: Callable[..., TrainConfig],
     train_here: Callable[..., TrainResult],

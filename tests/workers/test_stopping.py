@@ -345,7 +345,7 @@ def start(tmp_path: Path, small_model: ModelFolder) -> Iterator[Callable[..., Jo
         job.end()
 
 
-@ON_BOTH
+@pytest.mark.parametrize("on", ["local", pytest.param("ray", marks=pytest.mark.slow)])
 def test_units_in_hand_are_finished_and_no_more_are_begun(
     start: Callable[..., Job], slow_images: Path, on: str
 ) -> None:

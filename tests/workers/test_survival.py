@@ -24,7 +24,9 @@ WORKERS = {"two": ("--num-workers", "2"), "shared": ("--num-workers", "1", "-s",
 EVERY_JOB = pytest.mark.parametrize(
     ("job", "on", "workers"),
     [
-        pytest.param(job, on, workers, marks=() if (job, on) == ("predict", "local") else pytest.mark.slow)
+        pytest.param(
+            job, on, workers, marks=() if (job, on, workers) == ("predict", "local", "two") else pytest.mark.slow
+        )
         for job in ("predict", "evaluate", "check")
         for on in ("local", "ray")
         for workers in ("two", "shared")
