@@ -135,8 +135,9 @@ def _check_not_empty(report: PredictReport, config: PredictConfig) -> None:
 def _print_labels(values: Values) -> None:
     """Images without a store: label them in this process and print."""
     from imgcls_ray.commands.device import settle_device
+    from imgcls_ray.inputs.checks import check_inputs, is_single_file
     from imgcls_ray.inputs.kept import Kept
-    from imgcls_ray.inputs.listing import ListingCounts, check_inputs, is_single_file, named_files
+    from imgcls_ray.inputs.listing import ListingCounts, named_files
     from imgcls_ray.options import name_rules, storage_options
 
     config = make_config(LabelConfig, values)

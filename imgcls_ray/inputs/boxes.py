@@ -17,7 +17,7 @@ from imgcls_ray.errors import InputError
 from imgcls_ray.inputs.kept import text_of
 from imgcls_ray.inputs.list_rows import ListRow
 from imgcls_ray.inputs.tables import FILE_SCHEMA
-from imgcls_ray.storage.crops import box_text, split_box
+from imgcls_ray.storage.crops import BOX_MARK, box_text, split_box
 from imgcls_ray.storage.files import FileInfo, absolute_path, path_from_uri, stat_file
 from imgcls_ray.storage.http import is_url
 from imgcls_ray.storage.object_inputs import find_object
@@ -53,20 +53,22 @@ def box_columns(where: str, names: Sequence[str], boxes: Boxes, *, noun: str = "
     return BOX_COLUMNS
 
 
-def read_box(where: str, values: Sequence[Json], boxes: Boxes) -> str:
-    """The box of a row, as its URI has it.
+def read_box(where: str, values: Sequence[Json], kept: Kept) -> str:
+    """The box of a row, as its URI has it; counted.
 
     Raises:
         InputError: a value is no number, or the numbers are no pixels.
     """
+    boxes = kept.boxes
     corners = [_number(where, name, value) for name, value in zip(BOX_COLUMNS, values, strict=True)]
     x1, y1, x2, y2 = corners
     is_share = 0 <= x1 < x2 <= 1 and 0 <= y1 < y2 <= 1
     if boxes == "pixels" and is_share and not all(map(float.is_integer, corners)):
         raise InputError(
             f"{where}: the box {box_text(corners, is_shares=False)} is smaller than a pixel; if its numbers are shares "
-            "of the picture's width and height, give --boxes shares"
+            "of the picture's width and height, give --boxes shares; if they are no boxes, --boxes none"
         )
+    kept.count_box(has_area=x1 < x2 and y1 < y2)
     return box_text(corners, is_shares=boxes == "shares")
 
 
@@ -90,7 +92,7 @@ def with_boxes(table: pa.Table, boxes: pa.Array) -> pa.Table:
     uris = table.column("uri").combine_chunks()
     is_box = boxes.is_valid()
     named = {
-        "uri": pc.if_else(is_box, pc.binary_join_element_wise(uris, boxes, "#box="), uris),
+        "uri": pc.if_else(is_box, pc.binary_join_element_wise(uris, boxes, BOX_MARK), uris),
         "source": pc.if_else(is_box, uris, table.column("source").combine_chunks()),
         "locator": pc.if_else(
             is_box, pc.binary_join_element_wise("box:", boxes, ""), table.column("locator").combine_chunks()
@@ -108,7 +110,8 @@ def stat_input(path: str) -> FileInfo:
     if info.size is not None or (named := split_box(path)) is None:
         return info
     picture = stat_file(named.source)
-    return picture._replace(uri=info.uri, source=picture.uri, locator=named.locator)
+    uri = named._replace(source=picture.uri).uri
+    return picture._replace(uri=uri, source=picture.uri, locator=named.locator)
 
 
 def is_box(source: str, storage: StorageOptions) -> bool:
@@ -127,12 +130,12 @@ def named_box(source: str, storage: StorageOptions) -> FileInfo:
     named = split_box(source)
     assert named is not None
     if is_url(source):
-        return FileInfo(source, None, None, None, named.source, named.locator)
+        return FileInfo(named.uri, None, None, None, named.source, named.locator)
     if not is_object(source):
         return stat_input(absolute_path(path_from_uri(source)))
     found = find_object(named.source, storage)
     size, etag, mtime = (found.size, found.etag, found.mtime) if found else (None, None, None)
-    return FileInfo(source, size, etag, mtime, named.source, named.locator)
+    return FileInfo(named.uri, size, etag, mtime, named.source, named.locator)
 
 
 def is_megadetector(document: Mapping[str, Json]) -> bool:
