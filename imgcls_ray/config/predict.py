@@ -21,11 +21,13 @@ class LabelConfig(RunsNetwork, RunsBlocks, ReadLimits):
     help_sections: ClassVar = {"like": "Inputs", "num_workers": "Workers", "limit": "This run"}
 
     input: str | tuple[str, ...]
-    """Images to label, one or several of: a file, folder (recursive), ``s3://bucket/prefix/``, glob, list (.txt with a
-    path in each line; .csv, .tsv, .json, .jsonl or .parquet with a ``uri`` column; a folder of such Parquet files; the
-    manifest.json of an S3 Inventory), tar, zip or Parquet file with images, or http(s) address."""
+    """Images to label, one or several of: a file, folder (recursive), ``s3://bucket/prefix/`` (``gs://``, ``az://``,
+    ``hf://``), glob, list (.txt with a path in each line; .csv, .tsv, .json, .jsonl or .parquet with a ``uri`` column;
+    a folder of such Parquet files; the manifest.json of an S3 Inventory), tar, zip or Parquet file with images, or
+    http(s) address."""
     model: str
-    """Model folder (local or ``s3://``), or a name of the zoo with pretrained weights."""
+    """Model folder (local, ``s3://``, ``gs://``, ``az://`` or ``hf://``), or a name of the zoo with pretrained
+    weights."""
     top_k: PositiveInt = 5
     """Number of labels kept per image, best first. All runs of a label store use the same number."""
     embedding: bool = False
@@ -197,4 +199,5 @@ class PredictConfig(LabelConfig):
     """One bulk-labelling run: ``imgcls predict`` and ``jobs/predict.py``."""
 
     output: str
-    """Label store to write: a folder or ``s3://bucket/prefix``, created if it does not exist."""
+    """Label store to write: a folder or prefix of a bucket (``s3://``, ``gs://``, ``az://``), created if it does not
+    exist."""

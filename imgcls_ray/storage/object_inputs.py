@@ -282,9 +282,8 @@ def _why_not_found(client: ObjectClient, uri: str, bucket: str, key: str) -> Img
 
 def _input_error(client: ObjectClient, uri: str, bucket: str, error: ObjectError) -> ImgclsError:
     if error.failure is Failure.NO_BUCKET:
-        return InputError(
-            f"{uri}: there is no bucket {bucket_name(bucket)!r} ({error}); check its name, and the endpoint"
-        )
+        what, check = ("bucket", "the endpoint") if client.hub is None else ("repository", "HF_TOKEN if it is private")
+        return InputError(f"{uri}: there is no {what} {bucket_name(bucket)!r} ({error}); check its name, and {check}")
     if error.failure is Failure.MISSING:
         return InputError(f"{uri}: there is no such object ({error})")
     return client.storage_error(f"{uri}: cannot be read", error)
