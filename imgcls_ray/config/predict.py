@@ -50,10 +50,11 @@ class LabelConfig(RunsNetwork, RunsBlocks, ReadLimits):
     keep_columns: tuple[str, ...] | None = Field(default=None, max_length=256)
     """Other columns, or JSON keys, of lists that stay with the rows of their images, e.g. ``sku,camera``. Default: all
     columns of texts, numbers and times, up to 256. An empty text keeps none."""
-    boxes: Literal["pixels", "shares", "none"] = "pixels"
+    boxes: Literal["pixels", "shares", "coco", "none"] = "pixels"
     """Unit of the columns ``x1``, ``y1``, ``x2``, ``y2`` of a list, the edges of a box: pixels, or shares (0 to 1) of
-    width and height. Each box of an image is labelled as an image of its own, also each one in the output file of
-    MegaDetector. ``none``: whole images are labelled."""
+    width and height. ``coco``: the column ``bbox`` has the box, [x, y, width, height] in pixels. Each box of an image
+    is labelled as an image of its own, also each one in the output file of MegaDetector. ``none``: whole images are
+    labelled."""
 
     min_conf: float = Field(default=0.0, ge=0, le=1)
     """Smallest ``conf`` of a box in MegaDetector's output that is labelled, e.g. 0.2. Default: all of its boxes."""

@@ -1,4 +1,4 @@
-"""Boxes in lists: columns ``x1``, ``y1``, ``x2``, ``y2``, or the output file of MegaDetector.
+"""Boxes in lists: columns ``x1``, ``y1``, ``x2``, ``y2``, COCO's ``bbox``, or the output file of MegaDetector.
 
 Each box of an image is an input of its own. What a box has to do with its picture is found where that is decoded; here
 only what is no number is refused, and what is missing is ``nan``.
@@ -6,6 +6,7 @@ only what is no number is refused, and what is missing is ``nan``.
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     Json = Any
 
 BOX_COLUMNS = ("x1", "y1", "x2", "y2")
+_COCO_COLUMNS = ("bbox",)
 _FILE, _CATEGORIES = "file", "detection_categories"
 # MegaDetector writes four digits of x and of the width; their sum has more only by the rounding of floats.
 _DIGITS = 6
@@ -46,11 +48,12 @@ def box_columns(where: str, names: Sequence[str], boxes: Boxes, *, noun: str = "
     """
     if boxes == "none" or (boxes == "pixels" and not set(BOX_COLUMNS) <= set(names)):
         return ()
-    for name in BOX_COLUMNS:
+    needed = _COCO_COLUMNS if boxes == "coco" else BOX_COLUMNS
+    for name in needed:
         if names.count(name) != 1:
             what = f"no {noun} {name!r}" if name not in names else f"the {noun} {name!r} twice"
-            raise InputError(f"{where}: has {what}, and boxes need {', '.join(BOX_COLUMNS)}; see --boxes")
-    return BOX_COLUMNS
+            raise InputError(f"{where}: has {what}, and boxes need {', '.join(needed)}; see --boxes")
+    return needed
 
 
 def read_box(where: str, values: Sequence[Json], kept: Kept) -> str:
@@ -60,7 +63,10 @@ def read_box(where: str, values: Sequence[Json], kept: Kept) -> str:
         InputError: a value is no number, or the numbers are no pixels.
     """
     boxes = kept.boxes
-    corners = [_number(where, name, value) for name, value in zip(BOX_COLUMNS, values, strict=True)]
+    if boxes == "coco":
+        corners = _coco_corners(where, values[0])
+    else:
+        corners = [_number(where, name, value) for name, value in zip(BOX_COLUMNS, values, strict=True)]
     x1, y1, x2, y2 = corners
     is_share = 0 <= x1 < x2 <= 1 and 0 <= y1 < y2 <= 1
     if boxes == "pixels" and is_share and not all(map(float.is_integer, corners)):
@@ -84,6 +90,21 @@ def _number(where: str, name: str, value: Json) -> float:
             f"{where}: the column {name!r} is {str(value)[:60]!r}, needs a number: an edge of a box of the image; "
             "--boxes none takes whole images"
         ) from None
+
+
+def _coco_corners(where: str, bbox: Json) -> list[float]:
+    """The corners of ``[x, y, width, height]``; in a table it may be a text."""
+    if isinstance(bbox, str):
+        try:
+            bbox = json.loads(bbox or "null")
+        except ValueError:
+            raise InputError(f"{where}: 'bbox' is {bbox[:60]!r}, needs [x, y, width, height]") from None
+    if bbox is None:
+        return [math.nan] * 4
+    if not isinstance(bbox, list) or len(bbox) != 4:
+        raise InputError(f"{where}: 'bbox' is {str(bbox)[:60]}, needs [x, y, width, height]")
+    x, y, width, height = (_number(where, "bbox", value) for value in bbox)
+    return [x, y, x + width, y + height]
 
 
 def with_boxes(table: pa.Table, boxes: pa.Array) -> pa.Table:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     Json = Any
 
-Boxes: TypeAlias = Literal["pixels", "shares", "none"]
+Boxes: TypeAlias = Literal["pixels", "shares", "coco", "none"]
 """How a list's columns of boxes are read; ``none``: not as boxes."""
 
 logger = logging.getLogger(__name__)
@@ -116,8 +116,8 @@ class Kept:
         self._num_boxes = self._num_with_area = 0
         if num_boxes >= _BOXES_TOLD and not num_with_area:
             raise InputError(
-                f"{where}: none of its {num_boxes:,} boxes has an area (x2 > x1 and y2 > y1); if the columns x1, y1, "
-                "x2, y2 are something else, --boxes none takes whole images"
+                f"{where}: none of its {num_boxes:,} boxes has an area (x2 > x1 and y2 > y1); if these columns are "
+                "something else, --boxes none takes whole images"
             )
 
     def _with_uri(self, uri_column: str, names: Sequence[str]) -> list[str]:

@@ -18,7 +18,7 @@ from operator import itemgetter
 from typing import IO, TYPE_CHECKING
 
 from imgcls_ray.errors import InputError
-from imgcls_ray.inputs.boxes import BOX_COLUMNS, box_columns, is_megadetector, megadetector_rows, read_box
+from imgcls_ray.inputs.boxes import box_columns, is_megadetector, megadetector_rows, read_box
 from imgcls_ray.inputs.kept import ID_COLUMN, text_of
 from imgcls_ray.inputs.list_rows import ListRow, need_column
 from imgcls_ray.storage.encodings import HEAD_BYTES, as_utf8, other_encoding
@@ -334,6 +334,6 @@ def _json_row(where: str, number: int, value: Json, uri_column: str, kept: Kept 
     if kept is not None and isinstance(value, dict):
         if values := kept.values_of(where, value, uri_column):
             others, input_id = text_of(where, values), values.get(ID_COLUMN)
-        if box_columns(where, list(value), kept.boxes, noun="key"):
-            box = read_box(where, [value[name] for name in BOX_COLUMNS], kept)
+        if corners := box_columns(where, list(value), kept.boxes, noun="key"):
+            box = read_box(where, [value[name] for name in corners], kept)
     yield ListRow(number, uri, size, etag, None, others, None if input_id is None else str(input_id), box)

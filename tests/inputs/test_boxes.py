@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from imgcls_ray.errors import InputError
@@ -14,6 +17,7 @@ from imgcls_ray.storage.options import StorageOptions
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from imgcls_ray.inputs.kept import Boxes
     from imgcls_ray.storage.files import FileInfo
 
 
@@ -53,3 +57,41 @@ def test_columns_without_a_single_box_are_refused(tmp_path: Path, numbers: str) 
 def test_columns_of_another_meaning_are_refused_with_the_way_out(tmp_path: Path, numbers: str) -> None:
     with pytest.raises(InputError, match=r"list\.csv:2: .*--boxes none"):
         read(tmp_path, f"uri,x1,y1,x2,y2\ns3://b/1.jpg,{numbers}\n")
+
+
+BBOX = [10, 20, 100, 200.5]
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "json", "parquet"])
+def test_a_bbox_of_coco_is_a_box_with_that_option(tmp_path: Path, kind: str) -> None:
+    rows = [{"uri": "s3://b/1.jpg", "bbox": BBOX}, {"uri": "s3://b/2.jpg", "bbox": None}]
+    path = tmp_path / f"list.{kind}"
+    if kind == "parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    elif kind == "csv":
+        path.write_text(f'uri,bbox\ns3://b/1.jpg,"{BBOX}"\ns3://b/2.jpg,\n')
+    else:
+        path.write_text(json.dumps(rows) if kind == "json" else "\n".join(map(json.dumps, rows)))
+
+    def uris(boxes: Boxes) -> list[str]:
+        return [info.uri for info in read_list(str(path), StorageOptions(), kept=Kept((), boxes=boxes))]
+
+    assert uris("coco") == ["s3://b/1.jpg#box=10,20,110,220.5", "s3://b/2.jpg#box=nan,nan,nan,nan"]
+    assert uris("pixels") == ["s3://b/1.jpg", "s3://b/2.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("bbox", "told"),
+    [
+        ('"1,2"', "'bbox' is '1,2', needs"),
+        ('"[1,2,3]"', r"'bbox' is \[1, 2, 3\], needs \[x, y, width, height\]"),
+        ('"[1,2,3,null,5]"', "needs .x, y, width, height."),
+        ('"[1,2,""a"",4]"', "'bbox' is 'a', needs a number"),
+        ("7", "'bbox' is 7, needs"),
+    ],
+)
+def test_a_bbox_that_is_none_is_refused_with_the_line(tmp_path: Path, bbox: str, told: str) -> None:
+    with pytest.raises(InputError, match=f"list.csv:2: .*{told}"):
+        read(tmp_path, f"uri,bbox\ns3://b/1.jpg,{bbox}\n", kept=Kept((), boxes="coco"))
+    with pytest.raises(InputError, match="has no column 'bbox', and boxes need bbox; see --boxes"):
+        read(tmp_path, "uri,x1\ns3://b/1.jpg,7\n", kept=Kept((), boxes="coco"))
