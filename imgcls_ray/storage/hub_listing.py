@@ -1,6 +1,6 @@
 """List repositories of the Hugging Face Hub, in the order of the paths.
 
-The Hub has an order of its own, so a listing is read whole and sorted in memory: some 300 bytes a file, of the 100,000
+The Hub has an order of its own, so a listing is read whole and sorted in memory: some 350 bytes a file, of the 100,000
 that a repository should have at most.
 """
 

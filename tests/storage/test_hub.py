@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import logging
 import random
 from typing import TYPE_CHECKING
 
@@ -191,6 +192,22 @@ def test_a_hub_that_is_not_there_ends_the_command(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(StorageError, match=r"Hugging Face Hub: no connection.*check the endpoint and the network"):
         fetch(f"{PLACE}/1.jpg", None, FetchLimits())
     forget_clients()
+
+
+def test_offline_it_is_said_who_says_so(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(StorageError, match="Hugging Face Hub: HF_HUB_OFFLINE is set"):
+        listed(PLACE)
+    assert hub.asked == []
+
+
+def test_requests_are_not_logged(hub: HubServer, caplog: pytest.LogCaptureFixture) -> None:
+    """Their addresses may be signed."""
+    hub.files["dataset org/photos@main"] = {"large.jpg": LARGE}
+    with caplog.at_level(logging.INFO):
+        assert fetch(f"{PLACE}/large.jpg", None, FetchLimits()) == LARGE
+    assert any("signature" in target for target, *_ in hub.asked)
+    assert caplog.text == ""
 
 
 def test_nothing_is_written_to_the_hub() -> None:
