@@ -151,14 +151,15 @@ class HubRequests:
             ObjectError, AskAgainError: the kinds of failures that the client tells apart.
         """
         import httpx2
-        from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
+        from huggingface_hub import get_session, get_token, hf_raise_for_status
 
         # What is sent of this machine is the token and no more. A compressed body has no ranges, and other lengths.
         given = {"user-agent": "imgcls-ray", "accept-encoding": "identity", **(headers or {})}
-        whole = build_hf_headers(token=False if self._is_anonymous else None, headers=given)
+        if not self._is_anonymous and (token := get_token()):
+            given["authorization"] = f"Bearer {token}"
         timeout = httpx2.Timeout(READ_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
         try:
-            with get_session().stream(method, url, headers=whole, timeout=timeout, **more) as response:
+            with get_session().stream(method, url, headers=given, timeout=timeout, **more) as response:
                 hf_raise_for_status(response)
                 yield response
         except (httpx2.HTTPError, httpx2.InvalidURL, OSError) as error:
