@@ -23,7 +23,7 @@ from imgcls_ray.storage.hub import HubRequests
 from imgcls_ray.storage.object_failures import Failure, ObjectError, explain
 from imgcls_ray.storage.object_wire import ObstoreWire, is_odd
 from imgcls_ray.storage.s3 import CREDENTIALS_DEADLINE_S, S3Requests
-from imgcls_ray.storage.schemes import kind_of
+from imgcls_ray.storage.schemes import bucket_name, kind_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -255,6 +255,14 @@ class ObjectClient:
             if failure is None:
                 raise
             raise ObjectError(failure, reason) from None
+
+    def why_no_bucket(self, bucket: str, error: ObjectError, *, may_be_made: bool = False) -> str:
+        """What is said of a bucket that is not there, with the way out."""
+        if self.hub is not None:
+            what, advice = "repository", "check its name, and HF_TOKEN if it is private"
+        else:
+            what, advice = "bucket", "make it, or check its name" if may_be_made else "check its name, and the endpoint"
+        return f"there is no {what} {bucket_name(bucket)!r} ({error}); {advice}"
 
     def storage_error(self, what: str, error: ObjectError) -> StorageError:
         """The error that ends a command, with place, reason and remedy."""

@@ -12,7 +12,7 @@ from imgcls_ray.storage.files import opaque_etag
 from imgcls_ray.storage.object_client import client_of
 from imgcls_ray.storage.object_failures import Failure, ObjectError
 from imgcls_ray.storage.object_listing import list_level
-from imgcls_ray.storage.schemes import bucket_name, split_uri
+from imgcls_ray.storage.schemes import split_uri
 from imgcls_ray.storage.seekable import SeekableFile
 
 if TYPE_CHECKING:
@@ -115,9 +115,7 @@ class ObjectDirectory:
             raise self._write_error(name, error) from error
 
     def _no_bucket(self, error: ObjectError) -> LabelStoreError:
-        return LabelStoreError(
-            f"{self.uri}: there is no bucket {bucket_name(self._bucket)!r} ({error}); make it, or check its name"
-        )
+        return LabelStoreError(f"{self.uri}: {self._client.why_no_bucket(self._bucket, error, may_be_made=True)}")
 
     def _write_error(self, name: str, error: ObjectError) -> StorageError:
         if error.failure is Failure.STORAGE and str(error).startswith("501"):

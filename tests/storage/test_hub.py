@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from imgcls_ray.datasets.source import read_dataset
-from imgcls_ray.errors import ImageError, ImageErrorCode, InputError, StorageError
+from imgcls_ray.errors import ImageError, ImageErrorCode, InputError, LabelStoreError, StorageError
 from imgcls_ray.inputs.listing import list_found, list_inputs
 from imgcls_ray.storage import FetchLimits, fetch, fetch_range, open_directory, open_file
 from imgcls_ray.storage.left_out import ListingCounts
@@ -167,6 +167,8 @@ def test_what_is_private_or_not_there_is_refused_with_a_way_out(
         listed(PLACE, StorageOptions(anonymous=True))
     with pytest.raises(InputError, match="there is no repository 'datasets/org/other'"):
         listed("hf://datasets/org/other/x/")
+    with pytest.raises(LabelStoreError, match=r"there is no repository 'org/model' .*; check its name, and HF_TOKEN"):
+        open_directory("hf://org/model", only_read=True).read("model.json")
     with pytest.raises(InputError, match="no such branch, tag or commit"):
         listed(f"{PLACE}@v2/")
     with pytest.raises(InputError, match="there is no such object, and none under"):
