@@ -127,6 +127,8 @@ def _check_not_empty(report: PredictReport, config: PredictConfig) -> None:
     if report.plan.listed or report.input_error is not None:
         return
     told = f"{config.input_text}: holds no images that could be labelled; is this the right place?"
+    if report.listing.by_name["*.parquet"]:
+        told += " If its Parquet files hold images, --include '*.parquet' opens them."
     if config.fail_if_empty:
         raise JobFailedError(told)
     logger.warning("%s With --fail-if-empty the exit code is 1", told)
