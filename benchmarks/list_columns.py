@@ -1,4 +1,4 @@
-"""What do other columns of a list cost? Planning of one list with such columns, or without, in this process."""
+"""What do other columns of a list, or boxes, cost? Planning of one list with these or without, in this process."""
 
 from __future__ import annotations
 
@@ -26,17 +26,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.list_columns", description=__doc__)
     parser.add_argument("--count", type=int, default=1_000_000, help="inputs [default: 1000000]")
     parser.add_argument("--columns", type=int, default=3, help="other columns [default: 3]")
+    parser.add_argument("--boxes", type=int, default=0, help="of each image, a row for each [default: 0, no boxes]")
     args = parser.parse_args()
-    about = {"inputs": args.count, "columns": args.columns}
+    about = {"inputs": args.count, "columns": args.columns, "boxes": args.boxes}
     with tempfile.TemporaryDirectory(prefix="imgcls-columns-") as temporary:
         source = Path(temporary, "list.parquet")
-        write_list(source, args.count, args.columns)
+        write_list(source, args.count, args.columns, boxes=args.boxes)
         identity = StoreIdentity(
             model="none", fingerprint="f" * 64, num_classes=2, top_k=1, embedding=False, logits=False
         )
         store = create_or_open_store(open_directory(f"{temporary}/store"), identity)
         start, cpu = time.monotonic(), time.process_time()
-        kept = Kept()
+        kept = Kept(boxes="pixels" if args.boxes else "none")
         files, values = list_inputs(str(source), ListingCounts(), kept=kept), ValueChanges(kept)
         with plan_ahead(unanswered(files, store, PlanCounts(), values=values), values=values) as plans:
             for run, planned in enumerate(plans, 1):

@@ -48,20 +48,27 @@ class NullWork(LabelWork):
         return commit_unit(self._store, self._class_names, unit, rows, results, StageSeconds(), {}, "fp32").to_table()
 
 
-def write_list(path: Path, count: int, num_columns: int) -> None:
-    """A list of objects that nobody ever reads, in no particular order, of 200 to 300 bytes each."""
+def write_list(path: Path, count: int, num_columns: int, *, boxes: int = 0) -> None:
+    """A list of objects that nobody ever reads, in no particular order, of 200 to 300 bytes each.
+
+    With ``boxes``, each object has so many rows, with a box in each.
+    """
     rng = np.random.default_rng(0)
     others = {f"column{i}": (pa.string(), pa.int64(), pa.float64())[i % 3] for i in range(num_columns)}
+    others |= {name: pa.int64() for name in ("x1", "y1", "x2", "y2") if boxes}
     schema = pa.schema({"uri": pa.string(), "size": pa.int64(), "etag": pa.string(), **others})
     with pq.ParquetWriter(path, schema) as writer:
         for start in range(0, count, _ROWS_PER_GROUP):
             numbers = rng.permutation(np.arange(start, min(start + _ROWS_PER_GROUP, count)))
+            of_objects = numbers // max(boxes, 1)
             uris = [
-                f"s3://a-bucket-of-some-name/photos/{i % 1000:03d}/{i * 7919 % 10**9:09d}-{i:09d}.jpg" for i in numbers
+                f"s3://a-bucket-of-some-name/photos/{i % 1000:03d}/{i * 7919 % 10**9:09d}-{i:09d}.jpg"
+                for i in of_objects
             ]
-            etags = [f"{i:032x}" for i in numbers]
+            etags = [f"{i:032x}" for i in of_objects]
             kinds = ([f"SKU-{i:09d}" for i in numbers], numbers % 97, rng.random(len(numbers)))
             values = [kinds[i % 3] for i in range(num_columns)]
+            values += [numbers % 501, numbers % 301, numbers % 501 + 100, numbers % 301 + 100] if boxes else []
             writer.write_table(pa.table([uris, np.full(len(uris), 100_000), etags, *values], schema=schema))
 
 

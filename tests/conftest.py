@@ -6,6 +6,7 @@ import functools
 import gc
 import logging
 import os
+import random
 import sys
 import uuid
 from pathlib import Path
@@ -21,6 +22,8 @@ from tests.azure.server import AzureServer, azure_server
 from tests.azure.server import missing_programs as missing_of_azure
 from tests.gcs.server import TOKEN as GCS_TOKEN
 from tests.gcs.server import GcsServer, gcs_server
+from tests.hub.server import TOKEN as HUB_TOKEN
+from tests.hub.server import HubServer, hub_server
 from tests.programs import leave_out, summary, wanted_program
 from tests.s3.proxy import Faults, S3Proxy, s3_proxy
 from tests.s3.server import S3Server, missing_programs, s3_server
@@ -333,6 +336,27 @@ def gcs_bucket(gcs: GcsServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]
     gcs.buckets[name] = {}
     forget_clients()
     yield f"gs://{name}"
+    forget_clients()
+
+
+@pytest.fixture(scope="session")
+def hub_of_session() -> Iterator[HubServer]:
+    with hub_server() as server:
+        yield server
+
+
+@pytest.fixture
+def hub(hub_of_session: HubServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+    """A fake of the Hugging Face Hub with nothing in it; it and a token for it are in the environment."""
+    from imgcls_ray.storage.object_client import forget_clients
+
+    hub_of_session.forget()
+    monkeypatch.setenv("HF_ENDPOINT", hub_of_session.url)
+    monkeypatch.setenv("HF_TOKEN", HUB_TOKEN)
+    # Attempts follow one another at once.
+    monkeypatch.setattr(random, "uniform", lambda _least, _most: 0.0)
+    forget_clients()
+    yield hub_of_session
     forget_clients()
 
 

@@ -466,6 +466,8 @@ GUARDS: dict[str, tuple[Promise, ...]] = {
                 "storage/test_s3_requests.py::test_options_hold_no_credentials",
                 "storage/test_every_storage.py::test_wrong_credentials_end_the_command_and_are_not_told",
                 "storage/test_s3_requests.py::test_errors_and_logs_hold_no_credentials",
+                "storage/test_hub.py::test_a_token_is_sent_to_the_hub_alone",
+                "predict/test_predict_hub.py::test_a_job_labels_a_dataset_of_the_hub_with_a_model_of_the_hub",
                 "serve/test_auth.py::test_a_key_is_in_no_answer_and_no_line",
                 "serve/test_answers.py::test_credentials_are_in_no_log_and_in_no_answer",
             ),

@@ -530,6 +530,10 @@ def test_an_empty_folder_is_told_and_fails_where_that_is_asked_for(
             1,
             f"imgcls: {tmp_path}/empty: holds no images that could be labelled; is this the right place?",
         )
+    # As a dataset of the Hugging Face Hub has them, beside its README.md.
+    (tmp_path / "empty" / "train.parquet").touch()
+    assert imgcls(*args, "--dry-run")[0] == 0
+    assert "If its Parquet files hold images, --include '*.parquet' opens them." in caplog.text
 
 
 def test_a_short_run_tells_one_duration_no_rate_and_no_advice(

@@ -14,7 +14,7 @@ import pytest
 
 from imgcls_ray.commands.refusals import as_refusal
 from imgcls_ray.errors import InputError, LabelStoreError, ResourceError, StorageError, UsageError
-from imgcls_ray.inputs.listing import check_input
+from imgcls_ray.inputs.checks import check_input
 from imgcls_ray.storage import DEFAULT_STORAGE, open_directory, open_file
 from imgcls_ray.store.opening import is_store
 from tests.storage.test_local import as_nobody

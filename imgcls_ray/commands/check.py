@@ -89,11 +89,11 @@ def check_output(output: str, storage: StorageOptions) -> None:
     """
     from imgcls_ray.storage import open_directory
     from imgcls_ray.storage.files import path_from_uri
-    from imgcls_ray.storage.schemes import is_object
+    from imgcls_ray.storage.schemes import ADDRESSES, is_object
 
     open_directory(output, storage)
     if not is_object(output) and os.path.exists(path := path_from_uri(output)) and not os.path.isdir(path):
-        raise UsageError(f"{output}: is a file; give a folder for the report, or s3://BUCKET/PREFIX")
+        raise UsageError(f"{output}: is a file; give a folder for the report, or {ADDRESSES}")
 
 
 def _tell(result: CheckResult, config: CheckConfig) -> None:

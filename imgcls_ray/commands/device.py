@@ -75,7 +75,7 @@ def _runs_on_cluster(config: LabelConfig | EvaluateConfig | TrainConfig | ServeC
             return False
     if type(config) is LabelConfig or not is_cluster_given():
         return False
-    from imgcls_ray.inputs.listing import is_single_file
+    from imgcls_ray.inputs.checks import is_single_file
     from imgcls_ray.options import storage_options
 
     with suppress(ImgclsError):

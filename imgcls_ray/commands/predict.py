@@ -127,6 +127,8 @@ def _check_not_empty(report: PredictReport, config: PredictConfig) -> None:
     if report.plan.listed or report.input_error is not None:
         return
     told = f"{config.input_text}: holds no images that could be labelled; is this the right place?"
+    if report.listing.by_name["*.parquet"]:
+        told += " If its Parquet files hold images, --include '*.parquet' opens them."
     if config.fail_if_empty:
         raise JobFailedError(told)
     logger.warning("%s With --fail-if-empty the exit code is 1", told)
@@ -135,8 +137,9 @@ def _check_not_empty(report: PredictReport, config: PredictConfig) -> None:
 def _print_labels(values: Values) -> None:
     """Images without a store: label them in this process and print."""
     from imgcls_ray.commands.device import settle_device
+    from imgcls_ray.inputs.checks import check_inputs, is_single_file
     from imgcls_ray.inputs.kept import Kept
-    from imgcls_ray.inputs.listing import ListingCounts, check_inputs, is_single_file, named_files
+    from imgcls_ray.inputs.listing import ListingCounts, named_files
     from imgcls_ray.options import name_rules, storage_options
 
     config = make_config(LabelConfig, values)

@@ -79,7 +79,7 @@ class CheckConfig(Labelled, RunsBlocks, ReadLimits):
     renamed_keys: ClassVar = {"dataset": "data", **ReadLimits.renamed_keys}
 
     output: str = "output"
-    """Folder or ``s3://bucket/prefix`` for the report."""
+    """Folder or prefix of a bucket (``s3://``, ``gs://``, ``az://``) for the report."""
     split: SplitOptions = SplitOptions()
     """Split that is made before the check, a table: ``split.enable``, ``split.train_percent`` and so on."""
     max_findings: PositiveInt = 10_000

@@ -57,8 +57,9 @@ class Labelled(NamesSplits, StrictModel):
     """A labelled dataset, and how its lists are read."""
 
     data: str = Field(examples=["DATASET"])
-    """Labelled dataset: a folder (local or ``s3://``) with train.txt, val.txt and label.txt, or of class folders; a
-    .csv or .parquet file with the columns uri, label and maybe split; or tar or Parquet files with labelled images."""
+    """Labelled dataset: a folder (local, ``s3://``, ``gs://``, ``az://`` or ``hf://``) with train.txt, val.txt and
+    label.txt, or of class folders; a .csv or .parquet file with the columns uri, label and maybe split; or tar or
+    Parquet files with labelled images."""
     delimiter: str | None = Field(default=None, min_length=1)
     """Text between path and class id in the lists. Default: the last run of spaces or the last tab of a line."""
     split_folders: SplitFolders | None = None

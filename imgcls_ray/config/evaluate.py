@@ -18,9 +18,10 @@ class EvaluateConfig(Labelled, RunsNetwork, RunsBlocks, ReadLimits):
     help_sections: ClassVar = {"num_workers": "Workers"}
 
     model: str
-    """Model folder (local or ``s3://``), exported or not, or a name of the zoo with pretrained weights."""
+    """Model folder (local, ``s3://``, ``gs://``, ``az://`` or ``hf://``), exported or not, or a name of the zoo with
+    pretrained weights."""
     output: str = "output"
-    """Folder or ``s3://bucket/prefix`` for the result."""
+    """Folder or prefix of a bucket (``s3://``, ``gs://``, ``az://``) for the result."""
     split: Literal["train", "val", "test"] = "val"
     """Split of the dataset to evaluate on."""
     calibrate: bool = True

@@ -20,7 +20,8 @@ class ExportConfig(NamesSplits, ReadLimits):
     help_sections: ClassVar = {"images": "Comparison with the original"}
 
     model: str
-    """Model folder (local or ``s3://``), or a name of the zoo with pretrained weights."""
+    """Model folder (local, ``s3://``, ``gs://``, ``az://`` or ``hf://``), or a name of the zoo with pretrained
+    weights."""
     output: str
     """Folder to create for the exported model; it must not exist."""
     format: Literal["onnx", "openvino", "torch_export"]
@@ -30,7 +31,8 @@ class ExportConfig(NamesSplits, ReadLimits):
     """Quantize weights and activations to 8 bits, calibrated on ``images``. Not for torch_export."""
     images: str | None = None
     """Real images for comparison and calibration: a dataset (its val split; its labels also give the accuracy), a
-    folder, ``s3://bucket/prefix/``, a glob or a list. Default: the comparison uses generated pictures."""
+    folder, ``s3://bucket/prefix/`` (``gs://``, ``az://``, ``hf://``), a glob or a list. Default: the comparison uses
+    generated pictures."""
     delimiter: str | None = Field(default=None, min_length=1)
     """Text between path and class id in the lists, if ``images`` is a dataset. Default: the last run of spaces or the
     last tab of a line."""

@@ -11,7 +11,7 @@ from imgcls_ray.defaults import DECODE_TIMEOUT_S, FETCH_TIMEOUT_S, MAX_IMAGE_BYT
 
 
 class ObjectStorage(StrictModel):
-    """How ``s3://``, ``gs://`` and ``az://`` URIs are reached."""
+    """How ``s3://``, ``gs://``, ``az://`` and ``hf://`` URIs are reached."""
 
     help_sections: ClassVar = {"endpoint_url": "Object storage"}
     renamed_keys: ClassVar = {"s3_endpoint_url": "endpoint_url", "s3_anonymous": "anonymous"}

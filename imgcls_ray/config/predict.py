@@ -21,11 +21,13 @@ class LabelConfig(RunsNetwork, RunsBlocks, ReadLimits):
     help_sections: ClassVar = {"like": "Inputs", "num_workers": "Workers", "limit": "This run"}
 
     input: str | tuple[str, ...]
-    """Images to label, one or several of: a file, folder (recursive), ``s3://bucket/prefix/``, glob, list (.txt with a
-    path in each line; .csv, .tsv, .json, .jsonl or .parquet with a ``uri`` column; a folder of such Parquet files; the
-    manifest.json of an S3 Inventory), tar, zip or Parquet file with images, or http(s) address."""
+    """Images to label, one or several of: a file, folder (recursive), ``s3://bucket/prefix/`` (``gs://``, ``az://``,
+    ``hf://``), glob, list (.txt with a path in each line; .csv, .tsv, .json, .jsonl or .parquet with a ``uri`` column;
+    a folder of such Parquet files; the manifest.json of an S3 Inventory), tar, zip or Parquet file with images, or
+    http(s) address."""
     model: str
-    """Model folder (local or ``s3://``), or a name of the zoo with pretrained weights."""
+    """Model folder (local, ``s3://``, ``gs://``, ``az://`` or ``hf://``), or a name of the zoo with pretrained
+    weights."""
     top_k: PositiveInt = 5
     """Number of labels kept per image, best first. All runs of a label store use the same number."""
     embedding: bool = False
@@ -48,10 +50,11 @@ class LabelConfig(RunsNetwork, RunsBlocks, ReadLimits):
     keep_columns: tuple[str, ...] | None = Field(default=None, max_length=256)
     """Other columns, or JSON keys, of lists that stay with the rows of their images, e.g. ``sku,camera``. Default: all
     columns of texts, numbers and times, up to 256. An empty text keeps none."""
-    boxes: Literal["pixels", "shares", "none"] = "pixels"
+    boxes: Literal["pixels", "shares", "coco", "none"] = "pixels"
     """Unit of the columns ``x1``, ``y1``, ``x2``, ``y2`` of a list, the edges of a box: pixels, or shares (0 to 1) of
-    width and height. Each box of an image is labelled as an image of its own, also each one in the output file of
-    MegaDetector. ``none``: whole images are labelled."""
+    width and height. ``coco``: the column ``bbox`` has the box, [x, y, width, height] in pixels. Each box of an image
+    is labelled as an image of its own, also each one in the output file of MegaDetector. ``none``: whole images are
+    labelled."""
 
     min_conf: float = Field(default=0.0, ge=0, le=1)
     """Smallest ``conf`` of a box in MegaDetector's output that is labelled, e.g. 0.2. Default: all of its boxes."""
@@ -197,4 +200,5 @@ class PredictConfig(LabelConfig):
     """One bulk-labelling run: ``imgcls predict`` and ``jobs/predict.py``."""
 
     output: str
-    """Label store to write: a folder or ``s3://bucket/prefix``, created if it does not exist."""
+    """Label store to write: a folder or prefix of a bucket (``s3://``, ``gs://``, ``az://``), created if it does not
+    exist."""

@@ -15,7 +15,8 @@ class GoldenImage(StrictModel):
     """A picture whose label is known: a model that says another thing is refused."""
 
     image: str
-    """Picture with a known label: a path, ``s3://`` object or http(s) address."""
+    """Picture with a known label: a path, an object (``s3://``, ``gs://``, ``az://``, ``hf://``) or an http(s)
+    address."""
     label: str
     """Name of the class that must come first."""
 
@@ -27,7 +28,8 @@ class ModelChoice(StrictModel):
     model_config = ConfigDict(protected_namespaces=())
 
     model: str
-    """Model folder (local or ``s3://``), or a name of the zoo with pretrained weights."""
+    """Model folder (local, ``s3://``, ``gs://``, ``az://`` or ``hf://``), or a name of the zoo with pretrained
+    weights."""
     fingerprint: str | None = Field(default=None, pattern="^[0-9a-f]{8,64}$")
     """Fingerprint of the model folder, or at least its first eight digits; a folder with another one is refused. The
     network is then converted from its weights, because the fingerprint does not cover the converted one."""

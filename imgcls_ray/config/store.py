@@ -17,7 +17,7 @@ class StoreConfig(ObjectStorage):
     """One look at a label store: ``imgcls store verify``."""
 
     store: str
-    """Label store: a folder or ``s3://bucket/prefix``."""
+    """Label store: a folder or prefix of a bucket (``s3://``, ``gs://``, ``az://``)."""
 
 
 class StatusConfig(StoreConfig):
@@ -74,7 +74,8 @@ class LatestConfig(StoreConfig):
     """The newest row of every input: ``imgcls store latest``."""
 
     output: str | None = None
-    """File or folder to write, local or ``s3://``. Default: JSON lines to stdout."""
+    """File or folder to write, local or on object storage (``s3://``, ``gs://``, ``az://``). Default: JSON lines to
+    stdout."""
     format: Literal["parquet", "jsonl", "csv", "coco", "huggingface", "hive"] | None = None
     """Kind of file or folder that OUTPUT is. One file: ``parquet``, ``jsonl``, ``csv``, or ``coco`` (the JSON of COCO).
     A folder, which must be empty: ``huggingface`` (a dataset of Hugging Face) or ``hive`` (Parquet partitioned by
@@ -93,11 +94,12 @@ class DiffConfig(ReadLimits):
     """Two stores side by side: ``imgcls store diff``."""
 
     stores: str | tuple[str, ...] = Field(examples=["STORE"])
-    """Two label stores, A and B: folders or ``s3://bucket/prefix``. B tells what changed since A."""
+    """Two label stores, A and B: folders or prefixes of buckets. B tells what changed since A."""
     json_: bool = Field(default=False, alias="json")
     """Print one JSON object."""
     output: str | None = None
-    """Folder or ``s3://bucket/prefix`` for a page with example pictures, a picture of the moves, and the JSON."""
+    """Folder or prefix of a bucket (``s3://``, ``gs://``, ``az://``) for a page with example pictures, a picture of the
+    moves, and the JSON."""
     num_examples: int = Field(default=4, ge=0, le=100)
     """Number of example images of each move from one class to another."""
 

@@ -26,9 +26,11 @@ class TrainConfig(Labelled, OnDevice, ReadLimits):
     }
 
     model: str
-    """Network to train: a name of the zoo (or ``timm:NAME``), or a model folder (local or ``s3://``) to start from."""
+    """Network to train: a name of the zoo (or ``timm:NAME``), or a model folder (local, ``s3://``, ``gs://``, ``az://``
+    or ``hf://``) to start from."""
     output: str = "output"
-    """Folder or ``s3://bucket/prefix`` for the run. The same command, run again, continues the run there."""
+    """Folder or prefix of a bucket (``s3://``, ``gs://``, ``az://``) for the run. The same command, run again,
+    continues the run there."""
 
     pretrained: bool = True
     """Start a named model from timm's pretrained weights (default), or from random ones."""

@@ -43,7 +43,7 @@ def read_class_folders(
     """Read ``train/NAME/*.jpg`` and so on, or ``NAME/*.jpg``, whose images are all training images.
 
     Args:
-        dataset: the folder, local or ``s3://``.
+        dataset: the folder, local or on object storage.
         storage: how to reach it.
         split_folders: the folder of each split, relative to the dataset; empty if the first folders are the classes.
             Default: found by their names.

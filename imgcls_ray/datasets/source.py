@@ -38,10 +38,10 @@ def read_dataset(
     """Find out what kind of dataset it is, and read its class names.
 
     Args:
-        dataset: a folder (local or ``s3://``) with ``train.txt``, ``val.txt``, ``label.txt`` and maybe ``test.txt``,
-            or with PaddleX 2's lists; one of class folders, ``train/NAME/*.jpg`` or ``NAME/*.jpg``; or a ``.csv`` or
-            ``.parquet`` file with the columns ``uri``, ``label`` and maybe ``split``; or packed images (``packed``):
-            a tar file, Parquet with images, or a folder of such files.
+        dataset: a folder (local or on object storage) with ``train.txt``, ``val.txt``, ``label.txt`` and maybe
+            ``test.txt``, or with PaddleX 2's lists; one of class folders, ``train/NAME/*.jpg`` or ``NAME/*.jpg``; or a
+            ``.csv`` or ``.parquet`` file with the columns ``uri``, ``label`` and maybe ``split``; or packed images
+            (``packed``): a tar file, Parquet with images, or a folder of such files.
         delimiter: between path and class id of the lists; spaces or a tab, whichever is last in a line, if not given.
         split_folders: of class folders, the folder of each split; empty if the first folders are the classes. Default:
             found by their names.
@@ -66,7 +66,8 @@ def read_dataset(
     if not is_object(dataset) and not is_folder:
         raise InputError(f"{dataset}: there is no such folder; a dataset is a folder, or a .csv, .parquet or .tar file")
     is_whole = folder is None
-    folder = folder or open_directory(dataset, storage)
+    place = open_directory(dataset, storage, only_read=True)
+    folder = folder or place
     # A folder may hold millions of names: only these few are kept.
     files = frozenset(name.rstrip("/") for name in folder.entries() if name.rstrip("/").lower() in LIST_NAMES)
     try:
@@ -78,7 +79,7 @@ def read_dataset(
         return read_lists(dataset, folder, files, names, delimiter, storage)
     if unread := lists_without_names(files):
         return _beside_lists(dataset, unread, split_folders, storage)
-    if is_whole and split_folders is None and (packed := packed_files(open_directory(dataset, storage))):
+    if is_whole and split_folders is None and (packed := packed_files(place)):
         return read_packed(dataset, packed, storage)
     return read_class_folders(dataset, storage, split_folders)
 

@@ -1,4 +1,4 @@
-"""Boxes in lists: columns ``x1``, ``y1``, ``x2``, ``y2``, or the output file of MegaDetector.
+"""Boxes in lists: columns ``x1``, ``y1``, ``x2``, ``y2``, COCO's ``bbox``, or the output file of MegaDetector.
 
 Each box of an image is an input of its own. What a box has to do with its picture is found where that is decoded; here
 only what is no number is refused, and what is missing is ``nan``.
@@ -6,6 +6,7 @@ only what is no number is refused, and what is missing is ``nan``.
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ from imgcls_ray.errors import InputError
 from imgcls_ray.inputs.kept import text_of
 from imgcls_ray.inputs.list_rows import ListRow
 from imgcls_ray.inputs.tables import FILE_SCHEMA
-from imgcls_ray.storage.crops import box_text, split_box
+from imgcls_ray.storage.crops import BOX_MARK, box_text, split_box
 from imgcls_ray.storage.files import FileInfo, absolute_path, path_from_uri, stat_file
 from imgcls_ray.storage.http import is_url
 from imgcls_ray.storage.object_inputs import find_object
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     Json = Any
 
 BOX_COLUMNS = ("x1", "y1", "x2", "y2")
+_COCO_COLUMNS = ("bbox",)
 _FILE, _CATEGORIES = "file", "detection_categories"
 # MegaDetector writes four digits of x and of the width; their sum has more only by the rounding of floats.
 _DIGITS = 6
@@ -46,27 +48,33 @@ def box_columns(where: str, names: Sequence[str], boxes: Boxes, *, noun: str = "
     """
     if boxes == "none" or (boxes == "pixels" and not set(BOX_COLUMNS) <= set(names)):
         return ()
-    for name in BOX_COLUMNS:
+    needed = _COCO_COLUMNS if boxes == "coco" else BOX_COLUMNS
+    for name in needed:
         if names.count(name) != 1:
             what = f"no {noun} {name!r}" if name not in names else f"the {noun} {name!r} twice"
-            raise InputError(f"{where}: has {what}, and boxes need {', '.join(BOX_COLUMNS)}; see --boxes")
-    return BOX_COLUMNS
+            raise InputError(f"{where}: has {what}, and boxes need {', '.join(needed)}; see --boxes")
+    return needed
 
 
-def read_box(where: str, values: Sequence[Json], boxes: Boxes) -> str:
-    """The box of a row, as its URI has it.
+def read_box(where: str, values: Sequence[Json], kept: Kept) -> str:
+    """The box of a row, as its URI has it; counted.
 
     Raises:
         InputError: a value is no number, or the numbers are no pixels.
     """
-    corners = [_number(where, name, value) for name, value in zip(BOX_COLUMNS, values, strict=True)]
+    boxes = kept.boxes
+    if boxes == "coco":
+        corners = _coco_corners(where, values[0])
+    else:
+        corners = [_number(where, name, value) for name, value in zip(BOX_COLUMNS, values, strict=True)]
     x1, y1, x2, y2 = corners
     is_share = 0 <= x1 < x2 <= 1 and 0 <= y1 < y2 <= 1
     if boxes == "pixels" and is_share and not all(map(float.is_integer, corners)):
         raise InputError(
             f"{where}: the box {box_text(corners, is_shares=False)} is smaller than a pixel; if its numbers are shares "
-            "of the picture's width and height, give --boxes shares"
+            "of the picture's width and height, give --boxes shares; if they are no boxes, --boxes none"
         )
+    kept.count_box(has_area=x1 < x2 and y1 < y2)
     return box_text(corners, is_shares=boxes == "shares")
 
 
@@ -84,13 +92,28 @@ def _number(where: str, name: str, value: Json) -> float:
         ) from None
 
 
+def _coco_corners(where: str, bbox: Json) -> list[float]:
+    """The corners of ``[x, y, width, height]``; in a table it may be a text."""
+    if isinstance(bbox, str):
+        try:
+            bbox = json.loads(bbox or "null")
+        except ValueError:
+            raise InputError(f"{where}: 'bbox' is {bbox[:60]!r}, needs [x, y, width, height]") from None
+    if bbox is None:
+        return [math.nan] * 4
+    if not isinstance(bbox, list) or len(bbox) != 4:
+        raise InputError(f"{where}: 'bbox' is {str(bbox)[:60]}, needs [x, y, width, height]")
+    x, y, width, height = (_number(where, "bbox", value) for value in bbox)
+    return [x, y, x + width, y + height]
+
+
 def with_boxes(table: pa.Table, boxes: pa.Array) -> pa.Table:
     """Pictures as boxes of them, where there is one; there may be more boxes than pictures, behind an error."""
     boxes = boxes.slice(0, table.num_rows)
     uris = table.column("uri").combine_chunks()
     is_box = boxes.is_valid()
     named = {
-        "uri": pc.if_else(is_box, pc.binary_join_element_wise(uris, boxes, "#box="), uris),
+        "uri": pc.if_else(is_box, pc.binary_join_element_wise(uris, boxes, BOX_MARK), uris),
         "source": pc.if_else(is_box, uris, table.column("source").combine_chunks()),
         "locator": pc.if_else(
             is_box, pc.binary_join_element_wise("box:", boxes, ""), table.column("locator").combine_chunks()
@@ -108,7 +131,8 @@ def stat_input(path: str) -> FileInfo:
     if info.size is not None or (named := split_box(path)) is None:
         return info
     picture = stat_file(named.source)
-    return picture._replace(uri=info.uri, source=picture.uri, locator=named.locator)
+    uri = named._replace(source=picture.uri).uri
+    return picture._replace(uri=uri, source=picture.uri, locator=named.locator)
 
 
 def is_box(source: str, storage: StorageOptions) -> bool:
@@ -127,12 +151,12 @@ def named_box(source: str, storage: StorageOptions) -> FileInfo:
     named = split_box(source)
     assert named is not None
     if is_url(source):
-        return FileInfo(source, None, None, None, named.source, named.locator)
+        return FileInfo(named.uri, None, None, None, named.source, named.locator)
     if not is_object(source):
         return stat_input(absolute_path(path_from_uri(source)))
     found = find_object(named.source, storage)
     size, etag, mtime = (found.size, found.etag, found.mtime) if found else (None, None, None)
-    return FileInfo(source, size, etag, mtime, named.source, named.locator)
+    return FileInfo(named.uri, size, etag, mtime, named.source, named.locator)
 
 
 def is_megadetector(document: Mapping[str, Json]) -> bool:

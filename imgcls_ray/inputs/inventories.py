@@ -59,7 +59,7 @@ def read_inventory(path: str, storage: StorageOptions) -> Iterator[FileInfo]:
     """Newest versions in an S3 Inventory.
 
     Args:
-        path: of its ``manifest.json``, or its ``s3://`` URI.
+        path: of its ``manifest.json``, or its URI.
         storage: how to reach object storage.
 
     Raises:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     Json = Any
 
-Boxes: TypeAlias = Literal["pixels", "shares", "none"]
+Boxes: TypeAlias = Literal["pixels", "shares", "coco", "none"]
 """How a list's columns of boxes are read; ``none``: not as boxes."""
 
 logger = logging.getLogger(__name__)
@@ -35,6 +35,9 @@ ID_COLUMN = "input_id"
 MAX_COLUMNS = 256
 _MAX_ROW_CHARS = 2**20
 _MAX_ROWS_OF_ONE = 10_000
+# Fewer may all be wrong by accident.
+_BOXES_TOLD = 16
+_MAX_BYTES_OF_ONE = 64 * 2**20
 # What a list says for reading the image.
 _READ = frozenset({"size", "etag", "mtime"})
 _NEEDS_ESCAPE = r'["\\\x00-\x1f]'
@@ -64,6 +67,7 @@ class Kept:
         """Types of the columns in the order in which they were found: those of Arrow, by name."""
         self._told: set[str] = set()
         self._keys: set[str] = set()
+        self._num_boxes = self._num_with_area = 0
 
     def columns_of(self, where: str, names: Sequence[str], uri_column: str) -> list[str]:
         """Which columns of a table to keep, the URI's among them; none if that would be the only one.
@@ -96,6 +100,25 @@ class Kept:
         """All objects of a JSON list have been read: an object may lack a key, but all of them hardly do."""
         if missing := [name for name in self.wanted or () if name not in self._keys]:
             self.tell("missing", f"{path}: no object has the key {missing[0]!r} of --keep-columns")
+
+    def count_box(self, *, has_area: bool) -> None:
+        """A box has been read."""
+        self._num_boxes += 1
+        self._num_with_area += has_area
+
+    def check_boxes(self, where: str) -> None:
+        """A list has been read: a wrong box costs its row, but columns without a single box are no boxes.
+
+        Raises:
+            InputError: with the way out.
+        """
+        num_boxes, num_with_area = self._num_boxes, self._num_with_area
+        self._num_boxes = self._num_with_area = 0
+        if num_boxes >= _BOXES_TOLD and not num_with_area:
+            raise InputError(
+                f"{where}: none of its {num_boxes:,} boxes has an area (x2 > x1 and y2 > y1); if these columns are "
+                "something else, --boxes none takes whole images"
+            )
 
     def _with_uri(self, uri_column: str, names: Sequence[str]) -> list[str]:
         if self.wanted is None:
@@ -265,16 +288,29 @@ def together(tables: Iterable[pa.Table], tell: Callable[[int], None]) -> Iterato
         uris = only_array(table.column("uri"))
         # The last input may go on in the next table.
         start = _first_of_last(uris)
-        if len(uris) - start > _MAX_ROWS_OF_ONE and not _has_no_values(table):
-            raise InputError(
-                f"{uris[-1].as_py()}: is named by more than {_MAX_ROWS_OF_ONE:,} rows of the list; --keep-columns '' "
-                "keeps no columns, and takes it once"
-            )
+        if not _has_no_values(table):
+            _check_one(table.slice(start))
         held = _together(table.slice(start), tell) if _has_no_values(table) else table.slice(start)
         if start:
             yield _together(table.slice(0, start), tell)
     if held is not None:
         yield _together(held, tell)
+
+
+def _check_one(rows: pa.Table) -> None:
+    """Refuse more values of one input than can be kept: all of them are in memory together.
+
+    Raises:
+        InputError: with the way out.
+    """
+    many = f"{_MAX_ROWS_OF_ONE:,} rows" if rows.num_rows > _MAX_ROWS_OF_ONE else ""
+    if not many and rows.column("values").nbytes > _MAX_BYTES_OF_ONE:
+        many = f"{_MAX_BYTES_OF_ONE // 2**20} MiB of other columns"
+    if many:
+        raise InputError(
+            f"{rows.column('uri')[0].as_py()}: has more than {many} in the list; --keep-columns names the columns to "
+            "keep, and with an empty text keeps none and takes the image once"
+        )
 
 
 def _has_no_values(table: pa.Table) -> bool:
@@ -300,6 +336,8 @@ def _together(table: pa.Table, tell: Callable[[int], None]) -> pa.Table:
     values, ends = table.column("values").to_pylist(), np.append(firsts[1:], table.num_rows)
     merged, num_left_out = [], 0
     for start, end in zip(firsts.tolist(), ends.tolist(), strict=True):
+        if end - start > 1:
+            _check_one(table.slice(start, end - start))
         # Of several lists, one may have named it several times.
         of_it = [text.removeprefix("[").removesuffix("]") for text in values[start:end] if text is not None]
         merged.append(f"[{','.join(of_it)}]" if len(of_it) > 1 else of_it[0] if of_it else None)

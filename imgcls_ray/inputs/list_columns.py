@@ -15,6 +15,7 @@ from imgcls_ray.inputs.boxes import with_boxes
 from imgcls_ray.inputs.kept import with_texts
 from imgcls_ray.inputs.list_rows import MAX_SIZE, ListRow
 from imgcls_ray.inputs.tables import FILE_SCHEMA, table_of
+from imgcls_ray.storage.crops import BOX_MARK
 from imgcls_ray.storage.schemes import KIND_OF_SCHEME
 
 if TYPE_CHECKING:
@@ -184,6 +185,8 @@ def _ordinary_files(rows: ListColumns) -> tuple[pa.Table, np.ndarray] | None:
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         return None
     is_ordinary = _mask(pc.match_substring_regex(uri, _ADDRESS)) & is_size & is_etag & is_time
+    # A box has one name, and may be written in another way.
+    is_ordinary &= ~_mask(pc.match_substring(uri, BOX_MARK), of_null=False)
     if not is_ordinary.any():
         return None
     nothing = [pa.nulls(len(uri), FILE_SCHEMA.field(name).type) for name in ("source", "locator", "values")]

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from imgcls_ray.errors import InputError
-from imgcls_ray.inputs.boxes import BOX_COLUMNS, box_columns, read_box
+from imgcls_ray.inputs.boxes import box_columns, read_box
 from imgcls_ray.inputs.kept import ID_COLUMN, kept_type, texts_of
 from imgcls_ray.inputs.list_columns import ListColumns, block_sizes, has_text, is_text
 from imgcls_ray.inputs.list_rows import need_column
@@ -25,7 +25,7 @@ from imgcls_ray.storage.schemes import is_object, split_uri
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from imgcls_ray.inputs.kept import Boxes, Kept
+    from imgcls_ray.inputs.kept import Kept
     from imgcls_ray.inputs.list_ids import Ids
     from imgcls_ray.storage.options import StorageOptions
 
@@ -63,13 +63,17 @@ def parquet_columns(
                     if ids is not None and ID_COLUMN in columns:
                         ids.add(rows.column(ID_COLUMN), numbers, lambda row: f"{path}, row {row:,}")
                     texts = texts_of({name: rows.column(name) for name in columns}, path, numbers) if columns else None
-                    boxes = _boxes_of(path, rows, numbers, kept.boxes) if kept is not None and corners else None
+                    boxes = (
+                        _boxes_of(path, rows.select(list(corners)), numbers, kept)
+                        if kept is not None and corners
+                        else None
+                    )
                     yield ListColumns(numbers, rows.column(uri_column), *found), texts, boxes
 
 
-def _boxes_of(path: str, rows: pa.RecordBatch, numbers: np.ndarray, boxes: Boxes) -> pa.Array:
-    corners = zip(*(rows.column(name).to_pylist() for name in BOX_COLUMNS), strict=True)
-    read = [read_box(f"{path}, row {n:,}", box, boxes) for n, box in zip(numbers.tolist(), corners, strict=True)]
+def _boxes_of(path: str, rows: pa.RecordBatch, numbers: np.ndarray, kept: Kept) -> pa.Array:
+    corners = zip(*(column.to_pylist() for column in rows.columns), strict=True)
+    read = [read_box(f"{path}, row {n:,}", box, kept) for n, box in zip(numbers.tolist(), corners, strict=True)]
     return pa.array(read, pa.string())
 
 
@@ -140,7 +144,7 @@ def parquet_parts(source: str, storage: StorageOptions) -> list[str]:
     (``_SUCCESS``, ``.part-0.parquet.crc``) do not count.
 
     Args:
-        source: an existing folder, or an ``s3://`` URI.
+        source: an existing folder, or a URI of object storage.
         storage: how to reach object storage.
 
     Raises:

@@ -18,7 +18,7 @@ from operator import itemgetter
 from typing import IO, TYPE_CHECKING
 
 from imgcls_ray.errors import InputError
-from imgcls_ray.inputs.boxes import BOX_COLUMNS, box_columns, is_megadetector, megadetector_rows, read_box
+from imgcls_ray.inputs.boxes import box_columns, is_megadetector, megadetector_rows, read_box
 from imgcls_ray.inputs.kept import ID_COLUMN, text_of
 from imgcls_ray.inputs.list_rows import ListRow, need_column
 from imgcls_ray.storage.encodings import HEAD_BYTES, as_utf8, other_encoding
@@ -213,7 +213,7 @@ def csv_rows(path: str, file: Bytes, uri_column: str, delimiters: str, kept: Kep
                 others = text_of(f"{path}:{number}", {name: values[i] for name, i in places}) if places else None
                 box = None
                 if kept is not None and corners:
-                    box = read_box(f"{path}:{number}", [values[i] for i in corners], kept.boxes)
+                    box = read_box(f"{path}:{number}", [values[i] for i in corners], kept)
                 yield ListRow(number, values[uri], values[size], values[etag], None, others, values[input_id], box)
     except csv.Error as error:
         raise InputError(f"{path}:{reader.line_num + skipped}: is not a row of a table: {error}") from error
@@ -334,6 +334,6 @@ def _json_row(where: str, number: int, value: Json, uri_column: str, kept: Kept 
     if kept is not None and isinstance(value, dict):
         if values := kept.values_of(where, value, uri_column):
             others, input_id = text_of(where, values), values.get(ID_COLUMN)
-        if box_columns(where, list(value), kept.boxes, noun="key"):
-            box = read_box(where, [value[name] for name in BOX_COLUMNS], kept.boxes)
+        if corners := box_columns(where, list(value), kept.boxes, noun="key"):
+            box = read_box(where, [value[name] for name in corners], kept)
     yield ListRow(number, uri, size, etag, None, others, None if input_id is None else str(input_id), box)

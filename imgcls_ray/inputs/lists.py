@@ -24,6 +24,7 @@ from imgcls_ray.inputs.list_texts import csv_rows, json_rows, jsonl_rows, open_t
 from imgcls_ray.inputs.tables import FileTables, tables_of
 from imgcls_ray.storage import open_file
 from imgcls_ray.storage.backslashes import Separators, read_as
+from imgcls_ray.storage.crops import split_box
 from imgcls_ray.storage.files import (
     FileInfo,
     absolute_path,
@@ -97,7 +98,7 @@ def read_list(
     """The entries of a list, in its order.
 
     Args:
-        source: path or ``s3://`` URI of a list: ``.txt`` with a path in each line, ``.csv``, ``.tsv``, ``.json``,
+        source: path or URI of a list: ``.txt`` with a path in each line, ``.csv``, ``.tsv``, ``.json``,
             ``.jsonl`` or ``.ndjson`` (each of them also with ``.gz``), ``.parquet``, or an S3 Inventory's
             ``manifest.json``. Relative entries count from the list's own folder.
         storage: how to reach object storage.
@@ -165,6 +166,8 @@ def _read_parts(
         except (ValueError, OverflowError, EOFError, csv.Error, zlib.error, pa.ArrowException) as error:
             raise InputError(f"{path}: is not a readable .{kind} list: {error}") from error
     ids.check()
+    if kept is not None and parts:
+        kept.check_boxes(parts[0])
 
 
 def _folder_of(path: str) -> str:
@@ -220,6 +223,8 @@ def _file_of(row: ListRow, folder: str) -> FileInfo:
     uri = _in_folder(folder, row.uri)
     if scheme_of(uri) in ("", "file") and not host_of_file(uri):
         return stat_input(absolute_path(os.path.join(folder, path_from_uri(uri))))
+    if (named := split_box(uri)) is not None:
+        uri = named.uri
     if not uri.isascii():
         uri = _NOT_UTF8.sub(lambda byte: f"%{ord(byte[0]) - 0xDC00:02X}", uri)
     return FileInfo(uri, size_of(row), opaque_etag(etag) if (etag := etag_of(row)) else None, row.mtime)

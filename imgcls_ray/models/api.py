@@ -75,14 +75,14 @@ class Model:
         """Label images, lazily, one result each, in order; an input that cannot be read is a result with an error.
 
         Args:
-            inputs: a path, folder (recursive), ``s3://`` object or prefix, http(s) address, encoded bytes, open binary
-                file, PIL image, array or torch tensor; or any iterable of these, mixed, which stands for its items: an
-                empty one has no result. Arrays are (H, W), (H, W, 1), (H, W, 3) RGB or (H, W, 4) RGBA, tensors (H, W)
-                or (C, H, W); uint8, uint16 (65535 is white) or bool. One of four dimensions is a batch of such. Floats
-                have no agreed white, and are an error of their item. Any other buffer, such as an ``array.array``,
-                holds an encoded image. What has no name is called ``image_0`` and on.
-                Images, arrays and buffers are copied when they are taken, one after the other, and may be used again
-                for the next; paths, addresses and encoded bytes are read and decoded by several threads.
+            inputs: a path, folder (recursive), object or prefix of object storage, http(s) address, encoded bytes, open
+                binary file, PIL image, array or torch tensor; or any iterable of these, mixed, which stands for its
+                items: an empty one has no result. Arrays are (H, W), (H, W, 1), (H, W, 3) RGB or (H, W, 4) RGBA,
+                tensors (H, W) or (C, H, W); uint8, uint16 (65535 is white) or bool. One of four dimensions is a batch
+                of such. Floats have no agreed white, and are an error of their item. Any other buffer, such as an
+                ``array.array``, holds an encoded image. What has no name is called ``image_0`` and on. Images, arrays
+                and buffers are copied when they are taken, one after the other, and may be used again for the next;
+                paths, addresses and encoded bytes are read and decoded by several threads.
             batch_size: images per forward pass.
             top_k: labels per image, at most the number of classes.
 
@@ -196,8 +196,8 @@ def create_model(
     """Open a model folder, or make a model of a name, ready to label images.
 
     Args:
-        model: model folder (local or ``s3://``), a name of the zoo such as ``PP-LCNet_x1_0``, or one of timm's such as
-            ``timm:convnext_tiny.fb_in1k``.
+        model: model folder (local or on object storage), a name of the zoo such as ``PP-LCNet_x1_0``, or one of timm's
+            such as ``timm:convnext_tiny.fb_in1k``.
         num_classes: of a named model, if not as many as its weights have. A head of another class count is replaced by
             a random one, and a warning says so.
         pretrained: take timm's weights for a named model; otherwise random ones.
@@ -209,7 +209,7 @@ def create_model(
         max_image_bytes: larger inputs are ``too_many_bytes``.
         max_image_pixels: larger pictures are ``too_many_pixels``.
         allow_private_urls: let addresses reach loopback, private and link-local hosts.
-        storage: how to reach ``s3://`` models and inputs.
+        storage: how to reach models and inputs on object storage.
 
     Raises:
         ModelFolderError: the folder is unreadable or does not fit together.

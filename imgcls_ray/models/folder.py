@@ -194,7 +194,7 @@ def update_metrics(
     They are no part of the fingerprint: the folder stays the same model.
 
     Args:
-        model: path or ``s3://`` URI of the folder.
+        model: path or URI of the folder.
         fingerprint: of the model that was measured.
 
     Raises:

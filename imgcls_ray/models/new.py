@@ -47,7 +47,7 @@ def new_model_folder(
         random_seed: take random weights instead. Without either, timm's pretrained weights are taken. A head of another
             class count is replaced by a random one, and a warning says so.
         decode: how the folder's images are decoded; without it, as with the weights' folder, else ``full``.
-        storage: how to reach ``s3://`` weights.
+        storage: how to reach weights on object storage.
 
     Raises:
         UnknownModelError: with the nearest names.

@@ -30,14 +30,14 @@ logger = logging.getLogger(__name__)
 
 
 def open_remote_folder(uri: str, storage: StorageOptions) -> ModelFolder:
-    """Open the model folder under an ``s3://`` prefix; its copy is kept under the cache, by its content.
+    """Open the model folder on object storage; its copy is kept under the cache, by its content.
 
     Raises:
         ModelFolderError: there is none, or it does not fit together.
         StorageError: the storage cannot be read.
     """
     try:
-        with open_directory(uri, storage).open(SPEC_FILE) as file:
+        with open_directory(uri, storage, only_read=True).open(SPEC_FILE) as file:
             content = file.read(MAX_SPEC_BYTES + 1)
     except FileNotFoundError as error:
         raise ModelFolderError(
@@ -86,7 +86,7 @@ def _copy_bundle(uri: str, spec: ModelSpec, partial: Path, storage: StorageOptio
         return
     place = partial / BUNDLE
     try:
-        with open_directory(uri, storage).open(RECORD_FILE) as file:
+        with open_directory(uri, storage, only_read=True).open(RECORD_FILE) as file:
             content = file.read(MAX_SPEC_BYTES)
         if (record := parse_record(content, spec)) is None:
             return

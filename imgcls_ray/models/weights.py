@@ -68,7 +68,7 @@ def load_weights(
 
     Args:
         model: what the weights are of.
-        weights: a model folder (local or ``s3://``) or a file; its kind is told by its suffix.
+        weights: a model folder (local or on object storage) or a file; its kind is told by its suffix.
         num_classes: if it is not that of the weights, their head is replaced by a random one, and a warning says so.
 
     Raises:

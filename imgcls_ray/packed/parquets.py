@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from imgcls_ray.errors import ImageError, ImageErrorCode
 from imgcls_ray.packed.members import PackedMember, broken
+from imgcls_ray.packed.parquet_pages import ColumnFile
 from imgcls_ray.packed.range_file import RangeFile
 from imgcls_ray.storage.files import FileInfo
 
@@ -95,8 +96,13 @@ def parquet_members(info: FileInfo, limits: FetchLimits) -> Iterator[PackedMembe
 
 
 def _column_bytes(rows: pq.RowGroupMetaData, column: str) -> int:
+    found = _chunk(rows, column)
+    return 0 if found is None else int(found.total_uncompressed_size)
+
+
+def _chunk(rows: pq.RowGroupMetaData, column: str) -> pq.ColumnChunkMetaData | None:
     columns = (rows.column(i) for i in range(rows.num_columns))
-    return next((int(found.total_uncompressed_size) for found in columns if found.path_in_schema == column), 0)
+    return next((found for found in columns if found.path_in_schema == column), None)
 
 
 def footer(info: FileInfo, limits: FetchLimits) -> pq.FileMetaData:
@@ -120,8 +126,11 @@ def open_parquet(info: FileInfo, limits: FetchLimits) -> pq.ParquetFile:
     Raises:
         as ``footer``.
     """
-    file = RangeFile(info, limits, max_read=_MAX_READ_BYTES)
-    return pq.ParquetFile(file, metadata=footer(info, limits), buffer_size=_REQUEST_BYTES, pre_buffer=False)
+    return _opened(RangeFile(info, limits, max_read=_MAX_READ_BYTES), footer(info, limits))
+
+
+def _opened(file: RangeFile, metadata: pq.FileMetaData) -> pq.ParquetFile:
+    return pq.ParquetFile(file, metadata=metadata, buffer_size=_REQUEST_BYTES, pre_buffer=False)
 
 
 class GroupScan:
@@ -180,12 +189,18 @@ class GroupScan:
         return content
 
     def _read(self) -> Iterator[pa.RecordBatch]:
-        parquet = open_parquet(self._info, self._limits)
-        metadata = parquet.metadata
+        metadata = footer(self._info, self._limits)
         column = image_column(metadata.schema.to_arrow_schema())
         if column is None or self._group >= metadata.num_row_groups:
             raise ImageError(ImageErrorCode.CHANGED, "the row is not there any more")
-        yield from parquet.iter_batches(_BATCH_ROWS, row_groups=[self._group], columns=[column], use_threads=False)
+        if (chunk := _chunk(metadata.row_group(self._group), column)) is None:
+            raise ImageError(ImageErrorCode.CORRUPT, f"its row group has no column {column!r}")
+        start = min(chunk.dictionary_page_offset or chunk.data_page_offset, chunk.data_page_offset)
+        end = start + chunk.total_compressed_size
+        file = ColumnFile(self._info, self._limits, max_read=_MAX_READ_BYTES, start=start, end=end)
+        yield from _opened(file, metadata).iter_batches(
+            _BATCH_ROWS, row_groups=[self._group], columns=[column], use_threads=False
+        )
 
 
 def _values(batch: pa.RecordBatch) -> pa.Array:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from typing import TYPE_CHECKING
 
 from imgcls_ray.errors import ImageError, ImageErrorCode
 from imgcls_ray.storage import FetchLimits, fetch_range
 from imgcls_ray.storage.schemes import is_object
+from imgcls_ray.storage.seekable import SeekableFile
 
 if TYPE_CHECKING:
     from imgcls_ray.storage.files import FileInfo
@@ -19,8 +19,8 @@ _FIRST_BYTES, _MOST_BYTES = 64 * 2**10, 8 * 2**20
 _READ_THROUGH_BYTES = 2**20
 
 
-class RangeFile(io.RawIOBase):
-    """Seekable; what its storage says against reading it is an ``ImageError``.
+class RangeFile(SeekableFile):
+    """What its storage says against reading it is an ``ImageError``.
 
     Args:
         info: of the file, with its size.
@@ -29,32 +29,15 @@ class RangeFile(io.RawIOBase):
     """
 
     def __init__(self, info: FileInfo, limits: FetchLimits, *, max_read: int) -> None:
-        super().__init__()
+        super().__init__(info.size or 0)
         self._info, self._limits, self._max_read = info, limits, max_read
-        self.size = info.size or 0
-        self._position = self._start = 0
+        self._start = 0
         self._data = b""
         self._is_remote = is_object(info.uri)
         self._window = _FIRST_BYTES // 2
 
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        position = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self.size}[whence]
-        if position < 0:
-            raise ImageError(ImageErrorCode.CORRUPT, "it points to before its beginning")
-        self._position = position
-        return position
-
     def read(self, size: int | None = -1, /) -> bytes:
-        left = max(0, self.size - self._position)
+        left = max(0, self.size - self.position)
         wanted = left if size is None or size < 0 else min(size, left)
         if not wanted:
             return b""
@@ -62,29 +45,24 @@ class RangeFile(io.RawIOBase):
             raise ImageError(
                 ImageErrorCode.CORRUPT, f"a part of its directory has {wanted:,} bytes, the limit is {self._max_read:,}"
             )
-        at = self._position - self._start
+        at = self.position - self._start
         if not 0 <= at <= at + wanted <= len(self._data):
             self._fill(wanted)
             at = 0
         data = self._data[at : at + wanted]
-        self._position += len(data)
+        self.position += len(data)
         return data
 
-    def readinto(self, buffer: bytearray | memoryview, /) -> int:  # type: ignore[override]
-        data = self.read(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
-
     def _fill(self, wanted: int) -> None:
-        gap = self._position - (self._start + len(self._data))
+        gap = self.position - (self._start + len(self._data))
         if not self._is_remote:
             self._window = _LOCAL_BYTES
         elif -len(self._data) <= gap <= _READ_THROUGH_BYTES:
             self._window = min(2 * self._window, _MOST_BYTES)
         else:
             self._window = _FIRST_BYTES
-        length = min(max(wanted, self._window), self.size - self._position)
-        self._data = fetch_range(self._info.uri, self._position, length, self._info.etag, self._limits)
-        self._start = self._position
+        length = min(max(wanted, self._window), self.size - self.position)
+        self._data = fetch_range(self._info.uri, self.position, length, self._info.etag, self._limits)
+        self._start = self.position
         if len(self._data) < wanted:
             raise ImageError(ImageErrorCode.CHANGED, "it became shorter while it was read")

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from imgcls_ray.errors import InputError
 from imgcls_ray.inputs.absence import ListedIn
+from imgcls_ray.inputs.checks import check_inputs, is_any_list, is_single_file
 from imgcls_ray.inputs.kept import Kept
-from imgcls_ray.inputs.listing import check_inputs, is_any_list, is_single_file, list_inputs
+from imgcls_ray.inputs.listing import list_inputs
 from imgcls_ray.inputs.sampling import Sample, sampled
 from imgcls_ray.options import name_rules, storage_options
 from imgcls_ray.predict.like import list_like, open_like

@@ -54,7 +54,7 @@ def write_report(result: CheckResult, output: str, *, fetch_limits: FetchLimits,
 
     Args:
         result: the result of the check.
-        output: local folder, made if it is not there, or ``s3://BUCKET/PREFIX``.
+        output: folder, made if it is not there, or prefix of a bucket.
         fetch_limits: bounds on reading an image, and the object storage of images and report.
         decode_limits: bounds on decoding an image.
 

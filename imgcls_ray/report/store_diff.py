@@ -52,7 +52,7 @@ def write_report(diff: StoreDiff, output: str, *, fetch_limits: FetchLimits, dec
 
     Args:
         diff: what was found.
-        output: local folder, made if it is not there, or ``s3://BUCKET/PREFIX``.
+        output: folder, made if it is not there, or prefix of a bucket.
         fetch_limits: bounds on reading an image, and the object storage of images and report.
         decode_limits: bounds on decoding an image.
 

@@ -17,11 +17,11 @@ from imgcls_ray.errors import ImageError, ImageErrorCode, InputError
 from imgcls_ray.storage.files import check_address, host_of_file, path_from_uri, scheme_of
 from imgcls_ray.storage.http import fetch_url, is_url
 from imgcls_ray.storage.local import LocalDirectory, fetch_file, fetch_part
-from imgcls_ray.storage.object_client import client_of
 from imgcls_ray.storage.object_directory import ObjectDirectory
 from imgcls_ray.storage.object_inputs import copy_object
+from imgcls_ray.storage.object_reading import fetch_object
 from imgcls_ray.storage.options import StorageOptions
-from imgcls_ray.storage.schemes import ADDRESSES, is_object
+from imgcls_ray.storage.schemes import ADDRESSES, is_hub, is_object
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -114,9 +114,7 @@ def fetch(uri: str, etag: str | None, limits: FetchLimits) -> bytes:
         StorageError: no input of this storage can be read: unreachable, wrong credentials, no such bucket.
     """
     if is_object(uri):
-        return client_of(uri, limits.storage).fetch(
-            uri, etag=etag, max_bytes=limits.max_bytes, timeout_s=limits.timeout_s
-        )
+        return fetch_object(uri, limits.storage, etag=etag, max_bytes=limits.max_bytes, timeout_s=limits.timeout_s)
     if is_url(uri):
         return fetch_url(
             uri, max_bytes=limits.max_bytes, timeout_s=limits.timeout_s, allow_private=limits.allow_private_urls
@@ -145,9 +143,7 @@ def fetch_range(uri: str, offset: int, length: int, etag: str | None, limits: Fe
         return b""
     if is_object(uri):
         span = (offset, offset + length)
-        return client_of(uri, limits.storage).fetch(
-            uri, etag=etag, max_bytes=length, timeout_s=limits.timeout_s, span=span
-        )
+        return fetch_object(uri, limits.storage, etag=etag, max_bytes=length, timeout_s=limits.timeout_s, span=span)
     if (scheme := scheme_of(uri)) not in ("", "file"):
         raise ImageError(ImageErrorCode.UNSUPPORTED_STORAGE, f"parts of what is at {scheme}://")
     if host := host_of_file(uri):
@@ -155,13 +151,23 @@ def fetch_range(uri: str, offset: int, length: int, etag: str | None, limits: Fe
     return fetch_part(path_from_uri(uri), offset, length, etag=etag)
 
 
-def open_directory(uri: str, storage: StorageOptions = DEFAULT_STORAGE) -> Directory:
-    """Open the place of a label store; it need not exist yet.
+def open_directory(uri: str, storage: StorageOptions = DEFAULT_STORAGE, *, only_read: bool = False) -> Directory:
+    """Open the place of a label store, a result, a model folder or a dataset; it need not exist yet.
+
+    Args:
+        uri: path or URI.
+        storage: how to reach object storage.
+        only_read: nothing will be written there, so it may be on the Hugging Face Hub.
 
     Raises:
-        InputError: the kind of storage is unknown, or the address is mistyped.
+        InputError: the kind of storage is unknown or cannot be written, or the address is mistyped.
     """
     check_address(uri)
+    if is_hub(uri) and not only_read:
+        raise InputError(
+            f"{uri}: images, datasets and models are read from the Hugging Face Hub, but nothing is written there; "
+            f"give a local directory or {ADDRESSES}"
+        )
     if is_object(uri):
         return ObjectDirectory(uri, storage)
     if scheme_of(uri) not in ("", "file"):

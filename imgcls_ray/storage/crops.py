@@ -13,8 +13,11 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+BOX_MARK = "#box="
+"""Between a picture and its box."""
+_SHARES = "shares:"
 _NUMBER = r"-?(?:[0-9]+(?:\.[0-9]+)?(?:e[+-]?[0-9]{1,3})?|inf|nan)"
-_BOX = re.compile(rf"(.+)#box=((?:shares:)?{_NUMBER}(?:,{_NUMBER}){{3}})", re.DOTALL)
+_BOX = re.compile(rf"(.+){BOX_MARK}((?:{_SHARES})?{_NUMBER}(?:,{_NUMBER}){{3}})", re.DOTALL)
 _LOCATOR = "box:"
 
 
@@ -27,6 +30,11 @@ class BoxOf(NamedTuple):
     """As ``images.crops`` reads it."""
 
     @property
+    def uri(self) -> str:
+        """The one name of this box, however its numbers were written."""
+        return f"{self.source}{BOX_MARK}{self.box}"
+
+    @property
     def locator(self) -> str:
         """Where it is in its picture, for plans."""
         return _LOCATOR + self.box
@@ -37,11 +45,14 @@ def split_box(uri: str) -> BoxOf | None:
 
     The name alone decides. A file whose own name looks like that of a box is told apart where it is read.
 
-    >>> split_box("s3://b/x.jpg#box=0,0,20,10.5")
+    >>> split_box("s3://b/x.jpg#box=0.0,0,2e1,10.50")
     BoxOf(source='s3://b/x.jpg', box='0,0,20,10.5')
     """
-    found = _BOX.fullmatch(uri) if "#box=" in uri else None
-    return BoxOf(found[1], found[2]) if found else None
+    found = _BOX.fullmatch(uri) if BOX_MARK in uri else None
+    if found is None:
+        return None
+    box = found[2].removeprefix(_SHARES)
+    return BoxOf(found[1], box_text([float(edge) for edge in box.split(",")], is_shares=box != found[2]))
 
 
 def picture_of(uri: str) -> str:
@@ -60,7 +71,7 @@ def box_text(corners: Sequence[float], *, is_shares: bool) -> str:
     >>> box_text([10.0, 20, 30.5, 1e2], is_shares=False)
     '10,20,30.5,100'
     """
-    return ("shares:" if is_shares else "") + ",".join(map(_number, corners))
+    return (_SHARES if is_shares else "") + ",".join(map(_number, corners))
 
 
 def _number(value: float) -> str:

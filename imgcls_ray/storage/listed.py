@@ -29,7 +29,7 @@ class ListedPlace:
     """A folder or prefix, and the pattern below it, that a listing goes through."""
 
     root: str
-    """Absolute path or ``s3://`` URI, with a ``/`` at its end."""
+    """Absolute path or URI of object storage, with a ``/`` at its end."""
     pattern: Pattern = EVERYTHING
     names: NameRules = DEFAULT_NAMES
     """Which names are left out."""

@@ -17,18 +17,17 @@ import time
 import uuid
 from typing import TYPE_CHECKING, TypeVar
 
-import imgcls_ray.storage.object_stores as object_stores
-from imgcls_ray.errors import ImageError, ImageErrorCode, StorageError
+from imgcls_ray.errors import StorageError
 from imgcls_ray.storage.files import opaque_etag
+from imgcls_ray.storage.hub import HubRequests
 from imgcls_ray.storage.object_failures import Failure, ObjectError, explain
 from imgcls_ray.storage.object_wire import ObstoreWire, is_odd
 from imgcls_ray.storage.s3 import CREDENTIALS_DEADLINE_S, S3Requests
-from imgcls_ray.storage.schemes import kind_of, split_uri
+from imgcls_ray.storage.schemes import bucket_name, kind_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from imgcls_ray.storage.object_stores import Bucket
     from imgcls_ray.storage.object_wire import Answer, Head, Span
     from imgcls_ray.storage.options import StorageOptions
 
@@ -41,23 +40,15 @@ _MAX_ATTEMPTS = 16
 # Of a server that has never answered: more likely a wrong address than a short failure.
 _MAX_ATTEMPTS_AT_FIRST = 8
 _FIRST_PAUSE_S, _MAX_PAUSE_S = 0.1, 5.0
-# One object that cannot be had is its row's business. So many in a row, with not one success between, are the
-# storage's: going on would label nothing, a deadline at a time.
-_MAX_FAILURES_IN_A_ROW = 64
 _SLOWEST_UPLOAD_BYTES_PER_S = 2**20
 
-_NAMES = {"s3": "S3", "gs": "Google Cloud Storage", "az": "Azure"}
+_NAMES = {"s3": "S3", "gs": "Google Cloud Storage", "az": "Azure", "hf": "Hugging Face Hub"}
 _CREDENTIALS = {
     "s3": "credentials (environment, ~/.aws, role), region and endpoint",
     "gs": "credentials (GOOGLE_APPLICATION_CREDENTIALS, gcloud's default login, service account) and endpoint",
     "az": "AZURE_STORAGE_ACCOUNT_NAME, credentials (AZURE_STORAGE_ACCOUNT_KEY, AZURE_STORAGE_SAS_TOKEN, identity) "
     "and endpoint",
-}
-_CODES = {
-    Failure.MISSING: ImageErrorCode.NOT_FOUND,
-    Failure.DENIED: ImageErrorCode.ACCESS_DENIED,
-    Failure.ARCHIVED: ImageErrorCode.ARCHIVED,
-    Failure.CONFLICT: ImageErrorCode.CHANGED,
+    "hf": "the token (HF_TOKEN, or that of `hf auth login`) and HF_ENDPOINT",
 }
 
 
@@ -65,19 +56,21 @@ class ObjectClient:
     """Requests with retries, for any number of threads. A bucket is given with its scheme, ``s3://photos``."""
 
     def __init__(self, kind: str, options: StorageOptions) -> None:
-        self._kind, self._options = kind, options
-        self._loop = _event_loop()
-        self.s3 = S3Requests(options, self._loop) if kind == "s3" else None
+        self.kind, self._options = kind, options
+        self.loop = _event_loop()
+        self.s3 = S3Requests(options, self.loop) if kind == "s3" else None
         """Lists, where obstore does not."""
+        self.hub = HubRequests(options) if kind == "hf" else None
+        """Makes every request to the Hugging Face Hub, which obstore does not know."""
         self.wire = ObstoreWire(kind, options, self.s3)
-        self._failures_in_a_row = 0
         self._has_answered = False
-        self._has_weak_etags = False
+        self.has_weak_etags = False
+        """Whether conditions on versions are not sent, because the server's ETags never fulfil them."""
 
     @property
     def place(self) -> str:
         """Name of the server for messages."""
-        return self._options.endpoint_url or _NAMES[self._kind]
+        return (self._options.endpoint_url if self.hub is None else None) or _NAMES[self.kind]
 
     def head(self, bucket: str, key: str, *, deadline_s: float = STORE_DEADLINE_S) -> Head:
         """What is told of an object.
@@ -113,7 +106,7 @@ class ObjectClient:
             ImageError: too_many_bytes.
         """
         deadline = time.monotonic() + deadline_s
-        wire, if_match = self._wire(key), not self._has_weak_etags
+        wire, if_match = self._wire(key), not self.has_weak_etags
 
         def attempt(_number: int) -> Awaitable[Answer]:
             return wire.get(bucket, key, etag=etag, if_match=if_match, span=span, max_bytes=max_bytes)
@@ -123,12 +116,12 @@ class ObjectClient:
         except ObjectError as error:
             left = deadline - time.monotonic()
             is_certain = not (etag and if_match) or error.failure is not Failure.CONFLICT
-            if is_certain or not self._is_weak(bucket, key, etag, left):
+            if is_certain or not self.is_weak(bucket, key, etag, left):
                 raise
         left = deadline - time.monotonic()
         return self.get(bucket, key, deadline_s=left, max_bytes=max_bytes, etag=etag, span=span)
 
-    def _is_weak(self, bucket: str, key: str, etag: str | None, deadline_s: float) -> bool:
+    def is_weak(self, bucket: str, key: str, etag: str | None, deadline_s: float) -> bool:
         """Whether an existing version was refused because a weak ETag never matches ``If-Match`` (RFC 9110, 13.1.1)."""
         try:
             came = self.head(bucket, key, deadline_s=deadline_s).etag
@@ -136,7 +129,7 @@ class ObjectClient:
             return False
         is_weak = came.startswith("W/") and opaque_etag(came) == etag
         # What gives one weak ETag gives others.
-        self._has_weak_etags |= is_weak
+        self.has_weak_etags |= is_weak
         return is_weak
 
     def create(self, bucket: str, key: str, data: bytes) -> bool:
@@ -195,7 +188,9 @@ class ObjectClient:
         deadline_s = max(STORE_DEADLINE_S, os.path.getsize(path) / _SLOWEST_UPLOAD_BYTES_PER_S)
         self.retried(lambda _: wire.upload(path, bucket, key), deadline_s)
 
-    def _wire(self, key: str) -> ObstoreWire | S3Requests:
+    def _wire(self, key: str) -> ObstoreWire | S3Requests | HubRequests:
+        if self.hub is not None:
+            return self.hub
         return self.s3 if self.s3 is not None and is_odd(key) else self.wire
 
     def retried(self, attempt: Callable[[int], Awaitable[T]], deadline_s: float) -> T:
@@ -210,11 +205,11 @@ class ObjectClient:
             StorageError: as ``client_of``.
         """
         _refuse_in_fork(self.place)
-        return asyncio.run_coroutine_threadsafe(self._retried(attempt, deadline_s), self._loop).result()
+        return asyncio.run_coroutine_threadsafe(self._retried(attempt, deadline_s), self.loop).result()
 
     async def _retried(self, attempt: Callable[[int], Awaitable[T]], deadline_s: float) -> T:
         await self._set_up()
-        clock = self._loop.time
+        clock = self.loop.time
         deadline = clock() + deadline_s
         known: tuple[Failure, str] | None = None
         for number in itertools.count(1):
@@ -261,77 +256,13 @@ class ObjectClient:
                 raise
             raise ObjectError(failure, reason) from None
 
-    def fetch(self, uri: str, *, etag: str | None, max_bytes: int, timeout_s: float, span: Span = None) -> bytes:
-        """Read one input whole, or a range of it (shorter where it ends before), if it is the version that was planned.
-
-        Raises:
-            ImageError: not_found, access_denied, archived, changed, too_many_bytes or fetch_failed.
-            StorageError: no object can be read.
-        """
-        bucket, key = split_uri(uri)
-        if self.s3 is None and is_odd(key):
-            why = f"{self._kind}:// with empty parts, dots or control characters between slashes"
-            raise ImageError(ImageErrorCode.UNSUPPORTED_STORAGE, why)
-        try:
-            version = opaque_etag(etag) if etag else None
-            data = self._read(bucket, key, etag=version, max_bytes=max_bytes, timeout_s=timeout_s, span=span)
-        except ObjectError as error:
-            if span is not None and error.failure is Failure.EMPTY_RANGE:
-                return b""  # the object ends before
-            if error.failure in _CODES:
-                self._failures_in_a_row = 0
-                raise ImageError(_CODES[error.failure], str(error)) from error
-            self._failures_in_a_row += 1
-            # A list may name a bucket that is not there among others that are.
-            of_the_object = error.failure in (
-                Failure.PASSING,
-                Failure.NO_BUCKET,
-                Failure.EMPTY_RANGE,
-                Failure.NO_LENGTH,
-            )
-            if of_the_object and self._failures_in_a_row < _MAX_FAILURES_IN_A_ROW:
-                raise ImageError(ImageErrorCode.FETCH_FAILED, str(error)) from error
-            raise self.storage_error(f"{uri}: cannot be read", error) from error
-        self._failures_in_a_row = 0
-        return data
-
-    def _read(self, bucket: str, key: str, *, etag: str | None, max_bytes: int, timeout_s: float, span: Span) -> bytes:
-        """Read an object in this thread; if that gives no certain answer, with retries."""
-        deadline = time.monotonic() + timeout_s
-        if span is None and (data := self._read_now(bucket, key, etag, max_bytes, timeout_s)) is not None:
-            return data
-        left = deadline - time.monotonic()
-        limit = max_bytes if span is None else None
-        return self.get(bucket, key, deadline_s=left, max_bytes=limit, etag=etag, span=span).data
-
-    def _read_now(self, bucket: str, key: str, etag: str | None, max_bytes: int, timeout_s: float) -> bytes | None:
-        """The first attempt, without the event loop; ``None`` if it gives no certain answer.
-
-        Raises:
-            ImageError: too_many_bytes.
-            ObjectError: the object cannot be read.
-        """
-        deadline = time.monotonic() + timeout_s
-        if is_odd(key) or timeout_s < 2 * object_stores.QUICK_TIMEOUT_S:
-            return None
-        if_match = not self._has_weak_etags
-        try:
-            opened = self.wire.known(bucket) or self._opened(bucket, timeout_s / 2)
-            return self.wire.get_now(opened, key, etag=etag, if_match=if_match, max_bytes=max_bytes)
-        except ImageError:
-            raise
-        except Exception as error:
-            failure, reason = explain(error)
-            if failure not in _CODES:
-                return None
-            left = deadline - time.monotonic()
-            if failure is Failure.CONFLICT and if_match and self._is_weak(bucket, key, etag, left):
-                return None
-            raise ObjectError(failure, reason) from None
-
-    def _opened(self, bucket: str, timeout_s: float) -> Bucket:
-        # Not with retries, which would take it for an answer of the server.
-        return asyncio.run_coroutine_threadsafe(self.wire.bucket(bucket), self._loop).result(timeout_s)
+    def why_no_bucket(self, bucket: str, error: ObjectError, *, may_be_made: bool = False) -> str:
+        """What is said of a bucket that is not there, with the way out."""
+        if self.hub is not None:
+            what, advice = "repository", "check its name, and HF_TOKEN if it is private"
+        else:
+            what, advice = "bucket", "make it, or check its name" if may_be_made else "check its name, and the endpoint"
+        return f"there is no {what} {bucket_name(bucket)!r} ({error}); {advice}"
 
     def storage_error(self, what: str, error: ObjectError) -> StorageError:
         """The error that ends a command, with place, reason and remedy."""
@@ -342,7 +273,7 @@ class ObjectClient:
             Failure.NO_LENGTH: "; upload it without Content-Encoding, or check the proxy",
             Failure.NO_BUCKET: "; check the bucket's name, and the endpoint",
             Failure.UNREACHABLE: "; check the endpoint and the network",
-            Failure.STORAGE: f"; check {_CREDENTIALS[self._kind]}",
+            Failure.STORAGE: f"; check {_CREDENTIALS[self.kind]}",
         }.get(error.failure, "; the storage is not well, run the command again later")
         return StorageError(f"{what}: {self.place}: {error}{advice}")
 
@@ -386,7 +317,7 @@ def _refuse_from_now_on() -> None:
     _is_forked = True
 
 
-async def _writer_of(wire: ObstoreWire | S3Requests, bucket: str, key: str) -> str | None:
+async def _writer_of(wire: ObstoreWire | S3Requests | HubRequests, bucket: str, key: str) -> str | None:
     try:
         return (await wire.head(bucket, key)).writer
     except Exception as error:

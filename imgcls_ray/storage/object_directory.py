@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import threading
 from collections import OrderedDict
 from contextlib import contextmanager
@@ -13,13 +12,12 @@ from imgcls_ray.storage.files import opaque_etag
 from imgcls_ray.storage.object_client import client_of
 from imgcls_ray.storage.object_failures import Failure, ObjectError
 from imgcls_ray.storage.object_listing import list_level
-from imgcls_ray.storage.schemes import bucket_name, split_uri
+from imgcls_ray.storage.schemes import split_uri
+from imgcls_ray.storage.seekable import SeekableFile
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import BinaryIO
-
-    from _typeshed import WriteableBuffer
 
     from imgcls_ray.storage.object_wire import Answer, Span
     from imgcls_ray.storage.options import StorageOptions
@@ -117,9 +115,7 @@ class ObjectDirectory:
             raise self._write_error(name, error) from error
 
     def _no_bucket(self, error: ObjectError) -> LabelStoreError:
-        return LabelStoreError(
-            f"{self.uri}: there is no bucket {bucket_name(self._bucket)!r} ({error}); make it, or check its name"
-        )
+        return LabelStoreError(f"{self.uri}: {self._client.why_no_bucket(self._bucket, error, may_be_made=True)}")
 
     def _write_error(self, name: str, error: ObjectError) -> StorageError:
         if error.failure is Failure.STORAGE and str(error).startswith("501"):
@@ -164,41 +160,22 @@ class _Tails:
                 self._tails.popitem(last=False)
 
 
-class _ObjectFile(io.RawIOBase):
+class _ObjectFile(SeekableFile):
     """Reads an object's tail from memory and anything before it by ranges."""
 
     def __init__(self, directory: ObjectDirectory, name: str, tail: _Tail) -> None:
-        self._directory, self._name, self._tail, self._position = directory, name, tail, 0
+        super().__init__(tail.size)
+        self._directory, self._name, self._tail = directory, name, tail
 
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._tail.size}[whence]
-        self._position = base + offset
-        return self._position
-
-    def readinto(self, buffer: WriteableBuffer) -> int:
-        view = memoryview(buffer).cast("B")
-        data = self.read(len(view))
-        view[: len(data)] = data
-        return len(data)
-
-    def read(self, size: int = -1) -> bytes:
-        start = self._position
-        stop = self._tail.size if size < 0 else min(self._tail.size, start + size)
+    def read(self, size: int = -1, /) -> bytes:
+        start = self.position
+        stop = self.size if size < 0 else min(self.size, start + size)
         if start >= stop:
             return b""
-        tail_start = self._tail.size - len(self._tail.data)
+        tail_start = self.size - len(self._tail.data)
         if start >= tail_start:
             data = self._tail.data[start - tail_start : stop - tail_start]
         else:
             data = self._directory.read_range(self._name, start, stop, self._tail.etag)
-        self._position = stop
+        self.position = stop
         return data

@@ -143,10 +143,10 @@ def _explain_obstore(text: str) -> tuple[Failure, str]:
     told, _, debug = text.partition("\n\nDebug source:")
     if match := _STATUS.search(text):
         elements = dict(_ELEMENT.findall(match[2]))
-        return _explain_answer(int(match[1]), elements.get("Code", ""), elements.get("Message", ""))
+        return explain_answer(int(match[1]), elements.get("Code", ""), elements.get("Message", ""))
     # Of a failed bulk request, whose parts have a status each.
     if match := re.search(r"\(code: (\d{3})\)", told):
-        return _explain_answer(int(match[1]), "", "")
+        return explain_answer(int(match[1]), "", "")
     kind = match[1] if (match := _HTTP_KIND.search(debug)) else ""
     if kind == "Timeout":
         return Failure.PASSING, "no answer within the time"
@@ -202,10 +202,11 @@ def _explain_botocore(error: Exception, words: str) -> tuple[Failure | None, str
 def _explain_client_error(error: ClientError) -> tuple[Failure, str]:
     code = str(error.response.get("Error", {}).get("Code", ""))
     message = str(error.response.get("Error", {}).get("Message") or "")
-    return _explain_answer(int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)), code, message)
+    return explain_answer(int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)), code, message)
 
 
-def _explain_answer(status: int, code: str, message: str) -> tuple[Failure, str]:
+def explain_answer(status: int, code: str, message: str) -> tuple[Failure, str]:
+    """What an answer means by its status and, if it has one, its code; and its reason in one line."""
     # The first words suffice: some servers send the request back, and nothing of it belongs into a log.
     reason = " ".join(f"{status} {code} {message}".split())[:200]
     if code in _BY_CODE:

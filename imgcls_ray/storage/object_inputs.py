@@ -15,7 +15,7 @@ from imgcls_ray.storage.object_client import client_of
 from imgcls_ray.storage.object_failures import Failure, ObjectError
 from imgcls_ray.storage.object_listing import is_any_under, list_objects
 from imgcls_ray.storage.patterns import EVERYTHING, Pattern, has_magic, rule_against
-from imgcls_ray.storage.schemes import bucket_name, split_uri
+from imgcls_ray.storage.schemes import split_uri
 from imgcls_ray.storage.scratch import scratch_file
 
 if TYPE_CHECKING:
@@ -282,9 +282,7 @@ def _why_not_found(client: ObjectClient, uri: str, bucket: str, key: str) -> Img
 
 def _input_error(client: ObjectClient, uri: str, bucket: str, error: ObjectError) -> ImgclsError:
     if error.failure is Failure.NO_BUCKET:
-        return InputError(
-            f"{uri}: there is no bucket {bucket_name(bucket)!r} ({error}); check its name, and the endpoint"
-        )
+        return InputError(f"{uri}: {client.why_no_bucket(bucket, error)}")
     if error.failure is Failure.MISSING:
         return InputError(f"{uri}: there is no such object ({error})")
     return client.storage_error(f"{uri}: cannot be read", error)

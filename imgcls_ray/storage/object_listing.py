@@ -16,6 +16,7 @@ from typing import IO, TYPE_CHECKING
 
 from imgcls_ray.errors import StorageError
 from imgcls_ray.storage.files import FileInfo, opaque_etag
+from imgcls_ray.storage.hub_listing import hub_level, hub_rows, is_any_in_hub
 from imgcls_ray.storage.object_client import STORE_DEADLINE_S
 from imgcls_ray.storage.object_failures import AskAgainError
 from imgcls_ray.storage.object_pages import Row, is_any, level, path_pages
@@ -43,6 +44,9 @@ def list_level(client: ObjectClient, bucket: str, prefix: str) -> Iterator[str]:
     Raises:
         ObjectError: a page cannot be had.
     """
+    if client.hub is not None:
+        yield from hub_level(client, client.hub, bucket, prefix)
+        return
     if client.s3 is None:
         yield from level(client, bucket, prefix)
         return
@@ -56,6 +60,8 @@ def is_any_under(client: ObjectClient, bucket: str, prefix: str) -> bool:
     Raises:
         ObjectError: that cannot be told: no such bucket, not allowed, unreachable.
     """
+    if client.hub is not None:
+        return is_any_in_hub(client, client.hub, bucket, prefix)
     s3 = client.s3
     if s3 is None:
         return is_any(client, bucket, prefix)
@@ -70,6 +76,9 @@ def list_objects(client: ObjectClient, bucket: str, prefix: str) -> Iterator[Fil
     Raises:
         ObjectError: a page cannot be had.
     """
+    if client.hub is not None:
+        yield from _infos(bucket, hub_rows(client, client.hub, bucket, prefix))
+        return
     if client.s3 is None:
         for rows in path_pages(client, bucket, prefix):
             yield from _infos(bucket, rows)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from imgcls_ray.storage.object_client import ObjectClient
 
-Row: TypeAlias = "tuple[str, int, str, datetime]"
+Row: TypeAlias = "tuple[str, int, str, datetime | None]"
 """Key, size, version, time."""
 _PAGE_KEYS = 1000
 _PAGE_DEADLINE_S = 120.0

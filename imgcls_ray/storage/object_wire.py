@@ -151,9 +151,18 @@ def checked_head(meta: ObjectMeta, etag: str | None, max_bytes: int | None) -> H
         ObjectError: it is another version.
     """
     check_version(meta["e_tag"], etag)
-    if max_bytes is not None and meta["size"] > max_bytes:
-        raise ImageError(ImageErrorCode.TOO_MANY_BYTES, f"{meta['size']:,} bytes, the limit is {max_bytes:,}")
+    check_size(meta["size"], max_bytes)
     return head_of(meta)
+
+
+def check_size(size: int, max_bytes: int | None) -> None:
+    """Compare the size of an object with the limit.
+
+    Raises:
+        ImageError: too_many_bytes.
+    """
+    if max_bytes is not None and size > max_bytes:
+        raise ImageError(ImageErrorCode.TOO_MANY_BYTES, f"{size:,} bytes, the limit is {max_bytes:,}")
 
 
 def _get_options(etag: str | None, span: Span) -> GetOptions:

@@ -36,7 +36,7 @@ def write_latest(
 
     Args:
         store: which.
-        output: file or folder, local or ``s3://``.
+        output: file or folder, local or on object storage.
         storage: how to reach it.
         kind: one of ``FILE_KINDS`` or ``FOLDER_KINDS``; ``None``: as the end of ``output`` says.
         only_present: leave out what is not there any more.

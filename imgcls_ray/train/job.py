@@ -20,7 +20,7 @@ from imgcls_ray.models.open import open_model
 from imgcls_ray.options import storage_options
 from imgcls_ray.storage import open_directory
 from imgcls_ray.storage.files import path_from_uri
-from imgcls_ray.storage.schemes import is_object
+from imgcls_ray.storage.schemes import ADDRESSES, is_object
 from imgcls_ray.storage.taken import foreign_name
 from imgcls_ray.store.lease import LEASE_FILE, hold_lease
 from imgcls_ray.train.entries import read_entries
@@ -108,7 +108,7 @@ def train(
     )
     directory = open_directory(config.output, storage)
     if not is_object(config.output) and os.path.isfile(path := path_from_uri(config.output)):
-        raise UsageError(f"{path}: is a file; give a folder for the run, or s3://BUCKET/PREFIX")
+        raise UsageError(f"{path}: is a file; give a folder for the run, or {ADDRESSES}")
     _check_is_ours(directory, config.output, is_shared=is_shared)
     with worker_pool(server) as pool:
         if is_trained_here(config):

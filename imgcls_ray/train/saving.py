@@ -31,7 +31,7 @@ class Saver:
     the same generator.
 
     Args:
-        output: folder or ``s3://BUCKET/PREFIX`` of the run.
+        output: folder of the run, or prefix of a bucket.
         storage: how to reach it.
         keep: number of permanent checkpoints that stay; 0 keeps all.
     """

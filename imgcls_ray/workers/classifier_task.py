@@ -32,7 +32,7 @@ class ClassifierTask:
     """What every worker is told that classifies. Crosses process boundaries, so it holds plain values only."""
 
     model: str
-    """Path or ``s3://`` URI of the model folder."""
+    """Path or URI of the model folder."""
     fingerprint: str
     """What the folder must hold: a worker never labels with another model than was planned."""
     _: KW_ONLY

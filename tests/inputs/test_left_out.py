@@ -9,7 +9,8 @@ import pytest
 from imgcls_ray.errors import ImageErrorCode, InputError, StorageError
 from imgcls_ray.inputs import absence
 from imgcls_ray.inputs.absence import MANY, ListedIn, check_absences
-from imgcls_ray.inputs.listing import ListingCounts, check_inputs, list_inputs
+from imgcls_ray.inputs.checks import check_inputs
+from imgcls_ray.inputs.listing import ListingCounts, list_inputs
 from imgcls_ray.storage import DEFAULT_STORAGE
 from imgcls_ray.storage.names import EVERY_NAME, NameRules
 

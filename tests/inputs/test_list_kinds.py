@@ -16,7 +16,8 @@ import pytest
 
 from imgcls_ray.errors import InputError
 from imgcls_ray.inputs import list_texts
-from imgcls_ray.inputs.listing import ListingCounts, check_inputs, is_any_list, list_inputs
+from imgcls_ray.inputs.checks import check_inputs, is_any_list
+from imgcls_ray.inputs.listing import ListingCounts, list_inputs
 from imgcls_ray.storage.files import FileInfo
 
 if TYPE_CHECKING:

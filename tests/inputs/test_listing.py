@@ -13,7 +13,8 @@ import pytest
 
 from imgcls_ray.errors import ImageError, ImageErrorCode, InputError
 from imgcls_ray.inputs import sorting
-from imgcls_ray.inputs.listing import ListingCounts, check_input, is_single_file, list_inputs
+from imgcls_ray.inputs.checks import check_input, is_single_file
+from imgcls_ray.inputs.listing import ListingCounts, list_inputs
 from imgcls_ray.storage import FetchLimits, fetch
 from imgcls_ray.storage.files import FileInfo, stat_file
 from tests.storage.test_walking import folders_read

@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from imgcls_ray.errors import ImageError, ImageErrorCode, InputError, UsageError
-from imgcls_ray.inputs.listing import check_inputs, is_any_list, is_single_file, list_inputs
+from imgcls_ray.inputs.checks import check_inputs, is_any_list, is_single_file
+from imgcls_ray.inputs.listing import list_inputs
 from imgcls_ray.inputs.tables import table_of
 from imgcls_ray.packed import parquets, reading, tars
 from imgcls_ray.packed.listing import fetch_input

@@ -21,8 +21,9 @@ from imgcls_ray.images import decoder
 from imgcls_ray.images.crops import Crop
 from imgcls_ray.images.decoder import DecodeLimits, decode_image
 from imgcls_ray.inputs.boxes import stat_input
+from imgcls_ray.inputs.checks import is_single_file
 from imgcls_ray.inputs.kept import Kept
-from imgcls_ray.inputs.listing import is_single_file, list_inputs
+from imgcls_ray.inputs.listing import list_inputs
 from imgcls_ray.inputs.tables import table_of
 from imgcls_ray.models.api import create_model
 from imgcls_ray.models.classifier import ModelInput, decode_model_input
@@ -40,6 +41,7 @@ from imgcls_ray.workers.decoding import decode_in_child
 from imgcls_ray.workers.worker import Block, BlockClassifier, BlockDecoder, BlockWorker
 from tests.images import bad_images as make
 from tests.packed.making import write_tar
+from tests.s3.proxy import Faults
 from tests.workers.test_worker import OwnBoard
 
 if TYPE_CHECKING:
@@ -50,6 +52,7 @@ if TYPE_CHECKING:
     from imgcls_ray.models.folder import ModelFolder
     from imgcls_ray.predict.report import PredictReport
     from imgcls_ray.storage.files import FileInfo
+    from tests.s3.proxy import S3Proxy
 
 Box = tuple[float, float, float, float]
 BOXES: list[Box] = [(0, 0, 40, 30), (10, 5, 60, 45.5), (50.2, 20.7, 80, 60), (3, 3, 4, 4)]
@@ -145,6 +148,28 @@ def test_a_picture_is_read_and_decoded_once_for_all_its_boxes(tmp_path: Path, mo
     assert calls == ["fetch_whole", "_decode"]
     assert all((a == pixels_of(path, (x, 0, x + 20, 20))).all() for x, a in enumerate(pixels))
     assert found[0].picture._pixels is None
+
+
+def test_a_picture_in_a_bucket_is_read_once_for_its_boxes(bucket: str, proxy: S3Proxy, tmp_path: Path) -> None:
+    """By the columns of a list that is in the bucket, too; and alone, by the name of a box that was typed by hand."""
+    paths = photos(tmp_path / "photos")
+    source = write_list(tmp_path / "boxes.csv", [(f"photos/{path.name}", *box) for path in paths for box in BOXES])
+    directory = open_directory(f"s3://{bucket}")
+    for path in [*paths, source]:
+        directory.replace(str(path.relative_to(tmp_path)), path.read_bytes())
+    found = list(list_inputs(f"s3://{bucket}/boxes.csv", ListingCounts(), kept=Kept((), boxes="pixels")))
+    proxy.set_faults(Faults())
+    crops = fetched(table_of(found))
+    assert proxy.counts().requests["get"] == len(paths)
+    expected = {f"{path.name}#box={','.join(f'{v:g}' for v in box)}": (path, box) for path in paths for box in BOXES}
+    assert len(crops) == len(expected)
+    for info, crop in zip(found, crops, strict=True):
+        np.testing.assert_array_equal(decode_image(crop), pixels_of(*expected[info.uri.rpartition("/")[2]]))
+    [typed] = list_inputs(f"s3://{bucket}/photos/0.jpg#box=10.0,5,6e1,45.5", ListingCounts())
+    assert typed.uri == f"s3://{bucket}/photos/0.jpg#box=10,5,60,45.5"
+    np.testing.assert_array_equal(
+        decode_image(fetch_input(typed.uri, None, FetchLimits())), pixels_of(paths[0], (10, 5, 60, 45.5))
+    )
 
 
 def fetched(rows: pa.Table) -> list[Crop]:

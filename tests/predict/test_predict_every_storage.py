@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import json
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-import pytest
-
-from imgcls_ray import cli
 from imgcls_ray.storage import open_directory
 
 if TYPE_CHECKING:
@@ -19,23 +15,6 @@ if TYPE_CHECKING:
     from imgcls_ray.models.folder import ModelFolder
 
 NUM_IMAGES = 20
-
-
-@pytest.fixture
-def imgcls(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """Run the command in this process; returns what it printed."""
-    monkeypatch.setattr("imgcls_ray.workers.pool.is_cluster_given", lambda: False)
-
-    def run(*args: str) -> str:
-        capfd.readouterr()
-        monkeypatch.setattr(sys, "argv", ["imgcls", *args])
-        with pytest.raises(SystemExit) as left:
-            cli.main()
-        told = capfd.readouterr()
-        assert left.value.code == 0, told.err
-        return told.out
-
-    return run
 
 
 def put_all(folder: Path, place: str) -> None:

@@ -23,9 +23,10 @@ import pytest
 from botocore.exceptions import EndpointConnectionError
 
 from imgcls_ray.errors import ConfigError, ImageError, ImageErrorCode, ImgclsError, InputError, StorageError
-from imgcls_ray.storage import FetchLimits, fetch, fetch_range, object_client, object_stores
+from imgcls_ray.storage import FetchLimits, fetch, fetch_range, object_client, object_reading, object_stores
 from imgcls_ray.storage.object_client import ObjectClient, forget_clients
 from imgcls_ray.storage.object_failures import Failure, ObjectError
+from imgcls_ray.storage.object_reading import ObjectReader
 from imgcls_ray.storage.options import StorageOptions
 from imgcls_ray.storage.schemes import split_uri
 from tests.s3.proxy import Fault, Faults, s3_proxy
@@ -52,7 +53,7 @@ def image(s3: S3Server, bucket: str) -> str:
 @pytest.fixture
 def careful(monkeypatch: pytest.MonkeyPatch) -> None:
     """The fast way can tell nothing."""
-    monkeypatch.setattr(ObjectClient, "_read_now", lambda *_, **__: None)
+    monkeypatch.setattr(ObjectReader, "_read_now", lambda *_, **__: None)
 
 
 @pytest.fixture(params=["fast", "careful"])
@@ -231,6 +232,16 @@ def test_many_threads_read_at_once_and_get_their_own(s3: S3Server, proxy: S3Prox
 def test_an_address_without_a_bucket_is_refused() -> None:
     with pytest.raises(InputError, match=r"^s3:///key: names no bucket; write s3://BUCKET/PREFIX$"):
         split_uri("s3:///key")
+
+
+@pytest.mark.parametrize("point", ["accesspoint/photos", "accesspoint:photos"])
+def test_the_arn_of_an_access_point_is_refused_with_the_way_out(point: str) -> None:
+    uri = f"s3://arn:aws:s3:eu-west-1:123456789012:{point}/a.jpg"
+    with pytest.raises(InputError, match=r"name an access point by its alias, s3://NAME-\.\.\.-s3alias/PREFIX"):
+        split_uri(uri)
+    with pytest.raises(ImageError) as caught:
+        fetch(uri, None, FetchLimits())
+    assert caught.value.code == ImageErrorCode.NOT_FOUND
 
 
 def test_the_fast_way_reads_objects_by_itself(image: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -425,7 +436,7 @@ def test_no_credentials_end_the_command_before_any_request(
 def test_failures_in_a_row_without_one_success_end_the_command(
     proxy: S3Proxy, image: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(object_client, "_MAX_FAILURES_IN_A_ROW", 3)
+    monkeypatch.setattr(object_reading, "_MAX_FAILURES_IN_A_ROW", 3)
     monkeypatch.setattr(object_client, "_MAX_ATTEMPTS", 1)
     go_wrong(proxy, "internal_error")
     assert [error_of(image).code for _ in range(2)] == [ImageErrorCode.FETCH_FAILED] * 2
@@ -444,7 +455,7 @@ def test_an_answer_between_failures_starts_their_count_anew(
     expected: ImageErrorCode | None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(object_client, "_MAX_FAILURES_IN_A_ROW", 3)
+    monkeypatch.setattr(object_reading, "_MAX_FAILURES_IN_A_ROW", 3)
     monkeypatch.setattr(object_client, "_MAX_ATTEMPTS", 1)
     go_well_first = 0 if between else 1
     before, behind = Fault("internal_error", count=2), Fault("internal_error", after=go_well_first, count=2)
@@ -465,7 +476,7 @@ def test_an_answer_between_failures_starts_their_count_anew(
 def test_a_bucket_that_is_gone_ends_the_command_in_the_end(
     proxy: S3Proxy, image: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(object_client, "_MAX_FAILURES_IN_A_ROW", 3)
+    monkeypatch.setattr(object_reading, "_MAX_FAILURES_IN_A_ROW", 3)
     go_wrong(proxy, "no_bucket")
     assert [error_of(image).code for _ in range(2)] == [ImageErrorCode.FETCH_FAILED] * 2
     with pytest.raises(StorageError, match=r"NoSuchBucket.*; check the bucket's name, and the endpoint$"):

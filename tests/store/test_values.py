@@ -129,10 +129,24 @@ def test_an_input_that_too_many_rows_name_is_refused(
 ) -> None:
     monkeypatch.setattr(kept_module, "_MAX_ROWS_OF_ONE", 10)
     source = write(tmp_path / "list.csv", "uri,n\n" + "s3://b/1.jpg,x\n" * 11)
-    with pytest.raises(InputError, match=r"s3://b/1\.jpg: is named by more than 10 rows of the list"):
+    with pytest.raises(InputError, match=r"s3://b/1\.jpg: has more than 10 rows in the list; --keep-columns names"):
         label(store, source)
     label(store, source, columns=())
     assert "input" not in exported(store)[0]
+
+
+def test_an_input_with_too_many_values_is_refused(
+    store: LabelStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are in memory together, however few rows they are; those of several inputs are not."""
+    monkeypatch.setattr(kept_module, "_MAX_BYTES_OF_ONE", 1000)
+    of_each = "".join(f"s3://b/{i}.jpg,{'x' * 200}\n" for i in range(20))
+    label(store, write(tmp_path / "list.csv", f"uri,n\n{of_each}"))
+    of_one = f"s3://b/1.jpg,{'x' * 200}\n" * 6
+    for rows in (of_one, f"{of_one}s3://b/2.jpg,x\n"):
+        source = write(tmp_path / "list.csv", f"uri,n\n{rows}")
+        with pytest.raises(InputError, match=r"s3://b/1\.jpg: has more than .* MiB of other columns in the list"):
+            label(store, source)
 
 
 # --- runs ------------------------------------------------------------------------------------------------------------

@@ -125,7 +125,7 @@ def add_bundle(model: str, folder: ModelFolder, storage: StorageOptions = DEFAUL
     The folder is as good without it, so a failure is a warning.
 
     Args:
-        model: path or ``s3://`` URI of the folder.
+        model: path or URI of the folder.
         folder: what it holds.
         storage: how to reach it.
 
@@ -139,7 +139,7 @@ def add_bundle(model: str, folder: ModelFolder, storage: StorageOptions = DEFAUL
         with scratch_folder("converted") as scratch:
             place = Path(scratch)
             _make_bundle(folder, place)
-            directory = open_directory(model, storage)
+            directory = open_directory(model, storage, only_read=True)
             for name in BUNDLE_FILES:
                 directory.replace_from(f"{BUNDLE}/{name}", str(place / name))
             _note(sha256_file(place / RECORD_FILE), _RIGHT)
