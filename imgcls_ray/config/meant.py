@@ -33,6 +33,8 @@ _WORDS: Mapping[str, str] = {
     "rand_augment": "aa, auto augment, randaugment, augment",
     "random_erasing": "reprob, erasing, random erase, re prob, cutout",
     "class_weights": "class weight, weighted loss, loss weights",
+    "focal_gamma": "focal, focal loss, gamma, loss gamma",
+    "logit_adjustment": "logit adjust, logit adjusted loss, balanced softmax, tau",
     "sampling": "sampler, weighted sampler, balanced sampling",
     "image_size": "img size, imgsz, imsize, input size, size, resolution, crop size, train size",
     "early_stop": "patience, early stopping, early stopping patience",

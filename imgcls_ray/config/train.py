@@ -102,6 +102,12 @@ class TrainConfig(Labelled, OnDevice, ReadLimits):
     class_weights: Literal["none", "balanced"] = "none"
     """Weights of the classes in the loss. ``balanced``: the smaller the class, the larger its weight; not together with
     balanced ``sampling``."""
+    focal_gamma: float = Field(default=0.0, ge=0, le=10)
+    """Gamma of the focal loss, usually 2: the surer the network is of an image, the less the image counts; 0 is
+    cross-entropy."""
+    logit_adjustment: float = Field(default=0.0, ge=0, le=10)
+    """Strength, usually 1, of the logit adjustment: while it learns, each class has a head start by its share of the
+    images, so what the network predicts does not depend on the shares; 0 turns it off."""
     sampling: Literal["shuffle", "balanced"] = "shuffle"
     """Order in which images are drawn. ``balanced``: every class is drawn equally often, so images of small classes
     repeat within an epoch."""
@@ -162,10 +168,12 @@ class TrainConfig(Labelled, OnDevice, ReadLimits):
             )
         if self.amp == "fp16" and not self.uses_gpus:
             raise ValueError("amp=fp16 is for GPUs: give device=gpu; on CPUs use bf16, or off")
-        if self.class_weights == "balanced" and self.sampling == "balanced":
+        answers = [f"{key}=balanced" for key in ("class_weights", "sampling") if getattr(self, key) == "balanced"]
+        answers += [f"logit_adjustment={self.logit_adjustment:g}"] if self.logit_adjustment else []
+        if len(answers) > 1:
             raise ValueError(
-                "class_weights=balanced and sampling=balanced both answer classes out of balance, and together they "
-                "favour the small ones; give one of them"
+                f"{' and '.join(answers[:2])} both answer classes out of balance, and together they favour the small "
+                "ones; give one of them"
             )
         if self.sync_batch_norm and not self.uses_gpus:
             raise ValueError(

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
 if TYPE_CHECKING:
-    from imgcls_ray.train.state import Metrics
+    from imgcls_ray.train.state import ClassCounts, Metrics
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,8 @@ class EpochDone:
     """Number of images that could not be read so far."""
     warning: str = ""
     """What is wrong with the metrics, in words."""
+    class_counts: ClassCounts | None = None
+    """None if the epoch was not evaluated."""
 
 
 @dataclass(frozen=True)

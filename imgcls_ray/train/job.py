@@ -69,11 +69,13 @@ _IDENTITY_KEYS = (
     "epochs",
     "seed",
     "class_weights",
+    "focal_gamma",
+    "logit_adjustment",
     "sampling",
     "monitor",
 )
 # What states of earlier versions do not say.
-_ONCE: dict[str, Setting] = {"monitor": "top1"}
+_ONCE: dict[str, Setting] = {"monitor": "top1", "focal_gamma": 0.0, "logit_adjustment": 0.0}
 # What the other commands leave in an output that they share with this one (all have the default "output"), and what is
 # left of a run that failed before it had a state.
 _OF_OTHER_COMMANDS = frozenset(

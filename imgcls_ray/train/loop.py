@@ -231,19 +231,21 @@ class Run:
             "images_per_s": sums["count"] / max(sums["seconds"], 1e-9),
             "seconds": sums["seconds"],
         }
-        is_best, warning = False, ""
+        is_best, warning, class_counts = False, "", None
         if self._is_evaluated(epoch):
             self._tell_doing("evaluating", state.step)
-            metrics, num_bad = self._learner.evaluate(self._take(self._order.num_val_batches))
+            metrics, num_bad, class_counts = self._learner.evaluate(self._take(self._order.num_val_batches))
             if outcome := self._too_many_bad("val", num_bad):
                 return outcome
             row |= metrics
+            state.class_counts[epoch + 1] = class_counts
             is_best = self._note_best(epoch, metrics)
             warning = told_of_loss(metrics["val.loss"], len(state.model.class_names))
         state.history.append(row)
         state.sums = {}
         state.bad |= self._gathered_bad()
-        self._tell(EpochDone(row, is_best, num_bad=len(state.bad), warning=warning))
+        num_bad = len(state.bad)
+        self._tell(EpochDone(row, is_best, num_bad=num_bad, warning=warning, class_counts=class_counts))
         if self._config.save_interval and (epoch + 1) % self._config.save_interval == 0:
             self._save(checkpoint=f"epoch_{epoch + 1}")
         self._save_if_due(self._config.save_seconds)

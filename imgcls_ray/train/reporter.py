@@ -9,11 +9,13 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from imgcls_ray.models.class_names import names_apart
 from imgcls_ray.report.curves import draw_curves
 from imgcls_ray.storage.files import path_from_uri
 from imgcls_ray.storage.schemes import is_object
 from imgcls_ray.storage.scratch import scratch_folder
 from imgcls_ray.train.events import Doing, EpochDone, StepsDone, WorkersLost, WorkersReady
+from imgcls_ray.train.scores import recalls_by_epoch
 from imgcls_ray.words import counted, duration, shortened
 
 if TYPE_CHECKING:
@@ -44,6 +46,8 @@ class Reporter:
 
         self._directory, self._folder, self._bar = directory, folder, bar
         self.history = list(state.history)
+        self._class_names = names_apart(state.model.class_names)
+        self._class_counts = dict(state.class_counts)
         self._best_epoch = state.best_epoch
         self._events = SummaryWriter(str(folder / EVENTS_FOLDER), purge_step=state.step + 1)
         self._task = bar.add_task("starting workers", total=None, count="", words="") if bar else None
@@ -73,6 +77,8 @@ class Reporter:
         self._show("training", event.step)
         # A run that goes on after a death does again what was not saved.
         self.history = [row for row in self.history if row["step"] <= event.step]
+        epochs = {row["epoch"] for row in self.history}
+        self._class_counts = {epoch: counts for epoch, counts in self._class_counts.items() if epoch in epochs}
         logger.info(
             "epoch %d of %d, %d steps each; %s on %s, mixed precision: %s",
             event.step // event.steps_per_epoch + 1,
@@ -119,6 +125,8 @@ class Reporter:
     def _epoch_done(self, event: EpochDone) -> None:
         row = event.row
         self.history.append(row)
+        if event.class_counts is not None:
+            self._class_counts[int(row["epoch"])] = event.class_counts
         if event.is_best:
             self._best_epoch = int(row["epoch"])
         parts = [f"train loss {row['train.loss']:.4f}"]
@@ -145,7 +153,8 @@ class Reporter:
         self._last_curves = time.monotonic()
         self._events.flush()
         if self.history:
-            self._directory.replace(CURVES_FILE, draw_curves(self.history, self._best_epoch))
+            recalls = recalls_by_epoch(self._class_counts, self._class_names)
+            self._directory.replace(CURVES_FILE, draw_curves(self.history, self._best_epoch, recalls))
         if is_object(self._directory.uri):
             for path in [self._folder / LOG_FILE, *(self._folder / EVENTS_FOLDER).iterdir()]:
                 self._directory.replace_from(str(path.relative_to(self._folder)), str(path))

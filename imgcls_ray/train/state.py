@@ -30,6 +30,9 @@ _FORMAT = 1
 
 Metrics: TypeAlias = dict[str, float]
 """Metrics by name, e.g. ``{"epoch": 3, "val.top1": 0.91}``: one epoch of the history, or its val metrics."""
+ClassCounts: TypeAlias = list[list[int]]
+"""Three lists with a number for each class: its val images that were predicted right, its val images, and the images
+that were predicted to be of it."""
 Setting: TypeAlias = "str | int | float | bool | None"
 
 
@@ -114,6 +117,8 @@ class TrainState:
     """Sums over the finished steps of the current epoch."""
     history: list[Metrics] = field(default_factory=list)
     """Metrics of each finished epoch."""
+    class_counts: dict[int, ClassCounts] = field(default_factory=dict)
+    """Counts of each evaluated epoch, by its number; epochs of earlier versions have none."""
     best: Mapping[str, Tensor] | None = None
     """Weights of the best epoch; None before the first evaluation."""
     best_epoch: int = 0

@@ -12,7 +12,7 @@ import torch
 from imgcls_ray.images.preprocess import Preprocess
 from imgcls_ray.models.architecture import build_network
 from imgcls_ray.models.zoo import find_model
-from imgcls_ray.train.learner import Learner, _class_weights
+from imgcls_ray.train.learner import Learner
 from imgcls_ray.train.loading import Batch
 from imgcls_ray.train.recipe import Recipe
 from imgcls_ray.train.state import ModelDescription, RunIdentity, StartInfo, TrainState
@@ -131,37 +131,6 @@ def test_balanced_weights_count_small_classes_for_more(make_learner: Callable[..
     ratios = [losses["balanced", label] / losses["none", label] for label in range(3)]
     # 6, 1 and 1 of 8 images.
     assert ratios == pytest.approx([8 / 18, 8 / 3, 8 / 3], rel=1e-5)
-
-
-@pytest.mark.parametrize("mixup", [0.0, 1.0])
-def test_class_weights_weight_images_and_not_their_smoothing(
-    make_learner: Callable[..., Learner], mixup: float
-) -> None:
-    # 20 to 1, and a class without images: an optimum of the smoothed loss must keep the frequent class right.
-    labels = np.repeat([0, 1], [160, 8]).astype(np.int32)
-    learner = make_learner(class_weights="balanced", labels=labels, recipe={"label_smoothing": 0.1, "mixup": mixup})
-    target = torch.tensor(labels).long()
-    logits = torch.zeros(2, 3, requires_grad=True)
-    optimizer: Any = torch.optim.LBFGS([logits], max_iter=200)
-
-    def closure() -> torch.Tensor:
-        optimizer.zero_grad()
-        given = target if not mixup else torch.nn.functional.one_hot(target, 3).float()
-        loss = learner._loss(logits[target], given) / len(target)
-        torch.autograd.backward(loss)
-        return loss
-
-    optimizer.step(closure)
-    assert logits.argmax(1).tolist() == [0, 1]
-    weights = _class_weights(labels, 3)
-    assert weights.tolist() == pytest.approx([168 / 320, 168 / 16, 0.0])
-
-
-def test_a_mixed_image_has_the_weight_of_its_classes(make_learner: Callable[..., Learner]) -> None:
-    learner = make_learner(class_weights="balanced", recipe={"label_smoothing": 0.1})
-    logits, mixed = torch.randn(1, 3), torch.tensor([[0.25, 0.75, 0.0]])
-    expected = (0.25 * 8 / 18 + 0.75 * 8 / 3) * torch.nn.functional.cross_entropy(logits, mixed, label_smoothing=0.1)
-    assert learner._loss(logits, mixed).item() == pytest.approx(expected.item())
 
 
 def test_mixed_images_have_mixed_labels(make_learner: Callable[..., Learner]) -> None:
