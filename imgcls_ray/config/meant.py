@@ -30,6 +30,8 @@ _WORDS: Mapping[str, str] = {
     "precision": "dtype, fp16, bf16, half, amp",
     "crop_scale": "scale, random resized crop, rrc scale",
     "flip": "hflip, fliplr, horizontal flip",
+    "vertical_flip": "vflip, flipud, flip vertical",
+    "color_jitter": "colour jitter, jitter, color, brightness, contrast, saturation",
     "rand_augment": "aa, auto augment, randaugment, augment",
     "random_erasing": "reprob, erasing, random erase, re prob, cutout",
     "class_weights": "class weight, weighted loss, loss weights",

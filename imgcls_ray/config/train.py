@@ -89,6 +89,11 @@ class TrainConfig(Labelled, OnDevice, ReadLimits):
     trained ones."""
     flip: float = Field(default=0.5, ge=0, le=1)
     """Probability of mirroring an image left to right. Use 0 if a mirrored image belongs to another class."""
+    vertical_flip: float = Field(default=0.0, ge=0, le=1)
+    """Probability of mirroring an image upside down, for pictures without an upper side, such as those taken from
+    above or through a microscope."""
+    color_jitter: float = Field(default=0.0, ge=0, le=1)
+    """Largest random change of brightness, contrast and saturation, as a share of each, usually 0.4; 0 turns it off."""
     rand_augment: int | None = Field(default=None, ge=0, le=10)
     """Strength, 0 to 10, of two random operations on colours and shape (RandAugment), each applied to half of the
     images; 0 turns them off. Default: the family's."""

@@ -75,7 +75,13 @@ _IDENTITY_KEYS = (
     "monitor",
 )
 # What states of earlier versions do not say.
-_ONCE: dict[str, Setting] = {"monitor": "top1", "focal_gamma": 0.0, "logit_adjustment": 0.0}
+_ONCE: dict[str, Setting] = {
+    "monitor": "top1",
+    "focal_gamma": 0.0,
+    "logit_adjustment": 0.0,
+    "vertical_flip": 0.0,
+    "color_jitter": 0.0,
+}
 # What the other commands leave in an output that they share with this one (all have the default "output"), and what is
 # left of a run that failed before it had a state.
 _OF_OTHER_COMMANDS = frozenset(

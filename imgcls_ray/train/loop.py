@@ -101,6 +101,8 @@ class Run:
             recipe.rand_augment,
             recipe.random_erasing,
             preprocess.mean,
+            vertical_flip=recipe.vertical_flip,
+            color_jitter=recipe.color_jitter,
         )
         return LoadTask(files, augmentation, preprocess, fetch_limits(self._config), decode_limits(self._config))
 
