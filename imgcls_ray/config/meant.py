@@ -16,6 +16,7 @@ _WORDS: Mapping[str, str] = {
     "min_learning_rate": "min lr, lrf, eta min, end lr, final lr",
     "batch_size": "bs, batch, train batch size, per device batch size, per device train batch size, mini batch",
     "accumulate_steps": "grad accum steps, accum iter, gradient accumulation steps, accumulate, update freq",
+    "grad_checkpointing": "gradient checkpointing, activation checkpointing, checkpointing, recompute",
     "epochs": "epoch, num epochs, n epochs, max epochs, num train epochs, epochs iters",
     "epochs_iters": "epochs, epoch, num epochs, iters",
     "optimizer": "opt, optim",

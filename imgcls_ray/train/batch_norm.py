@@ -75,6 +75,18 @@ class BatchNorms:
                 hook.remove()
                 norm.train()
 
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """For passes that are computed again for the gradients: each image would count twice in the statistics."""
+        norms = [norm for norm in self._norms if norm.training and norm.track_running_stats]
+        for norm in norms:
+            norm.track_running_stats = False
+        try:
+            yield
+        finally:
+            for norm in norms:
+                norm.track_running_stats = True
+
 
 def with_synced_norms(network: nn.Module) -> nn.Module:
     """The network with norms that take the statistics of all workers' images: GPUs only."""

@@ -133,6 +133,8 @@ def _train(config: TrainConfig, directory: Directory, console: Console, pool: Lo
         if state is None:
             state = _new_state(config, entries)
         recipe = _check_identity(config, entries, state)
+        model = state.model
+        check_recipe(model.name, model.architecture, recipe, grad_checkpointing=config.grad_checkpointing)
         if is_new:
             save_state(state, directory, STATE_NAME)
         try:
@@ -168,7 +170,6 @@ def _batch_size(config: TrainConfig, entries: Entries) -> int:
 def _new_state(config: TrainConfig, entries: Entries) -> TrainState:
     start = open_start(config, entries.class_names, storage_options(config))
     info = StartInfo(start.name, start.family, start.is_trained, start.train_size, start.origin)
-    check_recipe(start, _recipe(config, _batch_size(config, entries), info))
     model = ModelDescription(start.name, start.architecture, entries.class_names, start.preprocess)
     return TrainState(model, _identity(config, entries, info), start.network.state_dict())
 

@@ -13,7 +13,7 @@ from imgcls_ray.models.engines.torch_engine import make_normalise
 from imgcls_ray.train.augment import make_mixer
 from imgcls_ray.train.batch_norm import BatchNorms, with_synced_norms
 from imgcls_ray.train.losses import IGNORED, Loss
-from imgcls_ray.train.network import network_of
+from imgcls_ray.train.network import checkpoint_gradients, network_of
 from imgcls_ray.train.optimisation import average_of, make_optimizer, set_learning_rate
 from imgcls_ray.train.scores import Evaluated, class_scores, mean_average_precision
 
@@ -60,6 +60,8 @@ class Learner:
         self._num_classes = len(state.model.class_names)
         self._network = network_of(state.model, state.network, drop_path=recipe.drop_path)
         self._network.to(device).to(memory_format=torch.channels_last)
+        if config.grad_checkpointing:
+            checkpoint_gradients(self._network)
         self._is_probe = config.freeze == "backbone"
         self._is_synced = world_size > 1 and config.sync_batch_norm
         if self._is_synced:
@@ -135,11 +137,15 @@ class Learner:
         target = labels.to(self._device, non_blocking=True)
         if self._mix is not None and len(batch.labels) >= 2:
             images, target = self._mix(images, target)
-        with self._norms.for_images(len(batch.labels)), self._autocast():
-            logits = self._parallel(images)
-        loss = self._loss(logits.float(), target)
-        # The mean over all images of the step, wherever they are: DDP averages over workers, who may have fewer.
-        torch.autograd.backward(self._scaler.scale(loss * (self._world_size / self._batch_size)))
+        with self._norms.for_images(len(batch.labels)):
+            with self._autocast():
+                logits = self._parallel(images)
+            loss = self._loss(logits.float(), target)
+            # The mean over all images of the step, wherever they are: DDP averages over workers, who may have fewer.
+            scaled = self._scaler.scale(loss * (self._world_size / self._batch_size))
+            # With gradient checkpointing, the network runs again here.
+            with self._norms.kept():
+                torch.autograd.backward(scaled)
         with torch.no_grad():
             truth = target.argmax(1) if target.ndim == 2 else target
             self._sums += torch.stack([loss.detach(), (logits.argmax(1) == truth).sum()])

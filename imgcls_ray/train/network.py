@@ -146,28 +146,43 @@ def _fitted(start: Start, image_size: int | None) -> Start:
     return start._replace(network=network, architecture=architecture, preprocess=preprocess, train_size=train_size)
 
 
-def check_recipe(start: Start, recipe: Recipe) -> None:
+def check_recipe(name: str, architecture: Architecture, recipe: Recipe, *, grad_checkpointing: bool = False) -> None:
     """Refuse what the network cannot do, before workers start.
 
     Raises:
-        UsageError: it has no blocks that can be skipped, or no layers that can be told apart.
+        UsageError: it has no blocks that can be skipped, no layers that can be told apart, or no parts that can be
+            computed again.
     """
-    if not recipe.drop_path and recipe.layer_decay == 1:
+    if not recipe.drop_path and recipe.layer_decay == 1 and not grad_checkpointing:
         return
     with no_memory():
         try:
-            network = build_network(start.architecture, num_classes=2, drop_path=recipe.drop_path)
+            network = build_network(architecture, num_classes=2, drop_path=recipe.drop_path)
         except ValueError as error:
             raise UsageError(
-                f"drop_path={recipe.drop_path:g}: {start.name} has no blocks that can be left out; give --drop-path 0"
+                f"drop_path={recipe.drop_path:g}: {name} has no blocks that can be left out; give --drop-path 0"
             ) from error
         try:
             make_optimizer(network, recipe)
         # timm groups the layers by what the network says of itself, if it does.
         except (AssertionError, AttributeError, TypeError, ValueError) as error:
             raise UsageError(
-                f"layer_decay={recipe.layer_decay:g}: the layers of {start.name} have no order; give --layer-decay 1"
+                f"layer_decay={recipe.layer_decay:g}: the layers of {name} have no order; give --layer-decay 1"
             ) from error
+        if grad_checkpointing:
+            try:
+                checkpoint_gradients(network)
+            # timm asserts, or has no such method.
+            except (AssertionError, AttributeError, TypeError) as error:
+                raise UsageError(
+                    f"grad_checkpointing: timm has none for {name}; leave it out, and give --accumulate-steps "
+                    "for less memory"
+                ) from error
+
+
+def checkpoint_gradients(network: nn.Module) -> None:
+    """Have the network compute activations again in the backward pass. A network that cannot raises any error."""
+    network.set_grad_checkpointing(True)  # type: ignore[operator]
 
 
 def network_of(model: ModelDescription, weights: Mapping[str, Tensor], *, drop_path: float = 0.0) -> nn.Module:

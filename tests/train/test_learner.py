@@ -103,6 +103,26 @@ def test_a_pass_of_hardly_any_image_is_no_accident(make_learner: Callable[..., L
     assert correct <= count == num_images
 
 
+@pytest.mark.parametrize("count", [8, 1])
+def test_what_is_computed_again_changes_nothing(make_learner: Callable[..., Learner], count: int) -> None:
+    state, batch = make_state(), make_batch(count)
+    kept, again = (step(make_learner(state, grad_checkpointing=on), batch) for on in (False, True))
+    assert all(kept[name].equal(again[name]) for name in kept)
+    num_passes = [tensor for name, tensor in again.items() if name.endswith("num_batches_tracked")]
+    assert max(num_passes) == 1
+
+
+def test_blocks_are_computed_again_where_asked_for(make_learner: Callable[..., Learner]) -> None:
+    num_runs = {}
+    for on in (False, True):
+        learner = make_learner(grad_checkpointing=on)
+        runs: list[int] = []
+        learner._network.blocks[2].register_forward_hook(lambda *_, runs=runs: runs.append(1))
+        step(learner, make_batch(8))
+        num_runs[on] = len(runs)
+    assert num_runs == {False: 1, True: 2}
+
+
 def test_passes_of_a_step_add_up(make_learner: Callable[..., Learner]) -> None:
     # Frozen, so that batch norm has no part in it.
     state, batch = make_state(), make_batch(8)
