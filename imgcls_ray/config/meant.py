@@ -44,6 +44,7 @@ _WORDS: Mapping[str, str] = {
     "seed": "random seed, random state, manual seed",
     "log_interval": "log freq, print freq, logging steps, log every n steps, log iter",
     "eval_interval": "val interval, eval freq, validate every, check val every n epoch",
+    "eval_steps": "val check interval, evaluation steps, val steps, val every n steps",
     "save_interval": "save freq, save period, checkpoint interval, save every",
     "keep_checkpoints": "checkpoint hist, save total limit, max keep ckpts, max to keep",
     "freeze": "freeze backbone, linear probe, freeze layers, frozen",

@@ -132,6 +132,9 @@ class TrainConfig(Labelled, OnDevice, ReadLimits):
     """Number of steps between two lines of the log."""
     eval_interval: PositiveInt = 1
     """Number of epochs between two evaluations on val; the last epoch is always evaluated."""
+    eval_steps: int = Field(default=0, ge=0)
+    """Number of steps between two evaluations on val within an epoch, for epochs that take long; each may become
+    ``best_model``. Counted from the beginning of an epoch; 0 evaluates at the end of epochs only."""
     save_interval: int = Field(default=0, ge=0)
     """Number of epochs between two permanent checkpoints, the folders ``epoch_N``; 0 writes none."""
     save_seconds: float = Field(default=60.0, ge=0)

@@ -19,7 +19,7 @@ _MAX_NAME_WIDTH = 18
 _NAME_SIZE = 8
 
 
-def draw_recalls(axes: Axes, recalls: Mapping[str, Sequence[tuple[int, float]]]) -> None:
+def draw_recalls(axes: Axes, recalls: Mapping[str, Sequence[tuple[float, float]]]) -> None:
     """Draw the recall of each class, with the names of the classes that are told worst in the last epoch.
 
     Args:
@@ -32,7 +32,7 @@ def draw_recalls(axes: Axes, recalls: Mapping[str, Sequence[tuple[int, float]]])
     worst, others = by_recall[: len(_COLOURS)], by_recall[len(_COLOURS) :]
     for name in others[:_NUM_THIN]:
         axes.plot(*zip(*recalls[name], strict=True), color="#cccccc", linewidth=0.6)
-    epochs: dict[int, list[float]] = {}
+    epochs: dict[float, list[float]] = {}
     for points in recalls.values():
         for epoch, recall in points:
             epochs.setdefault(epoch, []).append(recall)

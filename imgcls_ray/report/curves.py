@@ -26,13 +26,13 @@ _Points = dict[str, list[tuple[float, float]]]
 
 def draw_curves(
     history: Sequence[dict[str, float]],
-    best_epoch: int,
-    recalls: Mapping[str, Sequence[tuple[int, float]]] | None = None,
+    best_epoch: float,
+    recalls: Mapping[str, Sequence[tuple[float, float]]] | None = None,
 ) -> bytes:
     """Draw a run's epochs as PNG. Each axis says its range; values that are not finite are counted, not drawn.
 
     Args:
-        history: a row of metrics for each epoch.
+        history: a row of metrics for each epoch, and for each evaluation within one.
         best_epoch: the epoch to mark; 0 marks none.
         recalls: for each class its points, of epoch and recall on val; without any, the axes are left out.
     """
@@ -45,7 +45,7 @@ def draw_curves(
         _draw_rate(rate, _points(history, {"learning rate": "learning_rate"}))
         if best := next((row for row in history if row["epoch"] == best_epoch and "val.top1" in row), None):
             accuracy.axvline(best_epoch, color=_GREY, linewidth=0.8, linestyle=":")
-            accuracy.set_title(f"best: {best['val.top1']:.2%} in epoch {best_epoch}", fontsize=10)
+            accuracy.set_title(f"best: {best['val.top1']:.2%} in epoch {best_epoch:g}", fontsize=10)
         for axes in of_classes:
             draw_recalls(axes, recalls or {})
         for axes in (loss, accuracy, rate, *of_classes):

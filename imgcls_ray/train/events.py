@@ -50,10 +50,10 @@ class Doing:
 
 @dataclass(frozen=True)
 class EpochDone:
-    """An epoch is trained and, if ``eval_interval`` says so, evaluated."""
+    """An epoch is trained and, if ``eval_interval`` says so, evaluated; or there was an evaluation within one."""
 
     row: Metrics
-    """The epoch's row of the history."""
+    """Its row of the history."""
     is_best: bool
     num_bad: int
     """Number of images that could not be read so far."""

@@ -126,25 +126,30 @@ class Reporter:
         row = event.row
         self.history.append(row)
         if event.class_counts is not None:
-            self._class_counts[int(row["epoch"])] = event.class_counts
+            self._class_counts[row["epoch"]] = event.class_counts
         if event.is_best:
-            self._best_epoch = int(row["epoch"])
-        parts = [f"train loss {row['train.loss']:.4f}"]
+            self._best_epoch = row["epoch"]
+        # An evaluation within an epoch has no figures of its training.
+        is_whole = "train.loss" in row
+        parts = [f"train loss {row['train.loss']:.4f}"] if is_whole else []
         if "val.top1" in row:
             parts.append(f"val top-1 {row['val.top1']:.2%}, top-5 {row['val.top5']:.2%}, loss {row['val.loss']:.4f}")
             parts.append(f"macro F1 {row['val.macro_f1']:.2%}")
             if "val.mAP" in row:
                 parts.append(f"mAP {row['val.mAP']:.2%}")
-        parts.append(f"{row['images_per_s']:.1f} images/s")
+        if is_whole:
+            parts.append(f"{row['images_per_s']:.1f} images/s")
         if event.num_bad:
             parts.append(f"{counted(event.num_bad, 'image')} could not be read")
         best = " (best)" if event.is_best else ""
-        logger.info("epoch %d: %s%s", row["epoch"], ", ".join(parts), best)
+        epoch = f"{row['epoch']:.4g}" if not is_whole else f"{row['epoch']:.0f}"
+        logger.info("epoch %s: %s%s", epoch, ", ".join(parts), best)
         if event.warning:
-            logger.warning("epoch %d: %s", row["epoch"], event.warning)
+            logger.warning("epoch %s: %s", epoch, event.warning)
         for key in row:
             if key.startswith(("train.", "val.")):
-                self._events.add_scalar(f"epoch/{key.replace('.', '_')}", row[key], row["epoch"])
+                place, x = ("epoch", row["epoch"]) if is_whole else ("within", row["step"])
+                self._events.add_scalar(f"{place}/{key.replace('.', '_')}", row[key], x)
         if time.monotonic() - self._last_curves >= _CURVES_INTERVAL_S:
             self.publish()
 

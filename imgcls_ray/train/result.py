@@ -33,7 +33,7 @@ class TrainResult:
     """The result of a finished run."""
 
     output: str
-    best_epoch: int
+    best_epoch: float
     best_metrics: Metrics
     last_metrics: Metrics
     num_bad: int
@@ -101,7 +101,7 @@ def _numbers(metrics: Metrics) -> dict[str, float | None]:
     return {key: value if math.isfinite(value) else None for key, value in metrics.items()}
 
 
-def _model(directory: Directory, name: str, score: float | None, epoch: int) -> dict[str, Json]:
+def _model(directory: Directory, name: str, score: float | None, epoch: float) -> dict[str, Json]:
     spec = json.loads(directory.read(f"{name}/{SPEC_FILE}"))
     return {"score": score, "path": name, "epoch": epoch, "fingerprint": spec["fingerprint"]}
 

@@ -49,14 +49,16 @@ def score_each_class(counts: ClassCounts) -> list[ScoreOfClass]:
     ]
 
 
-def recalls_by_epoch(class_counts: dict[int, ClassCounts], names: Sequence[str]) -> dict[str, list[tuple[int, float]]]:
+def recalls_by_epoch(
+    class_counts: dict[float, ClassCounts], names: Sequence[str]
+) -> dict[str, list[tuple[float, float]]]:
     """The points of each class' curve: epoch and recall. Classes without images on val are left out.
 
     Args:
         class_counts: counts by epoch.
         names: names of the classes, all different.
     """
-    points: dict[str, list[tuple[int, float]]] = {name: [] for name in names}
+    points: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
     for epoch, counts in class_counts.items():
         for name, score in zip(names, score_each_class(counts), strict=True):
             if score.recall is not None:

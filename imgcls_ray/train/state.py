@@ -116,13 +116,13 @@ class TrainState:
     sums: Metrics = field(default_factory=dict)
     """Sums over the finished steps of the current epoch."""
     history: list[Metrics] = field(default_factory=list)
-    """Metrics of each finished epoch."""
-    class_counts: dict[int, ClassCounts] = field(default_factory=dict)
-    """Counts of each evaluated epoch, by its number; epochs of earlier versions have none."""
+    """Metrics of each finished epoch, and of each evaluation within one: then ``epoch`` is a fraction."""
+    class_counts: dict[float, ClassCounts] = field(default_factory=dict)
+    """Counts of each evaluation, by the epoch of its row in the history; those of earlier versions have none."""
     best: Mapping[str, Tensor] | None = None
     """Weights of the best epoch; None before the first evaluation."""
-    best_epoch: int = 0
-    """Number of the best epoch, from 1; 0 before the first evaluation."""
+    best_epoch: float = 0
+    """Number of the best epoch, from 1, or a fraction within one; 0 before the first evaluation."""
     best_metrics: Metrics = field(default_factory=dict)
     bad: dict[str, str] = field(default_factory=dict)
     """Error codes of the images that could not be read, by ``split/number``, e.g. ``{"train/17": "truncated"}``."""

@@ -152,6 +152,30 @@ def test_a_run_stops_early_by_the_metric_asked_for(
     assert (result.best_epoch, result.last_metrics["epoch"]) == (1, 3)
 
 
+def test_an_evaluation_within_an_epoch_may_be_the_best_one(
+    make_train_config: Callable[..., TrainConfig],
+    train_here: Callable[..., TrainResult],
+    scripted: Callable[..., None],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO")
+    scripted([(1.0, 0.1, 0), (1.0, 0.2, 0), (1.0, 0.4, 0), (1.0, 0.3, 0)])
+    config = make_train_config(epochs=2, eval_steps=2)
+    result = train_here(config)
+    assert (result.best_epoch, result.best_metrics["val.top1"]) == (1.666667, 0.4)
+    written = json.loads(Path(config.output, "train_result.json").read_text())
+    assert [(row["epoch"], row["step"], "train.loss" in row) for row in written["history"]] == [
+        (0.666667, 2, False),
+        (1, 3, True),
+        (1.666667, 5, False),
+        (2, 6, True),
+    ]
+    assert written["models"]["best"]["epoch"] == 1.666667
+    assert [record.getMessage()[:40] for record in caplog.records if "best)" in record.getMessage()][-1].startswith(
+        "epoch 1.667: val top-1 40.00%"
+    )
+
+
 def test_a_run_without_any_number_fails_and_says_so(
     make_train_config: Callable[..., TrainConfig], train_here: Callable[..., TrainResult], scripted: Callable[..., None]
 ) -> None:
