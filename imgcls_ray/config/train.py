@@ -21,6 +21,7 @@ class TrainConfig(Labelled, OnDevice, ReadLimits):
         "pretrained": "Initial weights",
         "epochs": "Optimization",
         "crop_scale": "Augmentation",
+        "teacher": "Distillation",
         "monitor": "Log, evaluation, checkpoints",
         "num_workers": "Workers",
     }
@@ -120,6 +121,14 @@ class TrainConfig(Labelled, OnDevice, ReadLimits):
     sampling: Literal["shuffle", "balanced"] = "shuffle"
     """Order in which images are drawn. ``balanced``: every class is drawn equally often, so images of small classes
     repeat within an epoch."""
+
+    teacher: str | None = None
+    """Model folder (local or ``s3://``) to learn from besides the labels (distillation): a larger network that was
+    trained on these classes. It sees the same augmented images, at its own size."""
+    teacher_weight: float = Field(default=0.5, gt=0, le=1)
+    """Share of the teacher in the loss; 1 learns from it alone."""
+    teacher_temperature: float = Field(default=2.0, gt=0, le=100)
+    """Temperature that softens both networks' scores for the teacher's share of the loss."""
 
     monitor: Literal["top1", "loss", "macro_f1", "balanced_accuracy", "mAP"] = "top1"
     """Metric on val whose best epoch is kept as ``best_model``, also for ``early_stop``. ``macro_f1`` and

@@ -23,6 +23,7 @@ from imgcls_ray.storage.files import path_from_uri
 from imgcls_ray.storage.schemes import is_object
 from imgcls_ray.storage.taken import foreign_name
 from imgcls_ray.store.lease import LEASE_FILE, hold_lease
+from imgcls_ray.train.distillation import open_teacher
 from imgcls_ray.train.entries import read_entries
 from imgcls_ray.train.local import train_here, worker_pool
 from imgcls_ray.train.network import check_recipe, open_start
@@ -183,7 +184,15 @@ def _recipe(config: TrainConfig, batch_size: int, start: StartInfo) -> Recipe:
 def _identity(config: TrainConfig, entries: Entries, start: StartInfo) -> RunIdentity:
     batch_size = _batch_size(config, entries)
     settings = {key: getattr(config, key) for key in _IDENTITY_KEYS} | asdict(_recipe(config, batch_size, start))
-    return RunIdentity(start, entries.fingerprint, batch_size, settings)
+    return RunIdentity(start, entries.fingerprint, batch_size, settings | _teaching(config, entries))
+
+
+def _teaching(config: TrainConfig, entries: Entries) -> dict[str, Setting]:
+    if config.teacher is None:
+        return {"teacher": None}
+    teacher = open_teacher(config.teacher, entries.class_names, storage_options(config))
+    keys = ("teacher_weight", "teacher_temperature")
+    return {"teacher": teacher.spec.fingerprint, **{key: getattr(config, key) for key in keys}}
 
 
 def _check_identity(config: TrainConfig, entries: Entries, state: TrainState) -> Recipe:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from imgcls_ray.config import TrainConfig
+    from imgcls_ray.train.distillation import Teacher
     from imgcls_ray.train.loading import Batch
     from imgcls_ray.train.recipe import Recipe
     from imgcls_ray.train.state import TrainState
@@ -41,6 +42,7 @@ class Learner:
         labels: int32 (N,), class ids of the train split.
         device: device of this worker.
         world_size: number of workers.
+        teacher: who teaches besides the labels.
     """
 
     def __init__(
@@ -53,11 +55,12 @@ class Learner:
         labels: np.ndarray,
         device: torch.device,
         world_size: int,
+        teacher: Teacher | None = None,
     ) -> None:
         import torch
 
         self._recipe, self._device, self._world_size, self._batch_size = recipe, device, world_size, batch_size
-        self._num_classes = len(state.model.class_names)
+        self._num_classes, self._teacher = len(state.model.class_names), teacher
         self._network = network_of(state.model, state.network, drop_path=recipe.drop_path)
         self._network.to(device).to(memory_format=torch.channels_last)
         if config.grad_checkpointing:
@@ -141,6 +144,10 @@ class Learner:
             with self._autocast():
                 logits = self._parallel(images)
             loss = self._loss(logits.float(), target)
+            if self._teacher is not None:
+                with self._autocast():
+                    of_teacher = self._teacher.logits(images)
+                loss = self._teacher.blended(loss, logits.float(), of_teacher, target)
             # The mean over all images of the step, wherever they are: DDP averages over workers, who may have fewer.
             scaled = self._scaler.scale(loss * (self._world_size / self._batch_size))
             # With gradient checkpointing, the network runs again here.

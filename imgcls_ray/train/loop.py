@@ -7,8 +7,9 @@ import math
 import time
 from typing import TYPE_CHECKING, Literal
 
-from imgcls_ray.options import decode_limits, fetch_limits
+from imgcls_ray.options import decode_limits, fetch_limits, storage_options
 from imgcls_ray.train.augment import Augmentation
+from imgcls_ray.train.distillation import Teacher, open_same_teacher
 from imgcls_ray.train.entries import map_entries
 from imgcls_ray.train.events import Doing, EpochDone, StepsDone, WorkersReady, send
 from imgcls_ray.train.learner import Learner
@@ -85,6 +86,7 @@ class Run:
             labels=labels,
             device=device,
             world_size=world_size,
+            teacher=self._teacher(),
         )
         self._bad: dict[str, str] = {}
         self._must_stop = False
@@ -106,6 +108,19 @@ class Run:
             color_jitter=recipe.color_jitter,
         )
         return LoadTask(files, augmentation, preprocess, fetch_limits(self._config), decode_limits(self._config))
+
+    def _teacher(self) -> Teacher | None:
+        task, config, model = self._task, self._config, self._state.model
+        if task.teacher is None or task.teacher_fingerprint is None:
+            return None
+        return Teacher(
+            open_same_teacher(task.teacher, task.teacher_fingerprint, storage_options(config)),
+            model.class_names,
+            model.preprocess,
+            device=self._device,
+            weight=config.teacher_weight,
+            temperature=config.teacher_temperature,
+        )
 
     def go_on(self) -> Outcome:
         """Train until the last epoch, a stop, or a reason to end."""
