@@ -159,7 +159,7 @@ class TrainConfig(Labelled, OnDevice, ReadLimits):
     """Smallest number of workers to train with if some are lost or not there yet; the run grows again when there is
     room (elastic). Default: ``num_workers``."""
     sync_batch_norm: bool = False
-    """Batch norm takes its statistics from the images of all workers (SyncBatchNorm), for small batches on each GPU.
+    """Batch norm takes its statistics from the images of all workers (SyncBatchNorm), for few images on each of them.
     Without it each worker normalises by its own images; the statistics that are kept are the mean over the workers."""
     cpus_per_worker: PositiveInt | None = None
     """Number of cores of each worker. Default: an equal share of the cores of the machine or cluster."""
@@ -195,11 +195,6 @@ class TrainConfig(Labelled, OnDevice, ReadLimits):
             raise ValueError(
                 f"{' and '.join(answers[:2])} both answer classes out of balance, and together they favour the small "
                 "ones; give one of them"
-            )
-        if self.sync_batch_norm and not self.uses_gpus:
-            raise ValueError(
-                "sync_batch_norm is for GPUs: give device=gpu; without it the workers' statistics are averaged after "
-                "each step"
             )
         if self.warmup_epochs is not None and self.warmup_epochs > self.epochs:
             raise ValueError(f"warmup_epochs={self.warmup_epochs:g} is more than epochs={self.epochs}")

@@ -88,9 +88,13 @@ class BatchNorms:
                 norm.track_running_stats = True
 
 
-def with_synced_norms(network: nn.Module) -> nn.Module:
-    """The network with norms that take the statistics of all workers' images: GPUs only."""
+def with_synced_norms(network: nn.Module, device: torch.device) -> nn.Module:
+    """The network with norms that take the statistics of all workers' images."""
+    if device.type == "cpu":
+        from imgcls_ray.train.synced_norm import synced
+
+        return synced(network)
     from timm.layers import convert_sync_batchnorm
 
-    synced: nn.Module = convert_sync_batchnorm(network)
-    return synced
+    converted: nn.Module = convert_sync_batchnorm(network)
+    return converted

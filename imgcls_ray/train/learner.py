@@ -68,7 +68,7 @@ class Learner:
         self._is_probe = config.freeze == "backbone"
         self._is_synced = world_size > 1 and config.sync_batch_norm
         if self._is_synced:
-            self._network = with_synced_norms(self._network)
+            self._network = with_synced_norms(self._network, device)
         if self._is_probe:
             self._network.requires_grad_(False)
             self._head().requires_grad_(True)

@@ -450,7 +450,6 @@ def test_what_cannot_be_is_refused_first(
     [
         ({"class_weights": "balanced", "sampling": "balanced"}, "class_weights=balanced and sampling=balanced both"),
         ({"sampling": "balanced", "logit_adjustment": 1}, "sampling=balanced and logit_adjustment=1 both"),
-        ({"sync_batch_norm": True, "num_workers": 2}, "sync_batch_norm is for GPUs: give device=gpu"),
         ({"monitor": "top2"}, "monitor: must be 'top1', 'loss', 'macro_f1', 'balanced_accuracy' or 'mAP', got 'top2'"),
     ],
 )
