@@ -40,8 +40,8 @@ class EvaluateConfig(Labelled, RunsNetwork, RunsBlocks, ReadLimits):
     batch_size: PositiveInt = 32
     """Images per forward pass on one worker; short batches are padded."""
     tta: Tta = "none"
-    """Test-time augmentation. ``hflip``: the mean of the logits of each image and its mirror image, for twice the time
-    of the network. Then nothing is saved in the model folder."""
+    """Test-time augmentation of all images. ``hflip``: the mean of the logits of each image and its mirror image, for
+    twice the time of the network. Then nothing is saved in the model folder."""
 
     @model_validator(mode="after")
     def _cores_are_for_cpus(self) -> Self:

@@ -73,8 +73,8 @@ class LabelConfig(RunsNetwork, RunsBlocks, ReadLimits):
     batch_size: PositiveInt = 32
     """Images per forward pass on one worker; short batches are padded."""
     tta: Tta = "none"
-    """Test-time augmentation. ``hflip``: the mean of the logits (and embeddings) of each image and its mirror image,
-    for twice the time of the network. All runs of a label store use the same."""
+    """Test-time augmentation of all images. ``hflip``: the mean of the logits (and embeddings) of each image and its
+    mirror image, for twice the time of the network. All runs of a label store use the same."""
     unit_size: int | None = Field(default=None, ge=16, le=2048)
     """Largest number of images in one unit of work. Default: about ten seconds of work, estimated from the model's
     size."""

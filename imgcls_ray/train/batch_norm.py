@@ -78,14 +78,22 @@ class BatchNorms:
     @contextmanager
     def kept(self) -> Iterator[None]:
         """For passes that are computed again for the gradients: each image would count twice in the statistics."""
-        norms = [norm for norm in self._norms if norm.training and norm.track_running_stats]
+        import torch
+
+        norms = [norm for norm in self._norms if norm.training]
+        momenta = [norm.momentum for norm in norms]
+        counts = [norm.num_batches_tracked for norm in norms if norm.num_batches_tracked is not None]
+        before = [count.clone() for count in counts]
         for norm in norms:
-            norm.track_running_stats = False
+            # Without statistics to learn, as by ``track_running_stats``, the pass would not be the same one to torch.
+            norm.momentum = 0.0
         try:
             yield
         finally:
-            for norm in norms:
-                norm.track_running_stats = True
+            for norm, momentum in zip(norms, momenta, strict=True):
+                norm.momentum = momentum
+            if counts:
+                torch._foreach_copy_(counts, before)
 
 
 def with_synced_norms(network: nn.Module, device: torch.device) -> nn.Module:

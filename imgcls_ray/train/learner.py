@@ -63,7 +63,8 @@ class Learner:
         self._num_classes, self._teacher = len(state.model.class_names), teacher
         self._network = network_of(state.model, state.network, drop_path=recipe.drop_path)
         self._network.to(device).to(memory_format=torch.channels_last)
-        if config.grad_checkpointing:
+        self._runs_again = config.grad_checkpointing
+        if self._runs_again:
             checkpoint_gradients(self._network)
         self._is_probe = config.freeze == "backbone"
         self._is_synced = world_size > 1 and config.sync_batch_norm
@@ -151,7 +152,7 @@ class Learner:
             # The mean over all images of the step, wherever they are: DDP averages over workers, who may have fewer.
             scaled = self._scaler.scale(loss * (self._world_size / self._batch_size))
             # With gradient checkpointing, the network runs again here.
-            with self._norms.kept():
+            with self._norms.kept() if self._runs_again else nullcontext():
                 torch.autograd.backward(scaled)
         with torch.no_grad():
             truth = target.argmax(1) if target.ndim == 2 else target

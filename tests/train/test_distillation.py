@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -21,6 +19,7 @@ from tests.conftest import SMALL_CLASSES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from imgcls_ray.config import TrainConfig
     from imgcls_ray.models.folder import ModelFolder
@@ -32,10 +31,8 @@ NAMES = (SMALL_CLASSES[4], SMALL_CLASSES[1])
 OTHER = Preprocess(64, 64, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.25))
 
 
-def teacher_of(
-    folder: ModelFolder, preprocess: Preprocess, *, weight: float = 0.5, temperature: float = 2.0
-) -> Teacher:
-    return Teacher(folder, NAMES, preprocess, device=CPU, weight=weight, temperature=temperature)
+def teacher_of(folder: ModelFolder, preprocess: Preprocess, *, weight: float = 0.5) -> Teacher:
+    return Teacher(folder, NAMES, preprocess, device=CPU, weight=weight, temperature=2.0)
 
 
 def pixels(count: int, size: int) -> torch.Tensor:
@@ -56,8 +53,11 @@ def test_the_teacher_sees_images_as_it_was_trained_for_them(small_model: ModelFo
 
 def test_the_teacher_has_its_own_size(small_model: ModelFolder) -> None:
     teacher = teacher_of(small_model, small_model.spec.preprocess)
-    large, small = (teacher.logits(make_normalise(small_model.spec.preprocess)(pixels(5, size))) for size in (64, 128))
-    assert torch.allclose(large, small, atol=0.1 * float(large.abs().max()))
+    images = make_normalise(small_model.spec.preprocess)(pixels(5, 128))
+    with torch.inference_mode():
+        smaller = F.interpolate(images, size=(64, 64), mode="bilinear", antialias=True)
+        expected = small_model.load_network()(smaller)[:, [4, 1]]
+    assert torch.allclose(teacher.logits(images), expected, atol=1e-3 * float(expected.abs().max()))
 
 
 def test_the_divergence_is_torchs_of_probabilities() -> None:
@@ -116,9 +116,6 @@ def test_a_run_learns_from_its_teacher_and_goes_on_with_no_other(
     settings: dict[str, Any] = {"epochs": 1, "mixup": 0.2, "teacher_weight": 1.0}
     config = make_train_config(teacher=str(folders[0].path), **settings)
     train_here(config)
-    taught = json.loads(Path(config.output, "train_result.json").read_text())["history"][0]["train.loss"]
-    # A network without training hardly differs from its like, and from the labels it does.
-    assert 0 <= taught < 0.5
     assert train_here(config).was_done
     for other in (str(folders[1].path), None):
         with pytest.raises(UsageError, match="finished run with teacher="):

@@ -12,6 +12,7 @@ import torch
 from imgcls_ray.images.preprocess import Preprocess
 from imgcls_ray.models.architecture import build_network
 from imgcls_ray.models.zoo import find_model
+from imgcls_ray.train.distillation import Teacher
 from imgcls_ray.train.learner import Learner
 from imgcls_ray.train.loading import Batch
 from imgcls_ray.train.recipe import Recipe
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from imgcls_ray.config import TrainConfig
+    from imgcls_ray.models.folder import ModelFolder
 
 CPU = torch.device("cpu")
 LABELS = np.array([0, 0, 0, 0, 0, 0, 1, 2], dtype=np.int32)
@@ -52,6 +54,7 @@ def make_learner(make_train_config: Callable[..., TrainConfig]) -> Callable[...,
         batch_size: int = 8,
         recipe: Any = None,
         labels: np.ndarray = LABELS,
+        teacher: Teacher | None = None,
         **config: Any,
     ) -> Learner:
         return Learner(
@@ -62,6 +65,7 @@ def make_learner(make_train_config: Callable[..., TrainConfig]) -> Callable[...,
             labels=labels,
             device=CPU,
             world_size=1,
+            teacher=teacher,
         )
 
     return make
@@ -187,7 +191,7 @@ def test_metrics_are_those_of_a_plain_count(make_learner: Callable[..., Learner]
         Batch(make_batch(0).pixels, make_batch(0).labels, (("val", 3, "corrupt"),)),
         make_batch(4),
     ]
-    metrics, num_bad = learner.evaluate(batches)
+    metrics, num_bad, class_counts = learner.evaluate(batches)
     network = build_network(find_model("PP-LCNet_x0_25").architecture, num_classes=3)
     network.load_state_dict(make_state().network)
     mean, std = (255 * torch.tensor(v).view(1, 3, 1, 1) for v in (Preprocess().mean, Preprocess().std))
@@ -198,6 +202,20 @@ def test_metrics_are_those_of_a_plain_count(make_learner: Callable[..., Learner]
     assert metrics["val.loss"] == pytest.approx(torch.nn.functional.cross_entropy(logits, labels).item(), rel=1e-5)
     assert metrics["val.top5"] == 1.0
     assert num_bad == 1
+    told = logits.argmax(1)
+    counted = (labels[labels == told], labels, told)
+    assert class_counts == [torch.bincount(of, minlength=3).tolist() for of in counted]
+
+
+def test_a_step_comes_nearer_to_the_teacher(small_model: ModelFolder, make_learner: Callable[..., Learner]) -> None:
+    # Whatever the labels say: its weight is 1.
+    names, preprocess = small_model.spec.class_names[:3], Preprocess(32, 32)
+    teacher = Teacher(small_model, names, preprocess, device=CPU, weight=1.0, temperature=2.0)
+    learner, batch, losses = make_learner(teacher=teacher), make_batch(8), []
+    for number in range(25):
+        step(learner, batch, rate=0.005, number=number)
+        losses.append(learner.take_sums([])[0][0])
+    assert losses[-1] < 0.5 * losses[0]
 
 
 def test_batches_of_an_evaluation_are_ordinary_tensors(make_learner: Callable[..., Learner]) -> None:
