@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
     from imgcls_ray.train.recipe import Recipe
     from imgcls_ray.train.state import ModelDescription, TrainState
 
+
+logger = logging.getLogger(__name__)
 
 _WAYS_OUT = "train from random weights (--scratch), or from weights of your own (--weights FILE)"
 
@@ -65,7 +69,7 @@ def open_start(config: TrainConfig, class_names: tuple[str, ...], storage: Stora
     """
     import torch
 
-    if is_object(config.model) or is_model_path(config.model):
+    if is_object(config.model) or _is_folder(config.model):
         return _from_folder(config, class_names, storage)
     model = find_named_model(config.model)
     with torch.random.fork_rng(devices=[]):
@@ -86,6 +90,16 @@ def open_start(config: TrainConfig, class_names: tuple[str, ...], storage: Stora
     family = model.family if config.model in ZOO else None
     start = Start(network, model.name, family, architecture, preprocess, train_size, is_trained, origin)
     return _with_decode(_fitted(start, config.image_size), config)
+
+
+def _is_folder(model: str) -> bool:
+    """Whether it means a folder. One that has the name of a network, and no model, is likely an output of runs."""
+    if not is_model_path(model):
+        return False
+    if model in ZOO and not os.path.exists(os.path.join(model, SPEC_FILE)):
+        logger.warning("model=%s is the network; the folder of this name here is no model folder", model)
+        return False
+    return True
 
 
 def _from_folder(config: TrainConfig, class_names: tuple[str, ...], storage: StorageOptions) -> Start:

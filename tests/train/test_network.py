@@ -46,6 +46,18 @@ def test_images_are_decoded_as_asked_or_as_in_the_folder(
     assert start(model=str(tmp_path / "model"), decode=asked).preprocess.decode == decode
 
 
+def test_a_folder_of_a_networks_name_without_a_model_is_not_in_the_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / NETWORK / "output").mkdir(parents=True)
+    assert start(model=NETWORK, pretrained=False).origin == "random, seed 0"
+    assert caplog.messages == [f"model={NETWORK} is the network; the folder of this name here is no model folder"]
+    (tmp_path / NETWORK / "output").rmdir()
+    new_model_folder(NETWORK, tmp_path / NETWORK, num_classes=2, random_seed=0)
+    assert start(model=NETWORK).origin.startswith(f"{NETWORK} (")
+
+
 def test_decoding_at_a_fraction_changes_no_size(tmp_path: Path) -> None:
     model = find_model("MobileNetV4_conv_small")
     assert model.train_size != model.preprocess.crop_size

@@ -113,14 +113,14 @@ def test_the_epoch_with_the_best_metric_is_kept(trained: Path) -> None:
     assert result["history"][result["best"]["epoch"] - 1]["val.top1"] == best["val.top1"]
 
 
-@pytest.mark.parametrize("stop_after", [2, 3])
+@pytest.mark.parametrize("stop_after", [pytest.param(2, marks=pytest.mark.slow), 3])
 def test_a_run_with_evaluations_within_epochs_goes_on_as_it_would_have(
     make_train_config: Callable[..., TrainConfig],
     train_here: Callable[..., TrainResult],
     tmp_path: Path,
     stop_after: int,
 ) -> None:
-    settings: dict[str, Any] = {"epochs": 2, "batch_size": 8, "eval_steps": 2, "log_interval": 1}
+    settings: dict[str, Any] = {"epochs": 1, "batch_size": 8, "eval_steps": 2, "log_interval": 1}
     train_here(make_train_config(output=str(tmp_path / "whole"), **settings))
     parts = make_train_config(output=str(tmp_path / "parts"), **settings)
     with pytest.raises(StoppedError):
@@ -133,8 +133,8 @@ def test_a_run_with_evaluations_within_epochs_goes_on_as_it_would_have(
             row.pop("images_per_s", None)
     assert one["history"] == other["history"]
     assert one["classes"] == other["classes"]
-    assert [row["step"] for row in one["history"]] == [2, 4, 6, 8, 10, 12]
-    assert len({row["val.loss"] for row in one["history"]}) == 6
+    assert [row["step"] for row in one["history"]] == [2, 4, 6]
+    assert len({row["val.loss"] for row in one["history"]}) == 3
     weights = [load_file(tmp_path / name / "latest" / "model.safetensors") for name in ("whole", "parts")]
     assert all(weights[0][name].equal(weights[1][name]) for name in weights[0])
 
