@@ -56,6 +56,7 @@ _NEED_A_STORE = frozenset(
         "sample",
         "save_images",
         "seed",
+        "tta",
         "unit_size",
     }
 )

@@ -51,6 +51,7 @@ def status(config_file: Path | None, overrides: Sequence[str], flags: Values) ->
     console = _console()
     identity = store.identity
     columns = "".join(f", {name}" for name in ("embedding", "logits") if getattr(identity, name))
+    columns += f", tta {identity.tta}" if identity.tta != "none" else ""
     console.print(
         f"{store.uri}: {identity.model}, {counted(identity.num_classes, 'class', 'classes')}, "
         f"top {identity.top_k}{columns}"

@@ -67,7 +67,7 @@ def _tell(result: TrainResult) -> None:
             f"{counted(result.num_bad, 'image')} could not be read; {output}/bad_images.csv lists them with the reasons"
         )
     print(
-        f"best epoch: {result.best_epoch} of {last['epoch']:.0f}, val top-1 {best['val.top1']:.2%}, "
+        f"best epoch: {result.best_epoch:g} of {last['epoch']:.0f}, val top-1 {best['val.top1']:.2%}, "
         f"top-5 {best['val.top5']:.2%}"
     )
     print(f"model folder: {output}/best_model; curves: {output}/curves.png")

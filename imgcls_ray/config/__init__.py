@@ -20,7 +20,7 @@ from imgcls_ray.config.base import (
     parse_overrides,
     read_values,
 )
-from imgcls_ray.config.device import AUTO, Device, EngineName, OnDevice, Precision, RunsNetwork, parse_device
+from imgcls_ray.config.device import AUTO, Device, EngineName, OnDevice, Precision, RunsNetwork, Tta, parse_device
 from imgcls_ray.config.meant import letters_and_digits, meant_key
 from imgcls_ray.config.plain import Plain, Values
 from imgcls_ray.config.shown import clipped, shown, shown_text
@@ -97,6 +97,7 @@ __all__ = [
     "StoreConfig",
     "StrictModel",
     "TrainConfig",
+    "Tta",
     "Values",
     "check_keys",
     "clipped",

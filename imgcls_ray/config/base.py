@@ -60,7 +60,7 @@ _SECONDS = {"ms": 0.001, "s": 1, "sec": 1, "second": 1, "seconds": 1, "m": 60, "
 _UNITS: Mapping[str, tuple[str, Mapping[str, float]]] = {"_bytes": ("bytes", _BYTES), "_s": ("seconds", _SECONDS)}
 """By the end of a key, what its value counts, and the units that people write."""
 _PLACES = frozenset(
-    {"data", "images", "input", "labels", "like", "model", "name", "output", "store", "stores", "weights"}
+    {"data", "images", "input", "labels", "like", "model", "name", "output", "store", "stores", "teacher", "weights"}
 )
 """Keys of paths, addresses and names."""
 

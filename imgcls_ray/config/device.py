@@ -12,6 +12,7 @@ from imgcls_ray.config.base import StrictModel
 AUTO = "auto"
 EngineName = Literal["auto", "openvino", "torch"]
 Precision = Literal["auto", "bf16", "fp32"]
+Tta = Literal["none", "hflip"]
 
 
 class Device(NamedTuple):

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal, Self
 from pydantic import Field, PositiveInt, model_validator
 
 from imgcls_ray.config.dataset import Labelled
-from imgcls_ray.config.device import RunsNetwork
+from imgcls_ray.config.device import RunsNetwork, Tta
 from imgcls_ray.config.limits import ReadLimits
 from imgcls_ray.config.workers import RunsBlocks
 
@@ -40,6 +40,9 @@ class EvaluateConfig(Labelled, RunsNetwork, RunsBlocks, ReadLimits):
     the network in memory for all cores, if ``num_workers`` is not given."""
     batch_size: PositiveInt = 32
     """Images per forward pass on one worker; short batches are padded."""
+    tta: Tta = "none"
+    """Test-time augmentation of all images. ``hflip``: the mean of the logits of each image and its mirror image, for
+    twice the time of the network. Then nothing is saved in the model folder."""
 
     @model_validator(mode="after")
     def _cores_are_for_cpus(self) -> Self:

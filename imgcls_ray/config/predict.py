@@ -6,7 +6,7 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
-from imgcls_ray.config.device import RunsNetwork
+from imgcls_ray.config.device import RunsNetwork, Tta
 from imgcls_ray.config.limits import ReadLimits
 from imgcls_ray.config.workers import RunsBlocks
 from imgcls_ray.errors import ImageErrorCode  # noqa: TC001 - pydantic reads the annotation
@@ -75,6 +75,9 @@ class LabelConfig(RunsNetwork, RunsBlocks, ReadLimits):
     """Number of GPUs to label on, one worker each; Ray chooses which. 0: ``device`` decides."""
     batch_size: PositiveInt = 32
     """Images per forward pass on one worker; short batches are padded."""
+    tta: Tta = "none"
+    """Test-time augmentation of all images. ``hflip``: the mean of the logits (and embeddings) of each image and its
+    mirror image, for twice the time of the network. All runs of a label store use the same."""
     unit_size: int | None = Field(default=None, ge=16, le=2048)
     """Largest number of images in one unit of work. Default: about ten seconds of work, estimated from the model's
     size."""

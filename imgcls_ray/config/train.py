@@ -21,6 +21,7 @@ class TrainConfig(Labelled, OnDevice, ReadLimits):
         "pretrained": "Initial weights",
         "epochs": "Optimization",
         "crop_scale": "Augmentation",
+        "teacher": "Distillation",
         "monitor": "Log, evaluation, checkpoints",
         "num_workers": "Workers",
     }
@@ -53,6 +54,10 @@ class TrainConfig(Labelled, OnDevice, ReadLimits):
     accumulate_steps: PositiveInt = 1
     """Number of forward and backward passes per optimizer step. Memory shrinks by this factor; only batch norm gives
     other results."""
+
+    grad_checkpointing: bool = False
+    """Compute activations again for the gradients instead of keeping them: far less memory for large networks, about a
+    third more time, and the same weights."""
 
     optimizer: Literal["sgd", "adamw"] | None = None
     """Optimizer of the training: SGD with momentum, or AdamW. Default: the family's."""
@@ -91,6 +96,11 @@ class TrainConfig(Labelled, OnDevice, ReadLimits):
     trained ones."""
     flip: float = Field(default=0.5, ge=0, le=1)
     """Probability of mirroring an image left to right. Use 0 if a mirrored image belongs to another class."""
+    vertical_flip: float = Field(default=0.0, ge=0, le=1)
+    """Probability of mirroring an image upside down, for pictures without an upper side, such as those taken from
+    above or through a microscope."""
+    color_jitter: float = Field(default=0.0, ge=0, le=1)
+    """Largest random change of brightness, contrast and saturation, as a share of each, usually 0.4; 0 turns it off."""
     rand_augment: int | None = Field(default=None, ge=0, le=10)
     """Strength, 0 to 10, of two random operations on colours and shape (RandAugment), each applied to half of the
     images; 0 turns them off. Default: the family's."""
@@ -104,9 +114,23 @@ class TrainConfig(Labelled, OnDevice, ReadLimits):
     class_weights: Literal["none", "balanced"] = "none"
     """Weights of the classes in the loss. ``balanced``: the smaller the class, the larger its weight; not together with
     balanced ``sampling``."""
+    focal_gamma: float = Field(default=0.0, ge=0, le=10)
+    """Gamma of the focal loss, usually 2: the surer the network is of an image, the less the image counts; 0 is
+    cross-entropy."""
+    logit_adjustment: float = Field(default=0.0, ge=0, le=10)
+    """Strength, usually 1, of the logit adjustment: while it learns, each class has a head start by its share of the
+    images, so what the network predicts does not depend on the shares; 0 turns it off."""
     sampling: Literal["shuffle", "balanced"] = "shuffle"
     """Order in which images are drawn. ``balanced``: every class is drawn equally often, so images of small classes
     repeat within an epoch."""
+
+    teacher: str | None = None
+    """Model folder (local or ``s3://``) to learn from besides the labels (distillation): a larger network that was
+    trained on these classes. It sees the same augmented images, at its own size."""
+    teacher_weight: float = Field(default=0.5, gt=0, le=1)
+    """Share of the teacher in the loss; 1 learns from it alone."""
+    teacher_temperature: float = Field(default=2.0, gt=0, le=100)
+    """Temperature that softens both networks' scores for the teacher's share of the loss."""
 
     monitor: Literal["top1", "loss", "macro_f1", "balanced_accuracy", "mAP"] = "top1"
     """Metric on val whose best epoch is kept as ``best_model``, also for ``early_stop``. ``macro_f1`` and
@@ -119,6 +143,9 @@ class TrainConfig(Labelled, OnDevice, ReadLimits):
     """Number of steps between two lines of the log."""
     eval_interval: PositiveInt = 1
     """Number of epochs between two evaluations on val; the last epoch is always evaluated."""
+    eval_steps: int = Field(default=0, ge=0)
+    """Number of steps between two evaluations on val within an epoch, for epochs that take long; each may become
+    ``best_model``. Counted from the beginning of an epoch; 0 evaluates at the end of epochs only."""
     save_interval: int = Field(default=0, ge=0)
     """Number of epochs between two permanent checkpoints, the folders ``epoch_N``; 0 writes none."""
     save_seconds: float = Field(default=60.0, ge=0)
@@ -134,7 +161,7 @@ class TrainConfig(Labelled, OnDevice, ReadLimits):
     """Smallest number of workers to train with if some are lost or not there yet; the run grows again when there is
     room (elastic). Default: ``num_workers``."""
     sync_batch_norm: bool = False
-    """Batch norm takes its statistics from the images of all workers (SyncBatchNorm), for small batches on each GPU.
+    """Batch norm takes its statistics from the images of all workers (SyncBatchNorm), for few images on each of them.
     Without it each worker normalises by its own images; the statistics that are kept are the mean over the workers."""
     cpus_per_worker: PositiveInt | None = None
     """Number of cores of each worker. Default: an equal share of the cores of the machine or cluster."""
@@ -164,15 +191,12 @@ class TrainConfig(Labelled, OnDevice, ReadLimits):
             )
         if self.amp == "fp16" and not self.uses_gpus:
             raise ValueError("amp=fp16 is for GPUs: give device=gpu; on CPUs use bf16, or off")
-        if self.class_weights == "balanced" and self.sampling == "balanced":
+        answers = [f"{key}=balanced" for key in ("class_weights", "sampling") if getattr(self, key) == "balanced"]
+        answers += [f"logit_adjustment={self.logit_adjustment:g}"] if self.logit_adjustment else []
+        if len(answers) > 1:
             raise ValueError(
-                "class_weights=balanced and sampling=balanced both answer classes out of balance, and together they "
-                "favour the small ones; give one of them"
-            )
-        if self.sync_batch_norm and not self.uses_gpus:
-            raise ValueError(
-                "sync_batch_norm is for GPUs: give device=gpu; without it the workers' statistics are averaged after "
-                "each step"
+                f"{' and '.join(answers[:2])} both answer classes out of balance, and together they favour the small "
+                "ones; give one of them"
             )
         if self.warmup_epochs is not None and self.warmup_epochs > self.epochs:
             raise ValueError(f"warmup_epochs={self.warmup_epochs:g} is more than epochs={self.epochs}")

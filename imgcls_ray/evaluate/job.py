@@ -138,6 +138,7 @@ def _classify(
         engine=config.engine,
         precision=shared_precision(config, folder, pool),
         batch_size=config.batch_size,
+        tta=config.tta,
         decode_limits=decode_limits(config),
         fetch_limits=fetch_limits(config),
         temperatures=tuple(temperatures.tolist()),
@@ -199,6 +200,9 @@ def _scores(split: Split, answers: Answers, temperatures: np.ndarray, class_name
 def _keep_in_model(config: EvaluateConfig, result: Evaluation) -> bool:
     """Put what was found into ``model.json``, where that can be done and the images are the split's."""
     if not config.calibrate or result.scores is None or result.failure is not None:
+        return False
+    if config.tta != "none":
+        logger.warning("nothing is saved in the model folder: the metrics are those with tta=%s", config.tta)
         return False
     metrics = result.scores.metrics
     kept = {f"{config.split}.{name}": metrics[name] for name in ("top1", "top5", "ece")}

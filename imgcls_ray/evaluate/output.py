@@ -229,6 +229,7 @@ def _summary(result: Evaluation, config: EvaluateConfig, written: Sequence[str])
         "kept_in_model": result.kept_in_model,
         "engine": config.engine,
         "precision": config.precision,
+        "tta": config.tta,
         "device": config.device,
         "num_workers": result.num_workers,
         "seconds": round(result.seconds, 3),

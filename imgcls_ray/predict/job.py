@@ -195,6 +195,7 @@ def _identity(config: PredictConfig, folder: ModelFolder) -> StoreIdentity:
         top_k=min(config.top_k, spec.num_classes),
         embedding=config.embedding,
         logits=config.logits,
+        tta=config.tta,
     )
 
 
@@ -226,6 +227,7 @@ class _Job:
             engine=config.engine,
             precision=config.precision,
             batch_size=config.batch_size,
+            tta=config.tta,
             decode_limits=decode_limits(config),
             fetch_limits=fetch_limits(config),
             limits=limits_of(config),
@@ -360,7 +362,8 @@ class _Job:
         # With GPUs, a worker of the plan is a CPU actor, which decodes a unit and hands it on.
         uses_gpus = self._config.uses_gpus
         cores = plan.cores_per_worker
-        ms_per_image = cpu_ms_per_image(0 if uses_gpus else self._folder.num_bytes) / cores
+        num_bytes = 0 if uses_gpus else self._folder.num_bytes * self._task.num_passes
+        ms_per_image = cpu_ms_per_image(num_bytes) / cores
         round_size = self._config.batch_size * cores
         largest = self._config.unit_size or images_in(_LARGEST_UNIT_S, ms_per_image)
         if cores > 1 and not self._config.unit_size:

@@ -1,15 +1,16 @@
-"""Draw the curves of a training run: loss, accuracy and learning rate by epoch."""
+"""Draw the curves of a training run: loss, accuracy, learning rate and recall of the classes by epoch."""
 
 from __future__ import annotations
 
 import math
 from typing import TYPE_CHECKING
 
+from imgcls_ray.report.class_curves import draw_recalls
 from imgcls_ray.report.figures import draw_png
 from imgcls_ray.words import counted
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -23,24 +24,31 @@ _MARGIN = 0.05  # of an axis beyond its curves
 _Points = dict[str, list[tuple[float, float]]]
 
 
-def draw_curves(history: Sequence[dict[str, float]], best_epoch: int) -> bytes:
+def draw_curves(
+    history: Sequence[dict[str, float]],
+    best_epoch: float,
+    recalls: Mapping[str, Sequence[tuple[float, float]]] | None = None,
+) -> bytes:
     """Draw a run's epochs as PNG. Each axis says its range; values that are not finite are counted, not drawn.
 
     Args:
-        history: a row of metrics for each epoch.
+        history: a row of metrics for each epoch, and for each evaluation within one.
         best_epoch: the epoch to mark; 0 marks none.
+        recalls: for each class its points, of epoch and recall on val; without any, the axes are left out.
     """
 
     def draw(figure: Figure) -> None:
-        figure.set_size_inches(11, 4)
-        loss, accuracy, rate = figure.subplots(1, 3)
+        figure.set_size_inches(15 if recalls else 11, 4)
+        loss, accuracy, rate, *of_classes = figure.subplots(1, 4 if recalls else 3)
         _draw_loss(loss, _points(history, {"train": "train.loss", "val": "val.loss"}))
         _draw_accuracy(accuracy, _points(history, {"train": "train.top1", "val": "val.top1"}))
         _draw_rate(rate, _points(history, {"learning rate": "learning_rate"}))
         if best := next((row for row in history if row["epoch"] == best_epoch and "val.top1" in row), None):
             accuracy.axvline(best_epoch, color=_GREY, linewidth=0.8, linestyle=":")
-            accuracy.set_title(f"best: {best['val.top1']:.2%} in epoch {best_epoch}", fontsize=10)
-        for axes in (loss, accuracy, rate):
+            accuracy.set_title(f"best: {best['val.top1']:.2%} in epoch {best_epoch:g}", fontsize=10)
+        for axes in of_classes:
+            draw_recalls(axes, recalls or {})
+        for axes in (loss, accuracy, rate, *of_classes):
             _draw_epochs(axes, [row["epoch"] for row in history])
         _draw_legend(figure, has_val=any("val.loss" in row for row in history))
 

@@ -81,7 +81,7 @@ def check_identity(store: LabelStore, identity: StoreIdentity, *, top_k: int | N
             f"{store.uri}: belongs to another model ({have.model}, fingerprint {have.fingerprint[:12]}; this one is "
             f"{want.model}, {want.fingerprint[:12]}); use that model, or another --output"
         )
-    for key in ("top_k", "embedding", "logits"):
+    for key in ("top_k", "embedding", "logits", "tta"):
         if getattr(have, key) != getattr(want, key):
             asked = top_k if key == "top_k" and top_k is not None else getattr(want, key)
             raise LabelStoreError(

@@ -95,6 +95,8 @@ class StoreIdentity(StrictModel):
     """Rows also have the features before the classifier head."""
     logits: bool
     """Rows also have the raw score of every class."""
+    tta: Literal["none", "hflip"] = "none"
+    """Test-time augmentation of all rows; stores of earlier versions have none."""
 
 
 def is_plan_record(record: Json) -> TypeGuard[PlanRecord]:

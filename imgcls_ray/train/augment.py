@@ -1,4 +1,4 @@
-"""Augment training images with torchvision: random crops, flips, RandAugment, random erasing, MixUp and CutMix."""
+"""Augment training images with torchvision: crops, flips, colours, RandAugment, random erasing, MixUp and CutMix."""
 
 from __future__ import annotations
 
@@ -43,6 +43,10 @@ class Augmentation:
     """Probability of erasing a rectangle."""
     mean: tuple[float, float, float]
     """Mean colour, 0 to 1. Erased areas get this colour, which is 0 after normalisation."""
+    vertical_flip: float = 0.0
+    """Probability of a vertical flip."""
+    color_jitter: float = 0.0
+    """Largest change of brightness, contrast and saturation, as a share of each."""
 
     @property
     def full_side(self) -> int:
@@ -77,6 +81,11 @@ class Augmentation:
         ]
         if self.flip:
             steps.append(v2.RandomHorizontalFlip(self.flip))
+        if self.vertical_flip:
+            steps.append(v2.RandomVerticalFlip(self.vertical_flip))
+        if self.color_jitter:
+            # Without the hue, as in timm: a colour may be what tells two classes apart.
+            steps.append(v2.ColorJitter(*[self.color_jitter] * 3))
         if self.rand_augment:
             magnitude = self.rand_augment * _BINS_PER_MAGNITUDE
             # Each operation by itself, as the published recipes have it: a quarter of the images stay as they are.

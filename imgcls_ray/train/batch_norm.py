@@ -75,10 +75,34 @@ class BatchNorms:
                 hook.remove()
                 norm.train()
 
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """For passes that are computed again for the gradients: each image would count twice in the statistics."""
+        import torch
 
-def with_synced_norms(network: nn.Module) -> nn.Module:
-    """The network with norms that take the statistics of all workers' images: GPUs only."""
+        norms = [norm for norm in self._norms if norm.training]
+        momenta = [norm.momentum for norm in norms]
+        counts = [norm.num_batches_tracked for norm in norms if norm.num_batches_tracked is not None]
+        before = [count.clone() for count in counts]
+        for norm in norms:
+            # Without statistics to learn, as by ``track_running_stats``, the pass would not be the same one to torch.
+            norm.momentum = 0.0
+        try:
+            yield
+        finally:
+            for norm, momentum in zip(norms, momenta, strict=True):
+                norm.momentum = momentum
+            if counts:
+                torch._foreach_copy_(counts, before)
+
+
+def with_synced_norms(network: nn.Module, device: torch.device) -> nn.Module:
+    """The network with norms that take the statistics of all workers' images."""
+    if device.type == "cpu":
+        from imgcls_ray.train.synced_norm import synced
+
+        return synced(network)
     from timm.layers import convert_sync_batchnorm
 
-    synced: nn.Module = convert_sync_batchnorm(network)
-    return synced
+    converted: nn.Module = convert_sync_batchnorm(network)
+    return converted

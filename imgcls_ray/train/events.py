@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
 if TYPE_CHECKING:
-    from imgcls_ray.train.state import Metrics
+    from imgcls_ray.train.state import ClassCounts, Metrics
 
 
 @dataclass(frozen=True)
@@ -50,15 +50,17 @@ class Doing:
 
 @dataclass(frozen=True)
 class EpochDone:
-    """An epoch is trained and, if ``eval_interval`` says so, evaluated."""
+    """An epoch is trained and, if ``eval_interval`` says so, evaluated; or there was an evaluation within one."""
 
     row: Metrics
-    """The epoch's row of the history."""
+    """Its row of the history."""
     is_best: bool
     num_bad: int
     """Number of images that could not be read so far."""
     warning: str = ""
     """What is wrong with the metrics, in words."""
+    class_counts: ClassCounts | None = None
+    """None if the epoch was not evaluated."""
 
 
 @dataclass(frozen=True)

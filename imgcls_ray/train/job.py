@@ -23,6 +23,7 @@ from imgcls_ray.storage.files import path_from_uri
 from imgcls_ray.storage.schemes import ADDRESSES, is_object
 from imgcls_ray.storage.taken import foreign_name
 from imgcls_ray.store.lease import LEASE_FILE, hold_lease
+from imgcls_ray.train.distillation import open_teacher
 from imgcls_ray.train.entries import read_entries
 from imgcls_ray.train.local import train_here, worker_pool
 from imgcls_ray.train.network import check_recipe, open_start
@@ -69,11 +70,19 @@ _IDENTITY_KEYS = (
     "epochs",
     "seed",
     "class_weights",
+    "focal_gamma",
+    "logit_adjustment",
     "sampling",
     "monitor",
 )
 # What states of earlier versions do not say.
-_ONCE: dict[str, Setting] = {"monitor": "top1"}
+_ONCE: dict[str, Setting] = {
+    "monitor": "top1",
+    "focal_gamma": 0.0,
+    "logit_adjustment": 0.0,
+    "vertical_flip": 0.0,
+    "color_jitter": 0.0,
+}
 # What the other commands leave in an output that they share with this one (all have the default "output"), and what is
 # left of a run that failed before it had a state.
 _OF_OTHER_COMMANDS = frozenset(
@@ -125,6 +134,8 @@ def _train(config: TrainConfig, directory: Directory, console: Console, pool: Lo
         if state is None:
             state = _new_state(config, entries)
         recipe = _check_identity(config, entries, state)
+        model = state.model
+        check_recipe(model.name, model.architecture, recipe, grad_checkpointing=config.grad_checkpointing)
         if is_new:
             save_state(state, directory, STATE_NAME)
         try:
@@ -160,7 +171,6 @@ def _batch_size(config: TrainConfig, entries: Entries) -> int:
 def _new_state(config: TrainConfig, entries: Entries) -> TrainState:
     start = open_start(config, entries.class_names, storage_options(config))
     info = StartInfo(start.name, start.family, start.is_trained, start.train_size, start.origin)
-    check_recipe(start, _recipe(config, _batch_size(config, entries), info))
     model = ModelDescription(start.name, start.architecture, entries.class_names, start.preprocess)
     return TrainState(model, _identity(config, entries, info), start.network.state_dict())
 
@@ -174,7 +184,15 @@ def _recipe(config: TrainConfig, batch_size: int, start: StartInfo) -> Recipe:
 def _identity(config: TrainConfig, entries: Entries, start: StartInfo) -> RunIdentity:
     batch_size = _batch_size(config, entries)
     settings = {key: getattr(config, key) for key in _IDENTITY_KEYS} | asdict(_recipe(config, batch_size, start))
-    return RunIdentity(start, entries.fingerprint, batch_size, settings)
+    return RunIdentity(start, entries.fingerprint, batch_size, settings | _teaching(config, entries))
+
+
+def _teaching(config: TrainConfig, entries: Entries) -> dict[str, Setting]:
+    if config.teacher is None:
+        return {"teacher": None}
+    teacher = open_teacher(config.teacher, entries.class_names, storage_options(config))
+    keys = ("teacher_weight", "teacher_temperature")
+    return {"teacher": teacher.spec.fingerprint, **{key: getattr(config, key) for key in keys}}
 
 
 def _check_identity(config: TrainConfig, entries: Entries, state: TrainState) -> Recipe:

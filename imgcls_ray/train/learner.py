@@ -12,9 +12,10 @@ import numpy as np
 from imgcls_ray.models.engines.torch_engine import make_normalise
 from imgcls_ray.train.augment import make_mixer
 from imgcls_ray.train.batch_norm import BatchNorms, with_synced_norms
-from imgcls_ray.train.network import network_of
+from imgcls_ray.train.losses import IGNORED, Loss
+from imgcls_ray.train.network import checkpoint_gradients, network_of
 from imgcls_ray.train.optimisation import average_of, make_optimizer, set_learning_rate
-from imgcls_ray.train.scores import class_scores, mean_average_precision
+from imgcls_ray.train.scores import Evaluated, class_scores, mean_average_precision
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -24,11 +25,10 @@ if TYPE_CHECKING:
     from torch import nn
 
     from imgcls_ray.config import TrainConfig
+    from imgcls_ray.train.distillation import Teacher
     from imgcls_ray.train.loading import Batch
     from imgcls_ray.train.recipe import Recipe
-    from imgcls_ray.train.state import Metrics, TrainState
-
-_IGNORED = -100  # torch's own number for targets that do not count
+    from imgcls_ray.train.state import TrainState
 
 
 class Learner:
@@ -42,6 +42,7 @@ class Learner:
         labels: int32 (N,), class ids of the train split.
         device: device of this worker.
         world_size: number of workers.
+        teacher: who teaches besides the labels.
     """
 
     def __init__(
@@ -54,17 +55,21 @@ class Learner:
         labels: np.ndarray,
         device: torch.device,
         world_size: int,
+        teacher: Teacher | None = None,
     ) -> None:
         import torch
 
         self._recipe, self._device, self._world_size, self._batch_size = recipe, device, world_size, batch_size
-        self._num_classes = len(state.model.class_names)
+        self._num_classes, self._teacher = len(state.model.class_names), teacher
         self._network = network_of(state.model, state.network, drop_path=recipe.drop_path)
         self._network.to(device).to(memory_format=torch.channels_last)
+        self._runs_again = config.grad_checkpointing
+        if self._runs_again:
+            checkpoint_gradients(self._network)
         self._is_probe = config.freeze == "backbone"
         self._is_synced = world_size > 1 and config.sync_batch_norm
         if self._is_synced:
-            self._network = with_synced_norms(self._network)
+            self._network = with_synced_norms(self._network, device)
         if self._is_probe:
             self._network.requires_grad_(False)
             self._head().requires_grad_(True)
@@ -84,7 +89,15 @@ class Learner:
             self._parallel = _in_parallel(self._network, device)
         self._normalise = make_normalise(state.model.preprocess).to(device)
         self._mix = make_mixer(recipe, self._num_classes)
-        self._weights = _class_weights(labels, self._num_classes).to(device) if config.class_weights != "none" else None
+        self._loss = Loss(
+            labels,
+            self._num_classes,
+            device=device,
+            is_weighted=config.class_weights == "balanced",
+            label_smoothing=recipe.label_smoothing,
+            focal_gamma=config.focal_gamma,
+            logit_adjustment=config.logit_adjustment,
+        )
         # The precision of a class needs the order of all images, and so the scores of all workers.
         self._ranks = config.monitor == "mAP"
         self._sums = torch.zeros(2, dtype=torch.float64, device=device)
@@ -128,30 +141,22 @@ class Learner:
         target = labels.to(self._device, non_blocking=True)
         if self._mix is not None and len(batch.labels) >= 2:
             images, target = self._mix(images, target)
-        with self._norms.for_images(len(batch.labels)), self._autocast():
-            logits = self._parallel(images)
-        loss = self._loss(logits.float(), target)
-        # The mean over all images of the step, wherever they are: DDP averages over workers, who may have fewer.
-        torch.autograd.backward(self._scaler.scale(loss * (self._world_size / self._batch_size)))
+        with self._norms.for_images(len(batch.labels)):
+            with self._autocast():
+                logits = self._parallel(images)
+            loss = self._loss(logits.float(), target)
+            if self._teacher is not None:
+                with self._autocast():
+                    of_teacher = self._teacher.logits(images)
+                loss = self._teacher.blended(loss, logits.float(), of_teacher, target)
+            # The mean over all images of the step, wherever they are: DDP averages over workers, who may have fewer.
+            scaled = self._scaler.scale(loss * (self._world_size / self._batch_size))
+            # With gradient checkpointing, the network runs again here.
+            with self._norms.kept() if self._runs_again else nullcontext():
+                torch.autograd.backward(scaled)
         with torch.no_grad():
             truth = target.argmax(1) if target.ndim == 2 else target
             self._sums += torch.stack([loss.detach(), (logits.argmax(1) == truth).sum()])
-
-    def _loss(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """The sum over the images. An image counts for the weight of its class, or of its classes if it is mixed.
-
-        torch's own ``weight`` would weight the smoothing by class, too: a small class gets its large weight from every
-        image of another one, until nothing else is predicted.
-        """
-        from torch.nn import functional as F
-
-        smoothing = self._recipe.label_smoothing
-        if self._weights is None:
-            return F.cross_entropy(logits, target, reduction="sum", label_smoothing=smoothing)
-        losses = F.cross_entropy(logits, target, reduction="none", label_smoothing=smoothing)
-        # What is ignored has no class, and a loss of 0.
-        weights = target @ self._weights if target.ndim == 2 else self._weights[target.clamp(min=0)]
-        return (weights * losses).sum()
 
     def take_sums(self, counts: list[float]) -> tuple[list[float], list[float]]:
         """Sum over all workers: [loss, correct predictions] since the last call, and ``counts`` element by element."""
@@ -162,15 +167,12 @@ class Learner:
         totals = self._added_up(sums).tolist()
         return totals[:2], totals[2:]
 
-    def evaluate(self, batches: Iterable[Batch]) -> tuple[Metrics, int]:
+    def evaluate(self, batches: Iterable[Batch]) -> Evaluated:
         """Evaluate on the batches of all workers.
 
         ::
 
-            learner.evaluate(batches)  # ({"val.loss": 0.31, "val.top1": 0.91, "val.top5": 0.99, ...}, 2)
-
-        Returns:
-            Metrics over all images that could be read, and the number of those that could not.
+            learner.evaluate(batches)  # Evaluated({"val.loss": 0.31, "val.top1": 0.91, "val.top5": 0.99, ...}, 2, ...)
         """
         import torch
         from torch.nn import functional as F
@@ -204,10 +206,11 @@ class Learner:
         loss, top1, top5, count, num_bad = sums[:5].tolist()
         count = max(count, 1)
         metrics = {"val.loss": loss / count, "val.top1": top1 / count, "val.top5": top5 / count}
-        metrics |= class_scores(*sums[5:].cpu().numpy().reshape(3, num_classes))
+        of_classes = sums[5:].cpu().numpy().reshape(3, num_classes)
+        metrics |= class_scores(*of_classes)
         if self._ranks:
             metrics["val.mAP"] = mean_average_precision(*self._of_all(scored))
-        return metrics, int(num_bad)
+        return Evaluated(metrics, int(num_bad), of_classes.astype(int).tolist())
 
     def _of_all(self, scored: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
         """Scores (N, num_classes) and labels (N,) of all workers."""
@@ -279,16 +282,6 @@ def _on_cpu(network: nn.Module) -> dict[str, torch.Tensor]:
     return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in network.state_dict().items()}
 
 
-def _class_weights(labels: np.ndarray, num_classes: int) -> torch.Tensor:
-    """Inverse to how many images a class has; 1 on average over the images. A class without images has 0."""
-    import torch
-
-    counts = np.bincount(labels, minlength=num_classes)
-    shares = np.count_nonzero(counts) * counts
-    weights = np.divide(len(labels), shares, out=np.zeros(num_classes), where=shares > 0)
-    return torch.from_numpy(weights).float()
-
-
 def _amp_type(amp: str, device: torch.device) -> torch.dtype | None:
     import torch
 
@@ -306,4 +299,4 @@ def _at_least_one(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
     if len(batch.labels):
         return batch.pixels, batch.labels
     blank = torch.zeros((1, *batch.pixels.shape[1:]), dtype=torch.uint8)
-    return blank, torch.full((1,), _IGNORED, dtype=torch.int64)
+    return blank, torch.full((1,), IGNORED, dtype=torch.int64)

@@ -89,12 +89,13 @@ class Images(Dataset[Batch]):
         pixels: list[torch.Tensor] = []
         labels: list[int] = []
         bad: list[tuple[str, int, str]] = []
-        for sample, data in zip(samples, self._fetched(samples), strict=True):
+        rows = self._tables[samples[0].split].take([sample.number for sample in samples])
+        for sample, label, data in zip(samples, rows["label"].to_pylist(), self._fetched(rows), strict=True):
             try:
                 if isinstance(data, ImageError):
                     raise data
                 pixels.append(self._pixels(data, sample))
-                labels.append(self._tables[sample.split]["label"][sample.number].as_py())
+                labels.append(label)
             except ImageError as error:
                 bad.append((sample.split, sample.number, str(error.code)))
         size = self._task.augmentation.image_size if samples[0].split == "train" else self._task.preprocess.crop_size
@@ -107,7 +108,7 @@ class Images(Dataset[Batch]):
         if self._augment is None:
             # One loader is one core: augmenting would otherwise start a thread per core in every one.
             torch.set_num_threads(1)
-            self._tables = {split: map_entries(path) for split, path in self._task.files.items()}
+            self._tables = {split: _needed(map_entries(path)) for split, path in self._task.files.items()}
             self._augment = self._task.augmentation.build()
             preprocess = self._task.preprocess
             # A random crop is a part of the picture: the whole one is as much larger.
@@ -123,9 +124,8 @@ class Images(Dataset[Batch]):
 
         return end_process_when_late(decode, limits)
 
-    def _fetched(self, samples: list[Sample]) -> Iterator[bytes | Crop | ImageError]:
+    def _fetched(self, rows: pa.Table) -> Iterator[bytes | Crop | ImageError]:
         assert self._executor is not None
-        rows = self._tables[samples[0].split].take([sample.number for sample in samples])
         return fetch_inputs(any_version(rows["uri"], rows), self._task.fetch_limits, self._executor)
 
     def _pixels(self, data: bytes | Crop, sample: Sample) -> torch.Tensor:
@@ -165,6 +165,11 @@ def load_batches(
         pin_memory=for_gpu,
     )
     return iter(loader)
+
+
+def _needed(table: pa.Table) -> pa.Table:
+    """The columns of a split that say something: without packed images, two of four are empty."""
+    return table.select([name for name in table.schema.names if table[name].null_count < len(table)])
 
 
 class _Once:

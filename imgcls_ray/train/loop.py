@@ -7,8 +7,9 @@ import math
 import time
 from typing import TYPE_CHECKING, Literal
 
-from imgcls_ray.options import decode_limits, fetch_limits
+from imgcls_ray.options import decode_limits, fetch_limits, storage_options
 from imgcls_ray.train.augment import Augmentation
+from imgcls_ray.train.distillation import Teacher, open_same_teacher
 from imgcls_ray.train.entries import map_entries
 from imgcls_ray.train.events import Doing, EpochDone, StepsDone, WorkersReady, send
 from imgcls_ray.train.learner import Learner
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 _SUMS = ("loss", "correct", "count", "bad", "seconds")
 _SAVE_WITHIN_EPOCH_S = 600.0
+_EPOCH_DIGITS = 6
 _DOING_S = 1.0
 """Between two words of how far it is: each is a message to the command."""
 
@@ -84,6 +86,7 @@ class Run:
             labels=labels,
             device=device,
             world_size=world_size,
+            teacher=self._teacher(),
         )
         self._bad: dict[str, str] = {}
         self._must_stop = False
@@ -101,8 +104,23 @@ class Run:
             recipe.rand_augment,
             recipe.random_erasing,
             preprocess.mean,
+            vertical_flip=recipe.vertical_flip,
+            color_jitter=recipe.color_jitter,
         )
         return LoadTask(files, augmentation, preprocess, fetch_limits(self._config), decode_limits(self._config))
+
+    def _teacher(self) -> Teacher | None:
+        task, config, model = self._task, self._config, self._state.model
+        if task.teacher is None or task.teacher_fingerprint is None:
+            return None
+        return Teacher(
+            open_same_teacher(task.teacher, task.teacher_fingerprint, storage_options(config)),
+            model.class_names,
+            model.preprocess,
+            device=self._device,
+            weight=config.teacher_weight,
+            temperature=config.teacher_temperature,
+        )
 
     def go_on(self) -> Outcome:
         """Train until the last epoch, a stop, or a reason to end."""
@@ -134,7 +152,11 @@ class Run:
     def _all_batches(self) -> Iterator[list[Sample]]:
         """The batches of the whole run, in the order in which ``go_on`` takes them: loading never waits for it."""
         for epoch in range(self._first_epoch, self._config.epochs):
-            yield from self._order.train_passes(epoch, self._first_step_of(epoch))
+            passes = self._order.train_passes(epoch, self._first_step_of(epoch))
+            for step in range(self._first_step_of(epoch), self._order.steps_per_epoch):
+                yield from itertools.islice(passes, self._config.accumulate_steps)
+                if self._is_evaluated_after(step):
+                    yield from self._order.val_batches()
             if self._is_evaluated(epoch):
                 yield from self._order.val_batches()
 
@@ -143,6 +165,11 @@ class Run:
 
     def _is_evaluated(self, epoch: int) -> bool:
         return (epoch + 1) % self._config.eval_interval == 0 or epoch + 1 == self._config.epochs
+
+    def _is_evaluated_after(self, step_of_epoch: int) -> bool:
+        """Whether there is an evaluation within an epoch; the one at its end does not count."""
+        every, num_done = self._config.eval_steps, step_of_epoch + 1
+        return bool(every) and num_done % every == 0 and num_done < self._order.steps_per_epoch
 
     def _is_past_best(self) -> bool:
         state, patience = self._state, self._config.early_stop
@@ -165,13 +192,15 @@ class Run:
             self._learn(step)
             if time.monotonic() - self._last_doing >= _DOING_S:
                 self._tell_doing("training", step + 1)
-            if (step_of_epoch + 1) % config.log_interval == 0 or step_of_epoch + 1 == steps:
-                now = time.monotonic()
-                if outcome := self._add_up(epoch, step + 1, now - since):
+            is_evaluated, is_last = self._is_evaluated_after(step_of_epoch), step_of_epoch + 1 == steps
+            if (step_of_epoch + 1) % config.log_interval == 0 or is_last or is_evaluated:
+                if outcome := self._add_up(epoch, step + 1, time.monotonic() - since):
                     return outcome
-                since = now
-                if step_of_epoch + 1 == steps:
+                if is_last:
                     break
+                if is_evaluated and (outcome := self._evaluate_within(epoch)):
+                    return outcome
+                since = time.monotonic()
                 if self._must_stop:
                     return self._stop(epoch)
                 self._save_if_due(_SAVE_WITHIN_EPOCH_S)
@@ -231,29 +260,47 @@ class Run:
             "images_per_s": sums["count"] / max(sums["seconds"], 1e-9),
             "seconds": sums["seconds"],
         }
-        is_best, warning = False, ""
-        if self._is_evaluated(epoch):
-            self._tell_doing("evaluating", state.step)
-            metrics, num_bad = self._learner.evaluate(self._take(self._order.num_val_batches))
-            if outcome := self._too_many_bad("val", num_bad):
-                return outcome
-            row |= metrics
-            is_best = self._note_best(epoch, metrics)
-            warning = told_of_loss(metrics["val.loss"], len(state.model.class_names))
-        state.history.append(row)
         state.sums = {}
-        state.bad |= self._gathered_bad()
-        self._tell(EpochDone(row, is_best, num_bad=len(state.bad), warning=warning))
+        if outcome := self._end_row(row, is_evaluated=self._is_evaluated(epoch)):
+            return outcome
         if self._config.save_interval and (epoch + 1) % self._config.save_interval == 0:
             self._save(checkpoint=f"epoch_{epoch + 1}")
         self._save_if_due(self._config.save_seconds)
         return None
 
-    def _note_best(self, epoch: int, metrics: Metrics) -> bool:
+    def _evaluate_within(self, epoch: int) -> Outcome | None:
+        """Evaluate between two steps of an epoch. Its row of the history has a part of the epoch as number."""
+        state, steps = self._state, self._order.steps_per_epoch
+        row: Metrics = {
+            "epoch": round(state.step / steps, _EPOCH_DIGITS),
+            "step": state.step,
+            "learning_rate": self._rate(state.step - 1),
+        }
+        return self._end_row(row, is_evaluated=True)
+
+    def _end_row(self, row: Metrics, *, is_evaluated: bool) -> Outcome | None:
+        """Add a row to the history, with an evaluation if there is one, and tell of it."""
+        state = self._state
+        is_best, warning, class_counts = False, "", None
+        if is_evaluated:
+            self._tell_doing("evaluating", state.step)
+            metrics, num_bad, class_counts = self._learner.evaluate(self._take(self._order.num_val_batches))
+            if outcome := self._too_many_bad("val", num_bad):
+                return outcome
+            row |= metrics
+            state.class_counts[row["epoch"]] = class_counts
+            is_best = self._note_best(row["epoch"], metrics)
+            warning = told_of_loss(metrics["val.loss"], len(state.model.class_names))
+        state.history.append(row)
+        state.bad |= self._gathered_bad()
+        self._tell(EpochDone(row, is_best, num_bad=len(state.bad), warning=warning, class_counts=class_counts))
+        return None
+
+    def _note_best(self, epoch: float, metrics: Metrics) -> bool:
         state = self._state
         if not is_better(metrics, state.best_metrics, self._config.monitor):
             return False
-        state.best_epoch, state.best_metrics = epoch + 1, metrics
+        state.best_epoch, state.best_metrics = epoch, metrics
         if self._saver is not None:
             state.best = self._learner.weights_for_use()
         return True

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
     from imgcls_ray.train.recipe import Recipe
     from imgcls_ray.train.state import ModelDescription, TrainState
 
+
+logger = logging.getLogger(__name__)
 
 _WAYS_OUT = "train from random weights (--scratch), or from weights of your own (--weights FILE)"
 
@@ -65,7 +69,7 @@ def open_start(config: TrainConfig, class_names: tuple[str, ...], storage: Stora
     """
     import torch
 
-    if is_object(config.model) or is_model_path(config.model):
+    if is_object(config.model) or _is_folder(config.model):
         return _from_folder(config, class_names, storage)
     model = find_named_model(config.model)
     with torch.random.fork_rng(devices=[]):
@@ -86,6 +90,16 @@ def open_start(config: TrainConfig, class_names: tuple[str, ...], storage: Stora
     family = model.family if config.model in ZOO else None
     start = Start(network, model.name, family, architecture, preprocess, train_size, is_trained, origin)
     return _with_decode(_fitted(start, config.image_size), config)
+
+
+def _is_folder(model: str) -> bool:
+    """Whether it means a folder. One that has the name of a network, and no model, is likely an output of runs."""
+    if not is_model_path(model):
+        return False
+    if model in ZOO and not os.path.exists(os.path.join(model, SPEC_FILE)):
+        logger.warning("model=%s is the network; the folder of this name here is no model folder", model)
+        return False
+    return True
 
 
 def _from_folder(config: TrainConfig, class_names: tuple[str, ...], storage: StorageOptions) -> Start:
@@ -146,28 +160,43 @@ def _fitted(start: Start, image_size: int | None) -> Start:
     return start._replace(network=network, architecture=architecture, preprocess=preprocess, train_size=train_size)
 
 
-def check_recipe(start: Start, recipe: Recipe) -> None:
+def check_recipe(name: str, architecture: Architecture, recipe: Recipe, *, grad_checkpointing: bool = False) -> None:
     """Refuse what the network cannot do, before workers start.
 
     Raises:
-        UsageError: it has no blocks that can be skipped, or no layers that can be told apart.
+        UsageError: it has no blocks that can be skipped, no layers that can be told apart, or no parts that can be
+            computed again.
     """
-    if not recipe.drop_path and recipe.layer_decay == 1:
+    if not recipe.drop_path and recipe.layer_decay == 1 and not grad_checkpointing:
         return
     with no_memory():
         try:
-            network = build_network(start.architecture, num_classes=2, drop_path=recipe.drop_path)
+            network = build_network(architecture, num_classes=2, drop_path=recipe.drop_path)
         except ValueError as error:
             raise UsageError(
-                f"drop_path={recipe.drop_path:g}: {start.name} has no blocks that can be left out; give --drop-path 0"
+                f"drop_path={recipe.drop_path:g}: {name} has no blocks that can be left out; give --drop-path 0"
             ) from error
         try:
             make_optimizer(network, recipe)
         # timm groups the layers by what the network says of itself, if it does.
         except (AssertionError, AttributeError, TypeError, ValueError) as error:
             raise UsageError(
-                f"layer_decay={recipe.layer_decay:g}: the layers of {start.name} have no order; give --layer-decay 1"
+                f"layer_decay={recipe.layer_decay:g}: the layers of {name} have no order; give --layer-decay 1"
             ) from error
+        if grad_checkpointing:
+            try:
+                checkpoint_gradients(network)
+            # timm asserts, or has no such method.
+            except (AssertionError, AttributeError, TypeError) as error:
+                raise UsageError(
+                    f"grad_checkpointing: timm has none for {name}; leave it out, and give --accumulate-steps "
+                    "for less memory"
+                ) from error
+
+
+def checkpoint_gradients(network: nn.Module) -> None:
+    """Have the network compute activations again in the backward pass. A network that cannot raises any error."""
+    network.set_grad_checkpointing(True)  # type: ignore[operator]
 
 
 def network_of(model: ModelDescription, weights: Mapping[str, Tensor], *, drop_path: float = 0.0) -> nn.Module:

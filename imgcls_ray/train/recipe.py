@@ -44,6 +44,8 @@ class Recipe:
     ema_decay: float = 0.0
     crop_scale: float = _SCRATCH_CROP_SCALE
     flip: float = 0.5
+    vertical_flip: float = 0.0
+    color_jitter: float = 0.0
     rand_augment: int = 0
     random_erasing: float = 0.0
     mixup: float = 0.0

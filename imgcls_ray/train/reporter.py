@@ -9,11 +9,13 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from imgcls_ray.models.class_names import names_apart
 from imgcls_ray.report.curves import draw_curves
 from imgcls_ray.storage.files import path_from_uri
 from imgcls_ray.storage.schemes import is_object
 from imgcls_ray.storage.scratch import scratch_folder
 from imgcls_ray.train.events import Doing, EpochDone, StepsDone, WorkersLost, WorkersReady
+from imgcls_ray.train.scores import recalls_by_epoch
 from imgcls_ray.words import counted, duration, shortened
 
 if TYPE_CHECKING:
@@ -44,6 +46,8 @@ class Reporter:
 
         self._directory, self._folder, self._bar = directory, folder, bar
         self.history = list(state.history)
+        self._class_names = names_apart(state.model.class_names)
+        self._class_counts = dict(state.class_counts)
         self._best_epoch = state.best_epoch
         self._events = SummaryWriter(str(folder / EVENTS_FOLDER), purge_step=state.step + 1)
         self._task = bar.add_task("starting workers", total=None, count="", words="") if bar else None
@@ -73,6 +77,8 @@ class Reporter:
         self._show("training", event.step)
         # A run that goes on after a death does again what was not saved.
         self.history = [row for row in self.history if row["step"] <= event.step]
+        epochs = {row["epoch"] for row in self.history}
+        self._class_counts = {epoch: counts for epoch, counts in self._class_counts.items() if epoch in epochs}
         logger.info(
             "epoch %d of %d, %d steps each; %s on %s, mixed precision: %s",
             event.step // event.steps_per_epoch + 1,
@@ -119,24 +125,31 @@ class Reporter:
     def _epoch_done(self, event: EpochDone) -> None:
         row = event.row
         self.history.append(row)
+        if event.class_counts is not None:
+            self._class_counts[row["epoch"]] = event.class_counts
         if event.is_best:
-            self._best_epoch = int(row["epoch"])
-        parts = [f"train loss {row['train.loss']:.4f}"]
+            self._best_epoch = row["epoch"]
+        # An evaluation within an epoch has no figures of its training.
+        is_whole = "train.loss" in row
+        parts = [f"train loss {row['train.loss']:.4f}"] if is_whole else []
         if "val.top1" in row:
             parts.append(f"val top-1 {row['val.top1']:.2%}, top-5 {row['val.top5']:.2%}, loss {row['val.loss']:.4f}")
             parts.append(f"macro F1 {row['val.macro_f1']:.2%}")
             if "val.mAP" in row:
                 parts.append(f"mAP {row['val.mAP']:.2%}")
-        parts.append(f"{row['images_per_s']:.1f} images/s")
+        if is_whole:
+            parts.append(f"{row['images_per_s']:.1f} images/s")
         if event.num_bad:
             parts.append(f"{counted(event.num_bad, 'image')} could not be read")
         best = " (best)" if event.is_best else ""
-        logger.info("epoch %d: %s%s", row["epoch"], ", ".join(parts), best)
+        epoch = f"{row['epoch']:.4g}" if not is_whole else f"{row['epoch']:.0f}"
+        logger.info("epoch %s: %s%s", epoch, ", ".join(parts), best)
         if event.warning:
-            logger.warning("epoch %d: %s", row["epoch"], event.warning)
+            logger.warning("epoch %s: %s", epoch, event.warning)
         for key in row:
             if key.startswith(("train.", "val.")):
-                self._events.add_scalar(f"epoch/{key.replace('.', '_')}", row[key], row["epoch"])
+                place, x = ("epoch", row["epoch"]) if is_whole else ("within", row["step"])
+                self._events.add_scalar(f"{place}/{key.replace('.', '_')}", row[key], x)
         if time.monotonic() - self._last_curves >= _CURVES_INTERVAL_S:
             self.publish()
 
@@ -145,7 +158,8 @@ class Reporter:
         self._last_curves = time.monotonic()
         self._events.flush()
         if self.history:
-            self._directory.replace(CURVES_FILE, draw_curves(self.history, self._best_epoch))
+            recalls = recalls_by_epoch(self._class_counts, self._class_names)
+            self._directory.replace(CURVES_FILE, draw_curves(self.history, self._best_epoch, recalls))
         if is_object(self._directory.uri):
             for path in [self._folder / LOG_FILE, *(self._folder / EVENTS_FOLDER).iterdir()]:
                 self._directory.replace_from(str(path.relative_to(self._folder)), str(path))

@@ -15,6 +15,7 @@ from imgcls_ray.models.class_names import names_apart
 from imgcls_ray.models.spec import SPEC_FILE
 from imgcls_ray.train.reporter import CURVES_FILE, EVENTS_FOLDER, LOG_FILE
 from imgcls_ray.train.saving import BEST, LATEST
+from imgcls_ray.train.scores import ScoreOfClass, score_each_class
 
 if TYPE_CHECKING:
     from imgcls_ray.json_files import Json
@@ -32,7 +33,7 @@ class TrainResult:
     """The result of a finished run."""
 
     output: str
-    best_epoch: int
+    best_epoch: float
     best_metrics: Metrics
     last_metrics: Metrics
     num_bad: int
@@ -63,6 +64,7 @@ def write_result(state: TrainState, entries: Entries, directory: Directory, *, d
         "done_flag": True,
         "best": {"epoch": state.best_epoch, "metrics": state.best_metrics},
         "last": {"epoch": last["epoch"], "metrics": _numbers(last)},
+        "classes": _classes(state, entries),
         "curves": CURVES_FILE,
         "dataset": {
             "path": data,
@@ -76,12 +78,30 @@ def write_result(state: TrainState, entries: Entries, directory: Directory, *, d
     directory.replace(RESULT_FILE, encode_json(result))
 
 
+def _classes(state: TrainState, entries: Entries) -> list[Json]:
+    """How well the best epoch tells each class; without shares if it is an epoch of an earlier version."""
+    train, val = (entries.images_per_class(split).tolist() for split in ("train", "val"))
+    counts = state.class_counts.get(state.best_epoch)
+    scores = score_each_class(counts) if counts else [ScoreOfClass(count, None, None, None) for count in val]
+    return [
+        {
+            "label": name,
+            "train_samples": num_train,
+            "val_samples": score.num_images,
+            "recall": score.recall,
+            "precision": score.precision,
+            "f1": score.f1,
+        }
+        for name, num_train, score in zip(names_apart(entries.class_names), train, scores, strict=True)
+    ]
+
+
 def _numbers(metrics: Metrics) -> dict[str, float | None]:
     """Metrics as JSON has them: it knows no NaN and no infinity."""
     return {key: value if math.isfinite(value) else None for key, value in metrics.items()}
 
 
-def _model(directory: Directory, name: str, score: float | None, epoch: int) -> dict[str, Json]:
+def _model(directory: Directory, name: str, score: float | None, epoch: float) -> dict[str, Json]:
     spec = json.loads(directory.read(f"{name}/{SPEC_FILE}"))
     return {"score": score, "path": name, "epoch": epoch, "fingerprint": spec["fingerprint"]}
 

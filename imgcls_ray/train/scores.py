@@ -3,15 +3,71 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from imgcls_ray.train.state import Metrics
+    from collections.abc import Sequence
+
+    from imgcls_ray.train.state import ClassCounts, Metrics
 
 _ABSURD = 10.0
 """How many times the loss of guessing among all classes alike an absurd loss is."""
+
+
+class Evaluated(NamedTuple):
+    """What an evaluation on val has found, over all workers."""
+
+    metrics: Metrics
+    """Over all images that could be read."""
+    num_bad: int
+    """Number of images that could not be read."""
+    class_counts: ClassCounts
+
+
+class ScoreOfClass(NamedTuple):
+    """How well one class is told. A share of no images is None."""
+
+    num_images: int
+    recall: float | None
+    precision: float | None
+    f1: float | None
+
+
+def score_each_class(counts: ClassCounts) -> list[ScoreOfClass]:
+    """Recall, precision and F1 score of each class, in the order of the classes.
+
+    ::
+
+        score_each_class([[3, 0], [4, 1], [4, 1]])
+        # [ScoreOfClass(4, 0.75, 0.75, 0.75), ScoreOfClass(1, 0.0, 0.0, 0.0)]
+    """
+    return [
+        ScoreOfClass(true, _share(right, true), _share(right, told), _share(2 * right, true + told) if true else None)
+        for right, true, told in zip(*counts, strict=True)
+    ]
+
+
+def recalls_by_epoch(
+    class_counts: dict[float, ClassCounts], names: Sequence[str]
+) -> dict[str, list[tuple[float, float]]]:
+    """The points of each class' curve: epoch and recall. Classes without images on val are left out.
+
+    Args:
+        class_counts: counts by epoch.
+        names: names of the classes, all different.
+    """
+    points: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
+    for epoch, counts in class_counts.items():
+        for name, score in zip(names, score_each_class(counts), strict=True):
+            if score.recall is not None:
+                points[name].append((epoch, score.recall))
+    return {name: found for name, found in points.items() if found}
+
+
+def _share(part: int, whole: int) -> float | None:
+    return part / whole if whole else None
 
 
 def class_scores(num_right: np.ndarray, num_true: np.ndarray, num_told: np.ndarray) -> Metrics:

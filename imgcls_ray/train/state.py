@@ -30,6 +30,9 @@ _FORMAT = 1
 
 Metrics: TypeAlias = dict[str, float]
 """Metrics by name, e.g. ``{"epoch": 3, "val.top1": 0.91}``: one epoch of the history, or its val metrics."""
+ClassCounts: TypeAlias = list[list[int]]
+"""Three lists with a number for each class: its val images that were predicted right, its val images, and the images
+that were predicted to be of it."""
 Setting: TypeAlias = "str | int | float | bool | None"
 
 
@@ -113,11 +116,13 @@ class TrainState:
     sums: Metrics = field(default_factory=dict)
     """Sums over the finished steps of the current epoch."""
     history: list[Metrics] = field(default_factory=list)
-    """Metrics of each finished epoch."""
+    """Metrics of each finished epoch, and of each evaluation within one: then ``epoch`` is a fraction."""
+    class_counts: dict[float, ClassCounts] = field(default_factory=dict)
+    """Counts of each evaluation, by the epoch of its row in the history; those of earlier versions have none."""
     best: Mapping[str, Tensor] | None = None
     """Weights of the best epoch; None before the first evaluation."""
-    best_epoch: int = 0
-    """Number of the best epoch, from 1; 0 before the first evaluation."""
+    best_epoch: float = 0
+    """Number of the best epoch, from 1, or a fraction within one; 0 before the first evaluation."""
     best_metrics: Metrics = field(default_factory=dict)
     bad: dict[str, str] = field(default_factory=dict)
     """Error codes of the images that could not be read, by ``split/number``, e.g. ``{"train/17": "truncated"}``."""

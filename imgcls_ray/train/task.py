@@ -13,7 +13,7 @@ from imgcls_ray.train.state import STATE_FILE
 if TYPE_CHECKING:
     from imgcls_ray.config import TrainConfig
     from imgcls_ray.train.recipe import Recipe
-    from imgcls_ray.train.state import TrainState
+    from imgcls_ray.train.state import Setting, TrainState
 
 STATE_NAME = f"latest/{STATE_FILE}"
 """Where the state of a run is, in its output."""
@@ -36,6 +36,9 @@ class TrainTask:
     """Height and width of training images, pixels."""
     output: str
     """Output of the run: an absolute path or URI, the same on every node."""
+    teacher: str | None
+    """Model folder of the teacher, as ``output``."""
+    teacher_fingerprint: str | None
     cpus_per_worker: int
     loader_processes: int
     forks_loaders: bool
@@ -51,11 +54,21 @@ def make_task(
         recipe=recipe,
         batch_size=state.identity.batch_size,
         train_size=state.identity.start.train_size,
-        output=config.output if is_object(config.output) else os.path.abspath(path_from_uri(config.output)),
+        output=_everywhere(config.output),
+        teacher=_everywhere(config.teacher) if config.teacher is not None else None,
+        teacher_fingerprint=_text(state.identity.settings.get("teacher")),
         cpus_per_worker=cpus_per_worker,
         loader_processes=config.loader_processes or min(cpus_per_worker, _MAX_LOADERS),
         forks_loaders=forks_loaders,
     )
+
+
+def _everywhere(place: str) -> str:
+    return place if is_object(place) else os.path.abspath(path_from_uri(place))
+
+
+def _text(setting: Setting) -> str | None:
+    return setting if isinstance(setting, str) else None
 
 
 @dataclass(frozen=True)

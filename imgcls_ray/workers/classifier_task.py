@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import TYPE_CHECKING, TypeVar
 
 from imgcls_ray.errors import ModelFolderError
 from imgcls_ray.images.limits import DecodeLimits
 from imgcls_ray.models.classifier import ImageClassifier, ModelInput
+from imgcls_ray.models.engines.flipped import FlippedEngine
 from imgcls_ray.models.open import open_model
 from imgcls_ray.models.parallel import ParallelClassifier
 from imgcls_ray.storage import FetchLimits
@@ -18,6 +19,7 @@ from imgcls_ray.workers.worker import Work
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from imgcls_ray.config import Tta
     from imgcls_ray.errors import ImageError
     from imgcls_ray.images.crops import Crop
     from imgcls_ray.models.classifier import StageSeconds
@@ -42,8 +44,14 @@ class ClassifierTask:
     engine: EngineName = "auto"
     precision: Precision = "auto"
     batch_size: int = 32
+    tta: Tta = "none"
     decode_limits: DecodeLimits = field(default_factory=DecodeLimits)
     fetch_limits: FetchLimits = field(default_factory=FetchLimits)
+
+    @property
+    def num_passes(self) -> int:
+        """Of the network, for each image."""
+        return 2 if self.tta == "hflip" else 1
 
     def open_model(self) -> ModelFolder:
         """The task's model folder.
@@ -59,7 +67,7 @@ class ClassifierTask:
     def load_classifier(
         self, folder: ModelFolder, *, device: str, num_threads: int, num_streams: int
     ) -> ImageClassifier:
-        return ImageClassifier.load(
+        classifier = ImageClassifier.load(
             folder,
             engine=self.engine,
             device=device,
@@ -72,6 +80,7 @@ class ClassifierTask:
             logits=self.logits,
             limits=self.decode_limits,
         )
+        return replace(classifier, engine=FlippedEngine(classifier.engine)) if self.tta == "hflip" else classifier
 
 
 class ClassifierWork(Work[ModelInput, R]):

@@ -125,6 +125,18 @@ def test_top1_and_top5_are_exactly_those_of_a_loop_over_the_rows(done: Done) -> 
     assert 0 < top1 < top5 < 60
 
 
+def test_with_mirror_images_nothing_is_kept_in_the_folder(done: Done, tmp_path: Path) -> None:
+    model = shutil.copytree(done.model, tmp_path / "model")
+    before = (model / "model.json").read_bytes()
+    result = run(done.data, model, tmp_path / "out", max_error_rate=0.1, on="local", tta="hflip")
+    assert result.scores is not None
+    assert not result.kept_in_model
+    assert (model / "model.json").read_bytes() == before
+    summary = json.loads((tmp_path / "out" / "evaluate_result.json").read_text())
+    assert (summary["tta"], done.summary["tta"]) == ("hflip", "none")
+    assert summary["metrics"]["val.nll"] != done.summary["metrics"]["val.nll"]
+
+
 def test_the_confusion_table_is_exactly_that_of_a_loop_over_the_rows(done: Done) -> None:
     cells = Counter((row["label"], row["predicted"]) for row in done.rows if row["status"] == "ok")
     with (done.output / "evaluate" / "confusion.csv").open(newline="") as file:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 from rich.console import Console
 
 from imgcls_ray.config import PredictConfig, make_config
@@ -119,6 +120,28 @@ def test_every_input_has_one_row_with_its_own_label(
             assert (row["width"], row["height"]) == (96, 80)
     assert verify(tmp_path / "store") == []
     assert report.runs[0].codes["ok"] == len(images) - len(spoilt)
+
+
+def test_with_mirror_images_rows_have_the_mean_of_both(
+    label: Callable[..., PredictReport], draw_images: Callable[..., list[Path]], tmp_path: Path
+) -> None:
+    for path in draw_images(6):
+        with Image.open(path) as picture:
+            # Lossless, so that one is the exact mirror image of the other.
+            picture.save(path.with_suffix(".png"))
+            picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(path.with_name(f"{path.stem}_mirrored.png"))
+        path.unlink()
+    label(tta="hflip", logits=True)
+    rows = rows_of(tmp_path / "store")
+    logits = np.array([row["logits"] for row in rows])
+    assert [row["uri"].endswith("_mirrored.png") for row in rows] == [False, True] * 6
+    assert np.allclose(logits[::2], logits[1::2], atol=0.05)
+    with pytest.raises(LabelStoreError, match="was made with tta=hflip, this run has tta=none"):
+        label(logits=True)
+    label(output=tmp_path / "plain", logits=True)
+    plain = np.array([row["logits"] for row in rows_of(tmp_path / "plain")])
+    assert np.allclose(logits[::2], (plain[::2] + plain[1::2]) / 2, atol=0.05)
+    assert not np.allclose(plain[::2], plain[1::2], atol=0.5)
 
 
 def test_a_second_run_has_nothing_to_do_and_a_third_takes_what_is_new_or_changed(

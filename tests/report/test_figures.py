@@ -245,6 +245,19 @@ def test_values_that_are_not_finite_are_told(figures: list[Figure]) -> None:
     assert figures[0].axes[0].get_xlim() == (0.5, 9.5)
 
 
+@pytest.mark.parametrize("num_classes", [1, 3, 300])
+def test_the_worst_classes_have_a_name_whatever_it_is(figures: list[Figure], num_classes: int) -> None:
+    names = ["_hidden", "$x^2$", "W" * 40, *map(str, range(num_classes))][:num_classes]
+    recalls = {name: [(epoch, min(place / 10, 1)) for epoch in (1, 2, 3)] for place, name in enumerate(names)}
+    draw_curves(history(3), 3, recalls)
+    assert_readable(figures[0])
+    legend = figures[0].axes[3].get_legend()
+    assert legend is not None
+    texts = [text.get_text() for text in legend.get_texts()]
+    assert texts[:3] == ["median", "_hidden", "$x^2$"][: num_classes + 1]
+    assert len(texts) == min(num_classes, 4) + 1
+
+
 def test_curves_without_a_finite_value_say_so(figures: list[Figure]) -> None:
     draw_curves([{**row, "train.loss": math.nan, "val.loss": math.nan} for row in history(3)], 0)
     assert [text.get_text() for text in figures[0].axes[0].texts] == ["nothing to draw"]

@@ -60,6 +60,7 @@ def test_a_store_is_made_once_and_then_opened(tmp_path: Path) -> None:
         ({"top_k": 5}, "was made with top_k=2, this run has top_k=5; use the same, or another --output"),
         ({"embedding": True}, "was made with embedding=False, this run has embedding=True; use the same, or another"),
         ({"logits": True}, "was made with logits=False, this run has logits=True; use the same, or another --output"),
+        ({"tta": "hflip"}, "was made with tta=none, this run has tta=hflip; use the same, or another --output"),
     ],
 )
 def test_a_run_of_another_kind_is_refused(changes: dict[str, Any], text: str, tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ import torch
 from imgcls_ray.images.preprocess import Preprocess
 from imgcls_ray.models.architecture import build_network
 from imgcls_ray.models.zoo import find_model
-from imgcls_ray.train.learner import Learner, _class_weights
+from imgcls_ray.train.distillation import Teacher
+from imgcls_ray.train.learner import Learner
 from imgcls_ray.train.loading import Batch
 from imgcls_ray.train.recipe import Recipe
 from imgcls_ray.train.state import ModelDescription, RunIdentity, StartInfo, TrainState
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from imgcls_ray.config import TrainConfig
+    from imgcls_ray.models.folder import ModelFolder
 
 CPU = torch.device("cpu")
 LABELS = np.array([0, 0, 0, 0, 0, 0, 1, 2], dtype=np.int32)
@@ -52,6 +54,7 @@ def make_learner(make_train_config: Callable[..., TrainConfig]) -> Callable[...,
         batch_size: int = 8,
         recipe: Any = None,
         labels: np.ndarray = LABELS,
+        teacher: Teacher | None = None,
         **config: Any,
     ) -> Learner:
         return Learner(
@@ -62,6 +65,7 @@ def make_learner(make_train_config: Callable[..., TrainConfig]) -> Callable[...,
             labels=labels,
             device=CPU,
             world_size=1,
+            teacher=teacher,
         )
 
     return make
@@ -103,6 +107,27 @@ def test_a_pass_of_hardly_any_image_is_no_accident(make_learner: Callable[..., L
     assert correct <= count == num_images
 
 
+@pytest.mark.parametrize("count", [8, 1])
+def test_what_is_computed_again_changes_nothing(make_learner: Callable[..., Learner], count: int) -> None:
+    state, batch = make_state(), make_batch(count)
+    kept, again = (step(make_learner(state, grad_checkpointing=on), batch) for on in (False, True))
+    assert all(kept[name].equal(again[name]) for name in kept)
+    num_passes = [tensor for name, tensor in again.items() if name.endswith("num_batches_tracked")]
+    assert max(num_passes) == 1
+
+
+def test_blocks_are_computed_again_where_asked_for(make_learner: Callable[..., Learner]) -> None:
+    num_runs = {}
+    for on in (False, True):
+        learner = make_learner(grad_checkpointing=on)
+        runs: list[int] = []
+        block: Any = learner._network.get_submodule("blocks.2.0")
+        block.register_forward_hook(lambda *_, runs=runs: runs.append(1))
+        step(learner, make_batch(8))
+        num_runs[on] = len(runs)
+    assert num_runs == {False: 1, True: 2}
+
+
 def test_passes_of_a_step_add_up(make_learner: Callable[..., Learner]) -> None:
     # Frozen, so that batch norm has no part in it.
     state, batch = make_state(), make_batch(8)
@@ -131,37 +156,6 @@ def test_balanced_weights_count_small_classes_for_more(make_learner: Callable[..
     ratios = [losses["balanced", label] / losses["none", label] for label in range(3)]
     # 6, 1 and 1 of 8 images.
     assert ratios == pytest.approx([8 / 18, 8 / 3, 8 / 3], rel=1e-5)
-
-
-@pytest.mark.parametrize("mixup", [0.0, 1.0])
-def test_class_weights_weight_images_and_not_their_smoothing(
-    make_learner: Callable[..., Learner], mixup: float
-) -> None:
-    # 20 to 1, and a class without images: an optimum of the smoothed loss must keep the frequent class right.
-    labels = np.repeat([0, 1], [160, 8]).astype(np.int32)
-    learner = make_learner(class_weights="balanced", labels=labels, recipe={"label_smoothing": 0.1, "mixup": mixup})
-    target = torch.tensor(labels).long()
-    logits = torch.zeros(2, 3, requires_grad=True)
-    optimizer: Any = torch.optim.LBFGS([logits], max_iter=200)
-
-    def closure() -> torch.Tensor:
-        optimizer.zero_grad()
-        given = target if not mixup else torch.nn.functional.one_hot(target, 3).float()
-        loss = learner._loss(logits[target], given) / len(target)
-        torch.autograd.backward(loss)
-        return loss
-
-    optimizer.step(closure)
-    assert logits.argmax(1).tolist() == [0, 1]
-    weights = _class_weights(labels, 3)
-    assert weights.tolist() == pytest.approx([168 / 320, 168 / 16, 0.0])
-
-
-def test_a_mixed_image_has_the_weight_of_its_classes(make_learner: Callable[..., Learner]) -> None:
-    learner = make_learner(class_weights="balanced", recipe={"label_smoothing": 0.1})
-    logits, mixed = torch.randn(1, 3), torch.tensor([[0.25, 0.75, 0.0]])
-    expected = (0.25 * 8 / 18 + 0.75 * 8 / 3) * torch.nn.functional.cross_entropy(logits, mixed, label_smoothing=0.1)
-    assert learner._loss(logits, mixed).item() == pytest.approx(expected.item())
 
 
 def test_mixed_images_have_mixed_labels(make_learner: Callable[..., Learner]) -> None:
@@ -198,7 +192,7 @@ def test_metrics_are_those_of_a_plain_count(make_learner: Callable[..., Learner]
         Batch(make_batch(0).pixels, make_batch(0).labels, (("val", 3, "corrupt"),)),
         make_batch(4),
     ]
-    metrics, num_bad = learner.evaluate(batches)
+    metrics, num_bad, class_counts = learner.evaluate(batches)
     network = build_network(find_model("PP-LCNet_x0_25").architecture, num_classes=3)
     network.load_state_dict(make_state().network)
     mean, std = (255 * torch.tensor(v).view(1, 3, 1, 1) for v in (Preprocess().mean, Preprocess().std))
@@ -209,6 +203,20 @@ def test_metrics_are_those_of_a_plain_count(make_learner: Callable[..., Learner]
     assert metrics["val.loss"] == pytest.approx(torch.nn.functional.cross_entropy(logits, labels).item(), rel=1e-5)
     assert metrics["val.top5"] == 1.0
     assert num_bad == 1
+    told = logits.argmax(1)
+    counted = (labels[labels == told], labels, told)
+    assert class_counts == [torch.bincount(of, minlength=3).tolist() for of in counted]
+
+
+def test_a_step_comes_nearer_to_the_teacher(small_model: ModelFolder, make_learner: Callable[..., Learner]) -> None:
+    # Whatever the labels say: its weight is 1.
+    names, preprocess = small_model.spec.class_names[:3], Preprocess(32, 32)
+    teacher = Teacher(small_model, names, preprocess, device=CPU, weight=1.0, temperature=2.0)
+    learner, batch, losses = make_learner(teacher=teacher), make_batch(8), []
+    for number in range(25):
+        step(learner, batch, rate=0.005, number=number)
+        losses.append(learner.take_sums([])[0][0])
+    assert losses[-1] < 0.5 * losses[0]
 
 
 def test_batches_of_an_evaluation_are_ordinary_tensors(make_learner: Callable[..., Learner]) -> None:

@@ -9,10 +9,10 @@ import torch
 
 from imgcls_ray.config import TrainConfig, make_config
 from imgcls_ray.errors import UsageError
-from imgcls_ray.models.new import new_model_folder
-from imgcls_ray.models.zoo import find_model
+from imgcls_ray.models.new import find_named_model, new_model_folder
+from imgcls_ray.models.zoo import ZOO, find_model
 from imgcls_ray.storage import DEFAULT_STORAGE
-from imgcls_ray.train.network import Start, check_recipe, open_start
+from imgcls_ray.train.network import check_recipe, open_start
 from imgcls_ray.train.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from imgcls_ray.images.preprocess import Decode
     from imgcls_ray.models.folder import ModelFolder
+    from imgcls_ray.train.network import Start
 
 NETWORK = "PP-LCNet_x0_25"
 NAMES = ("ant", "bee")
@@ -43,6 +44,18 @@ def test_images_are_decoded_as_asked_or_as_in_the_folder(
 ) -> None:
     new_model_folder(NETWORK, tmp_path / "model", weights=small_model.path, decode=of_folder)
     assert start(model=str(tmp_path / "model"), decode=asked).preprocess.decode == decode
+
+
+def test_a_folder_of_a_networks_name_without_a_model_is_not_in_the_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / NETWORK / "output").mkdir(parents=True)
+    assert start(model=NETWORK, pretrained=False).origin == "random, seed 0"
+    assert caplog.messages == [f"model={NETWORK} is the network; the folder of this name here is no model folder"]
+    (tmp_path / NETWORK / "output").rmdir()
+    new_model_folder(NETWORK, tmp_path / NETWORK, num_classes=2, random_seed=0)
+    assert start(model=NETWORK).origin.startswith(f"{NETWORK} (")
 
 
 def test_decoding_at_a_fraction_changes_no_size(tmp_path: Path) -> None:
@@ -77,6 +90,19 @@ def test_a_size_that_cannot_be_is_refused_at_once() -> None:
         start(model="ConvNeXt_tiny", image_size=16, pretrained=False)
 
 
+def test_a_network_that_cannot_compute_again_is_refused_at_once() -> None:
+    for name in ("timm:vgg11", "timm:inception_v3"):
+        model = find_named_model(name)
+        check_recipe(name, model.architecture, Recipe())
+        with pytest.raises(UsageError, match=f"grad_checkpointing: timm has none for {name}; leave it out"):
+            check_recipe(name, model.architecture, Recipe(), grad_checkpointing=True)
+
+
+@pytest.mark.parametrize("name", sorted({model.family: name for name, model in ZOO.items()}.values()))
+def test_each_family_can_compute_again(name: str) -> None:
+    check_recipe(name, find_model(name).architecture, Recipe(), grad_checkpointing=True)
+
+
 @pytest.mark.parametrize(
     ("name", "recipe", "message"),
     [
@@ -86,10 +112,9 @@ def test_a_size_that_cannot_be_is_refused_at_once() -> None:
     ],
 )
 def test_what_a_network_cannot_do_is_refused_at_once(name: str, recipe: Recipe, message: str | None) -> None:
-    model = find_model(name)
-    begin = Start(torch.nn.Identity(), name, None, model.architecture, model.preprocess, 224, False, "random")
+    architecture = find_model(name).architecture
     if message is None:
-        check_recipe(begin, recipe)
+        check_recipe(name, architecture, recipe)
     else:
         with pytest.raises(UsageError, match=message):
-            check_recipe(begin, recipe)
+            check_recipe(name, architecture, recipe)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING, Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from rich.console import Console
 
@@ -22,6 +23,8 @@ class NewState:
 
     step, best_epoch = 0, 0
     history: tuple[()] = ()
+    class_counts: ClassVar[dict[int, Any]] = {}
+    model = SimpleNamespace(class_names=("a", "b"))
 
 
 def shown(tmp_path: Path, *events: Event) -> str:

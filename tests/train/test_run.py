@@ -113,6 +113,32 @@ def test_the_epoch_with_the_best_metric_is_kept(trained: Path) -> None:
     assert result["history"][result["best"]["epoch"] - 1]["val.top1"] == best["val.top1"]
 
 
+@pytest.mark.parametrize("stop_after", [pytest.param(2, marks=pytest.mark.slow), 3])
+def test_a_run_with_evaluations_within_epochs_goes_on_as_it_would_have(
+    make_train_config: Callable[..., TrainConfig],
+    train_here: Callable[..., TrainResult],
+    tmp_path: Path,
+    stop_after: int,
+) -> None:
+    settings: dict[str, Any] = {"epochs": 1, "batch_size": 8, "eval_steps": 2, "log_interval": 1}
+    train_here(make_train_config(output=str(tmp_path / "whole"), **settings))
+    parts = make_train_config(output=str(tmp_path / "parts"), **settings)
+    with pytest.raises(StoppedError):
+        train_here(parts, stop_after=stop_after)
+    train_here(parts)
+    one, other = (result_of(tmp_path / name) for name in ("whole", "parts"))
+    for result in (one, other):
+        for row in result["history"]:
+            row.pop("seconds", None)
+            row.pop("images_per_s", None)
+    assert one["history"] == other["history"]
+    assert one["classes"] == other["classes"]
+    assert [row["step"] for row in one["history"]] == [2, 4, 6]
+    assert len({row["val.loss"] for row in one["history"]}) == 3
+    weights = [load_file(tmp_path / name / "latest" / "model.safetensors") for name in ("whole", "parts")]
+    assert all(weights[0][name].equal(weights[1][name]) for name in weights[0])
+
+
 def test_run_again_it_is_done(
     trained: Path, make_train_config: Callable[..., TrainConfig], train_here: Callable[..., TrainResult]
 ) -> None:
@@ -423,7 +449,7 @@ def test_what_cannot_be_is_refused_first(
     ("changes", "message"),
     [
         ({"class_weights": "balanced", "sampling": "balanced"}, "class_weights=balanced and sampling=balanced both"),
-        ({"sync_batch_norm": True, "num_workers": 2}, "sync_batch_norm is for GPUs: give device=gpu"),
+        ({"sampling": "balanced", "logit_adjustment": 1}, "sampling=balanced and logit_adjustment=1 both"),
         ({"monitor": "top2"}, "monitor: must be 'top1', 'loss', 'macro_f1', 'balanced_accuracy' or 'mAP', got 'top2'"),
     ],
 )

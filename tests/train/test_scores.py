@@ -9,11 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from sklearn.metrics import balanced_accuracy_score, f1_score
+from sklearn.metrics import balanced_accuracy_score, f1_score, precision_recall_fscore_support
 
 from imgcls_ray.errors import JobFailedError
 from imgcls_ray.train.learner import Learner
-from imgcls_ray.train.scores import class_scores, is_better, mean_average_precision, told_of_loss
+from imgcls_ray.train.scores import (
+    Evaluated,
+    class_scores,
+    is_better,
+    mean_average_precision,
+    recalls_by_epoch,
+    score_each_class,
+    told_of_loss,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -21,7 +29,6 @@ if TYPE_CHECKING:
     from imgcls_ray.config import TrainConfig
     from imgcls_ray.train.loading import Batch
     from imgcls_ray.train.result import TrainResult
-    from imgcls_ray.train.state import Metrics
 
 NAN = math.nan
 
@@ -36,6 +43,23 @@ def test_scores_of_classes_are_scikit_learns_over_the_classes_that_have_images()
     with pytest.warns(UserWarning, match="y_pred contains classes not in y_true"):
         assert scores["val.balanced_accuracy"] == pytest.approx(balanced_accuracy_score(true, told))
     assert class_scores(*np.zeros((3, 2)))["val.macro_f1"] == 0.0
+
+
+def test_scores_of_each_class_are_scikit_learns() -> None:
+    rng = np.random.default_rng(0)
+    true, told = rng.integers(0, 4, 200), rng.integers(0, 5, 200)
+    scores = score_each_class([np.bincount(of, minlength=6).tolist() for of in (true[true == told], true, told)])
+    expected = precision_recall_fscore_support(true, told, labels=range(4), zero_division=0)
+    for place, (precision, recall, f1, count) in enumerate(zip(*expected, strict=True)):
+        assert scores[place] == pytest.approx((count, recall, precision, f1))
+    # One that is told without having images, and one without anything.
+    assert [(one.num_images, one.recall, one.f1) for one in scores[4:]] == [(0, None, None)] * 2
+    assert (scores[4].precision, scores[5].precision) == (0.0, None)
+
+
+def test_a_class_has_a_curve_if_it_has_images_on_val() -> None:
+    counts = {1: [[1, 0], [2, 0], [2, 0]], 3: [[2, 0], [2, 0], [2, 0]]}
+    assert recalls_by_epoch(counts, ["ant", "bee"]) == {"ant": [(1, 0.5), (3, 1.0)]}
 
 
 def test_average_precision_is_of_each_class_that_has_images() -> None:
@@ -84,10 +108,11 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[tuple[float, flo
     def script(found: list[tuple[float, float, float]]) -> None:
         rows = iter(found)
 
-        def evaluate(_self: Learner, batches: Iterable[Batch]) -> tuple[Metrics, int]:
+        def evaluate(_self: Learner, batches: Iterable[Batch]) -> Evaluated:
             list(batches)
             loss, top1, f1 = next(rows)
-            return {"val.loss": loss, "val.top1": top1, "val.top5": 1.0, "val.macro_f1": f1}, 0
+            metrics = {"val.loss": loss, "val.top1": top1, "val.top5": 1.0, "val.macro_f1": f1}
+            return Evaluated(metrics, 0, [[1, 2, 3], [5, 5, 5], [5, 5, 5]])
 
         monkeypatch.setattr(Learner, "evaluate", evaluate)
 
@@ -108,7 +133,13 @@ def test_the_best_epoch_is_that_of_the_metric_asked_for(
     assert train_here(config).best_epoch == best
     text = Path(config.output, "train_result.json").read_text()
     assert "NaN" not in text
-    assert json.loads(text)["history"][0]["val.loss"] is None
+    result = json.loads(text)
+    assert result["history"][0]["val.loss"] is None
+    assert [(one["label"], one["train_samples"], one["recall"]) for one in result["classes"]] == [
+        ("red", 16, 0.2),
+        ("green", 16, 0.4),
+        ("blue", 16, 0.6),
+    ]
     told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert [line.partition(":")[0] for line in told if "val loss" in line] == ["epoch 1", "epoch 3"]
 
@@ -119,6 +150,30 @@ def test_a_run_stops_early_by_the_metric_asked_for(
     scripted([(1.0, 0.1, 0), (2.0, 0.2, 0), (3.0, 0.3, 0), (4.0, 0.4, 0), (5.0, 0.5, 0)])
     result = train_here(make_train_config(epochs=5, monitor="loss", early_stop=2))
     assert (result.best_epoch, result.last_metrics["epoch"]) == (1, 3)
+
+
+def test_an_evaluation_within_an_epoch_may_be_the_best_one(
+    make_train_config: Callable[..., TrainConfig],
+    train_here: Callable[..., TrainResult],
+    scripted: Callable[..., None],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO")
+    scripted([(1.0, 0.1, 0), (1.0, 0.2, 0), (1.0, 0.4, 0), (1.0, 0.3, 0)])
+    config = make_train_config(epochs=2, eval_steps=2)
+    result = train_here(config)
+    assert (result.best_epoch, result.best_metrics["val.top1"]) == (1.666667, 0.4)
+    written = json.loads(Path(config.output, "train_result.json").read_text())
+    assert [(row["epoch"], row["step"], "train.loss" in row) for row in written["history"]] == [
+        (0.666667, 2, False),
+        (1, 3, True),
+        (1.666667, 5, False),
+        (2, 6, True),
+    ]
+    assert written["models"]["best"]["epoch"] == 1.666667
+    assert [record.getMessage()[:40] for record in caplog.records if "best)" in record.getMessage()][-1].startswith(
+        "epoch 1.667: val top-1 40.00%"
+    )
 
 
 def test_a_run_without_any_number_fails_and_says_so(
