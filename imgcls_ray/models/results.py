@@ -39,9 +39,6 @@ class ResultDict(TypedDict):
     class_ids: list[int]
     scores: list[float]
     label_names: list[str]
-    probability: NotRequired[float]
-    decision: NotRequired[Decision]
-    ood_score: NotRequired[float]
     error: NotRequired[ErrorDict]
 
 
@@ -86,12 +83,6 @@ class Result:
             "scores": [round(score, 5) for score in self.scores],
             "label_names": list(self.label_names),
         }
-        if self.probability is not None:
-            content["probability"] = round(self.probability, 5)
-        if self.decision is not None:
-            content["decision"] = self.decision
-        if self.ood_score is not None:
-            content["ood_score"] = round(self.ood_score, 5)
         if self.error is not None:
             content["error"] = {"code": self.error.code.value, "message": str(self.error)}
         return content

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from imgcls_ray.errors import LabelStoreDamagedError
 from imgcls_ray.models.profile import FEATURES, Profile
 from imgcls_ray.store.latest import latest_rows
+from imgcls_ray.store.records import run_name
 from imgcls_ray.store.rows import KEY_COLUMNS
 from imgcls_ray.store.schema import run_of
 
@@ -131,7 +133,12 @@ def newest_profile(store: LabelStore, run: int | None = None) -> tuple[int, Prof
     """
     for number in reversed(store.finished_runs()) if run is None else [run]:
         if found := store.run_record(number).get("profile"):
-            return number, Profile.model_validate(found)
+            try:
+                return number, Profile.model_validate(found)
+            except ValueError as error:
+                raise LabelStoreDamagedError(
+                    f"{store.uri}: {run_name(number)} is damaged; bring it back from a copy"
+                ) from error
     return None
 
 
