@@ -45,7 +45,11 @@ def _rate(model: Path, images: Path, cores_per_worker: int, environment: Mapping
     num_workers = available_cores() // cores_per_worker
     with tempfile.TemporaryDirectory(prefix="imgcls-cores-") as place:
         command = imgcls("predict", images, "--model", model, "--output", f"{place}/store", "--on", "local")
-        options = {"num_workers": num_workers, "cores_per_worker": cores_per_worker, "unit_size": _UNIT_SIZE * cores_per_worker}
+        options = {
+            "num_workers": num_workers,
+            "cores_per_worker": cores_per_worker,
+            "unit_size": _UNIT_SIZE * cores_per_worker,
+        }
         command += [word for key, value in options.items() for word in ("--set", f"{key}={value}")]
         subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, check=True)
         return steady_rate(read_parts(Path(place, "store")))
