@@ -210,6 +210,14 @@ def store_diff(given: Given) -> None:
     store_diff.run(*given)
 
 
+@command(app, "store:DriftConfig", argument="store")
+def drift(given: Given) -> None:
+    """Compare the images of a run with those that its model was evaluated on. Exit code 1: more than --max-drift."""
+    from imgcls_ray.commands import drift
+
+    drift.run(*given)
+
+
 @command(app, "check:SplitConfig", argument="data")
 def split(given: Given) -> None:
     """Split a labelled dataset. Every class gets the given shares; replaced lists are kept as .bak."""

@@ -54,6 +54,15 @@ GUARDS: dict[str, tuple[Promise, ...]] = {
     "bulk": (
         Promise("one row per input", ("predict/test_predict.py::test_every_input_has_one_row_with_its_own_label",)),
         Promise(
+            "what an evaluation fits changes no label and no score, and a store goes on with what it began with",
+            ("predict/test_trust.py::test_a_store_goes_on_with_what_it_began_with",),
+        ),
+        Promise(
+            "accepted labels have the wanted precision, but for one of twenty evaluations",
+            ("evaluate/test_thresholds.py::test_the_promise_is_broken_in_at_most_one_of_twenty_samples",),
+            ("benchmarks.trust",),
+        ),
+        Promise(
             "a run costs what is new: no run reads a file for each earlier one, and readers never notice a merge",
             (
                 "store/test_status.py::test_runs_in_the_log_are_not_read",

@@ -72,7 +72,16 @@ MAY_NAME: dict[str, set[str]] = {"report": {"evaluate", "store"}}
 # The door of each library: rooms, or modules of a room.
 DOORS: dict[str, set[str]] = {
     "yaml": {"config"},
-    "pydantic": {"config", "serve", "models/bundle", "models/folder", "models/spec", "store/opening"},
+    "pydantic": {
+        "config",
+        "serve",
+        "models/bundle",
+        "models/calibration",
+        "models/folder",
+        "models/profile",
+        "models/spec",
+        "store/opening",
+    },
     "typer": {"cli", "flags", "usage"},
     "rich": {"commands", "workers/progress", "train/reporter"},
     "httpcore2": {"storage"},
@@ -119,7 +128,7 @@ DOORS: dict[str, set[str]] = {
     "matplotlib": {"report"},
     "jinja2": {"report/page"},
     "markupsafe": {"report/page"},
-    "scipy": {"datasets/bursts"},
+    "scipy": {"datasets/bursts", "evaluate/thresholds"},
     "sklearn": {"evaluate", "train/scores"},
     "tensorboardX": {"train"},
     "fastapi": {"serve"},

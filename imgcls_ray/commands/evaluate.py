@@ -35,6 +35,8 @@ _MEANINGS = {
     "temperature": "divides the logits, so that confidence fits",
     "ece_calibrated": "with that temperature",
     "nll_calibrated": "with that temperature",
+    "coverage": "share of the labels that the thresholds accept",
+    "precision_accepted": "share of these that are correct, on the images that the thresholds were fitted on",
 }
 
 
@@ -76,7 +78,7 @@ def _tell(result: Evaluation, config: EvaluateConfig) -> None:
     for code, count in sorted(result.codes.items()):
         console.print(f"left out: {counted(count, 'image')}, {code}: {ImageErrorCode(code).message}", markup=False)
     if result.kept_in_model:
-        console.print(f"saved in {result.model}: the metrics and, if one was fitted, the temperature", markup=False)
+        console.print(f"saved in {result.model}: the metrics and what was fitted", markup=False)
     output = config.output.rstrip("/")
     console.print(f"result: {output}/evaluate_result.json; tables and pictures: {output}/evaluate/", markup=False)
 

@@ -265,6 +265,8 @@ def _tell_run(console: Console, run: RunReport) -> None:
     if total:
         parts = ", ".join(f"{name} {value / total:.0%}" for name, value in stages.items())
         console.print(f"time of the workers: {parts}")
+    if run.drift is not None:
+        console.print(f"drift: {run.drift.words}")
     if (verdict := run.verdict) is not None:
         console.print(verdict.words(decodes_whole=run.decodes_whole, may_quantize=run.may_quantize))
 

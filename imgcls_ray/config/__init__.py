@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from imgcls_ray.config.store import (
         CompactConfig,
         DiffConfig,
+        DriftConfig,
         HistoryConfig,
         LatestConfig,
         StatusConfig,
@@ -56,7 +57,15 @@ _LATER = {
     "models": ("ListModelsConfig", "NewModelConfig"),
     "predict": ("LabelConfig", "PredictConfig"),
     "serve": ("GoldenImage", "ModelChoice", "ModelsConfig", "ModelShare", "ServeConfig"),
-    "store": ("CompactConfig", "DiffConfig", "HistoryConfig", "LatestConfig", "StatusConfig", "StoreConfig"),
+    "store": (
+        "CompactConfig",
+        "DiffConfig",
+        "DriftConfig",
+        "HistoryConfig",
+        "LatestConfig",
+        "StatusConfig",
+        "StoreConfig",
+    ),
     "train": ("TrainConfig",),
     "workers": ("RunsBlocks",),
 }
@@ -69,6 +78,7 @@ __all__ = [
     "DemoConfig",
     "Device",
     "DiffConfig",
+    "DriftConfig",
     "EngineName",
     "EvaluateConfig",
     "ExportConfig",

@@ -26,6 +26,9 @@ class EvaluateConfig(Labelled, RunsNetwork, RunsBlocks, ReadLimits):
     """Split of the dataset to evaluate on."""
     calibrate: bool = True
     """Fit a temperature on the split and save it, with the metrics, in the model folder. It changes no label."""
+    target_precision: float | None = Field(default=None, gt=0, lt=1)
+    """Precision, 0 to 1, that accepted labels shall have, such as 0.98. Thresholds for it are fitted on the split, val
+    or test, and saved in the model folder: `imgcls predict` and `imgcls serve` then say which labels are accepted."""
     num_mistakes: int = Field(default=60, ge=0, le=400)
     """Number of pictures on the sheet of mistakes, those with the most confident wrong labels."""
     max_error_rate: float = Field(default=0.01, ge=0, le=1)
@@ -48,4 +51,12 @@ class EvaluateConfig(Labelled, RunsNetwork, RunsBlocks, ReadLimits):
     def _cores_are_for_cpus(self) -> Self:
         if self.cores_per_worker is not None and self.uses_gpus:
             raise ValueError("cores_per_worker is for evaluating on CPUs; leave it out, or give device=cpu")
+        return self
+
+    @model_validator(mode="after")
+    def _thresholds_can_be_fitted(self) -> Self:
+        if self.target_precision is not None and self.split == "train":
+            raise ValueError("target_precision needs split=val or test: models are overconfident on training images")
+        if self.target_precision is not None and not self.calibrate:
+            raise ValueError("target_precision saves thresholds in the model folder; leave calibrate=false out")
         return self

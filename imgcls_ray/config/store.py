@@ -90,6 +90,24 @@ class LatestConfig(StoreConfig):
         return self
 
 
+class DriftConfig(ReadLimits):
+    """A run beside the images that its model was evaluated on: ``imgcls drift``."""
+
+    store: str
+    """Label store: a folder or ``s3://bucket/prefix``."""
+    run: int | None = Field(default=None, ge=1)
+    """Number of the run. Default: the newest finished one that labelled images."""
+    max_drift: float | None = Field(default=None, ge=0, le=1)
+    """Largest divergence, 0 to 1, that a feature may have; above it, and above noise, the exit code is 1."""
+    json_: bool = Field(default=False, alias="json")
+    """Print one JSON object."""
+    output: str | None = None
+    """Folder or ``s3://bucket/prefix`` for a page with the features and the images most unlike those of the
+    evaluation."""
+    num_pictures: int = Field(default=24, ge=0, le=200)
+    """Number of images on the page."""
+
+
 class DiffConfig(ReadLimits):
     """Two stores side by side: ``imgcls store diff``."""
 

@@ -1,6 +1,7 @@
 """Collect the answers of an evaluation in a temporary file, and read them back in the order of the dataset.
 
-Memory holds only true and predicted classes, eight bytes per image, and the few mistakes that the report shows.
+Memory holds only true and predicted classes and scores, twelve bytes per image, and the few mistakes that the report
+shows.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import pyarrow.compute as pc
 
 from imgcls_ray.evaluate.calibration import empty_table
 from imgcls_ray.evaluate.classifying import ANSWER_SCHEMA, TOP_K
+from imgcls_ray.models.profile import Profile
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,6 +34,7 @@ class Answers:
         self._places: dict[int, int] = {}
         self._true: list[np.ndarray] = []
         self._predicted: list[np.ndarray] = []
+        self._scores: list[np.ndarray] = []
         # The smallest of a heap goes: the least sure, and of these the last of the dataset.
         self._mistakes: list[tuple[float, int, int, int]] = []
         self._writer: pa.RecordBatchFileWriter | None = None
@@ -41,6 +44,8 @@ class Answers:
         """Number of images whose true class is among the best ``TOP_K``."""
         self.calibration = empty_table(num_temperatures)
         """Sums over all classified images, in the columns of ``empty_table``."""
+        self.profile = Profile()
+        """Of all classified images."""
 
     @contextmanager
     def taking(self) -> Iterator[None]:
@@ -61,6 +66,7 @@ class Answers:
         if len(good):
             self._take_good(good)
             self.calibration += block.calibration
+            self.profile += block.profile
         return len(answers) - len(good)
 
     def _take_good(self, good: pa.Table) -> None:
@@ -70,6 +76,7 @@ class Answers:
         )
         self._true.append(true.copy())
         self._predicted.append(class_ids[:, 0].copy())
+        self._scores.append(scores[:, 0].copy())
         self.num_top_k += int((class_ids[:, :TOP_K] == true[:, None]).any(axis=1).sum())
         numbers = good["number"].to_numpy()
         for row in np.flatnonzero(class_ids[:, 0] != true):
@@ -84,6 +91,10 @@ class Answers:
         if not self._true:
             return np.empty(0, np.int32), np.empty(0, np.int32)
         return np.concatenate(self._true), np.concatenate(self._predicted)
+
+    def best_scores(self) -> np.ndarray:
+        """Softmax of the predicted classes, float32 (N,), in the order of ``classes``."""
+        return np.concatenate(self._scores) if self._scores else np.empty(0, np.float32)
 
     def mistakes(self) -> list[tuple[int, int, int, float]]:
         """The mistakes with the highest scores, highest first: (image number, true class, predicted class, score)."""

@@ -15,6 +15,7 @@ import pyarrow as pa
 from imgcls_ray.errors import ImageError
 from imgcls_ray.evaluate.calibration import calibration_table, empty_table
 from imgcls_ray.models.engines.openvino_core import openvino_core
+from imgcls_ray.models.profile import Profile, profile_of
 from imgcls_ray.workers.classifier_task import ClassifierTask, ClassifierWork
 from imgcls_ray.workers.fetching import any_version
 from imgcls_ray.workers.local_worker import serve_workers
@@ -72,6 +73,8 @@ class BlockAnswer(NamedTuple):
     """By ``ANSWER_SCHEMA``, one row for each entry, in the order of the entries."""
     calibration: np.ndarray
     """Sums over the block's classified images, as ``calibration_table`` returns them."""
+    profile: Profile
+    """Of the block's classified images."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +131,7 @@ def read_answer(block: Block, task: EvaluateTask) -> BlockAnswer:
     """Unpack the row that a worker returned for a block."""
     [row] = block.content.to_pylist()
     table = np.frombuffer(row["calibration"]).reshape(len(task.temperatures), -1)
-    return BlockAnswer(block.number, from_ipc(row["answers"]), table)
+    return BlockAnswer(block.number, from_ipc(row["answers"]), table, Profile.model_validate_json(row["profile"]))
 
 
 class EvaluateWork(ClassifierWork[pa.Table]):
@@ -143,11 +146,11 @@ class EvaluateWork(ClassifierWork[pa.Table]):
 
     def compute(self, entries: pa.Table, inputs: Iterable[ModelInput | ImageError], seconds: StageSeconds) -> pa.Table:
         table = empty_table(len(self._temperatures))
-        results: list[_Result] = []
+        results: list[Prediction | ImageError] = []
         waiting: list[tuple[np.ndarray, int]] = []
         labels = entries["label_id"].to_numpy()
         for label, result in zip(labels, self._classifier.classify_inputs(inputs, seconds), strict=True):
-            results.append(_Result.of(result))
+            results.append(result)
             if not isinstance(result, ImageError):
                 assert result.logits is not None
                 waiting.append((result.logits, int(label)))
@@ -159,10 +162,11 @@ class EvaluateWork(ClassifierWork[pa.Table]):
         columns = {
             "number": entries["number"],
             "label_id": entries["label_id"],
-            **{name: [getattr(result, name) for result in results] for name in _Result._fields},
+            **{name: [getattr(told, name) for told in map(_Result.of, results)] for name in _Result._fields},
         }
         answers = pa.table({name: columns[name] for name in ANSWER_SCHEMA.names}, schema=ANSWER_SCHEMA)
-        packed = {"answers": to_ipc(answers), "calibration": table.tobytes()}
+        profile = profile_of(results).model_dump_json().encode()
+        packed = {"answers": to_ipc(answers), "calibration": table.tobytes(), "profile": profile}
         return pa.table({name: pa.array([data], pa.large_binary()) for name, data in packed.items()})
 
     def commit(self, _entries: pa.Table, _rows: pa.Table, answer: pa.Table, _seconds: StageSeconds) -> pa.Table:

@@ -11,6 +11,8 @@ from imgcls_ray.errors import JobFailedError
 if TYPE_CHECKING:
     from imgcls_ray.evaluate.calibration import Reliability
     from imgcls_ray.evaluate.scoring import ClassScore
+    from imgcls_ray.evaluate.thresholds import RiskCoverage
+    from imgcls_ray.models.calibration import Thresholds
     from imgcls_ray.report.confusion import Confusion
 
 
@@ -40,6 +42,10 @@ class Scores:
     """Calibration at temperature 1."""
     after: Reliability | None
     """Calibration at the fitted temperature; None if none was fitted."""
+    risk_coverage: RiskCoverage
+    """Coverage and precision at every threshold."""
+    thresholds: Thresholds | None
+    """Those for the wanted precision; None if none is wanted."""
     mistakes: list[Mistake]
     """The mistakes with the highest scores, highest first; at most ``num_mistakes`` of the configuration."""
 

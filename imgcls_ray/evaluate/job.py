@@ -20,15 +20,17 @@ from imgcls_ray.evaluate.evaluation import Evaluation, Mistake, Scores
 from imgcls_ray.evaluate.output import RESULT_NAME, write_report
 from imgcls_ray.evaluate.reading import read_split
 from imgcls_ray.evaluate.scoring import balanced_accuracy, confusion_of, macro_f1, score_classes
+from imgcls_ray.evaluate.thresholds import CONFIDENCE, fewest_images, fit_thresholds, risk_coverage
 from imgcls_ray.json_files import write_failure
 from imgcls_ray.models.engines.converted import add_bundle
 from imgcls_ray.models.engines.load import check_engine, runs_converted
-from imgcls_ray.models.folder import update_metrics
+from imgcls_ray.models.folder import update_model
 from imgcls_ray.models.open import is_model_path, open_model
 from imgcls_ray.options import decode_limits, fetch_limits, storage_options
 from imgcls_ray.storage import open_directory
 from imgcls_ray.storage.schemes import is_object
 from imgcls_ray.storage.scratch import scratch_folder
+from imgcls_ray.words import counted
 from imgcls_ray.workers.prepare import check_resources, local_pool, shared_precision, start_classifiers
 from imgcls_ray.workers.progress import label_progress
 from imgcls_ray.workers.stopping import interrupt_on_stop
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from imgcls_ray.config import EvaluateConfig
     from imgcls_ray.evaluate.reading import Split
     from imgcls_ray.models.folder import ModelFolder
+    from imgcls_ray.models.profile import Profile
     from imgcls_ray.workers.local_pool import LocalPool
 
 logger = logging.getLogger(__name__)
@@ -93,8 +96,8 @@ def _evaluate(config: EvaluateConfig, console: Console) -> Evaluation:
         result = _new_result(config, folder, split)
         _classify(config, folder, split, answers, temperatures, result, console, local)
         result.codes = answers.codes
-        result.scores = _scores(split, answers, temperatures, folder.spec.names_apart)
-        result.kept_in_model = _keep_in_model(config, result)
+        result.scores = _scores(config, split, answers, temperatures, folder.spec.names_apart)
+        result.kept_in_model = _keep_in_model(config, result, answers.profile)
         result.seconds = time.monotonic() - start
         write_report(result, config, split, answers)
         if result.kept_in_model and runs_converted(folder, config.engine, device):
@@ -163,7 +166,9 @@ def _classify(
     result.num_workers = pool.plan.num_gpu_workers or pool.plan.num_cpu_workers
 
 
-def _scores(split: Split, answers: Answers, temperatures: np.ndarray, class_names: tuple[str, ...]) -> Scores | None:
+def _scores(
+    config: EvaluateConfig, split: Split, answers: Answers, temperatures: np.ndarray, class_names: tuple[str, ...]
+) -> Scores | None:
     true, predicted = answers.classes()
     if not len(true):
         return None
@@ -188,16 +193,34 @@ def _scores(split: Split, answers: Answers, temperatures: np.ndarray, class_name
         logger.warning(
             "no temperature can be fitted, because all answers are correct or no better than random; it stays 1"
         )
+    is_correct, scores = true == predicted, answers.best_scores()
+    thresholds = None
+    if config.target_precision is not None:
+        thresholds = fit_thresholds(
+            predicted, scores, is_correct, target_precision=config.target_precision, split=config.split
+        )
+        accepted = thresholds.accepts(predicted, scores)
+        metrics["coverage"] = thresholds.coverage
+        if accepted.any():
+            metrics["precision_accepted"] = float(is_correct[accepted].mean())
+        else:
+            logger.warning(
+                "no threshold keeps a precision of %g for sure, so all labels will be unsure: it takes at least %s "
+                "without a mistake among the surest; give a lower target_precision, or more images",
+                config.target_precision,
+                counted(fewest_images(config.target_precision, (1 - CONFIDENCE) / 2), "image"),
+            )
     surest = answers.mistakes()
     entries = split.entries.lookup(np.array(sorted(number for number, *_ in surest), np.int64))
     mistakes = [
         Mistake(entries[number].path, entries[number].uri, label_id, predicted_id, score)
         for number, label_id, predicted_id, score in surest
     ]
-    return Scores(metrics, classes, confusion, before, after, mistakes)
+    risk = risk_coverage(scores, is_correct)
+    return Scores(metrics, classes, confusion, before, after, risk, thresholds, mistakes)
 
 
-def _keep_in_model(config: EvaluateConfig, result: Evaluation) -> bool:
+def _keep_in_model(config: EvaluateConfig, result: Evaluation, profile: Profile) -> bool:
     """Put what was found into ``model.json``, where that can be done and the images are the split's."""
     if not config.calibrate or result.scores is None or result.failure is not None:
         return False
@@ -205,16 +228,21 @@ def _keep_in_model(config: EvaluateConfig, result: Evaluation) -> bool:
         logger.warning("nothing is saved in the model folder: the metrics are those with tta=%s", config.tta)
         return False
     metrics = result.scores.metrics
+    fitted: dict[str, object] = {}
     kept = {f"{config.split}.{name}": metrics[name] for name in ("top1", "top5", "ece")}
+    if config.split != "train":
+        fitted["profile"] = profile
     if config.split == "train":
         logger.warning("the temperature is not saved: models are overconfident on the images that they were trained on")
     elif "temperature" in metrics:
-        kept["temperature"] = metrics["temperature"]
+        fitted["temperature"] = metrics["temperature"]
+    if result.scores.thresholds is not None:
+        fitted["thresholds"] = result.scores.thresholds
     if not is_object(config.model) and not is_model_path(config.model):
         logger.warning("%s is a name, not a folder: the metrics are not saved with the model", config.model)
         return False
     try:
-        update_metrics(config.model, result.fingerprint, kept, storage_options(config))
+        update_model(config.model, result.fingerprint, kept, fitted, storage_options(config))
     except (ImgclsError, OSError) as error:
         logger.warning("the metrics are not saved with the model: %s", error)
         return False

@@ -8,6 +8,7 @@
     OUTPUT/evaluate/confusion.csv         counts of true and predicted class
     OUTPUT/evaluate/confusion.png
     OUTPUT/evaluate/reliability.png       confidence against accuracy
+    OUTPUT/evaluate/risk_coverage.png     precision of the surest images against their share
     OUTPUT/evaluate/mistakes.jpg          the mistakes with the highest scores, if there are any
     OUTPUT/evaluate/unreadable.csv        images that could not be classified, and why
 
@@ -31,6 +32,7 @@ from imgcls_ray.options import decode_limits, fetch_limits, storage_options
 from imgcls_ray.report.confusion import confusion_csv, draw_confusion
 from imgcls_ray.report.mistakes import draw_mistakes
 from imgcls_ray.report.reliability import draw_reliability
+from imgcls_ray.report.risk_coverage import draw_risk_coverage
 from imgcls_ray.storage import open_directory
 from imgcls_ray.storage.scratch import scratch_folder
 from imgcls_ray.store.schema import FINGERPRINT_KEY, STATUS_ERROR, STATUS_OK
@@ -55,6 +57,7 @@ FILES = {
     "confusion": "evaluate/confusion.csv",
     "confusion_picture": "evaluate/confusion.png",
     "reliability_picture": "evaluate/reliability.png",
+    "risk_coverage_picture": "evaluate/risk_coverage.png",
     "mistakes_picture": "evaluate/mistakes.jpg",
     "unreadable": "evaluate/unreadable.csv",
 }
@@ -114,6 +117,7 @@ def _files_of(result: Evaluation, scores: Scores, config: EvaluateConfig) -> Ite
     yield "confusion_picture", draw_confusion(scores.confusion, names, title=title)
     temperature = scores.metrics.get("temperature")
     yield "reliability_picture", draw_reliability(scores.before, scores.after, temperature=temperature)
+    yield "risk_coverage_picture", draw_risk_coverage(scores.risk_coverage, config.target_precision, scores.metrics)
     if scores.mistakes:
         picture = draw_mistakes(
             scores.mistakes, names, fetch_limits=fetch_limits(config), decode_limits=decode_limits(config)
@@ -227,6 +231,7 @@ def _summary(result: Evaluation, config: EvaluateConfig, written: Sequence[str])
         },
         "model": {"path": result.model, "name": result.model_name, "fingerprint": result.fingerprint},
         "kept_in_model": result.kept_in_model,
+        **_of_thresholds(result),
         "engine": config.engine,
         "precision": config.precision,
         "tta": config.tta,
@@ -236,3 +241,9 @@ def _summary(result: Evaluation, config: EvaluateConfig, written: Sequence[str])
         **({} if result.images_per_s is None else {"images_per_s": round(result.images_per_s, 1)}),
         "files": {kind: FILES[kind] for kind in written},
     }
+
+
+def _of_thresholds(result: Evaluation) -> dict[str, Json]:
+    if result.scores is None or result.scores.thresholds is None:
+        return {}
+    return {"thresholds": result.scores.thresholds.model_dump(mode="json")}

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from imgcls_ray.errors import ImageError, ImageErrorCode
 from imgcls_ray.images.decoder import DecodeLimits, decode_scaled
+from imgcls_ray.images.looks import looks_of
 from imgcls_ray.images.preprocess import preprocess_image
+from imgcls_ray.models.calibration import Calibration, trust_in
 from imgcls_ray.models.engines.load import load_engine
 
 if TYPE_CHECKING:
@@ -21,8 +23,9 @@ if TYPE_CHECKING:
 
     from imgcls_ray.images.crops import Crop
     from imgcls_ray.images.preprocess import Preprocess
+    from imgcls_ray.models.calibration import Decision
     from imgcls_ray.models.engines.engine import Computed
-    from imgcls_ray.models.engines.load import Engine, EngineName, EngineOutput, Precision
+    from imgcls_ray.models.engines.load import Engine, EngineName, Precision
     from imgcls_ray.models.folder import ModelFolder
 
 D = TypeVar("D")
@@ -43,6 +46,14 @@ class Prediction:
     """float32 (num_features,)."""
     logits: np.ndarray | None = None
     """float32 (num_classes,)."""
+    probability: float | None = None
+    """Calibrated probability that the best class is correct; None for a model without a temperature."""
+    decision: Decision | None = None
+    """Whether the best class is sure enough; None for a model without thresholds."""
+    ood_score: float | None = None
+    """The higher, the less the image is like those of the training set."""
+    looks: np.ndarray | None = None
+    """float32 (3,), brightness, contrast and sharpness, as ``looks_of`` gives them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +117,8 @@ class ImageClassifier:
     pad: bool = True
     """Fill short batches up, so that the engine sees one shape and an image's numbers do not depend on how many there
     are."""
+    calibration: Calibration = field(default_factory=Calibration)
+    """What the answers are judged by."""
 
     def __post_init__(self) -> None:
         size = self.folder.spec.preprocess.crop_size
@@ -129,8 +142,11 @@ class ImageClassifier:
         embedding: bool = False,
         logits: bool = False,
         limits: DecodeLimits | None = None,
+        calibration: Calibration | None = None,
     ) -> ImageClassifier:
         """Load the engine for a model folder; ``top_k`` is capped at the number of classes.
+
+        Answers are judged by the folder's calibration where no other is given.
 
         Where short batches are not padded, ``num_streams`` says how many classifiers ``beside`` each other will run.
 
@@ -148,7 +164,16 @@ class ImageClassifier:
             num_streams=num_streams,
             embedding=embedding,
         )
-        return cls(folder, ready, batch_size, top_k, keep_logits=logits, limits=limits or DecodeLimits(), pad=pad)
+        return cls(
+            folder,
+            ready,
+            batch_size,
+            top_k,
+            keep_logits=logits,
+            limits=limits or DecodeLimits(),
+            pad=pad,
+            calibration=calibration or folder.spec.fitted,
+        )
 
     @property
     def precision(self) -> Computed:
@@ -207,29 +232,44 @@ class ImageClassifier:
                 results.append(item)
                 continue
             answer = next(good)
-            if isinstance(answer, ImageError):
-                results.append(answer)
-                continue
-            class_ids, scores, embedding, logits = answer
-            results.append(Prediction(item.width, item.height, class_ids, scores, embedding, logits))
+            results.append(answer if isinstance(answer, ImageError) else Prediction(item.width, item.height, *answer))
         seconds.forward += time.perf_counter() - start
         return results
 
-    def _predictions(
-        self, num_good: int, top_k: int
-    ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray | None] | ImageError]:
+    def _predictions(self, num_good: int, top_k: int) -> Iterator[_Answer | ImageError]:
         output = self.engine(self._batch if self.pad else self._batch[:num_good])
-        class_ids, scores = top_k_scores(output.logits[:num_good], top_k)
-        finite = np.isfinite(output.logits[:num_good]).all(axis=1)
+        logits = output.logits[:num_good]
+        class_ids, scores = top_k_scores(logits, top_k)
+        trust = trust_in(self.calibration, logits, class_ids[:, 0], scores[:, 0])
+        looks = looks_of(self._batch[:num_good])
+        finite = np.isfinite(logits).all(axis=1)
         for i in range(num_good):
             if not finite[i]:
                 yield ImageError(ImageErrorCode.NON_FINITE_OUTPUT)
                 continue
-            yield class_ids[i], scores[i], _row(output, i), output.logits[i] if self.keep_logits else None
+            yield _Answer(
+                class_ids[i],
+                scores[i],
+                None if output.embedding is None else output.embedding[i],
+                logits[i] if self.keep_logits else None,
+                None if trust.probabilities is None else float(trust.probabilities[i]),
+                None if trust.accepted is None else "accepted" if trust.accepted[i] else "unsure",
+                float(trust.ood_scores[i]),
+                looks[i],
+            )
 
 
-def _row(output: EngineOutput, i: int) -> np.ndarray | None:
-    return output.embedding[i] if output.embedding is not None else None
+class _Answer(NamedTuple):
+    """A prediction without the size of its picture."""
+
+    class_ids: np.ndarray
+    scores: np.ndarray
+    embedding: np.ndarray | None
+    logits: np.ndarray | None
+    probability: float | None
+    decision: Decision | None
+    ood_score: float
+    looks: np.ndarray
 
 
 def top_k_scores(logits: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:

@@ -24,6 +24,7 @@ from pydantic import ValidationError
 from imgcls_ray.config import clipped
 from imgcls_ray.errors import ModelFolderError
 from imgcls_ray.models.architecture import Architecture, build_network, no_memory
+from imgcls_ray.models.calibration import Calibration
 from imgcls_ray.models.fit import check_values, check_weights_fit, stored_weights
 from imgcls_ray.models.foreign import foreign_file, foreign_folder
 from imgcls_ray.models.spec import (
@@ -156,6 +157,7 @@ def describe_exported_folder(partial: Path, source: ModelSpec, fmt: ExportFormat
         preprocess=source.preprocess,
         # What was measured before holds for the same numbers, not for others.
         metrics={} if is_int8 else source.metrics,
+        calibration=None if is_int8 else source.calibration,
         weights_sha256=source.weights_sha256,
         exported=exported.model_dump(),
     )
@@ -186,20 +188,25 @@ def new_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def update_metrics(
-    model: str, fingerprint: str, metrics: Mapping[str, float], storage: StorageOptions = DEFAULT_STORAGE
+def update_model(
+    model: str,
+    fingerprint: str,
+    metrics: Mapping[str, float],
+    fitted: Mapping[str, object],
+    storage: StorageOptions = DEFAULT_STORAGE,
 ) -> None:
-    """Put metrics into a folder's ``model.json``, over those of the same names, in one step.
+    """Put metrics and what was fitted into a folder's ``model.json``, over those of the same names, in one step.
 
     They are no part of the fingerprint: the folder stays the same model.
 
     Args:
         model: path or URI of the folder.
         fingerprint: of the model that was measured.
+        metrics: by name.
+        fitted: fields of ``Calibration``; the others stay as they are.
 
     Raises:
-        ModelFolderError: another model is there now, or it was exported: then the folder that it was exported from is
-            the place.
+        ModelFolderError: another model is there now.
         StorageError: it cannot be written.
     """
     directory = open_directory(model, storage)
@@ -209,9 +216,11 @@ def update_metrics(
         raise ModelFolderError(f"{model}: {SPEC_FILE} cannot be read any more") from error
     if spec.fingerprint != fingerprint:
         raise ModelFolderError(f"{model}: was replaced by another model meanwhile")
-    if spec.exported is not None:
-        raise ModelFolderError(f"{model}: is an exported folder; evaluate the one that it was exported from")
-    updated = spec.model_copy(update={"metrics": {**spec.metrics, **metrics}})
+    calibration = spec.fitted.model_copy(update=dict(fitted))
+    # Earlier versions kept the temperature among the metrics.
+    kept = {name: value for name, value in {**spec.metrics, **metrics}.items() if name != "temperature"}
+    changes = {"metrics": kept, "calibration": None if calibration == Calibration() else calibration}
+    updated = spec.model_copy(update=changes)
     directory.replace(SPEC_FILE, spec_json(updated))
 
 

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     import numpy as np
     from PIL import Image
 
+    from imgcls_ray.models.calibration import Decision
+
 _SUFFIX = re.compile(r"(?<=.)\.[A-Za-z][A-Za-z0-9]{1,4}$")  # of a file's kind, ".jpg"; not the end of "v1.25"
 _UNSAFE = re.compile(r"[^\w.\- ]+")
 
@@ -51,6 +53,12 @@ class Result:
     label_names: tuple[str, ...] = ()
     scores: tuple[float, ...] = ()
     """Softmax, best first."""
+    probability: float | None = None
+    """Calibrated probability that the best class is correct; ``None`` for a model without a temperature."""
+    decision: Decision | None = None
+    """``accepted`` or ``unsure``; ``None`` for a model without thresholds."""
+    ood_score: float | None = None
+    """The higher, the less the image is like those of the training set."""
     width: int | None = None
     """Of the upright picture, pixels."""
     height: int | None = None
@@ -89,6 +97,8 @@ class Result:
             print(f"  {self.error.code}: {self.error}")
         for name, score in zip(self.label_names, self.scores, strict=True):
             print(f"  {score:7.4f}  {name}")
+        if self.decision is not None:
+            print(f"  {self.decision}")
 
     def save_to_json(self, path: str | os.PathLike[str]) -> Path:
         """Write the result to a ``.json`` file, or under a name of its own into a folder. Returns the file."""

@@ -19,6 +19,7 @@ from imgcls_ray.config import StrictModel, clipped, shown_text
 from imgcls_ray.errors import ModelFolderError
 from imgcls_ray.images.preprocess import Preprocess
 from imgcls_ray.models.architecture import Architecture
+from imgcls_ray.models.calibration import Calibration
 from imgcls_ray.models.class_names import names_apart
 
 if TYPE_CHECKING:
@@ -77,7 +78,9 @@ class ModelSpec(StrictModel):
     preprocess: Preprocess
     """Preprocessing of every image before the network."""
     metrics: dict[str, float] = Field(default_factory=dict, max_length=_MAX_FACTS)
-    """Metrics of training or of the last evaluation, and its temperature. The fingerprint does not cover them."""
+    """Metrics of training or of the last evaluation. The fingerprint does not cover them."""
+    calibration: Calibration | None = None
+    """Calibration that an evaluation fitted: temperature and thresholds. The fingerprint does not cover it either."""
     versions: dict[str, str] = Field(default_factory=dict, max_length=_MAX_FACTS)
     """Versions of the libraries that wrote the folder."""
     weights_sha256: str = Field(pattern="^[0-9a-f]{64}$")
@@ -96,6 +99,12 @@ class ModelSpec(StrictModel):
     @property
     def num_classes(self) -> int:
         return len(self.class_names)
+
+    @property
+    def fitted(self) -> Calibration:
+        """What was fitted to the model, if anything was."""
+        # Earlier versions kept the temperature among the metrics.
+        return self.calibration or Calibration(temperature=self.metrics.get("temperature"))
 
     @property
     def names_apart(self) -> tuple[str, ...]:

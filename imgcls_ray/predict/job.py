@@ -120,6 +120,7 @@ def _predict(config: PredictConfig, console: Console, start: float, local: Local
     if store is not None:
         _check_decode(store, config.model, folder.spec)
         check_identity(store, identity, top_k=config.top_k)
+        _tell_calibration(store, config.model, folder.spec)
     # What an earlier command left open is finished also where this input is gone.
     if input_error is not None and (store is None or config.dry_run or not _open_runs(store)):
         raise input_error
@@ -196,7 +197,27 @@ def _identity(config: PredictConfig, folder: ModelFolder) -> StoreIdentity:
         embedding=config.embedding,
         logits=config.logits,
         tta=config.tta,
+        calibration=spec.fitted,
     )
+
+
+def _tell_calibration(store: LabelStore, model: str, spec: ModelSpec) -> None:
+    """Say where a store goes on without what is fitted to the model folder by now."""
+    begun = store.identity.calibration
+    if begun is None:
+        logger.info(
+            "%s: an earlier version made it, without the columns probability, decision and ood_score; it goes on "
+            "without them. A new --output has them",
+            store.uri,
+        )
+    elif (begun.temperature, begun.thresholds) != (spec.fitted.temperature, spec.fitted.thresholds):
+        logger.warning(
+            "%s: goes on with the %s that it began with; %s has the %s by now, and a new --output takes it",
+            store.uri,
+            begun.in_words,
+            model,
+            spec.fitted.in_words,
+        )
 
 
 class _Job:
@@ -294,6 +315,7 @@ class _Job:
                         others.add(counts.number)
                         continue
                     report.codes.update(counts.codes)
+                    report.profile += counts.profile
                     report.num_measured += counts.num_images
                     if counts.precision is not None:
                         report.precisions.add(counts.precision)
@@ -398,6 +420,10 @@ class _Job:
             "config": {**self._config.model_dump(), "input": source},
             "versions": {package: version(package) for package in packages},
         }
+        if report.profile.num_images:
+            record["profile"] = report.profile.model_dump(mode="json")
+        if report.drift is not None:
+            record["drift"] = report.drift.to_record()
         if report.images_per_s is not None:
             record["images_per_s"] = round(report.images_per_s, 1)
         if report.num_measured:

@@ -73,7 +73,7 @@ class LabelWork(ClassifierWork[list[Prediction | ImageError]]):
         self, task: LabelTask, *, device: str | None = "cpu", num_threads: int = 1, num_cores: int = 1
     ) -> None:
         self._task, self._store = task, task.open_store()
-        super().__init__(task, device, num_threads, num_cores)
+        super().__init__(task, device, num_threads, num_cores, self._store.identity.calibration)
 
     def done_before(self, content: pa.Table) -> pa.Table | None:
         unit = unit_of(content)

@@ -118,6 +118,13 @@ class BulkMetrics:
                     "Seconds until the end of the current run; absent while there is no rate.",
                     _one(self._eta_s()),
                 ),
+                Family(
+                    "imgcls_bulk_drift",
+                    "Jensen-Shannon divergence of the finished run's images from those of the model's evaluation, by "
+                    "feature; 0 if it may be noise.",
+                    _drift_of(self._run),
+                    label="feature",
+                ),
                 *_of_verdict(self._run.verdict),
             ]
 
@@ -155,6 +162,11 @@ class BulkMetrics:
 
     def _eta_s(self) -> float | None:
         return self._progress.eta_s if self._progress is not None and self.state == "running" else None
+
+
+def _drift_of(run: RunReport) -> dict[str, float]:
+    features = () if run.drift is None else run.drift.features
+    return {feature.name: feature.divergence if feature.is_real else 0.0 for feature in features}
 
 
 def _of_verdict(verdict: Verdict | None) -> list[Family]:

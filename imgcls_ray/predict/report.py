@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from imgcls_ray.errors import ImageErrorCode, InputError, JobFailedError
 from imgcls_ray.inputs.listing import ListingCounts
 from imgcls_ray.models.classifier import StageSeconds
+from imgcls_ray.models.profile import Profile
 from imgcls_ray.predict.verdict import judge, judge_with_gpus
 from imgcls_ray.store.plan import PlanCounts
 from imgcls_ray.store.schema import STATUS_OK
@@ -16,6 +17,7 @@ from imgcls_ray.store.schema import STATUS_OK
 if TYPE_CHECKING:
     from imgcls_ray.inputs.sampling import Sample
     from imgcls_ray.predict.verdict import Verdict
+    from imgcls_ray.store.drift import Drift
     from imgcls_ray.store.presence_changes import PresenceChanges
     from imgcls_ray.store.records import PlanRecord
     from imgcls_ray.store.values import ValueChanges
@@ -57,6 +59,10 @@ class RunReport:
     """Workers with a GPU, for which the others then fetch and decode."""
     precisions: set[str] = field(default_factory=set)
     """Number formats that the rows of the whole run were computed in; none are known of parts of earlier versions."""
+    profile: Profile = field(default_factory=Profile)
+    """What the images of the whole run are like; without parts of earlier versions."""
+    drift: Drift | None = None
+    """How far they are from those of the model's evaluation; ``None`` if the store knows nothing of these."""
 
     @property
     def worker_seconds(self) -> StageSeconds:

@@ -11,8 +11,9 @@ import time
 from typing import TYPE_CHECKING, Protocol
 
 from imgcls_ray.predict.report import RunReport
+from imgcls_ray.store.drift import drift_of_run
 from imgcls_ray.store.history import commit_finished
-from imgcls_ray.store.schema import STATUS_OK, precision_of
+from imgcls_ray.store.schema import STATUS_OK, precision_of, profile_of_part
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -109,6 +110,7 @@ def finish_run(store: LabelStore, job: Job, run: int, *, limit: int | None = Non
     report.is_finished = len(todo) == len(left)
     _count_other_parts(store, report, answered)
     if report.is_finished:
+        report.drift = drift_of_run(store, report.profile)
         if len(report.precisions) > 1:
             logger.warning(
                 "run %04d has rows that were computed in %s: their scores differ in the last digits, and a few labels "
@@ -143,5 +145,6 @@ def _count_other_parts(store: LabelStore, report: RunReport, numbers: set[int]) 
         if unit.number in numbers:
             part = store.read_part(unit.part_name, ["error"])
             report.codes.update(code or STATUS_OK for code in part.column("error").to_pylist())
+            report.profile += profile_of_part(part.schema)
             if (precision := precision_of(part.schema)) is not None:
                 report.precisions.add(precision)

@@ -217,6 +217,9 @@ def _describe(
             {"class_id": class_id, "label": model.class_names[class_id], "score": score}
             for class_id, score in best(result, top_k)
         ],
+        "probability": result.probability,
+        "decision": result.decision,
+        "ood_score": result.ood_score,
     }
 
 

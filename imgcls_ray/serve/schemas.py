@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -62,6 +62,19 @@ class ImageResult(BaseModel):
     width: int | None = Field(default=None, description="Width of the upright picture in pixels.")
     height: int | None = Field(default=None, description="Height of the upright picture in pixels.")
     predictions: list[Label] = Field(default=[], description="Labels of the image, best first; none after an error.")
+    probability: float | None = Field(
+        default=None,
+        description="Calibrated probability that the first label is correct; null for a model without a temperature.",
+    )
+    decision: Literal["accepted", "unsure"] | None = Field(
+        default=None,
+        description="Decision about the first label, by the thresholds that were fitted for a wanted precision; "
+        "null for a model without thresholds.",
+    )
+    ood_score: float | None = Field(
+        default=None,
+        description="Out-of-distribution score: the higher, the less the image is like those of the training set.",
+    )
 
 
 class ModelName(BaseModel):

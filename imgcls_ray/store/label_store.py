@@ -64,7 +64,12 @@ class LabelStore:
     @property
     def schema(self) -> pa.Schema:
         identity = self.identity
-        return part_schema(fingerprint=identity.fingerprint, embedding=identity.embedding, logits=identity.logits)
+        return part_schema(
+            fingerprint=identity.fingerprint,
+            trust=identity.calibration is not None,
+            embedding=identity.embedding,
+            logits=identity.logits,
+        )
 
     # ``after``: a run up to which all are finished, as the log says. The few numbers behind it are looked up one by
     # one, in place of the whole history. Numbers have no gaps, and plans and records are never removed.

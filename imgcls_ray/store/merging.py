@@ -27,7 +27,7 @@ _FILE_BYTES = 128 * 2**20
 _GROUP_ROWS, _GROUP_BYTES = 65_536, 16 * 2**20
 # For each piece of a store a reader has a page of each column in memory, and its dictionary: of values that hardly ever
 # repeat, which is a megabyte, the files have none.
-_WITH_DICTIONARY = ["status", "error", "label", "label_id", "labels.list.element", "width", "height"]
+_WITH_DICTIONARY = ["status", "error", "label", "label_id", "labels.list.element", "width", "height", "decision"]
 _PAGE_BYTES = 128 * 2**10
 
 

@@ -13,8 +13,9 @@ import pyarrow.parquet as pq
 
 from imgcls_ray.errors import ImageError
 from imgcls_ray.models.classifier import StageSeconds
+from imgcls_ray.models.profile import profile_of
 from imgcls_ray.store.counts import UnitCounts
-from imgcls_ray.store.schema import LIMITS_KEY, PRECISION_KEY, STATUS_ERROR, STATUS_OK
+from imgcls_ray.store.schema import LIMITS_KEY, PRECISION_KEY, PROFILE_KEY, STATUS_ERROR, STATUS_OK
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,14 +45,21 @@ def commit_unit(
     """
     start = time.perf_counter()
     table = part_table(store.schema, class_names, rows, results)
-    about = {LIMITS_KEY: json.dumps(limits).encode(), PRECISION_KEY: precision.encode()}
+    profile = profile_of(results)
+    about = {
+        LIMITS_KEY: json.dumps(limits).encode(),
+        PRECISION_KEY: precision.encode(),
+        PROFILE_KEY: profile.model_dump_json().encode(),
+    }
     table = table.replace_schema_metadata({**table.schema.metadata, **about})
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)
     committed = store.directory.create(unit.part_name, buffer.getvalue())
     codes = Counter(result.code.value if isinstance(result, ImageError) else STATUS_OK for result in results)
     seconds.write += time.perf_counter() - start
-    return UnitCounts(unit.number, unit.num_rows, committed, codes, seconds, precision if committed else None)
+    if not committed:
+        return UnitCounts(unit.number, unit.num_rows, False, codes, seconds)
+    return UnitCounts(unit.number, unit.num_rows, True, codes, seconds, precision, profile)
 
 
 def part_table(
@@ -71,6 +79,10 @@ def part_table(
     columns["scores"] = [result and result.scores for result in good]
     columns["width"] = [result and result.width for result in good]
     columns["height"] = [result and result.height for result in good]
+    if "probability" in schema.names:
+        columns["probability"] = [result and result.probability for result in good]
+        columns["decision"] = [result and result.decision for result in good]
+        columns["ood_score"] = [result and result.ood_score for result in good]
     if "embedding" in schema.names:
         columns["embedding"] = [result and result.embedding for result in good]
     if "logits" in schema.names:

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal, Required, TypedDict
 
 from imgcls_ray.config import StrictModel
+from imgcls_ray.models.calibration import Calibration
 
 if TYPE_CHECKING:
     from typing import TypeGuard
@@ -72,6 +73,10 @@ class RunRecord(TypedDict, total=False):
     seconds: float
     cost_per_million_images: float
     """Absent without ``price_per_hour``, whose currency it has."""
+    profile: Json
+    """What its images are like; absent if it has none, or earlier versions wrote it."""
+    drift: Json
+    """How far these are from those of the model's evaluation; absent if the store knows nothing of them."""
     precisions: list[str]
     """Number formats that its rows were computed in: one, unless ``predict.runs.finish_run`` warned of two."""
     config: Json
@@ -97,6 +102,9 @@ class StoreIdentity(StrictModel):
     """Rows also have the raw score of every class."""
     tta: Literal["none", "hflip"] = "none"
     """Test-time augmentation of all rows; stores of earlier versions have none."""
+    calibration: Calibration | None = None
+    """Calibration that the labels of all runs are judged by: that of the model folder when the store began. Null in a
+    store of an earlier version, whose rows have no columns for it."""
 
 
 def is_plan_record(record: Json) -> TypeGuard[PlanRecord]:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import pyarrow as pa
 
 from imgcls_ray.inputs.tables import FILE_SCHEMA
+from imgcls_ray.models.profile import Profile
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,6 +38,8 @@ LIMITS_KEY = b"imgcls.limits"
 """Key in a part file's metadata: the limits of its run, as JSON."""
 PRECISION_KEY = b"imgcls.precision"
 """Key in a part file's metadata: the number format that its rows were computed in. Earlier versions wrote none."""
+PROFILE_KEY = b"imgcls.profile"
+"""Key in a part file's metadata: what its images are like, as JSON. Merged files have none; the run's record has it."""
 RANGES_KEY = b"imgcls.limits_from"
 """Key in a merged file's metadata: pairs of the first ``image_id`` and the limits from there on, ascending, as JSON."""
 PRECISION_RANGES_KEY = b"imgcls.precision_from"
@@ -119,7 +122,21 @@ def precision_of(schema: pa.Schema) -> str | None:
     return text.decode(errors="replace") if text is not None else None
 
 
-def part_schema(*, fingerprint: str, embedding: bool, logits: bool) -> pa.Schema:
+TRUST_FIELDS = (
+    pa.field("probability", pa.float32()),
+    pa.field("decision", pa.string()),
+    pa.field("ood_score", pa.float32()),
+)
+"""Columns that stores of earlier versions lack."""
+
+
+def profile_of_part(schema: pa.Schema) -> Profile:
+    """What the images of a part file are like; empty if an earlier version wrote it."""
+    text = (schema.metadata or {}).get(PROFILE_KEY)
+    return Profile.model_validate_json(text) if text is not None else Profile()
+
+
+def part_schema(*, fingerprint: str, trust: bool, embedding: bool, logits: bool) -> pa.Schema:
     """The columns of a part file, with the model's fingerprint in the file's metadata."""
     fields = [
         pa.field("image_id", pa.int64(), nullable=False),
@@ -134,6 +151,7 @@ def part_schema(*, fingerprint: str, embedding: bool, logits: bool) -> pa.Schema
         pa.field("scores", pa.list_(pa.float32())),
         pa.field("width", pa.int32()),
         pa.field("height", pa.int32()),
+        *(TRUST_FIELDS if trust else ()),
     ]
     if embedding:
         fields.append(pa.field("embedding", pa.list_(pa.float32())))

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from imgcls_ray.store.merging import in_groups
+from imgcls_ray.store.schema import TRUST_FIELDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -148,8 +149,9 @@ def write_coco(tables: Iterable[pa.Table], file: TextIO, rest: Path) -> int:
     return number
 
 
+_TRUST = tuple(field.name for field in TRUST_FIELDS)
 _OF_ANNOTATION = frozenset(
-    {"image_id", "status", "label", "label_id", "labels", "score", "scores", "embedding", "logits"}
+    {"image_id", "status", "label", "label_id", "labels", "score", "scores", *_TRUST, "embedding", "logits"}
 )
 
 
@@ -161,6 +163,7 @@ def _annotation(number: int, row: dict[str, Any]) -> dict[str, Any]:
         "image_id": number,
         "category_id": row["label_id"],
         "score": row["score"],
+        **{key: row[key] for key in _TRUST if row.get(key) is not None},
         "bbox": [0, 0, width, height],
         "area": width * height,
         "iscrowd": 0,

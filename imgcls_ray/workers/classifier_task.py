@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from imgcls_ray.config import Tta
     from imgcls_ray.errors import ImageError
     from imgcls_ray.images.crops import Crop
+    from imgcls_ray.models.calibration import Calibration
     from imgcls_ray.models.classifier import StageSeconds
     from imgcls_ray.models.engines.load import EngineName, Precision
     from imgcls_ray.models.folder import ModelFolder
@@ -65,7 +66,13 @@ class ClassifierTask:
         return folder
 
     def load_classifier(
-        self, folder: ModelFolder, *, device: str, num_threads: int, num_streams: int
+        self,
+        folder: ModelFolder,
+        *,
+        device: str,
+        num_threads: int,
+        num_streams: int,
+        calibration: Calibration | None = None,
     ) -> ImageClassifier:
         classifier = ImageClassifier.load(
             folder,
@@ -79,6 +86,7 @@ class ClassifierTask:
             embedding=self.embedding,
             logits=self.logits,
             limits=self.decode_limits,
+            calibration=calibration,
         )
         return replace(classifier, engine=FlippedEngine(classifier.engine)) if self.tta == "hflip" else classifier
 
@@ -91,15 +99,25 @@ class ClassifierWork(Work[ModelInput, R]):
         device: of the classifier; ``None`` where images are only decoded, for a classifier elsewhere.
         num_threads: of one forward pass, on a CPU.
         num_cores: forward passes at once, on a CPU.
+        calibration: what the answers are judged by; by default the model folder's.
     """
 
-    def __init__(self, task: ClassifierTask, device: str | None, num_threads: int, num_cores: int) -> None:
+    def __init__(
+        self,
+        task: ClassifierTask,
+        device: str | None,
+        num_threads: int,
+        num_cores: int,
+        calibration: Calibration | None = None,
+    ) -> None:
         self.fetch_limits, self._decode_limits = task.fetch_limits, task.decode_limits
         folder = task.open_model()
         self._spec = folder.spec
         self._loaded: ImageClassifier | ParallelClassifier | None = None
         if device is not None:
-            self._loaded = task.load_classifier(folder, device=device, num_threads=num_threads, num_streams=num_cores)
+            self._loaded = task.load_classifier(
+                folder, device=device, num_threads=num_threads, num_streams=num_cores, calibration=calibration
+            )
             if num_cores > 1:
                 self._loaded = ParallelClassifier(self._loaded, num_cores)
 

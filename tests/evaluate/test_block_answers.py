@@ -12,6 +12,7 @@ import pytest
 from imgcls_ray.evaluate.block_answers import Answers
 from imgcls_ray.evaluate.calibration import empty_table
 from imgcls_ray.evaluate.classifying import ANSWER_SCHEMA, BlockAnswer
+from imgcls_ray.models.profile import Profile
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,7 +33,8 @@ def blocks(count: int, rows: int) -> list[BlockAnswer]:
                 continue
             ids = rng.permutation(_NUM_CLASSES)[:5].tolist()
             answers.append({**about, "class_ids": ids, "scores": [0.5 + number % 3 / 8, 0.1, 0.1, 0.1, 0.1]})
-        made.append(BlockAnswer(start, pa.Table.from_pylist(answers, schema=ANSWER_SCHEMA), empty_table(1) + start))
+        table = pa.Table.from_pylist(answers, schema=ANSWER_SCHEMA)
+        made.append(BlockAnswer(start, table, empty_table(1) + start, Profile(num_images=rows)))
     return made
 
 

@@ -18,9 +18,9 @@ from PIL import Image
 from rich.console import Console
 
 from imgcls_ray.commands import evaluate as command
-from imgcls_ray.config import EvaluateConfig, PredictConfig
+from imgcls_ray.config import EvaluateConfig, PredictConfig, make_config
 from imgcls_ray.datasets.entry_file import EntryFile
-from imgcls_ray.errors import JobFailedError, StoppedError, StorageError, UsageError
+from imgcls_ray.errors import ConfigError, JobFailedError, StoppedError, StorageError, UsageError
 from imgcls_ray.evaluate import job as module
 from imgcls_ray.evaluate.calibration import TEMPERATURES
 from imgcls_ray.evaluate.classifying import EvaluateTask, EvaluateWork, classify_blocks, read_answer
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from imgcls_ray.workers.worker import Block
     from tests.s3.server import S3Server
 
-PICTURES = ["confusion.png", "mistakes.jpg", "reliability.png"]
+PICTURES = ["confusion.png", "mistakes.jpg", "reliability.png", "risk_coverage.png"]
 TABLES = ["confusion.csv", "per_class.csv", "predictions.parquet", "unreadable.csv"]
 CONSOLE = Console(stderr=True)
 
@@ -97,7 +97,9 @@ def done(tmp_path_factory: pytest.TempPathFactory, small_model: ModelFolder, ray
     root = tmp_path_factory.mktemp("evaluation")
     lines = write_dataset(root / "data", 60, bad=list(BAD))
     model = shutil.copytree(small_model.path, root / "model")
-    result = run(root / "data", model, root / "out", max_error_rate=0.1, num_mistakes=7)
+    # A network with random weights is hardly ever right: so little is wanted.
+    options = {"max_error_rate": 0.1, "num_mistakes": 7, "target_precision": 0.001}
+    result = run(root / "data", model, root / "out", **options)
     return Done(root / "data", lines, model, root / "out", result)
 
 
@@ -253,13 +255,41 @@ def test_metrics_are_kept_in_the_model_whose_labels_stay(
     spec = open_model_folder(done.model).spec
     metrics = done.summary["metrics"]
     kept = {name: metrics[name] for name in ("val.top1", "val.top5", "val.ece")}
-    if "val.temperature" in metrics:
-        kept["temperature"] = metrics["val.temperature"]
     assert spec.metrics == kept
+    assert spec.fitted.temperature == metrics.get("val.temperature")
     assert spec.fingerprint == small_model.spec.fingerprint
     assert done.summary["kept_in_model"] is True
     # And what a folder of an earlier version lacks.
     assert str(done.model) in bundled
+
+
+def test_thresholds_and_the_profile_are_kept_in_the_model(done: Done) -> None:
+    good = [row for row in done.rows if row["status"] == "ok"]
+    fitted = open_model_folder(done.model).spec.fitted
+    assert fitted.thresholds is not None
+    assert fitted.profile is not None
+    assert (fitted.thresholds.num_images, fitted.profile.num_images) == (60, 60)
+    assert done.summary["thresholds"] == json.loads(fitted.thresholds.model_dump_json())
+    ids, scores = np.array([row["predicted_id"] for row in good]), np.array([row["score"] for row in good], np.float32)
+    accepted = fitted.thresholds.accepts(ids, scores)
+    assert accepted.sum() > 0
+    metrics = done.summary["metrics"]
+    assert metrics["val.coverage"] == accepted.mean()
+    assert metrics["val.precision_accepted"] == np.mean([row["correct"] for row in good], where=accepted)
+    assert Counter(row["predicted_id"] for row in good) == fitted.profile.counts["label"]
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ({"split": "train"}, "target_precision needs split=val or test"),
+        ({"calibrate": False}, "leave calibrate=false out"),
+        ({"target_precision": 1.0}, "target_precision"),
+    ],
+)
+def test_thresholds_that_cannot_be_fitted_are_refused(values: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ConfigError, match=reason):
+        make_config(EvaluateConfig, {"data": "d", "model": "m", "target_precision": 0.9, **values})
 
 
 def test_actors_of_a_gpu_give_the_same_answers(done: Done, tmp_path: Path) -> None:
@@ -453,7 +483,7 @@ def test_a_model_that_cannot_be_written_is_warned_of_and_evaluated(
     def refuse(*_: object) -> None:
         raise StorageError("model.json: cannot be written: Read-only file system")
 
-    monkeypatch.setattr(module, "update_metrics", refuse)
+    monkeypatch.setattr(module, "update_model", refuse)
     # Whatever other tests have done to logging.
     told: list[str] = []
     monkeypatch.setattr(module.logger, "warning", lambda text, *args: told.append(text % args))

@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import load_file
 
 from imgcls_ray.errors import ModelFolderError
-from imgcls_ray.models.folder import ModelFolder, open_model_folder, save_model_folder, sha256_file, update_metrics
+from imgcls_ray.models.calibration import Calibration, Thresholds
+from imgcls_ray.models.folder import ModelFolder, open_model_folder, save_model_folder, sha256_file, update_model
 from imgcls_ray.models.new import new_model_folder
 from tests.conftest import make_small_model
 from tests.models.rewrite import rewrite_weights
@@ -19,6 +20,10 @@ from tests.models.rewrite import rewrite_weights
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+THRESHOLDS = Thresholds(
+    target_precision=0.98, confidence=0.95, threshold=0.75, by_class={2: 0.5}, split="val", num_images=400, coverage=0.9
+)
 
 
 @pytest.fixture
@@ -171,26 +176,32 @@ def test_a_failed_save_leaves_nothing(small_model: ModelFolder, tmp_path: Path) 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_metrics_are_added_and_the_model_stays_the_same(folder: Path, small_model: ModelFolder) -> None:
+def test_metrics_and_what_is_fitted_are_added_and_the_model_stays_the_same(
+    folder: Path, small_model: ModelFolder
+) -> None:
     fingerprint = small_model.spec.fingerprint
-    update_metrics(str(folder), fingerprint, {"val.top1": 0.5, "temperature": 1.25})
-    update_metrics(str(folder), fingerprint, {"val.top1": 0.75})
+    update_model(str(folder), fingerprint, {"val.top1": 0.5}, {"temperature": 1.25})
+    update_model(str(folder), fingerprint, {"val.top1": 0.75}, {"thresholds": THRESHOLDS})
     spec = open_model_folder(folder).spec
-    assert spec.metrics == {"val.top1": 0.75, "temperature": 1.25}
-    assert spec.model_copy(update={"metrics": {}}) == small_model.spec
+    assert spec.metrics == {"val.top1": 0.75}
+    assert spec.fitted == Calibration(temperature=1.25, thresholds=THRESHOLDS)
+    assert spec.model_copy(update={"metrics": {}, "calibration": None}) == small_model.spec
     assert sorted(path.name for path in folder.iterdir()) == ["model.json", "model.safetensors"]
 
 
-def test_metrics_are_not_put_into_an_exported_folder(folder: Path, small_model: ModelFolder) -> None:
-    fingerprint = small_model.spec.fingerprint
-    exported = {"format": "onnx", "precision": "fp32", "files": {"model.onnx": "0" * 64}}
-    edit_spec(folder, lambda spec: spec.update(exported={**exported, "source_fingerprint": fingerprint}))
-    with pytest.raises(ModelFolderError, match="evaluate the one that it was exported from"):
-        update_metrics(str(folder), fingerprint, {"val.top1": 0.5})
+def test_the_temperature_of_an_earlier_version_is_read_and_moves_when_something_is_fitted(
+    folder: Path, small_model: ModelFolder
+) -> None:
+    edit_spec(folder, lambda spec: spec["metrics"].update(temperature=1.5))
+    assert open_model_folder(folder).spec.fitted == Calibration(temperature=1.5)
+    update_model(str(folder), small_model.spec.fingerprint, {}, {"thresholds": THRESHOLDS})
+    spec = open_model_folder(folder).spec
+    assert "temperature" not in spec.metrics
+    assert spec.fitted == Calibration(temperature=1.5, thresholds=THRESHOLDS)
 
 
 def test_metrics_of_another_model_are_refused(folder: Path) -> None:
     before = (folder / "model.json").read_bytes()
     with pytest.raises(ModelFolderError, match="was replaced by another model meanwhile"):
-        update_metrics(str(folder), "0" * 64, {"val.top1": 0.5})
+        update_model(str(folder), "0" * 64, {"val.top1": 0.5}, {})
     assert (folder / "model.json").read_bytes() == before

@@ -18,7 +18,7 @@ from imgcls_ray.errors import ModelFolderError
 from imgcls_ray.models import remote
 from imgcls_ray.models.bundle import BUNDLE, read_bundle
 from imgcls_ray.models.engines.converted import add_bundle
-from imgcls_ray.models.folder import open_model_folder, update_metrics
+from imgcls_ray.models.folder import open_model_folder, update_model
 from imgcls_ray.models.remote import open_remote_folder
 from imgcls_ray.storage import DEFAULT_STORAGE
 
@@ -142,9 +142,10 @@ def test_weights_that_are_not_those_described_are_refused_and_not_kept(
 
 def test_new_metrics_are_seen_and_weights_are_not_fetched_again(origin: Path, fetched: list[str]) -> None:
     spec = opened(origin).spec
-    update_metrics(str(origin), spec.fingerprint, {"top1": 0.5})
+    update_model(str(origin), spec.fingerprint, {"top1": 0.5}, {"temperature": 1.5})
     again = opened(origin)
     assert again.spec.metrics["top1"] == 0.5
+    assert again.spec.fitted.temperature == 1.5
     assert again.spec.fingerprint == spec.fingerprint
     assert fetched == ["model.safetensors"]
 

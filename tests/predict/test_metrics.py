@@ -26,6 +26,7 @@ from imgcls_ray.predict.metrics import BulkMetrics
 from imgcls_ray.predict.report import PredictReport, RunReport
 from imgcls_ray.storage import open_directory
 from imgcls_ray.store.counts import UnitCounts
+from imgcls_ray.store.drift import Drift, FeatureDrift
 from imgcls_ray.store.lease import hold_lease
 from imgcls_ray.store.opening import open_store
 from imgcls_ray.store.plan import PlanCounts
@@ -152,6 +153,16 @@ def test_rate_and_time_left_are_those_of_the_progress_bar(monkeypatch: pytest.Mo
     assert (record["images_per_s"], record["eta_s"]) == (5, 12)
     metrics.state = "finished"
     assert metrics.to_record()["eta_s"] is None
+
+
+def test_the_drift_of_a_run_is_told_without_noise() -> None:
+    metrics = BulkMetrics("store", PlanCounts())
+    report = RunReport(1, 10, 0, plan={"num_images": 10, "num_units": 1})
+    features = (FeatureDrift("sharpness", 0.4, noise=0.1), FeatureDrift("label", 0.05, noise=0.1))
+    report.drift = Drift(10, 100, features, 0.0, 0.0)
+    metrics.begin_run(report, running(metrics))
+    [family] = [family for family in metrics.families() if family.name == "imgcls_bulk_drift"]
+    assert family.samples == {"sharpness": 0.4, "label": 0.0}
 
 
 def test_any_path_of_a_store_is_a_label(tmp_path: Path) -> None:

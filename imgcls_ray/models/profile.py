@@ -1,0 +1,86 @@
+"""What the images of a run, or of a dataset, are like together: counts of a few features in fixed bins.
+
+Profiles of parts add up to that of the whole, whatever the number of images, so workers send and files keep these and
+nothing of single images.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from pydantic import Field
+
+from imgcls_ray.config import StrictModel
+from imgcls_ray.errors import ImageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from imgcls_ray.models.classifier import Prediction
+
+FEATURES = ("label", "confidence", "unlike", "brightness", "contrast", "sharpness", "size")
+"""``label`` is the best class, ``unlike`` the out-of-distribution score; ``size`` is that of the upright picture."""
+# A score of 1 is rounded: the bins end here.
+_LEAST_DOUBT = 2.0**-16
+
+
+def _logarithm(values: np.ndarray) -> np.ndarray:
+    """Four bins for each doubling."""
+    logarithm: np.ndarray = 4 * np.log2(values)
+    return logarithm
+
+
+_PLACES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "label": lambda values: values,
+    "confidence": lambda values: -_logarithm(1 - values + _LEAST_DOUBT),
+    "unlike": lambda values: 2 * values,
+    "brightness": lambda values: values / 4,
+    "contrast": lambda values: values / 2,
+    "sharpness": lambda values: _logarithm(1 + values),
+    "size": _logarithm,
+}
+"""Of each feature, where a value is on the scale whose unit is one bin."""
+
+
+class Profile(StrictModel):
+    """How many images are in each bin of each feature."""
+
+    num_images: int = Field(default=0, ge=0)
+    """Number of images that were classified."""
+    counts: dict[str, dict[int, int]] = Field(default_factory=dict, max_length=100)
+    """Number of images by feature and bin; bins without images are left out."""
+
+    def __add__(self, other: Profile) -> Profile:
+        names = {*self.counts, *other.counts}
+        sums = {name: Counter(self.counts.get(name, {})) + Counter(other.counts.get(name, {})) for name in names}
+        return Profile.model_construct(
+            num_images=self.num_images + other.num_images,
+            counts={name: dict(sorted(sums[name].items())) for name in sorted(names)},
+        )
+
+
+def profile_of(results: Iterable[Prediction | ImageError]) -> Profile:
+    """The profile of some images; those with an error do not count."""
+    good = [result for result in results if not isinstance(result, ImageError)]
+    if not good:
+        return Profile()
+    looks = np.array([(math.nan,) * 3 if result.looks is None else result.looks for result in good], np.float64)
+    values: dict[str, Sequence[Any] | np.ndarray] = {
+        "label": [result.class_ids[0] for result in good],
+        "confidence": [result.scores[0] for result in good],
+        "unlike": [math.nan if result.ood_score is None else result.ood_score for result in good],
+        "brightness": looks[:, 0],
+        "contrast": looks[:, 1],
+        "sharpness": looks[:, 2],
+        "size": [result.width * result.height for result in good],
+    }
+    return Profile(num_images=len(good), counts={name: _count(name, values[name]) for name in FEATURES})
+
+
+def _count(name: str, values: Sequence[Any] | np.ndarray) -> dict[int, int]:
+    places = np.floor(_PLACES[name](np.asarray(values, np.float64)))
+    bins, counts = np.unique(places[np.isfinite(places)].astype(np.int64), return_counts=True)
+    return dict(zip(bins.tolist(), counts.tolist(), strict=True))
