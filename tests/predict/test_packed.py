@@ -150,7 +150,7 @@ def test_packed_images_come_from_s3_in_a_tenth_of_the_requests(
     proxy: S3Proxy,
     tmp_path: Path,
 ) -> None:
-    images = {f"{copy}-{name}": data for copy in range(8) for name, data in contents.items()}
+    images = {f"{copy}-{name}": data for copy in range(4) for name, data in contents.items()}
     for name, data in images.items():
         s3.client().put_object(Bucket=bucket, Key=f"loose/{name}", Body=data)
     packed = {

@@ -290,7 +290,10 @@ def test_gpu_actors_give_the_same_rows(
 
 @pytest.mark.parametrize(
     ("stage", "size"),
-    [("BlockDecoder", (1600, 1200)), pytest.param("BlockClassifier", (640, 480), marks=pytest.mark.slow)],
+    [
+        pytest.param("BlockDecoder", (1600, 1200), marks=pytest.mark.slow),
+        pytest.param("BlockClassifier", (640, 480), marks=pytest.mark.slow),
+    ],
 )
 def test_a_stage_before_or_on_a_gpu_that_dies_costs_no_input_its_row(
     small_model: ModelFolder, tmp_path: Path, stage: str, size: tuple[int, int]

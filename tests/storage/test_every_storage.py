@@ -317,6 +317,8 @@ def test_a_fork_of_a_process_that_used_object_storage_is_told_so_and_does_not_ha
 # Faults
 
 
+# The emulator of Azure's takes most of the time, and all three share what the faults attack.
+@pytest.mark.parametrize("far_place", ["s3", "gs", pytest.param("az", marks=pytest.mark.slow)], indirect=True)
 @pytest.mark.parametrize("fault", [name for name in OUTLIVED if name != "none"])
 def test_a_fault_costs_no_input_and_doubles_no_file(
     far_place: str, faulty: S3Proxy, fault: str, monkeypatch: pytest.MonkeyPatch

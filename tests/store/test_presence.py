@@ -363,7 +363,7 @@ def test_a_later_row_that_did_not_find_it_shows_nothing(store: LabelStore, folde
 # --- files ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 8))])
 def test_many_listings_leave_few_pieces_that_say_all(
     seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -114,7 +114,7 @@ def test_a_killed_worker_is_replaced_and_the_weights_are_bit_equal(
     assert not Path("/proc", str(loaders[0])).exists()
 
 
-@pytest.mark.parametrize("max_failures", [0, 1])
+@pytest.mark.parametrize("max_failures", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_a_worker_that_fails_again_and_again_ends_the_run_with_the_reason(
     make_train_config: Callable[..., TrainConfig], monkeypatch: pytest.MonkeyPatch, max_failures: int
 ) -> None:
