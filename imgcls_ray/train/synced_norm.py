@@ -6,8 +6,6 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
-
-# Its gradient is that of the sum of all workers' losses.
 from torch.distributed.nn.functional import all_reduce
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -44,17 +42,18 @@ class SyncedNorm(_BatchNorm):
         places = [dim for dim in range(values.ndim) if dim != 1]
         shape = [-1 if dim == 1 else 1 for dim in range(values.ndim)]
         count = values.new_full((1,), values.numel() // values.shape[1])
-        sums = all_reduce(torch.cat([values.sum(places), count]))
+        sums = _summed(torch.cat([values.sum(places), count]))
         total = sums[-1].detach()
         mean = sums[:-1] / total
         # In two sums: the difference of the squares' mean and the mean's square loses its digits.
-        variance = all_reduce((values - mean.view(shape)).square().sum(places)) / total
+        variance = _summed((values - mean.view(shape)).square().sum(places)) / total
         if self.track_running_stats:
             self._learn([mean.detach(), variance.detach() * (total / (total - 1).clamp(min=1))])
         normalised = (values - mean.view(shape)) * torch.rsqrt(variance + self.eps).view(shape)
         if self.affine:
             normalised = normalised * self.weight.view(shape) + self.bias.view(shape)
-        return normalised.to(images.dtype)
+        result: torch.Tensor = normalised.to(images.dtype)
+        return result
 
     def _learn(self, statistics: Sequence[torch.Tensor]) -> None:
         assert self.num_batches_tracked is not None
@@ -63,6 +62,12 @@ class SyncedNorm(_BatchNorm):
         for kept, new in zip((self.running_mean, self.running_var), statistics, strict=True):
             assert kept is not None
             kept.lerp_(new, share)
+
+
+def _summed(tensor: torch.Tensor) -> torch.Tensor:
+    """The sum over all workers, whose gradient is that of the sum of their losses."""
+    total: torch.Tensor = all_reduce(tensor)  # type: ignore[no-untyped-call]
+    return total
 
 
 def synced(network: nn.Module) -> nn.Module:
