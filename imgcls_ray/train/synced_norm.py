@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
-from torch.distributed.nn.functional import all_reduce
+from torch import distributed, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 if TYPE_CHECKING:
@@ -64,9 +63,27 @@ class SyncedNorm(_BatchNorm):
             kept.lerp_(new, share)
 
 
+class _SumOverWorkers(torch.autograd.Function):
+    """The sum of a tensor over all workers, whose gradient is that of the sum of their losses."""
+
+    # torch's own, of torch.distributed.nn, is deprecated for one that is private.
+    @staticmethod
+    def forward(_context: Any, tensor: torch.Tensor) -> torch.Tensor:
+        return _added_up(tensor)
+
+    @staticmethod
+    def backward(_context: Any, *gradients: torch.Tensor) -> torch.Tensor:
+        return _added_up(gradients[0])
+
+
+def _added_up(tensor: torch.Tensor) -> torch.Tensor:
+    total = tensor.detach().clone()
+    distributed.all_reduce(total)
+    return total
+
+
 def _summed(tensor: torch.Tensor) -> torch.Tensor:
-    """The sum over all workers, whose gradient is that of the sum of their losses."""
-    total: torch.Tensor = all_reduce(tensor)  # type: ignore[no-untyped-call]
+    total: torch.Tensor = _SumOverWorkers.apply(tensor)
     return total
 
 
