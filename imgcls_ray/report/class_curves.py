@@ -52,8 +52,10 @@ def _write_legend(axes: Axes, lines: Sequence[Line2D], names: Sequence[str]) -> 
     labels = fit_labels(dict(enumerate(names)), max_width=_MAX_NAME_WIDTH)
     # matplotlib leaves out what begins with "_", so the names come afterwards.
     places = ["median", *map(str, range(len(names)))]
-    options = {"loc": "lower left", "bbox_to_anchor": (0, 1), "ncols": 2, "frameon": False, "fontsize": _NAME_SIZE}
-    texts = axes.legend(lines, places, **options).get_texts()[1:]
+    legend = axes.legend(
+        lines, places, loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False, fontsize=_NAME_SIZE
+    )
+    texts = legend.get_texts()[1:]
     write_labels(texts, labels, size=_NAME_SIZE)
     for text, label in zip(texts, labels, strict=True):
         text.set_text(label.text)

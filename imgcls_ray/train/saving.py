@@ -40,7 +40,7 @@ class Saver:
         self._output, self._directory, self._keep = output, open_directory(output, storage), keep
         self._last = time.monotonic()
         self._took_s = 0.0
-        self._best_epoch = -1
+        self._best_epoch = -1.0
 
     def is_due(self, seconds: float) -> bool:
         """Whether ``seconds`` have passed since the last save, and at least 20 times the duration of that save."""

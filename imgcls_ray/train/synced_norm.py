@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
-
-# Its gradient is that of the sum of all workers' losses.
-from torch.distributed.nn.functional import all_reduce
+from torch import distributed, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 if TYPE_CHECKING:
@@ -44,17 +41,18 @@ class SyncedNorm(_BatchNorm):
         places = [dim for dim in range(values.ndim) if dim != 1]
         shape = [-1 if dim == 1 else 1 for dim in range(values.ndim)]
         count = values.new_full((1,), values.numel() // values.shape[1])
-        sums = all_reduce(torch.cat([values.sum(places), count]))
+        sums = _summed(torch.cat([values.sum(places), count]))
         total = sums[-1].detach()
         mean = sums[:-1] / total
         # In two sums: the difference of the squares' mean and the mean's square loses its digits.
-        variance = all_reduce((values - mean.view(shape)).square().sum(places)) / total
+        variance = _summed((values - mean.view(shape)).square().sum(places)) / total
         if self.track_running_stats:
             self._learn([mean.detach(), variance.detach() * (total / (total - 1).clamp(min=1))])
         normalised = (values - mean.view(shape)) * torch.rsqrt(variance + self.eps).view(shape)
         if self.affine:
             normalised = normalised * self.weight.view(shape) + self.bias.view(shape)
-        return normalised.to(images.dtype)
+        result: torch.Tensor = normalised.to(images.dtype)
+        return result
 
     def _learn(self, statistics: Sequence[torch.Tensor]) -> None:
         assert self.num_batches_tracked is not None
@@ -63,6 +61,30 @@ class SyncedNorm(_BatchNorm):
         for kept, new in zip((self.running_mean, self.running_var), statistics, strict=True):
             assert kept is not None
             kept.lerp_(new, share)
+
+
+class _SumOverWorkers(torch.autograd.Function):
+    """The sum of a tensor over all workers, whose gradient is that of the sum of their losses."""
+
+    # torch's own, of torch.distributed.nn, is deprecated for one that is private.
+    @staticmethod
+    def forward(_context: Any, tensor: torch.Tensor) -> torch.Tensor:
+        return _added_up(tensor)
+
+    @staticmethod
+    def backward(_context: Any, *gradients: torch.Tensor) -> torch.Tensor:
+        return _added_up(gradients[0])
+
+
+def _added_up(tensor: torch.Tensor) -> torch.Tensor:
+    total = tensor.detach().clone()
+    distributed.all_reduce(total)
+    return total
+
+
+def _summed(tensor: torch.Tensor) -> torch.Tensor:
+    total: torch.Tensor = _SumOverWorkers.apply(tensor)
+    return total
 
 
 def synced(network: nn.Module) -> nn.Module:

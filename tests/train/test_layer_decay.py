@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from timm.optim import param_groups_layer_decay
@@ -69,13 +69,13 @@ def test_each_layer_learns_slower_than_the_next(name: str) -> None:
 
 @pytest.mark.parametrize("name", [TRANSFORMERS[0], TRANSFORMERS[-1]])
 def test_groups_are_those_of_timm(name: str) -> None:
-    network = made(name)
+    network: Any = made(name)
     recipe = Recipe(optimizer="adamw", layer_decay=DECAY, weight_decay=0.05)
     groups = param_groups_layer_decay(
         network,
         0.05,
         no_weight_decay_list=network.no_weight_decay(),
-        layer_decay=DECAY,  # type: ignore[operator]
+        layer_decay=DECAY,
     )
     ours, theirs = (
         {(group["lr_scale"], group["weight_decay"]): {id(p) for p in group["params"]} for group in of}

@@ -62,6 +62,21 @@ def test_balanced_weights_are_torchs_where_nothing_is_smoothed() -> None:
     assert make_loss(is_weighted=True)(logits, target).item() == pytest.approx(expected.item())
 
 
+def test_balanced_weights_are_scikit_learns() -> None:
+    from sklearn.utils.class_weight import compute_class_weight
+
+    expected = compute_class_weight("balanced", classes=np.arange(3), y=LABELS)
+    assert class_weights(np.bincount(LABELS)).tolist() == pytest.approx(expected.tolist())
+
+
+def test_a_smoothed_image_counts_for_the_weight_of_its_class() -> None:
+    logits, target = drawn()
+    losses = F.cross_entropy(logits, target, reduction="none", label_smoothing=0.1)
+    expected = (torch.tensor([8 / 18, 8 / 3, 8 / 3])[target] * losses).sum()
+    loss = make_loss(is_weighted=True, label_smoothing=0.1)
+    assert loss(logits, target).item() == pytest.approx(expected.item())
+
+
 @pytest.mark.parametrize("is_mixed", [False, True])
 def test_class_weights_weight_images_and_not_their_smoothing(is_mixed: bool) -> None:
     # 20 to 1, and a class without images: an optimum of the smoothed loss must keep the frequent class right.

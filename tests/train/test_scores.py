@@ -58,7 +58,7 @@ def test_scores_of_each_class_are_scikit_learns() -> None:
 
 
 def test_a_class_has_a_curve_if_it_has_images_on_val() -> None:
-    counts = {1: [[1, 0], [2, 0], [2, 0]], 3: [[2, 0], [2, 0], [2, 0]]}
+    counts: dict[float, list[list[int]]] = {1: [[1, 0], [2, 0], [2, 0]], 3: [[2, 0], [2, 0], [2, 0]]}
     assert recalls_by_epoch(counts, ["ant", "bee"]) == {"ant": [(1, 0.5), (3, 1.0)]}
 
 

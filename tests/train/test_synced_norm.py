@@ -12,6 +12,7 @@ from timm.layers import BatchNormAct2d
 from torch import distributed, nn
 
 from imgcls_ray.train.synced_norm import synced
+from tests.train.conftest import NUM_TRAIN
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -95,7 +96,8 @@ def test_a_run_of_two_workers_learns_what_one_does(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("imgcls_ray.train.job.check_resources", lambda *_, **__: None)
-    settings: dict[str, Any] = {"optimizer": "sgd", "learning_rate": 0.01, "label_smoothing": 0.0, "epochs": 2}
+    # One step of all images: small differences grow from step to step, as far as that of another order of sums.
+    settings: dict[str, Any] = {"optimizer": "sgd", "learning_rate": 0.01, "batch_size": NUM_TRAIN, "epochs": 1}
     losses, weights = {}, {}
     for name, extra in {
         "one": {},
@@ -105,7 +107,7 @@ def test_a_run_of_two_workers_learns_what_one_does(
         config = make_train_config(output=str(tmp_path / name), **settings, **extra)
         losses[name] = train_here(config).last_metrics["train.loss"]
         weights[name] = load_file(tmp_path / name / "latest" / "model.safetensors")
-    assert losses["synced"] == pytest.approx(losses["one"], rel=1e-3)
-    assert losses["apart"] != pytest.approx(losses["one"], rel=1e-3)
+    assert losses["synced"] == pytest.approx(losses["one"], rel=1e-4)
+    assert losses["apart"] != pytest.approx(losses["one"], rel=1e-4)
     for name, value in weights["one"].items():
-        assert torch.allclose(value.float(), weights["synced"][name].float(), rtol=1e-2, atol=1e-3), name
+        assert torch.allclose(value.float(), weights["synced"][name].float(), rtol=1e-3, atol=1e-4), name
