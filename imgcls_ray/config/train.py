@@ -9,9 +9,10 @@ from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_v
 from imgcls_ray.config.dataset import Labelled
 from imgcls_ray.config.device import OnDevice
 from imgcls_ray.config.limits import ReadLimits
+from imgcls_ray.config.looks import LooksFirst
 
 
-class TrainConfig(Labelled, OnDevice, ReadLimits):
+class TrainConfig(Labelled, OnDevice, ReadLimits, LooksFirst):
     """One training run: ``imgcls train`` and ``jobs/train.py``.
 
     Where a default is "the family's", the recipe of the network's family says it (docs/train.md has the table).
@@ -24,6 +25,7 @@ class TrainConfig(Labelled, OnDevice, ReadLimits):
         "teacher": "Distillation",
         "monitor": "Log, evaluation, checkpoints",
         "num_workers": "Workers",
+        "preview": "Looking before training",
     }
 
     model: str
@@ -47,10 +49,12 @@ class TrainConfig(Labelled, OnDevice, ReadLimits):
     """Decoding of images, in training and afterwards. ``scaled``: large JPEGs at 1/2, 1/4 or 1/8 of their size, which
     is faster. Default: that of the model folder that the run starts from, else ``full``."""
 
-    epochs: PositiveInt = 20
-    """Number of training epochs: how often every image is seen."""
-    batch_size: PositiveInt = 64
-    """Number of images per optimizer step, over all workers and accumulated passes. A smaller dataset is one batch."""
+    epochs: PositiveInt | None = None
+    """Number of training epochs: how often every image is seen. Default: the fewer images, the more; 20 above
+    20,000."""
+    batch_size: PositiveInt | None = None
+    """Number of images per optimizer step, over all workers and accumulated passes. A smaller dataset is one batch.
+    Default: 16 up to 4,000 images, 32 up to 10,000, else 64, or a little less, so that an epoch leaves out few."""
     accumulate_steps: PositiveInt = 1
     """Number of forward and backward passes per optimizer step. Memory shrinks by this factor; only batch norm gives
     other results."""
@@ -198,6 +202,6 @@ class TrainConfig(Labelled, OnDevice, ReadLimits):
                 f"{' and '.join(answers[:2])} both answer classes out of balance, and together they favour the small "
                 "ones; give one of them"
             )
-        if self.warmup_epochs is not None and self.warmup_epochs > self.epochs:
+        if self.warmup_epochs is not None and self.epochs is not None and self.warmup_epochs > self.epochs:
             raise ValueError(f"warmup_epochs={self.warmup_epochs:g} is more than epochs={self.epochs}")
         return self
