@@ -48,7 +48,7 @@ NUM_OF_FEW = 300
 DEMO_PER_CLASS = 100
 IMAGE_SIZE = 64
 LCNET, VIT, MOBILE = "PP-LCNet_x1_0", "timm:vit_tiny_patch16_224", "MobileNetV4_conv_small"
-_EVALUATIONS = 4
+_EVALUATIONS = 2
 
 
 class Case(NamedTuple):

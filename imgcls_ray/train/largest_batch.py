@@ -46,10 +46,9 @@ def find_largest_batch(begun: Begun) -> LargestBatch:
         JobFailedError: not even a few images fit, or this system does not tell its memory.
     """
     most = min(len(begun.entries.tables["train"]), _MAX_BATCH)
-    if (device := device_of(begun.config)).type == "cuda":
+    if device_of(begun.config).type == "cuda":
         batch_size = largest_that_fits(lambda size: _fits_on_gpu(begun, size), most)
         return LargestBatch(batch_size, batch_size == most, None, None)
-    del device
     limit = available_memory()
     if limit is None:
         raise JobFailedError("this system does not tell how much memory is left")
@@ -85,12 +84,13 @@ def largest_that_fits(fits: Callable[[int], bool], most: int) -> int:
     >>> largest_that_fits(lambda size: size <= 100, 1000)
     100
     """
-    size = 0
-    bound = most + 1
-    step = 1
-    while step <= most and fits(step):
-        size, step = step, min(2 * step, most) if step < most else most + 1
-    bound = min(step, most + 1)
+    size, bound = 0, most + 1
+    while size < most:
+        tried = min(max(2 * size, 1), most)
+        if not fits(tried):
+            bound = tried
+            break
+        size = tried
     while bound - size > max(size // 16, 1):
         middle = (size + bound) // 2
         if fits(middle):
