@@ -27,7 +27,9 @@ import statistics
 import time
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+import numpy as np
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -202,8 +204,26 @@ def _train(config: Any, entries: Any, state: Any, recipe: Any, output: Path) -> 
     from imgcls_ray.train.task import STATE_NAME, make_task
     from imgcls_ray.train.worker import run_worker
 
+    class KeptImages(Images):
+        """Keeps decoded pictures: most of them are seen dozens of times."""
+
+        kept: ClassVar[dict[str, Any]] = {}
+
+        def _fetched(self, samples: list[Any]) -> Iterator[Any]:
+            keys = [f"{entries.fingerprint}/{sample.split}/{sample.number}" for sample in samples]
+            new = [sample for sample, key in zip(samples, keys, strict=True) if key not in self.kept]
+            fetched = super()._fetched(new) if new else iter(())
+            for sample, key in zip(samples, keys, strict=True):
+                if key not in self.kept:
+                    self.kept[key] = self._decode[sample.split](next(fetched))  # type: ignore[arg-type]
+                yield self.kept[key]
+
+        def _decoder(self, min_side: int | None) -> Any:
+            decode = super()._decoder(min_side)
+            return lambda data: data if isinstance(data, np.ndarray) else decode(data)
+
     # One core: images are loaded where they are learnt from.
-    loop.load_batches = lambda task, batches, **_: map(Images(task).__getitem__, batches)  # type: ignore[assignment]
+    vars(loop)["load_batches"] = lambda task, batches, **_: map(KeptImages(task).__getitem__, batches)
     directory = open_directory(str(output))
     output.mkdir(parents=True, exist_ok=True)
     save_state(state, directory, STATE_NAME)

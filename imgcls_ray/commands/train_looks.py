@@ -20,6 +20,7 @@ from imgcls_ray.storage.schemes import is_object
 from imgcls_ray.train.begin import continued, new_state
 from imgcls_ray.train.entries import read_entries
 from imgcls_ray.train.largest_batch import find_largest_batch
+from imgcls_ray.train.network import check_recipe
 from imgcls_ray.train.preview import preview_run
 from imgcls_ray.train.range_test import run_range_test
 from imgcls_ray.train.result import PREVIEW_FILE, RANGE_FILE
@@ -44,6 +45,8 @@ def look(config: TrainConfig) -> None:
     entries = read_entries(config.data, delimiter=config.delimiter, split_folders=config.split_places, storage=storage)
     state = new_state(config, entries)
     config, recipe = continued(config, entries, state)
+    model = state.model
+    check_recipe(model.name, model.architecture, recipe, grad_checkpointing=config.grad_checkpointing)
     begun = Begun(config, entries, state, recipe)
     directory = open_directory(config.output, storage)
     if config.auto_batch:

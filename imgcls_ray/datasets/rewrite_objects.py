@@ -94,10 +94,9 @@ def _refuse_if_changed(
     directory: Directory, contents: Mapping[str, bytes | None], originals: Mapping[str, bytes]
 ) -> None:
     for name in {**contents, **originals}:
-        try:
+        now: bytes | None = None
+        with suppress(FileNotFoundError):
             now = directory.read(name)
-        except FileNotFoundError:
-            now = None
         if now != originals.get(name):
             raise UsageError(
                 f"{directory.uri}/{name}: changed while it was being split; nothing was written, run again"

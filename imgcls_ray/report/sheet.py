@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 CELL_SIDE = 240
 """Longer side of a picture, and width of a caption, in pixels."""
 _MIN_HEIGHT = 32  # of a cell: a picture of a line's height must be seen
-_GUTTER = 12
-_BACK = (245, 245, 245)
+GUTTER = 12
+BACK = (245, 245, 245)
 _MAX_COLUMNS = 10
 
 
@@ -43,7 +43,7 @@ def as_cell(pixels: np.ndarray) -> np.ndarray:
     size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
     picture = picture.resize(size, Resampling.NEAREST if scale > 1 else Resampling.LANCZOS)
     height = max(picture.height, _MIN_HEIGHT)
-    cell = Image.new("RGB", (CELL_SIDE, height), _BACK)
+    cell = Image.new("RGB", (CELL_SIDE, height), BACK)
     cell.paste(picture, ((CELL_SIDE - picture.width) // 2, (height - picture.height) // 2))
     return np.asarray(cell)
 
@@ -55,12 +55,12 @@ def make_sheet(cards: list[Image.Image]) -> Image.Image:
     heights = [max(card.height for card in row) for row in rows]
     width = max(card.width for card in cards)
     sheet = Image.new(
-        "RGB", (_GUTTER + num_columns * (width + _GUTTER), _GUTTER + sum(height + _GUTTER for height in heights)), _BACK
+        "RGB", (GUTTER + num_columns * (width + GUTTER), GUTTER + sum(height + GUTTER for height in heights)), BACK
     )
-    top = _GUTTER
+    top = GUTTER
     for row, height in zip(rows, heights, strict=True):
         for column, card in enumerate(row):
-            left = _GUTTER + column * (width + _GUTTER) + (width - card.width) // 2
+            left = GUTTER + column * (width + GUTTER) + (width - card.width) // 2
             sheet.paste(card, (left, top + height - card.height))
-        top += height + _GUTTER
+        top += height + GUTTER
     return sheet

@@ -108,7 +108,7 @@ def first_batches(begun: Begun, num_batches: int) -> list[Batch]:
 def _run(begun: Begun, entries: Entries, board: _Board) -> Iterator[Run]:
     import torch
 
-    config = begun.config.model_copy(update={"log_interval": 1, "num_workers": None, "early_stop": 0})
+    config = begun.config.model_copy(update={"log_interval": 1, "num_workers": None, "early_stop": 0, "eval_steps": 0})
     cores = config.cpus_per_worker or available_cores()
     task = make_task(config, begun.state, begun.recipe, cpus_per_worker=cores)
     device = device_of(config)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from imgcls_ray.train.choices import FEW_IMAGES, Begin, choose_batch_size, choose_epochs
@@ -43,7 +45,7 @@ def test_few_images_get_mild_pictures_and_a_rate_of_their_own() -> None:
 
 
 def test_values_that_are_given_win_over_those_for_few_images() -> None:
-    given = {"epochs": 3, "learning_rate": 0.5, "mixup": 0.3, "crop_scale": 0.1, "schedule": "constant"}
+    given: dict[str, Any] = {"epochs": 3, "learning_rate": 0.5, "mixup": 0.3, "crop_scale": 0.1, "schedule": "constant"}
     recipe = resolved("PP-LCNet_x1_0", num_images=300, **given)
     assert {key: getattr(recipe, key) for key in given} == given
     assert recipe.warmup_epochs == 0.75
@@ -51,7 +53,7 @@ def test_values_that_are_given_win_over_those_for_few_images() -> None:
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_trained_weights_get_fewer_epochs_and_lower_rates_a_new_head_alone_higher_ones(optimizer: str) -> None:
-    values = {"num_images": 300, "optimizer": optimizer}
+    values: dict[str, Any] = {"num_images": 300, "optimizer": optimizer}
     random = resolved("ResNet50", **values)
     trained = resolved("ResNet50", is_trained=True, **values)
     probe = resolved("ResNet50", is_trained=True, freeze="backbone", **values)
