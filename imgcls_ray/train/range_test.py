@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from imgcls_ray.train.trial import Begun
 
 _NUM_STEPS = 100
-_RANGES = {"sgd": (1e-5, 10.0), "adamw": (1e-7, 0.1)}
-_SMOOTHING = 0.9
+_RANGES = {"sgd": (1e-4, 3.0), "adamw": (1e-6, 0.1)}
+_SMOOTHING_STEPS = 4.0
+"""Standard deviation of the bell of steps that each loss is averaged over: batches are small, and differ."""
 _ENOUGH = 4.0
 """A loss so many times the lowest one ends the test."""
 
@@ -32,7 +33,7 @@ class RangeTest:
 
     rates: list[float]
     losses: list[float]
-    """Of the rates, averaged over the steps before with falling weights."""
+    """Of the rates, averaged over the steps around each."""
     steepest: float
     """Rate at which the loss falls fastest, seen on a logarithmic axis."""
     lowest: float
@@ -80,12 +81,10 @@ def judged(rates: Sequence[float], losses: Sequence[float]) -> RangeTest:
         rates: rising by the same factor each.
         losses: of single steps.
     """
-    smooth: list[float] = []
-    average = 0.0
-    for number, loss in enumerate(losses, 1):
-        average = _SMOOTHING * average + (1 - _SMOOTHING) * loss
-        smooth.append(average / (1 - _SMOOTHING**number))
+    places = np.arange(len(losses))
+    weights = np.exp(-(((places[:, None] - places) / _SMOOTHING_STEPS) ** 2) / 2)
+    smooth = weights @ np.array(losses) / weights.sum(axis=1)
     lowest = int(np.argmin(smooth))
     # What comes after the lowest point falls no more.
-    falls = np.gradient(np.array(smooth))[: lowest + 1]
-    return RangeTest(list(rates), smooth, rates[int(np.argmin(falls))], rates[lowest])
+    falls = np.gradient(smooth)[: lowest + 1]
+    return RangeTest(list(rates), smooth.tolist(), rates[int(np.argmin(falls))], rates[lowest])
