@@ -121,7 +121,7 @@ def _run(begun: Begun, entries: Entries, board: _Board) -> Iterator[Run]:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Bytes that training has taken at most: on a GPU its tensors, else this process and its loading ones."""
+    """Bytes that training has taken at most: on a GPU its tensors, else this process without its loading ones."""
     import torch
 
     if device.type == "cuda":
