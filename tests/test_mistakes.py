@@ -30,8 +30,8 @@ from imgcls_ray.models.new import new_model_folder
 from imgcls_ray.storage import DEFAULT_STORAGE, open_directory
 from imgcls_ray.store.opening import create_or_open_store
 from imgcls_ray.store.records import StoreIdentity
+from imgcls_ray.train.begin import new_state
 from imgcls_ray.train.entries import read_entries
-from imgcls_ray.train.job import _new_state
 from imgcls_ray.train.state import save_state
 from imgcls_ray.train.task import STATE_NAME
 
@@ -116,7 +116,7 @@ def make_finished_run(place: Path) -> None:
     """The output of a training of two epochs, without the training."""
     values = {"data": "lists", "model": "PP-LCNet_x0_25", "output": "run", "pretrained": False, "epochs": 2}
     config = make_config(TrainConfig, {**values, "image_size": 32})
-    state = _new_state(config, read_entries("lists", delimiter=None, storage=DEFAULT_STORAGE))
+    state = new_state(config, read_entries("lists", delimiter=None, storage=DEFAULT_STORAGE))
     state.step, state.history = 2, [{"epoch": 1.0}, {"epoch": 2.0}]
     save_state(state, open_directory("run"), STATE_NAME)
     shutil.copytree(place / "model", place / "run/best_model")

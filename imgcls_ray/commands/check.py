@@ -56,6 +56,7 @@ def _our_keys(values: Values) -> dict[str, Plain]:
 
 
 def _check(config: CheckConfig, console: Console) -> CheckResult:
+    from imgcls_ray.commands.split import measuring
     from imgcls_ray.datasets.check import check_dataset
     from imgcls_ray.datasets.split import split_dataset
     from imgcls_ray.options import decode_limits, fetch_limits, storage_options
@@ -73,6 +74,8 @@ def _check(config: CheckConfig, console: Console) -> CheckResult:
             group_by=split.group_by,
             delimiter=config.delimiter,
             split_folders=config.split_places,
+            storage=storage_options(config),
+            measure=measuring(config, console),
         )
     with image_progress("checking", console) as add:
         result = check_dataset(config, add)

@@ -16,6 +16,7 @@ from imgcls_ray.options import name_rules, storage_options
 from imgcls_ray.predict.like import list_like, open_like
 from imgcls_ray.storage.schemes import is_object
 from imgcls_ray.store.plan import cpu_ms_per_image
+from imgcls_ray.train.choices import FEW_IMAGES, choose_epochs
 from imgcls_ray.words import counted
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def _is_done_sooner_without(config: LabelConfig | EvaluateConfig | TrainConfig |
     """Whether CPUs have done the work before a GPU is ready: as a sentence, with the estimate."""
     if isinstance(config, ServeConfig):
         return None
-    num_passes = config.epochs * _PASSES_OF_A_STEP if isinstance(config, TrainConfig) else 1
+    num_passes = _num_epochs(config) * _PASSES_OF_A_STEP if isinstance(config, TrainConfig) else 1
     num_cores = available_cores()
     cost_s = num_passes * cpu_ms_per_image(_weights_bytes(config.model, storage_options(config))) / 1000 / num_cores
     num_enough = int(_GPU_START_S / cost_s) + 1
@@ -72,6 +73,14 @@ def _is_done_sooner_without(config: LabelConfig | EvaluateConfig | TrainConfig |
         f"{counted(num_images, 'image')} take about {num_images * cost_s:.0f} s on {counted(num_cores, 'core')}, and "
         f"a GPU about {_GPU_START_S:.0f} s to start"
     )
+
+
+def _num_epochs(config: TrainConfig) -> int:
+    """Number of epochs, at least."""
+    if config.epochs is not None:
+        return config.epochs
+    num_images = sum(1 for _ in itertools.islice(_images(config), FEW_IMAGES + 1))
+    return choose_epochs(max(num_images, 1), "trained")
 
 
 def _weights_bytes(model: str, storage: StorageOptions) -> float:

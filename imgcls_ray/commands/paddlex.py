@@ -133,7 +133,8 @@ def _take_train(request: Request, ours: dict[str, Plain]) -> dict[str, Plain]:
     if isinstance(batch_size := ours.get("batch_size"), int):
         # PaddleX's is of one card, ours of all.
         ours["batch_size"] = batch_size * max(1, len(parse_device(device).ids))
-    warmup, epochs = ours.get("warmup_epochs"), ours.get("epochs", DEFAULTS["Train.epochs_iters"])
+    # PaddleX has a number of its own where the file has none; ours would depend on the images.
+    warmup, epochs = ours.get("warmup_epochs"), ours.setdefault("epochs", DEFAULTS["Train.epochs_iters"])
     if isinstance(warmup, int | float) and isinstance(epochs, int):
         ours["warmup_epochs"] = min(warmup, epochs)
     if "amp" in ours:

@@ -117,7 +117,7 @@ DEFAULTS: Values = {
     "Predict.batch_size": 1,
     "Predict.model_dir": f"{TRAINED}/inference",
 }
-"""Of a network whose file is not at hand; batch size, learning rate and warm-up are then the family's."""
+"""Of a network whose file is not at hand; batch size, learning rate and warm-up are then chosen."""
 
 
 @dataclass(frozen=True)

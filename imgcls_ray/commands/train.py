@@ -37,6 +37,9 @@ def run(config_file: Path | None, overrides: Sequence[str], flags: Values, *, is
     """
     values = read_values(TrainConfig, config_file, overrides, flags)
     config = make_config(TrainConfig, values)
+    if config.only_looks:
+        _look(config)
+        return
     try:
         # What is imported here takes as long as what the worker imports.
         with native_stderr_aside(), loading_ahead(partial(is_surely_here, config), *WORKER) as server:
@@ -50,6 +53,17 @@ def run(config_file: Path | None, overrides: Sequence[str], flags: Values, *, is
     except KeyboardInterrupt as error:
         raise StoppedError("stopped before training began") from error
     _tell(result)
+
+
+def _look(config: TrainConfig) -> None:
+    from imgcls_ray.commands.device import settle_device
+    from imgcls_ray.commands.train_looks import look
+
+    try:
+        with native_stderr_aside():
+            look(settle_device(config))
+    except KeyboardInterrupt as error:
+        raise StoppedError("stopped; nothing was trained") from error
 
 
 def is_surely_here(config: TrainConfig) -> bool:

@@ -35,7 +35,8 @@ class SplitRules(StrictModel):
     """Random seed of the split."""
     group_by: str | None = None
     """Regular expression that is searched in every path. Images with the same first group (without a group: the same
-    match) stay in one split."""
+    match) stay in one split. ``near-duplicates``: every image is read, and equal and nearly equal pictures stay in one
+    split."""
 
 
 class SplitOptions(SplitRules):
@@ -56,15 +57,20 @@ class SplitOptions(SplitRules):
         return self
 
 
-class SplitConfig(Labelled, SplitRules):
+class SplitConfig(Labelled, SplitRules, RunsBlocks, ReadLimits):
     """One split of a labelled dataset: ``imgcls split``."""
 
+    help_sections: ClassVar = {"num_workers": "Reading images (--group-by near-duplicates)"}
+
     data: str = Field(examples=["DATASET"])
-    """Labelled dataset: a folder with train.txt, val.txt, test.txt (``path id`` in each line), or of class folders."""
+    """Labelled dataset: a folder (local or ``s3://``) with train.txt, val.txt, test.txt (``path id`` in each line), or
+    of class folders; or a .csv or .parquet file with the columns uri and label."""
     train_percent: float
     """Percentage of the images for training."""
     val_percent: float
     """Percentage of the images for validation; all percentages add up to 100."""
+    num_workers: PositiveInt | None = None
+    """Number of workers that read images, one core each. Default: all cores."""
 
     @model_validator(mode="after")
     def _are_percentages(self) -> Self:

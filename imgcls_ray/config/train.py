@@ -9,9 +9,10 @@ from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_v
 from imgcls_ray.config.dataset import Labelled
 from imgcls_ray.config.device import OnDevice
 from imgcls_ray.config.limits import ReadLimits
+from imgcls_ray.config.looks import LooksFirst
 
 
-class TrainConfig(Labelled, OnDevice, ReadLimits):
+class TrainConfig(Labelled, OnDevice, ReadLimits, LooksFirst):
     """One training run: ``imgcls train`` and ``jobs/train.py``.
 
     Where a default is "the family's", the recipe of the network's family says it (docs/train.md has the table).
@@ -24,6 +25,7 @@ class TrainConfig(Labelled, OnDevice, ReadLimits):
         "teacher": "Distillation",
         "monitor": "Log, evaluation, checkpoints",
         "num_workers": "Workers",
+        "preview": "Looking before training",
     }
 
     model: str
@@ -47,10 +49,12 @@ class TrainConfig(Labelled, OnDevice, ReadLimits):
     """Decoding of images, in training and afterwards. ``scaled``: large JPEGs at 1/2, 1/4 or 1/8 of their size, which
     is faster. Default: that of the model folder that the run starts from, else ``full``."""
 
-    epochs: PositiveInt = 20
-    """Number of training epochs: how often every image is seen."""
-    batch_size: PositiveInt = 64
-    """Number of images per optimizer step, over all workers and accumulated passes. A smaller dataset is one batch."""
+    epochs: PositiveInt | None = None
+    """Number of training epochs: how often every image is seen. Default: the fewer images, the more; 20 above
+    20,000."""
+    batch_size: PositiveInt | None = None
+    """Number of images per optimizer step, over all workers and accumulated passes. A smaller dataset is one batch.
+    Default: 16 up to 4,000 images, 32 up to 10,000, else 64, or a little less, so that an epoch leaves out few."""
     accumulate_steps: PositiveInt = 1
     """Number of forward and backward passes per optimizer step. Memory shrinks by this factor; only batch norm gives
     other results."""
@@ -62,16 +66,16 @@ class TrainConfig(Labelled, OnDevice, ReadLimits):
     optimizer: Literal["sgd", "adamw"] | None = None
     """Optimizer of the training: SGD with momentum, or AdamW. Default: the family's."""
     learning_rate: PositiveFloat | None = None
-    """Peak learning rate of the run. Default: the family's, scaled to ``batch_size`` (SGD's linearly, AdamW's with the
-    square root); a quarter of it for trained weights."""
+    """Peak learning rate of the run. Default: by optimizer and weights up to 20,000 images; above, the family's, a
+    quarter of it for trained weights. Scaled to ``batch_size``, SGD's linearly, AdamW's with the square root."""
     min_learning_rate: float | None = Field(default=None, ge=0)
     """Learning rate at the end of a cosine schedule. Default: the family's."""
     schedule: Literal["cosine", "step", "constant"] | None = None
-    """Schedule of the learning rate after warm-up. ``step``: to a tenth at 1/4, 1/2 and 3/4 of the epochs. Default: the
-    family's."""
+    """Schedule of the learning rate after warm-up. ``step``: to a tenth at 1/4, 1/2 and 3/4 of the epochs. Default:
+    cosine up to 20,000 images, above the family's."""
     warmup_epochs: float | None = Field(default=None, ge=0)
-    """Number of epochs during which the learning rate rises from zero. Default: the family's, at most a quarter of the
-    epochs."""
+    """Number of epochs during which the learning rate rises from zero. Default: 5 up to 20,000 images, above the
+    family's; at most a quarter of the epochs."""
     momentum: float = Field(default=0.9, ge=0, lt=1)
     """Momentum of the SGD optimizer; AdamW ignores it."""
     weight_decay: float | None = Field(default=None, ge=0)
@@ -84,7 +88,8 @@ class TrainConfig(Labelled, OnDevice, ReadLimits):
     label_smoothing: float | None = Field(default=None, ge=0, lt=1)
     """Share of the target that is spread evenly over all classes. Default: the family's."""
     drop_path: float | None = Field(default=None, ge=0, lt=1)
-    """Largest share of images for which a block is skipped (stochastic depth). Default: the family's."""
+    """Largest share of images for which a block is skipped (stochastic depth). Default: the family's, at most 0.1 up to
+    20,000 images."""
     ema_decay: float | None = Field(default=None, ge=0, lt=1)
     """Decay of the moving average of the weights (EMA), which is evaluated and saved; 0 turns it off. The decay rises
     from zero to this value, so that short runs are averaged too. Default: the family's."""
@@ -92,8 +97,8 @@ class TrainConfig(Labelled, OnDevice, ReadLimits):
     """Mixed precision of training. ``auto``: bf16 on GPUs that have it, fp16 on other GPUs, off on CPUs."""
 
     crop_scale: float | None = Field(default=None, gt=0, le=1)
-    """Smallest share of the picture's area that a random crop keeps. Default: 0.08 from random weights, 0.35 from
-    trained ones."""
+    """Smallest share of the picture's area that a random crop keeps. Default: 0.7 up to 20,000 images; above, 0.08 from
+    random weights, 0.35 from trained ones."""
     flip: float = Field(default=0.5, ge=0, le=1)
     """Probability of mirroring an image left to right. Use 0 if a mirrored image belongs to another class."""
     vertical_flip: float = Field(default=0.0, ge=0, le=1)
@@ -103,14 +108,15 @@ class TrainConfig(Labelled, OnDevice, ReadLimits):
     """Largest random change of brightness, contrast and saturation, as a share of each, usually 0.4; 0 turns it off."""
     rand_augment: int | None = Field(default=None, ge=0, le=10)
     """Strength, 0 to 10, of two random operations on colours and shape (RandAugment), each applied to half of the
-    images; 0 turns them off. Default: the family's."""
+    images; 0 turns them off. Default: 0 up to 20,000 images, above the family's."""
     random_erasing: float | None = Field(default=None, ge=0, le=1)
-    """Probability of covering a random rectangle of an image. Default: the family's."""
+    """Probability of covering a random rectangle of an image. Default: 0 up to 20,000 images, above the family's."""
     mixup: float | None = Field(default=None, ge=0)
     """Alpha of mixup, which mixes pairs of images; 0 turns it off. If ``cutmix`` is on too, each batch uses one of them
-    at random. Default: the family's."""
+    at random. Default: 0 up to 20,000 images, above the family's."""
     cutmix: float | None = Field(default=None, ge=0)
-    """Alpha of cutmix, which pastes a part of one image into another; 0 turns it off. Default: the family's."""
+    """Alpha of cutmix, which pastes a part of one image into another; 0 turns it off. Default: 0 up to 20,000 images,
+    above the family's."""
     class_weights: Literal["none", "balanced"] = "none"
     """Weights of the classes in the loss. ``balanced``: the smaller the class, the larger its weight; not together with
     balanced ``sampling``."""
@@ -198,6 +204,6 @@ class TrainConfig(Labelled, OnDevice, ReadLimits):
                 f"{' and '.join(answers[:2])} both answer classes out of balance, and together they favour the small "
                 "ones; give one of them"
             )
-        if self.warmup_epochs is not None and self.warmup_epochs > self.epochs:
+        if self.warmup_epochs is not None and self.epochs is not None and self.warmup_epochs > self.epochs:
             raise ValueError(f"warmup_epochs={self.warmup_epochs:g} is more than epochs={self.epochs}")
         return self

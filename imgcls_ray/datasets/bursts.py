@@ -48,7 +48,7 @@ def confirm_pairs(
     found, differences = np.empty((0, 2), np.int64), np.empty(0)
     num_compared = 0
     while True:
-        groups = _groups(found, num_pictures)
+        groups = connected(found, num_pictures)
         left = left[groups[left[:, 0]] != groups[left[:, 1]]]
         if not len(left) or num_compared == max_compared:
             return Confirmed(found, differences, left)
@@ -63,7 +63,7 @@ def confirm_pairs(
         left = np.delete(left, chosen, axis=0)
 
 
-def _groups(pairs: np.ndarray, num_pictures: int) -> np.ndarray:
+def connected(pairs: np.ndarray, num_pictures: int) -> np.ndarray:
     """Numbers of the groups of pictures that pairs connect, (num_pictures,)."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components

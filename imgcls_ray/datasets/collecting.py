@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from imgcls_ray.datasets.check_result import SPLITS, CheckResult, Sample
 from imgcls_ray.datasets.duplicates import hashes_array
 from imgcls_ray.datasets.findings import Finding, FindingCode, ImageFinding, Severity
-from imgcls_ray.datasets.inspecting import ENTRY_SCHEMA, ROWS_PER_BLOCK, InspectTask
+from imgcls_ray.datasets.inspecting import ROWS_PER_BLOCK, InspectTask, block_of
 from imgcls_ray.datasets.looks import judge_looks
 from imgcls_ray.datasets.pairs import class_twins, find_pairs
 from imgcls_ray.errors import ImageErrorCode
@@ -85,10 +85,10 @@ class Collector:
                 waiting.append((*place, entry.path, entry.uri, entry.label, entry.source, entry.locator))
                 number += 1
                 if len(waiting) == ROWS_PER_BLOCK:
-                    yield _block(waiting)
+                    yield block_of(waiting)
                     waiting = []
         if waiting:
-            yield _block(waiting)
+            yield block_of(waiting)
 
     def take(self, facts: pa.Table) -> None:
         """Make findings of the images of a block, and keep what the search for pairs needs."""
@@ -288,9 +288,3 @@ def _frequent_sizes(blocks: list[np.ndarray]) -> Counter[tuple[int, int]]:
 
 def _list_of(source: DatasetSource, split: str) -> str:
     return source.list_files[split] if source.list_files else posixpath.basename(source.dataset.rstrip("/"))
-
-
-def _block(rows: list[tuple[object, ...]]) -> pa.Table:
-    columns = zip(*rows, strict=True)
-    arrays = [pa.array(values, field.type) for values, field in zip(columns, ENTRY_SCHEMA, strict=True)]
-    return pa.Table.from_arrays(arrays, schema=ENTRY_SCHEMA)

@@ -25,7 +25,7 @@ from imgcls_ray.workers.local_worker import serve_workers
 from imgcls_ray.workers.worker import Work, block_of_entries
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
     from contextlib import AbstractContextManager
 
     from imgcls_ray.models.classifier import StageSeconds
@@ -75,6 +75,13 @@ FACTS_SCHEMA = pa.schema(
 
 _BYTES = ("perceptual_hash", "view_hashes", "digest")
 """Facts that JSON cannot hold."""
+
+
+def block_of(rows: Sequence[tuple[object, ...]]) -> pa.Table:
+    """A block of entries, of rows of ``ENTRY_SCHEMA``."""
+    columns = zip(*rows, strict=True)
+    arrays = [pa.array(values, field.type) for values, field in zip(columns, ENTRY_SCHEMA, strict=True)]
+    return pa.Table.from_arrays(arrays, schema=ENTRY_SCHEMA)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 
@@ -21,12 +21,12 @@ from imgcls_ray.machine import available_cores
 from imgcls_ray.packed.listing import fetch_input
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from imgcls_ray.config import CheckConfig
     from imgcls_ray.datasets.entry_file import EntryFile
     from imgcls_ray.datasets.inspecting import InspectTask
-    from imgcls_ray.datasets.labelled import DatasetSource
+    from imgcls_ray.datasets.labelled import DatasetSource, Entry
 
 _MIN_COMPARED = 20_000
 """Pairs of two splits, and pairs within the splits, whose pixels are compared: so many, or as many as there are images
@@ -110,33 +110,68 @@ def _near_pictures(
     firsts = np.sort(firsts[columns["has_looks"][firsts]])
     numbers, splits, labels = (columns[name][firsts] for name in ("number", "split", "label"))
     hashes = columns["hashes"][firsts]
-    measure = _Differences(numbers, entries, task)
+    measure = Differences(numbers, entries, task)
     # Those of two splits first, and for themselves: that frames of one split are nearly the same hides no leak.
     for is_across in (True, False):
-        near = near_pictures(hashes, config.near_duplicate_bits, splits, is_across=is_across)
-        missed = near.may_miss
-        for rows in _layers(splits[near.pairs], is_across=is_across):
-            found = confirm_pairs(
-                near.pairs[rows],
-                near.bits[rows],
-                measure,
-                num_pictures=len(firsts),
-                largest=config.near_duplicate_difference,
-                max_compared=max(_MIN_COMPARED, len(firsts)),
-            )
-            for (one, two), difference in zip(found.pairs, found.differences, strict=True):
-                first, place = sorted((int(one), int(two)), key=lambda at: int(numbers[at]))
-                what = f"nearly the same, {difference:.1f} of 255 apart"
-                if labels[first] != labels[place]:
-                    what += f", and of another class: {source.class_name(int(labels[first]))}"
-                what += f", in {SPLITS[splits[first]]}" if is_across else ""
-                code = FindingCode.LEAKAGE if is_across else FindingCode.NEAR_DUPLICATE
-                yield ImageFinding(code, int(numbers[place]), what, int(numbers[first]))
-            missed[found.pairs] = False
-            missed[found.left] = True
+        near = compare_looks(hashes, splits, measure, config, is_across=is_across)
+        for (one, two), difference in zip(near.pairs, near.differences, strict=True):
+            first, place = sorted((int(one), int(two)), key=lambda at: int(numbers[at]))
+            what = f"nearly the same, {difference:.1f} of 255 apart"
+            if labels[first] != labels[place]:
+                what += f", and of another class: {source.class_name(int(labels[first]))}"
+            what += f", in {SPLITS[splits[first]]}" if is_across else ""
+            code = FindingCode.LEAKAGE if is_across else FindingCode.NEAR_DUPLICATE
+            yield ImageFinding(code, int(numbers[place]), what, int(numbers[first]))
         code = FindingCode.LEAKAGE_UNKNOWN if is_across else FindingCode.DUPLICATES_UNKNOWN
-        for number in numbers[missed].tolist():
+        for number in numbers[near.is_missed].tolist():
             yield ImageFinding(code, number, "")
+
+
+class NearLooks(NamedTuple):
+    """Pairs of pictures that are nearly the same; every picture that has such a partner is in one of these."""
+
+    pairs: np.ndarray
+    """int64 (K, 2)."""
+    differences: np.ndarray
+    """float64 (K,), 0 to 255."""
+    is_missed: np.ndarray
+    """bool (N,): pictures of which it is not known whether they have a partner."""
+
+
+def compare_looks(
+    hashes: np.ndarray,
+    splits: np.ndarray,
+    measure: Callable[[np.ndarray], np.ndarray],
+    config: CheckConfig,
+    *,
+    is_across: bool,
+) -> NearLooks:
+    """Find pictures that are nearly the same: by their hashes, and then by their pixels.
+
+    Args:
+        hashes: uint8 (N, 1 + NUM_VIEWS, 16).
+        splits: (N,), places in ``SPLITS``.
+        measure: gives the differences of pairs.
+        config: which pictures are nearly equal.
+        is_across: whether pairs of two splits are wanted, or those within one.
+    """
+    near = near_pictures(hashes, config.near_duplicate_bits, splits, is_across=is_across)
+    is_missed = near.may_miss
+    pairs, differences = [np.empty((0, 2), np.int64)], [np.empty(0)]
+    for rows in _layers(splits[near.pairs], is_across=is_across):
+        found = confirm_pairs(
+            near.pairs[rows],
+            near.bits[rows],
+            measure,
+            num_pictures=len(hashes),
+            largest=config.near_duplicate_difference,
+            max_compared=max(_MIN_COMPARED, len(hashes)),
+        )
+        pairs.append(found.pairs)
+        differences.append(found.differences)
+        is_missed[found.pairs] = False
+        is_missed[found.left] = True
+    return NearLooks(np.concatenate(pairs), np.concatenate(differences), is_missed)
 
 
 def _layers(splits: np.ndarray, *, is_across: bool) -> Iterator[np.ndarray]:
@@ -156,10 +191,17 @@ def _layers(splits: np.ndarray, *, is_across: bool) -> Iterator[np.ndarray]:
         yield np.flatnonzero((low == one) & (high == two))
 
 
-class _Differences:
+class EntriesByNumber(Protocol):
+    """Where images are."""
+
+    def lookup(self, numbers: np.ndarray) -> dict[int, Entry]:
+        """The entries of these numbers, which are ascending."""
+
+
+class Differences:
     """Differences of pairs, 0 to 255; the pictures are read again."""
 
-    def __init__(self, numbers: np.ndarray, entries: EntryFile, task: InspectTask) -> None:
+    def __init__(self, numbers: np.ndarray, entries: EntriesByNumber, task: InspectTask) -> None:
         self._numbers, self._entries, self._task = numbers, entries, task
 
     def __call__(self, pairs: np.ndarray) -> np.ndarray:

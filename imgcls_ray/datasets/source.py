@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from imgcls_ray.datasets.list_files import ListFolder
     from imgcls_ray.storage.options import StorageOptions
 
-_TABLES = (".csv", ".parquet")
+TABLES = (".csv", ".parquet")
+"""Ends of names of tables."""
 
 
 def read_dataset(
@@ -60,7 +61,7 @@ def read_dataset(
     ):
         _splits_are_told(dataset, "the name of the file says", split_folders)
         return read_packed(dataset, [], storage)
-    if os.path.splitext(dataset)[1].lower() in _TABLES and not is_folder:
+    if os.path.splitext(dataset)[1].lower() in TABLES and not is_folder:
         _splits_are_told(dataset, "the table says", split_folders)
         return read_table(dataset, storage)
     if not is_object(dataset) and not is_folder:

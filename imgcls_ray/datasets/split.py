@@ -1,7 +1,8 @@
 """Split a labelled dataset: distribute its images over new lists.
 
-The split is stratified by class, seeded, and independent of the order of the lines. No image is read or moved. The
-dataset is read as in check and training. A dataset with faults is refused, because a new list must not lose a line.
+The split is stratified by class, seeded, and independent of the order of the lines. No image is moved, and none is read
+but for groups of near-duplicates. The dataset is read as in check and training. A dataset with faults is refused,
+because a new list must not lose a line.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 import io
 import logging
 import math
+import os
+import posixpath
 import re
 from collections import Counter
 from dataclasses import dataclass
@@ -16,25 +19,39 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
+import numpy as np
+
 from imgcls_ray.datasets.check_result import SPLITS
 from imgcls_ray.datasets.class_name_files import LABEL_FILE, write_class_name
 from imgcls_ray.datasets.findings import Finding, FindingCode, Severity
 from imgcls_ray.datasets.list_files import LISTS, write_entry
+from imgcls_ray.datasets.packed import is_packed_table
 from imgcls_ray.datasets.rewrite import refuse_if_unfinished, replace_lists
-from imgcls_ray.datasets.source import read_dataset
+from imgcls_ray.datasets.source import TABLES, read_dataset
+from imgcls_ray.datasets.split_table import with_splits
 from imgcls_ray.datasets.stratify import UncoveredError, deal_groups, deal_images
 from imgcls_ray.errors import InputError, UsageError
-from imgcls_ray.storage.files import path_from_uri, scheme_of
-from imgcls_ray.storage.local import LocalDirectory
+from imgcls_ray.storage import DEFAULT_STORAGE, open_directory
+from imgcls_ray.storage.files import check_address, path_from_uri, scheme_of
+from imgcls_ray.storage.schemes import is_object
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+    from imgcls_ray.datasets.duplicate_groups import Looks
     from imgcls_ray.datasets.labelled import DatasetSource, Entry
+    from imgcls_ray.storage import Directory
+    from imgcls_ray.storage.options import StorageOptions
 
 logger = logging.getLogger(__name__)
 
+NEAR_DUPLICATES = "near-duplicates"
+"""Word for groups of equal and nearly equal pictures, in place of an expression."""
 _TOLERANCE_PERCENT = 1e-6
+_NOT_PACKED = (
+    "packed images have their split in the names of files; pack each split into files of its own, or list the images "
+    "in a table with the columns uri and label"
+)
 _MAX_CLASSES_NAMED = 10
 
 
@@ -59,6 +76,8 @@ class SplitReport:
     """Number of images by split, then by class id."""
     num_groups: int | None
     """Number of groups; ``None`` without ``group_by``."""
+    num_unknown: int
+    """Number of images that could not be read, or not be compared with all others; 0 without near-duplicates."""
     num_duplicates: int
     """Number of lines that repeated an image and were left out."""
     deviation: Deviation
@@ -76,22 +95,27 @@ def split_dataset(
     group_by: str | None = None,
     delimiter: str | None = None,
     split_folders: Mapping[str, str] | None = None,
+    storage: StorageOptions = DEFAULT_STORAGE,
+    measure: Callable[[Sequence[Entry]], Looks] | None = None,
 ) -> SplitReport:
     """Pool all images of train, val and test, and split them anew.
 
     Args:
-        dataset: a local folder with lists (any of ``train.txt``, ``val.txt``, ``test.txt``; ``PATH CLASS_ID`` a line),
-            or with folders of classes, for which lists and ``label.txt`` are written beside them.
+        dataset: a folder, local or in object storage, with lists (any of ``train.txt``, ``val.txt``, ``test.txt``;
+            ``PATH CLASS_ID`` a line), or with folders of classes, for which lists and ``label.txt`` are written beside
+            them; or a table, whose column ``split`` is written.
         train_percent: above 0; all three add up to 100.
         val_percent: above 0.
         test_percent: 0 writes no ``test.txt``, and deletes an existing one.
         seed: the same one splits the same images in the same way.
         group_by: a regular expression; images whose paths give the same first group (or, without groups, the same
-            match) stay together.
+            match) stay together. Or ``near-duplicates``: equal and nearly equal pictures stay together.
         delimiter: between path and class id of the lists, the new ones too. If not given, spaces or a tab are read and
             a space is written.
         split_folders: of class folders, the folder of each split; empty if the first folders are the classes. Default:
             found by their names.
+        storage: how object storage is reached.
+        measure: looks at all images, for ``near-duplicates``.
 
     Raises:
         UsageError: the percentages do not add up, the dataset has a fault, an image has two classes, a class has too
@@ -99,22 +123,30 @@ def split_dataset(
         StorageError: something cannot be written; says in which state the folder is.
     """
     shares = _shares(dict(zip(SPLITS, (train_percent, val_percent, test_percent), strict=True)))
-    pattern = _compile(group_by)
+    pattern = None if group_by == NEAR_DUPLICATES else _compile(group_by)
     if delimiter == "":
         raise UsageError("delimiter must not be empty; leave it out for spaces and tabs")
-    folder = _local_folder(dataset)
-    refuse_if_unfinished(folder)
-    pool = _read(folder, delimiter, split_folders)
-    groups = None if pattern is None else _groups(folder, pool.images, pattern)
-    _refuse_small_classes(dataset, pool, groups, list(shares))
-    dealt = _deal(dataset, pool, groups, shares, seed=seed)
-    backups = replace_lists(folder, _contents(pool, dealt, list(shares)), pool.originals)
+    place = _place_of(dataset, storage)
+    refuse_if_unfinished(place.directory)
+    pool = _read_table(place, storage) if place.table else _read(place, delimiter, split_folders, storage)
+    num_groups, num_unknown = None, 0
+    if group_by == NEAR_DUPLICATES:
+        assert measure is not None, "images are to be looked at"
+        looks = measure(pool.images)
+        groups, dealt, num_unknown = _deal_looks(dataset, pool, looks, shares, seed=seed)
+        num_groups = len(set(groups.values()))
+    else:
+        by_path = None if pattern is None else _groups(place, pool.images, pattern)
+        dealt = _deal(dataset, pool, by_path, shares, seed=seed)
+        num_groups = None if by_path is None else len(set(by_path.values()))
+    backups = replace_lists(place.directory, pool.contents(dealt, list(shares)), pool.originals)
     per_class = {split: Counter(image.label for image in pool.images if dealt[image.path] == split) for split in shares}
     return SplitReport(
         dataset=dataset,
         num_images={split: counts.total() for split, counts in per_class.items()},
         images_per_class=per_class,
-        num_groups=None if groups is None else len(set(groups.values())),
+        num_groups=num_groups,
+        num_unknown=num_unknown,
         num_duplicates=pool.num_duplicates,
         deviation=_largest_deviation(pool.source, per_class, shares),
         backups=backups,
@@ -143,40 +175,52 @@ def _compile(group_by: str | None) -> re.Pattern[str] | None:
         raise UsageError(f"{group_by!r} is not a regular expression: {error}") from error
 
 
-def _local_folder(dataset: str) -> Path:
-    if scheme_of(dataset) not in ("", "file"):
+class _Place(NamedTuple):
+    """Where the lists or the table of a dataset are."""
+
+    dataset: str
+    name: str
+    """Of the folder, for people."""
+    directory: Directory
+    table: str
+    """Name of the table; empty for a folder."""
+
+
+def _place_of(dataset: str, storage: StorageOptions) -> _Place:
+    check_address(dataset)
+    if not is_object(dataset) and scheme_of(dataset) not in ("", "file"):
         raise UsageError(
-            f"{dataset}: only local folders are split; copy its lists to one, split them there and copy them back: the "
-            "images are not needed"
+            f"{dataset}: is not split there; give a local folder or table, or one on s3://, gs:// or az://"
         )
-    folder = Path(path_from_uri(dataset))
-    if not folder.is_dir():
-        what = "is not a folder" if folder.exists() else "there is no such folder"
+    path = dataset if is_object(dataset) else str(Path(path_from_uri(dataset)))
+    is_folder = not is_object(dataset) and os.path.isdir(path)
+    if not is_folder and path.lower().endswith(TABLES):
+        if path.lower().endswith(".parquet") and is_packed_table(dataset, storage):
+            raise UsageError(f"{dataset}: {_NOT_PACKED}")
+        folder, name = posixpath.split(path)
+        return _Place(dataset, folder or ".", open_directory(folder or ".", storage), name)
+    if not is_object(dataset) and not is_folder:
+        what = "is not a folder" if os.path.exists(path) else "there is no such folder"
         raise InputError(f"{dataset}: {what}")
-    return folder
+    return _Place(dataset, path.rstrip("/") or "/", open_directory(path, storage), "")
 
 
-@dataclass(frozen=True)
-class _Pool:
+class _Pool(NamedTuple):
     """All images of a dataset, each once."""
 
     source: DatasetSource
     images: list[Entry]
-    lines: list[str]
-    """Of new lists, one for each image."""
-    lists: Mapping[str, str]
-    """Name of each split's list."""
-    label_lines: list[str]
-    """Of ``label.txt``, where folders give the classes."""
     originals: dict[str, bytes]
-    """By name, as they were read, the lists that new ones will replace."""
+    """By name, as they were read, the files that new ones will replace."""
     num_duplicates: int
+    contents: Callable[[Mapping[str, str], list[str]], dict[str, bytes | None]]
+    """What is to be written, by name of file, for the split of each path; None for what is to go."""
 
 
 class _ReadOnce:
     """A folder that keeps the contents that were read, so that backups equal them even if a list changes meanwhile."""
 
-    def __init__(self, folder: LocalDirectory) -> None:
+    def __init__(self, folder: Directory) -> None:
         self._folder = folder
         self.contents: dict[str, bytes] = {}
 
@@ -189,41 +233,95 @@ class _ReadOnce:
         return io.BytesIO(self.contents[name])
 
 
-def _read(folder: Path, delimiter: str | None, split_folders: Mapping[str, str] | None) -> _Pool:
-    opened = _ReadOnce(LocalDirectory(str(folder)))
-    source = read_dataset(str(folder), delimiter=delimiter, split_folders=split_folders, folder=opened)
+def _read(
+    place: _Place, delimiter: str | None, split_folders: Mapping[str, str] | None, storage: StorageOptions
+) -> _Pool:
+    """Lists, or folders of classes."""
+    opened = _ReadOnce(place.directory)
+    source = read_dataset(
+        place.dataset, delimiter=delimiter, split_folders=split_folders, storage=storage, folder=opened
+    )
     source.tell_notes()
     if source.files and not source.splits:
         # Otherwise the folder of all the images would be taken for a class.
         raise UsageError(
-            f"{folder}: has {source.label_file}, but none of {', '.join(LISTS)}; add them, or remove "
+            f"{place.name}: has {source.label_file}, but none of {', '.join(LISTS)}; add them, or remove "
             f"{source.label_file} to have it made of folders of classes"
         )
     lists = source.list_files or {split: f"{split}.txt" for split in SPLITS}
 
-    def refuse(finding: Finding) -> None:
-        if finding.code.severity is Severity.WARNING:
-            logger.warning("%s: %s", folder, finding.text)
+    def is_refused(finding: Finding) -> bool:
         # Lists that are not there are what a split makes; without label.txt classes are called by their ids.
-        elif finding.file in source.files:
-            way_out = "give delimiter, e.g. ','; " if finding.code is FindingCode.UNKNOWN_DELIMITER else ""
-            raise UsageError(f"{folder}: {finding.text}; {way_out}`imgcls check {folder}` lists every fault")
+        return finding.file in source.files
 
+    refuse = _refusing(place, is_refused)
     for finding in source.findings:
         refuse(finding)
-    images, num_duplicates = _each_once(folder, source.read(refuse))
+    images, num_duplicates = _each_once(place, source.read(refuse))
     if not images:
-        raise UsageError(f"{folder}: no image in {', '.join(name for name in lists.values() if name in source.files)}")
-    lines = [_written(folder, image.where, image.path, write_entry(str(folder), image, delimiter)) for image in images]
+        raise UsageError(
+            f"{place.name}: no image in {', '.join(name for name in lists.values() if name in source.files)}"
+        )
+    lines = {
+        image.path: _written(place, image.where, image.path, write_entry(place.dataset, image, delimiter))
+        for image in images
+    }
     labels = []
     if source.label_file is None:
         names = enumerate(map(str, source.class_names))
-        labels = [_written(folder, LABEL_FILE, name, write_class_name(label, name)) for label, name in names]
+        labels = [_written(place, LABEL_FILE, name, write_class_name(label, name)) for label, name in names]
     originals = {name: data for name, data in opened.contents.items() if name in lists.values()}
-    return _Pool(source, images, lines, lists, labels, originals, num_duplicates)
+
+    def contents(dealt: Mapping[str, str], splits: list[str]) -> dict[str, bytes | None]:
+        texts: dict[str, list[str]] = {lists[split]: [] for split in splits}
+        for path, line in sorted(lines.items()):
+            texts[lists[dealt[path]]].append(line)
+        if labels:
+            texts[LABEL_FILE] = labels
+        gone = {name: None for name in originals if name not in texts}
+        return {**{name: "".join(text).encode() for name, text in texts.items()}, **gone}
+
+    return _Pool(source, images, originals, num_duplicates, contents)
 
 
-def _each_once(folder: Path, entries: Iterable[Entry]) -> tuple[list[Entry], int]:
+def _read_table(place: _Place, storage: StorageOptions) -> _Pool:
+    """A table, of which every row stays: those of one image come into one split."""
+    try:
+        data = place.directory.read(place.table)
+    except FileNotFoundError:
+        raise InputError(f"{place.dataset}: there is no such file") from None
+    source = read_dataset(place.dataset, storage=storage)
+    refuse = _refusing(place, lambda _: True)
+    for finding in source.findings:
+        refuse(finding)
+    rows = list(source.read(refuse))
+    images, _ = _each_once(place, rows)
+    if not images:
+        raise UsageError(f"{place.dataset}: has no row with an image")
+
+    def contents(dealt: Mapping[str, str], _splits: list[str]) -> dict[str, bytes | None]:
+        split_of = {image.uri: dealt[image.path] for image in images}
+        splits = {row.line or 0: split_of[row.uri] for row in rows}
+        return {place.table: with_splits(place.dataset, data, splits)}
+
+    return _Pool(source, images, {place.table: data}, 0, contents)
+
+
+def _refusing(place: _Place, is_refused: Callable[[Finding], bool]) -> Callable[[Finding], None]:
+    """What is done with a finding: warnings are told, faults refused."""
+
+    def refuse(finding: Finding) -> None:
+        if finding.code.severity is Severity.WARNING:
+            logger.warning("%s: %s", place.name, finding.text)
+        elif is_refused(finding):
+            way_out = "give delimiter, e.g. ','; " if finding.code is FindingCode.UNKNOWN_DELIMITER else ""
+            shown = place.dataset if place.table else place.name
+            raise UsageError(f"{place.name}: {finding.text}; {way_out}`imgcls check {shown}` lists every fault")
+
+    return refuse
+
+
+def _each_once(place: _Place, entries: Iterable[Entry]) -> tuple[list[Entry], int]:
     """Each image once, and the number of lines that named one again."""
     kept: dict[str, Entry] = {}
     num_lines = 0
@@ -233,8 +331,8 @@ def _each_once(folder: Path, entries: Iterable[Entry]) -> tuple[list[Entry], int
         known = kept.setdefault(image.uri, image)
         if known.label != image.label:
             raise UsageError(
-                f"{folder / image.where}: {image.path} is of class {image.label} here and of class {known.label} in "
-                f"{known.where}; leave one of the lines"
+                f"{place.name}/{image.where}: {image.path} is of class {image.label} here and of class {known.label} "
+                f"in {known.where}; leave one of the lines"
             )
         if image.path < known.path:
             # Whichever line comes first, the same spelling stays.
@@ -242,24 +340,24 @@ def _each_once(folder: Path, entries: Iterable[Entry]) -> tuple[list[Entry], int
     return list(kept.values()), num_lines - len(kept)
 
 
-def _written(folder: Path, where: str, name: str, line: str | None) -> str:
+def _written(place: _Place, where: str, name: str, line: str | None) -> str:
     if line is None:
         raise UsageError(
-            f"{folder / where}: the name {name[:200]!r} cannot stand in a list: it would be read back as another one; "
-            "rename it"
+            f"{place.name}/{where}: the name {name[:200]!r} cannot stand in a list: it would be read back as another "
+            "one; rename it"
         )
     return line
 
 
-def _groups(folder: Path, images: Iterable[Entry], pattern: re.Pattern[str]) -> dict[str, str]:
+def _groups(place: _Place, images: Iterable[Entry], pattern: re.Pattern[str]) -> dict[str, str]:
     groups = {}
     for image in images:
         match = pattern.search(image.path)
         group = match[1 if pattern.groups else 0] if match else None
         if group is None:
             raise UsageError(
-                f"{folder / image.where}: {pattern.pattern!r} does not match {image.path}, so it has no group; give an "
-                "expression that matches every path"
+                f"{place.name}/{image.where}: {pattern.pattern!r} does not match {image.path}, so it has no group; "
+                "give an expression that matches every path"
             )
         groups[image.path] = group
     return groups
@@ -286,6 +384,7 @@ def _deal(
     dataset: str, pool: _Pool, groups: Mapping[str, str] | None, shares: Mapping[str, Fraction], *, seed: int
 ) -> dict[str, str]:
     """The split of every path."""
+    _refuse_small_classes(dataset, pool, groups, list(shares))
     class_ids = {image.path: image.label for image in pool.images}
     splits = list(shares)
     try:
@@ -302,15 +401,26 @@ def _deal(
     return {path: splits[number] for path, number in dealt.items()}
 
 
-def _contents(pool: _Pool, dealt: Mapping[str, str], splits: list[str]) -> dict[str, bytes | None]:
-    """What is to be written, by name of file; None for what is to go."""
-    lines: dict[str, list[str]] = {pool.lists[split]: [] for split in splits}
-    for image, line in sorted(zip(pool.images, pool.lines, strict=True), key=lambda pair: pair[0].path):
-        lines[pool.lists[dealt[image.path]]].append(line)
-    if pool.label_lines:
-        lines[LABEL_FILE] = pool.label_lines
-    gone = {name: None for name in pool.originals if name not in lines}
-    return {**{name: "".join(text).encode() for name, text in lines.items()}, **gone}
+def _deal_looks(
+    dataset: str, pool: _Pool, looks: Looks, shares: Mapping[str, Fraction], *, seed: int
+) -> tuple[dict[str, str], dict[str, str], int]:
+    """The group and the split of every path, such that no pictures of two splits are nearly the same.
+
+    Returns:
+        Both, and the number of images of which that is not known.
+    """
+    from imgcls_ray.datasets.duplicate_groups import group_names
+
+    pairs = looks.pairs().pairs
+    paths = [image.path for image in pool.images]
+    while True:
+        groups = group_names(pairs, paths)
+        dealt = _deal(dataset, pool, groups, shares, seed=seed)
+        # Among thousands of pictures that look alike, not all pairs are compared, but those of two splits.
+        across = looks.pairs_across(np.array([SPLITS.index(dealt[path]) for path in paths], np.int8))
+        if not len(across.pairs):
+            return groups, dealt, across.num_unknown + looks.num_unreadable
+        pairs = np.concatenate([pairs, across.pairs])
 
 
 def _largest_deviation(

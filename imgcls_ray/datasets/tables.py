@@ -118,7 +118,22 @@ def _table_rows(dataset: str, storage: StorageOptions) -> Iterator[_Row]:
         raise InputError(f"{dataset}: cannot be read as a table: {error}") from error
 
 
-def _csv_rows(dataset: str, file: IO[bytes]) -> Iterator[_Row]:
+class CsvTable(NamedTuple):
+    """A CSV file whose columns are known."""
+
+    delimiter: str
+    names: list[str]
+    """Of the columns, as they are written."""
+    rows: Iterator[tuple[int, list[str]]]
+    """Cells of each row, with the number of the line that it ends in."""
+
+
+def open_csv(dataset: str, file: IO[bytes]) -> CsvTable:
+    """Read the first line of a table in CSV.
+
+    Raises:
+        InputError: it has none, or it is in another encoding than UTF-8.
+    """
     if (what := other_encoding(dataset, file.read(HEAD_BYTES))) is not None:
         raise InputError(f"{dataset}: {what}")
     file.seek(0)
@@ -135,11 +150,13 @@ def _csv_rows(dataset: str, file: IO[bytes]) -> Iterator[_Row]:
     rest = (line for _, line in lines)
     reader = csv.reader(itertools.chain([head], rest), delimiter=delimiter, skipinitialspace=has_blanks, strict=True)
     names = next(reader)
-    places = _find_columns(dataset, names)
-    for cells in reader:
-        if not cells:
-            continue
-        number = reader.line_num + skipped
+    return CsvTable(delimiter, names, ((reader.line_num + skipped, cells) for cells in reader if cells))
+
+
+def _csv_rows(dataset: str, file: IO[bytes]) -> Iterator[_Row]:
+    _, names, rows = open_csv(dataset, file)
+    places = find_columns(dataset, names)
+    for number, cells in rows:
         values = [cells[places[name]] if name in places and places[name] < len(cells) else "" for name in _COLUMNS]
         # With more in a line than there are columns, the others are not where they seem to be.
         too_many = None
@@ -153,7 +170,7 @@ def _parquet_rows(dataset: str, file: IO[bytes]) -> Iterator[_Row]:
 
     table = pq.ParquetFile(file)
     schema = table.schema_arrow
-    places = _find_columns(dataset, schema.names)
+    places = find_columns(dataset, schema.names)
     for name, place in places.items():
         _need_type(dataset, name, schema.field(place))
     numbers = itertools.count(1)
@@ -209,7 +226,7 @@ def _named(column: str, names: Sequence[str]) -> list[int]:
     return exact or [place for place, name in enumerate(stripped) if name.lower() == column]
 
 
-def _find_columns(dataset: str, names: Sequence[str]) -> dict[str, int]:
+def find_columns(dataset: str, names: Sequence[str]) -> dict[str, int]:
     """Place of each column that the table has."""
     places = {name: found for name in _COLUMNS if (found := _named(name, names))}
     for name, found in places.items():

@@ -23,22 +23,23 @@ from imgcls_ray.storage.files import path_from_uri
 from imgcls_ray.storage.schemes import ADDRESSES, is_object
 from imgcls_ray.storage.taken import foreign_name
 from imgcls_ray.store.lease import LEASE_FILE, hold_lease
-from imgcls_ray.train.distillation import open_teacher
+from imgcls_ray.train.begin import continued, given_keys, new_state, recipe_of
 from imgcls_ray.train.entries import read_entries
 from imgcls_ray.train.local import train_here, worker_pool
-from imgcls_ray.train.network import check_recipe, open_start
-from imgcls_ray.train.recipe import LARGEST_ADAMW_RATE, Recipe, resolve_recipe
+from imgcls_ray.train.network import check_recipe
+from imgcls_ray.train.recipe import LARGEST_ADAMW_RATE
 from imgcls_ray.train.reporter import report_to
-from imgcls_ray.train.result import CONFIG_FILE, RESULT_FILE, RUN_NAMES, TrainResult, write_result
-from imgcls_ray.train.saving import BEST
-from imgcls_ray.train.state import (
-    ModelDescription,
-    RunIdentity,
-    StartInfo,
-    TrainState,
-    load_state,
-    save_state,
+from imgcls_ray.train.result import (
+    CONFIG_FILE,
+    PREVIEW_FILE,
+    RANGE_FILE,
+    RESULT_FILE,
+    RUN_NAMES,
+    TrainResult,
+    write_result,
 )
+from imgcls_ray.train.saving import BEST
+from imgcls_ray.train.state import load_state, save_state
 from imgcls_ray.train.task import STATE_NAME
 from imgcls_ray.words import counted
 from imgcls_ray.workers.pool import is_trained_here
@@ -51,42 +52,19 @@ if TYPE_CHECKING:
     from imgcls_ray.storage import Directory
     from imgcls_ray.storage.options import StorageOptions
     from imgcls_ray.train.entries import Entries
+    from imgcls_ray.train.recipe import Recipe
     from imgcls_ray.train.reporter import Reporter
-    from imgcls_ray.train.state import Setting
+    from imgcls_ray.train.state import Setting, TrainState
     from imgcls_ray.train.task import Outcome
     from imgcls_ray.workers.forks import ForkServer
     from imgcls_ray.workers.local_pool import LocalPool
 
 logger = logging.getLogger(__name__)
 
-# What two runs must have in common for one to go on with the other's work; the rest may change between them.
-_IDENTITY_KEYS = (
-    "model",
-    "weights",
-    "pretrained",
-    "freeze",
-    "image_size",
-    "decode",
-    "epochs",
-    "seed",
-    "class_weights",
-    "focal_gamma",
-    "logit_adjustment",
-    "sampling",
-    "monitor",
-)
-# What states of earlier versions do not say.
-_ONCE: dict[str, Setting] = {
-    "monitor": "top1",
-    "focal_gamma": 0.0,
-    "logit_adjustment": 0.0,
-    "vertical_flip": 0.0,
-    "color_jitter": 0.0,
-}
 # What the other commands leave in an output that they share with this one (all have the default "output"), and what is
 # left of a run that failed before it had a state.
 _OF_OTHER_COMMANDS = frozenset(
-    {"check_dataset", "evaluate", "inference", LEASE_FILE}
+    {"check_dataset", "evaluate", "inference", LEASE_FILE, PREVIEW_FILE, RANGE_FILE}
     | {f"{mode}_result.json" for mode in ("check_dataset", "train", "evaluate", "export", "predict")}
 )
 
@@ -132,8 +110,8 @@ def _train(config: TrainConfig, directory: Directory, console: Console, pool: Lo
         state = load_state(directory, STATE_NAME)
         is_new = state is None
         if state is None:
-            state = _new_state(config, entries)
-        recipe = _check_identity(config, entries, state)
+            state = new_state(config, entries)
+        config, recipe = continued(config, entries, state)
         model = state.model
         check_recipe(model.name, model.architecture, recipe, grad_checkpointing=config.grad_checkpointing)
         if is_new:
@@ -157,71 +135,6 @@ def _check_is_ours(directory: Directory, output: str, *, is_shared: bool) -> Non
         )
 
 
-def _batch_size(config: TrainConfig, entries: Entries) -> int:
-    batch_size = min(config.batch_size, len(entries.tables["train"]))
-    num_parts = config.accumulate_steps * (config.num_workers or 1)
-    if num_parts > batch_size:
-        raise UsageError(
-            f"a step of {batch_size} images cannot be divided into {num_parts} passes (num_workers="
-            f"{config.num_workers or 1}, accumulate_steps={config.accumulate_steps}); give a larger batch_size"
-        )
-    return batch_size
-
-
-def _new_state(config: TrainConfig, entries: Entries) -> TrainState:
-    start = open_start(config, entries.class_names, storage_options(config))
-    info = StartInfo(start.name, start.family, start.is_trained, start.train_size, start.origin)
-    model = ModelDescription(start.name, start.architecture, entries.class_names, start.preprocess)
-    return TrainState(model, _identity(config, entries, info), start.network.state_dict())
-
-
-def _recipe(config: TrainConfig, batch_size: int, start: StartInfo) -> Recipe:
-    return resolve_recipe(
-        config, name=start.name, family=start.family, batch_size=batch_size, is_trained=start.is_trained
-    )
-
-
-def _identity(config: TrainConfig, entries: Entries, start: StartInfo) -> RunIdentity:
-    batch_size = _batch_size(config, entries)
-    settings = {key: getattr(config, key) for key in _IDENTITY_KEYS} | asdict(_recipe(config, batch_size, start))
-    return RunIdentity(start, entries.fingerprint, batch_size, settings | _teaching(config, entries))
-
-
-def _teaching(config: TrainConfig, entries: Entries) -> dict[str, Setting]:
-    if config.teacher is None:
-        return {"teacher": None}
-    teacher = open_teacher(config.teacher, entries.class_names, storage_options(config))
-    keys = ("teacher_weight", "teacher_temperature")
-    return {"teacher": teacher.spec.fingerprint, **{key: getattr(config, key) for key in keys}}
-
-
-def _check_identity(config: TrainConfig, entries: Entries, state: TrainState) -> Recipe:
-    """Refuse to go on with another run than the one that is there."""
-    here = _identity(config, entries, state.identity.start)
-    there = state.identity.to_values()
-    for key, value in here.to_values().items():
-        if value != there.get(key, _ONCE.get(key)):
-            words = (
-                "of another dataset, or this one has changed"
-                if key == "data"
-                else f"with {key}={there.get(key)}, this command has {key}={value}"
-            )
-            raise UsageError(f"{config.output}: holds a {_way_on(config, state, words)}")
-    return _recipe(config, here.batch_size, here.start)
-
-
-def _way_on(config: TrainConfig, state: TrainState, words: str) -> str:
-    """What to do where the output holds another run; a finished one can only be trained on as a new one."""
-    output = config.output.rstrip("/")
-    epochs = state.identity.settings.get("epochs")
-    if isinstance(epochs, int) and state.history and state.history[-1]["epoch"] >= epochs:
-        return (
-            f"finished run {words}; to train its best model further, give --model {output}/best_model --output MORE; "
-            "to train anew, give another --output"
-        )
-    return f"run {words}; give another --output, or the same settings to continue that run"
-
-
 def _run(
     config: TrainConfig,
     entries: Entries,
@@ -234,9 +147,9 @@ def _run(
     is_new: bool,
 ) -> TrainResult:
     steps = len(entries.tables["train"]) // state.identity.batch_size
-    was_done = state.step >= config.epochs * steps and state.best_epoch > 0
+    was_done = state.step >= recipe.epochs * steps and state.best_epoch > 0
     if not was_done:
-        _write_config(config, recipe, directory)
+        _write_config(config, recipe, state.identity.batch_size, directory)
         with report_to(directory, state, console) as reporter:
             _tell_beginning(config, entries, state, recipe, is_new=is_new)
             try:
@@ -281,18 +194,14 @@ def _tell_beginning(config: TrainConfig, entries: Entries, state: TrainState, re
         entries.class_names[label] for label, count in enumerate(entries.images_per_class("train")) if not count
     ]:
         logger.warning("%s have no training image, e.g. %s", counted(len(empty), "class", "classes"), empty[0])
-    logger.info(
-        "%s from %s, at %d pixels; %s, learning rate %.3g for batches of %d, weight decay %g",
-        start.name,
-        start.origin,
-        start.train_size,
-        recipe.optimizer,
-        recipe.learning_rate,
-        state.identity.batch_size,
-        recipe.weight_decay,
-    )
+    logger.info("%s from %s, at %d pixels", start.name, start.origin, start.train_size)
+    values = {"batch_size": state.identity.batch_size, **asdict(recipe)}
+    given = given_keys(config, state)
+    for what, keys in (("given", given), ("chosen by number of images, weights and network", values.keys() - given)):
+        if told := [f"{key}={_short(value)}" for key, value in values.items() if key in keys]:
+            logger.info("%s: %s", what, ", ".join(told))
     if recipe.optimizer == "adamw" and recipe.learning_rate > LARGEST_ADAMW_RATE:
-        usual = _recipe(config.model_copy(update={"learning_rate": None}), state.identity.batch_size, start)
+        usual = recipe_of(config.model_copy(update={"learning_rate": None}), entries, start)
         logger.warning(
             "learning_rate=%g is too high for AdamW, which learns with %.2g here; leave it out, or give optimizer=sgd",
             recipe.learning_rate,
@@ -302,6 +211,10 @@ def _tell_beginning(config: TrainConfig, entries: Entries, state: TrainState, re
         logger.info("%s: holds this run already; it continues after step %d", config.output, state.step)
 
 
-def _write_config(config: TrainConfig, recipe: Recipe, directory: Directory) -> None:
-    values = {**config.model_dump(), **asdict(recipe)}
+def _short(value: Setting) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _write_config(config: TrainConfig, recipe: Recipe, batch_size: int, directory: Directory) -> None:
+    values = {**config.model_dump(), **asdict(recipe), "batch_size": batch_size}
     directory.replace(CONFIG_FILE, dump_config(values).encode())

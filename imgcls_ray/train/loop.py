@@ -122,19 +122,23 @@ class Run:
             temperature=config.teacher_temperature,
         )
 
+    def first_batches(self, count: int) -> list[Batch]:
+        """Take the first batches, as they would be learnt from; the run cannot go on after it."""
+        return list(self._take(count))
+
     def go_on(self) -> Outcome:
         """Train until the last epoch, a stop, or a reason to end."""
         self._tell(
             WorkersReady(
                 self._state.step,
                 steps_per_epoch=self._order.steps_per_epoch,
-                epochs=self._config.epochs,
+                epochs=self._task.recipe.epochs,
                 num_workers=self._world_size,
                 device=str(self._device),
                 amp=str(self._learner.amp_type or "off"),
             )
         )
-        for epoch in range(self._first_epoch, self._config.epochs):
+        for epoch in range(self._first_epoch, self._task.recipe.epochs):
             if self._is_past_best():
                 break
             outcome = self._train_epoch(epoch) or self._end_epoch(epoch)
@@ -151,7 +155,7 @@ class Run:
 
     def _all_batches(self) -> Iterator[list[Sample]]:
         """The batches of the whole run, in the order in which ``go_on`` takes them: loading never waits for it."""
-        for epoch in range(self._first_epoch, self._config.epochs):
+        for epoch in range(self._first_epoch, self._task.recipe.epochs):
             passes = self._order.train_passes(epoch, self._first_step_of(epoch))
             for step in range(self._first_step_of(epoch), self._order.steps_per_epoch):
                 yield from itertools.islice(passes, self._config.accumulate_steps)
@@ -164,7 +168,7 @@ class Run:
         return self._first_step if epoch == self._first_epoch else 0
 
     def _is_evaluated(self, epoch: int) -> bool:
-        return (epoch + 1) % self._config.eval_interval == 0 or epoch + 1 == self._config.epochs
+        return (epoch + 1) % self._config.eval_interval == 0 or epoch + 1 == self._task.recipe.epochs
 
     def _is_evaluated_after(self, step_of_epoch: int) -> bool:
         """Whether there is an evaluation within an epoch; the one at its end does not count."""
@@ -221,7 +225,7 @@ class Run:
 
     def _rate(self, step: int) -> float:
         return learning_rate_at(
-            step, self._task.recipe, epochs=self._config.epochs, steps_per_epoch=self._order.steps_per_epoch
+            step, self._task.recipe, epochs=self._task.recipe.epochs, steps_per_epoch=self._order.steps_per_epoch
         )
 
     def _add_up(self, epoch: int, step: int, seconds: float) -> Outcome | None:
@@ -246,7 +250,7 @@ class Run:
 
     def _stop(self, epoch: int) -> Outcome:
         self._save()
-        return Outcome("stopped", f"in epoch {epoch + 1} of {self._config.epochs}")
+        return Outcome("stopped", f"in epoch {epoch + 1} of {self._task.recipe.epochs}")
 
     def _end_epoch(self, epoch: int) -> Outcome | None:
         state, sums = self._state, self._state.sums

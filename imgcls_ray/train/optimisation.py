@@ -38,7 +38,7 @@ def learning_rate_at(step: int, recipe: Recipe, *, epochs: int, steps_per_epoch:
 
     It rises linearly over ``warmup_epochs``. Then it follows the schedule: a half cosine down to ``min_learning_rate``
     (Loshchilov and Hutter 2016, https://arxiv.org/abs/1608.03983); a tenth of the rate at each quarter of the epochs;
-    or constant.
+    or constant. In a range test it rises by the same factor at each step.
 
     >>> from imgcls_ray.train.recipe import Recipe
     >>> recipe = Recipe(learning_rate=1.0, schedule="step", warmup_epochs=1)
@@ -57,6 +57,8 @@ def learning_rate_at(step: int, recipe: Recipe, *, epochs: int, steps_per_epoch:
     if step < warmup_steps:
         return recipe.learning_rate * (step + 1) / (warmup_steps + 1)
     total = epochs * steps_per_epoch
+    if recipe.schedule == "range":
+        return float(recipe.min_learning_rate * (recipe.learning_rate / recipe.min_learning_rate) ** (step / total))
     if recipe.schedule == "cosine":
         progress = (step - warmup_steps) / max(total - warmup_steps, 1)
         low = min(recipe.min_learning_rate, recipe.learning_rate)

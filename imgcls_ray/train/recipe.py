@@ -1,5 +1,7 @@
 """Resolve all hyperparameters of a run: from the configuration, otherwise from the recipe of the network's family.
 
+For few images, ``choices`` replaces most of it.
+
 The families' recipes are those of PaddleClas (https://github.com/PaddlePaddle/PaddleClas, ppcls/configs/ImageNet),
 which published the accuracies of the zoo, without the errors in PaddleX's copies. Learning rates of SGD scale linearly
 with the batch size (Goyal et al. 2017, https://arxiv.org/abs/1706.02677), those of AdamW with its square root (Malladi
@@ -10,8 +12,11 @@ smaller. Scaled linearly, a batch of 64 would hardly move a network that was pub
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal
+
+from imgcls_ray.errors import UsageError
+from imgcls_ray.train.choices import FEW_IMAGES, Begin, choose_epochs, choose_values
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,11 +34,13 @@ _SCRATCH_CROP_SCALE, _TRAINED_CROP_SCALE = 0.08, 0.35
 class Recipe:
     """All hyperparameters of a run."""
 
+    epochs: int = 20
     optimizer: Literal["sgd", "adamw"] = "sgd"
     learning_rate: float = 0.1
     """Peak learning rate, at the batch size of the run; in the table of families, at ``batch``."""
     min_learning_rate: float = 0.0
-    schedule: Literal["cosine", "step", "constant"] = "cosine"
+    schedule: Literal["cosine", "step", "constant", "range"] = "cosine"
+    """``range`` is that of a range test: from the minimum to the peak rate."""
     warmup_epochs: float = 5.0
     momentum: float = 0.9
     weight_decay: float = 1e-4
@@ -50,6 +57,10 @@ class Recipe:
     random_erasing: float = 0.0
     mixup: float = 0.0
     cutmix: float = 0.0
+
+
+RECIPE_KEYS = ("batch_size", *(item.name for item in fields(Recipe)))
+"""Keys of the configuration that this module or ``choices`` has a value for where it gives none."""
 
 
 @dataclass(frozen=True)
@@ -157,34 +168,59 @@ _NETWORKS: Mapping[str, dict[str, Any]] = {
 }
 
 
-def resolve_recipe(config: TrainConfig, *, name: str, family: str | None, batch_size: int, is_trained: bool) -> Recipe:
+def chosen_keys(config: TrainConfig) -> set[str]:
+    """Keys of the batch size and of hyperparameters that the configuration does not give."""
+    return {key for key in RECIPE_KEYS if getattr(config, key) is None}
+
+
+def resolve_recipe(
+    config: TrainConfig, *, name: str, family: str | None, batch_size: int, num_images: int, is_trained: bool
+) -> Recipe:
     """Take the hyperparameters from the configuration, and the missing ones from the network's recipe.
 
     ::
 
-        resolve_recipe(config, name="PP-LCNet_x1_0", family="PP-LCNet", batch_size=64, is_trained=True)
-        # Recipe(optimizer="sgd", learning_rate=0.00625, schedule="cosine", warmup_epochs=5.0, ...)
+        resolve_recipe(config, name="PP-LCNet_x1_0", family="PP-LCNet", batch_size=16, num_images=999, is_trained=False)
+        # Recipe(epochs=40, optimizer="sgd", learning_rate=0.05, schedule="cosine", warmup_epochs=5.0, ...)
 
     Args:
         config: settings of the run; a value that is not None wins.
         name: zoo name of the network, whose recipe may differ from that of its family.
         family: family of the network in the zoo; None for other networks.
         batch_size: images of one step over all workers.
+        num_images: number of training images.
         is_trained: whether the weights of the backbone were trained. Then learning rate and augmentation are weaker.
+
+    Raises:
+        UsageError: the warm-up that is asked for is longer than the run.
     """
     published = _FAMILIES.get(family or "", _OTHER)
     recipe = replace(published.recipe, **_NETWORKS.get(name, {}))
+    optimizer = config.optimizer or recipe.optimizer
     batch, rates = _BATCHES.get(name, published.batch), recipe
-    if config.optimizer is not None and config.optimizer != recipe.optimizer:
-        batch, rates = _RATES[config.optimizer].batch, _RATES[config.optimizer].recipe
+    if optimizer != recipe.optimizer:
+        batch, rates = _RATES[optimizer].batch, _RATES[optimizer].recipe
+    begin: Begin = "random" if not is_trained else "probe" if config.freeze == "backbone" else "trained"
+    epochs = choose_epochs(num_images, begin) if config.epochs is None else config.epochs
     share = batch_size / batch
-    scale = (share if rates.optimizer == "sgd" else math.sqrt(share)) * (_TRAINED_RATE if is_trained else 1.0)
+    scale = (share if optimizer == "sgd" else math.sqrt(share)) * (_TRAINED_RATE if is_trained else 1.0)
     defaults = {
         **asdict(recipe),
+        "epochs": epochs,
         "learning_rate": rates.learning_rate * scale,
         "min_learning_rate": rates.min_learning_rate * scale,
-        "warmup_epochs": min(recipe.warmup_epochs, config.epochs / 4),
+        "warmup_epochs": min(recipe.warmup_epochs, epochs / 4),
         "crop_scale": _TRAINED_CROP_SCALE if is_trained else _SCRATCH_CROP_SCALE,
     }
+    if num_images <= FEW_IMAGES:
+        defaults |= choose_values(
+            optimizer=optimizer, batch_size=batch_size, begin=begin, epochs=epochs, drop_path=recipe.drop_path
+        )
     asked = {key: value for key in defaults if (value := getattr(config, key)) is not None}
-    return Recipe(**{**defaults, **asked})
+    resolved = Recipe(**{**defaults, **asked})
+    if resolved.warmup_epochs > epochs:
+        raise UsageError(
+            f"warmup_epochs={resolved.warmup_epochs:g} is more than the {epochs} epochs that are chosen for "
+            f"{num_images:,} images; give --epochs, or a shorter warm-up"
+        )
+    return resolved

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from imgcls_ray.train.state import Metrics, TrainState
 
 RESULT_FILE, CONFIG_FILE, BAD_FILE = "train_result.json", "config.yaml", "bad_images.csv"
+PREVIEW_FILE, RANGE_FILE = "preview.png", "lr_find.png"
+"""What looking before training leaves there."""
 RUN_NAMES = frozenset({LABEL_FILE, CONFIG_FILE, BAD_FILE, LOG_FILE, CURVES_FILE, EVENTS_FOLDER, LATEST, BEST})
 """Files and folders that a run writes, besides its result and ``epoch_N``."""
 

@@ -66,11 +66,11 @@ def run_worker(
     # After the loading processes, which may be forks of this one: torch starts its threads now.
     torch.set_num_threads(task.cpus_per_worker)
     if device.type == "cpu":
-        _keep_freed_memory()
+        keep_freed_memory()
     return run.go_on()
 
 
-def _keep_freed_memory() -> None:
+def keep_freed_memory() -> None:
     """Let glibc keep what is freed for the next step.
 
     Without this, glibc gives large activations back to the kernel, which clears their pages anew in the next step. In a

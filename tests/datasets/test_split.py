@@ -14,7 +14,7 @@ import pytest
 
 from imgcls_ray import cli
 from imgcls_ray.datasets import rewrite
-from imgcls_ray.datasets.rewrite import JOURNAL
+from imgcls_ray.datasets.rewrite_local import JOURNAL
 from imgcls_ray.datasets.source import read_dataset
 from imgcls_ray.datasets.split import split_dataset
 from imgcls_ray.errors import InputError, StorageError, UsageError
@@ -314,8 +314,8 @@ def test_what_is_no_dataset_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="is not a folder"):
         split(tmp_path / "file")
-    with pytest.raises(UsageError, match="only local folders"):
-        split_dataset("s3://bucket/data", train_percent=50, val_percent=50)
+    with pytest.raises(UsageError, match="is not split there"):
+        split_dataset("https://host/data", train_percent=50, val_percent=50)
 
 
 # Folders of classes

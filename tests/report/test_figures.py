@@ -25,8 +25,9 @@ from imgcls_ray.report.confusion import draw_confusion
 from imgcls_ray.report.curves import draw_curves
 from imgcls_ray.report.figures import fit_label, fit_labels
 from imgcls_ray.report.histogram import draw_histogram
-from imgcls_ray.report.mistakes import _BACK, _GUTTER, _SIDE, draw_mistakes
+from imgcls_ray.report.mistakes import draw_mistakes
 from imgcls_ray.report.reliability import draw_reliability
+from imgcls_ray.report.sheet import BACK, CELL_SIDE, GUTTER
 from imgcls_ray.storage import FetchLimits
 from tests.report.drawn import all_axes, legends_on_data, overlapping_ticks, texts_outside
 
@@ -281,20 +282,20 @@ def sheet_of(tmp_path: Path, sizes: Sequence[tuple[int, int]], names: Sequence[s
 @pytest.mark.parametrize("size", [(1, 1), (28, 28), (130, 130), (224, 224), (240, 240), (1000, 1000), (640, 480)])
 def test_a_square_or_wide_picture_fills_its_cell(tmp_path: Path, size: tuple[int, int]) -> None:
     sheet = sheet_of(tmp_path, [size])
-    assert sheet.shape[1] == _SIDE + 2 * _GUTTER
-    row = sheet[_GUTTER + 20, _GUTTER + 2 : -_GUTTER - 2]
+    assert sheet.shape[1] == CELL_SIDE + 2 * GUTTER
+    row = sheet[GUTTER + 20, GUTTER + 2 : -GUTTER - 2]
     assert (row[:, 0] > 230).all()
     assert (row[:, 1] < 60).all()
 
 
 def test_beside_a_tall_picture_is_the_colour_of_the_sheet(tmp_path: Path) -> None:
     sheet = sheet_of(tmp_path, [(100, 300)])
-    assert np.abs(sheet[_GUTTER + 20, _GUTTER + 5] - _BACK).max() < 10
+    assert np.abs(sheet[GUTTER + 20, GUTTER + 5] - BACK).max() < 10
 
 
 def test_all_cells_are_of_one_width(tmp_path: Path) -> None:
     sheet = sheet_of(tmp_path, [(100, 300), (28, 28), (2000, 1), (1, 2000), (224, 224)])
-    assert (sheet.shape[1] - _GUTTER) % (_SIDE + _GUTTER) == 0
+    assert (sheet.shape[1] - GUTTER) % (CELL_SIDE + GUTTER) == 0
 
 
 def test_a_mistake_between_classes_of_one_name_says_their_ids(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -12,10 +12,14 @@ from imgcls_ray.models.zoo import ZOO
 from imgcls_ray.train.recipe import Recipe, resolve_recipe
 
 
-def resolved(name: str, *, batch_size: int = 64, is_trained: bool = False, **values: Any) -> Recipe:
+def resolved(
+    name: str, *, batch_size: int = 64, num_images: int = 1_000_000, is_trained: bool = False, **values: Any
+) -> Recipe:
     config = make_config(TrainConfig, {"data": "d", "model": name, **values})
     family = ZOO[name].family if name in ZOO else None
-    return resolve_recipe(config, name=name, family=family, batch_size=batch_size, is_trained=is_trained)
+    return resolve_recipe(
+        config, name=name, family=family, batch_size=batch_size, num_images=num_images, is_trained=is_trained
+    )
 
 
 @pytest.mark.parametrize("name", ZOO)
@@ -88,7 +92,9 @@ def test_the_documentation_has_every_familys_recipe() -> None:
         optimizer, rate, schedule, decay, smoothing, *_ = rows[family]
         batch = int(rate.split(" / ")[1])
         config = make_config(TrainConfig, {"data": "d", "model": "m", "epochs": 300})
-        recipe = resolve_recipe(config, name="", family=family, batch_size=batch, is_trained=False)
+        recipe = resolve_recipe(
+            config, name="", family=family, batch_size=batch, num_images=1_000_000, is_trained=False
+        )
         assert rate == f"{recipe.learning_rate:g} / {batch}"
         assert optimizer == recipe.optimizer
         assert schedule == f"{recipe.schedule}, {recipe.warmup_epochs:g}"
