@@ -193,10 +193,10 @@ def _classes(reference: np.ndarray, run: np.ndarray) -> np.ndarray:
 def _equal_shares(reference: np.ndarray) -> np.ndarray:
     """Groups of neighbouring bins with about equal shares of the reference; what it never has, at both ends, alone."""
     before = np.cumsum(reference) - reference
-    groups = 1 + np.minimum(before * _NUM_GROUPS // reference.sum(), _NUM_GROUPS - 1)
+    groups: np.ndarray = 1 + np.minimum(before * _NUM_GROUPS // reference.sum(), _NUM_GROUPS - 1)
     there = np.flatnonzero(reference)
     groups[: there[0]], groups[there[-1] + 1 :] = 0, _NUM_GROUPS + 1
-    return groups.astype(np.int64)
+    return groups
 
 
 def _unlike_shares(reference: Mapping[int, int], run: Mapping[int, int]) -> tuple[float, float]:

@@ -22,6 +22,7 @@ from imgcls_ray.predict.job import predict
 from imgcls_ray.storage import open_directory
 from imgcls_ray.store.latest import latest_rows
 from imgcls_ray.store.opening import open_store
+from tests.store.stores import new_store
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -84,6 +85,20 @@ def test_a_store_goes_on_with_what_it_began_with(
     assert [line.partition(": ")[2] for line in told] == [
         f"goes on with the temperature 0.5 and thresholds for a precision of 0.9 that it began with; {model} has the "
         "temperature 4 and no thresholds by now, and a new --output takes it"
+    ]
+
+
+def test_a_store_of_an_earlier_version_has_no_columns_and_is_told_so(
+    small_model: ModelFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines: list[str] = []
+    monkeypatch.setattr(module.logger, "info", lambda text, *args: lines.append(text % args))
+    store = new_store(tmp_path)
+    assert not set(TRUST) & set(store.schema.names)
+    module._tell_calibration(store, "model", small_model.spec)
+    assert lines == [
+        f"{tmp_path}: an earlier version made it, without the columns probability, decision and ood_score; it goes on "
+        "without them. A new --output has them"
     ]
 
 
