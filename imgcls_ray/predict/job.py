@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from imgcls_ray.errors import LabelStoreError, ResourceError, StoppedError
 from imgcls_ray.machine import available_cores, has_fast_int8
+from imgcls_ray.models.calibration import Calibration
 from imgcls_ray.models.engines.load import check_engine
 from imgcls_ray.models.open import open_model
 from imgcls_ray.models.spec import fingerprint_with
@@ -120,7 +121,7 @@ def _predict(config: PredictConfig, console: Console, start: float, local: Local
     if store is not None:
         _check_decode(store, config.model, folder.spec)
         check_identity(store, identity, top_k=config.top_k)
-        _tell_calibration(store, config.model, folder.spec)
+        _tell_calibration(store, config.model, identity.calibration or Calibration())
     # What an earlier command left open is finished also where this input is gone.
     if input_error is not None and (store is None or config.dry_run or not _open_runs(store)):
         raise input_error
@@ -197,11 +198,12 @@ def _identity(config: PredictConfig, folder: ModelFolder) -> StoreIdentity:
         embedding=config.embedding,
         logits=config.logits,
         tta=config.tta,
-        calibration=spec.fitted,
+        # What was fitted is fitted to the scores of plain images.
+        calibration=spec.fitted if config.tta == "none" else Calibration(),
     )
 
 
-def _tell_calibration(store: LabelStore, model: str, spec: ModelSpec) -> None:
+def _tell_calibration(store: LabelStore, model: str, now: Calibration) -> None:
     """Say where a store goes on without what is fitted to the model folder by now."""
     begun = store.identity.calibration
     if begun is None:
@@ -210,13 +212,13 @@ def _tell_calibration(store: LabelStore, model: str, spec: ModelSpec) -> None:
             "without them. A new --output has them",
             store.uri,
         )
-    elif (begun.temperature, begun.thresholds) != (spec.fitted.temperature, spec.fitted.thresholds):
+    elif (begun.temperature, begun.thresholds) != (now.temperature, now.thresholds):
         logger.warning(
             "%s: goes on with the %s that it began with; %s has the %s by now, and a new --output takes it",
             store.uri,
             begun.in_words,
             model,
-            spec.fitted.in_words,
+            now.in_words,
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from rich.console import Console
 from imgcls_ray.config import PredictConfig, make_config
 from imgcls_ray.errors import JobFailedError, UsageError
 from imgcls_ray.models.api import create_model
-from imgcls_ray.models.calibration import Thresholds
+from imgcls_ray.models.calibration import Calibration, Thresholds
 from imgcls_ray.models.folder import update_model
 from imgcls_ray.models.profile import Profile
 from imgcls_ray.predict import job as module
@@ -88,6 +89,15 @@ def test_a_store_goes_on_with_what_it_began_with(
     ]
 
 
+def test_what_was_fitted_to_plain_images_judges_no_mirrored_ones(small_model: ModelFolder) -> None:
+    fitted = small_model.spec.model_copy(update={"calibration": Calibration(temperature=2)})
+    folder = replace(small_model, spec=fitted)
+    values = {"input": "i", "model": "m", "output": "o"}
+    for tta, calibration in (("none", Calibration(temperature=2)), ("hflip", Calibration())):
+        identity = module._identity(make_config(PredictConfig, {**values, "tta": tta}), folder)
+        assert identity.calibration == calibration
+
+
 def test_a_store_of_an_earlier_version_has_no_columns_and_is_told_so(
     small_model: ModelFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -95,7 +105,7 @@ def test_a_store_of_an_earlier_version_has_no_columns_and_is_told_so(
     monkeypatch.setattr(module.logger, "info", lambda text, *args: lines.append(text % args))
     store = new_store(tmp_path)
     assert not set(TRUST) & set(store.schema.names)
-    module._tell_calibration(store, "model", small_model.spec)
+    module._tell_calibration(store, "model", small_model.spec.fitted)
     assert lines == [
         f"{tmp_path}: an earlier version made it, without the columns probability, decision and ood_score; it goes on "
         "without them. A new --output has them"
