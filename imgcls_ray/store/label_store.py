@@ -66,7 +66,7 @@ class LabelStore:
         identity = self.identity
         return part_schema(
             fingerprint=identity.fingerprint,
-            trust=identity.calibration is not None,
+            calibration=identity.calibration,
             embedding=identity.embedding,
             logits=identity.logits,
         )

@@ -79,10 +79,9 @@ def part_table(
     columns["scores"] = [result and result.scores for result in good]
     columns["width"] = [result and result.width for result in good]
     columns["height"] = [result and result.height for result in good]
-    if "probability" in schema.names:
-        columns["probability"] = [result and result.probability for result in good]
-        columns["decision"] = [result and result.decision for result in good]
-        columns["ood_score"] = [result and result.ood_score for result in good]
+    for name in ("probability", "decision", "ood_score"):
+        if name in schema.names:
+            columns[name] = [result and getattr(result, name) for result in good]
     if "embedding" in schema.names:
         columns["embedding"] = [result and result.embedding for result in good]
     if "logits" in schema.names:

@@ -25,6 +25,8 @@ from imgcls_ray.models.profile import Profile
 if TYPE_CHECKING:
     import numpy as np
 
+    from imgcls_ray.models.calibration import Calibration
+
 _ROW_BITS = 40
 _PART_NAME = re.compile(r"^(\d{4,})-(\d{6,})\.parquet$")
 
@@ -127,7 +129,7 @@ TRUST_FIELDS = (
     pa.field("decision", pa.string()),
     pa.field("ood_score", pa.float32()),
 )
-"""Columns that stores of earlier versions lack."""
+"""Columns that stores of earlier versions lack. Those whose model had no temperature lack ``probability``."""
 
 
 def profile_of_part(schema: pa.Schema) -> Profile:
@@ -136,7 +138,7 @@ def profile_of_part(schema: pa.Schema) -> Profile:
     return Profile.model_validate_json(text) if text is not None else Profile()
 
 
-def part_schema(*, fingerprint: str, trust: bool, embedding: bool, logits: bool) -> pa.Schema:
+def part_schema(*, fingerprint: str, calibration: Calibration | None, embedding: bool, logits: bool) -> pa.Schema:
     """The columns of a part file, with the model's fingerprint in the file's metadata."""
     fields = [
         pa.field("image_id", pa.int64(), nullable=False),
@@ -151,8 +153,11 @@ def part_schema(*, fingerprint: str, trust: bool, embedding: bool, logits: bool)
         pa.field("scores", pa.list_(pa.float32())),
         pa.field("width", pa.int32()),
         pa.field("height", pa.int32()),
-        *(TRUST_FIELDS if trust else ()),
     ]
+    if calibration is not None:
+        # A column of nulls would be taken for probabilities.
+        has_probability = calibration.temperature is not None
+        fields += [field for field in TRUST_FIELDS if has_probability or field.name != "probability"]
     if embedding:
         fields.append(pa.field("embedding", pa.list_(pa.float32())))
     if logits:

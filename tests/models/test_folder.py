@@ -12,7 +12,14 @@ from safetensors.torch import load_file
 
 from imgcls_ray.errors import ModelFolderError
 from imgcls_ray.models.calibration import Calibration, Thresholds
-from imgcls_ray.models.folder import ModelFolder, open_model_folder, save_model_folder, sha256_file, update_model
+from imgcls_ray.models.folder import (
+    ModelFolder,
+    describe_exported_folder,
+    open_model_folder,
+    save_model_folder,
+    sha256_file,
+    update_model,
+)
 from imgcls_ray.models.new import new_model_folder
 from tests.conftest import make_small_model
 from tests.models.rewrite import rewrite_weights
@@ -198,6 +205,13 @@ def test_the_temperature_of_an_earlier_version_is_read_and_moves_when_something_
     spec = open_model_folder(folder).spec
     assert "temperature" not in spec.metrics
     assert spec.fitted == Calibration(temperature=1.5, thresholds=THRESHOLDS)
+
+
+def test_an_export_takes_along_what_was_fitted_to_the_same_numbers_only(folder: Path, tmp_path: Path) -> None:
+    spec = open_model_folder(folder).spec.model_copy(update={"calibration": Calibration(temperature=1.25)})
+    (tmp_path / "model.onnx").write_bytes(b"a network")
+    for is_int8, fitted in ((False, Calibration(temperature=1.25)), (True, Calibration())):
+        assert describe_exported_folder(tmp_path, spec, "onnx", is_int8=is_int8).spec.fitted == fitted
 
 
 def test_metrics_of_another_model_are_refused(folder: Path) -> None:

@@ -77,6 +77,8 @@ def check_labels(found: dict[str, Any], expected: Result) -> None:
     scores = dict(zip(expected.label_names, expected.scores, strict=True))
     for label in labels:
         assert label["score"] == pytest.approx(scores[label["label"]], abs=TOLERANCE)
+    assert (found["probability"], found["decision"]) == (expected.probability, expected.decision)
+    assert found["ood_score"] == pytest.approx(expected.ood_score, rel=0.05)
 
 
 class EventLoop:

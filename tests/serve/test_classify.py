@@ -7,9 +7,15 @@ import base64
 import io
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
+from imgcls_ray.models.classifier import Prediction
+from imgcls_ray.serve.api import _describe
+from imgcls_ray.serve.inputs import Upload
+from imgcls_ray.serve.model import ServedModel
+from imgcls_ray.serve.schemas import ImageResult
 from tests.conftest import SMALL_CLASSES
 from tests.images import bad_images as make
 from tests.serve.conftest import check_labels, in_base64, picture
@@ -245,3 +251,13 @@ def test_a_png_is_labelled_as_the_same_pixels_are_in_python(live: Live, python_m
     image.save(file, "PNG")
     [expected] = python_model.predict(image, top_k=7)
     check_labels(live.classify(file.getvalue()).json()["results"][0], expected)
+
+
+def test_an_answer_tells_how_far_its_first_label_can_be_trusted(python_model: Model) -> None:
+    result = Prediction(
+        8, 8, np.array([1, 0]), np.array([0.75, 0.25]), probability=0.5, decision="unsure", ood_score=-3
+    )
+    model = ServedModel("model", python_model.folder, ())
+    told = _describe(0, Upload(b""), result, model, top_k=1)
+    assert (told["probability"], told["decision"], told["ood_score"]) == (0.5, "unsure", -3)
+    assert ImageResult.model_validate(told).decision == "unsure"
