@@ -265,6 +265,8 @@ def _tell_run(console: Console, run: RunReport) -> None:
     if total:
         parts = ", ".join(f"{name} {value / total:.0%}" for name, value in stages.items())
         console.print(f"time of the workers: {parts}")
+    if (accepted := run.profile.share_accepted) is not None:
+        console.print(f"accepted: {accepted:.1%} of the labels, the others are unsure")
     if run.drift is not None:
         console.print(f"drift: {run.drift.words}")
     if (verdict := run.verdict) is not None:

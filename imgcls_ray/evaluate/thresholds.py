@@ -105,13 +105,13 @@ def _threshold(scores: np.ndarray, is_correct: np.ndarray, target: float, error:
         if start > len(scores):
             continue
         for num_images in np.unique(np.linspace(start, len(scores), _NUM_STEPS).astype(int)):
-            # Accepted is what is above the score of the next image: of equal ones all or none.
-            is_all = num_images == len(scores)
-            least = 0.0 if is_all else float(np.nextafter(scores[num_images], np.float32(np.inf)))
-            num_above = int((scores >= np.float32(least)).sum())
+            # Of equal scores all are accepted, and the threshold is just above the next one. Sure networks have many
+            # scores of exactly 1.
+            num_above = int((scores >= scores[num_images - 1]).sum())
             if not _is_sure(num_above, int(num_correct[num_above - 1]), target, error / len(starts)):
                 break
-            best = min(best, least)
+            is_all = num_above == len(scores)
+            best = min(best, 0.0 if is_all else float(np.nextafter(scores[num_above], np.float32(np.inf))))
     return best
 
 
@@ -120,7 +120,7 @@ def _is_sure(num_images: int, num_correct: int, target: float, error: float) -> 
     from scipy.stats import binom
 
     # Of images of a lower share, so many or more would be correct with less than this probability.
-    return num_images > 0 and bool(binom.sf(num_correct - 1, num_images, target) <= error)
+    return bool(binom.sf(num_correct - 1, num_images, target) <= error)
 
 
 def risk_coverage(scores: np.ndarray, is_correct: np.ndarray) -> RiskCoverage:

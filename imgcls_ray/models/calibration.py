@@ -51,9 +51,8 @@ class Thresholds(StrictModel):
         Returns:
             bool (B,).
         """
-        least = np.full(len(class_ids), self.threshold, np.float32)
-        for class_id, threshold in self.by_class.items():
-            least[class_ids == class_id] = threshold
+        # Of a batch: there may be a thousand classes, and they are looked up for each image.
+        least = np.array([self.by_class.get(i, self.threshold) for i in class_ids.tolist()], np.float32)
         accepted: npt.NDArray[np.bool_] = scores >= least
         return accepted
 

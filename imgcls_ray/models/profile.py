@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 
     from imgcls_ray.models.classifier import Prediction
 
-FEATURES = ("label", "confidence", "unlike", "brightness", "contrast", "sharpness", "size")
-"""``label`` is the best class, ``unlike`` the out-of-distribution score; ``size`` is that of the upright picture."""
+FEATURES = ("label", "confidence", "unlike", "brightness", "contrast", "sharpness", "size", "decision")
+"""``label`` is the best class, ``unlike`` the out-of-distribution score; ``size`` is that of the upright picture;
+``decision`` is 1 for an accepted label and 0 for an unsure one."""
 # A score of 1 is rounded: the bins end here.
 _LEAST_DOUBT = 2.0**-16
 
@@ -41,6 +42,7 @@ _PLACES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "contrast": lambda values: values / 2,
     "sharpness": lambda values: _logarithm(1 + values),
     "size": _logarithm,
+    "decision": lambda values: values,
 }
 """Of each feature, where a value is on the scale whose unit is one bin."""
 
@@ -52,6 +54,12 @@ class Profile(StrictModel):
     """Number of images that were classified."""
     counts: dict[str, dict[int, int]] = Field(default_factory=dict, max_length=100)
     """Number of images by feature and bin; bins without images are left out."""
+
+    @property
+    def share_accepted(self) -> float | None:
+        """Share of the labels that are accepted; None without thresholds."""
+        decisions = self.counts.get("decision")
+        return decisions.get(1, 0) / sum(decisions.values()) if decisions else None
 
     def __add__(self, other: Profile) -> Profile:
         names = {*self.counts, *other.counts}
@@ -76,6 +84,7 @@ def profile_of(results: Iterable[Prediction | ImageError]) -> Profile:
         "contrast": looks[:, 1],
         "sharpness": looks[:, 2],
         "size": [result.width * result.height for result in good],
+        "decision": [math.nan if result.decision is None else result.decision == "accepted" for result in good],
     }
     return Profile(num_images=len(good), counts={name: _count(name, values[name]) for name in FEATURES})
 

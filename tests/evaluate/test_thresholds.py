@@ -74,6 +74,14 @@ def test_equal_scores_are_accepted_together_or_not_at_all() -> None:
     assert 0.5 < found.threshold <= 1
 
 
+def test_scores_that_are_rounded_to_one_are_accepted() -> None:
+    classes, scores = np.arange(1000) % 60, np.ones(1000, np.float32)
+    scores[800:] = np.linspace(0.9, 0.1, 200)
+    found = fit(classes, scores, np.arange(1000) < 800, 0.98)
+    assert 0.8 < found.threshold <= 1
+    assert 0.8 <= found.coverage < 0.82
+
+
 def test_the_curve_has_each_score_once() -> None:
     curve = risk_coverage(np.array([0.5, 0.9, 0.5, 0.1], np.float32), np.array([True, True, False, False]))
     assert curve.coverage.tolist() == [0.25, 0.75, 1]

@@ -16,7 +16,8 @@ def prediction(seed: int) -> Prediction:
     scores = np.sort(random.dirichlet(np.ones(3)).astype(np.float32))[::-1]
     looks = random.uniform(0, 120, 3).astype(np.float32)
     size = int(random.integers(32, 4000))
-    return Prediction(size, 480, random.permutation(3).astype(np.int32), scores, ood_score=-4.0, looks=looks)
+    ids, decision = random.permutation(3).astype(np.int32), "accepted" if seed % 4 else "unsure"
+    return Prediction(size, 480, ids, scores, ood_score=-4.0, looks=looks, decision=decision)
 
 
 def test_parts_add_up_to_the_whole() -> None:
@@ -24,6 +25,7 @@ def test_parts_add_up_to_the_whole() -> None:
     parts = [profile_of(results[start : start + 30]) for start in range(0, 100, 30)]
     assert sum(parts, Profile()) == profile_of(results)
     assert profile_of(results).num_images == 100
+    assert profile_of(results).share_accepted == 0.75
     assert [sum(profile_of(results).counts[name].values()) for name in FEATURES] == [100] * len(FEATURES)
 
 
@@ -37,8 +39,9 @@ def test_what_an_engine_does_not_tell_is_left_out() -> None:
     [plain] = [Prediction(64, 48, np.array([2]), np.ones(1, np.float32))]
     assert {name: bool(counts) for name, counts in profile_of([plain]).counts.items()} == {
         **dict.fromkeys(FEATURES, True),
-        **dict.fromkeys(("unlike", "brightness", "contrast", "sharpness"), False),
+        **dict.fromkeys(("unlike", "brightness", "contrast", "sharpness", "decision"), False),
     }
+    assert profile_of([plain]).share_accepted is None
 
 
 def test_it_comes_back_from_json_as_it_was() -> None:

