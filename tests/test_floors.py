@@ -90,7 +90,7 @@ DOORS: dict[str, set[str]] = {
     "aiobotocore": {"storage"},
     "botocore": {"storage"},
     "obstore": {"storage"},
-    "PIL": {"images", "demo/draw", "report/mistakes", "serve/decoders", "serve/model"},
+    "PIL": {"images", "demo/draw", "report/sheet", "serve/decoders", "serve/model"},
     "pillow_heif": {"images"},
     "imagecodecs": {"images"},
     "xxhash": {"images"},
