@@ -102,7 +102,7 @@ def split_dataset(
     pattern = _compile(group_by)
     if delimiter == "":
         raise UsageError("delimiter must not be empty; leave it out for spaces and tabs")
-    folder = _local_folder(dataset)
+    folder = local_folder(dataset, "are split")
     refuse_if_unfinished(folder)
     pool = _read(folder, delimiter, split_folders)
     groups = None if pattern is None else _groups(folder, pool.images, pattern)
@@ -143,11 +143,21 @@ def _compile(group_by: str | None) -> re.Pattern[str] | None:
         raise UsageError(f"{group_by!r} is not a regular expression: {error}") from error
 
 
-def _local_folder(dataset: str) -> Path:
+def local_folder(dataset: str, what: str) -> Path:
+    """The folder of a dataset whose lists are to be replaced.
+
+    Args:
+        dataset: must be local.
+        what: that only local folders do, for the error message.
+
+    Raises:
+        UsageError: it is not.
+        InputError: there is none.
+    """
     if scheme_of(dataset) not in ("", "file"):
         raise UsageError(
-            f"{dataset}: only local folders are split; copy its lists to one, split them there and copy them back: the "
-            "images are not needed"
+            f"{dataset}: only local folders {what}; copy its lists to one, do it there and copy them back: the images "
+            "are not needed"
         )
     folder = Path(path_from_uri(dataset))
     if not folder.is_dir():
@@ -173,7 +183,7 @@ class _Pool:
     num_duplicates: int
 
 
-class _ReadOnce:
+class ReadOnce:
     """A folder that keeps the contents that were read, so that backups equal them even if a list changes meanwhile."""
 
     def __init__(self, folder: LocalDirectory) -> None:
@@ -190,7 +200,7 @@ class _ReadOnce:
 
 
 def _read(folder: Path, delimiter: str | None, split_folders: Mapping[str, str] | None) -> _Pool:
-    opened = _ReadOnce(LocalDirectory(str(folder)))
+    opened = ReadOnce(LocalDirectory(str(folder)))
     source = read_dataset(str(folder), delimiter=delimiter, split_folders=split_folders, folder=opened)
     source.tell_notes()
     if source.files and not source.splits:
