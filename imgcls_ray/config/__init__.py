@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from imgcls_ray.config.limits import ObjectStorage, ReadLimits
     from imgcls_ray.config.models import ListModelsConfig, NewModelConfig
     from imgcls_ray.config.predict import LabelConfig, PredictConfig
+    from imgcls_ray.config.review import ReviewConfig
     from imgcls_ray.config.serve import GoldenImage, ModelChoice, ModelsConfig, ModelShare, ServeConfig
     from imgcls_ray.config.store import (
         CompactConfig,
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
         DriftConfig,
         HistoryConfig,
         LatestConfig,
+        ReportConfig,
         StatusConfig,
         StoreConfig,
     )
@@ -56,6 +58,7 @@ _LATER = {
     "limits": ("ObjectStorage", "ReadLimits"),
     "models": ("ListModelsConfig", "NewModelConfig"),
     "predict": ("LabelConfig", "PredictConfig"),
+    "review": ("ReviewConfig",),
     "serve": ("GoldenImage", "ModelChoice", "ModelsConfig", "ModelShare", "ServeConfig"),
     "store": (
         "CompactConfig",
@@ -63,6 +66,7 @@ _LATER = {
         "DriftConfig",
         "HistoryConfig",
         "LatestConfig",
+        "ReportConfig",
         "StatusConfig",
         "StoreConfig",
     ),
@@ -98,6 +102,8 @@ __all__ = [
     "Precision",
     "PredictConfig",
     "ReadLimits",
+    "ReportConfig",
+    "ReviewConfig",
     "RunsBlocks",
     "RunsNetwork",
     "ServeConfig",
