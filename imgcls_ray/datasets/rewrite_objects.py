@@ -64,8 +64,8 @@ def replace_lists(
     backups: dict[str, str] = {}
     try:
         _refuse_if_changed(directory, contents, originals)
-        for name, data in originals.items():
-            backups[name] = back_up(directory, name, data)
+        for name, original in originals.items():
+            backups[name] = back_up(directory, name, original)
         steps = _steps(contents, backups)
         directory.replace(JOURNAL, steps.encode())
     except BaseException:
