@@ -74,6 +74,7 @@ def main() -> None:
                     sys.exit(f"{num_rows:,} rows of {len(images):,} pictures with {boxes} boxes each")
                 steady[boxes].append(steady_rate(parts))
                 whole[boxes].append(num_rows / seconds)
+                emit("crops", "round", steady[boxes][-1], "rows/s", boxes=boxes, job_s=round(seconds, 2))
     for boxes in kinds:
         about = {"pictures": len(images), "boxes": boxes, "model": args.model.name}
         pictures = [rate / max(boxes, 1) for rate in steady[boxes]]
