@@ -2,8 +2,8 @@
 
 The recipes of the families were published for a million images and a hundred epochs or more. On some thousand images
 they end near chance: a run has too few steps, at rates that belong to large batches, on crops and mixtures too hard to
-learn from. Up to ``FEW_IMAGES`` the values of this module are the defaults; docs/train.md has the measurements behind
-them, ``benchmarks/recipes.py`` repeats them.
+learn from. Up to ``FEW_IMAGES`` the values of this module are the defaults. docs/train.md says which are measured;
+``benchmarks/recipes.py`` measures them.
 """
 
 from __future__ import annotations

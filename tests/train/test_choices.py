@@ -44,6 +44,14 @@ def test_few_images_get_mild_pictures_and_a_rate_of_their_own() -> None:
     assert few.weight_decay == many.weight_decay
 
 
+def test_some_thousand_images_get_the_recipe_that_was_measured_on_them() -> None:
+    """docs/train.md has its accuracy."""
+    recipe = resolved("PP-LCNet_x1_0", num_images=1_653, batch_size=choose_batch_size(1_653, num_parts=1))
+    assert choose_batch_size(1_653, num_parts=1) == 16
+    assert (recipe.epochs, recipe.learning_rate, recipe.crop_scale, recipe.warmup_epochs) == (24, 0.05, 0.7, 5)
+    assert (recipe.optimizer, recipe.schedule, recipe.weight_decay, recipe.ema_decay) == ("sgd", "cosine", 3e-5, 0)
+
+
 def test_values_that_are_given_win_over_those_for_few_images() -> None:
     given: dict[str, Any] = {"epochs": 3, "learning_rate": 0.5, "mixup": 0.3, "crop_scale": 0.1, "schedule": "constant"}
     recipe = resolved("PP-LCNet_x1_0", num_images=300, **given)
