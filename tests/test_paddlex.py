@@ -39,9 +39,11 @@ from imgcls_ray.errors import (
     JobFailedError,
     StorageError,
     UsageError,
+    WeightsError,
 )
 from imgcls_ray.models.zoo import ZOO
 from imgcls_ray.storage import network
+from imgcls_ray.train import network as network_of_a_run
 from tests.datasets.make_faulty import jpeg, picture
 
 if TYPE_CHECKING:
@@ -525,6 +527,22 @@ def test_gpus_that_someone_asked_for_are_not_exchanged(
 
 
 # Weights and model folders
+
+
+def test_weights_that_cannot_be_had_are_told_with_paddlexs_ways_out(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise WeightsError(f"it has none; {network_of_a_run._WAYS_OUT}")
+
+    monkeypatch.setattr(paddlex, "_do", fail)
+    with pytest.raises(WeightsError) as caught:
+        run("Global.mode=train", f"Global.dataset_dir={DATA}", "Train.pretrain_weight_path=default")
+    assert str(caught.value) == (
+        "it has none; train from random weights (-o Train.pretrain_weight_path=null), or from weights of your own "
+        "(-o Train.pretrain_weight_path=FILE)"
+    )
+    assert result("train")["err_msg"] == str(caught.value)
 
 
 def test_training_starts_from_what_the_file_says(

@@ -22,10 +22,11 @@ from imgcls_ray.commands.paddlex_keys import (
     in_paddlex_words,
     read_request,
     same_keys,
+    with_paddlex_options,
 )
 from imgcls_ray.commands.predict_files import label_files
 from imgcls_ray.config import PredictConfig, make_config, parse_device, shown, shown_text
-from imgcls_ray.errors import ConfigError, ImgclsError, MissingKeyError, UsageError
+from imgcls_ray.errors import ConfigError, ImgclsError, MissingKeyError, UsageError, WeightsError
 from imgcls_ray.json_files import write_failure
 from imgcls_ray.models.spec import SPEC_FILE, WEIGHTS_FILE
 from imgcls_ray.models.zoo import ZOO
@@ -75,6 +76,8 @@ def run(config: str, overrides: Sequence[str]) -> None:
             ) from error
         except ConfigError as error:
             raise ConfigError(in_paddlex_words(str(error), mode)) from error
+        except WeightsError as error:
+            raise WeightsError(with_paddlex_options(str(error))) from error
 
 
 def _do(mode: str, ours: Values) -> None:

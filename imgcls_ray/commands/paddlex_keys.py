@@ -67,6 +67,7 @@ OURS: Mapping[str, Mapping[str, str]] = {
     },
 }
 """By mode, PaddleX's keys and those of our command that mean the same."""
+_WEIGHTS = "Train.pretrain_weight_path"
 _OLD = {"Predict.input_path": "Predict.input"}
 """What early versions of PaddleX called a key."""
 NO_CONVERSION = "image classification has no conversion"
@@ -204,6 +205,11 @@ def idle_keys(request: Request, mode: str) -> Iterator[str]:
 def same_keys(request: Request, mode: str) -> dict[str, Plain]:
     """What our command takes as it is."""
     return {ours: request.values[key] for key, ours in OURS[mode].items() if request.values.get(key) not in (None, "")}
+
+
+def with_paddlex_options(message: str) -> str:
+    """A message whose ways out are options of `imgcls train`, with PaddleX's in their place."""
+    return message.replace("--scratch", f"-o {_WEIGHTS}=null").replace("--weights FILE", f"-o {_WEIGHTS}=FILE")
 
 
 def in_paddlex_words(message: str, mode: str) -> str:
