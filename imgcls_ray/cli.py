@@ -218,6 +218,14 @@ def drift(given: Given) -> None:
     drift.run(*given)
 
 
+@command(app, "store:ReportConfig", argument="store")
+def report(given: Given) -> None:
+    """Write one page about a label store: counts, confidence, errors, pictures, and what the newest run changed."""
+    from imgcls_ray.commands import report
+
+    report.run(*given)
+
+
 @command(app, "check:SplitConfig", argument="data")
 def split(given: Given) -> None:
     """Split a labelled dataset. Every class gets the given shares; replaced lists are kept as .bak."""

@@ -52,6 +52,7 @@ _NEED_A_STORE = frozenset(
         "num_workers",
         "on",
         "price_per_hour",
+        "report",
         "retry",
         "sample",
         "save_images",
@@ -314,3 +315,7 @@ def _after(config: PredictConfig) -> None:
             print(f"newest rows: {export_latest(store, config.export)}")
         if config.save_images:
             print(f"samples: {save_samples(store, config)}")
+    if config.report:
+        from imgcls_ray.commands.report import write_page
+
+        write_page(config.output, None, config)

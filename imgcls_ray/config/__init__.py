@@ -41,6 +41,7 @@ if TYPE_CHECKING:
         DriftConfig,
         HistoryConfig,
         LatestConfig,
+        ReportConfig,
         StatusConfig,
         StoreConfig,
     )
@@ -63,6 +64,7 @@ _LATER = {
         "DriftConfig",
         "HistoryConfig",
         "LatestConfig",
+        "ReportConfig",
         "StatusConfig",
         "StoreConfig",
     ),
@@ -98,6 +100,7 @@ __all__ = [
     "Precision",
     "PredictConfig",
     "ReadLimits",
+    "ReportConfig",
     "RunsBlocks",
     "RunsNetwork",
     "ServeConfig",

@@ -105,6 +105,8 @@ class LabelConfig(RunsNetwork, RunsBlocks, ReadLimits):
     """Also write the newest row of every input to ``OUTPUT/exports/latest.*``."""
     save_images: int = Field(default=0, ge=0)
     """Number of annotated sample images to write to ``OUTPUT/samples``."""
+    report: bool = False
+    """Write a page about the store to ``OUTPUT/report/report.html`` at the end, as ``imgcls report`` does."""
     compact: bool = True
     """Merge files of finished runs in the label store at the end, if that takes a small share of the time of the
     command."""

@@ -127,3 +127,12 @@ class DiffConfig(ReadLimits):
         if isinstance(value, str) or len(value) != 2:
             raise ValueError("needs two label stores, A and B")
         return value
+
+
+class ReportConfig(ReadLimits):
+    """A page about a store and its newest run: ``imgcls report``."""
+
+    store: str
+    """Label store: a folder or ``s3://bucket/prefix``."""
+    output: str | None = None
+    """Folder or ``s3://bucket/prefix`` for ``report.html``. Default: ``STORE/report``."""

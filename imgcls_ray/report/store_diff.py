@@ -23,6 +23,8 @@ from imgcls_ray.storage import open_directory
 from imgcls_ray.words import counted
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from imgcls_ray.images.limits import DecodeLimits
     from imgcls_ray.report.pictures import Thumbnail
     from imgcls_ray.storage import FetchLimits
@@ -40,7 +42,7 @@ _WORDS = MatrixWords(
 )
 
 
-class _Pictured(NamedTuple):
+class PicturedMove(NamedTuple):
     """A move with its example pictures and their captions."""
 
     move: Move
@@ -93,7 +95,7 @@ def _page(diff: StoreDiff, moves: list[Move], thumbnails: dict[str, Thumbnail], 
         num_compared=diff.num_compared,
         share=f"{diff.num_changed / diff.num_compared:.2%}" if diff.num_compared else "",
         matrix=matrix,
-        pictured=[_pictured(move, thumbnails) for move in moves[:_NUM_PICTURED] if move.examples],
+        pictured=pictured_moves(moves[:_NUM_PICTURED], thumbnails),
         moves=[(move, f"{move.num_inputs / of_a[move.label_a]:.1%}") for move in moves[:_MAX_ROWS]],
         num_more_moves=len(moves[_MAX_ROWS:]),
         classes=[change for change in diff.classes if change.num_changed][:_MAX_ROWS],
@@ -101,8 +103,13 @@ def _page(diff: StoreDiff, moves: list[Move], thumbnails: dict[str, Thumbnail], 
     )
 
 
-def _pictured(move: Move, thumbnails: dict[str, Thumbnail]) -> _Pictured:
-    return _Pictured(
+def pictured_moves(moves: Iterable[Move], thumbnails: dict[str, Thumbnail]) -> list[PicturedMove]:
+    """Those of the moves that have examples, with their pictures."""
+    return [_pictured(move, thumbnails) for move in moves if move.examples]
+
+
+def _pictured(move: Move, thumbnails: dict[str, Thumbnail]) -> PicturedMove:
+    return PicturedMove(
         move,
         [
             (thumbnails[example.uri], example.uri.rpartition("/")[2], f"{example.score_a:.3f} → {example.score_b:.3f}")

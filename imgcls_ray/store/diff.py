@@ -40,10 +40,35 @@ def diff_stores(a: LabelStore, b: LabelStore, *, num_examples: int) -> StoreDiff
     Raises:
         LabelStoreDamagedError: a file of a store is damaged or lost.
     """
-    side_a, side_b = (Side(store.uri, store.identity.model, store.identity.fingerprint) for store in (a, b))
-    diff = StoreDiff(side_a, side_b)
-    examples = _Examples(num_examples)
+    comparison = Comparison(side_of(a), side_of(b), num_examples=num_examples)
     for rows_a, rows_b in _side_by_side(latest_rows(a, _COLUMNS), latest_rows(b, _COLUMNS)):
+        comparison.add(rows_a, rows_b)
+    return comparison.found()
+
+
+def side_of(store: LabelStore) -> Side:
+    """A store as one side of a comparison."""
+    return Side(store.uri, store.identity.model, store.identity.fingerprint)
+
+
+class Comparison:
+    """Compares two streams of rows, of which ``add`` gets the same stretch of inputs.
+
+    Args:
+        a: what the labels were.
+        b: what they are.
+        num_examples: for each move from one class to another.
+        is_any_version: compare also the labels of other versions of an input, which are counted in any case.
+    """
+
+    def __init__(self, a: Side, b: Side, *, num_examples: int, is_any_version: bool = False) -> None:
+        self._diff = StoreDiff(a, b)
+        self._examples = _Examples(num_examples)
+        self._is_any_version = is_any_version
+
+    def add(self, rows_a: pa.Table, rows_b: pa.Table) -> None:
+        """Rows of some inputs, one for each: columns of ``KEY_COLUMNS``, ``label``, ``score`` and ``present``."""
+        diff = self._diff
         place = pc.index_in(_only(rows_a, "uri"), value_set=_only(rows_b, "uri"))
         is_both = place.is_valid()
         alone_b = pc.invert(pc.is_in(_only(rows_b, "uri"), value_set=_only(rows_a, "uri")))
@@ -56,32 +81,34 @@ def diff_stores(a: LabelStore, b: LabelStore, *, num_examples: int) -> StoreDiff
         diff.num_only_b += present_b
         diff.num_vanished += rows_a.num_rows + rows_b.num_rows - 2 * num_both - present_a - present_b
         if num_both:
-            _compare(diff, examples, rows_a.filter(is_both), rows_b.take(place.drop_null()))
-    diff.examples = examples.found()
-    return diff
+            self._compare(rows_a.filter(is_both), rows_b.take(place.drop_null()))
 
+    def found(self) -> StoreDiff:
+        self._diff.examples = self._examples.found()
+        return self._diff
 
-def _compare(diff: StoreDiff, examples: _Examples, rows_a: pa.Table, rows_b: pa.Table) -> None:
-    """Compare the rows of the same inputs."""
-    etags_a, etags_b = _only(rows_a, "etag"), _only(rows_b, "etag")
-    is_same = pc.or_(pc.fill_null(pc.equal(etags_a, etags_b), False), pc.and_(etags_a.is_null(), etags_b.is_null()))
-    diff.num_other_version += rows_a.num_rows - (pc.sum(is_same).as_py() or 0)
-    rows_a, rows_b = rows_a.filter(is_same), rows_b.filter(is_same)
-    is_good = pc.and_(_only(rows_a, "error").is_null(), _only(rows_b, "error").is_null())
-    is_bad = pc.invert(is_good)
-    codes = [pc.fill_null(_only(rows, "error").filter(is_bad), STATUS_OK) for rows in (rows_a, rows_b)]
-    _count(diff.codes, *codes)
-    rows_a, rows_b = rows_a.filter(is_good), rows_b.filter(is_good)
-    labels_a, labels_b = _only(rows_a, "label"), _only(rows_b, "label")
-    _count(diff.labels, labels_a, labels_b)
-    moved = pa.array(np.flatnonzero(pc.not_equal(labels_a, labels_b).to_numpy(zero_copy_only=False)))
-    columns = [
-        _only(rows, name).take(moved).to_pylist()
-        for rows, name in ((rows_a, "label"), (rows_b, "label"), (rows_a, "uri"), (rows_a, "etag"))
-    ]
-    scores = [_only(rows, "score").take(moved).to_pylist() for rows in (rows_a, rows_b)]
-    for label_a, label_b, *example in zip(*columns, *scores, strict=True):
-        examples.add((label_a, label_b), Example(*example))
+    def _compare(self, rows_a: pa.Table, rows_b: pa.Table) -> None:
+        """Compare the rows of the same inputs."""
+        etags_a, etags_b = _only(rows_a, "etag"), _only(rows_b, "etag")
+        is_same = pc.or_(pc.fill_null(pc.equal(etags_a, etags_b), False), pc.and_(etags_a.is_null(), etags_b.is_null()))
+        self._diff.num_other_version += rows_a.num_rows - (pc.sum(is_same).as_py() or 0)
+        if not self._is_any_version:
+            rows_a, rows_b = rows_a.filter(is_same), rows_b.filter(is_same)
+        is_good = pc.and_(_only(rows_a, "error").is_null(), _only(rows_b, "error").is_null())
+        is_bad = pc.invert(is_good)
+        codes = [pc.fill_null(_only(rows, "error").filter(is_bad), STATUS_OK) for rows in (rows_a, rows_b)]
+        _count(self._diff.codes, *codes)
+        rows_a, rows_b = rows_a.filter(is_good), rows_b.filter(is_good)
+        labels_a, labels_b = _only(rows_a, "label"), _only(rows_b, "label")
+        _count(self._diff.labels, labels_a, labels_b)
+        moved = pa.array(np.flatnonzero(pc.not_equal(labels_a, labels_b).to_numpy(zero_copy_only=False)))
+        columns = [
+            _only(rows, name).take(moved).to_pylist()
+            for rows, name in ((rows_a, "label"), (rows_b, "label"), (rows_b, "uri"), (rows_b, "etag"))
+        ]
+        scores = [_only(rows, "score").take(moved).to_pylist() for rows in (rows_a, rows_b)]
+        for label_a, label_b, *example in zip(*columns, *scores, strict=True):
+            self._examples.add((label_a, label_b), Example(*example))
 
 
 def _count(counts: Counter[tuple[str, str]], first: pa.Array, second: pa.Array) -> None:

@@ -58,6 +58,8 @@ class StoreStatus:
     """These rows per status."""
     num_files: int = 0
     num_bytes: int = 0
+    newest_run: int | None = None
+    """The newest run that labelled anything, also one that is open; ``None``: none has."""
     last_finished: str | None = None
     """When a run, also an empty one, ended last: ISO 8601."""
     images_per_day: float | None = None
@@ -119,6 +121,8 @@ def read_status(store: LabelStore) -> StoreStatus:
         if run.num_images:
             recent.append([run.run, run.record["finished"], run.num_images])
     status.images_per_day = _images_per_day(recent)
+    begun = [run.run for run in status.open_runs if run.num_done]
+    status.newest_run = max([*begun, *(run[0] for run in recent)], default=None)
     return status
 
 

@@ -46,7 +46,7 @@ def add_run(store: LabelStore, labels: Mapping[str, Any]) -> None:
         planned = store.read_unit(unit).select(["image_id", "uri", "etag"]).to_pylist()
         data = part_bytes([row_of(row, named[row["uri"]]) for row in planned], store.schema)
         assert store.directory.create(unit.part_name, data)
-    store.finish_run(run, run_record(run))
+    store.finish_run(run, run_record(run, num_images=len(named)))
     commit_finished(store)
 
 
