@@ -226,6 +226,14 @@ def report(given: Given) -> None:
     report.run(*given)
 
 
+@command(app, "review:ReviewConfig", argument="store")
+def review(given: Given) -> None:
+    """Write a queue of images that a person should look at first; --apply adds the answers to a dataset."""
+    from imgcls_ray.commands import review
+
+    review.run(*given)
+
+
 @command(app, "check:SplitConfig", argument="data")
 def split(given: Given) -> None:
     """Split a labelled dataset. Every class gets the given shares; replaced lists are kept as .bak."""

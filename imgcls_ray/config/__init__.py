@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from imgcls_ray.config.limits import ObjectStorage, ReadLimits
     from imgcls_ray.config.models import ListModelsConfig, NewModelConfig
     from imgcls_ray.config.predict import LabelConfig, PredictConfig
+    from imgcls_ray.config.review import ReviewConfig
     from imgcls_ray.config.serve import GoldenImage, ModelChoice, ModelsConfig, ModelShare, ServeConfig
     from imgcls_ray.config.store import (
         CompactConfig,
@@ -57,6 +58,7 @@ _LATER = {
     "limits": ("ObjectStorage", "ReadLimits"),
     "models": ("ListModelsConfig", "NewModelConfig"),
     "predict": ("LabelConfig", "PredictConfig"),
+    "review": ("ReviewConfig",),
     "serve": ("GoldenImage", "ModelChoice", "ModelsConfig", "ModelShare", "ServeConfig"),
     "store": (
         "CompactConfig",
@@ -101,6 +103,7 @@ __all__ = [
     "PredictConfig",
     "ReadLimits",
     "ReportConfig",
+    "ReviewConfig",
     "RunsBlocks",
     "RunsNetwork",
     "ServeConfig",

@@ -217,7 +217,7 @@ class _Pool(NamedTuple):
     """What is to be written, by name of file, for the split of each path; None for what is to go."""
 
 
-class _ReadOnce:
+class ReadOnce:
     """A folder that keeps the contents that were read, so that backups equal them even if a list changes meanwhile."""
 
     def __init__(self, folder: Directory) -> None:
@@ -237,7 +237,7 @@ def _read(
     place: _Place, delimiter: str | None, split_folders: Mapping[str, str] | None, storage: StorageOptions
 ) -> _Pool:
     """Lists, or folders of classes."""
-    opened = _ReadOnce(place.directory)
+    opened = ReadOnce(place.directory)
     source = read_dataset(
         place.dataset, delimiter=delimiter, split_folders=split_folders, storage=storage, folder=opened
     )

@@ -71,7 +71,8 @@ def measure_image(data: bytes, limits: DecodeLimits = DEFAULT_LIMITS) -> ImageFa
     """
     pixels, header = decode_with_header(data, limits)
     kind, is_turned = _kind(data, header, limits)
-    small, *others = views(pixels)
+    looks = views(pixels)
+    small = looks[0]
     brightness, contrast = _mean_and_deviation(small)
     return ImageFacts(
         width=pixels.shape[1],
@@ -82,7 +83,7 @@ def measure_image(data: bytes, limits: DecodeLimits = DEFAULT_LIMITS) -> ImageFa
         contrast=contrast,
         sharpness=_sharpness(pixels),
         perceptual_hash=_perceptual_hash(small),
-        view_hashes=b"".join(map(_perceptual_hash, others)),
+        view_hashes=hashes_of(looks[1:]),
         digest=xxhash.xxh3_128_digest(data),
     )
 
@@ -105,6 +106,11 @@ def views(pixels: np.ndarray) -> np.ndarray:
     middles = [_cut(fine, side, side) for side in _MIDDLES]
     parts = [_cut(fine, part, _WHOLE) for part in _PARTS]
     return np.stack([whole, whole[:, ::-1], *middles, _cut(fine, *_borders(thinned)), *parts])
+
+
+def hashes_of(looks: np.ndarray) -> bytes:
+    """Perceptual hashes of ``views``, one after the other."""
+    return b"".join(map(_perceptual_hash, looks))
 
 
 def copy_difference(one: np.ndarray, two: np.ndarray) -> float:

@@ -92,6 +92,11 @@ def render_template(name: str, **values: object) -> str:
     return environment.get_template(name).render(values)
 
 
+def as_markup(text: str) -> Markup:
+    """Text of this package that is not escaped."""
+    return Markup(text)
+
+
 def visible(text: str, limit: int = MAX_TEXT) -> Markup:
     """HTML that shows ``text`` and does nothing else; invisible characters appear as ``\\u202e``."""
     if len(text) > limit:

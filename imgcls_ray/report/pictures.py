@@ -147,9 +147,14 @@ def load_pixels(
 
 
 def _thumbnail(pixels: np.ndarray) -> Thumbnail:
+    return Thumbnail(small_jpeg(pixels, THUMBNAIL_SIDE))
+
+
+def small_jpeg(pixels: np.ndarray, side: int) -> bytes:
+    """A picture as a JPEG whose longer side has at most so many pixels."""
     picture = annotate_image(pixels, [])
-    picture.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
-    return Thumbnail(to_jpeg(picture, quality=80))
+    picture.thumbnail((side, side))
+    return to_jpeg(picture, quality=80)
 
 
 def to_jpeg(picture: Image.Image, *, quality: int) -> bytes:
