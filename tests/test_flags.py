@@ -24,16 +24,8 @@ if TYPE_CHECKING:
 DECLARED: dict[str, Declared] = {name: value for name, value in vars(cli).items() if isinstance(value, Declared)}
 COMMANDS = {name: name.replace("models_", "models ").replace("store_", "store ").split() for name in DECLARED}
 WITH_OUTPUT = {
-    "predict",
-    "check",
-    "train",
-    "evaluate",
-    "export",
-    "models_new",
-    "store_latest",
-    "store_diff",
-    "demo",
-    "drift",
+    *("predict", "check", "report", "review", "train", "drift", "evaluate", "export", "demo"),
+    *("models_new", "store_latest", "store_diff"),
 }
 
 

@@ -35,7 +35,6 @@ def _queue(config: ReviewConfig) -> None:
     from imgcls_ray.storage import open_directory
     from imgcls_ray.store.opening import open_store
 
-    assert config.store is not None
     assert config.output is not None
     storage = storage_options(config)
     directory = open_output(config.output, storage)

@@ -12,7 +12,7 @@ from imgcls_ray.config.limits import ReadLimits
 class ReviewConfig(ReadLimits):
     """What a person should look at first, or what a person has answered: ``imgcls review``."""
 
-    store: str | None = None
+    store: str
     """Label store whose images are to be looked at: a folder or ``s3://bucket/prefix``."""
     output: str | None = None
     """Folder or ``s3://bucket/prefix`` to write the queue to; it must be empty."""
@@ -33,16 +33,19 @@ class ReviewConfig(ReadLimits):
     """Text between path and class id in the lists of the dataset. Default: the last run of spaces or the last tab of a
     line; a space in new lines."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _has_a_store_or_answers(cls, values: object) -> object:
+        if not isinstance(values, dict) or values.get("apply") is None:
+            return values
+        if {"store", "output"} & values.keys():
+            raise ValueError("--apply adds answers to a dataset; leave STORE and --output out")
+        return {**values, "store": ""}
+
     @model_validator(mode="after")
-    def _is_one_of_both(self) -> Self:
-        if self.apply is not None:
-            if self.store is not None or self.output is not None:
-                raise ValueError("apply adds answers to a dataset; leave STORE and output out")
-            if self.dataset is None:
-                raise ValueError("apply needs dataset, whose lists the answers are added to")
-        elif self.store is None or self.output is None:
-            missing = (
-                "STORE, the label store to look at" if self.store is None else "output, a new folder for the queue"
-            )
-            raise ValueError(f"needs {missing}; or apply and dataset, to add answers to a dataset")
+    def _keys_fit_together(self) -> Self:
+        if self.apply is not None and self.dataset is None:
+            raise ValueError("--apply needs --dataset, whose lists the answers are added to")
+        if self.apply is None and self.output is None:
+            raise ValueError("needs --output, a new folder for the queue; or --apply, to add answers to a dataset")
         return self

@@ -171,7 +171,8 @@ def _facts(overview: Overview) -> Sequence[tuple[str, str]]:
         return []
     if overview.record is None:
         return [("run", f"{overview.run:04d}, not finished: the numbers are of what it has labelled so far")]
-    return [(name, text) for name, text in _record_facts(overview.run, overview.record).items() if text]
+    facts = {**_record_facts(overview.run, overview.record), "drift": overview.drift}
+    return [(name, text) for name, text in facts.items() if text]
 
 
 def _record_facts(run: int, record: RunRecord) -> dict[str, str]:

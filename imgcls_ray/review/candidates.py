@@ -64,7 +64,7 @@ def find_candidates(store: LabelStore, *, num_places: int, known: AbstractSet[st
     """
     num_kept = min(max(_PER_PLACE * num_places, _LEAST_KEPT), max(_MOST_KEPT, num_places))
     names = store.schema.names
-    confidence = confidence_column(names)
+    confidence = confidence_column(store)
     extra = [name for name in ("probability", "ood_score") if name in names]
     found = Candidates(pa.table({}), confidence, None, [])
     doubtful, odd = _Kept(num_kept), _Kept(num_kept)

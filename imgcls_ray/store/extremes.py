@@ -13,6 +13,8 @@ from imgcls_ray.inputs.tables import only_array
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from imgcls_ray.store.label_store import LabelStore
+
 
 class Shown(NamedTuple):
     """A row that is shown to people."""
@@ -76,9 +78,10 @@ class Extremes:
             heapq.heappushpop(heap, entry)
 
 
-def confidence_column(names: list[str]) -> str:
-    """The column of a store that says how sure a label is: calibrated where there is one."""
-    return "probability" if "probability" in names else "score"
+def confidence_column(store: LabelStore) -> str:
+    """The column of a store that says how sure a label is: calibrated where its model is."""
+    calibration = store.identity.calibration
+    return "score" if calibration is None or calibration.temperature is None else "probability"
 
 
 def as_numbers(column: pa.ChunkedArray) -> np.ndarray:

@@ -74,7 +74,7 @@ def with_oddness(store: LabelStore, stretches: Sequence[str] | None) -> pa.Table
     Raises:
         LabelStoreDamagedError: a file of the store is damaged or lost.
     """
-    columns = [*KEY_COLUMNS, "label", "labels", "scores", confidence_column(store.schema.names), "embedding"]
+    columns = [*KEY_COLUMNS, "label", "labels", "scores", confidence_column(store), "embedding"]
     tables = list(_sample(store, columns, stretches))
     if not tables:
         empty = pa.schema([store.schema.field(name) for name in columns]).empty_table()
@@ -109,7 +109,7 @@ def _sample(store: LabelStore, columns: Sequence[str], stretches: Sequence[str] 
 
 
 def _named(rows: pa.Table, store: LabelStore) -> pa.Table:
-    return rows.rename_columns({confidence_column(store.schema.names): "confidence"})
+    return rows.rename_columns({confidence_column(store): "confidence"})
 
 
 def embeddings_of(rows: pa.Table) -> np.ndarray:

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from imgcls_ray.inputs.tables import only_array
 from imgcls_ray.store.answers import newest_rows
 from imgcls_ray.store.diff import Comparison, side_of
+from imgcls_ray.store.drift import drift_of_run, newest_profile
 from imgcls_ray.store.extremes import Extremes, Shown, as_numbers, confidence_column
 from imgcls_ray.store.history import read_history, side_pieces
 from imgcls_ray.store.oddness import OddRows, add_oddness
@@ -61,6 +62,8 @@ class Overview:
     has_decisions: bool = False
     odd_rows: OddRows | None = None
     """How it was found out what is odd; ``None``: the store has nothing that tells."""
+    drift: str = ""
+    """How far the images of the newest run are from those of the model's evaluation; empty if that is not known."""
     num_absent: int = 0
     labels: dict[str, LabelCounts] = field(default_factory=dict)
     codes: Counter[str] = field(default_factory=Counter)
@@ -99,6 +102,9 @@ def read_overview(store: LabelStore, *, num_each: int) -> Overview:
     overview = Overview(store.uri, store.identity.model, store.identity.fingerprint, status.newest_run)
     if overview.run is not None and overview.run not in {run.run for run in status.open_runs}:
         overview.record = store.run_record(overview.run)
+    if overview.record is not None and (found := newest_profile(store, overview.run)) is not None:
+        drift = drift_of_run(store, found[1])
+        overview.drift = drift.words if drift is not None else ""
     reader = _Reader(store, overview, num_each)
     history = read_history(store)
     presence = Presence(store, side_pieces(store, history, PRESENCE))
@@ -116,8 +122,9 @@ class _Reader:
     def __init__(self, store: LabelStore, overview: Overview, num_each: int) -> None:
         names = store.schema.names
         self._overview = overview
-        overview.confidence = confidence_column(names)
-        overview.has_decisions = "decision" in names
+        overview.confidence = confidence_column(store)
+        calibration = store.identity.calibration
+        overview.has_decisions = calibration is not None and calibration.thresholds is not None
         extra = [name for name in ("probability", "decision", "ood_score") if name in names]
         self.columns = [*KEY_COLUMNS, "label", "score", *extra]
         self._surest, self._doubtful, self._failed, self._oddest = (Extremes(num_each) for _ in range(4))

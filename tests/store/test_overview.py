@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from imgcls_ray.models.calibration import Calibration
 from imgcls_ray.store import oddness as oddness_module
 from imgcls_ray.store.extremes import Extremes
 from imgcls_ray.store.overview import read_overview
@@ -173,3 +174,35 @@ def test_of_rows_alike_the_first_ones_are_kept_and_values_that_are_no_numbers_ne
     extremes.add(table, "label", np.array([np.nan, 1, 1, 1, 0, np.nan]))
     extremes.add(table, "label", np.array([1, 1, 1, 1, 1, 2.0]))
     assert [row.uri for row in extremes.best()["x"]] == ["f", "b"]
+
+
+def test_a_calibrated_store_is_told_by_probability_decision_and_ood_score(tmp_path: Path) -> None:
+    fitted = {"split": "val", "num_images": 10, "coverage": 0.5}
+    thresholds = {"target_precision": 0.9, "confidence": 0.95, "threshold": 0.5, **fitted}
+    calibration = Calibration.model_validate({"temperature": 2.0, "thresholds": thresholds})
+    store = new_store(tmp_path, calibration=calibration)
+    run = plan(store, [info(f"/in/{i}") for i in range(4)])
+    [unit] = store.units(run)
+    rows = [
+        {
+            **row,
+            "labels": [],
+            "scores": [],
+            "status": "ok",
+            "label": "cat",
+            "score": 0.9,
+            "probability": 0.1 + i / 5,
+            "decision": "unsure" if i < 1 else "accepted",
+            "ood_score": 10.0 - i,
+        }
+        for i, row in enumerate(store.read_unit(unit).select(["image_id", "uri", "etag"]).to_pylist())
+    ]
+    store.directory.create(unit.part_name, part_bytes(rows, store.schema))
+    store.finish_run(run, run_record(run, num_images=4))
+    found = overview_of(store, num_each=1)
+    assert (found.confidence, found.odd_rows, found.labels["cat"].unsure) == ("probability", ("ood_score", None), 1)
+    assert (names(found.surest), names(found.doubtful), names(found.oddest)) == (
+        {"cat": ["3"]},
+        {"cat": ["0"]},
+        {"cat": ["0"]},
+    )
