@@ -9,6 +9,9 @@ from pydantic import Field, model_validator
 from imgcls_ray.config.limits import ReadLimits
 
 
+_NO_STORE = "(none, with --apply)"
+
+
 class ReviewConfig(ReadLimits):
     """What a person should look at first, or what a person has answered: ``imgcls review``."""
 
@@ -40,7 +43,7 @@ class ReviewConfig(ReadLimits):
             return values
         if {"store", "output"} & values.keys():
             raise ValueError("--apply adds answers to a dataset; leave STORE and --output out")
-        return {**values, "store": ""}
+        return {**values, "store": _NO_STORE}
 
     @model_validator(mode="after")
     def _keys_fit_together(self) -> Self:
