@@ -27,7 +27,7 @@ from benchmarks.common import emit, imgcls, print_table
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-MODEL, SIZE, EPOCHS = "PP-LCNet_x0_25", 64, 30
+MODEL, SIZE, EPOCHS = "PP-LCNet_x0_25", 48, 24
 RECIPE = {"batch_size": 16, "learning_rate": 0.05, "crop_scale": 0.7, "device": "cpu"}
 
 

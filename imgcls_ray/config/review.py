@@ -8,7 +8,6 @@ from pydantic import Field, model_validator
 
 from imgcls_ray.config.limits import ReadLimits
 
-
 _NO_STORE = "(none, with --apply)"
 
 
