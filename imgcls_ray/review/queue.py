@@ -108,11 +108,11 @@ def build_queue(
     """
     found = find_candidates(store, num_places=budget, known=known)
     rows = found.rows
-    ranked, items, num_unreadable = None, [], 0
+    items, num_unreadable = [], 0
     if rows.num_rows:
-        numbers = (as_numbers(rows.column(name)) for name in ("confidence", "oddness"))
+        confidence, oddness = (as_numbers(rows.column(name)) for name in ("confidence", "oddness"))
         # What looks alike or cannot be read makes room for those behind it.
-        ranked = rank(*numbers, found.embeddings, 2 * budget)
+        ranked = rank(confidence, oddness, found.embeddings, 2 * budget)
         places, num_unreadable = _chosen(rows, ranked.order, budget, fetch_limits, decode_limits)
         items = [_item(rows, one, bool(ranked.is_odd[one.place]), num_alike) for one, num_alike in places]
     return Queue(

@@ -76,8 +76,9 @@ def label_studio_config(queue: Queue) -> bytes:
     ElementTree.SubElement(view, "Image", name=_OBJECT, value=f"${_OBJECT}")
     choices = ElementTree.SubElement(view, "Choices", name=_CONTROL, toName=_OBJECT, choice="single", showInline="true")
     for number, name in enumerate(queue.classes):
-        key = {"hotkey": _KEYS[number]} if number < len(_KEYS) else {}
-        ElementTree.SubElement(choices, "Choice", value=_xml_text(name), **key)
+        choice = ElementTree.SubElement(choices, "Choice", value=_xml_text(name))
+        if number < len(_KEYS):
+            choice.set("hotkey", _KEYS[number])
     return _xml(view)
 
 

@@ -66,7 +66,7 @@ class Extremes:
         return {name: [entry[2] for entry in sorted(heap, reverse=True)] for name, heap in self._heaps.items()}
 
     def _least(self, name: str) -> float:
-        heap = self._heaps.get(name, ())
+        heap = self._heaps.get(name, [])
         return heap[0][0] if len(heap) == self._num_each else -np.inf
 
     def _push(self, name: str, value: float, number: int, row: Shown) -> None:
