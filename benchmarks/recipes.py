@@ -27,7 +27,7 @@ import statistics
 import time
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -51,6 +51,8 @@ DEMO_PER_CLASS = 100
 IMAGE_SIZE = 64
 LCNET, VIT, MOBILE = "PP-LCNet_x1_0", "timm:vit_tiny_patch16_224", "MobileNetV4_conv_small"
 _EVALUATIONS = 2
+_KEPT: dict[str, np.ndarray] = {}
+"""Decoded pictures by URI."""
 
 
 class Case(NamedTuple):
@@ -207,16 +209,11 @@ def _train(config: Any, entries: Any, state: Any, recipe: Any, output: Path) -> 
     class KeptImages(Images):
         """Keeps decoded pictures: most of them are seen dozens of times."""
 
-        kept: ClassVar[dict[str, Any]] = {}
-
-        def _fetched(self, samples: list[Any]) -> Iterator[Any]:
-            keys = [f"{entries.fingerprint}/{sample.split}/{sample.number}" for sample in samples]
-            new = [sample for sample, key in zip(samples, keys, strict=True) if key not in self.kept]
-            fetched = super()._fetched(new) if new else iter(())
-            for sample, key in zip(samples, keys, strict=True):
-                if key not in self.kept:
-                    self.kept[key] = self._decode[sample.split](next(fetched))  # type: ignore[arg-type]
-                yield self.kept[key]
+        def _fetched(self, rows: Any) -> Iterator[Any]:
+            uris = rows["uri"].to_pylist()
+            if any(uri not in _KEPT for uri in uris):
+                _KEPT.update(zip(uris, map(self._decode["train"], super()._fetched(rows)), strict=True))  # type: ignore[arg-type]
+            return iter([_KEPT[uri] for uri in uris])
 
         def _decoder(self, min_side: int | None) -> Any:
             decode = super()._decoder(min_side)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from imgcls_ray.config.base import StrictModel
 
 
 class LooksFirst(StrictModel):
     """Keys that make ``imgcls train`` look at a run, and end before it begins."""
+
+    help_sections: ClassVar = {"preview": "Looking before training"}
 
     preview: bool = False
     """Do not train, but show what training would do: a sheet of augmented pictures with their labels

@@ -25,7 +25,6 @@ class TrainConfig(Labelled, OnDevice, ReadLimits, LooksFirst):
         "teacher": "Distillation",
         "monitor": "Log, evaluation, checkpoints",
         "num_workers": "Workers",
-        "preview": "Looking before training",
     }
 
     model: str

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import difflib
 import io
+import os
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
@@ -79,6 +80,9 @@ class Known(NamedTuple):
 def _read_lists(dataset: str, delimiter: str | None, storage: StorageOptions, uris: frozenset[str]) -> Known:
     """Read a dataset of lists, and where it has some images."""
     directory = open_directory(dataset, storage)
+    if not is_object(dataset) and not os.path.isdir(path := path_from_uri(dataset)):
+        what = "is no folder" if os.path.exists(path) else "there is no such folder"
+        raise UsageError(f"{dataset}: {what}; answers are added to a folder with train.txt, val.txt and label.txt")
     refuse_if_unfinished(directory)
     opened = ReadOnce(directory)
     source = read_dataset(dataset, delimiter=delimiter, storage=storage, folder=opened)

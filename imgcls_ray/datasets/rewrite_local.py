@@ -35,12 +35,12 @@ def refuse_if_unfinished(folder: Path) -> None:
         raise StorageError(f"{journal}: cannot be read: {error.strerror}") from error
     if not steps:
         raise UsageError(
-            f"{folder}: another split is being written, or one was stopped before it replaced a list; if none is at "
-            f"work, remove {JOURNAL} and run again"
+            f"{folder}: another split or review is being written, or one was stopped before it replaced a list; if "
+            f"none is at work, remove {JOURNAL} and run again"
         )
     raise UsageError(
-        f"{folder}: another split is being written, or one was stopped half-way, and some lists are new and some old; "
-        f"if none is at work: {_way_back(steps)}, and run again"
+        f"{folder}: another split or review is being written, or one was stopped half-way, and some lists are new "
+        f"and some old; if none is at work: {_way_back(steps)}, and run again"
     )
 
 
@@ -65,7 +65,7 @@ def replace_lists(folder: Path, contents: Mapping[str, bytes | None], originals:
             is_alone = directory.create(JOURNAL, b"")
         if not is_alone:
             refuse_if_unfinished(folder)
-            raise UsageError(f"{folder}: another split was just written; run again")
+            raise UsageError(f"{folder}: another split or review was just written; run again")
         backups: dict[str, str] = {}
         try:
             with _unchanged(folder, backups):
@@ -150,7 +150,7 @@ def _refuse_if_changed(folder: Path, contents: Mapping[str, bytes | None], origi
         path = folder / name
         now = path.read_bytes() if path.exists() else None
         if now != originals.get(name):
-            raise UsageError(f"{path}: changed while it was being split; nothing was written, run again")
+            raise UsageError(f"{path}: changed meanwhile; nothing was written, run again")
 
 
 def back_up(directory: Directory, name: str, data: bytes) -> str:

@@ -30,12 +30,12 @@ def refuse_if_unfinished(directory: Directory) -> None:
         return
     if not steps:
         raise UsageError(
-            f"{directory.uri}: another split is being written, or one was stopped before it replaced a list; if none "
-            f"is at work, remove {JOURNAL} there and run again"
+            f"{directory.uri}: another split or review is being written, or one was stopped before it replaced a list; "
+            f"if none is at work, remove {JOURNAL} there and run again"
         )
     raise UsageError(
-        f"{directory.uri}: another split is being written, or one was stopped half-way, and some lists are new and "
-        f"some old; if none is at work: {_way_back(steps)}, and run again"
+        f"{directory.uri}: another split or review is being written, or one was stopped half-way, and some lists are "
+        f"new and some old; if none is at work: {_way_back(steps)}, and run again"
     )
 
 
@@ -60,12 +60,12 @@ def replace_lists(
     prove_create_only(directory)
     if not directory.create(JOURNAL, b""):
         refuse_if_unfinished(directory)
-        raise UsageError(f"{directory.uri}: another split was just written; run again")
+        raise UsageError(f"{directory.uri}: another split or review was just written; run again")
     backups: dict[str, str] = {}
     try:
         _refuse_if_changed(directory, contents, originals)
-        for name, data in originals.items():
-            backups[name] = back_up(directory, name, data)
+        for name, original in originals.items():
+            backups[name] = back_up(directory, name, original)
         steps = _steps(contents, backups)
         directory.replace(JOURNAL, steps.encode())
     except BaseException:
@@ -98,9 +98,7 @@ def _refuse_if_changed(
         with suppress(FileNotFoundError):
             now = directory.read(name)
         if now != originals.get(name):
-            raise UsageError(
-                f"{directory.uri}/{name}: changed while it was being split; nothing was written, run again"
-            )
+            raise UsageError(f"{directory.uri}/{name}: changed meanwhile; nothing was written, run again")
 
 
 def _steps(contents: Mapping[str, bytes | None], backups: Mapping[str, str]) -> str:

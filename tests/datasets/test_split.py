@@ -739,10 +739,10 @@ def test_the_way_back_takes_away_a_list_that_was_not_there(tmp_path: Path, monke
 def test_a_second_run_at_once_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = make_lists(tmp_path, train=lines_of(some_images([10])))
     (folder / JOURNAL).touch()
-    assert_refused(folder, "another split is being written")
+    assert_refused(folder, "another split or review is being written")
     # Also when the other one begins after this one has looked.
     monkeypatch.setattr("imgcls_ray.datasets.split.refuse_if_unfinished", lambda _folder: None)
-    assert_refused(folder, "another split is being written")
+    assert_refused(folder, "another split or review is being written")
 
 
 def test_lists_that_were_left_half_replaced_are_not_judged(tmp_path: Path) -> None:
@@ -761,7 +761,7 @@ def test_a_list_that_changes_meanwhile_is_not_replaced(tmp_path: Path, monkeypat
         return deal(*args)  # type: ignore[arg-type]
 
     monkeypatch.setattr("imgcls_ray.datasets.split.replace_lists", changed_before)
-    with pytest.raises(UsageError, match=r"val\.txt: changed while"):
+    with pytest.raises(UsageError, match=r"val\.txt: changed meanwhile"):
         split(folder)
     assert files_of(folder).keys() == {"train.txt", "val.txt"}
     assert (folder / "val.txt").read_text() == "late.jpg 0\n"

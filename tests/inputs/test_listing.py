@@ -129,7 +129,7 @@ def test_a_dangling_link_is_one_input_without_a_version(tmp_path: Path) -> None:
         ("{0}/missing/*.jpg", "{0}/missing/*.jpg: there is no folder {0}/missing"),
         (
             "hdfs://bucket/in",
-            "hdfs:// is not a kind of storage that can be read; give a path, an s3://, gs://, az:// or hf:// URI",
+            "hdfs://bucket/in: hdfs:// is not a kind of storage that can be read; give a path, an s3://, gs://, az:// ",
         ),
         ("https://host/list.csv", "https://host/list.csv: lists are read from files and objects; download it first"),
     ],

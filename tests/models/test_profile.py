@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pytest
 
@@ -10,13 +12,17 @@ from imgcls_ray.images.looks import looks_of
 from imgcls_ray.models.classifier import Prediction
 from imgcls_ray.models.profile import FEATURES, Profile, profile_of
 
+if TYPE_CHECKING:
+    from imgcls_ray.models.calibration import Decision
+
 
 def prediction(seed: int) -> Prediction:
     random = np.random.default_rng(seed)
     scores = np.sort(random.dirichlet(np.ones(3)).astype(np.float32))[::-1]
     looks = random.uniform(0, 120, 3).astype(np.float32)
     size = int(random.integers(32, 4000))
-    ids, decision = random.permutation(3).astype(np.int32), "accepted" if seed % 4 else "unsure"
+    ids = random.permutation(3).astype(np.int32)
+    decision: Decision = "accepted" if seed % 4 else "unsure"
     return Prediction(size, 480, ids, scores, ood_score=-4.0, looks=looks, decision=decision)
 
 
