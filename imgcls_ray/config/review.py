@@ -25,7 +25,7 @@ class ReviewConfig(ReadLimits):
     for images 1.1)."""
     dataset: str | None = None
     """Dataset that the answers are for. A queue leaves out its images and offers its classes; answers are added to its
-    lists, so it must be a local folder with train.txt, val.txt and label.txt."""
+    lists, so it must be a folder (local or in object storage) with train.txt, val.txt and label.txt."""
     split: Literal["train", "val", "test"] = "train"
     """Split of the dataset that answers are added to."""
     queue: str | None = None

@@ -11,7 +11,6 @@ import io
 import os
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from imgcls_ray.datasets.findings import FindingCode, Severity
@@ -20,15 +19,18 @@ from imgcls_ray.datasets.list_files import write_entry
 from imgcls_ray.datasets.rewrite import refuse_if_unfinished, replace_lists
 from imgcls_ray.datasets.source import read_dataset
 from imgcls_ray.datasets.split import ReadOnce
-from imgcls_ray.errors import InputError, UsageError
+from imgcls_ray.errors import UsageError
+from imgcls_ray.storage import open_directory
 from imgcls_ray.storage.files import absolute_path, path_from_uri, scheme_of
-from imgcls_ray.storage.local import LocalDirectory
+from imgcls_ray.storage.schemes import is_object
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from imgcls_ray.datasets.findings import Finding
     from imgcls_ray.datasets.labelled import DatasetSource
+    from imgcls_ray.storage import Directory
+    from imgcls_ray.storage.options import StorageOptions
 
 PROVENANCE_NAME = "reviewed.csv"
 _FIELDS = ("path", "label", "split", "uri", "etag", "predicted", "source", "time")
@@ -63,7 +65,7 @@ class AdditionReport:
 class Known(NamedTuple):
     """A dataset whose lists can be added to, as it is now."""
 
-    folder: Path
+    directory: Directory
     source: DatasetSource
     originals: ReadOnce
     entries: dict[str, Entry]
@@ -75,22 +77,15 @@ class Known(NamedTuple):
         return [self.source.class_name(label) for label, name in enumerate(self.source.class_names) if name is not None]
 
 
-def read_lists_of(dataset: str, delimiter: str | None, uris: frozenset[str] | None) -> Known:
-    """Read a dataset of lists.
-
-    Args:
-        dataset: local folder.
-        delimiter: between path and class id.
-        uris: images to look for; ``None``: keep all.
-
-    Raises:
-        UsageError: it is not local, has no lists, or has a fault.
-        InputError: there is no such folder.
-    """
-    folder = _local_folder(dataset)
-    refuse_if_unfinished(LocalDirectory(str(folder)))
-    opened = ReadOnce(LocalDirectory(str(folder)))
-    source = read_dataset(str(folder), delimiter=delimiter, folder=opened)
+def _read_lists(dataset: str, delimiter: str | None, storage: StorageOptions, uris: frozenset[str]) -> Known:
+    """Read a dataset of lists, and where it has some images."""
+    directory = open_directory(dataset, storage)
+    if not is_object(dataset) and not os.path.isdir(path := path_from_uri(dataset)):
+        what = "is no folder" if os.path.exists(path) else "there is no such folder"
+        raise UsageError(f"{dataset}: {what}; answers are added to a folder with train.txt, val.txt and label.txt")
+    refuse_if_unfinished(directory)
+    opened = ReadOnce(directory)
+    source = read_dataset(dataset, delimiter=delimiter, storage=storage, folder=opened)
     if not source.list_files:
         raise UsageError(
             f"{dataset}: has no lists to add images to; `imgcls split {dataset}` makes lists of folders of classes"
@@ -105,28 +100,35 @@ def read_lists_of(dataset: str, delimiter: str | None, uris: frozenset[str] | No
         refuse(finding)
     if not source.class_names:
         raise UsageError(f"{dataset}: has no {source.label_file} with the names of its classes; write one")
-    entries = {entry.uri: entry for entry in source.read(refuse) if uris is None or entry.uri in uris}
-    return Known(folder, source, opened, entries)
+    entries = {entry.uri: entry for entry in source.read(refuse) if entry.uri in uris}
+    return Known(directory, source, opened, entries)
 
 
 def add_to_lists(
-    dataset: str, additions: Sequence[Addition], *, split: str, delimiter: str | None, time: str
+    dataset: str,
+    additions: Sequence[Addition],
+    *,
+    split: str,
+    delimiter: str | None,
+    time: str,
+    storage: StorageOptions,
 ) -> AdditionReport:
     """Add images to the list of a split.
 
     Args:
-        dataset: local folder with lists.
+        dataset: folder with lists, local or in object storage.
         additions: each image once.
         split: ``train``, ``val`` or ``test``.
         delimiter: between path and class id; spaces if not given.
         time: what ``reviewed.csv`` says of when.
+        storage: how object storage is reached.
 
     Raises:
         UsageError: the dataset cannot be added to, a label is none of its classes, or an image is there with another
             label; nothing was written.
         StorageError: something cannot be written; says in which state the folder is.
     """
-    known = read_lists_of(dataset, delimiter, frozenset(addition.uri for addition in additions))
+    known = _read_lists(dataset, delimiter, storage, frozenset(addition.uri for addition in additions))
     ids = {name: label for label, name in enumerate(known.source.class_names) if name is not None}
     ids |= {known.source.class_name(label): label for label in range(len(known.source.class_names))}
     _refuse_unknown(dataset, additions, known)
@@ -138,13 +140,14 @@ def add_to_lists(
         return AdditionReport(name, added, len(additions), {})
     lines, rows = [], []
     for addition in new:
-        path = _path_of(known.folder, addition.uri)
-        entry = Entry(split, name, None, path, addition.uri, ids[addition.label])
-        line = write_entry(str(known.folder), entry, delimiter)
+        path = _path_of(dataset, addition.uri)
+        # Without the name of the list: then it is looked at whether the line names this image.
+        entry = Entry(split, "", None, path, addition.uri, ids[addition.label])
+        line = write_entry(dataset, entry, delimiter)
         if line is None:
             raise UsageError(
-                f"{addition.source}: {addition.where}: the name {path[:200]!r} cannot stand in a list: it would be "
-                "read back as another one; rename it"
+                f"{addition.source}: {addition.where}: the name {path[:200]!r} cannot stand in a list of "
+                f"{dataset}: it would be read back as another one; rename it, or bring it to where the dataset is"
             )
         lines.append(line)
         told = (addition.etag or "", addition.predicted, addition.source, time)
@@ -154,21 +157,8 @@ def add_to_lists(
         PROVENANCE_NAME: _continued(known, PROVENANCE_NAME, _csv(rows), head=_csv([list(_FIELDS)])),
     }
     originals = {file: data for file, data in known.originals.contents.items() if file in contents}
-    backups = replace_lists(LocalDirectory(str(known.folder)), contents, originals)
+    backups = replace_lists(known.directory, contents, originals)
     return AdditionReport(name, added, len(additions) - len(new), backups)
-
-
-def _local_folder(dataset: str) -> Path:
-    if scheme_of(dataset) not in ("", "file"):
-        raise UsageError(
-            f"{dataset}: only local folders get new lines; copy its lists to one, do it there and copy them back: the "
-            "images are not needed"
-        )
-    folder = Path(path_from_uri(dataset))
-    if not folder.is_dir():
-        what = "is not a folder" if folder.exists() else "there is no such folder"
-        raise InputError(f"{dataset}: {what}")
-    return folder
 
 
 def _refuse_unknown(dataset: str, additions: Sequence[Addition], known: Known) -> None:
@@ -204,12 +194,12 @@ def _refuse_conflicts(dataset: str, additions: Sequence[Addition], known: Known,
         )
 
 
-def _path_of(folder: Path, uri: str) -> str:
+def _path_of(dataset: str, uri: str) -> str:
     """How a list names an image: relative to the dataset where it lies in it."""
-    if scheme_of(uri) not in ("", "file"):
-        return uri
-    root, path = absolute_path(str(folder)), path_from_uri(uri)
-    return os.path.relpath(path, root) if path.startswith(root.rstrip("/") + "/") else path
+    if is_object(dataset) or scheme_of(uri) not in ("", "file"):
+        return uri.removeprefix(dataset.rstrip("/") + "/")
+    root, path = absolute_path(path_from_uri(dataset)), path_from_uri(uri)
+    return path.removeprefix(root.rstrip("/") + "/")
 
 
 def _continued(known: Known, name: str, more: bytes, head: bytes = b"") -> bytes:

@@ -42,7 +42,7 @@ def apply_answers(
 
     Args:
         file: of answers.
-        dataset: local folder with lists.
+        dataset: folder with lists, local or in object storage.
         split: which list.
         queue: folder with ``queue.csv``; ``None``: that of the file.
         delimiter: of the lists.
@@ -60,7 +60,7 @@ def apply_answers(
     additions = [
         Addition(answer.uri, answer.label or "", answer.where, answer.etag, answer.predicted, file) for answer in told
     ]
-    report = add_to_lists(dataset, additions, split=split, delimiter=delimiter, time=time)
+    report = add_to_lists(dataset, additions, split=split, delimiter=delimiter, time=time, storage=fetch_limits.storage)
     num_unsure = len({answer.uri for answer in answers}) - len(told)
     num_corrected = sum(bool(answer.predicted) and answer.predicted != answer.label for answer in told)
     return Applied(report, num_unsure, num_corrected)

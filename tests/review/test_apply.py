@@ -180,6 +180,19 @@ def test_a_dataset_without_lists_or_with_a_fault_is_refused(tmp_path: Path, data
         apply(tmp_path, answers)
 
 
+@pytest.mark.usefixtures("data")
+def test_a_dataset_that_is_no_folder_is_refused(tmp_path: Path) -> None:
+    answers = save(tmp_path, ("0.png", "dog"))
+    (tmp_path / "table.csv").write_text("uri,label\n0.png,dog\n")
+    refused(
+        tmp_path,
+        answers,
+        r"table\.csv: is no folder; answers are added to a folder",
+        dataset=str(tmp_path / "table.csv"),
+    )
+    refused(tmp_path, answers, "there is no such folder; answers are added to", dataset=str(tmp_path / "none"))
+
+
 def test_lists_with_another_delimiter_go_on_with_it(tmp_path: Path, data: Path) -> None:
     (data / "train.txt").write_text("old.png,0\n")
     (data / "val.txt").write_text("val.png,1\n")
