@@ -13,14 +13,13 @@ from contextlib import nullcontext
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-from imgcls_ray.errors import LabelStoreError, ResourceError, StoppedError
+from imgcls_ray.errors import ResourceError, StoppedError
 from imgcls_ray.machine import available_cores, has_fast_int8
-from imgcls_ray.models.calibration import Calibration
 from imgcls_ray.models.engines.load import check_engine
 from imgcls_ray.models.open import open_model
-from imgcls_ray.models.spec import fingerprint_with
 from imgcls_ray.options import decode_limits, fetch_limits, storage_options
 from imgcls_ray.predict.exporters import Exporter, ProgressFile, TextFile, check_text_file, exporting
+from imgcls_ray.predict.identity import check_fits, identity_of
 from imgcls_ray.predict.label import LabelTask, serve_labelling
 from imgcls_ray.predict.metrics import BulkMetrics
 from imgcls_ray.predict.planning import (
@@ -33,6 +32,7 @@ from imgcls_ray.predict.planning import (
 )
 from imgcls_ray.predict.report import PredictReport, RunReport
 from imgcls_ray.predict.runs import work_off
+from imgcls_ray.predict.sizes import sizes_of_units
 from imgcls_ray.predict.units import label_units
 from imgcls_ray.storage import open_directory
 from imgcls_ray.storage.create_only import prove_create_only
@@ -41,9 +41,9 @@ from imgcls_ray.storage.schemes import is_object
 from imgcls_ray.store.compact import compact_after_run
 from imgcls_ray.store.delta_log import read_summary
 from imgcls_ray.store.lease import hold_lease
-from imgcls_ray.store.opening import check_identity, create_or_open_store, is_store, open_store
-from imgcls_ray.store.plan import MAX_UNIT_SIZE, cpu_ms_per_image, images_in, unit_sizes, write_plan
-from imgcls_ray.store.records import StoreIdentity, now
+from imgcls_ray.store.opening import create_or_open_store, is_store, open_store
+from imgcls_ray.store.plan import write_plan
+from imgcls_ray.store.records import now
 from imgcls_ray.store.schema import STATUS_OK
 from imgcls_ray.words import counted
 from imgcls_ray.workers.plan import WorkerPlan
@@ -57,9 +57,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from imgcls_ray.config import Precision, PredictConfig
-    from imgcls_ray.images.preprocess import Decode
     from imgcls_ray.models.folder import ModelFolder
-    from imgcls_ray.models.spec import ModelSpec
     from imgcls_ray.storage.left_out import ListingCounts
     from imgcls_ray.store.label_store import LabelStore
     from imgcls_ray.store.plan import Spool
@@ -70,13 +68,6 @@ if TYPE_CHECKING:
     from imgcls_ray.workers.pool import Pool
 
 logger = logging.getLogger(__name__)
-
-# Less work is not worth a part file; after more of it, rows would be durable too late.
-_SMALLEST_UNIT_S, _LARGEST_UNIT_S = 2.0, 10.0
-# The start of another process of this machine is worth less work than the start of Ray.
-_SMALLEST_LOCAL_UNIT_S = 1.0
-# Pixels of a unit cross Ray's object store as one block on the way to a GPU.
-_MAX_BLOCK_BYTES = 128 * 2**20
 
 
 def predict(config: PredictConfig, console: Console, server: ForkServer | None = None) -> PredictReport:
@@ -115,13 +106,10 @@ def _predict(config: PredictConfig, console: Console, start: float, local: Local
     check_engine(folder, config.engine, "gpu" if config.uses_gpus else "cpu", config.embedding)
     input_error = input_error_of(config, storage)
     directory = open_directory(config.output, storage)
-    identity = _identity(config, folder)
     report = PredictReport(directory.uri)
     store = open_store(directory) if is_store(directory) else None
     if store is not None:
-        _check_decode(store, config.model, folder.spec)
-        check_identity(store, identity, top_k=config.top_k)
-        _tell_calibration(store, config.model, identity.calibration or Calibration())
+        check_fits(store, config, folder.spec)
     # What an earlier command left open is finished also where this input is gone.
     if input_error is not None and (store is None or config.dry_run or not _open_runs(store)):
         raise input_error
@@ -137,7 +125,7 @@ def _predict(config: PredictConfig, console: Console, start: float, local: Local
     if config.metrics_file is not None:
         exporters.append(TextFile(config.metrics_file))
     if store is None:
-        store = create_or_open_store(directory, identity)
+        store = create_or_open_store(directory, identity_of(config, folder.spec))
     else:
         prove_create_only(directory)
     with hold_lease(directory), exporting(metrics, exporters):
@@ -170,56 +158,6 @@ def _count_left_open(store: LabelStore) -> int:
         for unit in store.units(run)
         if unit.number not in answered
     )
-
-
-def _check_decode(store: LabelStore, model: str, spec: ModelSpec) -> None:
-    """Refuse a model that differs from the store's only in how images are decoded.
-
-    Raises:
-        LabelStoreError: with the command that makes the model of the store.
-    """
-    other: Decode = "scaled" if spec.preprocess.decode == "full" else "full"
-    if store.identity.fingerprint != fingerprint_with(spec, dataclasses.replace(spec.preprocess, decode=other)):
-        return
-    raise LabelStoreError(
-        f"{store.uri}: was made with decode={other}, {model} has decode={spec.preprocess.decode}; give another "
-        f"--output, or make the model that fits: imgcls models new {spec.name} --weights {model} --decode {other} "
-        "--output FOLDER"
-    )
-
-
-def _identity(config: PredictConfig, folder: ModelFolder) -> StoreIdentity:
-    spec = folder.spec
-    return StoreIdentity(
-        model=spec.name,
-        fingerprint=spec.fingerprint,
-        num_classes=spec.num_classes,
-        top_k=min(config.top_k, spec.num_classes),
-        embedding=config.embedding,
-        logits=config.logits,
-        tta=config.tta,
-        # What was fitted is fitted to the scores of plain images.
-        calibration=spec.fitted if config.tta == "none" else Calibration(),
-    )
-
-
-def _tell_calibration(store: LabelStore, model: str, now: Calibration) -> None:
-    """Say where a store goes on without what is fitted to the model folder by now."""
-    begun = store.identity.calibration
-    if begun is None:
-        logger.info(
-            "%s: an earlier version made it, without the columns probability, decision and ood_score; it goes on "
-            "without them. A new --output has them",
-            store.uri,
-        )
-    elif (begun.temperature, begun.thresholds) != (now.temperature, now.thresholds):
-        logger.warning(
-            "%s: goes on with the %s that it began with; %s has the %s by now, and a new --output takes it",
-            store.uri,
-            begun.in_words,
-            model,
-            now.in_words,
-        )
 
 
 class _Job:
@@ -383,26 +321,8 @@ class _Job:
         return self._start().plan if len(self._unit_sizes(num_images, WorkerPlan(1))) > 1 else WorkerPlan(1)
 
     def _unit_sizes(self, num_images: int, plan: WorkerPlan) -> list[int]:
-        # With GPUs, a worker of the plan is a CPU actor, which decodes a unit and hands it on.
-        uses_gpus = self._config.uses_gpus
-        cores = plan.cores_per_worker
-        num_bytes = 0 if uses_gpus else self._folder.num_bytes * self._task.num_passes
-        ms_per_image = cpu_ms_per_image(num_bytes) / cores
-        round_size = self._config.batch_size * cores
-        largest = self._config.unit_size or images_in(_LARGEST_UNIT_S, ms_per_image)
-        if cores > 1 and not self._config.unit_size:
-            # A batch for each core: of fewer, some would have nothing to do.
-            largest = max(largest, min(round_size, MAX_UNIT_SIZE))
-        if uses_gpus:
-            largest = min(largest, _MAX_BLOCK_BYTES // (3 * self._folder.spec.preprocess.crop_size**2))
-        smallest_s = _SMALLEST_UNIT_S if is_on_ray(self._config) else _SMALLEST_LOCAL_UNIT_S
-        return unit_sizes(
-            num_images,
-            num_workers=plan.num_cpu_workers,
-            smallest=images_in(smallest_s, ms_per_image),
-            largest=largest,
-            batch_size=round_size,
-        )
+        passes = self._task.num_passes
+        return sizes_of_units(self._config, self._folder, plan, num_images=num_images, passes_per_image=passes)
 
     def describe_run(self, report: RunReport) -> RunRecord:
         """The record of a finished run."""

@@ -18,7 +18,7 @@ from imgcls_ray.models.api import create_model
 from imgcls_ray.models.calibration import Calibration, Thresholds
 from imgcls_ray.models.folder import update_model
 from imgcls_ray.models.profile import Profile
-from imgcls_ray.predict import job as module
+from imgcls_ray.predict import identity as module
 from imgcls_ray.predict.job import predict
 from imgcls_ray.storage import open_directory
 from imgcls_ray.store.latest import latest_rows
@@ -99,7 +99,7 @@ def test_what_was_fitted_to_plain_images_judges_no_mirrored_ones(small_model: Mo
     folder = replace(small_model, spec=fitted)
     values = {"input": "i", "model": "m", "output": "o"}
     for tta, calibration in (("none", Calibration(temperature=2)), ("hflip", Calibration())):
-        identity = module._identity(make_config(PredictConfig, {**values, "tta": tta}), folder)
+        identity = module.identity_of(make_config(PredictConfig, {**values, "tta": tta}), folder.spec)
         assert identity.calibration == calibration
 
 
