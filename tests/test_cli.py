@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 IMGCLS = Path(sys.executable).with_name("imgcls")
 COMMANDS = [["predict"], ["check"], ["split"], ["train"], ["evaluate"], ["export"], ["serve"], ["run"], ["demo"]]
+COMMANDS += [["drift"], ["report"], ["review"]]
 COMMANDS += [["models"], ["models", "new"], ["store"], *(["store", name] for name in ("status", "verify", "latest"))]
 
 
@@ -98,7 +99,7 @@ def test_a_failed_job_is_told_before_a_folder_that_cannot_be_listed(
     assert f"cannot be listed: {broken_folder}/b" in out
 
 
-@pytest.mark.parametrize(("command", "default"), [("predict", "[default: 32]"), ("train", "[default: 20]")])
+@pytest.mark.parametrize(("command", "default"), [("predict", "[default: 32]"), ("train", "[default: 5]")])
 def test_help_tells_the_defaults(
     imgcls: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch, command: str, default: str
 ) -> None:

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from imgcls_ray.errors import ImageErrorCode, LabelStoreDamagedError
+from imgcls_ray.storage.left_out import STORE_FILES, STORE_FOLDERS
 from imgcls_ray.store.answers import answers_in
 from imgcls_ray.store.history import is_merged_name, late_files, read_history, side_pieces
 from imgcls_ray.store.parallel import in_parallel
@@ -41,8 +42,6 @@ if TYPE_CHECKING:
 
 _CODES = pa.array([code.value for code in ImageErrorCode])
 _NO_VERSION = "\0"
-_FILES = frozenset({"store.json", "lease.json", "progress.json"})
-_FOLDERS = frozenset({"plans", "predictions", "runs", "exports", "samples"})
 
 
 @dataclass
@@ -196,7 +195,7 @@ def _check_foreign_files(
     store: LabelStore, history: History, num_units: Mapping[int, int | None], report: VerifyReport
 ) -> None:
     for name in sorted(store.directory.entries()):
-        if name not in _FILES | _FOLDERS and not name.startswith("."):
+        if name not in STORE_FILES | STORE_FOLDERS and not name.startswith("."):
             report.add(f"{name}: does not belong to a label store")
     late = set(late_files(store, history.log))
     for name in sorted(store.directory.entries("predictions")):

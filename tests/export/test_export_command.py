@@ -385,6 +385,7 @@ def test_without_labels_it_is_told_how_many_confident_images_keep_their_label(
     assert told in capfd.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("made_before")
 def test_8_bits_that_do_not_pay_are_refused_and_nothing_stays(
     export: Callable[..., dict[str, Any]],

@@ -113,7 +113,8 @@ def test_the_epoch_with_the_best_metric_is_kept(trained: Path) -> None:
     assert result["history"][result["best"]["epoch"] - 1]["val.top1"] == best["val.top1"]
 
 
-@pytest.mark.parametrize("stop_after", [pytest.param(2, marks=pytest.mark.slow), 3])
+@pytest.mark.slow
+@pytest.mark.parametrize("stop_after", [2, 3])
 def test_a_run_with_evaluations_within_epochs_goes_on_as_it_would_have(
     make_train_config: Callable[..., TrainConfig],
     train_here: Callable[..., TrainResult],

@@ -183,16 +183,18 @@ def test_after_five_deaths_a_block_is_given_up(
 
 
 def test_one_computes_while_the_other_reads_or_commits(block_of: Callable[..., Block]) -> None:
-    """The first is held in its commit until the second computes, and the third in its compute until the second ends."""
+    """Whichever computes first is held in its commit until the other computes."""
     commits, computes = threading.Event(), threading.Event()
+    computed: list[int] = []
 
     def on_compute(number: int) -> None:
-        if number == 10:
+        computed.append(number)
+        if len(computed) == 2:
             assert commits.wait(10), "the first has not come to its commit"
             computes.set()
 
     def on_commit(number: int) -> None:
-        if number == 0:
+        if number == computed[0]:
             commits.set()
             assert computes.wait(10), "the second waits for the first one's commit before it computes"
 
