@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from imgcls_ray.errors import ImageError
 from imgcls_ray.evaluate.calibration import calibration_table, empty_table
+from imgcls_ray.models.calibration import Calibration
 from imgcls_ray.models.engines.openvino_core import openvino_core
 from imgcls_ray.models.profile import Profile, profile_of
 from imgcls_ray.workers.classifier_task import ClassifierTask, ClassifierWork
@@ -138,7 +139,8 @@ class EvaluateWork(ClassifierWork[pa.Table]):
     """Classifies blocks of entries. The result of a block is one row: its answers and its calibration sums."""
 
     def __init__(self, task: EvaluateTask, *, device: str | None = "cpu", num_cores: int = 1) -> None:
-        super().__init__(task, device, 1, num_cores)
+        # Thresholds of an earlier evaluation judge nothing here: decisions in the profile would be by those.
+        super().__init__(task, device, 1, num_cores, Calibration())
         self._temperatures = np.array(task.temperatures)
 
     def rows(self, entries: pa.Table) -> pa.Table:

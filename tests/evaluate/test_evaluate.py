@@ -469,8 +469,13 @@ def test_a_second_evaluation_at_the_same_place_gives_the_same_files(tmp_path: Pa
     model = shutil.copytree(small_model.path, tmp_path / "model")
 
     def files() -> dict[str, bytes]:
-        run(tmp_path / "data", model, tmp_path / "out", batch_size=8)
+        run(tmp_path / "data", model, tmp_path / "out", batch_size=8, target_precision=0.001)
         assert json.loads((tmp_path / "out" / "evaluate_result.json").read_text())["done_flag"] is True
+        fitted = open_model(str(model)).spec.fitted
+        assert fitted.thresholds is not None
+        assert fitted.profile is not None
+        # Decisions of the second one would be by the thresholds of the first.
+        assert not fitted.profile.counts["decision"]
         return {path.name: path.read_bytes() for path in (tmp_path / "out" / "evaluate").iterdir()}
 
     assert files() == files()
