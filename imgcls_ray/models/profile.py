@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 from pydantic import Field
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 FEATURES = ("label", "confidence", "unlike", "brightness", "contrast", "sharpness", "size", "decision")
 """``label`` is the best class, ``unlike`` the out-of-distribution score; ``size`` is that of the upright picture;
 ``decision`` is 1 for an accepted label and 0 for an unsure one."""
+# Files come from anywhere: no sum of counts is 0, and each fits an int64.
+_Count = Annotated[int, Field(ge=1, le=2**40)]
 # A score of 1 is rounded: the bins end here.
 _LEAST_DOUBT = 2.0**-16
 
@@ -52,7 +54,7 @@ class Profile(StrictModel):
 
     num_images: int = Field(default=0, ge=0)
     """Number of images that were classified."""
-    counts: dict[str, dict[int, int]] = Field(default_factory=dict, max_length=100)
+    counts: dict[str, dict[int, _Count]] = Field(default_factory=dict, max_length=100)
     """Number of images by feature and bin; bins without images are left out."""
 
     @property

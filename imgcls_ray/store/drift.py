@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 _NUM_GROUPS = 10
 _NUM_DRAWS = 2000
+_MAX_AT_ONCE = 2_000_000
+"""Numbers in memory: of twenty thousand classes, all draws at once would take gigabytes."""
 _FALSE_ALARMS = 0.01
 _RARE = 5
 """Classes with fewer images in both together count as one."""
@@ -159,8 +161,14 @@ def _feature(name: str, reference: np.ndarray, run: np.ndarray, num_features: in
     # The same draws for everybody: what is told does not change from one look to the next.
     random = np.random.default_rng(0)
     together = (reference + run) / (reference + run).sum()
-    draws = (random.multinomial(int(of.sum()), together, _NUM_DRAWS) / of.sum() for of in (reference, run))
-    noise = float(np.quantile(_divergence(*draws), 1 - _FALSE_ALARMS / num_features))
+    num_at_once = max(1, _MAX_AT_ONCE // len(together))
+    drawn = []
+    for start in range(0, _NUM_DRAWS, num_at_once):
+        size = min(num_at_once, _NUM_DRAWS - start)
+        drawn.append(
+            _divergence(*(random.multinomial(int(of.sum()), together, size) / of.sum() for of in (reference, run)))
+        )
+    noise = float(np.quantile(np.concatenate(drawn), 1 - _FALSE_ALARMS / num_features))
     return FeatureDrift(name, divergence, noise)
 
 

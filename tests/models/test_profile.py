@@ -55,6 +55,12 @@ def test_it_comes_back_from_json_as_it_was() -> None:
     assert Profile.model_validate_json(profile.model_dump_json()) == profile
 
 
+@pytest.mark.parametrize("count", [0, -1, 2**70])
+def test_counts_that_nobody_counted_are_refused(count: int) -> None:
+    with pytest.raises(ValueError, match=r"counts\.size\.1"):
+        Profile.model_validate({"num_images": 1, "counts": {"size": {"1": count}}})
+
+
 @pytest.mark.parametrize("side", [8, 64, 224])
 def test_looks_are_those_of_the_pixels(side: int) -> None:
     flat = np.full((side, side, 3), 80, np.uint8)

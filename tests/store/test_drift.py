@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 from imgcls_ray.models.classifier import Prediction
 from imgcls_ray.models.profile import FEATURES, Profile, profile_of
+from imgcls_ray.store import drift as module
 from imgcls_ray.store.drift import Drift, compare
 
 
@@ -76,6 +78,22 @@ def test_what_the_reference_never_has_is_far_from_it() -> None:
 def test_nothing_cannot_be_compared() -> None:
     assert compare(REFERENCE, Profile()) is None
     assert compare(Profile(), REFERENCE) is None
+
+
+def test_of_many_classes_the_draws_are_not_in_memory_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_NUM_DRAWS", 200)
+    monkeypatch.setattr(module, "_MAX_AT_ONCE", 200_000)
+    profile = Profile(num_images=200_000, counts={"label": dict.fromkeys(range(20_000), 10)})
+    tracemalloc.start()
+    try:
+        drift = compare(profile, profile)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert drift is not None
+    assert drift.features[0].noise > 0
+    # All at once: 200 x 20,000 x 8 bytes, several times.
+    assert peak < 30e6
 
 
 def test_its_record_has_every_feature() -> None:
