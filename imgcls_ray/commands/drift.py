@@ -42,7 +42,11 @@ def run(config_file: Path | None, overrides: Sequence[str], flags: Values) -> No
         raise UsageError(f"{store.uri}: has no finished run {config.run}; `imgcls store history` lists them")
     found = newest_profile(store, config.run)
     if found is None:
-        raise UsageError(f"{store.uri}: no run tells what its images are like: an earlier version labelled them")
+        which = "no finished run tells" if config.run is None else f"run {config.run} does not tell"
+        raise UsageError(
+            f"{store.uri}: {which} what its images are like: it labelled none, or an earlier version did; label new "
+            "images first, or give the --run that labelled some"
+        )
     number, profile = found
     drift = drift_of_run(store, profile)
     if drift is None:

@@ -156,5 +156,8 @@ def test_the_drift_of_a_run_is_told_by_its_record_and_by_the_command(
     assert told["features"]["brightness"]["is_real"] is True
     assert json.loads((tmp_path / "out" / "drift_result.json").read_text())["drift"] == told["drift"]
     assert (tmp_path / "out" / "drift" / "report.html").read_text().count("<figure>") == 3
+    label(tmp_path / "images", model, store)
+    with pytest.raises(UsageError, match="run 3 does not tell what its images are like: it labelled none, or"):
+        run(None, [], {"store": str(store), "run": 3})
     with pytest.raises(UsageError, match="has no finished run 9"):
         run(None, [], {"store": str(store), "run": 9})
