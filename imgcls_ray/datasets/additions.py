@@ -170,7 +170,7 @@ def _refuse_unknown(dataset: str, additions: Sequence[Addition], known: Known) -
         return
     first = lost[0]
     [near, *_] = [*difflib.get_close_matches(first.label, sorted(may_be), 1), ""]
-    meant = f"; did you mean {near!r}?" if near else ""
+    meant = f"; did you mean {near!r}?" if near else "."
     several = f"{len(lost):,} answers have labels" if len(lost) > 1 else "an answer has a label"
     raise UsageError(
         f"{first.source}: {several} that {dataset} has no class for, e.g. {first.label[:60]!r} ({first.where}){meant} "

@@ -114,9 +114,9 @@ def _of_csv(text: str) -> Iterator[Answer]:
 
 
 def _of_cvat(file: str, data: bytes, queue: str | None) -> list[Answer]:
-    # Entities could make gigabytes of a few lines.
-    if b"<!DOCTYPE" in data or b"<!ENTITY" in data:
-        raise ValueError("it declares a document type")
+    # Entities could make gigabytes of a few lines. In UTF-16, which has zero bytes, they would not be seen.
+    if b"\0" in data or b"<!DOCTYPE" in data or b"<!ENTITY" in data:
+        raise ValueError("it declares a document type, or is not UTF-8")
     root = ElementTree.fromstring(data)
     rows = _queue_rows(file, queue)
     answers = []

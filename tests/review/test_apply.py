@@ -38,6 +38,9 @@ def apply(tmp_path: Path, answers: Path, **options: Any) -> None:
     review.run(None, [], {"apply": str(answers), "dataset": str(tmp_path / "data"), **options})
 
 
+_IN_UTF16 = '<!DOCTYPE a [<!ENTITY b "c">]><annotations/>'.encode("utf-16").decode(errors="surrogateescape")
+
+
 def save(tmp_path: Path, *rows: tuple[str, str | None], **more: Any) -> Path:
     """Answers as the page saves them, of images in the folder."""
     content = {
@@ -110,6 +113,7 @@ def test_unknown_labels_are_refused_with_the_class_that_may_be_meant(tmp_path: P
     answers = save(tmp_path, ("0.png", "dog"), ("1.png", "cta"), ("2.png", "<b>"))
     pattern = r"2 answers have labels that .*data has no class for, e\.g\. 'cta' \(answer 2\); did you mean 'cat'\? "
     refused(tmp_path, answers, pattern + "Nothing was written: correct the answers, or add the class to label")
+    refused(tmp_path, save(tmp_path, ("2.png", "<b>")), r"e\.g\. '<b>' \(answer 1\)\. Nothing was written")
 
 
 @pytest.mark.usefixtures("data")
@@ -152,6 +156,7 @@ def test_images_that_are_gone_or_changed_are_refused(tmp_path: Path) -> None:
         ("answers.txt", "\udcff", "is not UTF-8"),
         ("cvat.xml", "<annotations><image></annotations>", "is damaged"),
         ("cvat.xml", '<!DOCTYPE a [<!ENTITY b "c">]><annotations/>', "it declares a document type"),
+        ("cvat.xml", _IN_UTF16, "it declares a document type"),
         ("cvat.xml", "<annotations/>", "--queue"),
         ("cvat.zip", "PK\x03\x04", "is damaged"),
     ],
