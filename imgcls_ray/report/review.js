@@ -150,6 +150,9 @@ document.addEventListener("keydown", (event) => {
     if (event.key === "Escape") $("search").blur();
     return;
   }
+  // A button that was reached by Tab is pressed by Enter. A key that is held down would answer pictures unseen.
+  if (event.key === "Enter" && event.target.closest("button")) return;
+  if (event.repeat && !event.key.startsWith("Arrow")) return;
   const number = KEYS.indexOf(event.key);
   if (number >= 0 && number < shownLabels.length) answer(shownLabels[number]);
   else if (event.key === "Enter" && shownLabels.includes(queue.items[place].label)) answer(queue.items[place].label);
@@ -163,6 +166,10 @@ document.addEventListener("keydown", (event) => {
   event.preventDefault();
 });
 
+// After a click Enter answers again; clicks by keys have no detail.
+document.addEventListener("click", (event) => {
+  if (event.detail) event.target.closest("button")?.blur();
+});
 $("search").addEventListener("input", find);
 $("unsure").addEventListener("click", () => answer(UNSURE));
 $("back").addEventListener("click", () => move(-1));

@@ -109,6 +109,21 @@ def test_answers_stay_when_the_page_is_loaded_again_and_can_be_taken_back(page: 
     expect(page.locator("#json")).to_be_disabled()
 
 
+def test_a_key_that_is_held_down_answers_one_picture_and_enter_presses_what_tab_reached(page: Page) -> None:
+    page.keyboard.down("Enter")
+    page.keyboard.down("Enter")
+    page.keyboard.up("Enter")
+    expect(page.locator("#count")).to_have_text("2 of 4 · 1 answered")
+    page.focus("#labels button:nth-child(2)")
+    page.keyboard.press("Enter")
+    # A click leaves no button behind that Enter presses.
+    page.click("#back")
+    page.click("#next")
+    page.keyboard.press("Enter")
+    answers = json.loads(saved(page, "#json").read_bytes())["answers"]
+    assert [row["label"] for row in answers] == ["dog", "cat", "dog"]
+
+
 def test_of_many_classes_any_is_found_by_its_name(browser: Browser, tmp_path: Path) -> None:
     page = browser.new_page()
     page.goto(write_page(tmp_path, ["cat", "dog", *(f"class {i}" for i in range(1000))]).as_uri())
