@@ -69,10 +69,12 @@ def find_candidates(store: LabelStore, *, num_places: int, known: AbstractSet[st
     found = Candidates(pa.table({}), confidence, None, [])
     doubtful, odd = _Kept(num_kept), _Kept(num_kept)
     classes: set[str] = set()
+    stretches: list[str] = []
     known_uris = pa.array(sorted(known), pa.string())
     for table in latest_rows(store, [*KEY_COLUMNS, "label", "score", "labels", "scores", *extra], only_present=True):
         is_good = table.column("error").is_null()
         found.codes.update(table.column("error").drop_null().to_pylist())
+        stretches.append(table.column("uri")[0].as_py())
         rows = table.filter(is_good)
         found.num_labelled += rows.num_rows
         classes.update(only_array(rows.column("labels")).flatten().unique().drop_null().to_pylist())
@@ -84,7 +86,7 @@ def find_candidates(store: LabelStore, *, num_places: int, known: AbstractSet[st
     found.classes = sorted(classes)
     tables = [doubtful.rows(), odd.rows()]
     if store.identity.embedding and "ood_score" not in names:
-        sample = with_oddness(store, None)
+        sample = with_oddness(store, stretches, num_rows=found.num_labelled)
         sample = _shaped(sample.filter(pc.invert(pc.is_in(sample.column("uri"), value_set=known_uris))), "confidence")
         unlike = _Kept(num_kept)
         unlike.add(sample, as_numbers(sample.column("oddness")))

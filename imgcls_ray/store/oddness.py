@@ -56,7 +56,7 @@ def add_oddness(store: LabelStore, overview: Overview, stretches: Sequence[str],
     if "ood_score" in store.schema.names:
         overview.odd_rows = OddRows("ood_score")
     elif store.identity.embedding and overview.num_labelled:
-        rows = with_oddness(store, stretches if overview.num_labelled > _MAX_ROWS else None)
+        rows = with_oddness(store, stretches, num_rows=overview.num_labelled)
         is_part = rows.num_rows < overview.num_labelled
         overview.odd_rows = OddRows("embedding", rows.num_rows if is_part else None)
         extremes = Extremes(num_each)
@@ -64,18 +64,19 @@ def add_oddness(store: LabelStore, overview: Overview, stretches: Sequence[str],
         overview.oddest = extremes.best()
 
 
-def with_oddness(store: LabelStore, stretches: Sequence[str] | None) -> pa.Table:
+def with_oddness(store: LabelStore, stretches: Sequence[str], *, num_rows: int) -> pa.Table:
     """Newest rows that have a label and an embedding, at most as many as fit, with ``oddness`` and ``confidence``.
 
     Args:
         store: that keeps embeddings.
-        stretches: URIs from which on to look, ascending; ``None``: from the first one on.
+        stretches: URIs from which on to look where not all rows fit, ascending.
+        num_rows: that have a label.
 
     Raises:
         LabelStoreDamagedError: a file of the store is damaged or lost.
     """
     columns = [*KEY_COLUMNS, "label", "labels", "scores", confidence_column(store), "embedding"]
-    tables = list(_sample(store, columns, stretches))
+    tables = list(_sample(store, columns, stretches if num_rows > _MAX_ROWS else None))
     if not tables:
         empty = pa.schema([store.schema.field(name) for name in columns]).empty_table()
         tables = [_named(empty, store)]

@@ -13,7 +13,12 @@ from PIL import Image
 
 from imgcls_ray.commands import review
 from imgcls_ray.errors import UsageError
+from imgcls_ray.review.candidates import find_candidates
 from imgcls_ray.review.ranking import rank, shares
+from imgcls_ray.storage import open_directory
+from imgcls_ray.store import oddness as oddness_module
+from imgcls_ray.store import rows as rows_module
+from imgcls_ray.store.opening import open_store
 from tests.report.test_run_report import label
 from tests.store.stores import info, new_store, part_bytes, plan, run_record
 
@@ -143,6 +148,19 @@ def test_with_embeddings_the_queue_is_spread_and_has_the_oddest(tmp_path: Path) 
         ("odd.png", "odd"),
     ]
     assert float(found[1]["oddness"]) > 1
+
+
+def test_what_is_odd_is_looked_for_in_the_whole_of_a_large_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(oddness_module, "_MAX_ROWS", 40)
+    monkeypatch.setattr(rows_module, "_BATCH_ROWS", 16)
+    store_with_vectors(tmp_path, {f"/in/{i:03d}.png": (0.5, [1.0, i / 1000]) for i in range(160)})
+    store = open_store(open_directory(str(tmp_path / "store")))
+    found = find_candidates(store, num_places=1, known=frozenset())
+    looked_at = [row["uri"] for row in found.rows.to_pylist() if row["oddness"] is not None]
+    assert len(looked_at) == 40
+    assert looked_at[-1] > "/in/140.png"
 
 
 def test_the_next_one_is_far_from_all_before_it() -> None:
