@@ -54,7 +54,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "workers": _FOUNDATION,
     "predict": {*_FOUNDATION, "inputs", "store", "workers"},
     "datasets": {*_FOUNDATION, "workers"},
-    "report": {"datasets", "errors", "images", "json_files", "packed", "storage", "words"},
+    "report": {"datasets", "errors", "images", "json_files", "machine", "packed", "storage", "words", "workers"},
     "review": {*_FOUNDATION, "datasets", "inputs", "report", "store"},
     "evaluate": {*_FOUNDATION, "datasets", "report", "store", "workers"},
     "train": {*_FOUNDATION, "datasets", "report", "store", "workers"},

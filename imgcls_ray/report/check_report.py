@@ -25,7 +25,8 @@ from imgcls_ray.datasets.findings import FINDING_SCHEMA, Finding, FindingCode, S
 from imgcls_ray.json_files import encode_json
 from imgcls_ray.report.histogram import draw_histogram
 from imgcls_ray.report.page import render_page
-from imgcls_ray.report.pictures import draw_samples, draw_thumbnails
+from imgcls_ray.report.pictures import draw_samples
+from imgcls_ray.report.small_pictures import draw_thumbnails
 from imgcls_ray.storage import open_directory
 from imgcls_ray.storage.files import path_from_uri, scheme_of
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from imgcls_ray.json_files import encode_json
 from imgcls_ray.report.page import render_template
-from imgcls_ray.report.pictures import thumbnails_of
+from imgcls_ray.report.small_pictures import thumbnails_of
 from imgcls_ray.storage import open_directory
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from imgcls_ray.images.decoder import DecodeLimits, decode_image
 from imgcls_ray.packed.listing import fetch_input
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator
 
     import numpy as np
     from PIL import Image
@@ -90,33 +90,6 @@ def draw_samples(
         return list(pool.map(draw, enumerate(samples)))
 
 
-def draw_thumbnails(
-    findings: Iterable[Finding], *, fetch_limits: FetchLimits, decode_limits: DecodeLimits
-) -> dict[str, Thumbnail]:
-    """Thumbnails by URI, of the images of ``pictured_findings``."""
-    uris = (uri for finding in pictured_findings(findings) for uri in pictures_of(finding))
-    return thumbnails_of(dict.fromkeys(uris), fetch_limits=fetch_limits, decode_limits=decode_limits)
-
-
-def thumbnails_of(
-    versions: Mapping[str, str | None], *, fetch_limits: FetchLimits, decode_limits: DecodeLimits
-) -> dict[str, Thumbnail]:
-    """Thumbnails by URI.
-
-    Args:
-        versions: by URI the version to read; ``None`` reads any.
-        fetch_limits: bounds on reading an image.
-        decode_limits: bounds on decoding it.
-    """
-
-    def draw(uri: str) -> Thumbnail:
-        pixels = load_pixels(uri, fetch_limits, decode_limits, etag=versions[uri])
-        return Thumbnail(b"", pixels) if isinstance(pixels, str) else _thumbnail(pixels)
-
-    with ThreadPoolExecutor(_NUM_WORKERS) as pool:
-        return dict(zip(versions, pool.map(draw, versions), strict=True))
-
-
 def pictured_findings(findings: Iterable[Finding]) -> Iterator[Finding]:
     """The first few findings of each code for which a picture is useful."""
     findings = list(findings)
@@ -135,12 +108,10 @@ def pictures_of(finding: Finding) -> tuple[str, ...]:
     return tuple(uri for uri in (finding.uri, finding.other_uri if finding.code in _PAIRS else "") if uri)
 
 
-def load_pixels(
-    uri: str, fetch_limits: FetchLimits, decode_limits: DecodeLimits, *, etag: str | None = None
-) -> np.ndarray | str:
-    """Upright pixels, or why there are none; of this version if one is given."""
+def load_pixels(uri: str, fetch_limits: FetchLimits, decode_limits: DecodeLimits) -> np.ndarray | str:
+    """Upright pixels, or why there are none."""
     try:
-        return decode_image(fetch_input(uri, etag, fetch_limits), decode_limits)
+        return decode_image(fetch_input(uri, None, fetch_limits), decode_limits)
     # All of them were read a moment ago; what fails now must not cost the report of all that was found.
     except (ImageError, ImgclsError) as error:
         return str(error)

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from imgcls_ray.errors import ImageErrorCode
 from imgcls_ray.report.page import MAX_CLASS_ROWS, render_template
-from imgcls_ray.report.pictures import Thumbnail, thumbnails_of
+from imgcls_ray.report.pictures import Thumbnail
+from imgcls_ray.report.small_pictures import thumbnails_of
 from imgcls_ray.report.store_diff import pictured_moves
 from imgcls_ray.storage import open_directory
 from imgcls_ray.words import counted, duration
@@ -152,10 +153,11 @@ def _meaning(code: str) -> str:
 
 def _label_rows(overview: Overview) -> list[list[str]]:
     """Cells of the table of labels; the last one if the store has decisions."""
-    rows = []
+    # Once: of tens of thousands of labels, a sum for each would take a minute.
+    rows, num_labelled = [], overview.num_labelled
     for label in _ranked(overview):
         counts = overview.labels[label]
-        cells = [label, f"{counts.total:,}", f"{counts.total / overview.num_labelled:.1%}", f"{counts.of_run:,}"]
+        cells = [label, f"{counts.total:,}", f"{counts.total / num_labelled:.1%}", f"{counts.of_run:,}"]
         rows.append([*cells, f"{counts.unsure:,}"] if overview.has_decisions else cells)
     return rows
 

@@ -18,7 +18,7 @@ import numpy as np
 from imgcls_ray.json_files import encode_json
 from imgcls_ray.report.confusion import Confusion, MatrixWords, draw_confusion
 from imgcls_ray.report.page import render_template
-from imgcls_ray.report.pictures import thumbnails_of
+from imgcls_ray.report.small_pictures import thumbnails_of
 from imgcls_ray.storage import open_directory
 from imgcls_ray.words import counted
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -11,14 +11,13 @@ import numpy as np
 from imgcls_ray.datasets.bursts import confirm_pairs
 from imgcls_ray.datasets.duplicates import hashes_array, near_pictures
 from imgcls_ray.images.jpeg import read_jpeg_header
-from imgcls_ray.images.measure import copy_difference, hashes_of, views
-from imgcls_ray.report.pictures import load_pixels, small_jpeg
+from imgcls_ray.images.measure import copy_difference, hashes_of
+from imgcls_ray.report.small_pictures import small_pictures
 from imgcls_ray.review.candidates import find_candidates
 from imgcls_ray.review.ranking import rank
 from imgcls_ray.store.extremes import as_numbers
 
 if TYPE_CHECKING:
-    from collections import Counter
     from collections.abc import Iterator
     from collections.abc import Set as AbstractSet
 
@@ -29,10 +28,10 @@ if TYPE_CHECKING:
 PICTURE_SIDE = 480
 """Longer side of a picture of the queue in pixels."""
 
-_NUM_WORKERS = 4  # each may hold a large picture
 # As `imgcls check` takes two pictures for nearly the same by default.
 _NEAR_BITS, _NEAR_DIFFERENCE = 6, 5.0
 _MAX_COMPARED = 20_000
+_LEAST_AT_ONCE = 16  # pictures: for one, the process that decodes it would take longer to start
 
 
 class Item(NamedTuple):
@@ -139,7 +138,7 @@ def _chosen(
     kept: list[tuple[_Looked, int]] = []
     num_unreadable, start = 0, 0
     while len(kept) < budget and start < len(order):
-        end = start + budget - len(kept)
+        end = start + max(budget - len(kept), _LEAST_AT_ONCE)
         for one in _read(rows, order[start:end], fetch_limits, decode_limits):
             if one is None:
                 num_unreadable += 1
@@ -154,17 +153,13 @@ def _read(
     rows: Any, places: np.ndarray, fetch_limits: FetchLimits, decode_limits: DecodeLimits
 ) -> Iterator[_Looked | None]:
     taken = rows.select(["uri", "etag"]).take(places).to_pylist()
-
-    def look(place: int, row: dict[str, Any]) -> _Looked | None:
-        pixels = load_pixels(row["uri"], fetch_limits, decode_limits, etag=row["etag"])
-        if isinstance(pixels, str):
-            return None
-        jpeg = small_jpeg(pixels, PICTURE_SIDE)
-        header = read_jpeg_header(jpeg)
-        return _Looked(place, jpeg, (header.width, header.height), views(pixels))
-
-    with ThreadPoolExecutor(_NUM_WORKERS) as pool:
-        yield from pool.map(look, places.tolist(), taken)
+    drawn = small_pictures([(row["uri"], row["etag"]) for row in taken], PICTURE_SIDE, fetch_limits, decode_limits)
+    for place, one in zip(places.tolist(), drawn, strict=True):
+        if isinstance(one, str):
+            yield None
+        else:
+            header = read_jpeg_header(one.jpeg)
+            yield _Looked(place, one.jpeg, (header.width, header.height), one.looks)
 
 
 def _each_once(looked: list[_Looked]) -> list[tuple[_Looked, int]]:
@@ -196,8 +191,8 @@ def _each_once(looked: list[_Looked]) -> list[tuple[_Looked, int]]:
     for one, other in found.pairs.tolist():
         low, high = sorted((first_of(one), first_of(other)))
         first[high] = low
-    firsts = [first_of(place) for place in range(len(looked))]
-    return [(one, firsts.count(place) - 1) for place, one in enumerate(looked) if firsts[place] == place]
+    num_alike = Counter(first_of(place) for place in range(len(looked)))
+    return [(one, num_alike[place] - 1) for place, one in enumerate(looked) if place in num_alike]
 
 
 def _item(rows: Any, one: _Looked, is_odd: bool, num_alike: int) -> Item:

@@ -13,7 +13,7 @@ from imgcls_ray.images.decoder import DEFAULT_LIMITS
 from imgcls_ray.report import run_report
 from imgcls_ray.report.run_report import write_report
 from imgcls_ray.storage import FetchLimits
-from imgcls_ray.store.overview import read_overview
+from imgcls_ray.store.overview import LabelCounts, Overview, read_overview
 from tests.report.test_check_report import HOSTILE, Page
 from tests.store.stores import info, new_store, plan, run_record
 from tests.store.stores import part_bytes as parquet
@@ -124,3 +124,16 @@ def test_with_many_labels_the_page_has_few_pictures_of_each_and_says_so(
     page = page_of(store, tmp_path / "out")
     assert num_pictures(page) == 20
     assert "The 10 most frequent of 50 labels are shown" in words(page)
+
+
+def test_labels_are_summed_up_once_however_many_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    sums: list[Overview] = []
+
+    def num_labelled(overview: Overview) -> int:
+        sums.append(overview)
+        return 50
+
+    monkeypatch.setattr(Overview, "num_labelled", property(num_labelled))
+    overview = Overview("/labels", "small", "f" * 64, labels={f"class {i}": LabelCounts(total=1) for i in range(50)})
+    assert run_report._label_rows(overview)[0] == ["class 0", "1", "2.0%", "0"]
+    assert len(sums) == 1

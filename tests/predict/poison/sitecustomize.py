@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 _DECODING = {
     "imgcls_ray.models.classifier": "decode_model_input",
     "imgcls_ray.images.measure": "measure_image",
+    "imgcls_ray.report.small_pictures": "decode_image",
 }
 
 
