@@ -19,7 +19,7 @@ from imgcls_ray.storage.names import EXCLUDED, NOT_INCLUDED
 if TYPE_CHECKING:
     from imgcls_ray.storage.listed import ListedPlace
 
-STORE_FOLDERS = frozenset({"plans", "predictions", "runs", "exports", "samples", "report"})
+STORE_FOLDERS = frozenset({"plans", "predictions", "runs", "exports", "samples"})
 STORE_FILES = frozenset({"store.json", "lease.json", "progress.json"})
 """Names directly below the place of a label store, except names that begin with a dot."""
 

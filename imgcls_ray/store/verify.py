@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 
 _CODES = pa.array([code.value for code in ImageErrorCode])
 _NO_VERSION = "\0"
+# The page of a store has no images, so those in a folder of its name are inputs: listing does not leave it out.
+_NAMES = STORE_FILES | STORE_FOLDERS | {"report"}
 
 
 @dataclass
@@ -195,7 +197,7 @@ def _check_foreign_files(
     store: LabelStore, history: History, num_units: Mapping[int, int | None], report: VerifyReport
 ) -> None:
     for name in sorted(store.directory.entries()):
-        if name not in STORE_FILES | STORE_FOLDERS and not name.startswith("."):
+        if name not in _NAMES and not name.startswith("."):
             report.add(f"{name}: does not belong to a label store")
     late = set(late_files(store, history.log))
     for name in sorted(store.directory.entries("predictions")):

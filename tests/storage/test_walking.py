@@ -316,10 +316,11 @@ def test_of_the_own_store_only_what_it_wrote_is_left_out(tmp_path: Path) -> None
     store = tmp_path / "raw"
     for name in ("plans/1.jpg", "predictions/2.jpg", "runs/3.jpg", "exports/4.jpg", "samples/5.jpg", ".6.jpg"):
         write(store / name)
-    for name in ("incoming/a.jpg", "incoming/samples/b.jpg", "c.jpg", "plans.jpg"):
+    for name in ("incoming/a.jpg", "incoming/samples/b.jpg", "c.jpg", "plans.jpg", "report/d.jpg"):
         write(store / name)
     (store / "incoming" / "link").symlink_to("../samples")
-    kept = ["c.jpg", "incoming/a.jpg", "incoming/samples/b.jpg", "plans.jpg"]
+    # The page of a store has no images: those in a folder of its name are somebody's inputs.
+    kept = ["c.jpg", "incoming/a.jpg", "incoming/samples/b.jpg", "plans.jpg", "report/d.jpg"]
     assert names_in(store, store=str(store)) == kept
     assert names_in(tmp_path, store=str(store)) == [f"raw/{name}" for name in kept]
     assert names_in(store / "incoming", store=str(store)) == ["a.jpg", "samples/b.jpg"]

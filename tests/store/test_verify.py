@@ -84,7 +84,7 @@ def test_a_store_with_all_columns_and_a_long_history_is_sound(tmp_path: Path) ->
     label(store, [info("/a"), info("/b", "v2"), info("/gone", "v1"), info("http://h/x", None)], {"/a": "changed"})
     label(store, [info("/a"), info("/b", "v1")])  # a version that came back
     store.finish_run(4, run_record(4))
-    files = ("lease.json", "progress.json", "exports/latest.csv", "samples/a.jpg", ".hidden")
+    files = ("lease.json", "progress.json", "exports/latest.csv", "samples/a.jpg", "report/report.html", ".hidden")
     for name in (*files, "predictions/.0001-000000.parquet.ab"):
         store.directory.replace(name, b"")
     report = verify_store(store)
