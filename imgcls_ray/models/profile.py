@@ -28,6 +28,7 @@ FEATURES = ("label", "confidence", "unlike", "brightness", "contrast", "sharpnes
 _Count = Annotated[int, Field(ge=1, le=2**40)]
 # A score of 1 is rounded: the bins end here.
 _LEAST_DOUBT = 2.0**-16
+_MOST_UNLIKE = 1000  # bins on either side of 0
 
 
 def _logarithm(values: np.ndarray) -> np.ndarray:
@@ -39,7 +40,8 @@ def _logarithm(values: np.ndarray) -> np.ndarray:
 _PLACES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "label": lambda values: values,
     "confidence": lambda values: -_logarithm(1 - values + _LEAST_DOUBT),
-    "unlike": lambda values: 2 * values,
+    # Of a network whose training diverged, each image could have a bin of its own.
+    "unlike": lambda values: np.clip(2 * values, -_MOST_UNLIKE, _MOST_UNLIKE),
     "brightness": lambda values: values / 4,
     "contrast": lambda values: values / 2,
     "sharpness": lambda values: _logarithm(1 + values),

@@ -50,6 +50,12 @@ def test_what_an_engine_does_not_tell_is_left_out() -> None:
     assert profile_of([plain]).share_accepted is None
 
 
+def test_scores_of_a_network_that_diverged_have_few_bins() -> None:
+    scores = (float(score) for score in np.linspace(-1e38, 1e38, 100))
+    profile = profile_of(Prediction(9, 9, np.array([0]), np.ones(1, np.float32), ood_score=one) for one in scores)
+    assert profile.counts["unlike"] == {-1000: 50, 1000: 50}
+
+
 def test_it_comes_back_from_json_as_it_was() -> None:
     profile = profile_of([prediction(seed) for seed in range(20)])
     assert Profile.model_validate_json(profile.model_dump_json()) == profile
