@@ -49,6 +49,11 @@ def run(config_file: Path | None, overrides: Sequence[str], flags: Values) -> No
         )
     number, profile = found
     drift = drift_of_run(store, profile)
+    if drift is None and store.identity.tta != "none":
+        raise UsageError(
+            f"{store.uri}: was labelled with tta={store.identity.tta}, and evaluations are compared with runs without "
+            "it; label into a new --output with tta=none"
+        )
     if drift is None:
         raise UsageError(
             f"{store.uri}: knows nothing to compare with: its model was not evaluated before. Run `imgcls evaluate "

@@ -57,10 +57,10 @@ def _queue(config: ReviewConfig) -> None:
     print(
         f"{config.store}: {counted(queue.num_labelled, 'image')} with a label, {len(queue.items):,} of them to look at"
     )
-    how = ["least sure" + (" (calibrated)" if queue.confidence == "probability" else " (by raw scores)")]
-    how += ["least like the others"] if queue.has_oddness else []
-    how += ["each unlike those before it"] if queue.has_embeddings else []
-    print(f"  first those that the model is {', '.join(how)}")
+    by = "calibrated" if queue.confidence == "probability" else "by raw scores"
+    odd = ", and those least like the others" if queue.has_oddness else ""
+    spread = "; each is unlike those before it" if queue.has_embeddings else ""
+    print(f"  first: those that the model is least sure of ({by}){odd}{spread}")
     if not queue.has_embeddings:
         print("  label with --embedding to have them spread over what the images show")
     for number, what in (

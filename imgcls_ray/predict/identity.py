@@ -75,7 +75,7 @@ def _tell_calibration(store: LabelStore, model: str, now: Calibration) -> None:
         )
     elif (begun.temperature, begun.thresholds) != (now.temperature, now.thresholds):
         logger.warning(
-            "%s: goes on with the %s that it began with; %s has the %s by now, and a new --output takes it",
+            "%s: goes on with what it began with, %s; %s has %s by now, and a new --output takes that",
             store.uri,
             begun.in_words,
             model,

@@ -89,8 +89,8 @@ def test_a_store_goes_on_with_what_it_began_with(
         row["decision"] is not None and row["probability"] > row["score"] for row in again.values() if row["score"]
     )
     assert [line.partition(": ")[2] for line in told] == [
-        f"goes on with the temperature 0.5 and thresholds for a precision of 0.9 that it began with; {model} has the "
-        "temperature 4 and no thresholds by now, and a new --output takes it"
+        f"goes on with what it began with, temperature 0.5 and thresholds for a precision of 0.9; {model} has "
+        "temperature 4 and no thresholds by now, and a new --output takes that"
     ]
 
 
@@ -136,8 +136,13 @@ def test_the_drift_of_a_run_is_told_by_its_record_and_by_the_command(
     label(tmp_path / "images", model, tmp_path / "before")
     with pytest.raises(UsageError, match="its model was not evaluated before"):
         run(None, [], {"store": str(tmp_path / "before")})
-    record = open_store(open_directory(str(tmp_path / "before"))).run_record(1)
+    before = open_store(open_directory(str(tmp_path / "before")))
+    record = before.run_record(1)
     assert "drift" not in record
+    flipped = before.identity.model_copy(update={"tta": "hflip"})
+    before.directory.replace("store.json", flipped.model_dump_json().encode())
+    with pytest.raises(UsageError, match="was labelled with tta=hflip"):
+        run(None, [], {"store": str(tmp_path / "before")})
     profile = Profile.model_validate(record["profile"])
     assert profile.num_images == 40
 
