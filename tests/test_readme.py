@@ -91,6 +91,8 @@ def test_training_evaluating_and_exporting_work(
     workplace: Path, monkeypatch: pytest.MonkeyPatch, ray_session: None
 ) -> None:
     write_clean(workplace / "data")
+    # The session's GPU is none, and a run of 200 epochs is worth one.
+    monkeypatch.setattr("imgcls_ray.commands.device.count_gpus", lambda *, of_cluster: 0)
     commands = [c for c in COMMANDS if c.startswith(("imgcls train", "imgcls evaluate", "imgcls export", "imgcls run"))]
     commands += [c for c in COMMANDS if "model-onnx" in c and c.startswith("imgcls predict")]
     assert len(commands) == 5

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from imgcls_ray.commands import predict as predict_command
 from imgcls_ray.commands.stdout import StdoutConsole
+from imgcls_ray.commands.threads import let_threads_sleep
 from imgcls_ray.config import DemoConfig, make_config, read_values
 from imgcls_ray.demo.draw import draw_dataset
 from imgcls_ray.demo.fit import IMAGE_SIZE, NUM_EPOCHS, NUM_IMAGES_PER_CLASS, fit_demo_model
@@ -93,6 +94,7 @@ def _program() -> str:
 
 
 def _train(dataset: DemoDataset, path: Path, console: Console) -> Path:
+    let_threads_sleep()
     import torch
 
     start = time.monotonic()

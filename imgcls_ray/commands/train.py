@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from imgcls_ray.commands.terminal import native_stderr_aside
+from imgcls_ray.commands.threads import let_threads_sleep
 from imgcls_ray.config import TrainConfig, make_config, read_values
 from imgcls_ray.errors import StoppedError
 from imgcls_ray.train import WORKER
@@ -35,10 +36,11 @@ def run(config_file: Path | None, overrides: Sequence[str], flags: Values, *, is
     Raises:
         JobFailedError: training failed; ``train_result.json`` has the reason.
     """
+    let_threads_sleep()
     values = read_values(TrainConfig, config_file, overrides, flags)
     config = make_config(TrainConfig, values)
     if config.only_looks:
-        _look(config)
+        _look(config, is_shared=is_shared)
         return
     try:
         # What is imported here takes as long as what the worker imports.
@@ -55,13 +57,13 @@ def run(config_file: Path | None, overrides: Sequence[str], flags: Values, *, is
     _tell(result)
 
 
-def _look(config: TrainConfig) -> None:
+def _look(config: TrainConfig, *, is_shared: bool) -> None:
     from imgcls_ray.commands.device import settle_device
     from imgcls_ray.commands.train_looks import look
 
     try:
         with native_stderr_aside():
-            look(settle_device(config))
+            look(settle_device(config), is_shared=is_shared)
     except KeyboardInterrupt as error:
         raise StoppedError("stopped; nothing was trained") from error
 

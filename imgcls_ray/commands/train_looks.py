@@ -19,6 +19,7 @@ from imgcls_ray.storage.files import path_from_uri
 from imgcls_ray.storage.schemes import is_object
 from imgcls_ray.train.begin import continued, new_state
 from imgcls_ray.train.entries import read_entries
+from imgcls_ray.train.job import check_output
 from imgcls_ray.train.largest_batch import find_largest_batch
 from imgcls_ray.train.network import check_recipe
 from imgcls_ray.train.preview import preview_run
@@ -34,21 +35,26 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def look(config: TrainConfig) -> None:
+def look(config: TrainConfig, *, is_shared: bool) -> None:
     """Do what is asked for of the three, and tell it.
+
+    Args:
+        config: the run.
+        is_shared: as of ``train.job.train``.
 
     Raises:
         UsageError: the configuration cannot work.
         JobFailedError: training fails in its first steps.
     """
     storage = storage_options(config)
+    directory = open_directory(config.output, storage)
+    check_output(directory, config.output, is_shared=is_shared)
     entries = read_entries(config.data, delimiter=config.delimiter, split_folders=config.split_places, storage=storage)
     state = new_state(config, entries)
     config, recipe = continued(config, entries, state)
     model = state.model
     check_recipe(model.name, model.architecture, recipe, grad_checkpointing=config.grad_checkpointing)
     begun = Begun(config, entries, state, recipe)
-    directory = open_directory(config.output, storage)
     if config.auto_batch:
         _tell_largest_batch(begun)
     if config.lr_find:

@@ -63,8 +63,8 @@ class SplitConfig(Labelled, SplitRules, RunsBlocks, ReadLimits):
     help_sections: ClassVar = {"num_workers": "Reading images (--group-by near-duplicates)"}
 
     data: str = Field(examples=["DATASET"])
-    """Labelled dataset: a folder (local or ``s3://``) with train.txt, val.txt, test.txt (``path id`` in each line), or
-    of class folders; or a .csv or .parquet file with the columns uri and label."""
+    """Labelled dataset: a folder (local, ``s3://``, ``gs://`` or ``az://``) with train.txt, val.txt, test.txt
+    (``path id`` in each line), or of class folders; or a .csv or .parquet file with the columns uri and label."""
     train_percent: float
     """Percentage of the images for training."""
     val_percent: float

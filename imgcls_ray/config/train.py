@@ -130,8 +130,9 @@ class TrainConfig(Labelled, OnDevice, ReadLimits, LooksFirst):
     repeat within an epoch."""
 
     teacher: str | None = None
-    """Model folder (local or ``s3://``) to learn from besides the labels (distillation): a larger network that was
-    trained on these classes. It sees the same augmented images, at its own size."""
+    """Model folder (local, ``s3://``, ``gs://``, ``az://`` or ``hf://``) to learn from besides the labels
+    (distillation): a larger network that was trained on these classes. It sees the same augmented images, at its own
+    size."""
     teacher_weight: float = Field(default=0.5, gt=0, le=1)
     """Share of the teacher in the loss; 1 learns from it alone."""
     teacher_temperature: float = Field(default=2.0, gt=0, le=100)

@@ -132,6 +132,8 @@ def split_dataset(
     num_groups, num_unknown = None, 0
     if group_by == NEAR_DUPLICATES:
         assert measure is not None, "images are to be looked at"
+        # Before all images are read: there are no more groups than images.
+        _refuse_small_classes(dataset, pool, None, list(shares))
         looks = measure(pool.images)
         groups, dealt, num_unknown = _deal_looks(dataset, pool, looks, shares, seed=seed)
         num_groups = len(set(groups.values()))

@@ -92,15 +92,16 @@ def recipe_of(config: TrainConfig, entries: Entries, start: StartInfo) -> Recipe
 
 def _batch_size(config: TrainConfig, entries: Entries) -> int:
     num_images = len(entries.tables["train"])
-    num_parts = config.accumulate_steps * (config.num_workers or 1)
+    num_workers = config.num_workers or len(config.gpu_ids) or 1
+    num_parts = config.accumulate_steps * num_workers
     if config.batch_size is None:
         batch_size = choose_batch_size(num_images, num_parts=num_parts)
     else:
         batch_size = min(config.batch_size, num_images)
     if num_parts > batch_size:
         raise UsageError(
-            f"a step of {batch_size} images cannot be divided into {num_parts} passes (num_workers="
-            f"{config.num_workers or 1}, accumulate_steps={config.accumulate_steps}); give a larger batch_size"
+            f"a step of {batch_size} images cannot be divided into {num_parts} passes (num_workers={num_workers}, "
+            f"accumulate_steps={config.accumulate_steps}); give a larger batch_size"
         )
     return batch_size
 

@@ -60,7 +60,7 @@ def choose_batch_size(num_images: int, *, num_parts: int) -> int:
     """
     wanted = next((size for most, size in _BATCHES if num_images <= most), _LARGEST_BATCH)
     wanted = min(max(wanted, _MIN_PER_PASS * num_parts), num_images)
-    sizes = range(wanted, max(wanted // 2, num_parts - 1, 1) - 1, -1)
+    sizes = range(wanted, max(wanted // 2, 1) - 1, -1)
     few = (size for size in sizes if num_images % size <= num_images * _MAX_LEFT_OUT)
     return next(few, min(sizes, key=lambda size: num_images % size))
 

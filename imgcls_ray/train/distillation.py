@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from imgcls_ray.errors import ModelFolderError, UsageError
 from imgcls_ray.models.class_names import match_names
 from imgcls_ray.models.open import is_model_path, open_model
+from imgcls_ray.options import storage_options
 from imgcls_ray.storage.schemes import is_object
 from imgcls_ray.train.losses import IGNORED
 from imgcls_ray.words import counted
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from imgcls_ray.images.preprocess import Preprocess
     from imgcls_ray.models.folder import ModelFolder
     from imgcls_ray.storage.options import StorageOptions
+    from imgcls_ray.train.state import ModelDescription
+    from imgcls_ray.train.task import TrainTask
 
 
 class Teacher:
@@ -135,6 +138,20 @@ def open_same_teacher(model: str, fingerprint: str, storage: StorageOptions) -> 
     if folder.spec.fingerprint != fingerprint:
         raise ModelFolderError(f"{model}: was replaced while the run was starting; run the command again")
     return folder
+
+
+def teacher_of(task: TrainTask, model: ModelDescription, device: torch.device) -> Teacher | None:
+    """The teacher of a run, if it has one; raises as ``open_same_teacher``."""
+    if task.teacher is None or task.teacher_fingerprint is None:
+        return None
+    return Teacher(
+        open_same_teacher(task.teacher, task.teacher_fingerprint, storage_options(task.config)),
+        model.class_names,
+        model.preprocess,
+        device=device,
+        weight=task.config.teacher_weight,
+        temperature=task.config.teacher_temperature,
+    )
 
 
 def outputs_of(folder: ModelFolder, class_names: Sequence[str]) -> list[int]:

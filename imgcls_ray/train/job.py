@@ -94,9 +94,7 @@ def train(
         some_gpus="device=gpu with num_workers={}",
     )
     directory = open_directory(config.output, storage)
-    if not is_object(config.output) and os.path.isfile(path := path_from_uri(config.output)):
-        raise UsageError(f"{path}: is a file; give a folder for the run, or {ADDRESSES}")
-    _check_is_ours(directory, config.output, is_shared=is_shared)
+    check_output(directory, config.output, is_shared=is_shared)
     with worker_pool(server) as pool:
         if is_trained_here(config):
             pool.load()
@@ -123,8 +121,17 @@ def _train(config: TrainConfig, directory: Directory, console: Console, pool: Lo
             raise
 
 
-def _check_is_ours(directory: Directory, output: str, *, is_shared: bool) -> None:
-    """Refuse an output with files of somebody else, which the run would replace or mix with its own."""
+def check_output(directory: Directory, output: str, *, is_shared: bool) -> None:
+    """Refuse a file, and an output with files of somebody else, which the run would replace or mix with its own.
+
+    Args:
+        is_shared: as of ``train``.
+
+    Raises:
+        UsageError: it is one of these.
+    """
+    if not is_object(output) and os.path.isfile(path := path_from_uri(output)):
+        raise UsageError(f"{path}: is a file; give a folder for the run, or {ADDRESSES}")
     known = _OF_OTHER_COMMANDS
     if is_shared:
         known |= {name.rstrip("/") for name in directory.entries()} - RUN_NAMES

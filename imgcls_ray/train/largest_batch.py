@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 
 from imgcls_ray.errors import JobFailedError
 from imgcls_ray.machine import available_memory
+from imgcls_ray.train.distillation import teacher_of
 from imgcls_ray.train.learner import Learner
 from imgcls_ray.train.loading import Batch
+from imgcls_ray.train.task import make_task
 from imgcls_ray.train.trial import device_of
 
 if TYPE_CHECKING:
@@ -140,15 +142,18 @@ def _train(begun: Begun, batch_size: int) -> None:
     """Two steps on grey pictures: the second one has the optimizer's state."""
     import torch
 
-    labels = begun.entries.tables["train"]["label"].to_numpy()
+    labels, device = begun.entries.tables["train"]["label"].to_numpy(), device_of(begun.config)
+    task = make_task(begun.config, begun.state, begun.recipe, cpus_per_worker=1)
     learner = Learner(
         begun.state,
         begun.config,
         begun.recipe,
         batch_size=batch_size,
         labels=labels,
-        device=device_of(begun.config),
+        device=device,
         world_size=1,
+        # It takes memory, too.
+        teacher=teacher_of(task, begun.state.model, device),
     )
     size = begun.state.identity.start.train_size
     pixels = torch.full((batch_size, 3, size, size), 128, dtype=torch.uint8).to(memory_format=torch.channels_last)

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import inspect
-import itertools
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from imgcls_ray.models.engines.torch_engine import make_normalise
 from imgcls_ray.train.augment import make_mixer
 from imgcls_ray.train.batch_norm import BatchNorms, with_synced_norms
+from imgcls_ray.train.evaluation import added_up, evaluate
 from imgcls_ray.train.losses import IGNORED, Loss
 from imgcls_ray.train.network import checkpoint_gradients, network_of
 from imgcls_ray.train.optimisation import average_of, make_optimizer, set_learning_rate
-from imgcls_ray.train.scores import Evaluated, class_scores, mean_average_precision
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from contextlib import AbstractContextManager
 
+    import numpy as np
     import torch
     from torch import nn
 
@@ -28,6 +26,7 @@ if TYPE_CHECKING:
     from imgcls_ray.train.distillation import Teacher
     from imgcls_ray.train.loading import Batch
     from imgcls_ray.train.recipe import Recipe
+    from imgcls_ray.train.scores import Evaluated
     from imgcls_ray.train.state import TrainState
 
 
@@ -164,65 +163,27 @@ class Learner:
 
         sums = torch.cat([self._sums, torch.tensor(counts, dtype=torch.float64, device=self._device)])
         self._sums.zero_()
-        totals = self._added_up(sums).tolist()
+        totals = added_up(sums, self._world_size).tolist()
         return totals[:2], totals[2:]
 
     def evaluate(self, batches: Iterable[Batch]) -> Evaluated:
-        """Evaluate on the batches of all workers.
-
-        ::
-
-            learner.evaluate(batches)  # Evaluated({"val.loss": 0.31, "val.top1": 0.91, "val.top5": 0.99, ...}, 2, ...)
-        """
-        import torch
-        from torch.nn import functional as F
-
+        """Evaluate the weights for use on the batches of all workers."""
         network = self._network if self._average is None else self._average.module
         network.eval()
-        top, num_classes = min(5, self._num_classes), self._num_classes
-        # Of each class the images predicted right, the images, and the predictions, behind the sums of all.
-        sums = torch.zeros(5 + 3 * num_classes, dtype=torch.float64, device=self._device)
-        right, true, told = torch.split(sums[5:], num_classes)
-        scored: list[tuple[np.ndarray, np.ndarray]] = []
-        # The next batches come outside of inference mode: those of training may come with them.
-        for batch in batches:
-            sums[4] += len(batch.bad)
-            if not len(batch.labels):
-                continue
-            labels = batch.labels.to(self._device, non_blocking=True)
-            with torch.inference_mode(), self._autocast():
-                logits = network(self._normalised(batch.pixels)).float()
-            best = logits.topk(top).indices
-            hits = best == labels[:, None]
-            sums[0] += F.cross_entropy(logits, labels, reduction="sum").double()
-            sums[1] += hits[:, 0].sum()
-            sums[2] += hits.any(1).sum()
-            sums[3] += len(labels)
-            for counts, chosen in ((right, labels[hits[:, 0]]), (true, labels), (told, best[:, 0])):
-                counts += torch.bincount(chosen, minlength=num_classes)
-            if self._ranks:
-                scored.append((logits.softmax(1).cpu().numpy(), batch.labels.numpy()))
-        sums = self._added_up(sums)
-        loss, top1, top5, count, num_bad = sums[:5].tolist()
-        count = max(count, 1)
-        metrics = {"val.loss": loss / count, "val.top1": top1 / count, "val.top5": top5 / count}
-        of_classes = sums[5:].cpu().numpy().reshape(3, num_classes)
-        metrics |= class_scores(*of_classes)
-        if self._ranks:
-            metrics["val.mAP"] = mean_average_precision(*self._of_all(scored))
-        return Evaluated(metrics, int(num_bad), of_classes.astype(int).tolist())
 
-    def _of_all(self, scored: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
-        """Scores (N, num_classes) and labels (N,) of all workers."""
-        everyones = [scored]
-        if self._world_size > 1:
-            import torch.distributed
+        def logits_of(pixels: torch.Tensor) -> torch.Tensor:
+            with self._autocast():
+                logits: torch.Tensor = network(self._normalised(pixels))
+            return logits.float()
 
-            everyones = [[]] * self._world_size
-            torch.distributed.all_gather_object(everyones, scored)
-        nothing = (np.empty((0, self._num_classes), np.float32), np.empty(0, np.int64))
-        scores, labels = zip(nothing, *itertools.chain.from_iterable(everyones), strict=True)
-        return np.concatenate(scores), np.concatenate(labels)
+        return evaluate(
+            logits_of,
+            batches,
+            num_classes=self._num_classes,
+            device=self._device,
+            world_size=self._world_size,
+            ranks=self._ranks,
+        )
 
     def weights_for_use(self) -> dict[str, torch.Tensor]:
         """A CPU copy of the weights that are evaluated: the averaged ones, if the recipe has them."""
@@ -257,13 +218,6 @@ class Learner:
         if self.amp_type is None:
             return nullcontext()
         return torch.autocast(self._device.type, dtype=self.amp_type)
-
-    def _added_up(self, sums: torch.Tensor) -> torch.Tensor:
-        if self._world_size > 1:
-            import torch.distributed
-
-            torch.distributed.all_reduce(sums)
-        return sums
 
 
 def _in_parallel(network: nn.Module, device: torch.device) -> nn.Module:

@@ -7,15 +7,16 @@ import math
 import time
 from typing import TYPE_CHECKING, Literal
 
-from imgcls_ray.options import decode_limits, fetch_limits, storage_options
+from imgcls_ray.options import decode_limits, fetch_limits
 from imgcls_ray.train.augment import Augmentation
-from imgcls_ray.train.distillation import Teacher, open_same_teacher
+from imgcls_ray.train.distillation import teacher_of
 from imgcls_ray.train.entries import map_entries
 from imgcls_ray.train.events import Doing, EpochDone, StepsDone, WorkersReady, send
 from imgcls_ray.train.learner import Learner
 from imgcls_ray.train.loading import LoadTask, load_batches
 from imgcls_ray.train.optimisation import learning_rate_at
 from imgcls_ray.train.order import BatchOrder
+from imgcls_ray.train.plan import Plan
 from imgcls_ray.train.scores import is_better, told_of_loss
 from imgcls_ray.train.task import Outcome
 
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
     from imgcls_ray.train.events import Event, RunBoard
     from imgcls_ray.train.loading import Batch
-    from imgcls_ray.train.order import Sample
     from imgcls_ray.train.saving import Saver
     from imgcls_ray.train.state import Metrics, TrainState
     from imgcls_ray.train.task import TrainTask
@@ -69,10 +69,10 @@ class Run:
             rank=rank,
             world_size=world_size,
         )
-        self._first_epoch, self._first_step = divmod(state.step, self._order.steps_per_epoch)
+        self._plan = Plan(self._order, self._config, epochs=task.recipe.epochs, step=state.step)
         self._batches = load_batches(
             self._load_task(files),
-            self._all_batches(),
+            self._plan.batches(),
             num_processes=task.loader_processes,
             for_gpu=device.type == "cuda",
             forks=task.forks_loaders,
@@ -86,7 +86,7 @@ class Run:
             labels=labels,
             device=device,
             world_size=world_size,
-            teacher=self._teacher(),
+            teacher=teacher_of(task, state.model, device),
         )
         self._bad: dict[str, str] = {}
         self._must_stop = False
@@ -109,19 +109,6 @@ class Run:
         )
         return LoadTask(files, augmentation, preprocess, fetch_limits(self._config), decode_limits(self._config))
 
-    def _teacher(self) -> Teacher | None:
-        task, config, model = self._task, self._config, self._state.model
-        if task.teacher is None or task.teacher_fingerprint is None:
-            return None
-        return Teacher(
-            open_same_teacher(task.teacher, task.teacher_fingerprint, storage_options(config)),
-            model.class_names,
-            model.preprocess,
-            device=self._device,
-            weight=config.teacher_weight,
-            temperature=config.teacher_temperature,
-        )
-
     def first_batches(self, count: int) -> list[Batch]:
         """Take the first batches, as they would be learnt from; the run cannot go on after it."""
         return list(self._take(count))
@@ -138,7 +125,7 @@ class Run:
                 amp=str(self._learner.amp_type or "off"),
             )
         )
-        for epoch in range(self._first_epoch, self._task.recipe.epochs):
+        for epoch in self._plan.epochs():
             if self._is_past_best():
                 break
             outcome = self._train_epoch(epoch) or self._end_epoch(epoch)
@@ -150,30 +137,6 @@ class Run:
             return Outcome("failed", "no epoch has a loss on val that is a number; a lower learning_rate may help")
         self._save()
         return Outcome("done")
-
-    # The order of things
-
-    def _all_batches(self) -> Iterator[list[Sample]]:
-        """The batches of the whole run, in the order in which ``go_on`` takes them: loading never waits for it."""
-        for epoch in range(self._first_epoch, self._task.recipe.epochs):
-            passes = self._order.train_passes(epoch, self._first_step_of(epoch))
-            for step in range(self._first_step_of(epoch), self._order.steps_per_epoch):
-                yield from itertools.islice(passes, self._config.accumulate_steps)
-                if self._is_evaluated_after(step):
-                    yield from self._order.val_batches()
-            if self._is_evaluated(epoch):
-                yield from self._order.val_batches()
-
-    def _first_step_of(self, epoch: int) -> int:
-        return self._first_step if epoch == self._first_epoch else 0
-
-    def _is_evaluated(self, epoch: int) -> bool:
-        return (epoch + 1) % self._config.eval_interval == 0 or epoch + 1 == self._task.recipe.epochs
-
-    def _is_evaluated_after(self, step_of_epoch: int) -> bool:
-        """Whether there is an evaluation within an epoch; the one at its end does not count."""
-        every, num_done = self._config.eval_steps, step_of_epoch + 1
-        return bool(every) and num_done % every == 0 and num_done < self._order.steps_per_epoch
 
     def _is_past_best(self) -> bool:
         state, patience = self._state, self._config.early_stop
@@ -191,12 +154,12 @@ class Run:
     def _train_epoch(self, epoch: int) -> Outcome | None:
         config, steps = self._config, self._order.steps_per_epoch
         since = time.monotonic()
-        for step_of_epoch in range(self._first_step_of(epoch), steps):
+        for step_of_epoch in self._plan.steps_of(epoch):
             step = epoch * steps + step_of_epoch
             self._learn(step)
             if time.monotonic() - self._last_doing >= _DOING_S:
                 self._tell_doing("training", step + 1)
-            is_evaluated, is_last = self._is_evaluated_after(step_of_epoch), step_of_epoch + 1 == steps
+            is_evaluated, is_last = self._plan.is_evaluated_after(step_of_epoch), step_of_epoch + 1 == steps
             if (step_of_epoch + 1) % config.log_interval == 0 or is_last or is_evaluated:
                 if outcome := self._add_up(epoch, step + 1, time.monotonic() - since):
                     return outcome
@@ -265,7 +228,7 @@ class Run:
             "seconds": sums["seconds"],
         }
         state.sums = {}
-        if outcome := self._end_row(row, is_evaluated=self._is_evaluated(epoch)):
+        if outcome := self._end_row(row, is_evaluated=self._plan.is_evaluated(epoch)):
             return outcome
         if self._config.save_interval and (epoch + 1) % self._config.save_interval == 0:
             self._save(checkpoint=f"epoch_{epoch + 1}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
+from imgcls_ray.config import TrainConfig
 from imgcls_ray.errors import JobFailedError
 from imgcls_ray.models.class_names import names_apart
 from imgcls_ray.train.augment import make_mixer
@@ -57,8 +58,10 @@ def preview_run(begun: Begun) -> Preview:
     Raises:
         JobFailedError: the images cannot be read, or the loss is no number.
     """
-    pictures, captions = _samples(begun)
     images_per_s, epoch_s = _measured(begun)
+    pictures, captions = _samples(begun)
+    if not pictures:
+        raise JobFailedError("the preview failed: none of its first images can be read; `imgcls check` tells why")
     device = device_of(begun.config)
     return Preview(_choices(begun), pictures, captions, images_per_s, epoch_s, peak_memory(device), device.type)
 
@@ -99,11 +102,13 @@ def _measured(begun: Begun) -> tuple[float, float]:
         begun.config.model_copy(update={"eval_interval": 1}), few, begun.state, replace(begun.recipe, epochs=1)
     )
     events, outcome = try_steps(one_epoch, few)
-    steps = [(at, event) for at, event in events if isinstance(event, StepsDone)]
-    if outcome.kind == "failed" and not steps:
-        raise JobFailedError(f"the preview failed: {outcome.reason}")
-    warm = steps[min(_WARM_STEPS, len(steps) - 1) :]
-    rate = len(warm) / sum(1 / event.images_per_s for _, event in warm)
+    # A step of which no image can be read has no rate.
+    rates = [event.images_per_s for _, event in events if isinstance(event, StepsDone) and event.images_per_s]
+    if not rates:
+        reason = outcome.reason or "no image can be read; `imgcls check` tells why"
+        raise JobFailedError(f"the preview failed: {reason}")
+    warm = rates[min(_WARM_STEPS, len(rates) - 1) :]
+    rate = len(warm) / sum(1 / each for each in warm)
     train_s = len(begun.entries.tables["train"]) / rate
     return rate, train_s + _evaluation_s(events) * num_val / max(len(few.tables["val"]), 1)
 
@@ -121,6 +126,7 @@ def _choices(begun: Begun) -> list[Choice]:
     start = begun.state.identity.start
     values = {"batch_size": begun.batch_size, **asdict(begun.recipe)}
     origins = dict.fromkeys(values, f"recipe of {start.family or 'other networks'}")
+    origins |= {key: "default" for key in values if TrainConfig.model_fields[key].default is not None}
     origins |= dict.fromkeys(for_few, f"{num_images:,} images, {'trained' if start.is_trained else 'random'} weights")
     origins |= dict.fromkeys(given, "given")
     return [Choice(key, value, origins[key]) for key, value in values.items()]

@@ -47,11 +47,11 @@ def run_range_test(begun: Begun) -> RangeTest:
         JobFailedError: the images cannot be read.
     """
     low, high = _RANGES[begun.recipe.optimizer]
-    num_images = min(len(begun.entries.tables["train"]), _NUM_STEPS * begun.batch_size)
-    entries = part_of(begun.entries, num_train=num_images, num_val=begun.batch_size)
+    epochs, per_epoch = parts_of(_NUM_STEPS, len(begun.entries.tables["train"]) // begun.batch_size)
+    entries = part_of(begun.entries, num_train=per_epoch * begun.batch_size, num_val=begun.batch_size)
     recipe = replace(
         begun.recipe,
-        epochs=-(-_NUM_STEPS // (num_images // begun.batch_size)),
+        epochs=epochs,
         schedule="range",
         warmup_epochs=0.0,
         learning_rate=high,
@@ -72,6 +72,16 @@ def run_range_test(begun: Begun) -> RangeTest:
     if len(steps) < 3:
         raise JobFailedError(f"the range test failed: {outcome.reason or 'it has too few steps'}")
     return judged([step.learning_rate for step in steps], [step.loss for step in steps])
+
+
+def parts_of(num_steps: int, most: int) -> tuple[int, int]:
+    """The fewest epochs of at most ``most`` steps that make ``num_steps`` or a little less, and the steps of each.
+
+    >>> parts_of(100, 1_000), parts_of(100, 99), parts_of(100, 3), parts_of(100, 1)
+    ((1, 100), (2, 50), (34, 2), (100, 1))
+    """
+    epochs = -(-num_steps // most)
+    return epochs, num_steps // epochs
 
 
 def judged(rates: Sequence[float], losses: Sequence[float]) -> RangeTest:

@@ -42,11 +42,12 @@ class SyncedNorm(_BatchNorm):
         shape = [-1 if dim == 1 else 1 for dim in range(values.ndim)]
         count = values.new_full((1,), values.numel() // values.shape[1])
         sums = _summed(torch.cat([values.sum(places), count]))
-        total = sums[-1].detach()
+        # Where no worker has an image that can be read, nothing is learnt, and nothing divided by nought.
+        total = sums[-1].detach().clamp(min=1)
         mean = sums[:-1] / total
         # In two sums: the difference of the squares' mean and the mean's square loses its digits.
         variance = _summed((values - mean.view(shape)).square().sum(places)) / total
-        if self.track_running_stats:
+        if self.track_running_stats and sums[-1] > 0:
             self._learn([mean.detach(), variance.detach() * (total / (total - 1).clamp(min=1))])
         normalised = (values - mean.view(shape)) * torch.rsqrt(variance + self.eps).view(shape)
         if self.affine:

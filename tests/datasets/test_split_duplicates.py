@@ -14,6 +14,8 @@ from imgcls_ray.config import CheckConfig
 from imgcls_ray.datasets.check import check_dataset
 from imgcls_ray.datasets.duplicate_groups import group_names
 from imgcls_ray.datasets.findings import FindingCode
+from imgcls_ray.datasets.split import NEAR_DUPLICATES, split_dataset
+from imgcls_ray.errors import UsageError
 from tests.datasets.make_faulty import jpeg, picture
 
 if TYPE_CHECKING:
@@ -67,6 +69,20 @@ def test_no_copy_is_in_another_split(
     assert num_leaks(tmp_path) == 0
     train, val = ((tmp_path / f"{name}.txt").read_text().splitlines() for name in ("train", "val"))
     assert (len(train), len(val)) in {(33, 16), (32, 17)}
+
+
+def test_a_class_that_is_too_small_is_told_before_any_image_is_read(tmp_path: Path) -> None:
+    for name in ("cat/0.jpg", "dog/0.jpg", "dog/1.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"never read")
+    with pytest.raises(UsageError, match=r"2 splits need at least 2 images of every class, and too few has cat \(1\)"):
+        split_dataset(
+            str(tmp_path),
+            train_percent=50,
+            val_percent=50,
+            group_by=NEAR_DUPLICATES,
+            measure=lambda _: pytest.fail("it was read"),
+        )
 
 
 def test_a_group_is_called_by_its_first_name_whatever_the_order() -> None:

@@ -80,3 +80,11 @@ def test_a_run_of_an_earlier_version_goes_on_with_what_it_recorded(
     config, recipe = continued(config, entries, state)
     assert (recipe.epochs, recipe.learning_rate, recipe.crop_scale) == (20, 0.01875, 0.08)
     assert config.batch_size == 48
+
+
+def test_named_gpus_are_workers_of_the_batch(make_train_config: Callable[..., TrainConfig], entries: Entries) -> None:
+    def batch_size(**changes: object) -> int:
+        return new_state(make_train_config(**{**OPEN, **changes}), entries).identity.batch_size
+
+    assert batch_size(device="gpu:0,1,2,3") == batch_size(device="gpu", num_workers=4) == 24
+    assert batch_size(device="gpu:0") == batch_size() == 16

@@ -118,7 +118,7 @@ def test_a_killed_worker_is_replaced_and_the_weights_are_bit_equal(
 def test_a_worker_that_fails_again_and_again_ends_the_run_with_the_reason(
     make_train_config: Callable[..., TrainConfig], monkeypatch: pytest.MonkeyPatch, max_failures: int
 ) -> None:
-    monkeypatch.setattr("imgcls_ray.train.job._check_is_ours", lambda *_, **__: None)
+    monkeypatch.setattr("imgcls_ray.train.job.check_output", lambda *_, **__: None)
     config = make_train_config(max_failures=max_failures)
     # What a full disk, say, does to each attempt.
     Path(config.output).mkdir(parents=True)

@@ -24,7 +24,7 @@ from imgcls_ray.storage.object_directory import ObjectDirectory
 from imgcls_ray.store.lease import hold_lease
 from imgcls_ray.train import job
 from imgcls_ray.train.entries import read_entries
-from imgcls_ray.train.job import _check_is_ours, train
+from imgcls_ray.train.job import check_output, train
 from tests.train.conftest import CLASSES, NUM_VAL, write_colours
 
 if TYPE_CHECKING:
@@ -186,7 +186,7 @@ def test_somebody_elses_folder_is_refused_before_anything_is_written(
     path.parent.mkdir(parents=True)
     path.write_text("mine")
     if is_shared and name == "0.jpg":  # PaddleX's predictions may lie there, as no run writes such a file
-        _check_is_ours(open_directory(str(tmp_path / "run")), "run", is_shared=True)
+        check_output(open_directory(str(tmp_path / "run")), "run", is_shared=True)
         return
     with pytest.raises(
         UsageError,

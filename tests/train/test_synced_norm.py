@@ -81,6 +81,16 @@ def test_two_workers_are_one(counts: tuple[int, int], tmp_path: Path) -> None:
         assert torch.allclose(got.double(), value.double(), rtol=2e-3, atol=2e-3), name
 
 
+def test_a_pass_without_any_image_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    # As where all images of a step cannot be read; of one worker, the sum is its own.
+    monkeypatch.setattr("imgcls_ray.train.synced_norm._added_up", lambda tensor: tensor.detach().clone())
+    network = synced(make_network()).train()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    torch.autograd.backward(network(images()[:0]).sum())
+    assert all(value.equal(before[name]) for name, value in network.state_dict().items())
+    assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in network.parameters())
+
+
 def test_names_of_weights_stay_and_what_is_in_use_is_the_same() -> None:
     network = make_network().eval()
     before = network(images())
