@@ -15,9 +15,10 @@ class ReviewConfig(ReadLimits):
     """What a person should look at first, or what a person has answered: ``imgcls review``."""
 
     store: str
-    """Label store whose images are to be looked at: a folder or ``s3://bucket/prefix``."""
+    """Label store whose images are to be looked at: a folder or prefix of a bucket (``s3://``, ``gs://``,
+    ``az://``)."""
     output: str | None = None
-    """Folder or ``s3://bucket/prefix`` to write the queue to; it must be empty."""
+    """Folder or prefix of a bucket to write the queue to; it must be empty."""
     budget: int = Field(default=100, ge=1, le=5000)
     """Largest number of images in the queue."""
     apply: str | None = Field(default=None, examples=["ANSWERS"])

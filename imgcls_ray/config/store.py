@@ -94,7 +94,7 @@ class DriftConfig(ReadLimits):
     """A run beside the images that its model was evaluated on: ``imgcls drift``."""
 
     store: str
-    """Label store: a folder or ``s3://bucket/prefix``."""
+    """Label store: a folder or prefix of a bucket (``s3://``, ``gs://``, ``az://``)."""
     run: int | None = Field(default=None, ge=1)
     """Number of the run. Default: the newest finished one that labelled images."""
     max_drift: float | None = Field(default=None, ge=0, le=1)
@@ -102,7 +102,7 @@ class DriftConfig(ReadLimits):
     json_: bool = Field(default=False, alias="json")
     """Print one JSON object."""
     output: str | None = None
-    """Folder or ``s3://bucket/prefix`` for a page with the features and the images most unlike those of the
+    """Folder or prefix of a bucket for a page with the features and the images most unlike those of the
     evaluation."""
     num_pictures: int = Field(default=24, ge=0, le=200)
     """Number of images on the page."""
@@ -133,6 +133,6 @@ class ReportConfig(ReadLimits):
     """A page about a store and its newest run: ``imgcls report``."""
 
     store: str
-    """Label store: a folder or ``s3://bucket/prefix``."""
+    """Label store: a folder or prefix of a bucket (``s3://``, ``gs://``, ``az://``)."""
     output: str | None = None
-    """Folder or ``s3://bucket/prefix`` for ``report.html``. Default: ``STORE/report``."""
+    """Folder or prefix of a bucket for ``report.html``. Default: ``STORE/report``."""

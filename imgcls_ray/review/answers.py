@@ -13,6 +13,7 @@ from xml.etree import ElementTree
 from imgcls_ray.errors import UsageError
 from imgcls_ray.review.tasks import QUEUE_NAME
 from imgcls_ray.storage.files import path_from_uri
+from imgcls_ray.storage.schemes import is_object
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -40,13 +41,16 @@ def read_answers(file: str, queue: str | None) -> list[Answer]:
     """Read a file of answers, in its order.
 
     Args:
-        file: local.
+        file: on this machine, as the queue is.
         queue: folder of the queue that was answered, whose ``queue.csv`` says which picture is which input; ``None``:
             the folder of the file. Only CVAT's files need it.
 
     Raises:
         UsageError: it cannot be read, is of no known form, or holds no answer.
     """
+    for place in filter(None, (file, queue)):
+        if is_object(place):
+            raise UsageError(f"{place}: is in a bucket; answers and their queue are read here, so copy it first")
     data = _read(file)
     kind = os.path.splitext(file)[1].lower()
     try:

@@ -34,7 +34,7 @@ def data(tmp_path: Path) -> Path:
     return folder
 
 
-def apply(tmp_path: Path, answers: Path, **options: Any) -> None:
+def apply(tmp_path: Path, answers: Path | str, **options: Any) -> None:
     review.run(None, [], {"apply": str(answers), "dataset": str(tmp_path / "data"), **options})
 
 
@@ -57,7 +57,7 @@ def entries(data: Path) -> list[tuple[str, str, int]]:
     return [(entry.split, entry.uri, entry.label) for entry in read_dataset(str(data)).read(lambda _: None)]
 
 
-def refused(tmp_path: Path, answers: Path, pattern: str, **options: Any) -> None:
+def refused(tmp_path: Path, answers: Path | str, pattern: str, **options: Any) -> None:
     """A refusal in one line, with exit code 2, that leaves everything as it was."""
     folder = tmp_path / "data"
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
@@ -171,6 +171,7 @@ def test_files_that_hold_no_answers_are_refused(tmp_path: Path, name: str, conte
 def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
     refused(tmp_path, tmp_path / "none.json", "there is no such file")
     refused(tmp_path, tmp_path, "cannot be read")
+    refused(tmp_path, "s3://bucket/answers.json", "is in a bucket; .* copy it first")
 
 
 def test_a_dataset_without_lists_or_with_a_fault_is_refused(tmp_path: Path, data: Path) -> None:
