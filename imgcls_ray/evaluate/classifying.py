@@ -20,7 +20,7 @@ from imgcls_ray.models.profile import Profile, profile_of
 from imgcls_ray.workers.classifier_task import ClassifierTask, ClassifierWork
 from imgcls_ray.workers.fetching import any_version
 from imgcls_ray.workers.local_worker import serve_workers
-from imgcls_ray.workers.packing import from_ipc, to_ipc
+from imgcls_ray.workers.packing import from_ipc, most_decoded, to_ipc
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -34,8 +34,6 @@ TOP_K = 5
 MAX_ROWS_PER_BLOCK = 512
 # A worker of many cores has a batch for each in hand.
 _MAX_ROWS_PER_ROUND = 2048
-# Pixels of a block cross Ray's object store as one value on the way to a GPU.
-_MAX_BLOCK_BYTES = 128 * 2**20
 # Logits of 21,000 classes are 5 MB for so many images.
 _ROWS_PER_TABLE = 64
 
@@ -104,7 +102,7 @@ def rows_per_block(
     # Of less than a round, some cores would have nothing to do.
     largest = max(num_rows, MAX_ROWS_PER_BLOCK // num_rows * num_rows) if cores > 1 else MAX_ROWS_PER_BLOCK
     if uses_gpus:
-        largest = min(largest, _MAX_BLOCK_BYTES // (3 * crop_size**2))
+        largest = min(largest, most_decoded(crop_size))
     return max(1, min(for_all, largest))
 
 

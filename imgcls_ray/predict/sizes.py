@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from imgcls_ray.store.plan import MAX_UNIT_SIZE, cpu_ms_per_image, images_in, unit_sizes
+from imgcls_ray.workers.packing import most_decoded
 from imgcls_ray.workers.pool import is_on_ray
 
 if TYPE_CHECKING:
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
 _SMALLEST_UNIT_S, _LARGEST_UNIT_S = 2.0, 10.0
 # The start of another process of this machine is worth less work than the start of Ray.
 _SMALLEST_LOCAL_UNIT_S = 1.0
-# Pixels of a unit cross Ray's object store as one block on the way to a GPU.
-_MAX_BLOCK_BYTES = 128 * 2**20
 
 
 def sizes_of_units(
@@ -41,7 +40,7 @@ def sizes_of_units(
         # A batch for each core: of fewer, some would have nothing to do.
         largest = max(largest, min(round_size, MAX_UNIT_SIZE))
     if config.uses_gpus:
-        largest = min(largest, _MAX_BLOCK_BYTES // (3 * folder.spec.preprocess.crop_size**2))
+        largest = min(largest, most_decoded(folder.spec.preprocess.crop_size))
     smallest_s = _SMALLEST_UNIT_S if is_on_ray(config) else _SMALLEST_LOCAL_UNIT_S
     return unit_sizes(
         num_images,

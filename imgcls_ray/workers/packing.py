@@ -13,6 +13,14 @@ from imgcls_ray.models.classifier import ModelInput
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+# Pixels of a block cross Ray's object store as one value on the way to a GPU.
+_MAX_BLOCK_BYTES = 128 * 2**20
+
+
+def most_decoded(crop_size: int) -> int:
+    """Number of images that a block may have whose pixels go to another process, of ``crop_size`` pixels a side."""
+    return _MAX_BLOCK_BYTES // (3 * crop_size**2)
+
 
 def to_ipc(table: pa.Table) -> bytes:
     """A table as bytes."""
