@@ -9,14 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import threading
-from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, unquote, urlencode
 
+from tests.fake_server import fake_server
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from contextlib import AbstractContextManager
 
 TOKEN = "hf_token-of-tests"
 _PAGE_ENTRIES = 10
@@ -190,16 +190,6 @@ class _Server(ThreadingHTTPServer):
         """Say nothing: a client that gives up is part of some tests."""
 
 
-@contextmanager
-def hub_server() -> Iterator[HubServer]:
+def hub_server() -> AbstractContextManager[HubServer]:
     """Start a server in a thread of this process, and end it with the block."""
-    server = _Server(("127.0.0.1", 0), _Handler)
-    server.daemon_threads = True
-    state = HubServer(f"http://127.0.0.1:{server.server_address[1]}")
-    server.RequestHandlerClass = type("Handler", (_Handler,), {"state": state})
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield state
-    finally:
-        server.shutdown()
-        server.server_close()
+    return fake_server(_Handler, HubServer, _Server)
